@@ -1,0 +1,37 @@
+"""The one clock of wattcount: CLOCK_MONOTONIC in integer nanoseconds.
+
+`time.monotonic_ns()` reads CLOCK_MONOTONIC on Linux, the same clock as vLLM's `*_ts` stamps and the
+native sampler's. UTC is never stored with an observation; it is derived from a `ClockPair`.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+
+def now_ns() -> int:
+    """CLOCK_MONOTONIC now, nanoseconds."""
+    return time.monotonic_ns()
+
+
+@dataclass(frozen=True)
+class ClockPair:
+    """One simultaneous reading of both clocks, nanoseconds; off by at most `bracket_ns` / 2."""
+
+    monotonic_ns: int
+    utc_ns: int
+    bracket_ns: int
+
+    @classmethod
+    def read(cls, attempts: int = 5) -> ClockPair:
+        """The tightest of `attempts` readings of CLOCK_REALTIME between two of CLOCK_MONOTONIC."""
+        best: ClockPair | None = None
+        for _ in range(attempts):
+            before = time.monotonic_ns()
+            utc = time.time_ns()
+            after = time.monotonic_ns()
+            if best is None or after - before < best.bracket_ns:
+                best = cls((before + after) // 2, utc, after - before)
+        assert best is not None
+        return best

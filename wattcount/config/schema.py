@@ -1,0 +1,275 @@
+"""Every key of the configuration: one axis = one group = one folder under `conf/` = one dataclass.
+
+Fields made with `identity()` are part of a point's identity (see `identity.py`): they say *what* is
+measured. The others say where, how often or how it is shown. A new identity field needs a default, so
+that the hashes of older records stay as they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from omegaconf import MISSING
+
+IDENTITY = "identity"
+
+
+def identity(default: Any = MISSING) -> Any:
+    """A dataclass field that is part of a point's identity."""
+    if isinstance(default, list | dict):
+        return field(default_factory=lambda: type(default)(default), metadata={IDENTITY: True})
+    return field(default=default, metadata={IDENTITY: True})
+
+
+class Weights(Enum):
+    """Where a model's weights come from. Random and real weights are never pooled."""
+
+    hub = "hub"
+    path = "path"
+    random = "random"
+
+
+class EngineKind(Enum):
+    vllm = "vllm"
+    tiny = "tiny"
+
+
+class Device(Enum):
+    auto = "auto"
+    cuda = "cuda"
+    cpu = "cpu"
+
+
+class PowerBackend(Enum):
+    auto = "auto"
+    nvml = "nvml"
+    emulated = "emulated"
+
+
+class ScenarioKind(Enum):
+    batch = "batch"
+    server = "server"
+
+
+class ArrivalKind(Enum):
+    poisson = "poisson"
+    gamma = "gamma"
+    constant = "constant"
+    trace = "trace"
+
+
+class LengthKind(Enum):
+    fixed = "fixed"
+    uniform = "uniform"
+    lognormal = "lognormal"
+    trace = "trace"
+    prompts = "prompts"
+
+
+@dataclass
+class ModelConfig:
+    """A model: where its weights come from and the facts needed to tell whether it fits."""
+
+    name: str = identity()
+    hf_id: str | None = identity(None)
+    """Hugging Face hub id, `org/name`."""
+    revision: str | None = identity(None)
+    weights: Weights = identity(Weights.hub)
+    path: str | None = None
+    """Folder with `config.json` (and weights for `weights=path`). Its content, not its place, is identity:"""
+    path_fingerprint: str | None = identity(None)
+    """Filled in by wattcount for `weights=path`: SHA-256 of config.json and of the weight files' names and sizes."""
+    hf_config: dict[str, Any] = identity({})
+    """The model's Hugging Face `config.json` values; lets `weights=random` run with no download."""
+    dtype: str = identity("bfloat16")
+    quantization: str | None = identity(None)
+    tokenizer: str | None = None
+    """Hub id or folder; None: prompts are token ids and none is needed."""
+    gated: bool = False
+    """The hub asks for a token and an accepted licence."""
+    parameters_b: float | None = None
+    """Billions of parameters in all; computed from `hf_config` where None."""
+    active_parameters_b: float | None = None
+    """Billions of parameters used for one token (mixture of experts)."""
+    source: str | None = None
+    """Where the facts come from."""
+
+
+@dataclass
+class GpuConfig:
+    """A GPU model and its data-sheet facts. `auto`: the one that is there."""
+
+    name: str = "auto"
+    nvml_names: list[str] = field(default_factory=list)
+    """Regular expressions, matched in full against NVML's device name; empty: any."""
+    count: int = identity(1)
+    devices: list[str] = field(default_factory=list)
+    """UUIDs or indices of the GPUs to use; empty: the first `count` that match."""
+    found_name: str | None = identity(None)
+    """Filled in by wattcount: the device name as NVML gives it."""
+    architecture: str | None = None
+    memory_gib: float | None = None
+    memory_bandwidth_gb_s: float | None = None
+    fp16_dense_tflops: float | None = None
+    """Tensor-core peak without sparsity."""
+    fp8_dense_tflops: float | None = None
+    tdp_w: float | None = None
+    idle_w: float | None = None
+    """Typical idle power, for the emulated library only; never used as a measurement."""
+    emulator_profile: str | None = None
+    source: str | None = None
+
+
+@dataclass
+class ArrivalConfig:
+    kind: ArrivalKind = identity(ArrivalKind.poisson)
+    cv: float = identity(1.0)
+    """Coefficient of variation of the gaps between arrivals, for `gamma`."""
+    path: str | None = None
+    """Trace file (`TIMESTAMP,ContextTokens,GeneratedTokens`, as the Azure LLM inference traces)."""
+    fingerprint: str | None = identity(None)
+    """Filled in by wattcount: SHA-256 of the trace file."""
+
+
+@dataclass
+class LengthConfig:
+    kind: LengthKind = identity(LengthKind.fixed)
+    input_tokens: int = identity(512)
+    """Fixed value, or mean of the distribution."""
+    output_tokens: int = identity(128)
+    input_tokens_min: int = identity(1)
+    input_tokens_max: int = identity(8192)
+    output_tokens_min: int = identity(1)
+    output_tokens_max: int = identity(4096)
+    """Bounds, for `uniform`, `lognormal`, `trace` and `prompts`."""
+    input_cv: float = identity(1.0)
+    output_cv: float = identity(1.0)
+    """Coefficient of variation, for `lognormal`."""
+    path: str | None = None
+    """Trace or prompt file (one JSON object a line with `prompt` or `prompt_token_ids`, optional `output_tokens`; or plain text, one prompt a line)."""
+    fingerprint: str | None = identity(None)
+    force_output: bool = identity(True)
+    """True: exactly that many output tokens (`ignore_eos`); False: natural, up to that many."""
+
+
+@dataclass
+class SloConfig:
+    """Latency bounds a request must meet to count as good; None: not bounded."""
+
+    ttft_ms: float | None = identity(None)
+    tpot_ms: float | None = identity(None)
+    e2e_ms: float | None = identity(None)
+
+
+@dataclass
+class ScenarioConfig:
+    """What both scenarios share."""
+
+    name: str = MISSING
+    kind: ScenarioKind = identity()
+    lengths: LengthConfig = field(default_factory=LengthConfig, metadata={IDENTITY: True})
+    slo: SloConfig = field(default_factory=SloConfig, metadata={IDENTITY: True})
+    bare_idle_s: float = identity(10.0)
+    loaded_idle_s: float = identity(10.0)
+    drain_limit_s: float = 600.0
+    """Requests still running this long after the window are cancelled."""
+
+
+@dataclass
+class BatchConfig(ScenarioConfig):
+    """All requests at once; the window is from the first send to the last token."""
+
+    kind: ScenarioKind = identity(ScenarioKind.batch)
+    num_requests: int = identity(512)
+    warmup_requests: int = identity(16)
+    time_limit_s: float = 3600.0
+
+
+@dataclass
+class ServerConfig(ScenarioConfig):
+    """Open-loop arrivals at a rate; warm-up, window, drain."""
+
+    kind: ScenarioKind = identity(ScenarioKind.server)
+    arrivals: ArrivalConfig = field(default_factory=ArrivalConfig, metadata={IDENTITY: True})
+    rate_rps: float | None = identity(1.0)
+    """Mean arrivals per second. For a trace: rescaled to this rate; None: as recorded."""
+    warmup_s: float = identity(10.0)
+    window_s: float = identity(60.0)
+    max_in_flight: int | None = identity(None)
+    """None: open loop, never held back."""
+
+
+@dataclass
+class EngineConfig:
+    name: EngineKind = identity(EngineKind.vllm)
+    device: Device = identity(Device.auto)
+    """`auto` is resolved before anything is hashed."""
+    version_minor: str | None = identity(None)
+    """Filled in by wattcount, e.g. `0.26`."""
+    tensor_parallel_size: int = identity(1)
+    max_model_len: int | None = identity(None)
+    """None: the longest prompt plus completion of the scenario, rounded up to 256."""
+    max_num_seqs: int | None = identity(None)
+    max_num_batched_tokens: int | None = identity(None)
+    gpu_memory_utilization: float = identity(0.9)
+    enforce_eager: bool = identity(False)
+    enable_prefix_caching: bool = identity(False)
+    kv_cache_dtype: str = identity("auto")
+    args: dict[str, Any] = identity({})
+    """Any further engine argument, by its name in the engine (`AsyncEngineArgs` for vLLM)."""
+    start_timeout_s: float = 1800.0
+
+
+@dataclass
+class PowerConfig:
+    """Where power is read and how often. Rates say how often NVML is asked, not how often it has news."""
+
+    backend: PowerBackend = PowerBackend.auto
+    energy_counter_period_ms: float = 1009.0
+    power_period_ms: float = 20.0
+    samples_period_ms: float = 1000.0
+    """How often the driver's samples ring is drained; shortened on the spot where it would overflow."""
+    status_period_ms: float = 1000.0
+    """Temperature, clocks, utilisation, memory, clock event reasons, power limit, processes."""
+    heartbeat_ms: float = 1000.0
+    buffer_mib_per_gpu: int = 64
+
+
+@dataclass
+class TrackingConfig:
+    enabled: bool = True
+    uri: str | None = None
+    """None: sqlite in wattcount's data folder."""
+    experiment: str = "wattcount"
+    run_name: str | None = None
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class DisplayConfig:
+    live: bool | None = None
+    """None: live display on a terminal, plain lines elsewhere."""
+    plain_interval_s: float = 10.0
+
+
+@dataclass
+class RunConfig:
+    """One point and its repeat: what `python -m wattcount` composes."""
+
+    model: ModelConfig = field(default_factory=ModelConfig, metadata={IDENTITY: True})
+    gpu: GpuConfig = field(default_factory=GpuConfig, metadata={IDENTITY: True})
+    scenario: Any = field(default_factory=ServerConfig, metadata={IDENTITY: True})
+    # Any: OmegaConf has no unions; the option's schema (`BatchConfig` or `ServerConfig`) types the node.
+    engine: EngineConfig = field(default_factory=EngineConfig, metadata={IDENTITY: True})
+    power: PowerConfig = field(default_factory=PowerConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    display: DisplayConfig = field(default_factory=DisplayConfig)
+    evidence: str | None = identity(None)
+    """Filled in by wattcount from the NVML library that was loaded."""
+    seed: int = 0
+    repeat: int = 0
+    records_dir: str = MISSING
+    allow_busy_gpu: bool = False
+    """Measure although another process computes on the GPU; the record says so."""

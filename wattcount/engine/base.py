@@ -1,0 +1,108 @@
+"""What the load generator and the scenarios know of an engine.
+
+An engine may live in this process (vLLM, the tiny one) or elsewhere (an OpenAI-compatible server):
+nothing here assumes more than "send a prompt, get tokens with the time each batch of them arrived".
+What only a local engine can tell (steps, its own stamps) is optional and `None` where unknown.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One prompt to complete."""
+
+    request_id: str
+    prompt_token_ids: Sequence[int]
+    max_output_tokens: int
+    force_output_length: bool
+    """True: exactly `max_output_tokens` tokens (end-of-sequence is ignored)."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStamps:
+    """The engine's own account of a finished request; CLOCK_MONOTONIC nanoseconds."""
+
+    queued_ns: int | None = None
+    scheduled_ns: int | None = None
+    first_token_ns: int | None = None
+    last_token_ns: int | None = None
+    cached_tokens: int | None = None
+    preemptions: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenChunk:
+    """Tokens that arrived together; `t_ns` is when the client saw them (CLOCK_MONOTONIC)."""
+
+    t_ns: int
+    token_count: int
+    finished: bool = False
+    finish_reason: str | None = None
+    stamps: EngineStamps | None = None
+    """Given with the last chunk only, by engines that keep such stamps."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStep:
+    """One scheduler step of the engine. `None` where the engine does not tell."""
+
+    logged_ns: int
+    """When the front end heard of the step."""
+    engine_ts_ns: int | None
+    duration_ns: int | None
+    """Host time of the step, not GPU time, under asynchronous scheduling."""
+    prefill_tokens: int | None
+    decode_tokens: int | None
+    running: int
+    waiting: int
+    kv_cache_usage: float | None
+    """0..1."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What the started engine turned out to be. Goes into `run.json`."""
+
+    name: str
+    version: str
+    device: str
+    """`cuda`, `cpu` or `remote`."""
+    gpu_uuids: tuple[str, ...]
+    """NVML UUIDs (`GPU-...`) of the GPUs it computes on; empty on a CPU."""
+    vocab_size: int
+    max_model_len: int
+    details: dict[str, object]
+    """Whatever else is worth keeping (torch and CUDA versions, KV-cache blocks, arguments as resolved)."""
+
+
+class Engine(ABC):
+    """An LLM inference engine under measurement.
+
+    ::
+
+        construct -- start() -- generate()* -- stop()
+        (checks)     (slow)     (concurrent)   (idempotent)
+
+    The constructor only checks its arguments and raises `NotStartedError`. `start` raises
+    `RunFailedError` with reason `engine_start_failed`, `out_of_memory` or `unsupported_model`.
+    """
+
+    def __init__(self) -> None:
+        self.on_step: Callable[[EngineStep], None] | None = None
+        """Called for every engine step, on the event loop's thread; must be quick."""
+
+    @abstractmethod
+    async def start(self) -> EngineInfo: ...
+
+    @abstractmethod
+    def generate(self, request: GenerationRequest) -> AsyncIterator[TokenChunk]:
+        """Tokens as they come. Raises `RunFailedError` (`engine_died`, `request_failed`)."""
+
+    @abstractmethod
+    async def stop(self) -> None:
+        """Free everything the engine holds. May be called at any time and more than once."""

@@ -1,0 +1,57 @@
+"""The native module as Python sees it (csrc/bindings.cpp). Only `wattcount.power` imports it."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+class NvmlError(RuntimeError):
+    """An NVML call failed. `code` is the nvmlReturn_t, `function` the NVML function."""
+
+    code: int
+    function: str
+
+class NvmlLibraryNotFound(RuntimeError): ...
+
+def build_config() -> dict[str, str]:
+    """How this binary was built: compiler, flags, version, pybind11, build type."""
+
+class Nvml:
+    """A loaded and initialised NVML library (`path`, else $WATTCOUNT_NVML_PATH, else libnvidia-ml.so.1)."""
+
+    def __init__(self, path: str | None = None) -> None: ...
+    @property
+    def path(self) -> str:
+        """Real path of the loaded library, as the dynamic linker found it."""
+    @property
+    def emulated(self) -> bool:
+        """The library exports `wattcount_nvml_emulator_version`."""
+    @property
+    def driver_version(self) -> str: ...
+    @property
+    def nvml_version(self) -> str: ...
+    @property
+    def cuda_driver_version(self) -> int | None: ...
+    def missing_symbols(self) -> list[str]: ...
+    def device_count(self) -> int: ...
+    def device_uuids(self) -> list[str]: ...
+    def device_info(self, uuid: str) -> dict[str, Any]:
+        """Everything NVML says of the device; None for what it does not (see power/nvml.py)."""
+    def compute_processes(self, uuid: str) -> list[tuple[int, int | None]]:
+        """(pid, used bytes) of compute processes."""
+    def close(self) -> None: ...
+
+class Sampler:
+    """One native thread per GPU. See csrc/sampler/sampler.h."""
+
+    def __init__(self, nvml: Nvml, uuids: list[str], plan: dict[str, Any]) -> None: ...
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+    def mark(self) -> None:
+        """Ask every thread to read every source once, now."""
+    def drain(self) -> NDArray[np.void]:
+        """Events since the last drain, EVENT_DTYPE, without copying them again."""
+    def latest(self) -> list[dict[str, int | None]]:
+        """Per GPU the newest value of each source, for the display."""
+    def health(self) -> list[dict[str, Any]]:
+        """Per GPU: cpu_ns, wall_ns, missed_deadlines, dropped_events, calls / errors / call-time quantiles per source, state."""

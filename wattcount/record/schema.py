@@ -1,0 +1,157 @@
+"""What a run record holds, file by file. The one place that knows its columns and keys."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import pyarrow as pa
+
+RECORD_SCHEMA_VERSION = 1
+
+RUN_JSON = "run.json"
+POWER_PARQUET = "power.parquet"
+REQUESTS_PARQUET = "requests.parquet"
+STEPS_PARQUET = "steps.parquet"
+METRICS_JSON = "metrics.json"
+ENGINE_LOG = "engine.log"
+TRUTH_CSV = "truth.csv"
+"""Emulated runs only: the power curve that was in effect, `t_ns,power_mw`."""
+
+
+class Evidence(StrEnum):
+    """How a number came about. Never mixed silently."""
+
+    MEASURED = "measured"
+    EMULATED = "emulated"
+    PREDICTED = "predicted"
+
+
+class Phase(StrEnum):
+    """The phases of a run, in order; `IDLE_AFTER` is loaded idle after the drain."""
+
+    BARE_IDLE = "bare_idle"
+    ENGINE_START = "engine_start"
+    LOADED_IDLE = "loaded_idle"
+    WARMUP = "warmup"
+    WINDOW = "window"
+    DRAIN = "drain"
+    IDLE_AFTER = "loaded_idle_after"
+
+
+class RequestStatus(StrEnum):
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    """Still running when the run was interrupted or the drain's limit was reached."""
+    NOT_SENT = "not_sent"
+
+
+POWER_SCHEMA = pa.schema(
+    [
+        ("gpu", pa.dictionary(pa.int16(), pa.string())),
+        ("source", pa.dictionary(pa.int16(), pa.string())),
+        ("prev_t0_ns", pa.int64()),
+        ("t0_ns", pa.int64()),
+        ("t1_ns", pa.int64()),
+        ("source_ts_us", pa.int64()),
+        ("value", pa.int64()),
+        ("nvml_return", pa.int32()),
+    ]
+)
+"""`power.parquet`. `gpu` is the UUID, `source` the lower-case name of `power.events.Source`; null: -1 in `prev_t0_ns` and `source_ts_us`."""
+
+REQUESTS_SCHEMA = pa.schema(
+    [
+        ("request_id", pa.string()),
+        ("index", pa.int32()),
+        ("phase", pa.string()),  # what it was sent for: `warmup` or `window`
+        ("planned_send_ns", pa.int64()),
+        ("actual_send_ns", pa.int64()),  # null: not sent
+        ("first_token_ns", pa.int64()),
+        ("last_token_ns", pa.int64()),
+        ("token_ts_ns", pa.list_(pa.int64())),  # when each chunk of tokens arrived
+        ("token_count", pa.list_(pa.int32())),  # and how many tokens it held
+        ("input_tokens", pa.int32()),
+        ("cached_tokens", pa.int32()),
+        ("output_tokens", pa.int32()),
+        ("preemptions", pa.int32()),
+        ("engine_queued_ns", pa.int64()),
+        ("engine_scheduled_ns", pa.int64()),
+        ("engine_first_token_ns", pa.int64()),
+        ("engine_last_token_ns", pa.int64()),
+        ("status", pa.string()),
+        ("error", pa.string()),
+    ]
+)
+
+STEPS_SCHEMA = pa.schema(
+    [
+        ("logged_ns", pa.int64()),
+        ("engine_ts_ns", pa.int64()),
+        ("duration_ns", pa.int64()),
+        ("prefill_tokens", pa.int32()),
+        ("decode_tokens", pa.int32()),
+        ("running", pa.int32()),
+        ("waiting", pa.int32()),
+        ("kv_cache_usage", pa.float64()),
+    ]
+)
+
+
+@dataclass
+class PhaseSpan:
+    """One phase as it happened; CLOCK_MONOTONIC nanoseconds. `end_ns` is None where the run broke off."""
+
+    phase: Phase
+    start_ns: int
+    end_ns: int | None
+
+
+@dataclass
+class Validity:
+    valid: bool
+    reasons: list[str] = field(default_factory=list)
+    """Stable codes, e.g. `engine_start_failed`, `interrupted`, `gpu_lost`, `generator_lagging`."""
+    messages: list[str] = field(default_factory=list)
+    """One line a person can act on for each reason, same order."""
+
+
+@dataclass
+class RunInfo:
+    """`run.json`. Everything a reader needs to judge the raw files beside it."""
+
+    schema_version: int
+    run_id: str
+    point_id: str
+    evidence: Evidence
+    origin: str
+    """`wattcount` or `imported`."""
+    instrument: str
+    """`nvml`, `wall` or `rapl`."""
+    seed: int
+    repeat: int
+    config: dict[str, Any]
+    """The resolved config, plain JSON types."""
+    started_utc: str
+    """ISO 8601, for people; times are in the monotonic clock."""
+    clock_pairs: list[dict[str, int]]
+    """`ClockPair`s as dicts, at least one at the start and one at the end."""
+    host: dict[str, Any]
+    """hostname, kernel, cpu model, cores, memory_bytes, python."""
+    gpus: list[dict[str, Any]]
+    """One a GPU of the run, as found: uuid, index, name, vbios, memory_bytes, power limits (mW), clocks, mig, ecc, ..."""
+    nvml: dict[str, Any]
+    """library path, sha256, driver version, nvml version, cuda driver version."""
+    versions: dict[str, str]
+    """wattcount, vllm, torch, python, numpy, ..."""
+    engine: dict[str, Any]
+    """`EngineInfo` as a dict; empty where the engine never came up."""
+    sensors: dict[str, Any]
+    """By GPU UUID: how each source was characterised and read (period, call cost, error counts, ...)."""
+    sampler: dict[str, Any]
+    """Sampler health: cpu seconds, missed deadlines, dropped events, per GPU."""
+    phases: list[PhaseSpan]
+    validity: Validity
+    notes: list[str] = field(default_factory=list)
