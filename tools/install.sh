@@ -5,6 +5,7 @@
 #   VLLM=gpu|cpu|none           says which instead
 #   PYTHON=python3.12           says which Python
 #   VENV=.venv                  says where
+#   TORCH_CPU_INDEX=URL         where the CPU build of torch is, if this machine's own index lacks it
 set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=${VENV:-.venv}
@@ -49,7 +50,7 @@ PY
     fi
     echo "Installing the CPU build of $pin"
     pip install -q --timeout 20 --retries 1 "$pin+cpu" 2>"$venv/torch.log" && return
-    pip install -q --timeout 20 --retries 1 --index-url https://download.pytorch.org/whl/cpu "$pin" 2>>"$venv/torch.log" && return
+    pip install -q --no-deps --timeout 20 --retries 1 --index-url "${TORCH_CPU_INDEX:-https://download.pytorch.org/whl/cpu}" "$pin" 2>>"$venv/torch.log" && return
     cat "$venv/torch.log" >&2
     echo "The CPU build of torch could be had neither from this machine's package index nor from PyTorch's. Check the network or proxy, or install it yourself ($venv/bin/python -m pip install '$pin+cpu') and run this again." >&2
     exit 1
