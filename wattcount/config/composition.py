@@ -9,12 +9,14 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir, initialize_config_module
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, OmegaConf
 
@@ -58,7 +60,17 @@ def conf_path() -> str:
     """
     if importlib.util.find_spec("wattcount.conf") is not None:
         return "pkg://wattcount.conf"
-    return f"file://{Path(__file__).resolve().parents[2] / 'conf'}"
+    return str(Path(__file__).resolve().parents[2] / "conf")
+
+
+def _initialized() -> AbstractContextManager[None]:
+    where = conf_path()
+    context: Any
+    if where.startswith("pkg://"):
+        context = initialize_config_module(where.removeprefix("pkg://"), version_base=VERSION_BASE)
+    else:
+        context = initialize_config_dir(where, version_base=VERSION_BASE)
+    return cast("AbstractContextManager[None]", context)
 
 
 def register() -> None:
@@ -122,30 +134,14 @@ def compose_hydra(overrides: Sequence[str] = (), config_dir: str | None = None) 
     overrides = list(overrides)
     if config_dir is not None:
         overrides.append(f"hydra.searchpath=[file://{os.path.abspath(config_dir)}]")  # noqa: PTH100
-    where = conf_path()
-    with plain_errors():
-        context: Any
-        if where.startswith("pkg://"):
-            context = initialize_config_module(where.removeprefix("pkg://"), version_base=VERSION_BASE)
-        else:
-            context = initialize_config_dir(where.removeprefix("file://"), version_base=VERSION_BASE)
-        with context:
-            return hydra_compose(CONFIG_NAME, overrides)
+    with plain_errors(), _initialized():
+        return hydra_compose(CONFIG_NAME, overrides)
 
 
 def options(group: str, config_dir: str | None = None) -> list[str]:
     """The options of a group, sorted, without the schemas."""
-    from hydra.core.global_hydra import GlobalHydra
-
-    where = conf_path()
-    context: Any
-    if where.startswith("pkg://"):
-        context = initialize_config_module(where.removeprefix("pkg://"), version_base=VERSION_BASE)
-    else:
-        context = initialize_config_dir(where.removeprefix("file://"), version_base=VERSION_BASE)
-    with context:
-        loader = GlobalHydra.instance().config_loader()
-        names = set(loader.get_group_options(group))
+    with _initialized():
+        names = set(GlobalHydra.instance().config_loader().get_group_options(group))
     if config_dir is not None:
         names |= {file.stem for file in (Path(config_dir) / group).glob("*.yaml")}
     return sorted(name for name in names if not name.endswith("_schema"))

@@ -6,12 +6,7 @@ import contextlib
 import re
 from collections.abc import Iterator, Sequence
 
-from hydra.errors import (
-    ConfigCompositionException,
-    HydraException,
-    MissingConfigException,
-    OverrideParseException,
-)
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
 from wattcount.config.plain import did_you_mean
@@ -46,15 +41,16 @@ def explain(error: BaseException) -> str:
         if line is not None:
             return line
     text = _one_line(str(error)) or (_one_line(str(inner)) if inner is not None else "")
-    match = re.match(r"Could not override '(?P<group>[^']+)'\. ?No match in the defaults list", text)
+    match = re.match(r"Ambiguous value for argument '(?P<override>.*?)'; 1\.", text)
     if match:
-        return f"{match['group']}: no such group; the groups are {', '.join(_groups())}" + did_you_mean(
-            match["group"], _groups()
-        )
+        return f"'{match['override']}': several values; add -m to run each of them, or write KEY=[A,B] for a list"
+    match = re.match(r"Could not override '(?P<group>[^']+)'\.;? ?No match in the defaults list", text)
+    if match:
+        groups = _groups()
+        return f"{match['group']}: no such group{did_you_mean(match['group'], groups)}; there are: {', '.join(groups)}"
     match = re.match(r"Could not override '(?P<key>[^']+)'", text)
     if match:
         return f"{match['key']}: no such key"
-    match = re.search(r"Override (?P<key>\S+) looks like a config group but could not find group '(?P<g>[^']+)'", text)
     return text
 
 
@@ -101,11 +97,11 @@ def _omegaconf(error: OmegaConfBaseException) -> str | None:
         parent = error.parent_node
         if parent is not None:
             with contextlib.suppress(Exception):
-                known = [str(name) for name in parent.keys()]  # type: ignore[attr-defined]  # noqa: SIM118
+                known = [str(name) for name in parent if name != "hydra"]  # type: ignore[attr-defined]
         prefix, _, last = key.rpartition(".")
         hint = did_you_mean(last, known)
         if not hint and known:
-            hint = f"; {prefix or 'there'} has: {', '.join(sorted(known))}"
+            hint = f"; {prefix or 'the configuration'} has: {', '.join(sorted(known))}"
         return f"{key}: no such key{hint}"
     match = re.match(r"Value '(?P<value>.*)' of type '\w+' could not be converted to (?P<kind>\w+)", first)
     if match:
@@ -120,9 +116,8 @@ def _omegaconf(error: OmegaConfBaseException) -> str | None:
             f"{key}: '{match['value']}' is not one of {', '.join(allowed)}"
             f"{did_you_mean(match['value'], allowed)}"
         )
+    if re.match(r"field '\w+' is not Optional", first):
+        return f"{key}: must not be null"
     if first:
-        return f"{key}: {first[0].lower()}{first[1:]}" if key else first
+        return f"{key}: {first}" if key else first
     return None
-
-
-__all__ = ["ConfigCompositionException", "explain", "plain_errors"]

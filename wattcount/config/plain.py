@@ -68,7 +68,7 @@ def _build(cls: type[T], data: Any, where: str) -> T:
     for key in data:
         if key not in names:
             path = f"{where}.{key}" if where else str(key)
-            hint = did_you_mean(str(key), names) or f"; {where or 'there'} has: {', '.join(sorted(names))}"
+            hint = did_you_mean(str(key), names) or f"; {where or 'the configuration'} has: {', '.join(sorted(names))}"
             raise NotStartedError(f"{path}: no such key{hint}")
     hints = _hints(cls)
     values = {}

@@ -101,7 +101,7 @@ def _at_least(key: str, value: float | None, low: float, unit: str = "") -> Iter
 
 def _file(key: str, path: str | None, what: str) -> Iterator[str]:
     if path is None:
-        yield f"{key}: must name {what}"
+        yield f"{key}: must be given: the path of a {what}"
         return
     file = Path(path).expanduser()
     if not file.is_file():
