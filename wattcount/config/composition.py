@@ -91,7 +91,8 @@ def register() -> None:
         node={"_target_": SWEEPER_TARGET, "max_batch_size": None, "params": None},
         provider="wattcount",
     )
-    Plugins.instance().register(PointSweeper)
+    # Hydra takes plugins only by names below `hydra_plugins`, which no editable install can provide.
+    Plugins.instance().class_name_to_class[SWEEPER_TARGET] = PointSweeper
     OmegaConf.register_new_resolver("wattcount.home", _home, replace=True)
 
 

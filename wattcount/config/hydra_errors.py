@@ -47,7 +47,7 @@ def explain(error: BaseException) -> str:
     match = re.match(r"Could not override '(?P<group>[^']+)'\.;? ?No match in the defaults list", text)
     if match:
         groups = _groups()
-        return f"{match['group']}: no such group{did_you_mean(match['group'], groups)}; there are: {', '.join(groups)}"
+        return f"{match['group']}: no such group; there are: {', '.join(groups)}"
     match = re.match(r"Could not override '(?P<key>[^']+)'", text)
     if match:
         return f"{match['key']}: no such key"
@@ -86,7 +86,7 @@ def _missing_option(error: MissingConfigException) -> str:
     if not group:
         return f"{missing}: no such configuration file"
     known = f"; there are: {', '.join(sorted(options))}" if options else ""
-    return f"{group}={option}: no such option{did_you_mean(option, options)}{known}"
+    return f"{group}={option}: no such option{did_you_mean(option, options) or known}"
 
 
 def _omegaconf(error: OmegaConfBaseException) -> str | None:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.plugins import Plugins
 
 from wattcount.errors import NotStartedError
 
-MODULE = "hydra_plugins.wattcount"
-SWEEPER_TARGET = f"{MODULE}.PointSweeper"
+# Hydra's search for plugins executes their modules once more and so defines every class anew: a class
+# derived from what was imported before that search would have a base that its own module has forgotten.
+Plugins.instance()
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # noqa: E402
+
+SWEEPER_TARGET = "hydra_plugins.wattcount.PointSweeper"
+"""The name it goes by in Hydra's config; see `composition.register`."""
 
 
 class PointSweeper(BasicSweeper):
     """One line for each bad point, all of them at once, and nothing started."""
-
-    # Hydra instantiates plugins by name and only from below `hydra_plugins`; the class itself is
-    # registered in `composition.register`.
-    __module__ = MODULE
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
         from wattcount.config.composition import from_hydra
