@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -22,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from wattcount.config import paths
 from wattcount.config.hydra_errors import plain_errors
-from wattcount.config.plain import from_json
+from wattcount.config.plain import from_json, from_plain_group
 from wattcount.config.schema import (
     BatchConfig,
     EngineConfig,
@@ -146,6 +147,31 @@ def options(group: str, config_dir: str | None = None) -> list[str]:
     if config_dir is not None:
         names |= {file.stem for file in (Path(config_dir) / group).glob("*.yaml")}
     return sorted(name for name in names if not name.endswith("_schema"))
+
+
+def gpu_catalogue() -> dict[str, GpuConfig]:
+    """The packaged options of the group `gpu` but `auto`, by name."""
+    spec = importlib.util.find_spec("wattcount.conf")
+    folder = Path(spec.origin).parent if spec is not None and spec.origin else Path(conf_path())
+    found = {}
+    for file in sorted((folder / "gpu").glob("*.yaml")):
+        values = OmegaConf.to_container(OmegaConf.load(file))
+        assert isinstance(values, dict)
+        values.pop("defaults", None)
+        if values.get("nvml_names"):
+            plain = {str(key): value for key, value in values.items()}
+            found[file.stem] = from_plain_group(GpuConfig, plain, f"gpu={file.stem}")
+    return found
+
+
+def match_gpu(found_name: str) -> GpuConfig | None:
+    """The packaged option for a device name as NVML gives it; of several the most specific one."""
+    matches = [
+        gpu
+        for gpu in gpu_catalogue().values()
+        if any(re.fullmatch(pattern, found_name) for pattern in gpu.nvml_names)
+    ]
+    return max(matches, key=lambda gpu: len(gpu.name), default=None)
 
 
 register()

@@ -164,7 +164,10 @@ def kv_cache_bytes(
 
 def model_context_limit(model: ModelConfig) -> int | None:
     """Tokens in the model's context window, prompt and completion; None where the config does not tell."""
-    return _int(text_config(model.hf_config), "max_position_embeddings", "n_positions", "max_sequence_length")
+    c = text_config(model.hf_config)
+    if c.get("rope_scaling"):
+        return None  # a scaled rotary embedding reaches further; how far is the engine's to say
+    return _int(c, "max_position_embeddings", "n_positions", "max_sequence_length")
 
 
 def longest_request_tokens(scenario: ScenarioConfig) -> int:

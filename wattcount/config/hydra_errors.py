@@ -97,7 +97,7 @@ def _omegaconf(error: OmegaConfBaseException) -> str | None:
         parent = error.parent_node
         if parent is not None:
             with contextlib.suppress(Exception):
-                known = [str(name) for name in parent if name != "hydra"]  # type: ignore[attr-defined]
+                known = [str(name) for name in parent if name != "hydra"]
         prefix, _, last = key.rpartition(".")
         hint = did_you_mean(last, known)
         if not hint and known:

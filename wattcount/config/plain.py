@@ -7,7 +7,7 @@ import difflib
 import functools
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from enum import Enum
 from typing import Any
 
@@ -38,6 +38,11 @@ def from_json(data: Mapping[str, Any]) -> RunConfig:
     return _build(RunConfig, data, "")
 
 
+def from_plain_group(cls: type[T], data: Mapping[str, Any], where: str) -> T:
+    """One group's dataclass from plain values, checked as `from_json` checks; `where` begins the messages."""
+    return _build(cls, data, where)
+
+
 def did_you_mean(word: str, known: typing.Iterable[str]) -> str:
     """`; did you mean 'x'?` or nothing."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
@@ -57,7 +62,7 @@ def _to_plain(value: Any) -> Any:
 
 
 @functools.cache
-def _hints(cls: type) -> dict[str, Any]:
+def _hints(cls: Hashable) -> dict[str, Any]:
     return typing.get_type_hints(cls, vars(schema))
 
 
@@ -68,7 +73,10 @@ def _build(cls: type[T], data: Any, where: str) -> T:
     for key in data:
         if key not in names:
             path = f"{where}.{key}" if where else str(key)
-            hint = did_you_mean(str(key), names) or f"; {where or 'the configuration'} has: {', '.join(sorted(names))}"
+            hint = (
+                did_you_mean(str(key), names)
+                or f"; {where or 'the configuration'} has: {', '.join(sorted(names))}"
+            )
             raise NotStartedError(f"{path}: no such key{hint}")
     hints = _hints(cls)
     values = {}

@@ -5,6 +5,8 @@ measured. The others say where, how often or how it is shown. A new identity fie
 that the hashes of older records stay as they are.
 """
 
+# ruff: noqa: RUF009 - identity() only makes a dataclass field
+
 from __future__ import annotations
 
 from dataclasses import dataclass, field
