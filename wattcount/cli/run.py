@@ -53,7 +53,7 @@ class PointResult:
     message: str | None
 
 
-class Interrupted(BaseException):  # noqa: N818 - not an error, as KeyboardInterrupt
+class Interrupted(BaseException):
     """Ends a sweep: the person or the scheduler wants no further point. Not an `Exception`, or Hydra keeps it."""
 
     def __init__(self, exit_code: int) -> None:

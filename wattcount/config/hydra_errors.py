@@ -109,6 +109,9 @@ def _omegaconf(error: OmegaConfBaseException) -> str | None:
             match["kind"], match["kind"]
         )
         return f"{key}: must be {kind}, not '{match['value']}'"
+    match = re.match(r"Value '(?P<value>.*)' is not a valid bool", first)
+    if match:
+        return f"{key}: must be true or false, not '{match['value']}'"
     match = re.match(r"Invalid value '(?P<value>.*)', expected one of \[(?P<allowed>.*)\]", first)
     if match:
         allowed = [name.strip() for name in match["allowed"].split(",")]

@@ -78,7 +78,7 @@ def _build(cls: type[T], data: Any, where: str) -> T:
                 or f"; {where or 'the configuration'} has: {', '.join(sorted(names))}"
             )
             raise NotStartedError(f"{path}: no such key{hint}")
-    hints = _hints(cls)
+    hints = _hints(typing.cast(Hashable, cls))
     values = {}
     for key, value in data.items():
         path = f"{where}.{key}" if where else key

@@ -201,13 +201,12 @@ def _lengths(cfg: RunConfig) -> Iterator[str]:
         yield from _at_least(f"{where}.{side}_tokens_min", low, 1)
         if low > high:
             yield f"{where}.{side}_tokens_min: {low} is above {side}_tokens_max, {high}"
-        if lengths.kind is LengthKind.lognormal:
-            yield from _at_least(f"{where}.{side}_cv", getattr(lengths, f"{side}_cv"), 0)
-            if low <= high and not low <= mean <= high:
-                yield (
-                    f"{where}.{side}_tokens: the mean, {mean}, lies outside "
-                    f"{side}_tokens_min..{side}_tokens_max, {low}..{high}"
-                )
+        yield from _at_least(f"{where}.{side}_cv", getattr(lengths, f"{side}_cv"), 0)
+        if lengths.kind is LengthKind.lognormal and low <= high and not low <= mean <= high:
+            yield (
+                f"{where}.{side}_tokens: the mean, {mean}, lies outside "
+                f"{side}_tokens_min..{side}_tokens_max, {low}..{high}"
+            )
     if lengths.kind is LengthKind.prompts:
         yield from _file(f"{where}.path", lengths.path, "prompt file")
     if lengths.kind is LengthKind.trace:
@@ -267,8 +266,7 @@ def _server(scenario: ServerConfig) -> Iterator[str]:
     yield from _at_least("scenario.warmup_s", scenario.warmup_s, 0, " s")
     if scenario.max_in_flight is not None:
         yield from _at_least("scenario.max_in_flight", scenario.max_in_flight, 1)
-    if arrivals.kind is ArrivalKind.gamma:
-        yield from _above("scenario.arrivals.cv", arrivals.cv)
+    yield from _above("scenario.arrivals.cv", arrivals.cv)
     if arrivals.kind is ArrivalKind.trace:
         yield from _file("scenario.arrivals.path", arrivals.path, "trace file")
     elif rate is None:
