@@ -88,7 +88,7 @@ def test_a_bad_value_names_its_key(data: dict[str, Any], message: str) -> None:
 
 def test_a_whole_number_will_do_for_a_float_but_no_text() -> None:
     assert from_json({"scenario": {"kind": "server", "window_s": 3}}).scenario.window_s == 3.0
-    with pytest.raises(NotStartedError, match="scenario.window_s: must be a number, not '3'"):
+    with pytest.raises(NotStartedError, match=r"scenario.window_s: must be a number, not '3'"):
         from_json({"scenario": {"kind": "server", "window_s": "3"}})
 
 
