@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hydra.core.plugins import Plugins
+from omegaconf import DictConfig
 
 from wattcount.errors import NotStartedError
 
@@ -22,21 +23,20 @@ class PointSweeper(BasicSweeper):
     """One line for each bad point, all of them at once, and nothing started."""
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
-        from wattcount.config.composition import from_hydra
+        from wattcount.config.composition import GROUPS, from_hydra
         from wattcount.config.hydra_errors import plain_errors
+        from wattcount.config.plan import problems_of_points
 
         assert self.hydra_context is not None
         assert self.config is not None
-        problems: dict[str, str] = {}
-        for overrides in batch:
-            try:
-                with plain_errors():
-                    composed = self.hydra_context.config_loader.load_sweep_config(
-                        self.config, list(overrides)
-                    )
-                from_hydra(composed)
-            except NotStartedError as error:
-                problems.setdefault(str(error), " ".join(overrides))
+        loader, master = self.hydra_context.config_loader, self.config
+
+        def compose(overrides: Sequence[str]) -> DictConfig:
+            with plain_errors():
+                return loader.load_sweep_config(master, list(overrides))
+
+        problems = problems_of_points(batch, compose, from_hydra, GROUPS)
         if problems:
-            lines = [f"{line}  (in the point: {point})" for line, point in problems.items()]
-            raise NotStartedError("\n".join(lines))
+            raise NotStartedError(
+                "\n".join(f"{line}  (in the point: {point})" for line, point in problems.items())
+            )
