@@ -255,7 +255,9 @@ class TinyEngine(Engine):
                         await self._work.wait()
                 except TimeoutError:
                     continue
-                busy_until_ns = now_ns()
+                continue
+            if not self._running:
+                busy_until_ns = max(busy_until_ns, self._waiting[0].queued_ns)
             scheduled = self._schedule(busy_until_ns)
             prefill = sum(
                 tokens for sequence, tokens in scheduled if tokens > 1 or sequence.emitted_tokens == 0
@@ -311,7 +313,7 @@ class TinyEngine(Engine):
                 free -= tokens
         while self._waiting and budget > 0 and len(self._running) < self.max_num_seqs:
             sequence = self._waiting[0]
-            if sequence.known_tokens > free:
+            if sequence.known_tokens > free or sequence.queued_ns > at_ns:
                 break
             self._waiting.popleft()
             self._running.append(sequence)
