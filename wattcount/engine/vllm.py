@@ -23,6 +23,8 @@ import shutil
 import sys
 import tempfile
 import threading
+import traceback
+import warnings
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -122,6 +124,9 @@ class VllmEngine(Engine):
             raise
         except Exception as error:
             failure = start_error(error, self._log, self._log_offset)
+            with contextlib.suppress(OSError), self._log.open("a", encoding="utf-8") as log:
+                traceback.print_exception(error, file=log)
+            _forget_frames(error)
             await self._abandon(launch, before)
             raise failure from error
         except BaseException:  # cancelled
@@ -294,8 +299,8 @@ class VllmEngine(Engine):
             raise
         except Exception as error:
             failure = self._request_error(error)
-            # A traceback would keep vLLM's frames alive, and with them an engine that has to go.
-            raise failure from error.with_traceback(None)
+            _forget_frames(error)
+            raise failure from error
         finally:
             self._active.discard(request.request_id)
             await stream.aclose()
@@ -360,7 +365,9 @@ class VllmEngine(Engine):
         if llm is not None:
             await self._shut_down(llm)
             del llm
-            # Its finalizer would otherwise run at interpreter exit, when its modules are gone.
+        # Finalizers that vLLM leaves to interpreter exit fail there, where its modules are gone.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
             gc.collect()
         children, self._children = self._children, []
         if children:
@@ -606,6 +613,13 @@ def _check_context(cfg: RunConfig, hf_config: dict[str, Any]) -> int:
         return asked
     rounded = -(-needed // 256) * 256
     return rounded if context is None else min(rounded, context)
+
+
+def _forget_frames(error: BaseException | None) -> None:
+    """Drops the tracebacks of an exception and its causes: they would keep vLLM's sockets and engine alive."""
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
 
 
 def _has_flashinfer() -> bool:
