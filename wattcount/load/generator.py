@@ -32,13 +32,13 @@ class RequestRecord:
     request_id: str
     index: int
     phase: str
-    planned_send_ns: int | None
-    input_tokens: int
+    planned_send_ns: int | None = None
     actual_send_ns: int | None = None
     first_token_ns: int | None = None
     last_token_ns: int | None = None
     token_ts_ns: list[int] = field(default_factory=list)
     token_count: list[int] = field(default_factory=list)
+    input_tokens: int = 0
     cached_tokens: int | None = None
     output_tokens: int = 0
     preemptions: int | None = None
@@ -99,7 +99,6 @@ class LoadGenerator:
                 request_id=f"{id_prefix}{'u' if start is None or offset < start else 'w'}{index}",
                 index=index,
                 phase="warmup" if start is None or offset < start else "window",
-                planned_send_ns=None,
                 input_tokens=int(plan.input_tokens[index]),
             )
             for index, offset in enumerate(plan.send_offset_ns.tolist())

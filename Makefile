@@ -1,0 +1,43 @@
+# The same targets on a laptop, a GPU host and in CI. `make help` lists them.
+SHELL := /bin/bash
+VENV ?= .venv
+PY := $(VENV)/bin/python
+SOURCES := pyproject.toml CMakeLists.txt tools/install.sh $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name 'CMakeLists.txt')
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test lint test-cpp test-python bench docs clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.installed ## Make .venv and install wattcount with vLLM for this machine
+
+$(VENV)/.installed: $(SOURCES)
+	VENV=$(VENV) tools/install.sh
+
+run: setup ## Measure: the main job on this machine (ARGS='model=... scenario=...')
+	$(PY) -m wattcount $(ARGS)
+
+test: setup lint test-cpp test-python ## Everything that CI checks
+
+lint: setup ## ruff, mypy --strict
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+test-cpp: setup ## C++ unit tests, plain and under ASan+UBSan and TSan
+	@export PATH="$(abspath $(VENV))/bin:$$PATH"; set -e; for preset in default asan tsan; do \
+	  cmake --preset $$preset >/dev/null && cmake --build --preset $$preset && ctest --preset $$preset; done
+
+test-python: setup ## Python tests (no GPU, no network)
+	$(PY) -m pytest $(ARGS)
+
+bench: setup ## Benchmarks; each file in benchmarks/ says what it shows
+	@set -e; for b in benchmarks/bench_*.py; do echo "== $$b"; $(PY) $$b; done
+
+docs: setup ## Write the tables in docs/ again from the records in the repository
+	$(PY) tools/make_docs.py
+
+clean: ## Remove what was built (not .venv: rm -r .venv)
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache
