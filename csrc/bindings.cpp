@@ -9,6 +9,9 @@
 #include <utility>
 #include <vector>
 
+#include "emulator/live_truth.h"
+#include "emulator/profile.h"
+#include "emulator/sensor.h"
 #include "nvml/library.h"
 #include "sampler/sampler.h"
 
@@ -190,6 +193,118 @@ void bind_sampler(py::module_& m) {
       });
 }
 
+// ---- the emulator's core, in virtual time --------------------------------------------------------
+
+using Ints = py::array_t<std::int64_t, py::array::c_style | py::array::forcecast>;
+using Doubles = py::array_t<double, py::array::c_style | py::array::forcecast>;
+
+emulator::Sensors make_sensors(const std::string& profile, const Ints& t_ns, const Doubles& power_w,
+                               const emulator::Board& board) {
+  const emulator::Profile* found = emulator::find_profile(profile);
+  if (found == nullptr) {
+    throw py::value_error("no sensor profile '" + profile + "'");
+  }
+  if (t_ns.ndim() != 1 || power_w.ndim() != 1 || t_ns.size() != power_w.size() || t_ns.size() == 0) {
+    throw py::value_error("t_ns and power_w must be one-dimensional, of one length, and not empty");
+  }
+  emulator::Sensors sensors(*found, board);
+  for (py::ssize_t i = 0; i < t_ns.size(); ++i) {
+    if (i > 0 && t_ns.at(i) <= t_ns.at(i - 1)) {
+      throw py::value_error("t_ns must increase");
+    }
+    sensors.truth().append(t_ns.at(i), power_w.at(i));
+  }
+  return sensors;
+}
+
+template <typename Read>
+py::array_t<double> read_at(const Ints& t_ns, Read read) {
+  py::array_t<double> out(t_ns.size());
+  auto* const to = out.mutable_data();
+  const auto* const from = t_ns.data();
+  for (py::ssize_t i = 0; i < t_ns.size(); ++i) {
+    to[i] = read(from[i]);
+  }
+  return out;
+}
+
+py::dict profile_to_python(const emulator::Profile& p) {
+  const auto source = [](const emulator::PowerSource& s) -> py::object {
+    if (!s.present) {
+      return py::none();
+    }
+    return py::dict("period_ms"_a = s.period_ms, "window_ms"_a = s.window_ms, "delay_ms"_a = s.delay_ms);
+  };
+  return py::dict("name"_a = p.name, "evidence"_a = p.evidence, "source"_a = p.source, "device_name"_a = p.device_name,
+                  "memory_gib"_a = p.memory_gib, "tdp_w"_a = p.tdp_w, "idle_w"_a = p.idle_w,
+                  "average"_a = source(p.average), "instant"_a = source(p.instant), "usage"_a = source(p.usage),
+                  "lowpass_ms"_a = p.lowpass_ms, "counter"_a = p.counter, "counter_period_ms"_a = p.counter_period_ms,
+                  "counter_publish_ms"_a = p.counter_publish_ms, "ring"_a = p.ring,
+                  "ring_period_ms"_a = p.ring_period_ms, "ring_depth"_a = p.ring_depth,
+                  "ring_lost_on_step"_a = p.ring_lost_on_step, "noise_w"_a = p.noise_w);
+}
+
+void bind_emulator(py::module_& m) {
+  m.def("emulator_profiles", [] {
+    py::list all;
+    for (const auto& profile : emulator::profiles()) {
+      all.append(profile_to_python(profile));
+    }
+    return all;
+  });
+  py::class_<emulator::Sensors>(m, "VirtualSensors")
+      .def(py::init([](const std::string& profile, const Ints& t_ns, const Doubles& power_w, std::uint64_t seed,
+                       double gain, double offset_w, std::optional<double> counter_phase,
+                       std::optional<double> power_phase, std::optional<double> ring_phase) {
+             return make_sensors(profile, t_ns, power_w,
+                                 emulator::Board{seed, gain, offset_w, counter_phase, power_phase, ring_phase});
+           }),
+           "profile"_a, "t_ns"_a, "power_w"_a, "seed"_a, "gain"_a, "offset_w"_a, "counter_phase"_a, "power_phase"_a,
+           "ring_phase"_a)
+      .def("counter_j",
+           [](const emulator::Sensors& self, const Ints& t_ns) {
+             return read_at(t_ns, [&](std::int64_t t) { return self.counter_j(t); });
+           },
+           "t_ns"_a)
+      .def("average_w",
+           [](const emulator::Sensors& self, const Ints& t_ns) {
+             return read_at(t_ns, [&](std::int64_t t) { return self.average_w(t); });
+           },
+           "t_ns"_a)
+      .def("instant_w",
+           [](const emulator::Sensors& self, const Ints& t_ns) {
+             return read_at(t_ns, [&](std::int64_t t) { return self.instant_w(t); });
+           },
+           "t_ns"_a)
+      .def("usage_w",
+           [](const emulator::Sensors& self, const Ints& t_ns) {
+             return read_at(t_ns, [&](std::int64_t t) { return self.usage_w(t); });
+           },
+           "t_ns"_a)
+      .def("true_energy_j",
+           [](const emulator::Sensors& self, const Ints& t_ns) {
+             return read_at(t_ns, [&](std::int64_t t) { return self.truth().energy_j(t); });
+           },
+           "t_ns"_a)
+      .def("ring",
+           [](const emulator::Sensors& self, std::int64_t t_ns, std::int64_t after_ns) {
+             const auto samples = self.ring(t_ns, after_ns);
+             py::array_t<std::int64_t> stamps(static_cast<py::ssize_t>(samples.size()));
+             py::array_t<double> watts(static_cast<py::ssize_t>(samples.size()));
+             for (std::size_t i = 0; i < samples.size(); ++i) {
+               stamps.mutable_data()[i] = samples[i].stamp_ns;
+               watts.mutable_data()[i] = samples[i].power_w;
+             }
+             return py::make_tuple(stamps, watts);
+           },
+           "t_ns"_a, "after_ns"_a);
+  py::class_<emulator::LiveWriter>(m, "LiveTruthWriter")
+      .def(py::init<const std::string&, std::uint64_t>(), "path"_a, "capacity"_a)
+      .def("append", &emulator::LiveWriter::append, "t_ns"_a, "power_mw"_a)
+      .def_property_readonly("clamped", &emulator::LiveWriter::clamped)
+      .def("history", &emulator::LiveWriter::history);
+}
+
 py::dict build_config() {
   return py::dict("version"_a = WATTCOUNT_VERSION, "build_type"_a = WATTCOUNT_BUILD_TYPE,
                   "compiler"_a = std::string(__VERSION__), "cxx_standard"_a = std::to_string(__cplusplus),
@@ -203,6 +318,7 @@ PYBIND11_MODULE(_native, m) {
   m.def("build_config", &build_config);
   bind_nvml(m);
   bind_sampler(m);
+  bind_emulator(m);
 }
 
 }  // namespace wattcount

@@ -340,7 +340,7 @@ class TestStarted:
         assert 0 < times[0] - stamps.first_token_ns < 1_000_000_000
         assert 0 < times[-1] - stamps.last_token_ns < 1_000_000_000
         assert stamps.cached_tokens == 0
-        assert stamps.preemptions == 0
+        assert stamps.preemptions in (0, None)  # older versions do not tell
 
     def test_steps_add_up_to_the_tokens(self, started: Started) -> None:
         async def load() -> None:

@@ -98,6 +98,9 @@ def run_task(cfg: DictConfig) -> PointResult:
 def _measure(run: RunConfig, overrides: tuple[str, ...]) -> PointResult:
     from wattcount.run import display, orchestrate
 
+    if run.tracking.enabled:
+        # Importing MLflow and making its database takes seconds; the engine takes longer to start.
+        threading.Thread(target=_prepare_tracking, args=(run,), daemon=True, name="mlflow-prepare").start()
     outcome = orchestrate.run_point(run, display.create(run.display))
     path = outcome.record_path
     if path is not None and run.tracking.enabled:
@@ -107,16 +110,24 @@ def _measure(run: RunConfig, overrides: tuple[str, ...]) -> PointResult:
     )
 
 
+def _prepare_tracking(run: RunConfig) -> None:
+    from wattcount.tracking import prepare
+
+    prepare(run.tracking)
+
+
 def _track(path: Path, run: RunConfig) -> None:
     """Logs a record; whatever goes wrong there, the record is safe and can be logged later."""
     try:
         from wattcount.tracking import log_record
 
         log_record(path, run.tracking)
-    except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+    except WattcountError as error:
+        print(f"wattcount: {error}", file=sys.stderr)
+    except Exception as error:  # the run must not be lost to its logging
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
         print(
-            f"wattcount: not logged to MLflow ({reason[:300]}); the record is kept, log it later with: "
+            f"wattcount: could not log to MLflow: {reason}; the record is kept, log it later with: "
             f"wattcount log {path}",
             file=sys.stderr,
         )

@@ -25,7 +25,7 @@ class PointSweeper(BasicSweeper):
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
         from wattcount.config.composition import GROUPS, from_hydra
         from wattcount.config.hydra_errors import plain_errors
-        from wattcount.config.plan import problems_of_points
+        from wattcount.config.points import problems_of_points
 
         assert self.hydra_context is not None
         assert self.config is not None

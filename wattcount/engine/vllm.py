@@ -258,7 +258,9 @@ class VllmEngine(Engine):
         if self._model.weights is not Weights.hub and self._model_location() != self._model.hf_id:
             defaults |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
         if self._device == "cpu":
-            defaults["VLLM_CPU_KVCACHE_SPACE"] = "1"
+            # vLLM takes the variable before the argument.
+            if "kv_cache_memory_bytes" not in self._engine_config.args:
+                defaults["VLLM_CPU_KVCACHE_SPACE"] = "1"
         else:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(self._gpu_uuids)
             environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"

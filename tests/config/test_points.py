@@ -10,7 +10,7 @@ import pytest
 from omegaconf import DictConfig
 
 from wattcount.config.composition import GROUPS, compose_hydra, from_hydra
-from wattcount.config.plan import problems_of_points
+from wattcount.config.points import problems_of_points
 from wattcount.errors import NotStartedError
 
 
