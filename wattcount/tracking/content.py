@@ -81,7 +81,6 @@ def tags(record: Record, metrics: Mapping[str, Any]) -> dict[str, str]:
         "gpu_count": str(len(info.gpus)),
         "gpu_uuids": ",".join(gpu_uuids(record)),
         "driver": info.nvml.get("driver_version"),
-        "nvml_sha256": info.nvml.get("sha256"),
         "host": info.host.get("hostname"),
         "point_id": info.point_id,
         "config_hash": config_hash(config),
@@ -217,6 +216,6 @@ def workload(record: Record) -> Workload | None:
     scenario = record.info.config["scenario"]
     return Workload(
         name=f"{scenario.get('name') or scenario['kind']} seed {record.info.seed} r{record.info.repeat}",
-        digest=hashlib.sha256(content).hexdigest()[:32],
+        digest=hashlib.sha256(content).hexdigest()[:12],
         num_rows=len(table),
     )
