@@ -58,6 +58,7 @@ SILENCE_LIMIT_S = 180.0
 """The run's process reports once a second; importing an engine can keep it silent for a while."""
 CLOSE_LIMIT_S = 90.0
 """From an interruption or the last phase to the record in its place."""
+LEFTOVER_GRACE_S = 0.5
 EXIT_LIMIT_S = 10.0
 """From the last message to the end of the process."""
 
@@ -192,7 +193,8 @@ class _Watch:
         with process:
             with self._watching_signals(process):
                 self._listen(process)
-            left = process.kill()
+            # A helper that cleans up shared memory needs a moment after its parent has gone.
+            left = process.kill(grace_s=LEFTOVER_GRACE_S)
             status = process.exit_status()
         if left:
             self._display.notice(f"processes {left} of the run could not be killed")

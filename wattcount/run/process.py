@@ -99,16 +99,18 @@ class SessionProcess:
         if not self.has_ended():
             os.kill(self.pid, number)
 
-    def kill(self, wait_s: float = 15.0) -> list[int]:
-        """Kills everything in the session and waits; returns what is left after `wait_s` (none, normally)."""
-        deadline = time.monotonic() + wait_s
+    def kill(self, grace_s: float = 0.0, wait_s: float = 15.0) -> list[int]:
+        """Kills what is in the session after `grace_s` and waits; returns what is left after `wait_s` more."""
+        started = time.monotonic()
         pause_s = 0.002
         while members := self._members():
-            for pid in members:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            if time.monotonic() > deadline:
+            waited_s = time.monotonic() - started
+            if waited_s > grace_s + wait_s:
                 return members
+            if waited_s >= grace_s:
+                for pid in members:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, 0.1)
         return []

@@ -394,4 +394,8 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # The record is in place and the engine is gone; tearing down an interpreter with torch in it takes seconds.
+    os._exit(code)
