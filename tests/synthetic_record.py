@@ -120,7 +120,7 @@ class SyntheticRun:
     run_id: str = "20260901-120000-abcdef"
     observations: list[dict[str, Any]] = field(default_factory=list)
     """More rows of `power.parquet`, see `observation`."""
-    last_read_s: float = 120.0
+    last_read_s: float = 121.0
     sampler: dict[str, Any] = field(default_factory=dict)
 
     def uuid(self, gpu: int = 0) -> str:

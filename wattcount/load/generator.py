@@ -112,6 +112,11 @@ class LoadGenerator:
     def in_flight(self) -> int:
         return len(self._tasks)
 
+    @property
+    def failure(self) -> RunFailedError | None:
+        """What the engine died of; None while it lives."""
+        return self._failure
+
     async def run(self, start_ns: int) -> None:
         """Sends every request at `start_ns` plus its offset; returns when all are sent.
 

@@ -26,7 +26,7 @@ from wattcount.metrics.registry import (
     POLLED_SOURCES,
     gpu_energy_key,
 )
-from wattcount.metrics.sampler import sampler_figures
+from wattcount.metrics.sampler import sampler_figures, timing_figures
 from wattcount.metrics.validity import check
 from wattcount.metrics.window import Window, phase_window
 from wattcount.power.events import Source
@@ -101,8 +101,7 @@ def canonical(value: float) -> float:
 def compute(record: Record) -> dict[str, Any]:
     """The content of `metrics.json`. Works on invalid records too, as far as they go."""
     sheet = _Sheet()
-    events = record.power.events
-    last_ns = int(events["t1_ns"].max()) if len(events) else None
+    last_ns = last_energy_ns(record)
     window = phase_window(record.info.phases, Phase.WINDOW, last_ns)
     findings = check(record, window)
     if window is not None:
@@ -113,9 +112,9 @@ def compute(record: Record) -> dict[str, Any]:
         _gpu_state(sheet, record, window)
     _idle(sheet, record, last_ns)
     _above_idle(sheet, window)
-    figures = sampler_figures(record.info)
+    figures = sampler_figures(record.info) | timing_figures(record.info)
     for key in METRICS:
-        if key.startswith("sampler/"):
+        if key.startswith(("sampler/", "run/")):
             sheet.put(key, figures.get(key))
         elif key not in sheet.metrics:
             sheet.put(key, None, NO_WINDOW)
@@ -124,6 +123,7 @@ def compute(record: Record) -> dict[str, Any]:
         "metrics_version": METRICS_VERSION,
         "evidence": str(record.info.evidence),
         "window": window.to_json() if window is not None else None,
+        "energy": _estimates(record, window),
         "validity": {
             "valid": record.info.validity.valid and not any(f.invalidates for f in findings),
             "reasons": list(record.info.validity.reasons),
@@ -157,6 +157,48 @@ def gpu_uuids(record: Record) -> list[str]:
     """The GPUs of the run, in the order of `run.json`."""
     named = [str(gpu["uuid"]) for gpu in record.info.gpus if gpu.get("uuid")]
     return named or list(record.power.gpu_uuids)
+
+
+def _estimates(record: Record, window: Window | None) -> dict[str, dict[str, Any]]:
+    """By GPU UUID: the estimate that `energy/gpu_j` is the sum of, and what it rests on."""
+    found = {}
+    for uuid in gpu_uuids(record) if window is not None else ():
+        assert window is not None
+        if uuid in record.power.gpu_uuids:
+            estimate = record.power.energy(window.start_ns, window.end_ns, uuid)
+            found[uuid] = {
+                "value_j": None if estimate.value_j is None else canonical(estimate.value_j),
+                "u95_j": None if estimate.u95_j is None else canonical(estimate.u95_j),
+                "basis": estimate.basis,
+                "reasons": list(estimate.reasons),
+            }
+    return found
+
+
+def last_energy_ns(record: Record) -> int | None:
+    """Up to when every GPU's energy is known: where a window that broke off is cut; None: nowhere."""
+    ends = []
+    for uuid in gpu_uuids(record):
+        if uuid not in record.power.gpu_uuids:
+            return None
+        for source, lag_ns in _KNOWN_UP_TO:
+            events = record.power.of(uuid, source)
+            events = events[events["nvml_return"] == 0]
+            if len(events):
+                ends.append(int(events["t0_ns"].max()) - lag_ns)
+                break
+        else:
+            return None
+    return min(ends, default=None)
+
+
+_KNOWN_UP_TO = (
+    # A read of the counter returns the energy at its last tick, up to 100 ms before.
+    (Source.ENERGY_COUNTER, 100_000_000),
+    (Source.POWER_INSTANT, 0),
+    (Source.POWER_USAGE, 0),
+    (Source.POWER_AVERAGE, 0),
+)
 
 
 def _joules(record: Record, start_ns: int, end_ns: int) -> tuple[list[float | None], str | None]:

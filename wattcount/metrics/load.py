@@ -12,6 +12,6 @@ from wattcount.record import Record
 def load_metrics(record: Record) -> dict[str, Any]:
     """Content of `metrics.json`; computed afresh, and not written, where it is missing or of another version."""
     stored = record.metrics
-    if stored is not None and stored.get("metrics_version") == METRICS_VERSION and "validity" in stored:
+    if stored is not None and stored.get("metrics_version") == METRICS_VERSION and "energy" in stored:
         return stored
     return compute(record)

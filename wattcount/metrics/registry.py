@@ -138,6 +138,10 @@ def _registry() -> dict[str, MetricSpec]:
         "lower",
     )
     add("sampler/dropped_events", "1", "observations lost to a full buffer", "lower")
+    add("sampler/ring_overflows", "1", "times the samples ring had wrapped before it was drained", "lower")
+
+    add("run/overhead_s", "s", "what wattcount adds to the phases and the engine's start", "lower")
+    add("run/engine_start_s", "s", "time the engine took to start", "lower")
     return specs
 
 

@@ -97,6 +97,8 @@ def summary(info: RunInfo, metrics: Mapping[str, Any]) -> RenderableType:
     if missing:
         text = "; ".join(NULL_REASONS.get(code, code.replace("_", " ")) for code in missing)
         parts.append(Text(f"-: {text}", style="dim"))
+    if bases := sorted({str(e["basis"]) for e in metrics["energy"].values() if e["basis"]}):
+        parts.append(Text(f"Energy from {', '.join(bases)}.", style="dim"))
     parts += [Text(line, style=style) for line, style in _verdict(info, metrics)]
     return Group(*parts)
 

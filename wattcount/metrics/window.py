@@ -16,7 +16,7 @@ class Window:
     `start_ns < t <= end_ns` (tokens, completions): adjacent windows share nothing and lose nothing, and a
     batch that spans first send to last token holds both.
 
-    complete  False: the run broke off inside it, and `end_ns` is the last observation of power
+    complete  False: the run broke off inside it, and `end_ns` is as far as energy is known
     """
 
     start_ns: int
