@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute
 from numpy.typing import NDArray
 
 from wattcount.metrics.window import Window
 from wattcount.power.events import Source
 from wattcount.record.schema import RequestStatus
+
+pc: Any = pyarrow.compute  # its types differ between PyArrow's versions
 
 MISSING = -1
 """Stands for null in integer arrays: no clock stamp and no count is negative."""
@@ -98,15 +101,18 @@ class Requests:
         order = np.lexsort((self.token_ts_ns, self.token_request))
         owner, stamps = self.token_request[order], self.token_ts_ns[order]
         same = (owner[1:] == owner[:-1]) & chosen[owner[1:]]
-        return (stamps[1:] - stamps[:-1])[same].astype(np.float64)
+        gaps: NDArray[np.float64] = (stamps[1:] - stamps[:-1])[same].astype(np.float64)
+        return gaps
 
 
 def starts_in(t_ns: Ints, window: Window) -> Bools:
-    return (t_ns != MISSING) & (t_ns >= window.start_ns) & (t_ns < window.end_ns)
+    inside: Bools = (t_ns != MISSING) & (t_ns >= window.start_ns) & (t_ns < window.end_ns)
+    return inside
 
 
 def ends_in(t_ns: Ints, window: Window) -> Bools:
-    return (t_ns != MISSING) & (t_ns > window.start_ns) & (t_ns <= window.end_ns)
+    inside: Bools = (t_ns != MISSING) & (t_ns > window.start_ns) & (t_ns <= window.end_ns)
+    return inside
 
 
 def held(events: NDArray[np.void], gpu: int, source: Source, window: Window) -> tuple[Ints, Ints]:

@@ -21,7 +21,7 @@ def significant(value: float, digits: int = DIGITS) -> str:
     """`value` with `digits` significant digits, without an exponent: 12340, 1.234, 0.01234."""
     if value == 0:
         return "0"
-    exponent = int(f"{value:e}".rsplit("e", 1)[1])
+    exponent = int(f"{value:.{digits - 1}e}".rsplit("e", 1)[1])  # of the rounded value: 0.99996 is 1.000
     decimals = max(digits - 1 - exponent, 0)
     return f"{value:.{decimals}f}"
 

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from wattcount.metrics.compute import gpu_uuids
@@ -203,16 +201,12 @@ def workload(record: Record) -> Workload | None:
     planned = int_column(table, "planned_send_ns")
     known = planned[planned != MISSING]
     first = int(known.min()) if len(known) else 0
-    columns = pa.table(
-        {
-            "planned_offset_ns": pa.array(
-                [None if t == MISSING else int(t) - first for t in planned], pa.int64()
-            ),
-            "input_tokens": pc.cast(table["input_tokens"], pa.int64()),
-            "output_tokens": pc.cast(table["output_tokens"], pa.int64()),
-        }
-    )
-    content = json.dumps(columns.to_pydict(), separators=(",", ":")).encode()
+    columns = {
+        "planned_offset_ns": [None if t == MISSING else t - first for t in planned.tolist()],
+        "input_tokens": int_column(table, "input_tokens").tolist(),
+        "output_tokens": int_column(table, "output_tokens").tolist(),
+    }
+    content = json.dumps(columns, separators=(",", ":")).encode()
     scenario = record.info.config["scenario"]
     return Workload(
         name=f"{scenario.get('name') or scenario['kind']} seed {record.info.seed} r{record.info.repeat}",
