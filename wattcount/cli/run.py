@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import signal
 import sys
 import threading
@@ -98,10 +99,9 @@ def run_task(cfg: DictConfig) -> PointResult:
 def _measure(run: RunConfig, overrides: tuple[str, ...]) -> PointResult:
     from wattcount.run import display, orchestrate
 
-    if run.tracking.enabled:
-        # Importing MLflow and making its database takes seconds; the engine takes longer to start.
-        threading.Thread(target=_prepare_tracking, args=(run,), daemon=True, name="mlflow-prepare").start()
-    outcome = orchestrate.run_point(run, display.create(run.display))
+    # Importing MLflow and making its database takes seconds, which there is time for meanwhile.
+    meanwhile = functools.partial(_prepare_tracking, run) if run.tracking.enabled else None
+    outcome = orchestrate.run_point(run, display.create(run.display), meanwhile=meanwhile)
     path = outcome.record_path
     if path is not None and run.tracking.enabled:
         _track(Path(path), run)

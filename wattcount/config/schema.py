@@ -140,6 +140,9 @@ class GpuConfig:
     idle_w: float | None = None
     """Typical idle power, for the emulated library only; never used as a measurement."""
     emulator_profile: str | None = None
+    """Which sensors the emulated library gives it; see docs/emulator.md."""
+    emulated_name: str | None = None
+    """NVML's device name for this variant, for the emulated library."""
     source: str | None = None
 
 
