@@ -57,9 +57,11 @@ class PointResult:
 class Interrupted(BaseException):
     """Ends a sweep: the person or the scheduler wants no further point. Not an `Exception`, or Hydra keeps it."""
 
-    def __init__(self, exit_code: int) -> None:
+    def __init__(self, exit_code: int, *, reported: bool) -> None:
         super().__init__(exit_code)
         self.exit_code = exit_code
+        self.reported = reported
+        """The person has been told."""
 
 
 def main(args: Sequence[str]) -> int:
@@ -74,6 +76,8 @@ def main(args: Sequence[str]) -> int:
         with _terminable():
             return _run(parsed, parser)
     except Interrupted as stop:
+        if not stop.reported:
+            print("wattcount: terminated", file=sys.stderr)
         return stop.exit_code
 
 
@@ -92,7 +96,7 @@ def run_task(cfg: DictConfig) -> PointResult:
     if result.record_path:
         print(f"record: {result.record_path}", flush=True)
     if result.exit_code in (EXIT_INTERRUPTED, EXIT_TERMINATED):
-        raise Interrupted(result.exit_code)
+        raise Interrupted(result.exit_code, reported=True)
     return result
 
 
@@ -230,7 +234,7 @@ def _terminable() -> Iterator[None]:
         return
 
     def terminate(_signal: int, _frame: FrameType | None) -> None:
-        raise Interrupted(EXIT_TERMINATED)
+        raise Interrupted(EXIT_TERMINATED, reported=False)
 
     previous = signal.signal(signal.SIGTERM, terminate)
     try:

@@ -220,7 +220,7 @@ class ServerConfig(ScenarioConfig):
     rate_rps: float | None = identity(1.0)
     """Mean arrivals per second. For a trace: rescaled to this rate; None: as recorded."""
     warmup_s: float = identity(10.0)
-    window_s: float = identity(60.0)
+    window_s: float = identity(45.0)
     max_in_flight: int | None = identity(None)
     """None: open loop, never held back."""
 
