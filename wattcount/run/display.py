@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from wattcount.clock import now_ns
 from wattcount.config.schema import DisplayConfig, RunConfig, ServerConfig, Weights
-from wattcount.record.schema import Phase, RunInfo
+from wattcount.record.schema import Phase
 from wattcount.run.orchestrate import Display
 from wattcount.scenario.journal import Progress
 
@@ -135,7 +135,7 @@ class PlainDisplay(Display):
         self._phase: Phase | None = None
         self._printed_ns = 0
 
-    def started(self, cfg: RunConfig, info: RunInfo) -> None:
+    def started(self, cfg: RunConfig) -> None:
         self._state = _State(cfg, now_ns())
         self._print(headline(cfg))
         for banner in banners(cfg):
@@ -171,7 +171,11 @@ class PlainDisplay(Display):
         if now_ns() - self._printed_ns >= self._interval_s * 1e9:
             shown = state.progress
             of = f"/{shown.planned_s:g}" if shown.planned_s is not None else ""
-            parts = [f"{_NAMES[self._phase]} {state.phase_elapsed_s():.0f}{of} s", state.requests(), state.rates()]
+            parts = [
+                f"{_NAMES[self._phase]} {state.phase_elapsed_s():.0f}{of} s",
+                state.requests(),
+                state.rates(),
+            ]
             self._line(", ".join(part for part in parts if part))
 
     def _line(self, text: str) -> None:
@@ -194,7 +198,7 @@ class LiveDisplay(Display):
         self._state: _State | None = None
         self._lengths: dict[Phase, float] = {}
 
-    def started(self, cfg: RunConfig, info: RunInfo) -> None:
+    def started(self, cfg: RunConfig) -> None:
         from rich.live import Live
 
         self._state = _State(cfg, now_ns())
@@ -257,13 +261,20 @@ class LiveDisplay(Display):
             if phase is current:
                 elapsed_s = state.phase_elapsed_s()
                 bar = ProgressBar(
-                    total=planned_s, completed=min(elapsed_s, planned_s or 0.0), width=28, pulse=planned_s is None
+                    total=planned_s,
+                    completed=min(elapsed_s, planned_s or 0.0),
+                    width=28,
+                    pulse=planned_s is None,
                 )
                 table.add_row(Text(f"> {_NAMES[phase]}", style="bold"), bar, f"{clock(elapsed_s)}{of}")
             elif phase in self._lengths:
-                table.add_row(Text(f"  {_NAMES[phase]}"), Text("done", style="green"), clock(self._lengths[phase]))
+                table.add_row(
+                    Text(f"  {_NAMES[phase]}"), Text("done", style="green"), clock(self._lengths[phase])
+                )
             else:
-                table.add_row(Text(f"  {_NAMES[phase]}", style="dim"), "", Text(of.removeprefix(" of "), style="dim"))
+                table.add_row(
+                    Text(f"  {_NAMES[phase]}", style="dim"), "", Text(of.removeprefix(" of "), style="dim")
+                )
         return [table]
 
 

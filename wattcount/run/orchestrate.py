@@ -1,8 +1,8 @@
 """The parent's side of a run: starts the run's process, waits for it, and leaves nothing behind.
 
-    preflight -- draft record -- start ------ wait -------------------- kill what is left -- metrics
-                                 own session  on its pipe and its end,  of the session;
-                                              without spinning          recover the record
+preflight -- draft record -- start ------ wait -------------------- kill what is left -- metrics
+                             own session  on its pipe and its end,  of the session;
+                                          without spinning          recover the record
 """
 
 from __future__ import annotations
@@ -66,7 +66,9 @@ EXIT_LIMIT_S = 10.0
 class Display(Protocol):
     """Shows a person how a run stands."""
 
-    def started(self, cfg: RunConfig, info: RunInfo) -> None: ...
+    def started(self, cfg: RunConfig) -> None:
+        """`cfg` is resolved: it says what is measured."""
+
     def progress(self, progress: Progress) -> None: ...
     def notice(self, text: str) -> None: ...
     def tick(self) -> None:
@@ -86,9 +88,7 @@ class Outcome:
     message: str | None
 
 
-def run_point(
-    cfg: RunConfig, display: Display, *, meanwhile: Callable[[], object] | None = None
-) -> Outcome:
+def run_point(cfg: RunConfig, display: Display, *, meanwhile: Callable[[], object] | None = None) -> Outcome:
     """Measures one point and returns when nothing of the run is left but its record.
 
     `meanwhile` is called once, in a thread, while the run's process measures bare idle: time for slow
@@ -105,7 +105,7 @@ def run_point(
         except RunFailedError:
             writer.discard()
             raise
-        display.started(cfg, info)
+        display.started(cfg)
         path: Path | None = None
         try:
             outcome = _Watch(writer, info, display, started_ns, meanwhile).run()
@@ -219,13 +219,13 @@ class _Watch:
         lines = Lines()
         for chunk in process.listen(TICK_S):
             for line in lines.feed(chunk):
-                self._heard(line, process)
+                self._heard(line)
             if not chunk:
                 self._display.tick()
             self._pass_signals_on(process)
             self._enforce_limits(process)
 
-    def _heard(self, line: bytes, process: SessionProcess) -> None:
+    def _heard(self, line: bytes) -> None:
         try:
             message = decode(line)
         except ValueError as error:
