@@ -113,7 +113,7 @@ def test_damaged_tables_are_found(path: Path, name: str, damage: str) -> None:
         pq.write_table(pa.table({"a": [1]}), file)
     else:
         file.write_bytes(b"" if damage == "empty" else b"no parquet at all")
-    with pytest.raises(WattcountError, match="damaged|not what was measured") as caught:
+    with pytest.raises(WattcountError, match=r"damaged|not what was measured") as caught:
         Record.open(path).verify()
     assert name in str(caught.value)
 
