@@ -111,7 +111,9 @@ class EmulatedMachine:
         profile = gpu.emulator_profile or (DEFAULT_PROFILE if gpu.name == "auto" else gpu.name)
         if profile not in {known["name"] for known in profiles()}:
             names = ", ".join(known["name"] for known in profiles())
-            raise NotStartedError(f"no sensor profile {profile!r} to emulate gpu={gpu.name} with; there are {names}")
+            raise NotStartedError(
+                f"no sensor profile {profile!r} to emulate gpu={gpu.name} with; there are {names}"
+            )
         options: dict[str, Any] = {}
         if profile != gpu.name:
             # A variant with another's sensors keeps its own board.
@@ -247,4 +249,3 @@ def emulated_uuid(profile: str, index: int) -> str:
     """A UUID that is the same for the same emulated GPU, and no real GPU's."""
     digest = f"wattcount-emulated-{profile}-{index}".encode().hex().ljust(32, "0")[-32:]
     return f"GPU-{UUID(hex=digest)}"
-

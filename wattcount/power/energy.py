@@ -75,7 +75,9 @@ class Cumulative:
 
     def at(self, t_ns: Ints | Floats) -> Floats:
         # Differences from the first point: float64 has no room for nanoseconds since boot.
-        return np.interp(np.asarray(t_ns - self.t_ns[0], float), (self.t_ns - self.t_ns[0]).astype(float), self.energy_j)
+        return np.interp(
+            np.asarray(t_ns - self.t_ns[0], float), (self.t_ns - self.t_ns[0]).astype(float), self.energy_j
+        )
 
     def between(self, start_ns: int, end_ns: int) -> float:
         low, high = self.at(np.array([start_ns, end_ns], np.int64))
@@ -117,7 +119,9 @@ class EnergyModel:
         self._errors = _error_spans(sources)
         shape = self.ring or self.instant
         self.grid: CounterGrid | None = None
-        self.ticks_ns, self.counter_j, self.counter_breaks_ns = self._counter(sources[Source.ENERGY_COUNTER], shape)
+        self.ticks_ns, self.counter_j, self.counter_breaks_ns = self._counter(
+            sources[Source.ENERGY_COUNTER], shape
+        )
         self._shape = shape
         self._segments = self._scaled(shape)
 
@@ -156,7 +160,9 @@ class EnergyModel:
         if best is None or max_points < 1 or len(best.t_ns) < 2:
             return np.empty(0, np.int64), np.empty(0)
         points = min(max_points, len(best.t_ns) - 1)
-        edges = np.linspace(0, float(best.t_ns[-1] - best.t_ns[0]), points + 1).astype(np.int64) + best.t_ns[0]
+        edges = (
+            np.linspace(0, float(best.t_ns[-1] - best.t_ns[0]), points + 1).astype(np.int64) + best.t_ns[0]
+        )
         power_w = np.diff(best.at(edges)) / (np.diff(edges) / S_NS)
         return ((edges[1:] + edges[:-1]) // 2), power_w
 

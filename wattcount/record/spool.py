@@ -75,11 +75,13 @@ class Stream:
         """May be called more than once."""
         if self._file is None:
             return
-        file, self._file = self._file, None
         try:
             self._writer.close()
-        finally:
-            file.close()
+            self._file.close()
+        except OSError:
+            self._abandon()
+            raise
+        self._file = None
 
     def _abandon(self) -> None:
         file, self._file = self._file, None
@@ -143,8 +145,9 @@ class Spool:
             stream.sync()
 
     def close(self) -> None:
-        for stream in self._streams.values():
-            stream.close()
+        with contextlib.ExitStack() as all_of_them:
+            for stream in self._streams.values():
+                all_of_them.callback(stream.close)
 
 
 def power_events(folder: Path) -> tuple[tuple[str, ...], Iterator[NDArray[np.void]]]:

@@ -371,10 +371,35 @@ def _end_with_parent(parent_pid: int) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
+class _NoPandas:
+    """An import hook that knows no pandas."""
+
+    @staticmethod
+    def find_spec(name: str, *_: object) -> None:
+        if name == "pandas":
+            raise ImportError("not here")
+
+
+def _keep_pandas_out_of_arrow() -> None:
+    """PyArrow imports pandas, where it is installed, the first time it makes an array: half a second and
+    some 50 MB. It asks only once, so it is told once that there is none; others may import it later."""
+    if "pandas" in sys.modules:
+        return
+    import pyarrow as pa
+
+    hook = _NoPandas()
+    sys.meta_path.insert(0, hook)  # type: ignore[arg-type]
+    try:
+        pa.array([0])
+    finally:
+        sys.meta_path.remove(hook)  # type: ignore[arg-type]
+
+
 def main(argv: list[str]) -> int:
     job = Job(**json.loads(Path(argv[0]).read_text(encoding="utf-8")))
     pipe = Pipe(job.progress_fd)
     _end_with_parent(job.parent_pid)
+    _keep_pandas_out_of_arrow()
     return asyncio.run(Run(job, pipe).execute())
 
 
