@@ -218,6 +218,7 @@ def _experiment(client: MlflowClient, uri: str, name: str) -> str:
                     tags={
                         # Tells the UI which of its views to open without asking.
                         "mlflow.experimentKind": "custom_model_development",
+                        content.VIEW_KEY: content.view(),
                         "mlflow.note.content": "Energy of LLM inference, measured by wattcount. Compare only "
                         "runs with the same tags `evidence` and `weights`.",
                     },
