@@ -115,9 +115,9 @@ std::vector<std::pair<std::int64_t, std::int64_t>> LiveReader::fresh(std::int64_
     points.clear();
     for (std::uint64_t number = first; number < count; ++number) {
       const LiveSlot& slot = file_.slot(number);
-      points.emplace_back(slot.t_ns.load(std::memory_order_relaxed), slot.power_mw.load(std::memory_order_relaxed));
+      // Acquire: the count below is not read before them.
+      points.emplace_back(slot.t_ns.load(std::memory_order_acquire), slot.power_mw.load(std::memory_order_acquire));
     }
-    std::atomic_thread_fence(std::memory_order_acquire);
     if (header.count.load(std::memory_order_relaxed) + 1 - first <= header.capacity || first == count) {
       next_ = count;
       return points;

@@ -45,7 +45,7 @@ class Truth {
   // First-order low-pass, settled at the first point's power before it.
   double lowpass_w(std::int64_t t_ns) const {
     const Point& point = at(t_ns);
-    return t_ns <= point.t_ns ? point.lowpass_w : filtered(point, static_cast<double>(t_ns - point.t_ns));
+    return lowpass_ns_ > 0.0 && t_ns <= point.t_ns ? point.lowpass_w : filtered(point, static_cast<double>(t_ns - point.t_ns));
   }
 
  private:

@@ -105,7 +105,12 @@ GpuSampler::GpuSampler(const nvml::Functions& functions, nvml::Device device, st
   random_ += gpu;
 }
 
-GpuSampler::~GpuSampler() { stop(); }
+GpuSampler::~GpuSampler() {
+  stop();
+  if (in_forked_child()) {
+    static_cast<void>(wake_.release());
+  }
+}
 
 bool GpuSampler::in_forked_child() const { return getpid() != owner_pid_; }
 
@@ -160,7 +165,7 @@ void GpuSampler::stop() {
     const std::lock_guard<std::mutex> lock(mutex_);
     stopping_ = true;
   }
-  wake_.notify_all();
+  wake_->notify_all();
   thread_->join();
   thread_.reset();
   read_all();
@@ -177,7 +182,7 @@ void GpuSampler::mark() {
     const std::lock_guard<std::mutex> lock(mutex_);
     mark_requested_ = true;
   }
-  wake_.notify_all();
+  wake_->notify_all();
 }
 
 void GpuSampler::run() {
@@ -194,10 +199,10 @@ void GpuSampler::run() {
       std::unique_lock<std::mutex> lock(mutex_);
       const auto woken = [this] { return stopping_ || mark_requested_; };
       if (next == nullptr) {
-        wake_.wait(lock, woken);
+        wake_->wait(lock, woken);
       } else {
         const std::chrono::steady_clock::time_point when{std::chrono::nanoseconds(next->deadline_ns)};
-        wake_.wait_until(lock, when, woken);
+        wake_->wait_until(lock, when, woken);
       }
       if (stopping_) {
         return;

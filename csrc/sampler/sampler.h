@@ -137,7 +137,8 @@ class GpuSampler {
   std::unique_ptr<std::thread> thread_;
   std::mutex lifecycle_mutex_;  // start and stop
   std::mutex mutex_;            // everything below, and the buffer
-  std::condition_variable wake_;
+  // By pointer: in a forked child it still has a waiter, and destroying it would wait for that for ever.
+  std::unique_ptr<std::condition_variable> wake_ = std::make_unique<std::condition_variable>();
   bool stopping_ = false;
   bool mark_requested_ = false;
   bool running_ = false;

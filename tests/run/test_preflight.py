@@ -116,6 +116,7 @@ class TestWithoutAGpu:
         assert run.model.weights is Weights.random
         assert run.gpu.name == "h200"
         assert run.gpu.found_name == "NVIDIA H200"
+        assert run.gpu.devices == ["GPU-1"]
         assert run.gpu.tdp_w == 700
         assert run.engine.device is Device.cpu
         assert run.engine.version_minor == "0.32"

@@ -9,10 +9,10 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir, initialize_config_module
@@ -64,14 +64,22 @@ def conf_path() -> str:
     return str(Path(__file__).resolve().parents[2] / "conf")
 
 
-def _initialized() -> AbstractContextManager[None]:
+@contextmanager
+def _initialized() -> Iterator[None]:
+    """Hydra ready to compose, also within one of its own jobs, whose state it gets back."""
     where = conf_path()
-    context: Any
-    if where.startswith("pkg://"):
-        context = initialize_config_module(where.removeprefix("pkg://"), version_base=VERSION_BASE)
-    else:
-        context = initialize_config_dir(where, version_base=VERSION_BASE)
-    return cast("AbstractContextManager[None]", context)
+    state = GlobalHydra.instance()
+    outer, state.hydra = state.hydra, None
+    try:
+        context: Any
+        if where.startswith("pkg://"):
+            context = initialize_config_module(where.removeprefix("pkg://"), version_base=VERSION_BASE)
+        else:
+            context = initialize_config_dir(where, version_base=VERSION_BASE)
+        with context:
+            yield
+    finally:
+        state.hydra = outer
 
 
 def register() -> None:

@@ -63,7 +63,8 @@ _OWN_KEYS = {
 
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
 _ABANDON_NS = 15_000_000_000
-_STOP_GRACE_S = {"cuda": 10.0, "cpu": 4.0}
+_STOP_GRACE_S = {"cuda": 3.0, "cpu": 0.5}
+"""What vLLM's processes get to end by themselves. Everything is measured by then, and killing them frees the same."""
 
 
 class VllmEngine(Engine):

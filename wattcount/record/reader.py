@@ -38,7 +38,9 @@ class Record:
         try:
             data = json.loads(file.read_bytes())
         except FileNotFoundError:
-            what = "does not exist" if not folder.exists() else f"is no run record (it has no {schema.RUN_JSON})"
+            what = (
+                "does not exist" if not folder.exists() else f"is no run record (it has no {schema.RUN_JSON})"
+            )
             raise WattcountError(f"{folder} {what}") from None
         except NotADirectoryError:
             raise WattcountError(f"{folder} is a file; a run record is a folder") from None

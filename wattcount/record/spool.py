@@ -173,9 +173,9 @@ def requests_table(folder: Path) -> pa.Table:
     count = int(codes.max()) + 1
     last = np.zeros(count, np.int64)
     last[codes] = np.arange(len(codes))  # of several pieces the last one stays
-    table = pieces.take(pa.array(last))
+    table = pieces.take(last)
     order = np.argsort(codes, kind="stable")
-    in_order = pieces.select(list(TOKEN_COLUMNS)).take(pa.array(order))
+    in_order = pieces.select(list(TOKEN_COLUMNS)).take(order)
     for name in TOKEN_COLUMNS:
         column = in_order[name].combine_chunks()
         lengths = np.bincount(codes[order], weights=pc.list_value_length(column).to_numpy(), minlength=count)
@@ -204,7 +204,9 @@ def _requests_batch(rows: Sequence[RequestRow], first_chunks: Sequence[int]) -> 
     for item in REQUESTS_SCHEMA:
         if item.name in TOKEN_COLUMNS:
             values = np.fromiter(
-                _chained(rows, first_chunks, item.name), item.type.value_type.to_pandas_dtype(), int(offsets[-1])
+                _chained(rows, first_chunks, item.name),
+                item.type.value_type.to_pandas_dtype(),
+                int(offsets[-1]),
             )
             columns.append(pa.ListArray.from_arrays(pa.array(offsets), pa.array(values)))
         else:

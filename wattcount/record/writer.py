@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -115,7 +116,8 @@ class RecordWriter:
         with _clear_errors(self.folder):
             if self._spool is not None:
                 closing, self._spool = self._spool, None
-                _quietly(closing.close)
+                with contextlib.suppress(OSError):  # what came before the end mark can be read without it
+                    closing.close()
             uuids, batches = power_events(spool)
             return {
                 schema.POWER_PARQUET: _write_parquet(
@@ -221,14 +223,6 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _quietly(close: Callable[[], None]) -> None:
-    # The end mark of a stream: what came before it can be read without it.
-    try:
-        close()
-    except OSError:
-        pass
-
-
 def _power_tables(uuids: tuple[str, ...], batches: Iterator[NDArray[np.void]]) -> Iterator[pa.Table]:
     """Row groups of power events, each in the order of GPU, source and time."""
     waiting: list[NDArray[np.void]] = []
@@ -252,7 +246,7 @@ def _power_table(uuids: tuple[str, ...], parts: list[NDArray[np.void]]) -> pa.Ta
 def _sorted(table: pa.Table, by: str) -> pa.Table:
     """Stable, and with null last."""
     keys = table[by].to_numpy() if len(table) else np.empty(0)
-    return table.take(pa.array(np.argsort(keys, kind="stable")))
+    return table.take(np.argsort(keys, kind="stable"))
 
 
 def _write_parquet(path: Path, columns: pa.Schema, tables: Iterator[pa.Table]) -> FileFacts:

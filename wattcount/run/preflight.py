@@ -90,6 +90,7 @@ def _resolve_gpu(cfg: RunConfig, gpus: Sequence[GpuFacts]) -> None:
     if cfg.gpu.name == "auto":
         cfg.gpu = _described(cfg.gpu, found_name)
     cfg.gpu.found_name = found_name
+    cfg.gpu.devices = [gpu.uuid for gpu in gpus]
     if cfg.gpu.memory_gib is None and gpus[0].memory_total_bytes is not None:
         cfg.gpu.memory_gib = round(gpus[0].memory_total_bytes / fit.GIB, 1)
 

@@ -32,10 +32,18 @@ from typing import TYPE_CHECKING, Any
 
 from wattcount.clock import now_ns
 from wattcount.config.plain import from_json
-from wattcount.config.schema import LengthKind, RunConfig
+from wattcount.config.schema import RunConfig
 from wattcount.engine import create as create_engine
 from wattcount.engine.base import Engine
-from wattcount.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_TERMINATED, RunFailedError, WattcountError
+from wattcount.errors import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_TERMINATED,
+    RunFailedError,
+    WattcountError,
+)
+from wattcount.load import tokenizer
 from wattcount.load.build import build_plan
 from wattcount.power.nvml import NvmlSession, attach_session
 from wattcount.power.sampler import PowerSampler
@@ -83,7 +91,7 @@ class Pipe:
                 data = data[os.write(self._descriptor, data) :]
 
 
-class Failure(Exception):
+class _Failed(Exception):  # noqa: N818 - a verdict, not an error of its own
     """How a run ended that did not end well."""
 
     def __init__(self, reason: str, message: str, exit_code: int = EXIT_FAILED) -> None:
@@ -92,8 +100,8 @@ class Failure(Exception):
         self.exit_code = exit_code
 
     @classmethod
-    def of(cls, error: BaseException) -> Failure:
-        if isinstance(error, Failure):
+    def of(cls, error: BaseException) -> _Failed:
+        if isinstance(error, _Failed):
             return error
         if isinstance(error, RunFailedError):
             return cls(error.reason, str(error))
@@ -124,14 +132,14 @@ class Run:
 
     async def execute(self) -> int:
         """Runs, writes the record, tells the parent; returns the exit code."""
-        failure: Failure | None = None
+        failure: _Failed | None = None
         with self._signals():
             try:
                 await self._measure()
             except asyncio.CancelledError:
                 failure = self._interruption()
             except Exception as error:
-                failure = Failure.of(error)
+                failure = _Failed.of(error)
         # From here on a signal changes nothing any more; the parent kills what takes too long.
         return await self._close(failure)
 
@@ -156,16 +164,16 @@ class Run:
                 loop.remove_signal_handler(number)
                 signal.signal(number, signal.SIG_IGN)
 
-    def _interruption(self) -> Failure:
+    def _interruption(self) -> _Failed:
         by = self._stop_signal or signal.SIGTERM
         code = EXIT_INTERRUPTED if by is signal.SIGINT else EXIT_TERMINATED
-        return Failure(INTERRUPTED, f"interrupted by {by.name}", code)
+        return _Failed(INTERRUPTED, f"interrupted by {by.name}", code)
 
     # --- measuring ------------------------------------------------------------------------------
 
     async def _measure(self) -> None:
         cfg, info = self._cfg, self._info
-        load = build_plan(cfg.scenario, cfg.seed, cfg.repeat, tokenize=_tokenizer(cfg))
+        load = build_plan(cfg.scenario, cfg.seed, cfg.repeat, tokenize=tokenizer.for_model(cfg.model))
         self._session = session = attach_session()
         if session.evidence != cfg.evidence:
             raise RunFailedError(
@@ -228,13 +236,13 @@ class Run:
 
     # --- closing --------------------------------------------------------------------------------
 
-    async def _close(self, failure: Failure | None) -> int:
+    async def _close(self, failure: _Failed | None) -> int:
         """Lets go of everything and puts the record in place."""
         try:
             failure = self._stop_sampling(failure)
             path = await self._write()
         except Exception as error:
-            lost = Failure.of(error)
+            lost = _Failed.of(error)
             message = str(lost) if failure is None else f"{failure}; then {lost}"
             self._pipe.send(Ended(None, (failure or lost).reason, message))
             return EXIT_FAILED
@@ -244,7 +252,7 @@ class Run:
         self._pipe.send(Ended(str(path), failure.reason, str(failure)))
         return failure.exit_code
 
-    def _stop_sampling(self, failure: Failure | None) -> Failure | None:
+    def _stop_sampling(self, failure: _Failed | None) -> _Failed | None:
         """The last reads, into the spool; what cannot be spooled any more is a failure of its own."""
         if self._sampler is not None and self._journal is not None:
             self._sampler.stop()
@@ -253,7 +261,7 @@ class Run:
             try:
                 self._journal.tick(final=True)
             except RunFailedError as error:
-                failure = failure or Failure.of(error)
+                failure = failure or _Failed.of(error)
         if failure is not None:
             self._info.complete = False
             self._info.validity = Validity(False, [failure.reason], [str(failure)])
@@ -261,7 +269,7 @@ class Run:
             try:
                 self._checkpoint()()
             except RunFailedError as error:
-                failure = failure or Failure.of(error)
+                failure = failure or _Failed.of(error)
         return failure
 
     async def _write(self) -> Path:
@@ -354,29 +362,6 @@ async def _first_of(work: Any, background: Any) -> None:
         raise failed
 
 
-def _tokenizer(cfg: RunConfig) -> Callable[[str], list[int]] | None:
-    """For prompts that are text."""
-    if cfg.scenario.lengths.kind is not LengthKind.prompts or cfg.model.tokenizer is None:
-        return None
-    name = cfg.model.tokenizer
-    try:
-        from transformers import AutoTokenizer
-    except ImportError as error:
-        raise RunFailedError(
-            "setup_failed", f"model.tokenizer={name} needs transformers, which comes with vLLM: {error}"
-        ) from error
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=cfg.model.revision)
-    except Exception as error:
-        what = " ".join(str(error).split())[:300]
-        raise RunFailedError("setup_failed", f"model.tokenizer={name} cannot be loaded: {what}") from error
-
-    def tokenize(text: str) -> list[int]:
-        return list(tokenizer.encode(text))
-
-    return tokenize
-
-
 def _end_with_parent(parent_pid: int) -> None:
     """SIGTERM when the parent dies, however it dies: the record is then closed as interrupted."""
     libc = ctypes.CDLL(None, use_errno=True)
@@ -394,4 +379,8 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # The record is in place and the engine is gone; tearing down an interpreter with torch in it takes seconds.
+    os._exit(code)
