@@ -143,21 +143,27 @@ VIEW_KEY = "mlflow.sharedViewState.wattcount-energy"
 """Experiment tag in which MLflow's UI keeps a saved view of the list of runs."""
 
 
+_VIEW_METRICS = (
+    ("energy/gpu_j_per_output_token", 215),
+    ("power/gpu_mean_w", 145),
+    ("throughput/output_tokens_per_s", 225),
+    ("latency/ttft_p50_ms", 150),
+    ("latency/tpot_p50_ms", 150),
+)
+
+
 def view() -> str:
     """A saved view `Energy`: MLflow's own columns say nothing of energy. A UI that knows no views ignores it."""
-    columns = [f"tags.`{name}`" for name in ("evidence", "weights", "valid")]
-    columns += [
-        f"metrics.`{key}`"
-        for key in (
-            "energy/gpu_j_per_output_token",
-            "energy/gpu_j_per_request",
-            "power/gpu_mean_w",
-            "throughput/output_tokens_per_s",
-            "latency/ttft_p50_ms",
-            "latency/tpot_p50_ms",
-        )
-    ]
-    state = {"orderByKey": "attributes.start_time", "orderByAsc": False, "selectedColumns": columns}
+    widths = {"attributes.`Run Name`": 290}
+    widths |= {f"tags.`{name}`": 90 for name in ("evidence", "weights", "valid")}
+    widths |= {f"metrics.`{key}`": pixels for key, pixels in _VIEW_METRICS}
+    state = {
+        "orderByKey": "attributes.start_time",
+        "orderByAsc": False,
+        "selectedColumns": list(widths)[1:],
+        "columnOrder": list(widths),
+        "columnWidths": widths,
+    }
     return json.dumps({"name": "Energy", "createdAt": 0, "updatedAt": 0, "state": json.dumps(state)})
 
 
