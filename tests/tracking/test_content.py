@@ -41,6 +41,10 @@ def test_long_values_are_cut_with_their_hash():
     assert json.loads(found["model.hf_config"]) == config["model"]["hf_config"]
 
 
+def test_keys_hold_only_what_mlflow_allows():
+    assert list(content.params({"engine": {"args": {"a=b,c": 1}}})) == ["engine.args.a_b_c"]
+
+
 def test_config_hash_does_not_depend_on_order():
     assert content.config_hash({"a": 1, "b": 2}) == content.config_hash({"b": 2, "a": 1})
     assert content.config_hash({"a": 1}) != content.config_hash({"a": 2})

@@ -108,6 +108,12 @@ def test_config_of_name_experiment_and_tags(folder):
     assert len(all_runs(resolve_uri(), "a study/1")) == 1
 
 
+def test_more_tags_than_fit_one_batch(folder):
+    tags = {f"tag{i}": str(i) for i in range(150)}
+    logged = MlflowClient(resolve_uri()).get_run(log_record(folder, TrackingConfig(tags=tags))).data.tags
+    assert tags.items() <= logged.items()
+
+
 def test_a_record_is_logged_once_unless_forced(folder):
     first = log_record(folder)
     assert log_record(folder) == first

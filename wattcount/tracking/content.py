@@ -37,7 +37,7 @@ def params(config: Mapping[str, Any]) -> dict[str, str]:
         if key.split(".")[0] in _NOT_PARAMS or key.split(".")[-1] in _NOT_LEAVES:
             continue
         text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
-        flat[key] = _cut(text, PARAM_LIMIT)
+        flat[re.sub(r"[^\w./ :-]", "_", key)] = _cut(text, PARAM_LIMIT)  # what MLflow allows in a key
     return flat
 
 
