@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from wattcount.errors import NotStartedError, WattcountError
-from wattcount.record import Record
 from wattcount.record.schema import RUN_JSON
 
 
@@ -37,10 +37,11 @@ def find_records(paths: Iterable[str | Path]) -> list[Path]:
     return list(found)
 
 
-def open_record(path: Path) -> Record:
-    """The record at `path`; one that cannot be read is bad input (exit code 2)."""
+@contextmanager
+def bad_input() -> Iterator[None]:
+    """Makes a record that cannot be read bad input (exit code 2), whichever of its files is damaged."""
     try:
-        return Record.open(path)
+        yield
     except NotStartedError:
         raise
     except WattcountError as error:

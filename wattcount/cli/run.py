@@ -123,9 +123,10 @@ def _prepare_tracking(run: RunConfig) -> None:
 def _track(path: Path, run: RunConfig) -> None:
     """Logs a record; whatever goes wrong there, the record is safe and can be logged later."""
     try:
-        from wattcount.tracking import log_record
+        from wattcount.tracking import log_record, resolve_uri, ui_command
 
         log_record(path, run.tracking)
+        print(f"see it with: {ui_command(resolve_uri(run.tracking))}", flush=True)
     except WattcountError as error:
         print(f"wattcount: {error}", file=sys.stderr)
     except Exception as error:  # the run must not be lost to its logging
