@@ -5,6 +5,8 @@ measured. The others say where, how often or how it is shown. A new identity fie
 that the hashes of older records stay as they are.
 """
 
+# ruff: noqa: RUF009 - identity() only makes a dataclass field
+
 from __future__ import annotations
 
 from dataclasses import dataclass, field
@@ -13,14 +15,22 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from wattcount.config.paths import default_records_dir
+
 IDENTITY = "identity"
+ALWAYS = "always"
 
 
-def identity(default: Any = MISSING) -> Any:
-    """A dataclass field that is part of a point's identity."""
+def identity(default: Any = MISSING, *, always: bool = False) -> Any:
+    """A dataclass field that is part of a point's identity.
+
+    `always` keeps it in the hash even where it equals its default; needed where the default depends on
+    the class (`kind`), so that two classes with all their defaults do not hash alike.
+    """
+    metadata = {IDENTITY: True, ALWAYS: always}
     if isinstance(default, list | dict):
-        return field(default_factory=lambda: type(default)(default), metadata={IDENTITY: True})
-    return field(default=default, metadata={IDENTITY: True})
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 class Weights(Enum):
@@ -82,10 +92,16 @@ class ModelConfig:
     path_fingerprint: str | None = identity(None)
     """Filled in by wattcount for `weights=path`: SHA-256 of config.json and of the weight files' names and sizes."""
     hf_config: dict[str, Any] = identity({})
-    """The model's Hugging Face `config.json` values; lets `weights=random` run with no download."""
+    """The model's Hugging Face `config.json` values; lets `weights=random` run with no download.
+
+    With `weights=random` and a `path`, read from that folder. Part of the identity for `weights=random`
+    only: real weights bring their own config.
+    """
     dtype: str = identity("bfloat16")
+    """`bfloat16`, `float16` or `float32`. Volta and Turing have no bfloat16."""
     quantization: str | None = identity(None)
-    tokenizer: str | None = None
+    """Method by its name in the engine (`fp8`, `awq`, `gptq`, ...); None: none, or what config.json says."""
+    tokenizer: str | None = identity(None)
     """Hub id or folder; None: prompts are token ids and none is needed."""
     gated: bool = False
     """The hub asks for a token and an accepted licence."""
@@ -108,13 +124,18 @@ class GpuConfig:
     devices: list[str] = field(default_factory=list)
     """UUIDs or indices of the GPUs to use; empty: the first `count` that match."""
     found_name: str | None = identity(None)
-    """Filled in by wattcount: the device name as NVML gives it."""
+    """Filled in by wattcount: the device name as NVML gives it (with the MIG profile where there is one)."""
     architecture: str | None = None
+    compute_capability: str | None = None
+    """CUDA compute capability, e.g. `9.0`."""
     memory_gib: float | None = None
+    """Nominal; NVML shows up to a tenth less (ECC, reserved)."""
     memory_bandwidth_gb_s: float | None = None
+    """10^9 bytes per second."""
     fp16_dense_tflops: float | None = None
-    """Tensor-core peak without sparsity."""
+    """Tensor-core peak without sparsity, accumulating in 32 bit."""
     fp8_dense_tflops: float | None = None
+    """None: no FP8 tensor cores."""
     tdp_w: float | None = None
     idle_w: float | None = None
     """Typical idle power, for the emulated library only; never used as a measurement."""
@@ -140,9 +161,9 @@ class LengthConfig:
     """Fixed value, or mean of the distribution."""
     output_tokens: int = identity(128)
     input_tokens_min: int = identity(1)
-    input_tokens_max: int = identity(8192)
+    input_tokens_max: int = identity(4096)
     output_tokens_min: int = identity(1)
-    output_tokens_max: int = identity(4096)
+    output_tokens_max: int = identity(1024)
     """Bounds, for `uniform`, `lognormal`, `trace` and `prompts`."""
     input_cv: float = identity(1.0)
     output_cv: float = identity(1.0)
@@ -168,7 +189,7 @@ class ScenarioConfig:
     """What both scenarios share."""
 
     name: str = MISSING
-    kind: ScenarioKind = identity()
+    kind: ScenarioKind = identity(always=True)
     lengths: LengthConfig = field(default_factory=LengthConfig, metadata={IDENTITY: True})
     slo: SloConfig = field(default_factory=SloConfig, metadata={IDENTITY: True})
     bare_idle_s: float = identity(10.0)
@@ -181,7 +202,7 @@ class ScenarioConfig:
 class BatchConfig(ScenarioConfig):
     """All requests at once; the window is from the first send to the last token."""
 
-    kind: ScenarioKind = identity(ScenarioKind.batch)
+    kind: ScenarioKind = identity(ScenarioKind.batch, always=True)
     num_requests: int = identity(512)
     warmup_requests: int = identity(16)
     time_limit_s: float = 3600.0
@@ -191,7 +212,7 @@ class BatchConfig(ScenarioConfig):
 class ServerConfig(ScenarioConfig):
     """Open-loop arrivals at a rate; warm-up, window, drain."""
 
-    kind: ScenarioKind = identity(ScenarioKind.server)
+    kind: ScenarioKind = identity(ScenarioKind.server, always=True)
     arrivals: ArrivalConfig = field(default_factory=ArrivalConfig, metadata={IDENTITY: True})
     rate_rps: float | None = identity(1.0)
     """Mean arrivals per second. For a trace: rescaled to this rate; None: as recorded."""
@@ -241,7 +262,7 @@ class PowerConfig:
 class TrackingConfig:
     enabled: bool = True
     uri: str | None = None
-    """None: sqlite in wattcount's data folder."""
+    """None: sqlite, `$WATTCOUNT_HOME/mlflow.db` (without that variable `~/.local/share/wattcount/mlflow.db`)."""
     experiment: str = "wattcount"
     run_name: str | None = None
     tags: dict[str, str] = field(default_factory=dict)
@@ -270,6 +291,7 @@ class RunConfig:
     """Filled in by wattcount from the NVML library that was loaded."""
     seed: int = 0
     repeat: int = 0
-    records_dir: str = MISSING
+    records_dir: str = field(default_factory=default_records_dir)
+    """`$WATTCOUNT_HOME/records`, without that variable `~/.local/share/wattcount/records`."""
     allow_busy_gpu: bool = False
     """Measure although another process computes on the GPU; the record says so."""

@@ -57,7 +57,9 @@ class EngineStep:
     duration_ns: int | None
     """Host time of the step, not GPU time, under asynchronous scheduling."""
     prefill_tokens: int | None
+    """Prompt tokens computed (again after a preemption); the first output token of a request comes with the last."""
     decode_tokens: int | None
+    """Tokens computed for requests past their prompt: output tokens emitted, less the first of each request."""
     running: int
     waiting: int
     kv_cache_usage: float | None

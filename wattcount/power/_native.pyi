@@ -49,9 +49,41 @@ class Sampler:
     def stop(self) -> None: ...
     def mark(self) -> None:
         """Ask every thread to read every source once, now."""
-    def drain(self) -> NDArray[np.void]:
-        """Events since the last drain, EVENT_DTYPE, without copying them again."""
-    def latest(self) -> list[dict[str, int | None]]:
-        """Per GPU the newest value of each source, for the display."""
+    def drain(self) -> list[NDArray[np.void]]:
+        """Per GPU the events since the last drain, EVENT_DTYPE; the arrays own what the sampler wrote."""
+    def latest(self) -> list[dict[str, int]]:
+        """Per GPU the newest value of each source that works."""
     def health(self) -> list[dict[str, Any]]:
         """Per GPU: cpu_ns, wall_ns, missed_deadlines, dropped_events, calls / errors / call-time quantiles per source, state."""
+
+def emulator_profiles() -> list[dict[str, Any]]: ...
+
+class VirtualSensors:
+    """The sensors of one emulated GPU; every question carries its own moment (int64 ns)."""
+
+    def __init__(
+        self,
+        profile: str,
+        t_ns: NDArray[np.int64],
+        power_w: NDArray[np.float64],
+        seed: int,
+        gain: float,
+        offset_w: float,
+        counter_phase: float | None,
+        power_phase: float | None,
+        ring_phase: float | None,
+    ) -> None: ...
+    def counter_j(self, t_ns: NDArray[np.int64]) -> NDArray[np.float64]: ...
+    def average_w(self, t_ns: NDArray[np.int64]) -> NDArray[np.float64]: ...
+    def instant_w(self, t_ns: NDArray[np.int64]) -> NDArray[np.float64]: ...
+    def usage_w(self, t_ns: NDArray[np.int64]) -> NDArray[np.float64]: ...
+    def true_energy_j(self, t_ns: NDArray[np.int64]) -> NDArray[np.float64]: ...
+    def ring(self, t_ns: int, after_ns: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """(stamps ns, watts) of the ring at `t_ns`, stamps above `after_ns` only."""
+
+class LiveTruthWriter:
+    def __init__(self, path: str, capacity: int) -> None: ...
+    def append(self, t_ns: int, power_mw: int) -> None: ...
+    @property
+    def clamped(self) -> int: ...
+    def history(self) -> list[tuple[int, int]]: ...

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -60,7 +62,13 @@ POWER_SCHEMA = pa.schema(
         ("nvml_return", pa.int32()),
     ]
 )
-"""`power.parquet`. `gpu` is the UUID, `source` the lower-case name of `power.events.Source`; null: -1 in `prev_t0_ns` and `source_ts_us`."""
+"""`power.parquet`, one row an observation (`power.events.EVENT_DTYPE`).
+
+gpu           UUID
+source        lower-case name of `power.events.Source`; `value` is in that source's unit
+prev_t0_ns    null where there was no earlier call
+source_ts_us  null where the source has no stamp of its own
+"""
 
 REQUESTS_SCHEMA = pa.schema(
     [
@@ -85,6 +93,7 @@ REQUESTS_SCHEMA = pa.schema(
         ("error", pa.string()),
     ]
 )
+"""`requests.parquet`, one row a request, in the order of their planned send; null: not known, or never happened."""
 
 STEPS_SCHEMA = pa.schema(
     [
@@ -98,6 +107,7 @@ STEPS_SCHEMA = pa.schema(
         ("kv_cache_usage", pa.float64()),
     ]
 )
+"""`steps.parquet`, one row an engine step (`engine.base.EngineStep`), in the order in which they were logged."""
 
 
 @dataclass
@@ -116,6 +126,15 @@ class Validity:
     """Stable codes, e.g. `engine_start_failed`, `interrupted`, `gpu_lost`, `generator_lagging`."""
     messages: list[str] = field(default_factory=list)
     """One line a person can act on for each reason, same order."""
+
+
+@dataclass
+class FileFacts:
+    """A file of the record as it was written."""
+
+    bytes: int
+    rows: int
+    sha256: str
 
 
 @dataclass
@@ -155,3 +174,35 @@ class RunInfo:
     phases: list[PhaseSpan]
     validity: Validity
     notes: list[str] = field(default_factory=list)
+    """Lines a reader should know of that spoil nothing."""
+    complete: bool = False
+    """Every phase was run to its end."""
+    timing: dict[str, float] = field(default_factory=dict)
+    """Where the run's process spent its time, seconds: see `run.worker`."""
+    files: dict[str, FileFacts] = field(default_factory=dict)
+    """The raw files as they were written, by name; a file that differs is damaged."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> RunInfo:
+        """The inverse of `to_json`. Keys of later versions of the same schema are passed over.
+
+        Raises ValueError, TypeError or KeyError for what is no `run.json`.
+        """
+        names = {item.name for item in dataclasses.fields(cls)}
+        values = {key: value for key, value in data.items() if key in names}
+        values["evidence"] = Evidence(values["evidence"])
+        values["phases"] = [
+            PhaseSpan(Phase(span["phase"]), int(span["start_ns"]), _optional_int(span["end_ns"]))
+            for span in values["phases"]
+        ]
+        values["validity"] = Validity(**values["validity"])
+        values["files"] = {name: FileFacts(**facts) for name, facts in values.get("files", {}).items()}
+        return cls(**values)
+
+
+def _optional_int(value: Any) -> int | None:
+    return None if value is None else int(value)

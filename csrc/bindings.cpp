@@ -1,0 +1,324 @@
+// The only file that knows Python. The module's interface is wattcount/power/_native.pyi.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "emulator/live_truth.h"
+#include "emulator/profile.h"
+#include "emulator/sensor.h"
+#include "nvml/library.h"
+#include "sampler/sampler.h"
+
+namespace py = pybind11;
+using namespace py::literals;
+
+namespace wattcount {
+namespace {
+
+// A NumPy array that owns `events`: nothing is copied.
+py::array events_to_numpy(std::vector<Event>&& events) {
+  auto* owned = new std::vector<Event>(std::move(events));
+  const py::capsule owner(owned, [](void* memory) { delete static_cast<std::vector<Event>*>(memory); });
+  return py::array(py::dtype::of<Event>(), {static_cast<py::ssize_t>(owned->size())},
+                   {static_cast<py::ssize_t>(sizeof(Event))}, owned->data(), owner);
+}
+
+py::object fact_to_python(const nvml::Fact& fact) {
+  if (const auto* number = std::get_if<std::int64_t>(&fact)) {
+    return py::int_(*number);
+  }
+  if (const auto* text = std::get_if<std::string>(&fact)) {
+    return py::str(*text);
+  }
+  return py::none();
+}
+
+std::int64_t required_ns(const py::dict& plan, const char* key, std::int64_t least) {
+  const auto value = plan[key].cast<std::int64_t>();
+  if (value < least) {
+    throw py::value_error(std::string(key) + " must be at least " + std::to_string(least));
+  }
+  return value;
+}
+
+SamplingPlan plan_from_python(const py::dict& dict) {
+  constexpr std::int64_t kLeastPeriodNs = 100'000;
+  SamplingPlan plan;
+  plan.energy_counter_period_ns = required_ns(dict, "energy_counter_period_ns", kLeastPeriodNs);
+  plan.power_period_ns = required_ns(dict, "power_period_ns", kLeastPeriodNs);
+  plan.samples_period_ns = required_ns(dict, "samples_period_ns", kLeastPeriodNs);
+  plan.status_period_ns = required_ns(dict, "status_period_ns", kLeastPeriodNs);
+  plan.heartbeat_ns = required_ns(dict, "heartbeat_ns", 1);
+  plan.capacity_events = static_cast<std::size_t>(required_ns(dict, "capacity_events", 1));
+  return plan;
+}
+
+const char* state_name(SourceState state) {
+  switch (state) {
+    case SourceState::kOk:
+      return "ok";
+    case SourceState::kUnsupported:
+      return "unsupported";
+    case SourceState::kFailing:
+      return "failing";
+    default:
+      return "unknown";
+  }
+}
+
+py::dict health_to_python(const GpuHealth& health) {
+  py::dict sources;
+  for (const SourceHealth& source : health.sources) {
+    if (source.calls == 0) {
+      continue;
+    }
+    const double seconds = static_cast<double>(health.wall_ns) / 1e9;
+    sources[kSourceNames[static_cast<std::size_t>(source.source)]] =
+        py::dict("state"_a = state_name(source.state), "period_ns"_a = source.period_ns, "calls"_a = source.calls,
+                 "errors"_a = source.errors, "last_error"_a = source.last_error,
+                 "missed_deadlines"_a = source.missed_deadlines, "cpu_ns"_a = source.cpu_ns,
+                 "rate_hz"_a = seconds > 0 ? static_cast<double>(source.calls) / seconds : 0.0,
+                 "call_p50_ns"_a = source.call_ns.quantile_ns(0.5), "call_p99_ns"_a = source.call_ns.quantile_ns(0.99),
+                 "call_max_ns"_a = source.call_ns.max_ns(), "call_sum_ns"_a = source.call_ns.sum_ns(),
+                 "lateness_p50_ns"_a = source.lateness_ns.quantile_ns(0.5),
+                 "lateness_p99_ns"_a = source.lateness_ns.quantile_ns(0.99),
+                 "lateness_max_ns"_a = source.lateness_ns.max_ns());
+  }
+  return py::dict("uuid"_a = health.uuid, "lost"_a = health.lost, "cpu_ns"_a = health.cpu_ns,
+                  "wall_ns"_a = health.wall_ns, "events"_a = health.events, "dropped_events"_a = health.dropped_events,
+                  "missed_deadlines"_a = health.missed_deadlines, "ring_overflows"_a = health.ring_overflows,
+                  "ring_depth"_a = health.ring_depth, "ring_period_us"_a = health.ring_period_us,
+                  "sources"_a = sources);
+}
+
+// Keeps the library alive as long as the sampler, whatever the order in which Python drops them.
+struct PySampler {
+  PySampler(std::shared_ptr<nvml::Library> library, const std::vector<std::string>& uuids, const py::dict& plan)
+      : library_(std::move(library)), sampler(*library_, uuids, plan_from_python(plan)) {}
+  std::shared_ptr<nvml::Library> library_;
+  Sampler sampler;
+};
+
+void bind_nvml(py::module_& m) {
+  static py::handle nvml_error = PyErr_NewException("wattcount.power._native.NvmlError", PyExc_RuntimeError, nullptr);
+  m.attr("NvmlError") = nvml_error;
+  py::register_exception_translator([](std::exception_ptr p) {
+    try {
+      if (p) {
+        std::rethrow_exception(p);
+      }
+    } catch (const nvml::Error& error) {
+      py::object instance = nvml_error(error.what());
+      instance.attr("code") = error.code();
+      instance.attr("function") = error.function();
+      PyErr_SetObject(nvml_error.ptr(), instance.ptr());
+    }
+  });
+  py::register_exception<nvml::LibraryNotFound>(m, "NvmlLibraryNotFound", PyExc_RuntimeError);
+
+  py::class_<nvml::Library, std::shared_ptr<nvml::Library>>(m, "Nvml")
+      .def(py::init<const std::optional<std::string>&>(), "path"_a = py::none(),
+           py::call_guard<py::gil_scoped_release>())
+      .def_property_readonly("path", &nvml::Library::path)
+      .def_property_readonly("emulated", &nvml::Library::emulated)
+      .def_property_readonly("driver_version", &nvml::Library::driver_version)
+      .def_property_readonly("nvml_version", &nvml::Library::nvml_version)
+      .def_property_readonly("cuda_driver_version", &nvml::Library::cuda_driver_version)
+      .def("missing_symbols", &nvml::Library::missing_symbols)
+      .def("device_count", &nvml::Library::device_count)
+      .def("device_uuids", &nvml::Library::device_uuids)
+      .def("device_info",
+           [](const nvml::Library& library, const std::string& uuid) {
+             py::dict info;
+             for (const auto& [name, fact] : library.device_info(uuid)) {
+               info[py::str(name)] = fact_to_python(fact);
+             }
+             return info;
+           },
+           "uuid"_a)
+      .def("compute_processes",
+           [](const nvml::Library& library, const std::string& uuid) {
+             py::list processes;
+             for (const auto& process : library.compute_processes(uuid)) {
+               processes.append(py::make_tuple(process.pid, process.used_bytes));
+             }
+             return processes;
+           },
+           "uuid"_a)
+      .def("close", &nvml::Library::close);
+}
+
+void bind_sampler(py::module_& m) {
+  PYBIND11_NUMPY_DTYPE(Event, prev_t0_ns, t0_ns, t1_ns, source_ts_us, value, nvml_return, source, gpu);
+  py::class_<PySampler>(m, "Sampler")
+      .def(py::init<std::shared_ptr<nvml::Library>, const std::vector<std::string>&, const py::dict&>(), "nvml"_a,
+           "uuids"_a, "plan"_a)
+      .def("start", [](PySampler& self) { self.sampler.start(); }, py::call_guard<py::gil_scoped_release>())
+      .def("stop", [](PySampler& self) { self.sampler.stop(); }, py::call_guard<py::gil_scoped_release>())
+      .def("mark", [](PySampler& self) { self.sampler.mark(); })
+      .def("drain",
+           [](PySampler& self) {
+             py::list arrays;
+             for (auto& events : self.sampler.drain()) {
+               arrays.append(events_to_numpy(std::move(events)));
+             }
+             return arrays;
+           })
+      .def("latest",
+           [](PySampler& self) {
+             py::list gpus;
+             for (const auto& values : self.sampler.latest()) {
+               py::dict latest;
+               for (std::size_t i = 0; i < kSourceCount; ++i) {
+                 if (values[i].known) {
+                   latest[kSourceNames[i]] = values[i].value;
+                 }
+               }
+               gpus.append(latest);
+             }
+             return gpus;
+           })
+      .def("health", [](PySampler& self) {
+        py::list gpus;
+        for (const auto& health : self.sampler.health()) {
+          gpus.append(health_to_python(health));
+        }
+        return gpus;
+      });
+}
+
+// ---- the emulator's core, in virtual time --------------------------------------------------------
+
+using Ints = py::array_t<std::int64_t, py::array::c_style | py::array::forcecast>;
+using Doubles = py::array_t<double, py::array::c_style | py::array::forcecast>;
+
+emulator::Sensors make_sensors(const std::string& profile, const Ints& t_ns, const Doubles& power_w,
+                               const emulator::Board& board) {
+  const emulator::Profile* found = emulator::find_profile(profile);
+  if (found == nullptr) {
+    throw py::value_error("no sensor profile '" + profile + "'");
+  }
+  if (t_ns.ndim() != 1 || power_w.ndim() != 1 || t_ns.size() != power_w.size() || t_ns.size() == 0) {
+    throw py::value_error("t_ns and power_w must be one-dimensional, of one length, and not empty");
+  }
+  emulator::Sensors sensors(*found, board);
+  for (py::ssize_t i = 0; i < t_ns.size(); ++i) {
+    if (i > 0 && t_ns.at(i) <= t_ns.at(i - 1)) {
+      throw py::value_error("t_ns must increase");
+    }
+    sensors.truth().append(t_ns.at(i), power_w.at(i));
+  }
+  return sensors;
+}
+
+template <typename Read>
+py::array_t<double> read_at(const Ints& t_ns, Read read) {
+  py::array_t<double> out(t_ns.size());
+  auto* const to = out.mutable_data();
+  const auto* const from = t_ns.data();
+  for (py::ssize_t i = 0; i < t_ns.size(); ++i) {
+    to[i] = read(from[i]);
+  }
+  return out;
+}
+
+py::dict profile_to_python(const emulator::Profile& p) {
+  const auto source = [](const emulator::PowerSource& s) -> py::object {
+    if (!s.present) {
+      return py::none();
+    }
+    return py::dict("period_ms"_a = s.period_ms, "window_ms"_a = s.window_ms, "delay_ms"_a = s.delay_ms);
+  };
+  return py::dict("name"_a = p.name, "evidence"_a = p.evidence, "source"_a = p.source, "device_name"_a = p.device_name,
+                  "memory_gib"_a = p.memory_gib, "tdp_w"_a = p.tdp_w, "idle_w"_a = p.idle_w,
+                  "average"_a = source(p.average), "instant"_a = source(p.instant), "usage"_a = source(p.usage),
+                  "lowpass_ms"_a = p.lowpass_ms, "counter"_a = p.counter, "counter_period_ms"_a = p.counter_period_ms,
+                  "counter_publish_ms"_a = p.counter_publish_ms, "ring"_a = p.ring,
+                  "ring_period_ms"_a = p.ring_period_ms, "ring_depth"_a = p.ring_depth,
+                  "ring_lost_on_step"_a = p.ring_lost_on_step, "noise_w"_a = p.noise_w);
+}
+
+void bind_emulator(py::module_& m) {
+  m.def("emulator_profiles", [] {
+    py::list all;
+    for (const auto& profile : emulator::profiles()) {
+      all.append(profile_to_python(profile));
+    }
+    return all;
+  });
+  py::class_<emulator::Sensors>(m, "VirtualSensors")
+      .def(py::init([](const std::string& profile, const Ints& t_ns, const Doubles& power_w, std::uint64_t seed,
+                       double gain, double offset_w, std::optional<double> counter_phase,
+                       std::optional<double> power_phase, std::optional<double> ring_phase) {
+             return make_sensors(profile, t_ns, power_w,
+                                 emulator::Board{seed, gain, offset_w, counter_phase, power_phase, ring_phase});
+           }),
+           "profile"_a, "t_ns"_a, "power_w"_a, "seed"_a, "gain"_a, "offset_w"_a, "counter_phase"_a, "power_phase"_a,
+           "ring_phase"_a)
+      .def("counter_j",
+           [](const emulator::Sensors& self, const Ints& t_ns) {
+             return read_at(t_ns, [&](std::int64_t t) { return self.counter_j(t); });
+           },
+           "t_ns"_a)
+      .def("average_w",
+           [](const emulator::Sensors& self, const Ints& t_ns) {
+             return read_at(t_ns, [&](std::int64_t t) { return self.average_w(t); });
+           },
+           "t_ns"_a)
+      .def("instant_w",
+           [](const emulator::Sensors& self, const Ints& t_ns) {
+             return read_at(t_ns, [&](std::int64_t t) { return self.instant_w(t); });
+           },
+           "t_ns"_a)
+      .def("usage_w",
+           [](const emulator::Sensors& self, const Ints& t_ns) {
+             return read_at(t_ns, [&](std::int64_t t) { return self.usage_w(t); });
+           },
+           "t_ns"_a)
+      .def("true_energy_j",
+           [](const emulator::Sensors& self, const Ints& t_ns) {
+             return read_at(t_ns, [&](std::int64_t t) { return self.truth().energy_j(t); });
+           },
+           "t_ns"_a)
+      .def("ring",
+           [](const emulator::Sensors& self, std::int64_t t_ns, std::int64_t after_ns) {
+             const auto samples = self.ring(t_ns, after_ns);
+             py::array_t<std::int64_t> stamps(static_cast<py::ssize_t>(samples.size()));
+             py::array_t<double> watts(static_cast<py::ssize_t>(samples.size()));
+             for (std::size_t i = 0; i < samples.size(); ++i) {
+               stamps.mutable_data()[i] = samples[i].stamp_ns;
+               watts.mutable_data()[i] = samples[i].power_w;
+             }
+             return py::make_tuple(stamps, watts);
+           },
+           "t_ns"_a, "after_ns"_a);
+  py::class_<emulator::LiveWriter>(m, "LiveTruthWriter")
+      .def(py::init<const std::string&, std::uint64_t>(), "path"_a, "capacity"_a)
+      .def("append", &emulator::LiveWriter::append, "t_ns"_a, "power_mw"_a)
+      .def_property_readonly("clamped", &emulator::LiveWriter::clamped)
+      .def("history", &emulator::LiveWriter::history);
+}
+
+py::dict build_config() {
+  return py::dict("version"_a = WATTCOUNT_VERSION, "build_type"_a = WATTCOUNT_BUILD_TYPE,
+                  "compiler"_a = std::string(__VERSION__), "cxx_standard"_a = std::to_string(__cplusplus),
+                  "pybind11"_a = std::to_string(PYBIND11_VERSION_MAJOR) + "." + std::to_string(PYBIND11_VERSION_MINOR));
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_native, m) {
+  m.doc() = "NVML, the sampling threads and the emulator's core; see _native.pyi";
+  m.def("build_config", &build_config);
+  bind_nvml(m);
+  bind_sampler(m);
+  bind_emulator(m);
+}
+
+}  // namespace wattcount

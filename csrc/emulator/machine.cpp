@@ -1,0 +1,292 @@
+#include "emulator/machine.h"
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <cstdlib>
+#include <fstream>
+#include <set>
+#include <sstream>
+
+#include "nvml/abi.h"
+
+namespace wattcount::emulator {
+namespace {
+
+std::string folder_of(const std::string& path) {
+  const std::size_t slash = path.rfind('/');
+  return slash == std::string::npos ? "." : path.substr(0, slash);
+}
+
+std::string resolve(const std::string& folder, const std::string& path) {
+  return !path.empty() && path.front() == '/' ? path : folder + "/" + path;
+}
+
+void only(const Json::Object& object, const std::set<std::string>& known, const std::string& where) {
+  for (const auto& [key, value] : object) {
+    if (!known.contains(key)) {
+      throw JsonError(where + ": '" + key + "' is not a key here");
+    }
+  }
+}
+
+const Json* find(const Json::Object& object, const std::string& key) {
+  const auto found = object.find(key);
+  return found == object.end() || found->second.is_null() ? nullptr : &found->second;
+}
+
+const Json& need(const Json::Object& object, const std::string& key, const std::string& where) {
+  const Json* found = find(object, key);
+  if (found == nullptr) {
+    throw JsonError(where + ": '" + key + "' is missing");
+  }
+  return *found;
+}
+
+double number_or(const Json::Object& object, const std::string& key, const std::string& where, double otherwise) {
+  const Json* found = find(object, key);
+  return found != nullptr ? found->number(where + "." + key) : otherwise;
+}
+
+std::optional<double> share(const Json::Object& object, const std::string& key, const std::string& where) {
+  const Json* found = find(object, key);
+  if (found == nullptr) {
+    return std::nullopt;
+  }
+  const double value = found->number(where + "." + key);
+  if (!(value >= 0.0 && value < 1.0)) {
+    throw JsonError(where + "." + key + ": at least 0 and below 1 expected");
+  }
+  return value;
+}
+
+FaultKind kind_of(const std::string& name, const std::string& where) {
+  static const std::map<std::string, FaultKind> kinds = {
+      {"error", FaultKind::kError},
+      {"missing", FaultKind::kMissing},
+      {"slow", FaultKind::kSlow},
+      {"zero_power", FaultKind::kZeroPower},
+      {"counter_reset", FaultKind::kCounterReset},
+      {"counter_freeze", FaultKind::kCounterFreeze},
+      {"gpu_lost", FaultKind::kGpuLost}};
+  const auto found = kinds.find(name);
+  if (found == kinds.end()) {
+    throw JsonError(where + ".kind: '" + name + "' is no kind of fault");
+  }
+  return found->second;
+}
+
+}  // namespace
+
+std::vector<std::pair<double, double>> read_curve(const std::string& path) {
+  std::ifstream file(path);
+  if (!file) {
+    throw std::runtime_error(path + ": the truth curve cannot be read");
+  }
+  std::vector<std::pair<double, double>> points;
+  std::string line;
+  std::getline(file, line);
+  if (!line.empty() && line.back() == '\r') {
+    line.pop_back();
+  }
+  if (line != "t_s,power_w") {
+    throw std::runtime_error(path + ", line 1: the header t_s,power_w expected");
+  }
+  for (std::size_t number = 2; std::getline(file, line); ++number) {
+    if (!line.empty() && line.back() == '\r') {
+      line.pop_back();
+    }
+    if (line.empty()) {
+      continue;
+    }
+    double t_s = 0.0;
+    double power_w = 0.0;
+    const char* const last = line.data() + line.size();
+    const auto first = std::from_chars(line.data(), last, t_s);
+    const bool comma = first.ec == std::errc() && first.ptr != last && *first.ptr == ',';
+    const auto second = comma ? std::from_chars(first.ptr + 1, last, power_w) : first;
+    const std::string where = path + ", line " + std::to_string(number);
+    if (!comma || second.ec != std::errc() || second.ptr != last) {
+      throw std::runtime_error(where + ": two numbers t_s,power_w expected");
+    }
+    if (!std::isfinite(t_s) || !(power_w >= 0.0) || !std::isfinite(power_w)) {
+      throw std::runtime_error(where + ": the power must be finite and not negative");
+    }
+    if (!points.empty() && t_s <= points.back().first) {
+      throw std::runtime_error(where + ": the times must increase");
+    }
+    points.emplace_back(t_s, power_w);
+  }
+  if (points.empty()) {
+    throw std::runtime_error(path + ": the truth curve is empty");
+  }
+  return points;
+}
+
+Machine::Machine(const std::string& config_path, std::int64_t now_ns) {
+  std::ifstream file(config_path);
+  if (!file) {
+    throw std::runtime_error(config_path + ": cannot be read");
+  }
+  std::stringstream text;
+  text << file.rdbuf();
+  const std::string folder = folder_of(config_path);
+  try {
+    const Json document = Json::parse(text.str());
+    const Json::Object& root = document.object("the file");
+    only(root, {"gpus", "epoch_ns", "driver_version", "faults"}, "the file");
+    const double epoch = number_or(root, "epoch_ns", "", static_cast<double>(now_ns));
+    epoch_ns_ = find(root, "epoch_ns") != nullptr ? std::llround(epoch) : now_ns;
+    if (const Json* version = find(root, "driver_version")) {
+      driver_version_ = version->text("driver_version");
+    }
+    std::size_t number = 0;
+    for (const Json& gpu : need(root, "gpus", "the file").array("gpus")) {
+      read_gpu(gpu, "gpus[" + std::to_string(number++) + "]", folder);
+    }
+    number = 0;
+    if (const Json* faults = find(root, "faults")) {
+      for (const Json& fault : faults->array("faults")) {
+        read_fault(fault, "faults[" + std::to_string(number++) + "]");
+      }
+    }
+  } catch (const JsonError& error) {
+    throw std::runtime_error(config_path + ": " + error.what());
+  }
+}
+
+void Machine::read_gpu(const Json& json, const std::string& where, const std::string& folder) {
+  const Json::Object& object = json.object(where);
+  only(object,
+       {"name", "uuid", "profile", "truth", "seed", "gain", "offset_w", "counter_phase", "power_phase", "ring_phase",
+        "memory_gib", "power_limit_w", "processes"},
+       where);
+  const std::string profile_name = need(object, "profile", where).text(where + ".profile");
+  const Profile* profile = find_profile(profile_name);
+  if (profile == nullptr) {
+    std::string known;
+    for (const Profile& each : profiles()) {
+      known += (known.empty() ? "" : ", ") + each.name;
+    }
+    throw JsonError(where + ".profile: '" + profile_name + "' is none of " + known);
+  }
+  Board board;
+  board.seed = static_cast<std::uint64_t>(number_or(object, "seed", where, static_cast<double>(gpus_.size() + 1)));
+  board.gain = number_or(object, "gain", where, 1.0);
+  board.offset_w = number_or(object, "offset_w", where, 0.0);
+  board.counter_phase = share(object, "counter_phase", where);
+  board.power_phase = share(object, "power_phase", where);
+  board.ring_phase = share(object, "ring_phase", where);
+  auto gpu = std::make_unique<Gpu>(*profile, board);
+  gpu->index = gpus_.size();
+  const Json* name = find(object, "name");
+  gpu->name = name != nullptr ? name->text(where + ".name") : profile->device_name;
+  gpu->uuid = need(object, "uuid", where).text(where + ".uuid");
+  gpu->memory_gib = number_or(object, "memory_gib", where, profile->memory_gib);
+  gpu->power_limit_w = number_or(object, "power_limit_w", where, profile->tdp_w);
+  if (const Json* processes = find(object, "processes")) {
+    for (const Json& pid : processes->array(where + ".processes")) {
+      gpu->processes.push_back(static_cast<unsigned int>(pid.number(where + ".processes")));
+    }
+  }
+  const std::string truth = need(object, "truth", where).text(where + ".truth");
+  if (truth.starts_with("live:")) {
+    gpu->live.emplace(resolve(folder, truth.substr(5)));
+    gpu->sensors.truth().append(epoch_ns_ - 20'000'000'000, profile->idle_w);
+  } else {
+    for (const auto& [t_s, power_w] : read_curve(resolve(folder, truth))) {
+      gpu->sensors.truth().append(epoch_ns_ + std::llround(t_s * 1e9), power_w);
+    }
+  }
+  gpus_.push_back(std::move(gpu));
+}
+
+void Machine::read_fault(const Json& json, const std::string& where) {
+  const Json::Object& object = json.object(where);
+  only(object, {"kind", "gpu", "function", "code", "ms", "from_s", "until_s", "from_call", "until_call"}, where);
+  Fault fault;
+  fault.kind = kind_of(need(object, "kind", where).text(where + ".kind"), where);
+  if (const Json* gpu = find(object, "gpu")) {
+    const double index = gpu->number(where + ".gpu");
+    if (!(index >= 0.0 && index < static_cast<double>(gpus_.size()))) {
+      throw JsonError(where + ".gpu: there is no such GPU");
+    }
+    fault.gpu = static_cast<std::size_t>(index);
+  }
+  if (const Json* function = find(object, "function")) {
+    fault.function = function->text(where + ".function");
+  }
+  fault.code = fault.kind == FaultKind::kError ? static_cast<int>(need(object, "code", where).number(where + ".code")) : 0;
+  fault.ms = fault.kind == FaultKind::kSlow ? need(object, "ms", where).number(where + ".ms") : 0.0;
+  fault.from_s = number_or(object, "from_s", where, fault.from_s);
+  fault.until_s = number_or(object, "until_s", where, fault.until_s);
+  fault.from_call = static_cast<std::uint64_t>(number_or(object, "from_call", where, 0.0));
+  if (const Json* until = find(object, "until_call")) {
+    fault.until_call = static_cast<std::uint64_t>(until->number(where + ".until_call"));
+  }
+  faults_.push_back(fault);
+}
+
+bool Machine::active(const Fault& fault, const Gpu& gpu, std::int64_t now_ns) const {
+  const double t_s = static_cast<double>(now_ns - epoch_ns_) * 1e-9;
+  return (!fault.gpu || *fault.gpu == gpu.index) && t_s >= fault.from_s && t_s < fault.until_s;
+}
+
+Machine::Verdict Machine::call(Gpu& gpu, const std::string& function, std::int64_t now_ns) {
+  const std::uint64_t number = ++gpu.calls[function];
+  Verdict verdict;
+  for (const Fault& fault : faults_) {
+    if (!active(fault, gpu, now_ns) || number < fault.from_call || number > fault.until_call ||
+        (!fault.function.empty() && fault.function != function)) {
+      continue;
+    }
+    if (fault.kind == FaultKind::kError) {
+      verdict.code = fault.code;
+    } else if (fault.kind == FaultKind::kMissing) {
+      verdict.code = nvml::kErrorFunctionNotFound;
+    } else if (fault.kind == FaultKind::kGpuLost) {
+      verdict.code = nvml::kErrorGpuIsLost;
+    } else if (fault.kind == FaultKind::kSlow) {
+      verdict.slow_ms += fault.ms;
+    }
+  }
+  return verdict;
+}
+
+void Machine::refresh(Gpu& gpu, std::int64_t now_ns) {
+  if (gpu.live) {
+    for (const auto& [t_ns, power_mw] : gpu.live->fresh(now_ns)) {
+      gpu.sensors.truth().append(std::max(t_ns, gpu.sensors.truth().last_ns()), static_cast<double>(power_mw) * 1e-3);
+    }
+  }
+}
+
+double Machine::shown_power_w(const Gpu& gpu, double power_w, std::int64_t now_ns) const {
+  const bool zero = std::any_of(faults_.begin(), faults_.end(), [&](const Fault& fault) {
+    return fault.kind == FaultKind::kZeroPower && active(fault, gpu, now_ns);
+  });
+  return zero ? 0.0 : power_w;
+}
+
+double Machine::counter_j(const Gpu& gpu, std::int64_t now_ns) const {
+  // A board has counted before anyone looked.
+  constexpr double kBeforeJ = 1.0e6;
+  double energy_j = kBeforeJ + gpu.sensors.counter_j(now_ns);
+  for (const Fault& fault : faults_) {
+    if ((fault.gpu && *fault.gpu != gpu.index) || fault.from_s < -1e200) {
+      continue;
+    }
+    const std::int64_t from_ns = epoch_ns_ + std::llround(fault.from_s * 1e9);
+    if (now_ns < from_ns) {
+      continue;
+    }
+    if (fault.kind == FaultKind::kCounterReset) {
+      energy_j = gpu.sensors.counter_j(now_ns) - gpu.sensors.counter_j(from_ns);
+    } else if (fault.kind == FaultKind::kCounterFreeze && active(fault, gpu, now_ns)) {
+      energy_j = kBeforeJ + gpu.sensors.counter_j(from_ns);
+    }
+  }
+  return energy_j;
+}
+
+}  // namespace wattcount::emulator

@@ -1,0 +1,92 @@
+// An emulated machine: GPUs with their sensors, and what goes wrong with them. Built from a JSON file.
+//
+//   {"gpus": [{"name", "uuid", "profile", "truth": "curve.csv" | "live:FILE",
+//              optional: "seed", "gain", "offset_w", "counter_phase", "power_phase", "ring_phase",
+//              "memory_gib", "power_limit_w", "processes": [pid, ...]}],
+//    optional: "epoch_ns", "driver_version", "faults": [{"kind", "gpu", "function", "code", "ms",
+//              "from_s", "until_s", "from_call", "until_call"}]}
+//
+// Fault kinds: error (needs code), missing (the function answers that it is not there), slow (needs ms),
+// zero_power, counter_reset, counter_freeze, gpu_lost. Times are seconds since t=0 of the curves; calls are
+// counted from 1 for each function and GPU. Without a bound a fault holds from the start, or to the end.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "emulator/json.h"
+#include "emulator/live_truth.h"
+#include "emulator/sensor.h"
+
+namespace wattcount::emulator {
+
+enum class FaultKind { kError, kMissing, kSlow, kZeroPower, kCounterReset, kCounterFreeze, kGpuLost };
+
+struct Fault {
+  FaultKind kind = FaultKind::kError;
+  std::optional<std::size_t> gpu;  // none: all
+  std::string function;            // empty: all
+  int code = 0;
+  double ms = 0.0;
+  double from_s = -1e300;
+  double until_s = 1e300;
+  std::uint64_t from_call = 0;
+  std::uint64_t until_call = UINT64_MAX;
+};
+
+class Gpu {
+ public:
+  Gpu(const Profile& profile, const Board& board) : sensors(profile, board) {}
+
+  std::size_t index = 0;
+  std::string name;
+  std::string uuid;
+  double memory_gib = 0.0;
+  double power_limit_w = 0.0;
+  std::vector<unsigned int> processes;
+  std::map<std::string, std::uint64_t> calls;
+  Sensors sensors;
+  std::optional<LiveReader> live;
+};
+
+class Machine {
+ public:
+  // Throws JsonError or std::runtime_error with a line that says what is wrong. `now_ns`: CLOCK_MONOTONIC.
+  Machine(const std::string& config_path, std::int64_t now_ns);
+
+  std::vector<std::unique_ptr<Gpu>>& gpus() { return gpus_; }
+  const std::string& driver_version() const { return driver_version_; }
+  std::int64_t epoch_ns() const { return epoch_ns_; }
+
+  // What the faults make of a call: the code it ends with (0: as it should) and how much longer it takes.
+  struct Verdict {
+    int code = 0;
+    double slow_ms = 0.0;
+  };
+  Verdict call(Gpu& gpu, const std::string& function, std::int64_t now_ns);
+  // Takes in what a live truth has gained.
+  void refresh(Gpu& gpu, std::int64_t now_ns);
+  // Readings with faults of their own.
+  double shown_power_w(const Gpu& gpu, double power_w, std::int64_t now_ns) const;
+  double counter_j(const Gpu& gpu, std::int64_t now_ns) const;
+
+ private:
+  void read_gpu(const Json& json, const std::string& where, const std::string& folder);
+  void read_fault(const Json& json, const std::string& where);
+  bool active(const Fault& fault, const Gpu& gpu, std::int64_t now_ns) const;
+
+  std::vector<std::unique_ptr<Gpu>> gpus_;
+  std::vector<Fault> faults_;
+  std::string driver_version_ = "580.159.04";
+  std::int64_t epoch_ns_ = 0;
+};
+
+// The points of a `t_s,power_w` file; throws std::runtime_error naming the line.
+std::vector<std::pair<double, double>> read_curve(const std::string& path);
+
+}  // namespace wattcount::emulator

@@ -1,0 +1,119 @@
+#include "emulator/profile.h"
+
+namespace wattcount::emulator {
+namespace {
+
+constexpr const char* kYang = "Yang et al., 'Part-time Power Measurements: nvidia-smi's Lack of Attention', arXiv 2312.02741";
+constexpr const char* kLikeH200 = "taken over from the H200; not verified on this GPU";
+constexpr const char* kLikeA100 = "taken over from the A100; not verified on this GPU";
+
+PowerSource source(double period_ms, double window_ms, bool present = true) {
+  PowerSource made;
+  made.present = present;
+  made.period_ms = period_ms;
+  made.window_ms = window_ms;
+  return made;
+}
+
+Profile base(const char* name, const char* evidence, const char* from, const char* device, double memory_gib,
+             double tdp_w, double idle_w, int major, int minor, int architecture) {
+  Profile p;
+  p.name = name;
+  p.evidence = evidence;
+  p.source = from;
+  p.device_name = device;
+  p.memory_gib = memory_gib;
+  p.tdp_w = tdp_w;
+  p.idle_w = idle_w;
+  p.compute_major = major;
+  p.compute_minor = minor;
+  p.architecture = architecture;
+  return p;
+}
+
+// Hopper as measured on an H200: field 185 a 1 s box, field 186 a short window, both new every 100 ms.
+Profile hopper(const char* name, const char* evidence, const char* from, const char* device, double memory_gib,
+               double tdp_w, double idle_w) {
+  Profile p = base(name, evidence, from, device, memory_gib, tdp_w, idle_w, 9, 0, 9);
+  p.average = source(100.0, 1000.0);
+  p.instant = source(100.0, 25.0);
+  p.usage = source(100.0, 1000.0);
+  p.costs = {2.8, 5.0, 0.6, 0.002};
+  return p;
+}
+
+// GA100: 25 ms of every 100 ms are seen.
+Profile ga100(const char* name, const char* evidence, const char* from, const char* device, double memory_gib,
+              double tdp_w, double idle_w) {
+  Profile p = base(name, evidence, from, device, memory_gib, tdp_w, idle_w, 8, 0, 7);
+  p.average = source(100.0, 1000.0);
+  p.instant = source(100.0, 25.0);
+  p.usage = source(100.0, 25.0);
+  p.costs = {2.8, 5.0, 0.6, 0.002};
+  return p;
+}
+
+// GA10x and Ada: averaged over a second, new every 100 ms.
+Profile ga10x(const char* name, const char* evidence, const char* from, const char* device, double memory_gib,
+              double tdp_w, double idle_w, int minor, int architecture) {
+  Profile p = base(name, evidence, from, device, memory_gib, tdp_w, idle_w, 8, minor, architecture);
+  p.average = source(100.0, 1000.0);
+  p.instant = source(100.0, 100.0);
+  p.usage = source(100.0, 1000.0);
+  p.costs = {2.8, 5.0, 0.6, 0.002};
+  return p;
+}
+
+// Volta and Turing: no fields 185 and 186; power new every 20 ms or 100 ms.
+Profile older(const char* name, const char* evidence, const char* from, const char* device, double memory_gib,
+              double tdp_w, double idle_w, int minor, int architecture, double period_ms, double window_ms) {
+  Profile p = base(name, evidence, from, device, memory_gib, tdp_w, idle_w, 7, minor, architecture);
+  p.average.present = false;
+  p.instant.present = false;
+  p.usage = source(period_ms, window_ms);
+  p.counter_period_ms = period_ms;
+  p.costs = {1.0, 2.0, 0.6, 0.002};
+  return p;
+}
+
+std::vector<Profile> make_profiles() {
+  std::vector<Profile> all;
+  all.push_back(hopper("h200", "measured", "recorded on an H200 SXM, driver 580.159; see docs/emulator.md",
+                       "NVIDIA H200", 140.4, 700.0, 77.0));
+  all.push_back(hopper("h100", "guessed", kLikeH200, "NVIDIA H100 80GB HBM3", 79.6, 700.0, 70.0));
+  all.push_back(hopper("h100_nvl", "guessed", kLikeH200, "NVIDIA H100 NVL", 93.6, 400.0, 60.0));
+  Profile b200 = hopper("b200", "guessed", kLikeH200, "NVIDIA B200", 179.1, 1000.0, 140.0);
+  b200.compute_major = 10;
+  b200.architecture = 10;
+  all.push_back(b200);
+  all.push_back(ga100("a100", "published", kYang, "NVIDIA A100-SXM4-80GB", 80.0, 400.0, 55.0));
+  all.push_back(ga100("a100_80gb", "published", kYang, "NVIDIA A100-SXM4-80GB", 80.0, 400.0, 55.0));
+  all.push_back(ga100("a100_40gb", "published", kYang, "NVIDIA A100-SXM4-40GB", 40.0, 400.0, 50.0));
+  all.push_back(ga100("a30", "guessed", kLikeA100, "NVIDIA A30", 24.0, 165.0, 30.0));
+  all.push_back(ga10x("rtx3090", "published", kYang, "NVIDIA GeForce RTX 3090", 24.0, 350.0, 25.0, 6, 7));
+  all.push_back(ga10x("rtx4090", "published", kYang, "NVIDIA GeForce RTX 4090", 24.0, 450.0, 20.0, 9, 8));
+  all.push_back(ga10x("l4", "guessed", "taken over from GA10x; not verified on this GPU", "NVIDIA L4", 22.5, 72.0, 16.0, 9, 8));
+  all.push_back(ga10x("l40s", "guessed", "taken over from GA10x; not verified on this GPU", "NVIDIA L40S", 45.0, 350.0, 35.0, 9, 8));
+  all.push_back(older("v100", "published", kYang, "Tesla V100-SXM2-32GB", 32.0, 300.0, 40.0, 0, 5, 20.0, 10.0));
+  all.push_back(older("t4", "guessed", "power taken over from Turing in arXiv 2312.02741 (100 ms); not verified on this GPU",
+                      "Tesla T4", 15.0, 70.0, 10.0, 5, 6, 100.0, 100.0));
+  return all;
+}
+
+}  // namespace
+
+const std::vector<Profile>& profiles() {
+  static const std::vector<Profile> all = make_profiles();
+  return all;
+}
+
+const Profile* find_profile(const std::string& name) {
+  for (const Profile& profile : profiles()) {
+    if (profile.name == name) {
+      return &profile;
+    }
+  }
+  return nullptr;
+}
+
+}  // namespace wattcount::emulator

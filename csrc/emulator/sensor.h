@@ -1,0 +1,66 @@
+// The sensors of one GPU over a true power curve, in virtual time: every question carries its own moment, and
+// the same question gets the same answer.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "emulator/profile.h"
+#include "emulator/truth.h"
+
+namespace wattcount::emulator {
+
+// What differs between two boards of one model, and between two starts of the driver.
+struct Board {
+  std::uint64_t seed = 0;
+  double gain = 1.0;
+  double offset_w = 0.0;
+  // Phases of the grids as shares of their periods, 0..1; drawn from the seed where not given.
+  std::optional<double> counter_phase;
+  std::optional<double> power_phase;
+  std::optional<double> ring_phase;
+};
+
+struct RingSample {
+  std::int64_t stamp_ns;  // as the driver stamps it, on the clock of the truth
+  std::int64_t seen_ns;   // from when on a client sees it
+  double power_w;
+};
+
+class Sensors {
+ public:
+  Sensors(const Profile& profile, const Board& board);
+
+  Truth& truth() { return truth_; }
+  const Truth& truth() const { return truth_; }
+  const Profile& profile() const { return profile_; }
+
+  // Joule since the truth began, as the counter shows at `t_ns`.
+  double counter_j(std::int64_t t_ns) const;
+  double average_w(std::int64_t t_ns) const { return power_w(profile_.average, 1, t_ns); }
+  double instant_w(std::int64_t t_ns) const { return power_w(profile_.instant, 2, t_ns); }
+  double usage_w(std::int64_t t_ns) const { return power_w(profile_.usage, 1, t_ns); }
+  // The ring's content at `t_ns`, oldest first, stamps above `after_ns` only.
+  std::vector<RingSample> ring(std::int64_t t_ns, std::int64_t after_ns) const;
+
+ private:
+  double power_w(const PowerSource& source, std::uint64_t stream, std::int64_t t_ns) const;
+  double shown_w(double true_w, std::uint64_t stream, std::int64_t tick) const;
+  double sampled_energy_j(std::int64_t t_ns) const;
+  double uniform(std::uint64_t stream, std::int64_t tick) const;  // 0..1
+  double normal(std::uint64_t stream, std::int64_t tick) const;
+
+  Profile profile_;
+  Board board_;
+  Truth truth_;
+  double stretch_;  // of the sensor's clock
+  double counter_phase_ns_;
+  double power_phase_ns_;
+  double ring_phase_ns_;
+  double ring_late_ns_;
+  mutable std::int64_t summed_steps_ = 0;
+  mutable double summed_j_ = 0.0;
+};
+
+}  // namespace wattcount::emulator

@@ -1,0 +1,89 @@
+// The true power of an emulated GPU: piecewise constant, with its integral and its low-pass in closed form.
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace wattcount::emulator {
+
+// Power holds from a point to the next; before the first point its power holds, too. Append only.
+class Truth {
+ public:
+  // `lowpass_ns`: time constant of the low-pass that `lowpass_w` answers for.
+  explicit Truth(double lowpass_ns) : lowpass_ns_(lowpass_ns) {}
+
+  void append(std::int64_t t_ns, double power_w) {
+    Point point{t_ns, power_w, 0.0, power_w};
+    if (!points_.empty()) {
+      const Point& last = points_.back();
+      const double elapsed_ns = static_cast<double>(t_ns - last.t_ns);
+      point.energy_j = last.energy_j + last.power_w * elapsed_ns * 1e-9;
+      point.lowpass_w = filtered(last, elapsed_ns);
+    }
+    points_.push_back(point);
+  }
+
+  bool empty() const { return points_.empty(); }
+  std::size_t size() const { return points_.size(); }
+  std::int64_t first_ns() const { return points_.front().t_ns; }
+  std::int64_t last_ns() const { return points_.back().t_ns; }
+
+  double power_w(std::int64_t t_ns) const { return at(t_ns).power_w; }
+
+  // Joule since the first point (negative before it).
+  double energy_j(std::int64_t t_ns) const {
+    const Point& point = at(t_ns);
+    return point.energy_j + point.power_w * static_cast<double>(t_ns - point.t_ns) * 1e-9;
+  }
+
+  double mean_w(std::int64_t from_ns, std::int64_t to_ns) const {
+    return (energy_j(to_ns) - energy_j(from_ns)) / (static_cast<double>(to_ns - from_ns) * 1e-9);
+  }
+
+  // First-order low-pass, settled at the first point's power before it.
+  double lowpass_w(std::int64_t t_ns) const {
+    const Point& point = at(t_ns);
+    return lowpass_ns_ > 0.0 && t_ns <= point.t_ns ? point.lowpass_w : filtered(point, static_cast<double>(t_ns - point.t_ns));
+  }
+
+ private:
+  struct Point {
+    std::int64_t t_ns;
+    double power_w;    // from here on
+    double energy_j;   // up to here
+    double lowpass_w;  // here
+  };
+
+  double filtered(const Point& point, double elapsed_ns) const {
+    if (lowpass_ns_ <= 0.0) {
+      return point.power_w;
+    }
+    return point.power_w + (point.lowpass_w - point.power_w) * std::exp(-elapsed_ns / lowpass_ns_);
+  }
+
+  // The point in effect. Readings move forward in time, mostly: look around the last answer first.
+  const Point& at(std::int64_t t_ns) const {
+    std::size_t low = 0;
+    std::size_t high = points_.size();
+    if (cursor_ < points_.size() && points_[cursor_].t_ns <= t_ns) {
+      if (cursor_ + 1 == points_.size() || points_[cursor_ + 1].t_ns > t_ns) {
+        return points_[cursor_];
+      }
+      low = cursor_ + 1;
+    }
+    while (high - low > 1) {
+      const std::size_t middle = low + (high - low) / 2;
+      (points_[middle].t_ns <= t_ns ? low : high) = middle;
+    }
+    cursor_ = low;
+    return points_[low];
+  }
+
+  double lowpass_ns_;
+  std::vector<Point> points_;
+  mutable std::size_t cursor_ = 0;
+};
+
+}  // namespace wattcount::emulator

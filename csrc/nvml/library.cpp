@@ -1,0 +1,288 @@
+#include "nvml/library.h"
+
+#include <dlfcn.h>
+#include <link.h>
+
+#include <array>
+#include <climits>
+#include <cstdlib>
+#include <cstring>
+
+namespace wattcount::nvml {
+namespace {
+
+constexpr const char* kDefaultName = "libnvidia-ml.so.1";
+constexpr unsigned int kTextBytes = 96;  // the longest of NVML's own buffer sizes
+
+std::string real_path(void* handle, const std::string& asked) {
+  link_map* map = nullptr;
+  if (dlinfo(handle, RTLD_DI_LINKMAP, &map) != 0 || map == nullptr || map->l_name == nullptr) {
+    return asked;
+  }
+  std::array<char, PATH_MAX> resolved{};
+  return realpath(map->l_name, resolved.data()) != nullptr ? std::string(resolved.data())
+                                                           : std::string(map->l_name);
+}
+
+}  // namespace
+
+Library::Library(const std::optional<std::string>& path) {
+  std::string name = path.value_or("");
+  if (name.empty()) {
+    const char* from_env = std::getenv("WATTCOUNT_NVML_PATH");
+    name = from_env != nullptr && *from_env != '\0' ? from_env : kDefaultName;
+  }
+  handle_ = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (handle_ == nullptr) {
+    const char* why = dlerror();
+    throw LibraryNotFound("NVML could not be loaded (" + std::string(why != nullptr ? why : name) +
+                          "). Install the NVIDIA driver, or name the library in WATTCOUNT_NVML_PATH");
+  }
+  path_ = real_path(handle_, name);
+  emulated_ = dlsym(handle_, kEmulatorSymbol) != nullptr;
+
+  const auto load = [this](auto& slot, std::initializer_list<const char*> names) {
+    for (const char* symbol : names) {
+      if (void* found = dlsym(handle_, symbol)) {
+        slot = reinterpret_cast<std::remove_reference_t<decltype(slot)>>(found);
+        return;
+      }
+    }
+    missing_.emplace_back(*names.begin());
+  };
+  Functions& f = functions_;
+  load(f.Init, {"nvmlInit_v2", "nvmlInit"});
+  load(f.Shutdown, {"nvmlShutdown"});
+  load(f.ErrorString, {"nvmlErrorString"});
+  load(f.SystemGetDriverVersion, {"nvmlSystemGetDriverVersion"});
+  load(f.SystemGetNVMLVersion, {"nvmlSystemGetNVMLVersion"});
+  load(f.SystemGetCudaDriverVersion, {"nvmlSystemGetCudaDriverVersion_v2", "nvmlSystemGetCudaDriverVersion"});
+  load(f.DeviceGetCount, {"nvmlDeviceGetCount_v2", "nvmlDeviceGetCount"});
+  load(f.DeviceGetHandleByIndex, {"nvmlDeviceGetHandleByIndex_v2", "nvmlDeviceGetHandleByIndex"});
+  load(f.DeviceGetHandleByUUID, {"nvmlDeviceGetHandleByUUID"});
+  load(f.DeviceGetUUID, {"nvmlDeviceGetUUID"});
+  load(f.DeviceGetName, {"nvmlDeviceGetName"});
+  load(f.DeviceGetSerial, {"nvmlDeviceGetSerial"});
+  load(f.DeviceGetVbiosVersion, {"nvmlDeviceGetVbiosVersion"});
+  load(f.DeviceGetBoardPartNumber, {"nvmlDeviceGetBoardPartNumber"});
+  load(f.DeviceGetInforomImageVersion, {"nvmlDeviceGetInforomImageVersion"});
+  load(f.DeviceGetIndex, {"nvmlDeviceGetIndex"});
+  load(f.DeviceGetPciInfo, {"nvmlDeviceGetPciInfo_v3"});
+  load(f.DeviceGetMemoryInfo, {"nvmlDeviceGetMemoryInfo"});
+  load(f.DeviceGetEnforcedPowerLimit, {"nvmlDeviceGetEnforcedPowerLimit"});
+  load(f.DeviceGetPowerManagementLimit, {"nvmlDeviceGetPowerManagementLimit"});
+  load(f.DeviceGetPowerManagementDefaultLimit, {"nvmlDeviceGetPowerManagementDefaultLimit"});
+  load(f.DeviceGetPowerManagementLimitConstraints, {"nvmlDeviceGetPowerManagementLimitConstraints"});
+  load(f.DeviceGetClockInfo, {"nvmlDeviceGetClockInfo"});
+  load(f.DeviceGetMaxClockInfo, {"nvmlDeviceGetMaxClockInfo"});
+  load(f.DeviceGetApplicationsClock, {"nvmlDeviceGetApplicationsClock"});
+  load(f.DeviceGetTemperature, {"nvmlDeviceGetTemperature"});
+  load(f.DeviceGetUtilizationRates, {"nvmlDeviceGetUtilizationRates"});
+  load(f.DeviceGetCurrentClocksEventReasons,
+       {"nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons"});
+  load(f.DeviceGetPowerUsage, {"nvmlDeviceGetPowerUsage"});
+  load(f.DeviceGetTotalEnergyConsumption, {"nvmlDeviceGetTotalEnergyConsumption"});
+  load(f.DeviceGetFieldValues, {"nvmlDeviceGetFieldValues"});
+  load(f.DeviceGetSamples, {"nvmlDeviceGetSamples"});
+  load(f.DeviceGetMigMode, {"nvmlDeviceGetMigMode"});
+  load(f.DeviceGetEccMode, {"nvmlDeviceGetEccMode"});
+  load(f.DeviceGetPersistenceMode, {"nvmlDeviceGetPersistenceMode"});
+  load(f.DeviceGetComputeMode, {"nvmlDeviceGetComputeMode"});
+  load(f.DeviceGetVirtualizationMode, {"nvmlDeviceGetVirtualizationMode"});
+  load(f.DeviceGetCudaComputeCapability, {"nvmlDeviceGetCudaComputeCapability"});
+  load(f.DeviceGetArchitecture, {"nvmlDeviceGetArchitecture"});
+  load(f.DeviceGetPerformanceState, {"nvmlDeviceGetPerformanceState"});
+  load(f.DeviceGetComputeRunningProcesses,
+       {"nvmlDeviceGetComputeRunningProcesses_v3", "nvmlDeviceGetComputeRunningProcesses_v2"});
+
+  if (f.Init == nullptr || f.Shutdown == nullptr || f.DeviceGetCount == nullptr ||
+      f.DeviceGetHandleByIndex == nullptr || f.DeviceGetHandleByUUID == nullptr || f.DeviceGetUUID == nullptr) {
+    const std::string what = path_;
+    dlclose(handle_);
+    throw LibraryNotFound(what + " is not NVML, or is too old: nvmlInit, nvmlDeviceGetCount and "
+                                 "nvmlDeviceGetHandleByUUID are missing");
+  }
+  const Return code = f.Init();
+  if (code != kSuccess) {
+    std::string message = "nvmlInit failed: " + error_text(code);
+    if (code == kErrorDriverNotLoaded) {
+      message += ". Load the NVIDIA driver (nvidia-smi must work)";
+    } else if (code == kErrorNoPermission) {
+      message += ". Ask for read access to /dev/nvidiactl and /dev/nvidia* (group video or render, or the container's GPU option)";
+    } else if (code == kErrorLibRmVersionMismatch) {
+      message += ". The driver was updated under the running kernel module: reboot or reload it";
+    }
+    dlclose(handle_);
+    throw Error(code, "nvmlInit", message);
+  }
+  open_ = true;
+}
+
+Library::Library(Functions functions) : path_("(test)"), functions_(functions) {}
+
+Library::~Library() { close(); }
+
+void Library::close() {
+  if (open_) {
+    open_ = false;
+    functions_.Shutdown();
+    // The library stays mapped: NVML keeps threads and thread-local state of its own.
+  }
+}
+
+std::string Library::error_text(Return code) const {
+  const char* text = functions_.ErrorString != nullptr ? functions_.ErrorString(code) : nullptr;
+  return (text != nullptr ? std::string(text) : "NVML error") + " (" + std::to_string(code) + ")";
+}
+
+void Library::check(Return code, const char* function) const {
+  if (code != kSuccess) {
+    throw Error(code, function, std::string(function) + " failed: " + error_text(code));
+  }
+}
+
+std::string Library::driver_version() const {
+  std::array<char, kTextBytes> text{};
+  const auto get = functions_.SystemGetDriverVersion;
+  check(get != nullptr ? get(text.data(), text.size()) : kErrorFunctionNotFound, "nvmlSystemGetDriverVersion");
+  return text.data();
+}
+
+std::string Library::nvml_version() const {
+  std::array<char, kTextBytes> text{};
+  const auto get = functions_.SystemGetNVMLVersion;
+  check(get != nullptr ? get(text.data(), text.size()) : kErrorFunctionNotFound, "nvmlSystemGetNVMLVersion");
+  return text.data();
+}
+
+std::optional<int> Library::cuda_driver_version() const {
+  int version = 0;
+  const auto get = functions_.SystemGetCudaDriverVersion;
+  if (get == nullptr || get(&version) != kSuccess) {
+    return std::nullopt;
+  }
+  return version;
+}
+
+unsigned int Library::device_count() const {
+  unsigned int count = 0;
+  check(functions_.DeviceGetCount(&count), "nvmlDeviceGetCount");
+  return count;
+}
+
+std::vector<std::string> Library::device_uuids() const {
+  std::vector<std::string> uuids;
+  const unsigned int count = device_count();
+  for (unsigned int index = 0; index < count; ++index) {
+    Device device = nullptr;
+    check(functions_.DeviceGetHandleByIndex(index, &device), "nvmlDeviceGetHandleByIndex");
+    std::array<char, kTextBytes> uuid{};
+    check(functions_.DeviceGetUUID(device, uuid.data(), uuid.size()), "nvmlDeviceGetUUID");
+    uuids.emplace_back(uuid.data());
+  }
+  return uuids;
+}
+
+Device Library::device(const std::string& uuid) const {
+  Device device = nullptr;
+  check(functions_.DeviceGetHandleByUUID(uuid.c_str(), &device), "nvmlDeviceGetHandleByUUID");
+  return device;
+}
+
+std::vector<std::pair<std::string, Fact>> Library::device_info(const std::string& uuid) const {
+  const Device dev = device(uuid);
+  const Functions& f = functions_;
+  std::vector<std::pair<std::string, Fact>> facts;
+
+  const auto text = [&](const char* name, Return (*get)(Device, char*, unsigned int)) {
+    std::array<char, kTextBytes> buffer{};
+    const bool told = get != nullptr && get(dev, buffer.data(), buffer.size()) == kSuccess;
+    facts.emplace_back(name, told ? Fact(std::string(buffer.data())) : Fact());
+  };
+  const auto number = [&](const char* name, Return (*get)(Device, unsigned int*)) {
+    unsigned int value = 0;
+    const bool told = get != nullptr && get(dev, &value) == kSuccess;
+    facts.emplace_back(name, told ? Fact(static_cast<std::int64_t>(value)) : Fact());
+  };
+  const auto by_kind = [&](const char* name, Return (*get)(Device, int, unsigned int*), int kind) {
+    unsigned int value = 0;
+    const bool told = get != nullptr && get(dev, kind, &value) == kSuccess;
+    facts.emplace_back(name, told ? Fact(static_cast<std::int64_t>(value)) : Fact());
+  };
+  const auto two = [&](const char* first, const char* second, Return (*get)(Device, unsigned int*, unsigned int*)) {
+    unsigned int a = 0;
+    unsigned int b = 0;
+    const bool told = get != nullptr && get(dev, &a, &b) == kSuccess;
+    facts.emplace_back(first, told ? Fact(static_cast<std::int64_t>(a)) : Fact());
+    facts.emplace_back(second, told ? Fact(static_cast<std::int64_t>(b)) : Fact());
+  };
+
+  facts.emplace_back("uuid", uuid);
+  number("index", f.DeviceGetIndex);
+  text("name", f.DeviceGetName);
+  text("serial", f.DeviceGetSerial);
+  text("vbios", f.DeviceGetVbiosVersion);
+  text("board_part_number", f.DeviceGetBoardPartNumber);
+  text("inforom_version", f.DeviceGetInforomImageVersion);
+  {
+    PciInfo pci{};
+    const bool told = f.DeviceGetPciInfo != nullptr && f.DeviceGetPciInfo(dev, &pci) == kSuccess;
+    facts.emplace_back("pci_bus_id", told ? Fact(std::string(pci.bus_id)) : Fact());
+    facts.emplace_back("pci_device_id", told ? Fact(static_cast<std::int64_t>(pci.pci_device_id)) : Fact());
+    facts.emplace_back("pci_subsystem_id", told ? Fact(static_cast<std::int64_t>(pci.pci_subsystem_id)) : Fact());
+  }
+  {
+    Memory memory{};
+    const bool told = f.DeviceGetMemoryInfo != nullptr && f.DeviceGetMemoryInfo(dev, &memory) == kSuccess;
+    facts.emplace_back("memory_total_bytes", told ? Fact(static_cast<std::int64_t>(memory.total)) : Fact());
+    facts.emplace_back("memory_free_bytes", told ? Fact(static_cast<std::int64_t>(memory.free)) : Fact());
+  }
+  number("power_limit_enforced_mw", f.DeviceGetEnforcedPowerLimit);
+  number("power_limit_mw", f.DeviceGetPowerManagementLimit);
+  number("power_limit_default_mw", f.DeviceGetPowerManagementDefaultLimit);
+  two("power_limit_min_mw", "power_limit_max_mw", f.DeviceGetPowerManagementLimitConstraints);
+  by_kind("max_sm_clock_mhz", f.DeviceGetMaxClockInfo, kClockSm);
+  by_kind("max_memory_clock_mhz", f.DeviceGetMaxClockInfo, kClockMemory);
+  by_kind("applications_graphics_clock_mhz", f.DeviceGetApplicationsClock, kClockGraphics);
+  by_kind("applications_memory_clock_mhz", f.DeviceGetApplicationsClock, kClockMemory);
+  two("mig_mode", "mig_mode_pending", f.DeviceGetMigMode);
+  two("ecc_mode", "ecc_mode_pending", f.DeviceGetEccMode);
+  number("persistence_mode", f.DeviceGetPersistenceMode);
+  number("compute_mode", f.DeviceGetComputeMode);
+  number("virtualization_mode", f.DeviceGetVirtualizationMode);
+  number("architecture", f.DeviceGetArchitecture);
+  {
+    int major = 0;
+    int minor = 0;
+    const auto get = f.DeviceGetCudaComputeCapability;
+    const bool told = get != nullptr && get(dev, &major, &minor) == kSuccess;
+    facts.emplace_back("compute_capability",
+                       told ? Fact(std::to_string(major) + "." + std::to_string(minor)) : Fact());
+  }
+  return facts;
+}
+
+std::vector<ComputeProcess> Library::compute_processes(const std::string& uuid) const {
+  const Device dev = device(uuid);
+  const auto get = functions_.DeviceGetComputeRunningProcesses;
+  std::vector<ProcessInfo> infos(64);
+  unsigned int count = 0;
+  Return code = kErrorFunctionNotFound;
+  for (int attempt = 0; get != nullptr && attempt < 4; ++attempt) {
+    count = static_cast<unsigned int>(infos.size());
+    code = get(dev, &count, infos.data());
+    if (code != kErrorInsufficientSize) {
+      break;
+    }
+    infos.resize(std::size_t{count} + 16);  // processes may start between the calls
+  }
+  check(code, "nvmlDeviceGetComputeRunningProcesses");
+  std::vector<ComputeProcess> processes;
+  for (unsigned int i = 0; i < count; ++i) {
+    const auto used = infos[i].used_gpu_memory;
+    processes.push_back({infos[i].pid, used == kValueNotAvailable ? std::nullopt : std::optional<std::uint64_t>(used)});
+  }
+  return processes;
+}
+
+}  // namespace wattcount::nvml

@@ -1,0 +1,169 @@
+// Reads every power and energy source of a set of GPUs, one native thread a GPU.
+//
+//   construct --- start() ------------------- mark()* drain()* --- stop()
+//   (throws)      first read of everything,                        flag, notify, join,
+//                 then the threads                                 last read of everything
+//
+// A counter read costs 3 to 12 ms on an H200, so each GPU has a thread of its own. Deadlines are absolute
+// and, when missed, skipped and counted, never caught up with. Only changes are kept, plus heartbeats.
+#pragma once
+
+#include <atomic>
+#include <array>
+#include <condition_variable>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "nvml/library.h"
+#include "sampler/event.h"
+#include "sampler/histogram.h"
+
+namespace wattcount {
+
+struct SamplingPlan {
+  std::int64_t energy_counter_period_ns = 1'009'000'000;
+  std::int64_t power_period_ns = 20'000'000;
+  std::int64_t samples_period_ns = 1'000'000'000;
+  std::int64_t status_period_ns = 1'000'000'000;
+  std::int64_t heartbeat_ns = 1'000'000'000;
+  std::size_t capacity_events = 64 * 1024 * 1024 / sizeof(Event);
+};
+
+enum class SourceState { kUnknown, kOk, kUnsupported, kFailing };
+
+struct SourceHealth {
+  Source source;
+  SourceState state = SourceState::kUnknown;
+  std::int64_t period_ns = 0;
+  std::uint64_t calls = 0;
+  std::uint64_t errors = 0;
+  std::uint64_t missed_deadlines = 0;
+  int last_error = 0;
+  std::int64_t cpu_ns = 0;
+  Histogram call_ns;
+  Histogram lateness_ns;
+};
+
+struct GpuHealth {
+  std::string uuid;
+  bool lost = false;
+  std::int64_t cpu_ns = 0;   // of the thread
+  std::int64_t wall_ns = 0;  // since start
+  std::uint64_t events = 0;
+  std::uint64_t dropped_events = 0;
+  std::uint64_t missed_deadlines = 0;
+  std::uint64_t ring_overflows = 0;  // drains that came too late: samples were lost
+  std::uint64_t ring_depth = 0;
+  std::int64_t ring_period_us = 0;
+  std::vector<SourceHealth> sources;
+};
+
+struct LatestValue {
+  bool known = false;
+  std::int64_t value = 0;
+  std::int64_t t1_ns = 0;
+};
+
+// The sources of one GPU and the thread that reads them.
+class GpuSampler {
+ public:
+  GpuSampler(const nvml::Functions& functions, nvml::Device device, std::string uuid, std::uint16_t gpu,
+             const SamplingPlan& plan);
+  ~GpuSampler();
+  GpuSampler(const GpuSampler&) = delete;
+  GpuSampler& operator=(const GpuSampler&) = delete;
+
+  void start();
+  void stop();
+  void mark();
+  std::vector<Event> drain();
+  std::array<LatestValue, kSourceCount> latest();
+  GpuHealth health();
+
+ private:
+  // A group of sources that one NVML call answers.
+  struct Call {
+    void (GpuSampler::*read)(Call&);
+    std::int64_t period_ns;
+    std::int64_t deadline_ns = 0;
+    std::int64_t backoff_ns = 0;
+    bool disabled = false;
+    std::vector<Source> sources;
+  };
+  struct Track {
+    bool seen = false;
+    std::int64_t value = 0;
+    int nvml_return = 0;
+    std::int64_t last_same_t0_ns = -1;  // start of the last call that returned `value`
+    std::int64_t emitted_ns = 0;
+  };
+
+  void run();
+  void read_all();
+  void perform(Call& call, std::int64_t now_ns);
+  void read_counter(Call& call);
+  void read_fields(Call& call);
+  void read_ring(Call& call);
+  void read_memory_temperature(Call& call);
+  void read_utilization(Call& call);
+  void read_memory(Call& call);
+  void read_processes(Call& call);
+  void read_simple(Call& call);
+  void observe(Source source, std::int64_t t0_ns, std::int64_t t1_ns, int nvml_return, std::int64_t value,
+               std::int64_t source_ts_us);
+  void push(const Event& event);
+  void account(Source source, std::int64_t t0_ns, std::int64_t t1_ns, std::int64_t cpu_ns, int nvml_return);
+  bool in_forked_child() const;
+
+  const nvml::Functions& nvml_;
+  const nvml::Device device_;
+  const std::string uuid_;
+  const std::uint16_t gpu_;
+  const SamplingPlan plan_;
+  const int owner_pid_;
+
+  std::vector<Call> calls_;
+  std::array<Track, kSourceCount> tracks_{};
+  int worst_return_ = 0;  // of the call being performed
+  std::vector<nvml::Sample> ring_buffer_;
+  unsigned long long ring_last_us_ = 0;
+  std::int64_t ring_last_t0_ns_ = -1;
+  std::uint64_t random_ = 0x9E3779B97F4A7C15ULL;
+
+  std::unique_ptr<std::thread> thread_;
+  std::mutex lifecycle_mutex_;  // start and stop
+  std::mutex mutex_;            // everything below, and the buffer
+  // By pointer: in a forked child it still has a waiter, and destroying it would wait for that for ever.
+  std::unique_ptr<std::condition_variable> wake_ = std::make_unique<std::condition_variable>();
+  bool stopping_ = false;
+  bool mark_requested_ = false;
+  bool running_ = false;
+  std::int64_t started_ns_ = 0;
+  std::int64_t stopped_ns_ = 0;
+  std::vector<Event> events_;
+  std::array<LatestValue, kSourceCount> latest_{};
+  GpuHealth health_;
+};
+
+class Sampler {
+ public:
+  // Throws nvml::Error where a UUID is not there. The library must outlive the sampler.
+  Sampler(const nvml::Library& library, const std::vector<std::string>& uuids, const SamplingPlan& plan);
+  void start();
+  void stop();
+  void mark();
+  std::vector<std::vector<Event>> drain();  // per GPU
+  std::vector<std::array<LatestValue, kSourceCount>> latest();
+  std::vector<GpuHealth> health();
+
+ private:
+  std::vector<std::unique_ptr<GpuSampler>> gpus_;
+};
+
+std::int64_t monotonic_ns();
+
+}  // namespace wattcount

@@ -1,0 +1,359 @@
+// The sampling threads over a function table of the test's own: what is kept, how often NVML is asked, and what
+// happens when it fails.
+#include "sampler/sampler.h"
+
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <thread>
+
+#include "tests/check.h"
+
+using namespace wattcount;
+namespace nvml = wattcount::nvml;
+
+namespace {
+
+// What the fake GPU answers; every test starts from `reset`.
+std::atomic<int> counter_code{0};
+std::atomic<unsigned long long> counter_mj{0};
+std::atomic<int> counter_calls{0};
+std::atomic<int> counter_sleep_ms{0};
+std::atomic<unsigned int> instant_mw{100000};
+std::atomic<int> field_code{0};
+std::atomic<int> average_code{0};
+std::atomic<unsigned long long> ring_now{0};
+std::atomic<int> all_code{0};
+
+void reset() {
+  counter_code = 0;
+  counter_mj = 5'000'000'000'000ULL;  // beyond 32 bit
+  counter_calls = 0;
+  counter_sleep_ms = 0;
+  instant_mw = 100000;
+  field_code = 0;
+  average_code = nvml::kErrorNotSupported;
+  ring_now = 0;
+  all_code = 0;
+}
+
+int fake_counter(nvml::Device, unsigned long long* out) {
+  ++counter_calls;
+  if (counter_sleep_ms > 0) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(counter_sleep_ms.load()));
+  }
+  *out = counter_mj;
+  return all_code != 0 ? all_code.load() : counter_code.load();
+}
+
+int fake_fields(nvml::Device, int count, nvml::FieldValue* values) {
+  for (int i = 0; i < count; ++i) {
+    values[i].nvml_return = values[i].field_id == nvml::kFieldPowerInstant ? field_code.load() : average_code.load();
+    values[i].value_type = nvml::kUnsignedInt;
+    values[i].value.ull = 0;
+    values[i].value.ui = instant_mw;
+  }
+  return all_code;
+}
+
+// A ring of 10 samples, 1 ms apart, up to `ring_now` milliseconds.
+int fake_ring(nvml::Device, int, unsigned long long last_us, int* type, unsigned int* count, nvml::Sample* samples) {
+  *type = nvml::kUnsignedInt;
+  if (samples == nullptr) {
+    *count = 10;
+    return nvml::kSuccess;
+  }
+  unsigned int given = 0;
+  const unsigned long long newest = ring_now;
+  for (unsigned long long ms = newest > 10 ? newest - 9 : 1; ms <= newest && newest > 0; ++ms) {
+    if (ms * 1000 > last_us) {
+      samples[given].timestamp_us = ms * 1000;
+      samples[given].value.ull = 0;
+      samples[given].value.ui = static_cast<unsigned int>(ms);
+      ++given;
+    }
+  }
+  *count = given;
+  if (all_code != 0) {
+    return all_code;
+  }
+  return given > 0 ? nvml::kSuccess : nvml::kErrorNotFound;
+}
+
+nvml::Functions table() {
+  nvml::Functions functions;
+  functions.DeviceGetTotalEnergyConsumption = fake_counter;
+  functions.DeviceGetFieldValues = fake_fields;
+  functions.DeviceGetSamples = fake_ring;
+  return functions;
+}
+
+SamplingPlan quick() {
+  SamplingPlan plan;
+  plan.energy_counter_period_ns = 5'000'000;
+  plan.power_period_ns = 2'000'000;
+  plan.samples_period_ns = 5'000'000;
+  plan.status_period_ns = 5'000'000;
+  plan.heartbeat_ns = 20'000'000;
+  return plan;
+}
+
+const nvml::Device kDevice = nullptr;
+
+void wait_ms(int ms) { std::this_thread::sleep_for(std::chrono::milliseconds(ms)); }
+
+std::vector<Event> of(const std::vector<Event>& events, Source source) {
+  std::vector<Event> chosen;
+  std::copy_if(events.begin(), events.end(), std::back_inserter(chosen),
+               [&](const Event& event) { return event.source == static_cast<std::uint16_t>(source); });
+  return chosen;
+}
+
+const SourceHealth& health_of(const GpuHealth& health, Source source) {
+  return health.sources[static_cast<std::size_t>(source)];
+}
+
+}  // namespace
+
+TEST(first_sample_is_there_before_the_thread_and_last_after_it) {
+  reset();
+  SamplingPlan plan = quick();
+  plan.energy_counter_period_ns = 1'000'000'000'000;
+  const nvml::Functions functions = table();
+  GpuSampler sampler(functions, kDevice, "GPU-a", 3, plan);
+  sampler.start();
+  auto events = of(sampler.drain(), Source::kEnergyCounter);
+  CHECK(events.size() == 1);
+  CHECK(events.at(0).value == 5'000'000'000'000LL);
+  CHECK(events.at(0).prev_t0_ns == -1);
+  CHECK(events.at(0).gpu == 3);
+  CHECK(events.at(0).t1_ns >= events.at(0).t0_ns);
+  counter_mj = 5'000'000'000'007ULL;
+  sampler.stop();
+  events = of(sampler.drain(), Source::kEnergyCounter);
+  CHECK(events.size() == 1);
+  CHECK(events.at(0).value == 5'000'000'000'007LL);
+}
+
+TEST(only_changes_and_heartbeats_are_kept_with_their_brackets) {
+  reset();
+  const nvml::Functions functions = table();
+  GpuSampler sampler(functions, kDevice, "GPU-a", 0, quick());
+  sampler.start();
+  wait_ms(50);
+  const std::int64_t changed_ns = monotonic_ns();
+  instant_mw = 200000;
+  wait_ms(50);
+  sampler.stop();
+  const auto events = of(sampler.drain(), Source::kPowerInstant);
+  const GpuHealth health = sampler.health();
+  const auto calls = health_of(health, Source::kPowerInstant).calls;
+  CHECK(calls > 20);
+  CHECK(events.size() < calls / 2);
+  const auto change = std::find_if(events.begin(), events.end(), [](const Event& e) { return e.value == 200000; });
+  CHECK(change != events.end());
+  CHECK(change->prev_t0_ns > 0);
+  CHECK(change->prev_t0_ns <= changed_ns);
+  CHECK(change->t1_ns >= changed_ns);
+  // The call before was the last with the old value: no other lies between.
+  CHECK(change->t0_ns - change->prev_t0_ns < 40'000'000);
+}
+
+TEST(unsupported_sources_are_asked_once_and_the_others_go_on) {
+  reset();
+  counter_code = nvml::kErrorNotSupported;
+  const nvml::Functions functions = table();
+  GpuSampler sampler(functions, kDevice, "GPU-a", 0, quick());
+  sampler.start();
+  wait_ms(40);
+  sampler.stop();
+  const GpuHealth health = sampler.health();
+  CHECK(counter_calls == 1);
+  CHECK(health_of(health, Source::kEnergyCounter).state == SourceState::kUnsupported);
+  CHECK(health_of(health, Source::kPowerAverage).state == SourceState::kUnsupported);
+  CHECK(health_of(health, Source::kPowerInstant).state == SourceState::kOk);
+  CHECK(health_of(health, Source::kPowerInstant).calls > 5);
+  CHECK(health_of(health, Source::kTemperatureGpu).state == SourceState::kUnsupported);  // no such symbol
+}
+
+TEST(an_error_that_comes_and_goes_is_two_events) {
+  reset();
+  const nvml::Functions functions = table();
+  GpuSampler sampler(functions, kDevice, "GPU-a", 0, quick());
+  sampler.start();
+  wait_ms(20);
+  counter_code = nvml::kErrorTimeout;
+  wait_ms(40);
+  counter_code = 0;
+  wait_ms(60);
+  sampler.stop();
+  const auto events = of(sampler.drain(), Source::kEnergyCounter);
+  const auto error = std::find_if(events.begin(), events.end(), [](const Event& e) { return e.nvml_return != 0; });
+  CHECK(error != events.end());
+  CHECK(error->nvml_return == nvml::kErrorTimeout);
+  CHECK(std::any_of(error, events.end(), [](const Event& e) { return e.nvml_return == 0; }));
+  CHECK(events.back().nvml_return == 0);
+  CHECK(health_of(sampler.health(), Source::kEnergyCounter).state == SourceState::kOk);
+}
+
+TEST(a_lost_gpu_is_marked_and_asked_slowly) {
+  reset();
+  const nvml::Functions functions = table();
+  GpuSampler sampler(functions, kDevice, "GPU-a", 0, quick());
+  sampler.start();
+  wait_ms(20);
+  all_code = nvml::kErrorGpuIsLost;
+  wait_ms(20);
+  const int before = counter_calls;
+  wait_ms(100);
+  CHECK(counter_calls - before <= 1);
+  sampler.stop();
+  CHECK(sampler.health().lost);
+}
+
+TEST(memory_is_bounded_and_drops_are_counted) {
+  reset();
+  SamplingPlan plan = quick();
+  plan.capacity_events = 30;
+  plan.heartbeat_ns = 1;
+  const nvml::Functions functions = table();
+  GpuSampler sampler(functions, kDevice, "GPU-a", 0, plan);
+  sampler.start();
+  wait_ms(120);
+  sampler.stop();
+  CHECK(sampler.health().dropped_events > 0);
+  CHECK(sampler.drain().size() == 30);
+  CHECK(sampler.drain().empty());
+}
+
+TEST(the_ring_is_drained_without_duplicates_and_before_it_overflows) {
+  reset();
+  ring_now = 10;
+  SamplingPlan plan = quick();
+  plan.samples_period_ns = 1'000'000'000;  // far too slow for a ring of 10 ms
+  const nvml::Functions functions = table();
+  GpuSampler sampler(functions, kDevice, "GPU-a", 0, plan);
+  sampler.start();
+  const std::int64_t start_ns = monotonic_ns();
+  while (monotonic_ns() - start_ns < 100'000'000) {
+    ring_now = 10 + static_cast<unsigned long long>((monotonic_ns() - start_ns) / 1'000'000);
+    std::this_thread::sleep_for(std::chrono::microseconds(200));
+  }
+  sampler.stop();
+  const GpuHealth health = sampler.health();
+  CHECK(health.ring_depth == 10);
+  CHECK(health.ring_period_us == 1000);
+  CHECK(health_of(health, Source::kPowerSamples).period_ns <= 5'000'000);
+  const auto all = sampler.drain();
+  const auto samples = of(all, Source::kPowerSamples);
+  CHECK(samples.size() > 50);
+  for (std::size_t i = 1; i < samples.size(); ++i) {
+    CHECK(samples[i].source_ts_us > samples[i - 1].source_ts_us);
+    CHECK(samples[i].value * 1000 == samples[i].source_ts_us);
+  }
+  CHECK(of(all, Source::kRealtime).size() >= 2);
+}
+
+TEST(missed_deadlines_are_skipped_and_counted) {
+  reset();
+  counter_sleep_ms = 23;
+  const nvml::Functions functions = table();
+  GpuSampler sampler(functions, kDevice, "GPU-a", 0, quick());
+  sampler.start();
+  wait_ms(250);
+  sampler.stop();
+  const GpuHealth health = sampler.health();
+  CHECK(health_of(health, Source::kEnergyCounter).missed_deadlines > 10);
+  CHECK(counter_calls < 16);  // never caught up with
+  CHECK(health_of(health, Source::kEnergyCounter).call_ns.quantile_ns(0.5) > 20e6);
+}
+
+TEST(mark_reads_everything_at_once) {
+  reset();
+  SamplingPlan plan = quick();
+  plan.energy_counter_period_ns = 1'000'000'000'000;
+  const nvml::Functions functions = table();
+  GpuSampler sampler(functions, kDevice, "GPU-a", 0, plan);
+  sampler.start();
+  const int before = counter_calls;
+  sampler.mark();
+  wait_ms(50);
+  CHECK(counter_calls == before + 1);
+  sampler.stop();
+}
+
+TEST(stop_is_idempotent_and_a_sampler_can_start_again) {
+  reset();
+  const nvml::Functions functions = table();
+  GpuSampler sampler(functions, kDevice, "GPU-a", 0, quick());
+  sampler.stop();
+  sampler.start();
+  CHECK_THROWS(sampler.start(), std::runtime_error);
+  sampler.stop();
+  sampler.stop();
+  sampler.start();
+  sampler.stop();
+}
+
+TEST(stop_does_not_wait_for_a_deadline) {
+  reset();
+  SamplingPlan plan;  // seconds between deadlines
+  const nvml::Functions functions = table();
+  GpuSampler sampler(functions, kDevice, "GPU-a", 0, plan);
+  sampler.start();
+  const std::int64_t start_ns = monotonic_ns();
+  sampler.stop();
+  CHECK(monotonic_ns() - start_ns < 500'000'000);
+}
+
+TEST(many_threads_may_ask_while_it_runs) {
+  reset();
+  const nvml::Functions functions = table();
+  GpuSampler sampler(functions, kDevice, "GPU-a", 0, quick());
+  sampler.start();
+  std::vector<std::thread> askers;
+  std::atomic<std::size_t> seen{0};
+  for (int i = 0; i < 3; ++i) {
+    askers.emplace_back([&] {
+      for (int k = 0; k < 200; ++k) {
+        seen += sampler.drain().size();
+        sampler.latest();
+        sampler.health();
+        sampler.mark();
+      }
+    });
+  }
+  for (auto& asker : askers) {
+    asker.join();
+  }
+  sampler.stop();
+  seen += sampler.drain().size();
+  CHECK(seen == sampler.health().events);
+}
+
+#if !defined(__SANITIZE_THREAD__)  // TSan does not follow a fork of a threaded process
+TEST(a_forked_child_is_left_alone) {
+  reset();
+  const nvml::Functions functions = table();
+  auto sampler = std::make_unique<GpuSampler>(functions, kDevice, "GPU-a", 0, quick());
+  sampler->start();
+  wait_ms(10);
+  const pid_t child = fork();
+  if (child == 0) {
+    const bool inert = sampler->drain().empty();
+    sampler->mark();
+    sampler->stop();
+    sampler.reset();
+    _exit(inert ? 0 : 1);
+  }
+  int status = -1;
+  waitpid(child, &status, 0);
+  CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+  wait_ms(10);
+  sampler->stop();
+  CHECK(!sampler->drain().empty());
+}
+#endif

@@ -1,0 +1,213 @@
+"""The Hydra entry: one point, sweeps, exit codes, signals; the run itself is replaced, its contract is not."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wattcount.cli import run as entry
+from wattcount.cli.main import main
+from wattcount.cli.run import PointResult, exit_code
+from wattcount.config import RunConfig
+from wattcount.errors import NotStartedError, RunFailedError
+
+
+@dataclasses.dataclass
+class Calls:
+    """Stands in for `_measure`: notes what it was asked for and answers what the test wants."""
+
+    answer: Callable[[RunConfig], int | BaseException]
+    runs: list[RunConfig] = dataclasses.field(default_factory=list)
+
+    def __call__(self, run: RunConfig, overrides: tuple[str, ...]) -> PointResult:
+        self.runs.append(run)
+        answer = self.answer(run)
+        if isinstance(answer, BaseException):
+            raise answer
+        message = None if answer == 0 else "what went wrong"
+        return PointResult(answer, overrides, f"/records/{len(self.runs)}", message)
+
+
+@pytest.fixture
+def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setenv("WATTCOUNT_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def calls(home: Path, monkeypatch: pytest.MonkeyPatch) -> Calls:
+    assert home
+    calls = Calls(lambda _run: 0)
+    monkeypatch.setattr(entry, "_measure", calls)
+    return calls
+
+
+def test_one_point(calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["model=tiny", "scenario=batch", "scenario.num_requests=3"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == "record: /records/1\n"
+    assert captured.err == ""
+    (run,) = calls.runs
+    assert (run.model.name, run.scenario.num_requests) == ("tiny", 3)
+
+
+def test_no_arguments_is_a_run(calls: Calls) -> None:
+    assert main([]) == 0
+    (run,) = calls.runs
+    assert run.model.name == "auto"
+
+
+def test_nothing_is_left_in_the_working_directory(calls: Calls, home: Path) -> None:
+    assert main(["-m", "seed=1,2", "model=tiny"]) == 0
+    assert len(calls.runs) == 2
+    assert list(Path.cwd().iterdir()) == []
+    assert [file.name for file in home.rglob("*") if file.is_file()] == ["multirun.yaml"]
+
+
+@pytest.mark.parametrize("answer", [1, 2])
+def test_what_went_wrong_is_said_and_the_record_printed(
+    answer: int, calls: Calls, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls.answer = lambda _run: answer
+    assert main(["model=tiny"]) == answer
+    captured = capsys.readouterr()
+    assert captured.err == "wattcount: what went wrong\n"
+    assert captured.out == "record: /records/1\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(NotStartedError("wrong GPU"), 2), (RunFailedError("engine_died", "the engine died"), 1)],
+)
+def test_an_error_is_one_line(
+    error: Exception, code: int, calls: Calls, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls.answer = lambda _run: error
+    assert main(["model=tiny"]) == code
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == f"wattcount: {error}\n"
+
+
+def test_a_sweep_runs_every_point(calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["-m", "model=tiny,qwen2_5_0_5b", "scenario=batch,server", "seed=0,1,2"]) == 0
+    points = {(run.model.name, run.scenario.name, run.seed) for run in calls.runs}
+    assert len(points) == len(calls.runs) == 12
+    assert capsys.readouterr().out.count("record: ") == 12
+
+
+def test_a_bad_point_is_found_before_the_first_one_starts(
+    calls: Calls, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["-m", "model=tiny", "scenario.rate_rps=1,2,-4", "scenario.window_s=30,0"]) == 2
+    assert calls.runs == []
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "scenario.rate_rps: must be above 0 requests/s, not -4" in captured.err
+    assert "scenario.window_s: must be above 0 s" in captured.err
+    assert "Traceback" not in captured.err
+
+
+@pytest.mark.parametrize("bad", ["model=tiny,tinyy", "scenario.arrivals.kind=poisson,posson", "seed=0,1.5"])
+def test_a_typo_in_one_point_is_found_too(bad: str, calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["-m", bad]) == 2
+    assert calls.runs == []
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_one_failure_does_not_end_a_sweep(calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
+    answers: dict[int, Any] = {
+        0: 0,
+        1: RunFailedError("oom", "out of memory"),
+        2: 1,
+        3: NotStartedError("no"),
+        4: 0,
+    }
+    calls.answer = lambda run: answers[run.seed]
+    assert main(["-m", "model=tiny", "seed=0,1,2,3,4"]) == 1
+    assert len(calls.runs) == 5
+    captured = capsys.readouterr()
+    assert captured.out.count("record: ") == 3
+    assert "3 of 5 points not done:" in captured.err
+    assert "model=tiny seed=1: failed: out of memory" in captured.err
+    assert "model=tiny seed=3: not started: no" in captured.err
+
+
+@pytest.mark.parametrize("code", [130, 143])
+def test_an_interrupt_ends_a_sweep(code: int, calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
+    calls.answer = lambda run: code if run.seed == 1 else 0
+    assert main(["-m", "model=tiny", "seed=0,1,2"]) == code
+    assert [run.seed for run in calls.runs] == [0, 1]
+    assert capsys.readouterr().out.count("record: ") == 2
+
+
+def test_sigterm_ends_with_its_own_code(calls: Calls) -> None:
+    def kill(_run: RunConfig) -> int:
+        os.kill(os.getpid(), signal.SIGTERM)
+        signal.pause()
+        return 0
+
+    calls.answer = kill
+    before = signal.getsignal(signal.SIGTERM)
+    assert main(["-m", "model=tiny", "seed=0,1"]) == 143
+    assert len(calls.runs) == 1
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_ctrl_c(calls: Calls) -> None:
+    calls.answer = lambda _run: KeyboardInterrupt()
+    assert main(["-m", "model=tiny", "seed=0,1"]) == 130
+    assert len(calls.runs) == 1
+
+
+def test_an_experiment_is_a_sweep_of_its_own(calls: Calls) -> None:
+    assert main(["experiment=paper", "model=tiny", "repeat=0"]) == 0
+    assert [run.scenario.name for run in calls.runs] == [
+        "batch_paper",
+        "server_paper_low",
+        "server_paper_high",
+    ]
+
+
+def test_groups_of_ones_own(calls: Calls, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "mine"
+    (folder / "model").mkdir(parents=True)
+    (folder / "model" / "my.yaml").write_text(
+        "defaults: [model_schema, _self_]\nname: my\nhf_id: me/my\nweights: random\n"
+    )
+    assert main(["--config-dir", str(folder), "model=my"]) == 0
+    assert main(["-m", "--config-dir", str(folder), "model=my,tiny"]) == 0
+    assert [run.model.name for run in calls.runs] == ["my", "my", "tiny"]
+    assert main(["--config-dir", str(tmp_path / "nope"), "model=my"]) == 2
+    assert capsys.readouterr().err == f"wattcount: --config-dir: no folder at {tmp_path / 'nope'}\n"
+
+
+def test_flags_of_hydra(calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--cfg", "job", "model=tiny", "scenario=batch"]) == 0
+    assert "num_requests: 512" in capsys.readouterr().out
+    assert main(["--info", "searchpath"]) == 0
+    assert "structured://" in capsys.readouterr().out
+    assert main(["--cfg", "nonsense"]) == 2
+    assert main(["--config-path", "/tmp"]) == 2
+    assert calls.runs == []
+
+
+def test_exit_codes_of_a_sweep() -> None:
+    def of(*codes: int) -> int:
+        return exit_code(PointResult(code, (), None, None) for code in codes)
+
+    assert of() == 0
+    assert of(0, 0) == 0
+    assert of(2, 2) == 2
+    assert of(0, 2) == 1
+    assert of(0, 1) == 1
+    assert of(1, 2) == 1

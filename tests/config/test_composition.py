@@ -1,0 +1,238 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+from wattcount.config import compose, from_json, to_json
+from wattcount.config.composition import (
+    GROUP_SCHEMAS,
+    conf_path,
+    gpu_catalogue,
+    match_gpu,
+    options,
+)
+from wattcount.config.schema import BatchConfig, EngineKind, PowerBackend, ServerConfig, Weights
+from wattcount.errors import NotStartedError
+
+GPUS = [
+    "t4",
+    "v100",
+    "a30",
+    "a100",
+    "a100_40gb",
+    "a100_80gb",
+    "l4",
+    "l40s",
+    "rtx3090",
+    "rtx4090",
+    "h100",
+    "h100_nvl",
+    "h200",
+    "b200",
+    "auto",
+]
+MODELS = [
+    "llama3_8b",
+    "llama3_1_8b",
+    "qwen2_5_0_5b",
+    "qwen2_5_7b",
+    "gemma2_2b",
+    "phi4",
+    "mistral_7b",
+    "olmoe_1b_7b",
+    "tiny",
+    "custom",
+    "auto",
+]
+
+
+@pytest.fixture(autouse=True)
+def _home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("WATTCOUNT_HOME", str(tmp_path / "home"))
+
+
+def test_the_options_that_were_promised() -> None:
+    assert set(GPUS) <= set(options("gpu"))
+    assert set(MODELS) <= set(options("model"))
+    assert {"batch", "server", "batch_paper", "server_paper_low", "server_paper_high"} <= set(
+        options("scenario")
+    )
+    assert {"auto", "nvml", "emulated"} <= set(options("power"))
+    assert {"vllm", "tiny"} <= set(options("engine"))
+
+
+@pytest.mark.parametrize("group", sorted(GROUP_SCHEMAS))
+def test_every_option_composes_under_its_own_name(group: str) -> None:
+    for option in options(group):
+        overrides = [f"{group}={option}"]
+        if (group, option) == ("model", "custom"):
+            overrides.append("model.hf_id=someone/something")
+        run = compose(overrides)
+        assert from_json(json.loads(json.dumps(to_json(run)))) == run
+        node = getattr(run, group)
+        if group in ("model", "gpu", "scenario"):
+            assert node.name == option
+
+
+def test_the_defaults() -> None:
+    run = compose()
+    assert (run.model.name, run.gpu.name, run.scenario.name) == ("auto", "auto", "server")
+    assert run.model.weights is Weights.random
+    assert run.engine.name is EngineKind.vllm
+    assert run.power.backend is PowerBackend.auto
+    assert run.tracking.enabled
+    assert run.records_dir == os.path.join(os.environ["WATTCOUNT_HOME"], "records")  # noqa: PTH118
+
+
+def test_a_run_on_a_machine_without_a_gpu_is_over_in_three_minutes() -> None:
+    scenario = compose().scenario
+    phases_s = scenario.bare_idle_s + 2 * scenario.loaded_idle_s + scenario.warmup_s + scenario.window_s
+    assert phases_s <= 110
+
+
+def test_scenarios_are_typed() -> None:
+    batch, server = (
+        compose(["scenario=batch_paper"]).scenario,
+        compose(["scenario=server_paper_low"]).scenario,
+    )
+    assert isinstance(batch, BatchConfig)
+    assert isinstance(server, ServerConfig)
+    assert batch.num_requests == 1000
+    assert (server.rate_rps, server.window_s) == (0.017, 300.0)
+    assert compose(["scenario=server_paper_high"]).scenario.rate_rps == 0.33
+    for scenario in (batch, server):
+        assert scenario.lengths.output_tokens == 256
+        assert not scenario.lengths.force_output
+
+
+def test_engine_arguments_tags_and_shapes_are_open() -> None:
+    run = compose(
+        [
+            "model=llama3_8b",
+            "engine.args.async_scheduling=false",
+            "engine.args.compilation_config.level=3",
+            "tracking.tags.team=a",
+            "model.hf_config.num_hidden_layers=2",
+        ]
+    )
+    assert run.engine.args == {"async_scheduling": False, "compilation_config": {"level": 3}}
+    assert run.tracking.tags == {"team": "a"}
+    assert run.model.hf_config["num_hidden_layers"] == 2
+    assert run.model.hf_config["hidden_size"] == 4096
+
+
+def test_composing_leaves_hydra_as_it_was() -> None:
+    compose(["model=tiny"])
+    assert not GlobalHydra.instance().is_initialized()
+
+
+def test_groups_of_ones_own(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine.yaml").write_text(
+        "defaults: [model_schema, _self_]\nname: mine\nhf_id: me/mine\nweights: random\n"
+        "hf_config: {hidden_size: 8}\n"
+    )
+    (tmp_path / "scenario").mkdir()
+    (tmp_path / "scenario" / "untyped.yaml").write_text("kind: batch\nname: untyped\nnum_requests: 3\n")
+    run = compose(["model=mine", "scenario=untyped"], config_dir=str(tmp_path))
+    assert run.model.name == "mine"
+    assert run.scenario == BatchConfig(name="untyped", num_requests=3)
+    assert "mine" in options("model", str(tmp_path))
+
+
+def test_a_mistake_in_a_group_of_ones_own_is_found(tmp_path: Path) -> None:
+    (tmp_path / "scenario").mkdir()
+    file = tmp_path / "scenario" / "mine.yaml"
+    file.write_text("kind: batch\nname: mine\nnum_request: 3\n")
+    with pytest.raises(
+        NotStartedError, match=r"scenario.num_request: no such key; did you mean 'num_requests'"
+    ):
+        compose(["scenario=mine"], config_dir=str(tmp_path))
+    file.write_text("defaults: [batch_schema, _self_]\nname: mine\nnum_requests: many\n")
+    with pytest.raises(NotStartedError, match=r"num_requests: must be a whole number, not 'many'"):
+        compose(["scenario=mine"], config_dir=str(tmp_path))
+    file.write_text("kind: [batch\n")
+    with pytest.raises(NotStartedError) as caught:
+        compose(["scenario=mine"], config_dir=str(tmp_path))
+    assert "mine.yaml" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("found", "option"),
+    [
+        ("NVIDIA H200", "h200"),
+        ("NVIDIA H200 NVL", "h200_nvl"),
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA H100 PCIe", "h100_pcie"),
+        ("NVIDIA H100 NVL", "h100_nvl"),
+        ("NVIDIA A100-SXM4-80GB", "a100_80gb"),
+        ("NVIDIA A100-SXM4-40GB", "a100_40gb"),
+        ("A100-SXM4-40GB", "a100_40gb"),
+        ("NVIDIA A100-PCIE-40GB", "a100_pcie_40gb"),
+        ("NVIDIA A100 80GB PCIe", "a100_pcie_80gb"),
+        ("NVIDIA A30", "a30"),
+        ("Tesla T4", "t4"),
+        ("NVIDIA L4", "l4"),
+        ("NVIDIA L40S", "l40s"),
+        ("Tesla V100-SXM2-32GB", "v100"),
+        ("Tesla V100-SXM2-16GB", "v100_16gb"),
+        ("NVIDIA GeForce RTX 3090", "rtx3090"),
+        ("NVIDIA GeForce RTX 4090", "rtx4090"),
+        ("NVIDIA B200", "b200"),
+        ("NVIDIA L40", None),
+        ("NVIDIA GeForce RTX 3090 Ti", None),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
+    ],
+)
+def test_device_names_tell_variants_apart(found: str, option: str | None) -> None:
+    gpu = match_gpu(found)
+    assert (gpu.name if gpu else None) == option
+
+
+def test_gpu_facts_are_complete_and_plausible() -> None:
+    catalogue = gpu_catalogue()
+    assert set(GPUS) - {"auto"} <= set(catalogue)
+    assert "auto" not in catalogue
+    for name, gpu in catalogue.items():
+        assert gpu.name == name
+        assert gpu.source
+        assert gpu.emulator_profile
+        assert gpu.architecture
+        assert gpu.memory_gib is not None
+        assert 16 <= gpu.memory_gib <= 192
+        assert gpu.memory_bandwidth_gb_s is not None
+        assert 300 <= gpu.memory_bandwidth_gb_s <= 8000
+        assert gpu.fp16_dense_tflops is not None
+        assert gpu.tdp_w is not None
+        assert gpu.idle_w is not None
+        assert 0.05 * gpu.tdp_w <= gpu.idle_w < 0.3 * gpu.tdp_w or gpu.name.startswith("rtx")
+        assert gpu.compute_capability is not None
+        has_fp8 = float(gpu.compute_capability) >= 8.9
+        assert (gpu.fp8_dense_tflops is not None) is has_fp8
+        if gpu.fp8_dense_tflops is not None:
+            assert gpu.fp8_dense_tflops / gpu.fp16_dense_tflops == pytest.approx(2.0, rel=0.02)
+
+
+def test_it_works_from_any_folder(tmp_path: Path) -> None:
+    code = "from wattcount.config import compose; print(compose(['gpu=h200', 'model=tiny']).gpu.tdp_w)"
+    root = Path(__file__).resolve().parents[2]
+    environment = {**os.environ}
+    if not conf_path().startswith("pkg://"):
+        environment["PYTHONPATH"] = str(root)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout.strip() == "700.0", done.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wattcount.config import compose, from_json, identity, to_json
+from wattcount.config.identity import canonical_json, identity_fields, point_id
+from wattcount.config.schema import (
+    ALWAYS,
+    IDENTITY,
+    BatchConfig,
+    Device,
+    ModelConfig,
+    RunConfig,
+    ServerConfig,
+    Weights,
+)
+from wattcount.errors import NotStartedError
+
+
+def resolved(*overrides: str) -> RunConfig:
+    run = compose(list(overrides))
+    run.gpu.found_name = "NVIDIA H200"
+    run.engine.device = Device.cuda
+    run.engine.version_minor = "0.32"
+    run.evidence = "measured"
+    return run
+
+
+GOLDEN = {
+    (
+        "model=llama3_8b",
+        "model.weights=random",
+        "scenario=server",
+    ): "c0e33750af86a9dc2e737872c1dccefb82d8582443cd7449efd079c804f05b23",
+    (
+        "model=llama3_8b",
+        "scenario=server",
+    ): "c5a0dd4cef33490587f8652f47f1ca0447445bcf1b7976fa86156fdd60bc9fd9",
+    ("model=llama3_8b", "scenario=batch"): "2e5cb9c7ec0c2fa7126f25937da20716d5f07d23cbaad5692001db9368784eed",
+    (
+        "model=tiny",
+        "scenario=batch",
+        "scenario.slo.ttft_ms=200",
+    ): "ef8fe3a8221d36945cd617015999e70d36d3abaa7700c19529af604150fccd95",
+    (
+        "model=olmoe_1b_7b",
+        "scenario.arrivals.kind=gamma",
+        "scenario.arrivals.cv=2",
+        "engine.args.async_scheduling=false",
+    ): "49b614b7e83110458b8e3117bf18af005f26f377a6f4e65340b27b6d20393279",
+}
+"""Records in the world carry these. A change here orphans them: it must never be needed."""
+
+
+@pytest.mark.parametrize(("overrides", "expected"), GOLDEN.items())
+def test_golden(overrides: tuple[str, ...], expected: str) -> None:
+    assert point_id(resolved(*overrides)) == expected
+
+
+def test_the_canonical_form_is_readable() -> None:
+    assert json.loads(canonical_json(resolved("model=llama3_8b", "scenario.rate_rps=4"))) == {
+        "model": {"name": "llama3_8b", "hf_id": "meta-llama/Meta-Llama-3-8B-Instruct"},
+        "gpu": {"found_name": "NVIDIA H200"},
+        "scenario": {"kind": "server", "rate_rps": 4},
+        "engine": {"device": "cuda", "version_minor": "0.32"},
+        "evidence": "measured",
+    }
+
+
+OUTSIDE = [
+    "seed=7",
+    "repeat=3",
+    "records_dir=/tmp/elsewhere",
+    "tracking=none",
+    "tracking.uri=http://localhost:5000",
+    "tracking.tags.who=me",
+    "display.plain_interval_s=1",
+    "power=emulated",
+    "power.power_period_ms=5",
+    "allow_busy_gpu=true",
+    "gpu=h200",
+    "gpu.devices=[GPU-1]",
+    "gpu.tdp_w=600",
+    "scenario.name=other",
+    "scenario.drain_limit_s=5",
+    "engine.start_timeout_s=5",
+    "model.gated=false",
+    "model.parameters_b=9",
+    "model.source=elsewhere",
+]
+
+
+@pytest.mark.parametrize("override", OUTSIDE)
+def test_what_is_not_measured_does_not_count(override: str) -> None:
+    assert point_id(resolved("model=llama3_8b", override)) == point_id(resolved("model=llama3_8b"))
+
+
+INSIDE = [
+    "model=llama3_1_8b",
+    "model.weights=random",
+    "model.dtype=float16",
+    "model.revision=abc",
+    "model.quantization=fp8",
+    "gpu.count=2",
+    "scenario=batch",
+    "scenario.rate_rps=2",
+    "scenario.window_s=61",
+    "scenario.bare_idle_s=11",
+    "scenario.slo.ttft_ms=200",
+    "scenario.lengths.output_tokens=129",
+    "scenario.lengths.force_output=false",
+    "scenario.arrivals.kind=constant",
+    "scenario.max_in_flight=8",
+    "engine=tiny",
+    "engine.max_num_seqs=8",
+    "engine.enforce_eager=true",
+    "engine.args.async_scheduling=false",
+    "engine.kv_cache_dtype=fp8",
+]
+
+
+def test_what_is_measured_counts() -> None:
+    runs = [resolved("model=llama3_8b")]
+    for override in INSIDE:
+        extra = ["engine.tensor_parallel_size=2"] if override == "gpu.count=2" else []
+        runs.append(resolved("model=llama3_8b", override, *extra))
+    for key, value in (("evidence", "emulated"),):
+        changed = copy.deepcopy(runs[0])
+        setattr(changed, key, value)
+        runs.append(changed)
+    other_gpu, other_version = copy.deepcopy(runs[0]), copy.deepcopy(runs[0])
+    other_gpu.gpu.found_name = "NVIDIA H100 80GB HBM3"
+    other_version.engine.version_minor = "0.31"
+    runs += [other_gpu, other_version]
+    assert len({point_id(run) for run in runs}) == len(runs)
+
+
+def test_batch_and_server_with_all_their_defaults_differ() -> None:
+    batch, server = resolved("model=tiny"), resolved("model=tiny")
+    batch.scenario, server.scenario = BatchConfig(), ServerConfig()
+    assert point_id(batch) != point_id(server)
+
+
+def test_the_shape_counts_only_where_the_weights_are_random() -> None:
+    hub, changed = resolved("model=llama3_8b"), resolved("model=llama3_8b")
+    changed.model.hf_config = {"hidden_size": 1}
+    assert point_id(hub) == point_id(changed)
+    hub.model.weights = changed.model.weights = Weights.random
+    assert point_id(hub) != point_id(changed)
+
+
+def test_whole_floats_and_integers_are_one_value() -> None:
+    one, other = resolved("model=tiny"), resolved("model=tiny")
+    one.engine.args, other.engine.args = {"x": 5}, {"x": 5.0}
+    assert point_id(one) == point_id(other)
+
+
+@given(st.randoms(use_true_random=False))
+@settings(max_examples=25, deadline=None)
+def test_order_and_a_trip_through_json_do_not_matter(rng: random.Random) -> None:
+    run = RESOLVED_ONCE
+
+    def shuffled(value: Any) -> Any:
+        if isinstance(value, dict):
+            keys = list(value)
+            rng.shuffle(keys)
+            return {key: shuffled(value[key]) for key in keys}
+        return value
+
+    assert point_id(from_json(shuffled(to_json(run)))) == point_id(run)
+
+
+RESOLVED_ONCE = resolved("model=llama3_1_8b", "model.weights=random", "engine.args.async_scheduling=true")
+
+
+@given(
+    st.sampled_from(["temperature", "speculative", "policy"]), st.one_of(st.none(), st.integers(), st.text())
+)
+@settings(max_examples=25, deadline=None)
+def test_a_new_option_with_a_default_changes_no_old_hash(name: str, default: Any) -> None:
+    newer = dataclasses.make_dataclass(
+        "NewerModel",
+        [(name, Any, dataclasses.field(default=default, metadata={IDENTITY: True, ALWAYS: False}))],
+        bases=(ModelConfig,),
+    )
+    old = RESOLVED_ONCE
+    values = {f.name: getattr(old.model, f.name) for f in dataclasses.fields(old.model)}
+    new = dataclasses.replace(old, model=newer(**values))
+    assert point_id(new) == point_id(old)
+    setattr(new.model, name, "something else entirely")
+    assert point_id(new) != point_id(old)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda run: setattr(run.model, "name", "auto"), "model.name=auto"),
+        (lambda run: setattr(run.gpu, "found_name", None), "gpu.found_name=null"),
+        (lambda run: setattr(run.engine, "device", Device.auto), "engine.device=auto"),
+        (lambda run: setattr(run, "evidence", None), "evidence=null"),
+        (lambda run: setattr(run.model, "weights", Weights.path), "model.path_fingerprint=null"),
+        (lambda run: setattr(run.model, "name", "???"), "model.name=???"),
+    ],
+)
+def test_what_is_not_resolved_has_no_identity(change: Any, named: str) -> None:
+    run = resolved("model=tiny")
+    change(run)
+    with pytest.raises(NotStartedError) as caught:
+        point_id(run)
+    assert named in str(caught.value)
+
+
+def test_every_field_says_whether_it_counts() -> None:
+    """Only fields made with identity() carry the mark; a plain field is outside by choice."""
+    marked = {f.name for f in dataclasses.fields(RunConfig) if f.metadata.get(IDENTITY)}
+    assert marked == {"model", "gpu", "scenario", "engine", "evidence"}
+    assert "path" not in identity_fields(resolved("model=llama3_8b"))["model"]
+    assert identity.point_id is point_id

@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from wattcount.config import paths
+
+
+def test_the_variable_wins_and_is_made_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WATTCOUNT_HOME", "here")
+    monkeypatch.setenv("XDG_DATA_HOME", "/elsewhere")
+    assert paths.data_home() == tmp_path / "here"
+    assert paths.default_records_dir() == str(tmp_path / "here" / "records")
+    assert paths.default_tracking_uri() == f"sqlite:///{tmp_path}/here/mlflow.db"
+
+
+def test_xdg_data_home_unless_it_is_relative(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("WATTCOUNT_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_DATA_HOME", "/data")
+    assert paths.data_home() == Path("/data/wattcount")
+    monkeypatch.setenv("XDG_DATA_HOME", "data")
+    assert paths.data_home() == tmp_path / ".local" / "share" / "wattcount"
+    monkeypatch.delenv("XDG_DATA_HOME")
+    assert paths.data_home() == tmp_path / ".local" / "share" / "wattcount"

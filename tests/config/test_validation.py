@@ -1,0 +1,229 @@
+"""Every check of a value: that it fires with a line that names the key, and that good values pass."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wattcount.config import compose, validate
+from wattcount.config.plain import from_json, to_json
+from wattcount.config.validation import problems
+from wattcount.errors import NotStartedError
+
+
+def refused(*overrides: str) -> str:
+    with pytest.raises(NotStartedError) as caught:
+        compose(list(overrides))
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ("scenario.rate_rps=-1", "scenario.rate_rps: must be above 0 requests/s, not -1 requests/s"),
+        ("scenario.rate_rps=0", "scenario.rate_rps: must be above 0"),
+        ("scenario.rate_rps=nan", "scenario.rate_rps: must be a finite number, not nan"),
+        ("scenario.window_s=inf", "scenario.window_s: must be a finite number, not inf"),
+        ("scenario.rate_rps=null", "scenario.rate_rps: must be given for poisson arrivals"),
+        (
+            "scenario.rate_rps=0.01",
+            "scenario.window_s: 0.01 requests/s for 60 s is 0.6 requests; make it at least",
+        ),
+        ("scenario.rate_rps=1e9", "scenario.rate_rps: 1e+09 requests/s makes more than"),
+        ("scenario.window_s=0", "scenario.window_s: must be above 0 s"),
+        ("scenario.warmup_s=-1", "scenario.warmup_s: must be at least 0 s"),
+        ("scenario.bare_idle_s=-1", "scenario.bare_idle_s: must be at least 0 s"),
+        ("scenario.loaded_idle_s=-0.1", "scenario.loaded_idle_s: must be at least 0 s"),
+        ("scenario.drain_limit_s=0", "scenario.drain_limit_s: must be above 0 s"),
+        ("scenario.max_in_flight=0", "scenario.max_in_flight: must be at least 1"),
+        ("scenario.slo.ttft_ms=0", "scenario.slo.ttft_ms: must be above 0 ms, not 0 ms; null for no bound"),
+        ("scenario.slo.tpot_ms=-5", "scenario.slo.tpot_ms: must be above 0 ms"),
+        ("scenario.slo.e2e_ms=nan", "scenario.slo.e2e_ms: must be a finite number"),
+        ("scenario.arrivals.kind=gamma scenario.arrivals.cv=0", "scenario.arrivals.cv: must be above 0"),
+        ("scenario.arrivals.kind=trace", "scenario.arrivals.path: must be given: the path of a trace file"),
+        ("scenario=batch scenario.num_requests=0", "scenario.num_requests: must be at least 1"),
+        ("scenario=batch scenario.num_requests=9000000", "scenario.num_requests: must be at most"),
+        ("scenario=batch scenario.warmup_requests=-1", "scenario.warmup_requests: must be at least 0"),
+        ("scenario=batch scenario.time_limit_s=0", "scenario.time_limit_s: must be above 0 s"),
+        ("scenario.lengths.input_tokens=0", "scenario.lengths.input_tokens: must be at least 1"),
+        ("scenario.lengths.output_tokens=-3", "scenario.lengths.output_tokens: must be at least 1"),
+        (
+            "scenario.lengths.kind=uniform scenario.lengths.input_tokens_min=9 scenario.lengths.input_tokens_max=8",
+            "scenario.lengths.input_tokens_min: 9 is above input_tokens_max, 8",
+        ),
+        (
+            "scenario.lengths.kind=lognormal scenario.lengths.input_cv=-1",
+            "scenario.lengths.input_cv: must be at least 0",
+        ),
+        (
+            "scenario.lengths.kind=lognormal scenario.lengths.output_tokens=5000",
+            "scenario.lengths.output_tokens: the mean, 5000, lies outside",
+        ),
+        ("scenario.lengths.kind=prompts", "scenario.lengths.path: must be given: the path of a prompt file"),
+        ("scenario.lengths.kind=trace", "scenario.lengths.path: must be given: the path of a trace file"),
+        (
+            "model=olmoe_1b_7b scenario.lengths.input_tokens=4000",
+            "scenario.lengths: requests of up to 4128 tokens do not fit the context of olmoe_1b_7b, 4096 tokens",
+        ),
+        (
+            "model=olmoe_1b_7b scenario.lengths.kind=lognormal",
+            "scenario.lengths: requests of up to 5120 tokens do not fit",
+        ),
+        ("engine.max_model_len=100", "engine.max_model_len: 100 is less than the longest request"),
+        (
+            "model=olmoe_1b_7b engine.max_model_len=9000",
+            "engine.max_model_len: 9000 is more than the context",
+        ),
+        ("engine.max_model_len=0", "engine.max_model_len: "),
+        ("engine.max_num_seqs=0", "engine.max_num_seqs: must be at least 1"),
+        ("engine.gpu_memory_utilization=1.5", "engine.gpu_memory_utilization: must be above 0 and at most 1"),
+        ("engine.gpu_memory_utilization=0", "engine.gpu_memory_utilization: must be above 0 and at most 1"),
+        ("engine.start_timeout_s=0", "engine.start_timeout_s: must be above 0 s"),
+        ("engine.tensor_parallel_size=0", "engine.tensor_parallel_size: must be at least 1"),
+        ("engine.tensor_parallel_size=2", "gpu.count: the engine is spread over 2 GPUs but gpu.count is 1"),
+        ("gpu.count=2", "gpu.count: the engine would use 1 of 2 GPUs and the rest would idle"),
+        (
+            "model=qwen2_5_7b gpu.count=8 engine.tensor_parallel_size=8",
+            "engine.tensor_parallel_size: 8 does not divide the 28 attention heads",
+        ),
+        ("engine.args.dtype=half", "engine.args.dtype: set model.dtype instead"),
+        ("engine.args.seed=3", "engine.args.seed: set seed instead"),
+        (
+            "engine.args.pipeline_parallel_size=zero",
+            "engine.args.pipeline_parallel_size: must be a whole number of at least 1",
+        ),
+        ("gpu.count=0", "gpu.count: must be at least 1"),
+        ("gpu.devices=[a,b]", "gpu.devices: names 2 GPUs but gpu.count is 1; set gpu.count=2"),
+        (
+            "gpu.count=2 gpu.devices=[a,a] engine.tensor_parallel_size=2",
+            "gpu.devices: names a GPU twice: a, a",
+        ),
+        ("gpu.nvml_names=['(']", "gpu.nvml_names[0]: '(' is no regular expression"),
+        ("gpu.tdp_w=-1", "gpu.tdp_w: must be above 0"),
+        ("model=tiny model.dtype=int4", "model.dtype: 'int4' is not one of bfloat16, float16, float32"),
+        ("model=tiny model.name=''", "model.name: must not be empty"),
+        ("model=tiny model.weights=path", "model.path: must be given with model.weights=path"),
+        ("model=tiny model.weights=hub", "model.hf_id: model tiny needs one for model.weights=hub"),
+        ("model=custom", "model.hf_id: model custom needs one for model.weights=hub"),
+        ("model=custom model.weights=random", "model.weights: random needs the model's config.json"),
+        (
+            "model=custom model.path=/no/such/folder",
+            "model.path: no folder at /no/such/folder; give the folder",
+        ),
+        ("model=tiny model.parameters_b=0", "model.parameters_b: must be above 0"),
+        ("power.power_period_ms=0", "power.power_period_ms: must be between 0.5 and 60000 ms, not 0 ms"),
+        ("power.heartbeat_ms=1e9", "power.heartbeat_ms: must be between 0.5 and 60000 ms"),
+        ("power.buffer_mib_per_gpu=0", "power.buffer_mib_per_gpu: must be at least 1 MiB"),
+        ("tracking.experiment=''", "tracking.experiment: must not be empty"),
+        ("display.plain_interval_s=0", "display.plain_interval_s: must be above 0 s"),
+        ("seed=-1", "seed: must be between 0 and"),
+        ("repeat=-1", "repeat: must be between 0 and"),
+        ("records_dir=''", "records_dir: must not be empty"),
+    ],
+)
+def test_bad_values(overrides: str, message: str) -> None:
+    text = refused(*overrides.split())
+    assert text.startswith(message), text
+
+
+def test_the_model_folder(tmp_path: Path) -> None:
+    given = ["model=custom", f"model.path={tmp_path}", "model.weights=path"]
+    assert refused(*given).startswith(f"model.path: {tmp_path} has no config.json")
+    (tmp_path / "config.json").write_text("{}")
+    compose(given)
+    text = refused("model=custom", f"model.path={tmp_path}")
+    assert text.startswith("model.weights: is hub although model.path is given; set model.weights=path")
+
+
+def test_trace_files(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.csv"
+    given = ["scenario.arrivals.kind=trace", f"scenario.arrivals.path={trace}"]
+    assert refused(*given) == f"scenario.arrivals.path: no trace file at {trace}"
+    assert refused(given[0], f"scenario.arrivals.path={tmp_path}").endswith("(that is a folder)")
+    trace.touch()
+    assert refused(*given) == f"scenario.arrivals.path: {trace} is empty"
+    trace.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n")
+    compose(given)
+    compose([*given, "scenario.rate_rps=null", "scenario.lengths.kind=trace"])
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        "scenario.arrivals.kind=gamma scenario.arrivals.cv=0.5",
+        "scenario.lengths.kind=lognormal scenario.lengths.output_cv=0",
+        "scenario.lengths.kind=uniform",
+        "scenario.bare_idle_s=0 scenario.loaded_idle_s=0 scenario.warmup_s=0",
+        "gpu.count=4 engine.tensor_parallel_size=4 model=llama3_8b",
+        "gpu.count=4 engine.tensor_parallel_size=2 engine.args.pipeline_parallel_size=2 model=llama3_8b",
+        "gpu.count=2 gpu.devices=[0,1] engine.tensor_parallel_size=2",
+        "gpu.count=2 power=emulated",
+        "model=llama3_1_8b engine.max_model_len=131072",
+        "engine.gpu_memory_utilization=1",
+        "scenario.slo.ttft_ms=0.1",
+    ],
+)
+def test_good_values(overrides: str) -> None:
+    compose([item.replace("[0,1]", "['0','1']") for item in overrides.split()])
+
+
+FLOAT_KEYS = [
+    "scenario.rate_rps",
+    "scenario.window_s",
+    "scenario.warmup_s",
+    "scenario.bare_idle_s",
+    "scenario.loaded_idle_s",
+    "scenario.drain_limit_s",
+    "scenario.slo.ttft_ms",
+    "scenario.arrivals.cv",
+    "scenario.lengths.input_cv",
+    "power.power_period_ms",
+    "power.heartbeat_ms",
+    "engine.gpu_memory_utilization",
+    "engine.start_timeout_s",
+    "display.plain_interval_s",
+    "gpu.tdp_w",
+    "model.parameters_b",
+]
+BASE = to_json(compose(["model=tiny"]))
+
+
+@given(st.sampled_from(FLOAT_KEYS), st.floats())
+@settings(max_examples=200, deadline=None)
+def test_any_number_is_either_taken_or_refused_by_its_key(key: str, value: float) -> None:
+    run = from_json(BASE)
+    *path, last = key.split(".")
+    node: Any = run
+    for name in path:
+        node = getattr(node, name)
+    setattr(node, last, value)
+    found = list(problems(run))
+    if not math.isfinite(value):
+        assert found == [f"{key}: must be a finite number, not {value}"]
+    for line in found:
+        assert "\n" not in line
+        assert line.split(":")[0].split("[")[0].split(".")[0] in {f.name for f in dataclasses.fields(run)}
+    if value < 0:
+        assert found
+
+
+def test_not_a_number_deep_inside_is_found() -> None:
+    run = compose(["model=tiny"])
+    run.engine.args = {"nested": {"values": [1.0, math.nan]}}
+    with pytest.raises(NotStartedError, match=r"engine.args.nested.values\[1\]: must be a finite number"):
+        validate(run)
+
+
+def test_a_key_that_was_never_given() -> None:
+    run = compose(["model=tiny"])
+    run.model.name = "???"
+    with pytest.raises(NotStartedError, match=r"model.name: must be given"):
+        validate(run)

@@ -1,0 +1,1 @@
+"""Puts `tests/` on the path, so that tests of any package can build synthetic records."""

@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wattcount.config.schema import (
+    ArrivalConfig,
+    ArrivalKind,
+    BatchConfig,
+    LengthConfig,
+    LengthKind,
+    ScenarioConfig,
+    ServerConfig,
+)
+from wattcount.errors import NotStartedError
+from wattcount.load import LoadPlan, build_plan, workload_seed
+
+VARIED = LengthConfig(kind=LengthKind.lognormal, input_tokens=200, output_tokens=50)
+
+
+def assert_same(one: LoadPlan, other: LoadPlan) -> None:
+    assert one.send_offset_ns.tolist() == other.send_offset_ns.tolist()
+    assert one.input_tokens.tolist() == other.input_tokens.tolist()
+    assert one.output_tokens.tolist() == other.output_tokens.tolist()
+    assert one.seed == other.seed
+
+
+def test_server_is_one_arrival_process_over_warmup_and_window() -> None:
+    load = build_plan(ServerConfig(rate_rps=20.0, warmup_s=5.0, window_s=30.0, lengths=VARIED), 0, 0)
+    offsets = load.main.send_offset_ns
+    assert load.warmup is None
+    assert load.window_start_offset_ns == 5_000_000_000
+    assert load.end_offset_ns == 35_000_000_000
+    assert offsets[-1] < load.end_offset_ns
+    in_warmup = (offsets < load.window_start_offset_ns).sum()
+    assert in_warmup == pytest.approx(100, abs=40)
+    assert len(offsets) - in_warmup == pytest.approx(600, abs=100)
+
+
+def test_warmup_does_not_change_what_arrives() -> None:
+    one = build_plan(ServerConfig(rate_rps=20.0, warmup_s=5.0, window_s=30.0, lengths=VARIED), 3, 1)
+    other = build_plan(ServerConfig(rate_rps=20.0, warmup_s=10.0, window_s=25.0, lengths=VARIED), 3, 1)
+    assert_same(one.main, other.main)
+
+
+def test_batch_is_a_warmup_and_a_batch_all_at_once() -> None:
+    load = build_plan(BatchConfig(num_requests=100, warmup_requests=7, lengths=VARIED), 0, 0)
+    assert load.warmup is not None
+    assert (len(load.main), len(load.warmup)) == (100, 7)
+    assert not load.main.send_offset_ns.any()
+    assert not load.warmup.send_offset_ns.any()
+    assert (load.window_start_offset_ns, load.end_offset_ns) == (0, None)
+    assert load.warmup.token_ids(0, 1000)[:8] != load.main.token_ids(0, 1000)[:8]
+
+
+def test_batch_does_not_depend_on_its_warmup() -> None:
+    with_warmup = build_plan(BatchConfig(num_requests=50, warmup_requests=7, lengths=VARIED), 0, 0)
+    without = build_plan(BatchConfig(num_requests=50, warmup_requests=0, lengths=VARIED), 0, 0)
+    assert without.warmup is None
+    assert_same(with_warmup.main, without.main)
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 10_000), repeat=st.integers(0, 20))
+def test_a_load_is_a_function_of_seed_and_repeat(seed: int, repeat: int) -> None:
+    scenario = ServerConfig(rate_rps=5.0, warmup_s=1.0, window_s=20.0, lengths=VARIED)
+    load, again = build_plan(scenario, seed, repeat), build_plan(dataclasses.replace(scenario), seed, repeat)
+    assert_same(load.main, again.main)
+    assert load.main.token_ids(0, 500) == again.main.token_ids(0, 500)
+    assert load.seed == workload_seed(seed, repeat)
+    other = build_plan(scenario, seed, repeat + 1)
+    assert load.main.send_offset_ns.tolist() != other.main.send_offset_ns.tolist()
+    assert (load.main.input_tokens >= 1).all()
+    assert (load.main.output_tokens >= 1).all()
+    assert (np.diff(load.main.send_offset_ns) >= 0).all()
+
+
+def test_another_rate_keeps_each_request_as_it_is() -> None:
+    def load(rate: float) -> LoadPlan:
+        return build_plan(ServerConfig(rate_rps=rate, warmup_s=0.0, window_s=30.0, lengths=VARIED), 0, 0).main
+
+    slow, fast = load(2.0), load(8.0)
+    count = len(slow)
+    assert fast.input_tokens[:count].tolist() == slow.input_tokens.tolist()
+    assert fast.output_tokens[:count].tolist() == slow.output_tokens.tolist()
+    assert np.abs(fast.send_offset_ns[:count] * 4 - slow.send_offset_ns).max() <= 3
+    assert fast.token_ids(3, 500) == slow.token_ids(3, 500)
+
+
+def test_lengths_and_arrivals_do_not_shift_each_other() -> None:
+    base = ServerConfig(rate_rps=10.0, warmup_s=0.0, window_s=20.0, lengths=VARIED)
+    constant = dataclasses.replace(base, arrivals=ArrivalConfig(kind=ArrivalKind.constant))
+    shorter = dataclasses.replace(base, lengths=dataclasses.replace(VARIED, output_tokens=20))
+    plan, other_arrivals, other_outputs = (build_plan(one, 0, 0).main for one in (base, constant, shorter))
+    count = min(len(plan), len(other_arrivals))
+    assert plan.input_tokens[:count].tolist() == other_arrivals.input_tokens[:count].tolist()
+    assert plan.output_tokens[:count].tolist() == other_arrivals.output_tokens[:count].tolist()
+    assert plan.send_offset_ns.tolist() == other_outputs.send_offset_ns.tolist()
+    assert plan.input_tokens.tolist() == other_outputs.input_tokens.tolist()
+    assert plan.output_tokens.tolist() != other_outputs.output_tokens.tolist()
+
+
+@pytest.mark.parametrize("force", [True, False])
+def test_forced_or_natural_output(force: bool) -> None:
+    lengths = LengthConfig(force_output=force)
+    assert build_plan(BatchConfig(lengths=lengths), 0, 0).main.force_output_length is force
+
+
+def test_prompt_text_is_tokenized(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.txt"
+    path.write_text("abc\nde\n")
+    lengths = LengthConfig(kind=LengthKind.prompts, path=str(path))
+    scenario = BatchConfig(num_requests=2, warmup_requests=1, lengths=lengths)
+    load = build_plan(scenario, 0, 0, tokenize=lambda text: [ord(letter) for letter in text])
+    assert load.main.prompt_token_ids is not None
+    assert sorted(load.main.prompt_token_ids) == [(97, 98, 99), (100, 101)]
+    assert load.main.token_ids(0, 10) == list(load.main.prompt_token_ids[0])
+    with pytest.raises(NotStartedError, match="needs a tokenizer"):
+        build_plan(scenario, 0, 0)
+
+
+def test_azure_trace_as_it_is(azure: Path) -> None:
+    path = str(azure / "AzureLLMInferenceTrace_code.csv")
+    scenario = ServerConfig(
+        rate_rps=None,
+        warmup_s=60.0,
+        window_s=600.0,
+        arrivals=ArrivalConfig(kind=ArrivalKind.trace, path=path),
+        lengths=LengthConfig(kind=LengthKind.trace, path=path, input_tokens_max=4096),
+    )
+    plan = build_plan(scenario, 0, 0).main
+    assert plan.send_offset_ns[:2].tolist() == [0, 52_000_000]
+    assert plan.input_tokens[:2].tolist() == [4096, 3180]
+    assert plan.output_tokens[:2].tolist() == [10, 8]
+
+
+@pytest.mark.parametrize(
+    ("scenario", "message"),
+    [
+        (BatchConfig(num_requests=0), r"num_requests must be at least 1, got 0"),
+        (BatchConfig(warmup_requests=-1), r"warmup_requests must not be negative"),
+        (ServerConfig(window_s=0.0), r"window_s must be above 0"),
+        (ServerConfig(window_s=float("nan")), r"window_s must be above 0"),
+        (ServerConfig(warmup_s=-1.0), r"warmup_s must not be negative"),
+        (ServerConfig(rate_rps=1e-6), r"no request arrives in a window of 60 s \(1e-06 requests/s"),
+    ],
+)
+def test_bad_scenario(scenario: ScenarioConfig, message: str) -> None:
+    with pytest.raises(NotStartedError, match=message):
+        build_plan(scenario, 0, 0)
+
+
+def test_unknown_scenario() -> None:
+    with pytest.raises(TypeError, match="ScenarioConfig"):
+        build_plan(ScenarioConfig(), 0, 0)

@@ -1,0 +1,370 @@
+"""The generator against the tiny engine, and against engines that behave badly."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from wattcount.clock import now_ns
+from wattcount.config.schema import (
+    BatchConfig,
+    EngineConfig,
+    EngineKind,
+    LengthConfig,
+    RunConfig,
+    ServerConfig,
+)
+from wattcount.engine import create
+from wattcount.engine.base import Engine, EngineInfo, GenerationRequest, TokenChunk
+from wattcount.errors import RunFailedError
+from wattcount.load import LoadGenerator, LoadPlan, build_plan
+from wattcount.load.generator import RequestRecord
+from wattcount.record.schema import REQUESTS_SCHEMA, RequestStatus
+
+VOCAB = 1000
+FAST: dict[str, Any] = {"step_base_ms": 0.2, "decode_ms_per_seq": 0.001, "prefill_tokens_per_s": 10_000_000.0}
+
+
+def tiny(args: dict[str, Any] | None = None, **engine: Any) -> Engine:
+    cfg = RunConfig(
+        engine=EngineConfig(name=EngineKind.tiny, args=FAST | (args or {}), **engine),
+        scenario=BatchConfig(lengths=LengthConfig(input_tokens=1000, output_tokens=1000)),
+    )
+    return create(cfg, [], Path("unused"))
+
+
+def plan(offsets_ms: list[float], output_tokens: int = 4, *, forced: bool = True) -> LoadPlan:
+    count = len(offsets_ms)
+    return LoadPlan(
+        (np.array(offsets_ms) * 1e6).astype(np.int64),
+        np.full(count, 8, np.int32),
+        np.full(count, output_tokens, np.int32),
+        forced,
+        seed=1,
+    )
+
+
+def run(
+    engine: Engine, load: LoadPlan, *, limit_s: float = 10.0, window_ms: float | None = 0.0, **options: Any
+) -> LoadGenerator:
+    """The whole life of a generator, the engine's included."""
+
+    async def live() -> LoadGenerator:
+        await engine.start()
+        try:
+            start = None if window_ms is None else round(window_ms * 1e6)
+            generator = LoadGenerator(engine, load, vocab_size=VOCAB, window_start_offset_ns=start, **options)
+            await generator.run(now_ns() + 5_000_000)
+            generator.cancelled = await generator.drain(limit_s)  # type: ignore[attr-defined]
+            return generator
+        finally:
+            await engine.stop()
+
+    return asyncio.run(live())
+
+
+class ScriptedEngine(Engine):
+    """An engine whose `generate` is a function given by the test."""
+
+    def __init__(self, script: Callable[[GenerationRequest], AsyncIterator[TokenChunk]]) -> None:
+        super().__init__()
+        self.script = script
+
+    async def start(self) -> EngineInfo:
+        return EngineInfo("scripted", "1", "cpu", (), VOCAB, 4096, {})
+
+    def generate(self, request: GenerationRequest) -> AsyncIterator[TokenChunk]:
+        return self.script(request)
+
+    async def stop(self) -> None:
+        pass
+
+
+def test_records_have_the_columns_of_the_schema() -> None:
+    record = RequestRecord("r", 0, "window")
+    assert list(record.to_dict()) == REQUESTS_SCHEMA.names
+    assert not hasattr(record, "__dict__")
+
+
+def test_requests_are_sent_on_time_and_followed_to_the_end() -> None:
+    generator = run(tiny(), plan([0, 10, 20, 20, 40, 60]), window_ms=20)
+    assert generator.completed == generator.sent == 6
+    assert generator.failed == generator.in_flight == 0
+    assert generator.output_tokens == 24
+    assert [record.phase for record in generator.records] == ["warmup"] * 2 + ["window"] * 4
+    assert len({record.request_id for record in generator.records}) == 6
+    planned = [record.planned_send_ns for record in generator.records]
+    assert [value - planned[0] for value in planned if planned[0] is not None and value is not None] == [
+        0, 10_000_000, 20_000_000, 20_000_000, 40_000_000, 60_000_000
+    ]  # fmt: skip
+    for record in generator.records:
+        assert record.status == RequestStatus.COMPLETED
+        assert record.error is None
+        assert record.planned_send_ns is not None
+        assert record.actual_send_ns is not None
+        assert record.planned_send_ns <= record.actual_send_ns < record.planned_send_ns + 500_000_000
+        assert record.output_tokens == sum(record.token_count) == 4
+        assert record.token_ts_ns == sorted(record.token_ts_ns)
+        assert record.first_token_ns == record.token_ts_ns[0]
+        assert record.last_token_ns == record.token_ts_ns[-1]
+        assert record.engine_queued_ns is not None
+        assert record.engine_first_token_ns is not None
+        assert (
+            record.actual_send_ns
+            <= record.engine_queued_ns
+            < record.engine_first_token_ns
+            <= record.first_token_ns
+        )
+        assert (record.input_tokens, record.cached_tokens, record.preemptions) == (8, 0, 0)
+
+
+def test_median_send_lag_is_below_a_millisecond() -> None:
+    """Timers of an event loop alone are up to a millisecond late, each time."""
+    generator = run(tiny(), plan([float(i * 7) + 0.37 for i in range(60)]))
+    lags = [(r.actual_send_ns or 0) - (r.planned_send_ns or 0) for r in generator.records]
+    assert min(lags) >= 0
+    assert np.median(lags) < 1_000_000
+
+
+def test_a_late_send_does_not_push_back_the_next() -> None:
+    async def script(request: GenerationRequest) -> AsyncIterator[TokenChunk]:
+        if request.request_id == "w0":
+            time.sleep(0.05)  # what a blocked event loop does to everybody
+        yield TokenChunk(now_ns(), 4, True)
+
+    generator = run(ScriptedEngine(script), plan([0, 10, 20, 150]))
+    lags_ms = [((r.actual_send_ns or 0) - (r.planned_send_ns or 0)) / 1e6 for r in generator.records]
+    assert lags_ms[1] > 30
+    assert lags_ms[2] > 20
+    assert lags_ms[3] < 30
+
+
+def test_a_thousand_at_once_do_not_starve_the_first() -> None:
+    """Each send costs 0.2 ms: the first answer must be read while the later ones are still being sent."""
+    sends: list[int] = []
+
+    async def script(request: GenerationRequest) -> AsyncIterator[TokenChunk]:  # noqa: ARG001
+        time.sleep(0.0002)
+        sends.append(now_ns())
+        await asyncio.sleep(0.005)
+        yield TokenChunk(now_ns(), 4, True)
+
+    generator = run(ScriptedEngine(script), plan([0.0] * 1000))
+    assert generator.completed == 1000
+    first = generator.records[0]
+    assert first.first_token_ns is not None
+    assert first.first_token_ns < sends[500]
+    order = [record.actual_send_ns or 0 for record in generator.records]
+    assert order == sorted(order)
+
+
+def test_prompts_are_the_plans() -> None:
+    seen: list[GenerationRequest] = []
+
+    async def script(request: GenerationRequest) -> AsyncIterator[TokenChunk]:
+        seen.append(request)
+        yield TokenChunk(now_ns(), request.max_output_tokens, True)
+
+    load = plan([0, 1, 2], forced=False)
+    run(ScriptedEngine(script), load)
+    assert [list(request.prompt_token_ids) for request in seen] == [
+        load.token_ids(i, VOCAB) for i in range(3)
+    ]
+    assert all(type(token) is int for token in seen[0].prompt_token_ids)
+    assert [request.force_output_length for request in seen] == [False] * 3
+
+
+def test_plan_without_a_window_is_all_warmup() -> None:
+    generator = run(tiny(), plan([0, 0]), window_ms=None, id_prefix="x-")
+    assert [record.phase for record in generator.records] == ["warmup"] * 2
+    assert all(record.request_id.startswith("x-") for record in generator.records)
+
+
+def test_on_tokens_sees_every_chunk_after_the_record() -> None:
+    seen: list[tuple[int, int]] = []
+    run(
+        tiny(),
+        plan([0, 1]),
+        on_tokens=lambda record, chunk: seen.append((record.output_tokens, chunk.token_count)),
+    )
+    assert sorted(seen) == sorted([(1, 1), (2, 1), (3, 1), (4, 1)] * 2)
+
+
+def test_failed_requests_keep_what_they_had_and_say_why() -> None:
+    generator = run(tiny({"fail_request_every": 2}), plan([0, 1, 2, 3], output_tokens=10))
+    assert [record.status for record in generator.records] == ["completed", "failed"] * 2
+    assert (generator.completed, generator.failed) == (2, 2)
+    failed = generator.records[1]
+    assert failed.output_tokens == sum(failed.token_count) == 5
+    assert failed.error is not None
+    assert "fail_request_every" in failed.error
+
+
+@pytest.mark.parametrize(
+    ("counts", "forced", "status", "error"),
+    [
+        ([2, 2], True, "completed", None),
+        ([3], True, "failed", "ended after 3 of 4 output tokens, finish reason stop"),
+        ([3, 2], True, "failed", "ended after 5 of 4 output tokens, finish reason stop"),
+        ([3], False, "completed", None),
+        ([0], False, "failed", "ended without an output token"),
+    ],
+)
+def test_output_length_is_checked(counts: list[int], forced: bool, status: str, error: str | None) -> None:
+    async def script(request: GenerationRequest) -> AsyncIterator[TokenChunk]:  # noqa: ARG001
+        for count in counts[:-1]:
+            yield TokenChunk(now_ns(), count)
+        yield TokenChunk(now_ns(), counts[-1], True, "stop")
+
+    (record,) = run(ScriptedEngine(script), plan([0], forced=forced)).records
+    assert (record.status, record.error) == (status, error)
+    assert record.token_count == [count for count in counts if count]
+
+
+def test_unexpected_exception_fails_the_request_alone() -> None:
+    async def script(request: GenerationRequest) -> AsyncIterator[TokenChunk]:
+        if request.request_id == "w0":
+            raise ValueError("two\nlines")
+        yield TokenChunk(now_ns(), 4, True)
+
+    generator = run(ScriptedEngine(script), plan([0, 1]))
+    assert [record.error for record in generator.records] == ["ValueError: two lines", None]
+
+
+def test_dead_engine_stops_the_sending() -> None:
+    engine = tiny({"die_after_s": 0.05, "step_base_ms": 1.0})
+    load = plan([float(10 * i) for i in range(1000)], output_tokens=500)
+
+    async def live() -> tuple[LoadGenerator, int]:
+        await engine.start()
+        generator = LoadGenerator(engine, load, vocab_size=VOCAB, window_start_offset_ns=0)
+        begin = now_ns()
+        with pytest.raises(RunFailedError) as failure:
+            await generator.run(begin)
+        assert failure.value.reason == "engine_died"
+        took = now_ns() - begin
+        with pytest.raises(RunFailedError):
+            await generator.drain(5)
+        await engine.stop()
+        return generator, took
+
+    generator, took = asyncio.run(live())
+    assert took < 2_000_000_000
+    statuses = {record.status for record in generator.records}
+    assert statuses == {"failed", "not_sent"}
+    for record in generator.records:
+        assert (record.status == "not_sent") == (record.actual_send_ns is None)
+        assert record.planned_send_ns is not None
+    assert any(record.output_tokens for record in generator.records if record.status == "failed")
+
+
+def test_engine_that_dies_in_the_drain() -> None:
+    engine = tiny({"die_after_s": 0.05, "step_base_ms": 1.0})
+
+    async def live() -> LoadGenerator:
+        await engine.start()
+        generator = LoadGenerator(engine, plan([0, 1], 900), vocab_size=VOCAB, window_start_offset_ns=0)
+        await generator.run(now_ns())
+        with pytest.raises(RunFailedError, match="died"):
+            await generator.drain(20)
+        await engine.stop()
+        return generator
+
+    assert [record.status for record in asyncio.run(live()).records] == ["failed"] * 2
+
+
+def test_drain_cancels_what_is_not_done_and_keeps_its_tokens() -> None:
+    generator = run(tiny({"step_base_ms": 2.0}), plan([0, 0], output_tokens=900), limit_s=0.1)
+    assert generator.cancelled == 2  # type: ignore[attr-defined]
+    for record in generator.records:
+        assert record.status == RequestStatus.CANCELLED
+        assert 0 < record.output_tokens == sum(record.token_count) < 900
+        assert record.last_token_ns == record.token_ts_ns[-1]
+    assert generator.in_flight == 0
+
+
+def test_cancelled_run_leaves_the_rest_not_sent() -> None:
+    engine = tiny({"step_base_ms": 2.0})
+
+    async def live() -> LoadGenerator:
+        await engine.start()
+        generator = LoadGenerator(
+            engine, plan([0, 0, 60_000], 900), vocab_size=VOCAB, window_start_offset_ns=0
+        )
+        sending = asyncio.create_task(generator.run(now_ns()))
+        await asyncio.sleep(0.05)
+        sending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sending
+        assert generator.in_flight == 2
+        assert [record.status for record in generator.records] == ["cancelled", "cancelled", "not_sent"]
+        await generator.cancel()
+        await engine.stop()
+        return generator
+
+    generator = asyncio.run(live())
+    assert generator.in_flight == 0
+    assert generator.records[0].output_tokens > 0
+
+
+def test_max_in_flight_holds_sends_back() -> None:
+    highest = 0
+
+    def watch(record: RequestRecord, chunk: TokenChunk) -> None:  # noqa: ARG001
+        nonlocal highest
+        highest = max(highest, generator_box[0].in_flight)
+
+    generator_box: list[LoadGenerator] = []
+    engine = tiny({"step_base_ms": 2.0})
+
+    async def live() -> LoadGenerator:
+        await engine.start()
+        generator = LoadGenerator(
+            engine,
+            plan([0.0] * 9, 5),
+            vocab_size=VOCAB,
+            window_start_offset_ns=0,
+            on_tokens=watch,
+            max_in_flight=3,
+        )
+        generator_box.append(generator)
+        await generator.run(now_ns())
+        await generator.drain(10)
+        await engine.stop()
+        return generator
+
+    generator = asyncio.run(live())
+    assert generator.completed == 9
+    assert highest == 3
+    lags_ms = [((r.actual_send_ns or 0) - (r.planned_send_ns or 0)) / 1e6 for r in generator.records]
+    assert lags_ms[8] > 15
+
+
+def test_bad_cap() -> None:
+    with pytest.raises(ValueError, match="max_in_flight must be at least 1"):
+        LoadGenerator(tiny(), plan([0]), vocab_size=VOCAB, window_start_offset_ns=0, max_in_flight=0)
+
+
+def test_prompt_of_another_vocabulary_is_refused() -> None:
+    one = np.ones(1, np.int32)
+    load = LoadPlan(np.zeros(1, np.int64), one * 3, one, True, 0, prompt_token_ids=((1, 2, 1000),))
+    with pytest.raises(
+        RunFailedError, match="prompt 0 holds token id 1000, the model's vocabulary ends at 999"
+    ):
+        LoadGenerator(tiny(), load, vocab_size=VOCAB, window_start_offset_ns=0)
+
+
+def test_server_and_batch_loads_end_to_end() -> None:
+    lengths = LengthConfig(input_tokens=16, output_tokens=4)
+    server = build_plan(ServerConfig(rate_rps=200.0, warmup_s=0.1, window_s=0.4, lengths=lengths), 0, 0)
+    generator = run(tiny(), server.main, window_ms=100)
+    assert generator.completed == len(server.main) > 50
+    assert {record.phase for record in generator.records} == {"warmup", "window"}
+    batch = build_plan(BatchConfig(num_requests=300, warmup_requests=0, lengths=lengths), 0, 0)
+    assert run(tiny(max_num_seqs=64), batch.main).completed == 300

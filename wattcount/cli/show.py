@@ -1,0 +1,82 @@
+"""`wattcount show PATH`: what a record holds."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from wattcount.cli.records import find_records, open_record
+from wattcount.errors import EXIT_OK
+from wattcount.metrics import load_metrics, spec
+from wattcount.metrics.summary import console, print_summary
+from wattcount.metrics.units import quantity
+from wattcount.record import Record
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "path", metavar="PATH", nargs="+", help="a run record, or a folder with records below it"
+    )
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print metrics.json (several records: an object of record path to metrics)",
+    )
+    parser.add_argument("--all", action="store_true", help="every metric, not only the short table")
+
+
+def main(args: argparse.Namespace) -> int:
+    records = [open_record(path) for path in find_records(args.path)]
+    if args.json:
+        contents: dict[str, Any] = {str(record.path): load_metrics(record) for record in records}
+        print(json.dumps(contents if len(contents) > 1 else next(iter(contents.values())), indent=2))
+        return EXIT_OK
+    out = console()
+    for position, record in enumerate(records):
+        if position:
+            out.print()
+        _show(out, record, everything=args.all)
+    return EXIT_OK
+
+
+def _show(out: Console, record: Record, everything: bool) -> None:
+    info, metrics = record.info, load_metrics(record)
+    print_summary(info, metrics, out)
+    if everything:
+        out.print(_all_metrics(metrics))
+    out.print(Text("\nphases", style="bold"))
+    for span in info.phases:
+        length = (
+            quantity((span.end_ns - span.start_ns) / 1e9, "s") if span.end_ns is not None else "broke off"
+        )
+        out.print(f"  {span.phase!s:<20} {length:>10}")
+    out.print(Text("\nrecord", style="bold"))
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(info.versions.items()))
+    facts = {
+        "path": str(record.path),
+        "point": f"{info.point_id[:12]}  seed {info.seed}  repeat {info.repeat}",
+        "run": f"{info.run_id}  started {info.started_utc}",
+        "power read from": f"{info.instrument}: {info.nvml.get('path', '?')}, driver "
+        f"{info.nvml.get('driver_version', '?')}",
+        "GPUs": ", ".join(f"{gpu.get('name', '?')} {gpu.get('uuid', '')}" for gpu in info.gpus) or "none",
+        "versions": versions,
+        "rows": f"{len(record.power.events)} power, {len(record.requests)} requests, {len(record.steps)} steps",
+    }
+    for name, text in facts.items():
+        # Whole lines: a path that is wrapped cannot be copied.
+        out.print(f"  {name:<16} {text}", soft_wrap=True, markup=False)
+
+
+def _all_metrics(metrics: dict[str, Any]) -> Table:
+    table = Table(box=box.SIMPLE, show_edge=False, pad_edge=False)
+    for heading in ("metric", "value", "missing because"):
+        table.add_column(heading)
+    for key, value in metrics["metrics"].items():
+        table.add_row(key, quantity(value, spec(key).unit), metrics["null_reasons"].get(key, ""))
+    return table

@@ -1,0 +1,376 @@
+"""Whether a model fits: weights + KV cache + activations against the memory of one GPU (or the host).
+
+    usable = memory x gpu_memory_utilization                          (a CPU engine: the memory that is free)
+    needed = weights / tp + KV cache of the longest request + activations + what the engine takes besides
+
+vLLM starts when the longest request alone fits and queues the rest, so that is what `fits` asks; how much
+the scenario's requests would take all at once is reported beside it. The arithmetic is for decoder-only
+transformers (grouped-query attention, mixture of experts, sliding windows, tied embeddings, MLA caches) and
+agrees with the published parameter counts within 1 %.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from wattcount.config.schema import (
+    BatchConfig,
+    Device,
+    LengthKind,
+    ModelConfig,
+    RunConfig,
+    ScenarioConfig,
+    ServerConfig,
+)
+
+GIB = 2**30
+
+CUDA_OVERHEAD_BYTES = 1 * GIB
+"""CUDA context, kernels, CUDA graphs and collectives, on each GPU."""
+CPU_OVERHEAD_BYTES = 2 * GIB
+"""vLLM's two processes with torch loaded, on the CPU."""
+DEFAULT_BATCHED_TOKENS = 8192
+"""vLLM's `max_num_batched_tokens` on data-centre GPUs, where it is not set."""
+DEFAULT_MAX_SEQS = 256
+"""A common `max_num_seqs` of vLLM, where it is not set."""
+MODEL_LEN_STEP = 256
+
+DTYPE_BYTES = {"bfloat16": 2.0, "float16": 2.0, "float32": 4.0}
+QUANTIZED_BITS = {
+    "awq": 4.25,
+    "auto_awq": 4.25,
+    "gptq": 4.25,
+    "auto_gptq": 4.25,
+    "gptq_marlin": 4.25,
+    "awq_marlin": 4.25,
+    "bitsandbytes": 4.25,
+    "mxfp4": 4.25,
+    "nvfp4": 4.5,
+    "modelopt_fp4": 4.5,
+    "fp8": 8.0,
+    "modelopt": 8.0,
+    "fbgemm_fp8": 8.0,
+    "experts_int8": 8.0,
+    "compressed-tensors": 8.0,
+}
+"""Bits a weight of a linear layer, with one 16-bit scale and zero point a group of 128 for 4-bit methods."""
+
+_UNGATED = {"gpt2", "gptj", "gpt_neox", "phi", "falcon", "opt", "bloom", "nemotron", "starcoder2", "mpt"}
+_QKV_BIAS = {"qwen2", "qwen2_moe"}
+_QK_NORM_FULL = {"olmoe", "olmo2"}
+_QK_NORM_HEAD = {"qwen3", "qwen3_moe", "gemma3", "gemma3_text"}
+_FOUR_NORMS = {"gemma2", "gemma3", "gemma3_text"}
+_TIED_BY_DEFAULT = {"gemma", "gemma2", "gemma3", "gemma3_text", "gpt2"}
+_NOT_A_PLAIN_TRANSFORMER = ("mamba", "nemotron_h", "jamba", "bamba", "falcon_h1", "rwkv", "zamba")
+
+
+@dataclass(frozen=True)
+class ParameterCount:
+    """Parameters of a decoder-only transformer."""
+
+    linear: int
+    """In the matrices of the layers, which quantisation shrinks."""
+    other: int
+    """Embeddings, output head and norms, which it mostly does not."""
+    inactive: int
+    """Of `linear`: experts that one token does not use."""
+
+    @property
+    def total(self) -> int:
+        return self.linear + self.other
+
+    @property
+    def active(self) -> int:
+        return self.total - self.inactive
+
+
+def text_config(hf_config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The language model's part of a `config.json` (multimodal models nest it)."""
+    inner = hf_config.get("text_config")
+    return inner if isinstance(inner, Mapping) else hf_config
+
+
+def count_parameters(hf_config: Mapping[str, Any]) -> ParameterCount | None:
+    """Parameters by the shape in `config.json`; None where it does not describe a plain transformer."""
+    c = text_config(hf_config)
+    kind = str(c.get("model_type", ""))
+    if any(kind.startswith(name) for name in _NOT_A_PLAIN_TRANSFORMER) or c.get("kv_lora_rank"):
+        return None
+    d = _int(c, "hidden_size", "n_embd")
+    layers = _int(c, "num_hidden_layers", "n_layer")
+    heads = _int(c, "num_attention_heads", "n_head")
+    vocab = _int(c, "vocab_size")
+    if d is None or layers is None or heads is None or vocab is None:
+        return None
+    inner = _int(c, "intermediate_size", "n_inner") or 4 * d
+    kv_heads = _int(c, "num_key_value_heads") or heads
+    head = _int(c, "head_dim") or d // heads
+    q, kv = heads * head, kv_heads * head
+
+    attention = d * q + 2 * d * kv + q * d
+    if kind in _QKV_BIAS:
+        attention += q + 2 * kv
+    elif c.get("attention_bias"):
+        attention += q + 2 * kv + d
+    norms = (4 if kind in _FOUR_NORMS else 2) * d
+    if kind in _QK_NORM_FULL:
+        norms += q + kv
+    elif kind in _QK_NORM_HEAD:
+        norms += 2 * head
+
+    matrices = 2 if kind in _UNGATED else 3
+    dense = matrices * d * inner
+    experts = _int(c, "num_experts", "num_local_experts", "n_routed_experts")
+    inactive = 0
+    if experts:
+        expert = matrices * d * (_int(c, "moe_intermediate_size") or inner)
+        chosen = _int(c, "num_experts_per_tok", "moe_top_k") or experts
+        shared_inner = _int(c, "shared_expert_intermediate_size")
+        shared = matrices * d * shared_inner + d if shared_inner else 0
+        shared += (_int(c, "n_shared_experts") or 0) * expert
+        dense_layers = _int(c, "first_k_dense_replace") or 0
+        moe = experts * expert + shared + d * experts
+        mlp = dense_layers * dense + (layers - dense_layers) * moe
+        inactive = (layers - dense_layers) * (experts - chosen) * expert
+    else:
+        mlp = layers * dense
+    tied = bool(c.get("tie_word_embeddings", hf_config.get("tie_word_embeddings", kind in _TIED_BY_DEFAULT)))
+    embeddings = vocab * d * (1 if tied else 2)
+    return ParameterCount(
+        linear=layers * attention + mlp, other=embeddings + layers * norms + d, inactive=inactive
+    )
+
+
+def kv_bytes_per_token(hf_config: Mapping[str, Any], element_bytes: float, tensor_parallel: int = 1) -> int:
+    """Bytes one token takes in the KV cache of one GPU, all layers. 0 where the config does not tell.
+
+    2 x layers x KV heads x head size x bytes; KV heads are spread over the GPUs and repeated where there are
+    fewer of them. With multi-head latent attention (MLA) the compressed state instead.
+    """
+    return int(sum(_kv_layers(hf_config, element_bytes, tensor_parallel)))
+
+
+def kv_cache_bytes(
+    hf_config: Mapping[str, Any], tokens: int, element_bytes: float, tensor_parallel: int = 1
+) -> int:
+    """Bytes a request of `tokens` takes on one GPU; layers with a sliding window keep only the window."""
+    full, sliding = _kv_layers(hf_config, element_bytes, tensor_parallel)
+    window = _int(text_config(hf_config), "sliding_window") or tokens
+    return int(full * tokens + sliding * min(tokens, window))
+
+
+def model_context_limit(model: ModelConfig) -> int | None:
+    """Tokens in the model's context window, prompt and completion; None where the config does not tell."""
+    c = text_config(model.hf_config)
+    if c.get("rope_scaling"):
+        return None  # a scaled rotary embedding reaches further; how far is the engine's to say
+    return _int(c, "max_position_embeddings", "n_positions", "max_sequence_length")
+
+
+def longest_request_tokens(scenario: ScenarioConfig) -> int:
+    """Prompt plus completion of the longest request that the scenario can send."""
+    lengths = scenario.lengths
+    if lengths.kind is LengthKind.fixed:
+        return lengths.input_tokens + lengths.output_tokens
+    return lengths.input_tokens_max + lengths.output_tokens_max
+
+
+def max_model_len(cfg: RunConfig) -> int:
+    """The engine's `max_model_len`: as set, else the longest request rounded up, within the model's context."""
+    if cfg.engine.max_model_len is not None:
+        return cfg.engine.max_model_len
+    longest = longest_request_tokens(cfg.scenario)
+    rounded = math.ceil(longest / MODEL_LEN_STEP) * MODEL_LEN_STEP
+    limit = model_context_limit(cfg.model)
+    return max(longest, rounded if limit is None else min(rounded, limit))
+
+
+def mean_request_tokens(scenario: ScenarioConfig) -> int:
+    return scenario.lengths.input_tokens + scenario.lengths.output_tokens
+
+
+def concurrency(cfg: RunConfig) -> int:
+    """Requests that could run at once: no more than the scenario sends or the engine admits."""
+    admitted = cfg.engine.max_num_seqs or DEFAULT_MAX_SEQS
+    scenario = cfg.scenario
+    if isinstance(scenario, BatchConfig):
+        return min(scenario.num_requests, admitted)
+    assert isinstance(scenario, ServerConfig)
+    if scenario.max_in_flight is not None:
+        admitted = min(admitted, scenario.max_in_flight)
+    if scenario.rate_rps is None:
+        return admitted
+    return max(1, min(math.ceil(scenario.rate_rps * scenario.window_s), admitted))
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """Bytes are on one GPU (of `tensor_parallel`), or on the host for a CPU engine."""
+
+    fits: bool
+    memory_bytes: int
+    usable_bytes: int
+    needed_bytes: int
+    weights_bytes: int
+    kv_cache_bytes: int
+    """Of the longest request alone."""
+    kv_cache_all_bytes: int
+    """Of `concurrency` requests of mean length at once."""
+    activation_bytes: int
+    overhead_bytes: int
+    parameters: int | None
+    """None: not known, and nothing was concluded."""
+    kv_bytes_per_token: int
+    model_len: int
+    concurrency: int
+    tensor_parallel: int
+    weight_bits: float
+    device: str
+
+    @property
+    def all_at_once(self) -> bool:
+        """The scenario's requests fit all at once; else the engine queues some."""
+        return self.needed_bytes - self.kv_cache_bytes + self.kv_cache_all_bytes <= self.usable_bytes
+
+    def explain(self) -> str:
+        """The arithmetic, one line."""
+        if self.parameters is None:
+            return "the size of this model is not known; whether it fits shows when the engine starts"
+        share = f" / {self.tensor_parallel} GPUs" if self.tensor_parallel > 1 else ""
+        return (
+            f"weights {_gib(self.weights_bytes)} ({self.parameters / 1e9:.2f}e9 parameters x "
+            f"{self.weight_bits:g} bit{share}) + KV cache {_gib(self.kv_cache_bytes)} "
+            f"({self.model_len} tokens x {self.kv_bytes_per_token / 1024:.0f} KiB) + activations "
+            f"{_gib(self.activation_bytes)} + engine {_gib(self.overhead_bytes)} = "
+            f"{_gib(self.needed_bytes)} of {_gib(self.usable_bytes)} usable"
+        )
+
+
+def estimate(cfg: RunConfig, memory_bytes: int) -> FitReport:
+    """Whether `cfg.model` fits `memory_bytes`: all of one GPU's memory, or what is free on the host.
+
+    Where neither `hf_config` nor `parameters_b` tells the size, `fits` is True and `parameters` None.
+    """
+    on_cpu = cfg.engine.device is Device.cpu
+    tp = cfg.engine.tensor_parallel_size
+    hf = cfg.model.hf_config
+    counted = count_parameters(hf)
+    element = DTYPE_BYTES.get(cfg.model.dtype, 2.0)
+    bits = _weight_bits(cfg.model, element)
+    parameters: int | None
+    if counted is not None:
+        parameters = counted.total
+        weights = int((counted.linear * bits / 8 + counted.other * element) / tp)
+    elif cfg.model.parameters_b is not None:
+        parameters = int(cfg.model.parameters_b * 1e9)
+        weights = int(parameters * bits / 8 / tp)
+    else:
+        parameters, weights = None, 0
+
+    length = max_model_len(cfg)
+    at_once = concurrency(cfg)
+    kv_element = 1.0 if cfg.engine.kv_cache_dtype.startswith("fp8") else element
+    kv_token = kv_bytes_per_token(hf, kv_element, tp)
+    kv_one = kv_cache_bytes(hf, length, kv_element, tp)
+    kv_all = at_once * kv_cache_bytes(hf, min(length, mean_request_tokens(cfg.scenario)), kv_element, tp)
+    activations = _activation_bytes(cfg, element, at_once, length)
+    overhead = CPU_OVERHEAD_BYTES if on_cpu else CUDA_OVERHEAD_BYTES
+    usable = memory_bytes if on_cpu else int(memory_bytes * cfg.engine.gpu_memory_utilization)
+    needed = weights + kv_one + activations + overhead
+    return FitReport(
+        fits=parameters is None or needed <= usable,
+        memory_bytes=memory_bytes,
+        usable_bytes=usable,
+        needed_bytes=needed,
+        weights_bytes=weights,
+        kv_cache_bytes=kv_one,
+        kv_cache_all_bytes=max(kv_one, kv_all),
+        activation_bytes=activations,
+        overhead_bytes=overhead,
+        parameters=parameters,
+        kv_bytes_per_token=kv_token,
+        model_len=length,
+        concurrency=at_once,
+        tensor_parallel=tp,
+        weight_bits=bits,
+        device="cpu" if on_cpu else "cuda",
+    )
+
+
+def _activation_bytes(cfg: RunConfig, element: float, at_once: int, length: int) -> int:
+    """The largest step: residual stream, gate and up projections of all its tokens, logits of all its requests."""
+    c = text_config(cfg.model.hf_config)
+    d = _int(c, "hidden_size", "n_embd") or 0
+    inner = _int(c, "intermediate_size", "n_inner") or 4 * d
+    if _int(c, "num_experts", "num_local_experts", "n_routed_experts"):
+        inner = (_int(c, "moe_intermediate_size") or inner) * (_int(c, "num_experts_per_tok") or 1)
+    vocab = _int(c, "vocab_size") or 0
+    tokens = cfg.engine.max_num_batched_tokens or DEFAULT_BATCHED_TOKENS
+    if cfg.engine.device is Device.cpu:
+        tokens = min(tokens, at_once * length)
+    per_token = (4 * d + 2 * inner / cfg.engine.tensor_parallel_size) * element
+    logits = 2 * 4 * vocab * at_once  # float32, and a sorted copy for sampling
+    return int(tokens * per_token + logits)
+
+
+def _weight_bits(model: ModelConfig, element: float) -> float:
+    method = model.quantization
+    declared = model.hf_config.get("quantization_config")
+    if isinstance(declared, Mapping):
+        bits = declared.get("bits")
+        if isinstance(bits, int | float) and bits > 0:
+            return float(bits) + (0.25 if bits < 8 else 0.0)
+        method = method or str(declared.get("quant_method", ""))
+    return QUANTIZED_BITS.get(method, element * 8) if method else element * 8
+
+
+def _kv_layers(
+    hf_config: Mapping[str, Any], element_bytes: float, tensor_parallel: int
+) -> tuple[float, float]:
+    """Bytes a token takes in the layers with full attention, and in those with a sliding window."""
+    c = text_config(hf_config)
+    layers = _int(c, "num_hidden_layers", "n_layer")
+    heads = _int(c, "num_attention_heads", "n_head")
+    d = _int(c, "hidden_size", "n_embd")
+    if layers is None or heads is None or d is None:
+        return 0.0, 0.0
+    latent = _int(c, "kv_lora_rank")
+    if latent:
+        return layers * (latent + (_int(c, "qk_rope_head_dim") or 0)) * element_bytes, 0.0
+    kv_heads = _int(c, "num_key_value_heads") or heads
+    head = _int(c, "head_dim") or d // heads
+    per_layer = 2 * max(1, math.ceil(kv_heads / tensor_parallel)) * head * element_bytes
+    sliding = _sliding_layers(c, layers)
+    return (layers - sliding) * per_layer, sliding * per_layer
+
+
+def _sliding_layers(c: Mapping[str, Any], layers: int) -> int:
+    if not c.get("sliding_window") or c.get("use_sliding_window") is False:
+        return 0
+    types = c.get("layer_types")
+    if isinstance(types, list):
+        return sum(kind == "sliding_attention" for kind in types)
+    kind = c.get("model_type")
+    if kind == "gemma2":
+        return (layers + 1) // 2
+    if kind in ("gemma3", "gemma3_text"):
+        pattern = _int(c, "sliding_window_pattern") or 6
+        return layers - layers // pattern
+    if kind == "qwen2":
+        return max(0, layers - (_int(c, "max_window_layers") or 0))
+    return layers
+
+
+def _int(c: Mapping[str, Any], *names: str) -> int | None:
+    for name in names:
+        value = c.get(name)
+        if isinstance(value, int) and not isinstance(value, bool):
+            return value
+    return None
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.1f} GiB"

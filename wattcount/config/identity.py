@@ -1,0 +1,94 @@
+"""A point's one identity: the hash of what is measured, whatever the order or the place it is written in.
+
+In it: the dataclass fields marked as identity (model and weights, the GPU as found, scenario, engine
+and its settings, vLLM's minor version, evidence). Out of it: seed, repeat, paths, tracking, display. Fields
+equal to their default are left out, so that a new option with a default changes no old hash.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from enum import Enum
+from typing import Any
+
+from wattcount.config.schema import ALWAYS, IDENTITY, Device, RunConfig, Weights
+from wattcount.errors import NotStartedError
+
+
+def point_id(cfg: RunConfig) -> str:
+    """SHA-256 of `canonical_json(cfg)`, 64 hexadecimal digits.
+
+    Raises `NotStartedError` where `cfg` is not resolved: `model=auto`, `engine.device=auto`, a GPU whose
+    name is not known yet, or a key that is still to be given.
+    """
+    return hashlib.sha256(canonical_json(cfg).encode()).hexdigest()
+
+
+def canonical_json(cfg: RunConfig) -> str:
+    """The identity as JSON: keys sorted, no spaces, numbers as Python writes them, text in ASCII."""
+    _refuse_unresolved(cfg)
+    return json.dumps(
+        identity_fields(cfg), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
+    )
+
+
+def identity_fields(cfg: RunConfig) -> dict[str, Any]:
+    """The identity fields that differ from their defaults, nested as in the configuration."""
+    fields = _differing(cfg)
+    if cfg.model.weights is not Weights.random:
+        # Real weights bring their own config.json; what conf/ says of it is only for the fit arithmetic.
+        fields.get("model", {}).pop("hf_config", None)
+    return fields
+
+
+def _differing(node: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for item in dataclasses.fields(node):
+        if not item.metadata.get(IDENTITY):
+            continue
+        value = getattr(node, item.name)
+        if dataclasses.is_dataclass(value):
+            nested = _differing(value)
+            if nested:
+                found[item.name] = nested
+        elif item.metadata.get(ALWAYS) or value != _default(item):
+            found[item.name] = _plain(value)
+    return found
+
+
+def _default(item: dataclasses.Field[Any]) -> Any:
+    if item.default_factory is not dataclasses.MISSING:
+        return item.default_factory()
+    return item.default
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, float) and value.is_integer():
+        return int(value)  # 500000.0 and 500000 are one value, whoever wrote it
+    if isinstance(value, dict):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return value
+
+
+def _refuse_unresolved(cfg: RunConfig) -> None:
+    unresolved = []
+    if cfg.model.name in ("auto", "???"):
+        unresolved.append(f"model.name={cfg.model.name}")
+    if cfg.gpu.found_name is None:
+        unresolved.append("gpu.found_name=null")
+    if cfg.engine.device is Device.auto:
+        unresolved.append("engine.device=auto")
+    if cfg.evidence is None:
+        unresolved.append("evidence=null")
+    if cfg.model.weights is Weights.path and cfg.model.path_fingerprint is None:
+        unresolved.append("model.path_fingerprint=null")
+    if unresolved:
+        raise NotStartedError(
+            f"the point has no identity yet: {', '.join(unresolved)}; preflight fills these in"
+        )

@@ -1,0 +1,26 @@
+"""Where wattcount keeps what it makes: one folder, never the working directory."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def data_home() -> Path:
+    """`$WATTCOUNT_HOME`, else `$XDG_DATA_HOME/wattcount`, else `~/.local/share/wattcount`; absolute."""
+    home = os.environ.get("WATTCOUNT_HOME")
+    if home:
+        return Path(home).expanduser().absolute()
+    # The XDG specification says to ignore a relative path.
+    xdg = os.environ.get("XDG_DATA_HOME", "")
+    base = Path(xdg) if xdg.startswith("/") else Path.home() / ".local" / "share"
+    return base / "wattcount"
+
+
+def default_records_dir() -> str:
+    return str(data_home() / "records")
+
+
+def default_tracking_uri() -> str:
+    """MLflow's own default is sqlite in the working directory; this one is at a fixed place."""
+    return f"sqlite:///{data_home() / 'mlflow.db'}"

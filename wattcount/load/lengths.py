@@ -1,0 +1,235 @@
+"""How long each prompt and each completion is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from math import log, sqrt
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wattcount.config.schema import LengthConfig, LengthKind
+from wattcount.errors import NotStartedError
+from wattcount.load.prompts import PromptFile, Tokenize, read_prompts
+from wattcount.load.streams import Stream, stream
+from wattcount.load.trace import Trace, read_trace
+
+
+@dataclass(frozen=True)
+class DrawnLengths:
+    """`n` requests' lengths, and their prompts where those are given texts.
+
+    input_tokens, output_tokens   int32[n], at least 1
+    """
+
+    input_tokens: NDArray[np.int32]
+    output_tokens: NDArray[np.int32]
+    prompt_token_ids: tuple[tuple[int, ...], ...] | None = None
+
+
+class Lengths(ABC):
+    """A distribution of prompt and completion lengths."""
+
+    @abstractmethod
+    def draw(self, count: int, seed: int) -> DrawnLengths:
+        """The lengths of the first `count` requests; a larger count begins with the same ones."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Smallest and largest number of tokens, both allowed."""
+
+    low: int
+    high: int
+
+    def clip(self, tokens: NDArray[np.float64] | NDArray[np.int32]) -> NDArray[np.int32]:
+        return np.clip(np.rint(tokens), self.low, self.high).astype(np.int32)
+
+
+class FixedLengths(Lengths):
+    """The same for every request."""
+
+    def __init__(self, input_tokens: int, output_tokens: int) -> None:
+        for name, value in (("input_tokens", input_tokens), ("output_tokens", output_tokens)):
+            if value < 1:
+                raise NotStartedError(f"scenario.lengths.{name} must be at least 1, got {value}")
+        self.input_tokens = input_tokens
+        self.output_tokens = output_tokens
+
+    def draw(self, count: int, seed: int) -> DrawnLengths:  # noqa: ARG002
+        return DrawnLengths(
+            np.full(count, self.input_tokens, np.int32), np.full(count, self.output_tokens, np.int32)
+        )
+
+
+class UniformLengths(Lengths):
+    """Every whole number within the bounds equally likely."""
+
+    def __init__(self, input_bounds: Bounds, output_bounds: Bounds) -> None:
+        self.input_bounds = input_bounds
+        self.output_bounds = output_bounds
+
+    def draw(self, count: int, seed: int) -> DrawnLengths:
+        return DrawnLengths(
+            _uniform(self.input_bounds, count, stream(seed, Stream.INPUT_LENGTHS)),
+            _uniform(self.output_bounds, count, stream(seed, Stream.OUTPUT_LENGTHS)),
+        )
+
+
+class LognormalLengths(Lengths):
+    """Log-normal with a given mean and coefficient of variation, rounded and held within the bounds.
+
+    sigma² = ln(1 + cv²), mu = ln(mean) - sigma² / 2. The mean is that of the unbounded distribution:
+    bounds close to it move it.
+    """
+
+    def __init__(
+        self,
+        input_mean: float,
+        input_cv: float,
+        input_bounds: Bounds,
+        output_mean: float,
+        output_cv: float,
+        output_bounds: Bounds,
+    ) -> None:
+        self._input = (_lognormal_parameters("input", input_mean, input_cv), input_bounds)
+        self._output = (_lognormal_parameters("output", output_mean, output_cv), output_bounds)
+
+    def draw(self, count: int, seed: int) -> DrawnLengths:
+        return DrawnLengths(
+            _lognormal(*self._input, count, stream(seed, Stream.INPUT_LENGTHS)),
+            _lognormal(*self._output, count, stream(seed, Stream.OUTPUT_LENGTHS)),
+        )
+
+
+class TraceLengths(Lengths):
+    """Lengths of recorded requests, prompt and completion of one request kept together.
+
+    `in_order`: request i is row i, for arrivals from the same trace. Otherwise rows are drawn at random
+    with replacement.
+    """
+
+    def __init__(self, trace: Trace, input_bounds: Bounds, output_bounds: Bounds, *, in_order: bool) -> None:
+        self.trace = trace
+        self.input_bounds = input_bounds
+        self.output_bounds = output_bounds
+        self.in_order = in_order
+
+    def draw(self, count: int, seed: int) -> DrawnLengths:
+        if self.in_order and count > len(self.trace):
+            raise NotStartedError(
+                f"trace file {self.trace.path} has {len(self.trace)} requests, the scenario needs {count}"
+            )
+        rows = (
+            np.arange(count)
+            if self.in_order
+            else stream(seed, Stream.ROWS).integers(0, len(self.trace), count)
+        )
+        return DrawnLengths(
+            self.input_bounds.clip(self.trace.input_tokens[rows]),
+            self.output_bounds.clip(self.trace.output_tokens[rows]),
+        )
+
+
+class PromptLengths(Lengths):
+    """Prompts of a file, in an order drawn from the seed, all of them before one comes again.
+
+    A prompt longer than the upper bound is cut there.
+    """
+
+    def __init__(
+        self, prompts: PromptFile, input_bounds: Bounds, output_tokens: int, output_bounds: Bounds
+    ) -> None:
+        self.prompts = prompts
+        self.input_bounds = input_bounds
+        self.output_tokens = output_tokens
+        self.output_bounds = output_bounds
+        for index, ids in enumerate(prompts.token_ids):
+            if len(ids) < input_bounds.low:
+                raise NotStartedError(
+                    f"prompt file {prompts.path}, line {prompts.lines[index]}: the prompt has {len(ids)} tokens,"
+                    f" fewer than scenario.lengths.input_tokens_min={input_bounds.low}"
+                )
+
+    def draw(self, count: int, seed: int) -> DrawnLengths:
+        total = len(self.prompts.token_ids)
+        random = stream(seed, Stream.ROWS)
+        rounds = [random.permutation(total) for _ in range(-(-count // total))]
+        rows = np.concatenate(rounds)[:count] if rounds else np.zeros(0, np.int64)
+        ids = tuple(self.prompts.token_ids[row][: self.input_bounds.high] for row in rows)
+        outputs = np.array(
+            [self.prompts.output_tokens[row] or self.output_tokens for row in rows], dtype=np.int32
+        )
+        return DrawnLengths(
+            np.array([len(prompt) for prompt in ids], dtype=np.int32), self.output_bounds.clip(outputs), ids
+        )
+
+
+def create(config: LengthConfig, *, trace: Trace | None = None, tokenize: Tokenize | None = None) -> Lengths:
+    """The lengths a scenario asks for.
+
+    `trace`: the trace that the arrivals come from, if they do; lengths of the same file are then taken
+    row by row with them. `tokenize` is needed for prompt files that hold text.
+    """
+    input_bounds = _bounds("input", config.input_tokens_min, config.input_tokens_max)
+    output_bounds = _bounds("output", config.output_tokens_min, config.output_tokens_max)
+    if config.kind is LengthKind.fixed:
+        return FixedLengths(config.input_tokens, config.output_tokens)
+    if config.kind is LengthKind.uniform:
+        return UniformLengths(input_bounds, output_bounds)
+    if config.kind is LengthKind.lognormal:
+        return LognormalLengths(
+            config.input_tokens,
+            config.input_cv,
+            input_bounds,
+            config.output_tokens,
+            config.output_cv,
+            output_bounds,
+        )
+    if config.kind is LengthKind.prompts:
+        if config.path is None:
+            raise NotStartedError("scenario.lengths.kind=prompts needs scenario.lengths.path, a prompt file")
+        return PromptLengths(
+            read_prompts(config.path, tokenize), input_bounds, config.output_tokens, output_bounds
+        )
+    if config.path is None and trace is None:
+        raise NotStartedError("scenario.lengths.kind=trace needs scenario.lengths.path, a trace file")
+    if config.path is not None and (trace is None or not _same_file(config.path, trace)):
+        return TraceLengths(read_trace(config.path), input_bounds, output_bounds, in_order=False)
+    assert trace is not None
+    return TraceLengths(trace, input_bounds, output_bounds, in_order=True)
+
+
+def _same_file(path: str, trace: Trace) -> bool:
+    return trace.path.resolve() == type(trace.path)(path).expanduser().resolve()
+
+
+def _bounds(what: str, low: int, high: int) -> Bounds:
+    if low < 1:
+        raise NotStartedError(f"scenario.lengths.{what}_tokens_min must be at least 1, got {low}")
+    if high < low:
+        raise NotStartedError(
+            f"scenario.lengths.{what}_tokens_max={high} is below scenario.lengths.{what}_tokens_min={low}"
+        )
+    return Bounds(low, high)
+
+
+def _uniform(bounds: Bounds, count: int, random: np.random.Generator) -> NDArray[np.int32]:
+    return random.integers(bounds.low, bounds.high, count, endpoint=True).astype(np.int32)
+
+
+def _lognormal(
+    parameters: tuple[float, float], bounds: Bounds, count: int, random: np.random.Generator
+) -> NDArray[np.int32]:
+    mu, sigma = parameters
+    return bounds.clip(np.exp(mu + sigma * random.standard_normal(count)))
+
+
+def _lognormal_parameters(what: str, mean: float, cv: float) -> tuple[float, float]:
+    if mean < 1:
+        raise NotStartedError(f"scenario.lengths.{what}_tokens must be at least 1, got {mean}")
+    if not (np.isfinite(cv) and cv >= 0):
+        raise NotStartedError(f"scenario.lengths.{what}_cv must not be negative, got {cv}")
+    variance = log(1 + cv * cv)
+    return log(mean) - variance / 2, sqrt(variance)

@@ -1,0 +1,135 @@
+"""The short table a person wants to read at the end of a run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from wattcount.metrics.compute import NULL_REASONS
+from wattcount.metrics.registry import spec
+from wattcount.metrics.units import quantity
+from wattcount.record.schema import RunInfo
+
+WIDTH = 80
+
+
+def console() -> Console:
+    """Standard output; 80 columns and no colour where it is no terminal."""
+    if sys.stdout.isatty():
+        return Console(highlight=False)
+    return Console(width=WIDTH, highlight=False, color_system=None)
+
+
+def gpu_label(info: RunInfo) -> str:
+    """`NVIDIA H200`, `2 x NVIDIA H200`; `no GPU` where none was found."""
+    names = [str(gpu["name"]) for gpu in info.gpus if gpu.get("name")]
+    if not names:
+        return "no GPU"
+    kinds = sorted(set(names))
+    return " + ".join(f"{names.count(k)} x {k}" if names.count(k) > 1 else k for k in kinds)
+
+
+def load_label(scenario: Mapping[str, Any]) -> str:
+    """`batch of 512`, `server 4 requests/s`."""
+    if scenario["kind"] == "batch":
+        return f"batch of {scenario['num_requests']}" if "num_requests" in scenario else "batch"
+    rate = scenario.get("rate_rps")
+    return f"server {rate:g} requests/s" if rate is not None else "server, rate of the trace"
+
+
+def describe(info: RunInfo) -> str:
+    """One line: model, GPU, load."""
+    return f"{info.config['model']['name']} on {gpu_label(info)}, {load_label(info.config['scenario'])}"
+
+
+def evidence_label(info: RunInfo) -> str:
+    """`measured`, `emulated`, `measured, random weights`, ..."""
+    words = [str(info.evidence)]
+    if info.origin != "wattcount":
+        words.append(info.origin)
+    if info.config["model"]["weights"] == "random":
+        words.append("random weights")
+    return ", ".join(words)
+
+
+_ROWS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("Energy of the window", ("energy/gpu_j",)),
+    ("Energy of the batch", ("energy/batch_gpu_j",)),
+    ("  per output token", ("energy/gpu_j_per_output_token",)),
+    ("  per request", ("energy/gpu_j_per_request",)),
+    ("  per good request", ("energy/gpu_j_per_good_request",)),
+    ("Power, mean of the window", ("power/gpu_mean_w",)),
+    ("  loaded idle / bare idle", ("power/idle_loaded_w", "power/idle_bare_w")),
+    ("Output tokens", ("throughput/output_tokens_per_s",)),
+    ("Requests completed", ("throughput/requests_per_s",)),
+    ("  offered / sent", ("load/offered_rps", "load/achieved_rps")),
+    ("  within the SLO (goodput)", ("throughput/goodput_rps",)),
+    ("TTFT p50 / p95 / p99", tuple(f"latency/ttft_p{p}_ms" for p in (50, 95, 99))),
+    ("TPOT p50 / p95 / p99", tuple(f"latency/tpot_p{p}_ms" for p in (50, 95, 99))),
+    ("E2E p50 / p95 / p99", tuple(f"latency/e2e_p{p}_ms" for p in (50, 95, 99))),
+)
+_HIDDEN_WHEN = {"no_slo", "not_a_batch", "batch_has_no_rate"}
+"""Rows that do not apply are left out; what is missing for another reason is shown with the reason."""
+
+
+def summary(info: RunInfo, metrics: Mapping[str, Any]) -> RenderableType:
+    """The table, with what spoils the run below it."""
+    values, why = metrics["metrics"], metrics["null_reasons"]
+    evidence = evidence_label(info)
+    table = Table(box=box.SIMPLE, show_edge=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("")
+    table.add_column("value", no_wrap=True)
+    table.add_column("evidence")
+    missing: dict[str, None] = {}
+    for label, keys in _ROWS:
+        reasons = [why[key] for key in keys if key in why]
+        if len(reasons) == len(keys) and reasons[0] in _HIDDEN_WHEN:
+            continue
+        missing |= dict.fromkeys(reasons)
+        table.add_row(label, _values(keys, values), evidence)
+    parts: list[RenderableType] = [Text(describe(info), style="bold"), table]
+    if missing:
+        text = "; ".join(NULL_REASONS.get(code, code.replace("_", " ")) for code in missing)
+        parts.append(Text(f"-: {text}", style="dim"))
+    if bases := sorted({str(e["basis"]) for e in metrics["energy"].values() if e["basis"]}):
+        parts.append(Text(f"Energy from {', '.join(bases)}.", style="dim"))
+    parts += [Text(line, style=style) for line, style in _verdict(info, metrics)]
+    return Group(*parts)
+
+
+def _values(keys: tuple[str, ...], values: Mapping[str, Any]) -> str:
+    """`34.10 / 40.20 / - ms`: the unit once where all share it."""
+    shown = [quantity(values.get(key), spec(key).unit) for key in keys]
+    units = {text.partition(" ")[2] for text in shown if text != "-"}
+    if len(units) != 1:
+        return " / ".join(shown)
+    unit = units.pop()
+    return f"{' / '.join(text.partition(' ')[0] for text in shown)} {unit}".strip()
+
+
+def _verdict(info: RunInfo, metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
+    validity = metrics["validity"]
+    lines: list[tuple[str, str]] = []
+    if str(info.evidence) == "emulated":
+        lines.append(
+            ("Emulated: power is computed, not measured. Good for tests, worthless as a result.", "yellow")
+        )
+    if not validity["valid"]:
+        lines.append(("INVALID: do not use these numbers.", "bold red"))
+    if not info.validity.valid:
+        said = info.validity.messages or info.validity.reasons or ["no reason was recorded"]
+        lines += [(f"- {message}", "red") for message in said]
+    for finding in validity["findings"]:
+        lines.append((f"- {finding['message']}", "red" if finding["invalidates"] else "yellow"))
+    lines += [(f"- {text}", "dim") for text in info.notes]
+    return lines
+
+
+def print_summary(info: RunInfo, metrics: Mapping[str, Any], to: Console | None = None) -> None:
+    (to or console()).print(summary(info, metrics))

@@ -1,0 +1,244 @@
+"""Emulated machines: GPUs whose true power is known, seen through NVML's own interface.
+
+The library (`wattcount/emulator/libnvidia-ml.so.1`) turns a true power curve into what the sensors of a
+GPU model would show. What it shows is never a measurement: it exports a symbol by which every record made
+with it is marked `emulated`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wattcount.clock import now_ns
+from wattcount.config.schema import GpuConfig
+from wattcount.engine.base import EngineStep
+from wattcount.errors import NotStartedError
+from wattcount.power import _native
+
+CONFIG_ENV = "WATTCOUNT_NVML_EMULATOR"
+LIBRARY_ENV = "WATTCOUNT_NVML_PATH"
+DEFAULT_PROFILE = "h200"
+LIVE_CAPACITY = 65536
+"""Points in a live truth's ring: minutes of engine steps, far more than readers fall behind."""
+
+
+def library_path() -> Path:
+    """The emulated NVML library of this installation."""
+    path = Path(str(files("wattcount") / "emulator" / "libnvidia-ml.so.1"))
+    if not path.is_file():
+        # An editable install keeps built files beside the native module, in site-packages.
+        path = Path(_native.__file__).parent.parent / "emulator" / "libnvidia-ml.so.1"
+    if not path.is_file():
+        raise NotStartedError(f"the emulated NVML library is missing ({path}); reinstall wattcount")
+    return path
+
+
+def profiles() -> list[dict[str, Any]]:
+    """The sensor profiles: name, evidence (measured, published, guessed), source, and their figures."""
+    return _native.emulator_profiles()
+
+
+@dataclass(frozen=True)
+class EmulatedGpu:
+    """One GPU of an emulated machine. Optional keys are those of csrc/emulator/machine.h."""
+
+    profile: str = DEFAULT_PROFILE
+    truth: str = ""
+    """`curve.csv`, `live:FILE`; empty: a live truth beside the configuration."""
+    name: str | None = None
+    uuid: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+class EmulatedMachine:
+    """Writes the configuration of an emulated machine and points the environment at it.
+
+    ::
+
+        with EmulatedMachine([EmulatedGpu("a100", truth="curve.csv")], folder):
+            ...   # NVML in this process, and in those it starts, is the emulated one
+
+    `faults`, `epoch_ns`: see csrc/emulator/machine.h. A live truth is made for each GPU that names no curve;
+    the machine holds its writing end in `live`, until another process takes it over with `LiveTruth.create`.
+    """
+
+    def __init__(
+        self,
+        gpus: Sequence[EmulatedGpu],
+        folder: Path,
+        *,
+        faults: Sequence[Mapping[str, Any]] = (),
+        epoch_ns: int | None = None,
+        remove_folder: bool = False,
+    ) -> None:
+        self.folder = folder.absolute()
+        self.config_path = self.folder / "machine.json"
+        self.library_path = str(library_path())
+        self.live: dict[str, LiveTruth] = {}
+        self._remove_folder = remove_folder
+        self._saved: dict[str, str | None] | None = None
+        self.folder.mkdir(parents=True, exist_ok=True)
+        described = []
+        for index, gpu in enumerate(gpus):
+            uuid = gpu.uuid or emulated_uuid(gpu.profile, index)
+            truth = gpu.truth
+            if not truth:
+                truth = f"live:truth-{index}.live"
+                self.live[uuid] = LiveTruth(self.folder / f"truth-{index}.live")
+            entry: dict[str, Any] = {"uuid": uuid, "profile": gpu.profile, "truth": truth, **gpu.options}
+            if gpu.name is not None:
+                entry["name"] = gpu.name
+            described.append(entry)
+        config: dict[str, Any] = {"gpus": described, "faults": [dict(fault) for fault in faults]}
+        if epoch_ns is not None:
+            config["epoch_ns"] = epoch_ns
+        self.config_path.write_text(json.dumps(config, indent=1))
+
+    @classmethod
+    def for_config(cls, gpu: GpuConfig, folder: Path) -> EmulatedMachine:
+        """The machine that `power=emulated` with this `gpu` stands for; `auto` is an H200."""
+        profile = gpu.emulator_profile or (DEFAULT_PROFILE if gpu.name == "auto" else gpu.name)
+        if profile not in {known["name"] for known in profiles()}:
+            names = ", ".join(known["name"] for known in profiles())
+            raise NotStartedError(f"no sensor profile {profile!r} to emulate gpu={gpu.name} with; there are {names}")
+        return cls([EmulatedGpu(profile)] * max(gpu.count, 1), folder, remove_folder=True)
+
+    def open(self) -> EmulatedMachine:
+        """Points the environment at this machine."""
+        if self._saved is None:
+            self._saved = {name: os.environ.get(name) for name in (CONFIG_ENV, LIBRARY_ENV)}
+            os.environ[CONFIG_ENV] = str(self.config_path)
+            os.environ[LIBRARY_ENV] = self.library_path
+        return self
+
+    def close(self) -> None:
+        """Restores the environment; may be called twice."""
+        if self._saved is not None:
+            for name, value in self._saved.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value
+            self._saved = None
+        if self._remove_folder:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def __enter__(self) -> EmulatedMachine:
+        return self.open()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class LiveTruth:
+    """The writing end of a true power curve that grows while it is read (csrc/emulator/live_truth.h)."""
+
+    def __init__(self, path: Path, capacity: int = LIVE_CAPACITY) -> None:
+        self.path = path
+        self._writer = _native.LiveTruthWriter(str(path), capacity)
+
+    @classmethod
+    def attach(cls, config_path: Path) -> dict[str, LiveTruth]:
+        """Writers, by GPU UUID, of all live truths of a machine's configuration, continuing where they are."""
+        config = json.loads(config_path.read_text())
+        live = {}
+        for gpu in config["gpus"]:
+            kind, _, name = gpu["truth"].partition(":")
+            if kind == "live":
+                live[gpu["uuid"]] = cls(config_path.parent / name)
+        return live
+
+    def append(self, t_ns: int, power_mw: int) -> None:
+        """From `t_ns` (CLOCK_MONOTONIC) on, the GPU draws `power_mw`. Earlier than what was read: clamped."""
+        self._writer.append(t_ns, power_mw)
+
+    def append_now(self, power_w: float) -> None:
+        self.append(now_ns(), round(power_w * 1e3))
+
+    @property
+    def clamped(self) -> int:
+        """Appends that came too late and were moved."""
+        return self._writer.clamped
+
+    def history(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(t_ns, power_mw) as it was in effect."""
+        points = np.array(self._writer.history(), np.int64).reshape(-1, 2)
+        return points[:, 0], points[:, 1]
+
+    def save(self, path: Path) -> None:
+        """Writes the curve as it was in effect: `t_ns,power_mw`."""
+        t_ns, power_mw = self.history()
+        lines = [f"{t},{p}\n" for t, p in zip(t_ns.tolist(), power_mw.tolist(), strict=True)]
+        path.write_text("t_ns,power_mw\n" + "".join(lines))
+
+
+class ActivityPower:
+    """A plausible true power for an emulated GPU, from what an engine does. A stimulus, never evidence.
+
+    Idle power from the GPU's data sheet; with an engine loaded, half as much again (an H200 showed 81 W and
+    125 W). A step draws between loaded idle and the board's limit, rising with the tokens in it and levelling
+    off: prefill tokens fill the tensor cores at some thousand tokens a step, decode tokens at some hundred.
+    """
+
+    PREFILL_SATURATION_TOKENS = 1024.0
+    DECODE_SATURATION_TOKENS = 128.0
+    PEAK_SHARE = 0.97
+
+    def __init__(self, gpu: GpuConfig) -> None:
+        tdp_w = gpu.tdp_w if gpu.tdp_w is not None else 700.0
+        self.idle_bare_w = gpu.idle_w if gpu.idle_w is not None else 0.11 * tdp_w
+        self.idle_loaded_w = min(1.55 * self.idle_bare_w, 0.4 * tdp_w)
+        self._peak_w = self.PEAK_SHARE * tdp_w
+
+    def step_power_w(self, step: EngineStep) -> float:
+        """Watts while a step like this one runs."""
+        if step.running == 0 and not step.prefill_tokens and not step.decode_tokens:
+            return self.idle_loaded_w
+        load = (step.prefill_tokens or 0) / self.PREFILL_SATURATION_TOKENS
+        load += (step.decode_tokens or step.running) / self.DECODE_SATURATION_TOKENS
+        # A batch of one already keeps the memory system busy.
+        share = 0.35 + 0.65 * (1.0 - float(np.exp(-2.0 * load)))
+        return self.idle_loaded_w + share * (self._peak_w - self.idle_loaded_w)
+
+
+def simulate(
+    profile: str,
+    t_ns: NDArray[np.int64],
+    power_w: NDArray[np.float64],
+    *,
+    seed: int = 1,
+    gain: float = 1.0,
+    offset_w: float = 0.0,
+    counter_phase: float | None = None,
+    power_phase: float | None = None,
+    ring_phase: float | None = None,
+) -> _native.VirtualSensors:
+    """The sensors of a profile over a true curve, in virtual time: no library, no waiting.
+
+    t_ns, power_w   int64[n] increasing, float64[n]: piecewise constant
+    Phases are shares (0..1) of each grid's period; drawn from the seed where None.
+    """
+    return _native.VirtualSensors(
+        profile,
+        np.ascontiguousarray(t_ns, np.int64),
+        np.ascontiguousarray(power_w, np.float64),
+        seed, gain, offset_w, counter_phase, power_phase, ring_phase,
+    )  # fmt: skip
+
+
+def emulated_uuid(profile: str, index: int) -> str:
+    """A UUID that is the same for the same emulated GPU, and no real GPU's."""
+    digest = f"wattcount-emulated-{profile}-{index}".encode().hex().ljust(32, "0")[-32:]
+    return f"GPU-{UUID(hex=digest)}"
+

@@ -1,0 +1,292 @@
+"""What a person sees while a run goes on, and at its end."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from wattcount.clock import now_ns
+from wattcount.config.schema import DisplayConfig, RunConfig, ServerConfig, Weights
+from wattcount.record.schema import Phase
+from wattcount.run.orchestrate import Display
+from wattcount.scenario.journal import Progress
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.live import Live
+
+WIDTH = 80
+
+EMULATED = "EMULATED: power comes from a model of a GPU, not from a meter. Not a result."
+RANDOM_WEIGHTS = "RANDOM WEIGHTS: not comparable with runs of the real weights."
+
+_NAMES = {
+    Phase.BARE_IDLE: "bare idle",
+    Phase.ENGINE_START: "engine start",
+    Phase.LOADED_IDLE: "loaded idle",
+    Phase.WARMUP: "warm-up",
+    Phase.WINDOW: "window",
+    Phase.DRAIN: "drain",
+    Phase.IDLE_AFTER: "loaded idle after",
+}
+
+
+def create(config: DisplayConfig, stream: TextIO | None = None) -> Display:
+    """A live display on a terminal, plain lines elsewhere; `config.live` decides otherwise."""
+    stream = stream or sys.stdout
+    live = stream.isatty() if config.live is None else config.live
+    return LiveDisplay(stream) if live else PlainDisplay(stream, config.plain_interval_s)
+
+
+def banners(cfg: RunConfig) -> list[str]:
+    """What has to be said of every figure of a run."""
+    found = [EMULATED] if cfg.evidence == "emulated" else []
+    if cfg.model.weights is Weights.random:
+        found.append(RANDOM_WEIGHTS)
+    return found
+
+
+def planned_phases(cfg: RunConfig) -> dict[Phase, float | None]:
+    """The phases of a run in order, with their length in seconds; None where only the run will tell."""
+    scenario = cfg.scenario
+    server = scenario if isinstance(scenario, ServerConfig) else None
+    plan: dict[Phase, float | None] = {
+        Phase.BARE_IDLE: scenario.bare_idle_s,
+        Phase.ENGINE_START: None,
+        Phase.LOADED_IDLE: scenario.loaded_idle_s,
+        Phase.WARMUP: server.warmup_s if server is not None else None,
+        Phase.WINDOW: server.window_s if server is not None else None,
+        Phase.DRAIN: None if server is not None else 0.0,
+        Phase.IDLE_AFTER: scenario.loaded_idle_s,
+    }
+    return {phase: seconds for phase, seconds in plan.items() if seconds != 0}
+
+
+def headline(cfg: RunConfig) -> str:
+    """`llama3_8b on NVIDIA H200, server 4 requests/s`."""
+    from wattcount.config.plain import to_json
+    from wattcount.metrics.summary import load_label
+
+    gpus = f"{cfg.gpu.count} x " if cfg.gpu.count > 1 else ""
+    return f"{cfg.model.name} on {gpus}{cfg.gpu.found_name}, {load_label(to_json(cfg)['scenario'])}"
+
+
+def clock(seconds: float) -> str:
+    """`0:07`, `12:30`, `1:02:03`."""
+    whole = max(0, int(seconds))
+    hours, minutes = whole // 3600, whole // 60 % 60
+    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
+
+
+@dataclass
+class _State:
+    """What is known of a run, for whichever display."""
+
+    cfg: RunConfig
+    started_ns: int
+    progress: Progress | None = None
+    heard_ns: int = 0
+
+    def phase_elapsed_s(self) -> float:
+        if self.progress is None:
+            return 0.0
+        return self.progress.elapsed_s + (now_ns() - self.heard_ns) / 1e9
+
+    def elapsed_s(self) -> float:
+        return (now_ns() - self.started_ns) / 1e9
+
+    def remaining(self) -> str:
+        """`1:20`, with a `+` where phases of unknown length are still to come."""
+        plan = planned_phases(self.cfg)
+        phase = self.progress.phase if self.progress is not None else None
+        phases = list(plan)
+        at = phases.index(phase) if phase in plan else 0
+        known = sum(seconds or 0.0 for seconds in (plan[later] for later in phases[at:]))
+        if phase in plan and plan[phase] is not None:
+            known -= min(self.phase_elapsed_s(), plan[phase] or 0.0)
+        unknown = any(plan[later] is None for later in phases[at:])
+        return clock(known) + ("+" if unknown else "")
+
+    def requests(self) -> str | None:
+        shown = self.progress
+        if shown is None or shown.requests_total is None:
+            return None
+        failed = f", {shown.requests_failed} failed" if shown.requests_failed else ""
+        return f"{shown.requests_done}/{shown.requests_total} requests done, {shown.requests_in_flight} in flight{failed}"
+
+    def rates(self) -> str:
+        shown = self.progress
+        power = f"{shown.power_w:.0f} W" if shown is not None and shown.power_w is not None else "- W"
+        if shown is None or shown.output_tokens_per_s is None:
+            return power
+        return f"{power}, {shown.output_tokens_per_s:.0f} output tokens/s"
+
+
+class PlainDisplay(Display):
+    """A line a phase, and one now and then within long ones."""
+
+    def __init__(self, stream: TextIO, interval_s: float) -> None:
+        self._stream = stream
+        self._interval_s = interval_s
+        self._state: _State | None = None
+        self._phase: Phase | None = None
+        self._printed_ns = 0
+
+    def started(self, cfg: RunConfig) -> None:
+        self._state = _State(cfg, now_ns())
+        self._print(headline(cfg))
+        for banner in banners(cfg):
+            self._print(banner)
+
+    def progress(self, progress: Progress) -> None:
+        state = self._state
+        if state is None:
+            return
+        state.progress, state.heard_ns = progress, now_ns()
+        if progress.phase is not self._phase:
+            self._phase = progress.phase
+            if progress.phase is not None:
+                length = f", {progress.planned_s:g} s" if progress.planned_s is not None else ""
+                self._line(f"{_NAMES[progress.phase]}{length}")
+        else:
+            self._maybe()
+
+    def tick(self) -> None:
+        self._maybe()
+
+    def notice(self, text: str) -> None:
+        self._line(text)
+
+    def ended(self, record_path: Path | None) -> None:
+        if record_path is not None:
+            _print_summary(record_path, self._print)
+
+    def _maybe(self) -> None:
+        state = self._state
+        if state is None or state.progress is None or self._phase is None:
+            return
+        if now_ns() - self._printed_ns >= self._interval_s * 1e9:
+            shown = state.progress
+            of = f"/{shown.planned_s:g}" if shown.planned_s is not None else ""
+            parts = [
+                f"{_NAMES[self._phase]} {state.phase_elapsed_s():.0f}{of} s",
+                state.requests(),
+                state.rates(),
+            ]
+            self._line(", ".join(part for part in parts if part))
+
+    def _line(self, text: str) -> None:
+        self._printed_ns = now_ns()
+        since = clock(self._state.elapsed_s()) if self._state is not None else "0:00"
+        self._print(f"[{since:>7}] {text}")
+
+    def _print(self, text: object) -> None:
+        print(text, file=self._stream, flush=True)
+
+
+class LiveDisplay(Display):
+    """A block of lines that is drawn anew once a second. No thread: it is drawn when something is heard."""
+
+    def __init__(self, stream: TextIO) -> None:
+        from rich.console import Console
+
+        self._console: Console = Console(file=stream, highlight=False)
+        self._live: Live | None = None
+        self._state: _State | None = None
+        self._lengths: dict[Phase, float] = {}
+
+    def started(self, cfg: RunConfig) -> None:
+        from rich.live import Live
+
+        self._state = _State(cfg, now_ns())
+        self._live = Live(
+            self._render(), console=self._console, auto_refresh=False, transient=True, redirect_stdout=False
+        )
+        self._live.start(refresh=True)
+
+    def progress(self, progress: Progress) -> None:
+        state = self._state
+        if state is None:
+            return
+        before = state.progress
+        if before is not None and before.phase is not None and before.phase is not progress.phase:
+            self._lengths[before.phase] = state.phase_elapsed_s()
+        state.progress, state.heard_ns = progress, now_ns()
+        self.tick()
+
+    def tick(self) -> None:
+        if self._live is not None:
+            self._live.update(self._render(), refresh=True)
+
+    def notice(self, text: str) -> None:
+        self._console.print(text, markup=False)
+
+    def ended(self, record_path: Path | None) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+        if record_path is not None:
+            _print_summary(record_path, self._console.print)
+
+    def _render(self) -> RenderableType:
+        from rich.console import Group
+        from rich.text import Text
+
+        state = self._state
+        assert state is not None
+        lines: list[RenderableType] = [Text(headline(state.cfg), style="bold")]
+        lines += [Text(banner, style="bold yellow") for banner in banners(state.cfg)]
+        lines += self._phases(state)
+        if (requests := state.requests()) is not None:
+            lines.append(Text(f"  {requests}"))
+        lines.append(Text(f"  {state.rates()}"))
+        lines.append(Text(f"  {clock(state.elapsed_s())} elapsed, {state.remaining()} to go", style="dim"))
+        return Group(*lines)
+
+    def _phases(self, state: _State) -> list[Any]:
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        current = state.progress.phase if state.progress is not None else None
+        table = Table.grid(padding=(0, 2))
+        table.add_column(width=19)
+        table.add_column(width=28)
+        table.add_column()
+        for phase, planned_s in planned_phases(state.cfg).items():
+            of = f" of {clock(planned_s)}" if planned_s is not None else ""
+            if phase is current:
+                elapsed_s = state.phase_elapsed_s()
+                bar = ProgressBar(
+                    total=planned_s,
+                    completed=min(elapsed_s, planned_s or 0.0),
+                    width=28,
+                    pulse=planned_s is None,
+                )
+                table.add_row(Text(f"> {_NAMES[phase]}", style="bold"), bar, f"{clock(elapsed_s)}{of}")
+            elif phase in self._lengths:
+                table.add_row(
+                    Text(f"  {_NAMES[phase]}"), Text("done", style="green"), clock(self._lengths[phase])
+                )
+            else:
+                table.add_row(
+                    Text(f"  {_NAMES[phase]}", style="dim"), "", Text(of.removeprefix(" of "), style="dim")
+                )
+        return [table]
+
+
+def _print_summary(path: Path, write: Callable[[Any], None]) -> None:
+    """The table of the run's figures; a record that cannot be read says so itself elsewhere."""
+    from wattcount.errors import WattcountError
+    from wattcount.metrics import load_metrics
+    from wattcount.metrics.summary import print_summary
+    from wattcount.record.reader import Record
+
+    try:
+        record = Record.open(path)
+        print_summary(record.info, load_metrics(record))
+    except (WattcountError, ValueError) as error:
+        write(f"no summary: {error}")

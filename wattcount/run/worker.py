@@ -1,0 +1,386 @@
+"""A run's own process: `python -m wattcount.run.worker JOB.json`.
+
+vLLM gives GPU memory back reliably only by exiting, and a crash must cost one point, not the sweep, so
+each run has a process, in a session of its own, whose standard output and error go to the record's
+`engine.log`. It tells its parent how it stands on a pipe, and ends when the parent does.
+
+    setup ---- Scenario.run() ------------------------ clean up ------------------- exit
+    NVML,      all phases; a tick a second spools      sampler off, engine off and
+    sampler    what was measured                       Parquet written, record in place
+
+Whatever goes wrong, what was measured until then becomes a record, marked invalid with the reason. What
+even that cannot be done for (a kill, a crash of native code) the parent does from the spool.
+
+Exit codes: those of `wattcount.errors`; the reason is in the record and in the last message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import dataclasses
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wattcount.clock import now_ns
+from wattcount.config.plain import from_json
+from wattcount.config.schema import RunConfig
+from wattcount.engine import create as create_engine
+from wattcount.engine.base import Engine
+from wattcount.errors import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_TERMINATED,
+    RunFailedError,
+    WattcountError,
+)
+from wattcount.load import tokenizer
+from wattcount.load.build import build_plan
+from wattcount.power.nvml import NvmlSession, attach_session
+from wattcount.power.sampler import PowerSampler
+from wattcount.record.schema import TRUTH_CSV, Phase, RunInfo, Validity
+from wattcount.record.writer import RecordWriter
+from wattcount.run.facts import versions
+from wattcount.run.messages import Ended, Message, Notice, encode
+from wattcount.scenario import Journal, Progress, RunContext
+from wattcount.scenario import create as create_scenario
+
+if TYPE_CHECKING:
+    from wattcount.run.activity import EmulatedActivity
+
+INTERRUPTED = "interrupted"
+ENGINE_STOP_LIMIT_S = 30.0
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the parent asks for; times in CLOCK_MONOTONIC nanoseconds."""
+
+    config: dict[str, Any]
+    folder: str
+    """The record in the making, with a draft."""
+    progress_fd: int
+    parent_pid: int
+    started_ns: int
+    """When the parent began with this run."""
+    launched_ns: int
+
+
+class Pipe:
+    """The writing end of the pipe to the parent. Without a parent nobody is told."""
+
+    def __init__(self, descriptor: int) -> None:
+        # The engine's processes must not hold it open.
+        os.set_inheritable(descriptor, False)
+        self._descriptor = descriptor
+
+    def send(self, message: Message) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            data = encode(message)
+            while data:
+                data = data[os.write(self._descriptor, data) :]
+
+
+class _Failed(Exception):  # noqa: N818 - a verdict, not an error of its own
+    """How a run ended that did not end well."""
+
+    def __init__(self, reason: str, message: str, exit_code: int = EXIT_FAILED) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.exit_code = exit_code
+
+    @classmethod
+    def of(cls, error: BaseException) -> _Failed:
+        if isinstance(error, _Failed):
+            return error
+        if isinstance(error, RunFailedError):
+            return cls(error.reason, str(error))
+        if isinstance(error, WattcountError):
+            return cls("setup_failed", str(error))
+        traceback.print_exception(error)
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        return cls("internal_error", f"{what} (traceback: engine.log in the record)")
+
+
+class Run:
+    """One run from setup to the record in its place."""
+
+    def __init__(self, job: Job, pipe: Pipe) -> None:
+        self._job = job
+        self._pipe = pipe
+        self._main_ns = now_ns()
+        self._cfg: RunConfig = from_json(job.config)
+        self._writer = RecordWriter(Path(job.folder))
+        self._info: RunInfo = self._writer.draft()
+        self._session: NvmlSession | None = None
+        self._sampler: PowerSampler | None = None
+        self._engine: Engine | None = None
+        self._journal: Journal | None = None
+        self._activity: EmulatedActivity | None = None
+        self._first_phase_ns = 0
+        self._stop_signal: signal.Signals | None = None
+
+    async def execute(self) -> int:
+        """Runs, writes the record, tells the parent; returns the exit code."""
+        failure: _Failed | None = None
+        with self._signals():
+            try:
+                await self._measure()
+            except asyncio.CancelledError:
+                failure = self._interruption()
+            except Exception as error:
+                failure = _Failed.of(error)
+        # From here on a signal changes nothing any more; the parent kills what takes too long.
+        return await self._close(failure)
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+
+        def stop(number: signal.Signals) -> None:
+            if self._stop_signal is None:
+                self._stop_signal = number
+                task.cancel()
+                self._pipe.send(Notice("interrupted: closing the record"))
+
+        watched = (signal.SIGINT, signal.SIGTERM)
+        for number in watched:
+            loop.add_signal_handler(number, stop, number)
+        try:
+            yield
+        finally:
+            for number in watched:
+                loop.remove_signal_handler(number)
+                signal.signal(number, signal.SIG_IGN)
+
+    def _interruption(self) -> _Failed:
+        by = self._stop_signal or signal.SIGTERM
+        code = EXIT_INTERRUPTED if by is signal.SIGINT else EXIT_TERMINATED
+        return _Failed(INTERRUPTED, f"interrupted by {by.name}", code)
+
+    # --- measuring ------------------------------------------------------------------------------
+
+    async def _measure(self) -> None:
+        cfg, info = self._cfg, self._info
+        load = build_plan(cfg.scenario, cfg.seed, cfg.repeat, tokenize=tokenizer.for_model(cfg.model))
+        self._session = session = attach_session()
+        if session.evidence != cfg.evidence:
+            raise RunFailedError(
+                "setup_failed",
+                f"the NVML library in use ({session.native.path}) makes the evidence {session.evidence}, it was "
+                f"{cfg.evidence} when the run was prepared: leave $WATTCOUNT_NVML_PATH alone meanwhile",
+            )
+        gpus = session.select(cfg.gpu)
+        uuids = [gpu.uuid for gpu in gpus]
+        info.gpus = [gpu.to_json() for gpu in gpus]
+        info.nvml = session.library
+        self._engine = engine = create_engine(cfg, uuids, self._writer.folder)
+        self._sampler = sampler = PowerSampler(uuids, session, cfg.power, keep=False)
+        self._writer.open_spool(sampler.gpu_uuids)
+        self._journal = journal = Journal(self._writer, sampler, self._progress, self._checkpoint)
+        self._follow_steps(engine, journal)
+        sampler.start()
+        self._first_phase_ns = now_ns()
+        ctx = RunContext(cfg=cfg, load=load, engine=engine, journal=journal)
+        try:
+            await _first_of(create_scenario(cfg).run(ctx), journal.run())
+            info.complete = True
+        finally:
+            if ctx.engine_info is not None:
+                info.engine = dataclasses.asdict(ctx.engine_info)
+
+    def _follow_steps(self, engine: Engine, journal: Journal) -> None:
+        assert self._session is not None
+        if self._session.evidence == "emulated":
+            from wattcount.run.activity import EmulatedActivity
+
+            self._activity = EmulatedActivity.attach(self._cfg.gpu)
+        activity = self._activity
+        if activity is None:
+            engine.on_step = journal.on_step
+            return
+
+        def both(step: Any) -> None:
+            journal.on_step(step)
+            activity.on_step(step)
+
+        engine.on_step = both
+
+    def _progress(self, progress: Progress) -> None:
+        """Once a second and at each bound."""
+        if self._activity is not None:
+            self._activity.check_stall()
+        self._pipe.send(progress)
+
+    def _checkpoint(self) -> Callable[[], None]:
+        """At each bound of a phase."""
+        assert self._journal is not None
+        self._info.phases = [dataclasses.replace(span) for span in self._journal.phases.spans]
+        self._info.clock_pairs = [vars(pair) for pair in self._journal.clock_pairs]
+        if self._activity is not None and any(
+            span.phase is Phase.ENGINE_START and span.end_ns is not None for span in self._info.phases
+        ):
+            self._activity.engine_up()
+        return self._writer.checkpoint(self._info)
+
+    # --- closing --------------------------------------------------------------------------------
+
+    async def _close(self, failure: _Failed | None) -> int:
+        """Lets go of everything and puts the record in place."""
+        try:
+            failure = self._stop_sampling(failure)
+            path = await self._write()
+        except Exception as error:
+            lost = _Failed.of(error)
+            message = str(lost) if failure is None else f"{failure}; then {lost}"
+            self._pipe.send(Ended(None, (failure or lost).reason, message))
+            return EXIT_FAILED
+        if failure is None:
+            self._pipe.send(Ended(str(path), None, None))
+            return EXIT_OK
+        self._pipe.send(Ended(str(path), failure.reason, str(failure)))
+        return failure.exit_code
+
+    def _stop_sampling(self, failure: _Failed | None) -> _Failed | None:
+        """The last reads, into the spool; what cannot be spooled any more is a failure of its own."""
+        if self._sampler is not None and self._journal is not None:
+            self._sampler.stop()
+            self._info.sensors = self._sampler.sensors()
+            self._info.sampler = {gpu["uuid"]: gpu for gpu in self._sampler.health()}
+            try:
+                self._journal.tick(final=True)
+            except RunFailedError as error:
+                failure = failure or _Failed.of(error)
+        if failure is not None:
+            self._info.complete = False
+            self._info.validity = Validity(False, [failure.reason], [str(failure)])
+        if self._journal is not None:
+            try:
+                self._checkpoint()()
+            except RunFailedError as error:
+                failure = failure or _Failed.of(error)
+        return failure
+
+    async def _write(self) -> Path:
+        info, writer = self._info, self._writer
+        info.versions |= versions()
+        self._note_what_is_odd()
+        stopping_ns = now_ns()
+        # Parquet is written while the engine takes its seconds to end.
+        files = asyncio.get_running_loop().run_in_executor(None, writer.write_tables)
+        await self._stop_engine()
+        stopped_ns = now_ns()
+        info.files = await files
+        if self._activity is not None:
+            self._activity.save(writer.folder / TRUTH_CSV)
+        if self._session is not None:
+            self._session.close()
+        info.timing = self._timing(stopping_ns, stopped_ns)
+        return writer.place(info)
+
+    async def _stop_engine(self) -> None:
+        if self._engine is None:
+            return
+        try:
+            async with asyncio.timeout(ENGINE_STOP_LIMIT_S):
+                await self._engine.stop()
+        except Exception as error:
+            # Its processes end with this one's session.
+            traceback.print_exception(error)
+            what = " ".join(f"{type(error).__name__} {error}".split())
+            self._info.notes.append(f"the engine did not stop cleanly: {what}")
+
+    def _note_what_is_odd(self) -> None:
+        for gpu in self._info.sampler.values():
+            if gpu.get("dropped_events"):
+                self._info.notes.append(
+                    f"{gpu['uuid']}: {gpu['dropped_events']} observations were lost to a full buffer;"
+                    " raise power.buffer_mib_per_gpu"
+                )
+        cancelled = self._journal.unfinished() if self._journal is not None else 0
+        if cancelled and self._info.complete:
+            self._info.notes.append(
+                f"{cancelled} requests were still running at the drain's limit and were cancelled"
+            )
+
+    def _timing(self, stopping_ns: int, stopped_ns: int) -> dict[str, float]:
+        """Where the time went, seconds. `overhead_s` is what wattcount adds to the phases and the engine's start.
+
+        launch_s   from the parent's first step to this process' first line: preflight, interpreter, imports
+        setup_s    to the first phase: NVML, sampler, load
+        between_s  between phases: prompts
+        close_s    after the last phase: engine's stop (engine_stop_s of it), files
+        """
+        end_ns = now_ns()
+        spans = [span for span in self._info.phases if span.end_ns is not None]
+        phases_ns = sum(int(span.end_ns or 0) - span.start_ns for span in spans)
+        start_ns = sum(
+            int(span.end_ns or 0) - span.start_ns for span in spans if span.phase is Phase.ENGINE_START
+        )
+        last_ns = max((int(span.end_ns or 0) for span in spans), default=stopping_ns)
+        first_ns = spans[0].start_ns if spans else self._first_phase_ns or stopping_ns
+        parts = {
+            "wall_s": end_ns - self._job.started_ns,
+            "phases_s": phases_ns - start_ns,
+            "engine_start_s": start_ns,
+            "launch_s": self._main_ns - self._job.started_ns,
+            "launch_worker_s": self._main_ns - self._job.launched_ns,
+            "setup_s": first_ns - self._main_ns,
+            "between_s": last_ns - first_ns - phases_ns,
+            "close_s": end_ns - last_ns,
+            "engine_stop_s": stopped_ns - stopping_ns,
+            "overhead_s": end_ns - self._job.started_ns - phases_ns,
+        }
+        return {name: round(value / 1e9, 4) for name, value in parts.items()}
+
+
+async def _first_of(work: Any, background: Any) -> None:
+    """Runs `work` to its end, with `background` beside it; what fails first ends both."""
+    main, beside = asyncio.ensure_future(work), asyncio.ensure_future(background)
+    try:
+        await asyncio.wait({main, beside}, return_when=asyncio.FIRST_COMPLETED)
+        if beside.done() and not main.done():
+            beside.result()
+        await main
+    finally:
+        for task in (main, beside):
+            task.cancel()
+        results = await asyncio.gather(main, beside, return_exceptions=True)
+    failed = results[1]
+    if isinstance(failed, Exception):
+        raise failed
+
+
+def _end_with_parent(parent_pid: int) -> None:
+    """SIGTERM when the parent dies, however it dies: the record is then closed as interrupted."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+    if os.getppid() != parent_pid:
+        # It died before this was asked for.
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def main(argv: list[str]) -> int:
+    job = Job(**json.loads(Path(argv[0]).read_text(encoding="utf-8")))
+    pipe = Pipe(job.progress_fd)
+    _end_with_parent(job.parent_pid)
+    return asyncio.run(Run(job, pipe).execute())
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # The record is in place and the engine is gone; tearing down an interpreter with torch in it takes seconds.
+    os._exit(code)

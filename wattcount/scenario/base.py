@@ -1,0 +1,165 @@
+"""What every scenario does around its load."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from wattcount.clock import now_ns
+from wattcount.config.schema import RunConfig, ScenarioConfig
+from wattcount.engine.base import Engine, EngineInfo
+from wattcount.errors import RunFailedError
+from wattcount.load.build import BuiltLoad
+from wattcount.load.generator import LoadGenerator
+from wattcount.record.schema import Phase
+from wattcount.scenario.journal import Journal
+from wattcount.scenario.phases import PhaseRunner
+
+START_GRACE_S = 60.0
+"""An engine ends its own start after `engine.start_timeout_s`; this long after that it is not waited for."""
+
+
+@dataclass
+class RunContext:
+    """What a scenario runs with."""
+
+    cfg: RunConfig
+    load: BuiltLoad
+    engine: Engine
+    journal: Journal
+    engine_info: EngineInfo | None = None
+    """Set once the engine is up."""
+
+    @property
+    def phases(self) -> PhaseRunner:
+        return self.journal.phases
+
+
+class Scenario(ABC):
+    """All phases of a run.
+
+    ::
+
+        bare idle --> engine start --> loaded idle --> [ warm-up --> window --> drain ] --> loaded idle
+                                                         drive(), the scenario's own
+    """
+
+    def __init__(self, config: ScenarioConfig) -> None:
+        self._config = config
+
+    async def run(self, ctx: RunContext) -> None:
+        """Runs all phases. Raises `RunFailedError`; then the phase in which it failed has no end."""
+        phases, idle_s = ctx.phases, self._config.loaded_idle_s
+        await self._idle(ctx, Phase.BARE_IDLE, self._config.bare_idle_s)
+        await self._start_engine(ctx)
+        self.prepare(ctx)
+        with _collected_garbage():
+            await self._idle(ctx, Phase.LOADED_IDLE, idle_s)
+            await self.drive(ctx)
+            await self._idle(ctx, Phase.IDLE_AFTER, idle_s)
+        if phases.current is not None:
+            phases.end()
+
+    @abstractmethod
+    def prepare(self, ctx: RunContext) -> None:
+        """Makes the requests; the engine is up, and nothing is measured meanwhile."""
+
+    @abstractmethod
+    async def drive(self, ctx: RunContext) -> None:
+        """Warm-up, window and drain."""
+
+    async def _idle(self, ctx: RunContext, phase: Phase, seconds: float) -> None:
+        if seconds > 0:
+            ctx.phases.begin(phase, seconds)
+            assert ctx.phases.current is not None
+            await sleep_until(ctx.phases.current.start_ns + round(seconds * 1e9))
+
+    async def _start_engine(self, ctx: RunContext) -> None:
+        limit_s = ctx.cfg.engine.start_timeout_s
+        ctx.phases.begin(Phase.ENGINE_START, limit_s=limit_s)
+        try:
+            async with asyncio.timeout(limit_s + START_GRACE_S):
+                ctx.engine_info = await ctx.engine.start()
+        except TimeoutError:
+            raise RunFailedError(
+                "engine_start_failed",
+                f"the engine was not up {START_GRACE_S:g} s after engine.start_timeout_s={limit_s:g}",
+            ) from None
+        ctx.phases.end()
+
+
+class Sending:
+    """A generator at work: sends in the background, and tells at once when the engine dies."""
+
+    def __init__(self, ctx: RunContext, generator: LoadGenerator) -> None:
+        self._journal = ctx.journal
+        self.generator = generator
+        self._task: asyncio.Task[None] | None = None
+        self.start_ns = 0
+
+    async def __aenter__(self) -> Sending:
+        # Long enough for every planned send to be in the spool before the first one is due.
+        self.start_ns = now_ns() + 100_000_000 + 30_000 * len(self.generator.records)
+        self._task = asyncio.create_task(self.generator.run(self.start_ns))
+        await asyncio.sleep(0)
+        self._journal.follow(self.generator)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._task is not None
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        await self.generator.cancel()
+
+    async def until(self, t_ns: int) -> None:
+        """Goes on until `t_ns`. Raises `RunFailedError` if the engine dies meanwhile."""
+        assert self._task is not None
+        if (remaining_s := (t_ns - now_ns()) / 1e9) > 0:
+            await asyncio.wait({self._task}, timeout=remaining_s)
+        if self._task.done():
+            self._task.result()
+        await sleep_until(t_ns)
+
+    async def all_sent(self, limit_s: float) -> None:
+        """Goes on until everything is sent, at most `limit_s`; what is not sent then never will be."""
+        assert self._task is not None
+        await asyncio.wait({self._task}, timeout=max(0.0, limit_s))
+        if self._task.done():
+            self._task.result()
+        else:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+
+def check_some_completed(generator: LoadGenerator, limit: str) -> None:
+    """Raises `RunFailedError` where no request of a load came to its end."""
+    if generator.completed or not generator.records:
+        return
+    if generator.failed:
+        first = next(record for record in generator.records if record.status == "failed")
+        raise RunFailedError(
+            "requests_failed",
+            f"none of the {len(generator.records)} requests completed; {generator.failed} failed, the first: {first.error}",
+        )
+    raise RunFailedError("timeout", f"no request completed within {limit}")
+
+
+async def sleep_until(t_ns: int) -> None:
+    while (remaining_ns := t_ns - now_ns()) > 0:
+        await asyncio.sleep(remaining_ns / 1e9)
+
+
+@contextmanager
+def _collected_garbage() -> Iterator[None]:
+    """Takes what is there out of the collector's sight: with an engine loaded, one full collection stops
+    the load generator for a tenth of a second and more."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()

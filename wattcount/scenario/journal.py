@@ -1,0 +1,226 @@
+"""What a run observes, on its way from sampler, engine and load generator to the spool, and to whoever watches."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wattcount.clock import ClockPair, now_ns
+from wattcount.engine.base import EngineStep
+from wattcount.errors import RunFailedError
+from wattcount.load.generator import LoadGenerator, RequestRecord
+from wattcount.record.schema import Phase, RequestStatus
+from wattcount.record.writer import RecordWriter
+from wattcount.scenario.phases import PhaseRunner
+
+TICK_S = 1.0
+CLOCK_PAIR_S = 120.0
+GPU_IS_LOST = 15
+"""NVML_ERROR_GPU_IS_LOST."""
+
+_ENDED = (RequestStatus.COMPLETED, RequestStatus.FAILED)
+
+
+class Sampler(Protocol):
+    """What a run needs of `power.PowerSampler`."""
+
+    @property
+    def gpu_uuids(self) -> tuple[str, ...]: ...
+    def mark(self) -> None: ...
+    def drain(self) -> NDArray[np.void]: ...
+    def latest_power_w(self) -> float | None: ...
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands. Rates are means since the report before; None: not known, or does not apply."""
+
+    phase: Phase | None
+    elapsed_s: float
+    """Of the phase."""
+    planned_s: float | None
+    """Of the phase."""
+    limit_s: float | None
+    """The longest the phase may be."""
+    requests_done: int
+    requests_failed: int
+    requests_in_flight: int
+    requests_total: int | None
+    output_tokens_per_s: float | None
+    power_w: float | None
+
+
+class _Followed:
+    """The requests of one generator: which were spooled, and how far."""
+
+    def __init__(self, generator: LoadGenerator) -> None:
+        self.generator = generator
+        self._next = 0
+        self._open: list[tuple[RequestRecord, int]] = []
+        """Sent and not ended, with the number of chunks that were spooled."""
+
+    def planned(self) -> tuple[list[RequestRecord], list[int]]:
+        """Every request that was not sent yet, so that a killed run still knows what it was to send."""
+        rows = self.generator.records[self._next :]
+        return rows, [0] * len(rows)
+
+    def changed(self, final: bool) -> tuple[list[RequestRecord], list[int]]:
+        """Requests with news, and the first chunk of each that is new. `final`: all that have not ended."""
+        records = self.generator.records
+        while self._next < len(records) and records[self._next].actual_send_ns is not None:
+            self._open.append((records[self._next], 0))
+            self._next += 1
+        rows: list[RequestRecord] = []
+        firsts: list[int] = []
+        still: list[tuple[RequestRecord, int]] = []
+        for record, spooled in self._open:
+            chunks = len(record.token_ts_ns)
+            ended = record.status in _ENDED
+            if ended or final or chunks > spooled or spooled == 0:
+                rows.append(record)
+                firsts.append(spooled)
+            if not ended:
+                still.append((record, chunks))
+        self._open = still
+        return rows, firsts
+
+
+class Journal:
+    """Collects, spools and reports about once a second.
+
+    ::
+
+        sampler ---- drain() --.
+        engine ----- on_step() -+--> tick() --> RecordWriter (spool), progress(Progress)
+        generators - records ---'
+
+    A tick costs some milliseconds of the event loop. At each bound of a phase there is one at once, and
+    then `at_bound` is called; what it returns is done in a thread, so that the disk may take its time.
+    """
+
+    def __init__(
+        self,
+        writer: RecordWriter,
+        sampler: Sampler,
+        progress: Callable[[Progress], None],
+        at_bound: Callable[[], Callable[[], None]],
+        *,
+        tick_s: float = TICK_S,
+    ) -> None:
+        self._writer = writer
+        self._sampler = sampler
+        self._report = progress
+        self._at_bound = at_bound
+        self._tick_s = tick_s
+        self._steps: list[EngineStep] = []
+        self._followed: list[_Followed] = []
+        self._tokens_before = 0
+        self._reported_ns = now_ns()
+        self._wake = asyncio.Event()
+        self._sync: asyncio.Future[None] | None = None
+        self._total: int | None = None
+        self.phases = PhaseRunner(sampler.mark, self.bound)
+        self.clock_pairs: list[ClockPair] = [ClockPair.read()]
+
+    def on_step(self, step: EngineStep) -> None:
+        """For `Engine.on_step`."""
+        self._steps.append(step)
+
+    def follow(self, generator: LoadGenerator) -> None:
+        """Spools the generator's requests from now on. Call it when their planned sends are known."""
+        followed = _Followed(generator)
+        self._followed.append(followed)
+        self._writer.append_requests(*followed.planned())
+
+    def expect(self, requests: int) -> None:
+        """How many requests the run is going to send, for the display."""
+        self._total = requests
+
+    def bound(self) -> None:
+        """At the bound of a phase."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Ticks until it is cancelled. Raises `RunFailedError` (`gpu_lost`, `record_unwritable`, `engine_died`)."""
+        try:
+            while True:
+                at_bound = await self._next_tick()
+                self.tick()
+                if at_bound:
+                    await self._finish_sync()
+                    self._sync = asyncio.get_running_loop().run_in_executor(None, self._at_bound())
+        finally:
+            await self._finish_sync()
+
+    def tick(self, *, final: bool = False) -> None:
+        """Spools what is new and reports. `final`: requests that have not ended are spooled as they stand."""
+        events = self._sampler.drain()
+        self._writer.append_power(events)
+        steps, self._steps = self._steps, []
+        self._writer.append_steps(steps)
+        for followed in self._followed:
+            self._writer.append_requests(*followed.changed(final))
+        if final or now_ns() - self.clock_pairs[-1].monotonic_ns > CLOCK_PAIR_S * 1e9:
+            self.clock_pairs.append(ClockPair.read())
+        self._report(self._progress())
+        lost = events["nvml_return"] == GPU_IS_LOST
+        if lost.any() and not final:
+            uuid = self._sampler.gpu_uuids[int(events["gpu"][lost][0])]
+            raise RunFailedError(
+                "gpu_lost",
+                f"{uuid} fell off the bus (NVML: GPU is lost): see dmesg; the machine may need a reboot",
+            )
+        for followed in self._followed:
+            if followed.generator.failure is not None and not final:
+                raise followed.generator.failure
+
+    def unfinished(self) -> int:
+        """Requests that were sent and neither completed nor failed."""
+        return sum(
+            record.status == RequestStatus.CANCELLED
+            for followed in self._followed
+            for record in followed.generator.records
+        )
+
+    async def _next_tick(self) -> bool:
+        """Waits for the next tick; True if a bound asked for it."""
+        try:
+            async with asyncio.timeout(self._tick_s):
+                await self._wake.wait()
+        except TimeoutError:
+            return False
+        self._wake.clear()
+        return True
+
+    async def _finish_sync(self) -> None:
+        sync, self._sync = self._sync, None
+        if sync is not None:
+            with contextlib.suppress(asyncio.CancelledError):
+                await sync
+
+    def _progress(self) -> Progress:
+        at_ns = now_ns()
+        generators: Sequence[LoadGenerator] = [followed.generator for followed in self._followed]
+        tokens = sum(generator.output_tokens for generator in generators)
+        seconds = (at_ns - self._reported_ns) / 1e9
+        rate = (tokens - self._tokens_before) / seconds if generators and seconds > 0 else None
+        self._tokens_before, self._reported_ns = tokens, at_ns
+        span = self.phases.current
+        return Progress(
+            phase=span.phase if span is not None else None,
+            elapsed_s=max(0.0, (at_ns - span.start_ns) / 1e9) if span is not None else 0.0,
+            planned_s=self.phases.planned_s,
+            limit_s=self.phases.limit_s,
+            requests_done=sum(generator.completed for generator in generators),
+            requests_failed=sum(generator.failed for generator in generators),
+            requests_in_flight=sum(generator.in_flight for generator in generators),
+            requests_total=self._total,
+            output_tokens_per_s=rate,
+            power_w=self._sampler.latest_power_w(),
+        )

@@ -1,0 +1,215 @@
+"""What MLflow is told of a record: params, metrics, tags, curve, workload, texts. No MLflow here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wattcount.metrics.compute import gpu_uuids
+from wattcount.metrics.observations import MISSING, int_column
+from wattcount.metrics.summary import describe, gpu_label
+from wattcount.record import Record
+from wattcount.record.schema import Phase, RunInfo
+
+PARAM_LIMIT = 6000
+TAG_LIMIT = 8000
+"""Characters MLflow keeps of one value."""
+CURVE_POINTS = 1000
+
+_NOT_PARAMS = ("tracking", "display", "records_dir", "evidence")
+_NOT_LEAVES = ("source", "nvml_names", "emulator_profile", "idle_w", "gated")
+"""Where the data-sheet facts come from and how GPUs are matched: nothing a run is compared by."""
+_WHOLE = ("model.hf_config",)
+"""Kept as one JSON value: dozens of architecture constants would bury the params people compare."""
+
+
+def params(config: Mapping[str, Any]) -> dict[str, str]:
+    """The resolved config as flat `group.key` params; values too long for MLflow are cut and hashed."""
+    flat: dict[str, str] = {}
+    for key, value in _leaves(config, ""):
+        if key.split(".")[0] in _NOT_PARAMS or key.split(".")[-1] in _NOT_LEAVES:
+            continue
+        text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+        flat[key] = _cut(text, PARAM_LIMIT)
+    return flat
+
+
+def _leaves(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, value in node.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, Mapping) and key not in _WHOLE:
+            yield from _leaves(value, f"{key}.")
+        elif value not in (None, {}, []):
+            yield key, value
+
+
+def _cut(text: str, limit: int) -> str:
+    if len(text) <= limit:
+        return text
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    mark = f"... ({len(text)} characters, sha256 {digest})"
+    return text[: limit - len(mark)] + mark
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """SHA-256 of the resolved config's canonical JSON."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def tags(record: Record, metrics: Mapping[str, Any]) -> dict[str, str]:
+    """Tags to filter and group runs by; the same keys on every run of the same kind."""
+    info, config = record.info, record.info.config
+    validity = metrics["validity"]
+    found = {
+        "evidence": str(info.evidence),
+        "origin": info.origin,
+        "instrument": info.instrument,
+        "model": config["model"]["name"],
+        "weights": config["model"]["weights"],
+        "scenario": config["scenario"].get("name") or config["scenario"]["kind"],
+        "engine": config["engine"]["name"],
+        "gpu": gpu_label(info),
+        "gpu_count": str(len(info.gpus)),
+        "gpu_uuids": ",".join(gpu_uuids(record)),
+        "driver": info.nvml.get("driver_version"),
+        "host": info.host.get("hostname"),
+        "point_id": info.point_id,
+        "config_hash": config_hash(config),
+        "seed": str(info.seed),
+        "repeat": str(info.repeat),
+        "valid": str(validity["valid"]).lower(),
+        "reasons": ",".join([*validity["reasons"], *(f["code"] for f in validity["findings"])]) or "none",
+        "wattcount.run_id": info.run_id,
+        "wattcount.record": str(record.path),
+    }
+    found |= {f"version.{name}": version for name, version in info.versions.items()}
+    return {key: _cut(str(value), TAG_LIMIT) for key, value in found.items() if value not in (None, "")}
+
+
+def run_name(info: RunInfo) -> str:
+    """`llama3_8b h200 server 4 rps r0`; evidence that is not `measured` is part of the name."""
+    config = info.config
+    gpu = config["gpu"]["name"]
+    if gpu == "auto":
+        gpu = re.sub(r"[^a-z0-9]+", "_", _short_gpu(gpu_label(info)).lower()).strip("_")
+    scenario = config["scenario"]
+    words = [config["model"]["name"], gpu, scenario["kind"]]
+    if scenario["kind"] == "batch":
+        words.append(str(scenario.get("num_requests", "")))
+    elif scenario.get("rate_rps") is not None:
+        words.append(f"{scenario['rate_rps']:g} rps")
+    else:
+        words.append("trace")
+    words.append(f"r{info.repeat}")
+    if str(info.evidence) != "measured":
+        words.append(str(info.evidence))
+    return " ".join(word for word in words if word)
+
+
+def _short_gpu(name: str) -> str:
+    return re.sub(r"^(NVIDIA|Tesla|GeForce)\s+|\b(NVIDIA|GeForce)\b", "", name).strip()
+
+
+def note(record: Record, metrics: Mapping[str, Any]) -> str:
+    """The run's description, Markdown."""
+    info, validity = record.info, metrics["validity"]
+    lines = [f"**{describe(info)}**", ""]
+    if str(info.evidence) == "emulated":
+        lines += ["Power comes from the **emulated** NVML library: not a measurement.", ""]
+    if info.config["model"]["weights"] == "random":
+        lines += ["Weights are **random**: real kernels and memory traffic, not the real values.", ""]
+    if not validity["valid"]:
+        codes = [*validity["reasons"], *(f["code"] for f in validity["findings"] if f["invalidates"])]
+        lines += [f"**Invalid**: {', '.join(codes) or 'no reason given'}.", ""]
+    lines += [f"- {message}" for message in info.validity.messages]
+    lines += [f"- {finding['message']}" for finding in validity["findings"]]
+    lines += [f"- {text}" for text in info.notes]
+    lines += [
+        "",
+        "Energy, power and throughput speak of the window; `power_w` has time 0 at its start.",
+        f"Record: `{record.path}`",
+    ]
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Power of one GPU: mean watts of equal stretches; `t_ns` is the middle of each, CLOCK_MONOTONIC."""
+
+    key: str
+    t_ns: NDArray[np.int64]
+    power_w: NDArray[np.float64]
+
+
+def curves(record: Record) -> list[Curve]:
+    """The power curve of each GPU, at most `CURVE_POINTS` points in all."""
+    uuids = [uuid for uuid in gpu_uuids(record) if uuid in record.power.gpu_uuids]
+    made = []
+    for index, uuid in enumerate(uuids):
+        t_ns, power_w = record.power.curve(uuid, max(CURVE_POINTS // len(uuids), 1))
+        if len(t_ns):
+            made.append(Curve("power_w" if len(uuids) == 1 else f"power_w/gpu{index}", t_ns, power_w))
+    return made
+
+
+def zero_ns(info: RunInfo) -> int:
+    """Time 0 of the curve: the window's start, so that runs lie on top of each other; else the run's."""
+    for span in info.phases:
+        if span.phase == Phase.WINDOW:
+            return span.start_ns
+    return info.phases[0].start_ns if info.phases else int(info.clock_pairs[0]["monotonic_ns"])
+
+
+def utc_ms(info: RunInfo, t_ns: int) -> int:
+    """UTC milliseconds of a monotonic stamp, by the nearest of the record's clock pairs."""
+    pair = min(info.clock_pairs, key=lambda pair: abs(pair["monotonic_ns"] - t_ns))
+    return (pair["utc_ns"] + t_ns - pair["monotonic_ns"]) // 1_000_000
+
+
+def bounds_ns(info: RunInfo) -> tuple[int, int]:
+    """Start and end of the run itself, CLOCK_MONOTONIC."""
+    stamps = [pair["monotonic_ns"] for pair in info.clock_pairs]
+    stamps += [span.start_ns for span in info.phases]
+    stamps += [span.end_ns for span in info.phases if span.end_ns is not None]
+    return min(stamps), max(stamps)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """The requests as planned. `digest` is the same wherever arrivals and lengths are the same."""
+
+    name: str
+    digest: str
+    num_rows: int
+
+
+WORKLOAD_COLUMNS = ("planned_offset_ns", "input_tokens", "output_tokens")
+
+
+def workload(record: Record) -> Workload | None:
+    """The request trace as a data set; None where the run has no requests."""
+    table = record.requests.sort_by([("phase", "ascending"), ("index", "ascending")])
+    if not len(table):
+        return None
+    planned = int_column(table, "planned_send_ns")
+    known = planned[planned != MISSING]
+    first = int(known.min()) if len(known) else 0
+    columns = {
+        "planned_offset_ns": [None if t == MISSING else t - first for t in planned.tolist()],
+        "input_tokens": int_column(table, "input_tokens").tolist(),
+        "output_tokens": int_column(table, "output_tokens").tolist(),
+    }
+    content = json.dumps(columns, separators=(",", ":")).encode()
+    scenario = record.info.config["scenario"]
+    return Workload(
+        name=f"{scenario.get('name') or scenario['kind']} seed {record.info.seed} r{record.info.repeat}",
+        digest=hashlib.sha256(content).hexdigest()[:12],
+        num_rows=len(table),
+    )
