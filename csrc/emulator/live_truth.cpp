@@ -36,7 +36,8 @@ LiveFile LiveFile::create(const std::string& path, std::uint64_t capacity) {
     fail(path, "a live truth needs room for at least 2 points");
   }
   const std::size_t bytes = sizeof(LiveHeader) + capacity * sizeof(LiveSlot);
-  const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  // Not truncated: readers may have mapped it, and a second writer takes over where the first one was.
+  const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
   if (fd < 0 || ftruncate(fd, static_cast<off_t>(bytes)) != 0) {
     const int error = errno;
     if (fd >= 0) {
@@ -45,7 +46,11 @@ LiveFile LiveFile::create(const std::string& path, std::uint64_t capacity) {
     fail(path, std::string("cannot be made: ") + std::strerror(error));
   }
   LiveFile file(map(path, fd, bytes), bytes);
+  if (file.header().magic == kMagic && file.header().capacity == capacity) {
+    return file;
+  }
   file.header().capacity = capacity;
+  file.header().count.store(0, std::memory_order_relaxed);
   file.header().read_until_ns.store(INT64_MIN, std::memory_order_relaxed);
   file.header().magic = kMagic;
   return file;
@@ -85,15 +90,15 @@ LiveFile::~LiveFile() {
 
 void LiveWriter::append(std::int64_t t_ns, std::int64_t power_mw) {
   LiveHeader& header = file_.header();
+  const std::uint64_t number = header.count.load(std::memory_order_relaxed);
   std::int64_t earliest = header.read_until_ns.load(std::memory_order_acquire);
-  if (!history_.empty()) {
-    earliest = std::max(earliest, history_.back().first);
+  if (number > 0) {
+    earliest = std::max(earliest, file_.slot(number - 1).t_ns.load(std::memory_order_relaxed));
   }
   if (t_ns < earliest) {
     t_ns = earliest;
     header.clamped.fetch_add(1, std::memory_order_relaxed);
   }
-  const std::uint64_t number = header.count.load(std::memory_order_relaxed);
   LiveSlot& slot = file_.slot(number);
   slot.t_ns.store(t_ns, std::memory_order_relaxed);
   slot.power_mw.store(power_mw, std::memory_order_relaxed);
@@ -111,6 +116,9 @@ std::vector<std::pair<std::int64_t, std::int64_t>> LiveReader::fresh(std::int64_
     const std::uint64_t count = header.count.load(std::memory_order_acquire);
     // The slot being written next is not to be trusted, nor any that it may overtake meanwhile.
     const std::uint64_t oldest = count >= header.capacity ? count - header.capacity + 1 : 0;
+    if (next_ > count) {
+      next_ = 0;  // made anew by a writer with another capacity
+    }
     const std::uint64_t first = std::max(next_, oldest);
     points.clear();
     for (std::uint64_t number = first; number < count; ++number) {

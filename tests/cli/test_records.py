@@ -21,7 +21,8 @@ def test_a_record_a_folder_above_and_run_json_itself(tree: Path) -> None:
     assert find_records([one]) == [one]
     assert find_records([one / "run.json"]) == [one]
     assert find_records([tree / "a"]) == [one, tree / "a" / "r1-y"]
-    assert find_records([tree]) == [one, tree / "a" / "r1-y", tree / "b" / "r0-x"]
+    # Runs in the order of their ids, which begin with the time.
+    assert find_records([tree]) == [one, tree / "b" / "r0-x", tree / "a" / "r1-y"]
 
 
 def test_order_is_that_of_the_command_line_and_each_comes_once(tree: Path) -> None:

@@ -98,7 +98,7 @@ def test_an_engine_that_answers_nothing_is_a_timeout(bench: Any, tiny_run: Any) 
 def test_an_engine_that_fails_every_request_is_told(bench: Any, tiny_run: Any) -> None:
     run = bench(tiny_run(engine={"fail_request_every": 1}))
     with pytest.raises(
-        RunFailedError, match="none of the .* requests completed; .* the first: request failed"
+        RunFailedError, match=r"none of the .* requests completed; .* the first: request failed"
     ) as caught:
         run.run()
     assert caught.value.reason == "requests_failed"

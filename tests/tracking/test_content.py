@@ -26,7 +26,8 @@ def test_params_are_flat_strings_without_paths_and_data_sheets():
     assert found["scenario.lengths.force_output"] == "true"
     assert (found["seed"], found["repeat"]) == ("0", "0")
     assert all(isinstance(value, str) for value in found.values())
-    for word in ("tracking", "display", "records_dir", "source", "nvml_names"):
+    assert {key for key in found if key.startswith("gpu.")} == {"gpu.name", "gpu.count", "gpu.found_name"}
+    for word in ("tracking", "display", "records_dir", "source"):
         assert not any(word in key for key in found), word
 
 

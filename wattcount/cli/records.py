@@ -11,7 +11,7 @@ from wattcount.record.schema import RUN_JSON
 
 
 def find_records(paths: Iterable[str | Path]) -> list[Path]:
-    """Folders of the records, each once, in the order of `paths` and by name below a folder.
+    """Folders of the records, each once, in the order of `paths` and of their runs below a folder.
 
     Unfinished records (`.tmp-...`) are passed over. Raises `NotStartedError` where a path has none.
     """
@@ -26,11 +26,14 @@ def find_records(paths: Iterable[str | Path]) -> list[Path]:
         if (path / RUN_JSON).is_file():
             found[path.resolve()] = None
             continue
-        below = sorted(
+        top = path.resolve()
+        below = [
             entry.parent
-            for entry in path.resolve().rglob(RUN_JSON)
-            if not any(part.startswith(".tmp-") for part in entry.relative_to(path.resolve()).parts)
-        )
+            for entry in top.rglob(RUN_JSON)
+            if not any(part.startswith(".tmp-") for part in entry.relative_to(top).parts)
+        ]
+        # `r<repeat>-<run id>`, and a run id begins with its time.
+        below.sort(key=lambda folder: (folder.name.partition("-")[2], folder))
         if not below:
             raise NotStartedError(f"no run record (a folder with {RUN_JSON}) in or below {path}")
         found |= dict.fromkeys(below)

@@ -68,8 +68,10 @@ class Stream:
 
     def sync(self) -> None:
         """To the disk itself; takes as long as the disk takes."""
-        if self._file is not None:
-            os.fsync(self._file.fileno())
+        file = self._file
+        if file is not None:
+            with contextlib.suppress(ValueError):  # closed meanwhile, by an error that is told elsewhere
+                os.fsync(file.fileno())
 
     def close(self) -> None:
         """May be called more than once."""
@@ -208,7 +210,7 @@ def _requests_batch(rows: Sequence[RequestRow], first_chunks: Sequence[int]) -> 
         if item.name in TOKEN_COLUMNS:
             values = np.fromiter(
                 _chained(rows, first_chunks, item.name),
-                item.type.value_type.to_pandas_dtype(),
+                np.dtype(str(item.type.value_type)),
                 int(offsets[-1]),
             )
             columns.append(pa.ListArray.from_arrays(pa.array(offsets), pa.array(values)))

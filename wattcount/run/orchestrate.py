@@ -39,7 +39,7 @@ from wattcount.record.writer import RecordWriter
 from wattcount.run.facts import host_facts, versions
 from wattcount.run.messages import Ended, Lines, Notice, decode
 from wattcount.run.preflight import preflight
-from wattcount.run.process import SessionProcess
+from wattcount.run.process import TIMEOUT_SIGNAL, SessionProcess
 from wattcount.scenario.journal import Progress
 
 JOB_JSON = "job.json"
@@ -273,7 +273,7 @@ class _Watch:
             return
         what = self._deadline_what if late else f"was silent for {SILENCE_LIMIT_S:g} s"
         self._give_up(TIMEOUT, f"the run's process {what}")
-        self._ask_to_end(process, signal.SIGTERM)
+        self._ask_to_end(process, TIMEOUT_SIGNAL)
 
     # --- ending ---------------------------------------------------------------------------------
 

@@ -15,6 +15,8 @@ from types import TracebackType
 import psutil
 
 CHUNK = 1 << 16
+TIMEOUT_SIGNAL = signal.SIGUSR1
+"""Tells a run's process that it has taken too long, and is to close its record."""
 
 
 class SessionProcess:

@@ -24,17 +24,20 @@ TAG_LIMIT = 8000
 CURVE_POINTS = 1000
 
 _NOT_PARAMS = ("tracking", "display", "records_dir", "evidence")
-_NOT_LEAVES = ("source", "nvml_names", "emulator_profile", "idle_w", "gated")
-"""Where the data-sheet facts come from and how GPUs are matched: nothing a run is compared by."""
+_NOT_LEAVES = ("source", "gated")
+_GPU_PARAMS = ("gpu.name", "gpu.count", "gpu.found_name")
+"""The rest of the group is data-sheet facts and how GPUs are matched: nothing a run is compared by."""
 _WHOLE = ("model.hf_config",)
-"""Kept as one JSON value: dozens of architecture constants would bury the params people compare."""
+"""Kept as one JSON value, after all others: the architecture's constants would bury what people compare."""
 
 
 def params(config: Mapping[str, Any]) -> dict[str, str]:
     """The resolved config as flat `group.key` params; values too long for MLflow are cut and hashed."""
     flat: dict[str, str] = {}
-    for key, value in _leaves(config, ""):
+    for key, value in sorted(_leaves(config, ""), key=lambda leaf: leaf[0] in _WHOLE):
         if key.split(".")[0] in _NOT_PARAMS or key.split(".")[-1] in _NOT_LEAVES:
+            continue
+        if key.startswith("gpu.") and key not in _GPU_PARAMS:
             continue
         text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
         flat[re.sub(r"[^\w./ :-]", "_", key)] = _cut(text, PARAM_LIMIT)  # what MLflow allows in a key
