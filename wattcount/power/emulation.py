@@ -114,7 +114,13 @@ class EmulatedMachine:
             raise NotStartedError(
                 f"no sensor profile {profile!r} to emulate gpu={gpu.name} with; there are {names}"
             )
-        return cls([EmulatedGpu(profile)] * max(gpu.count, 1), folder, remove_folder=True)
+        options: dict[str, Any] = {}
+        if profile != gpu.name:
+            # A variant with another's sensors keeps its own board.
+            options = {"memory_gib": gpu.memory_gib, "power_limit_w": gpu.tdp_w}
+        described = {key: value for key, value in options.items() if value is not None}
+        one = EmulatedGpu(profile, name=gpu.emulated_name, options=described)
+        return cls([one] * max(gpu.count, 1), folder, remove_folder=True)
 
     def open(self) -> EmulatedMachine:
         """Points the environment at this machine."""
