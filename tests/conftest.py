@@ -1,1 +1,78 @@
-"""Puts `tests/` on the path, so that tests of any package can build synthetic records."""
+"""Puts `tests/` on the path, so that tests of any package can build synthetic records; shared fixtures."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from wattcount.config.schema import (
+    BatchConfig,
+    Device,
+    EngineConfig,
+    EngineKind,
+    GpuConfig,
+    LengthConfig,
+    ModelConfig,
+    RunConfig,
+    ServerConfig,
+    TrackingConfig,
+    Weights,
+)
+
+SCENARIO_S = 0.3
+"""Length of every phase of the short runs below."""
+
+
+@pytest.fixture
+def tiny_run(tmp_path: Path) -> Callable[..., RunConfig]:
+    """Makes the config of a run of about a second: tiny engine, emulated H200. `batch=True` for a batch.
+
+    Keyword arguments set attributes of the scenario; `engine` is `engine.args`.
+    """
+
+    def make(
+        *, batch: bool = False, engine: dict[str, object] | None = None, **scenario: object
+    ) -> RunConfig:
+        lengths = LengthConfig(input_tokens=16, output_tokens=8)
+        cfg = RunConfig(
+            model=ModelConfig(name="tiny", weights=Weights.random, hf_config={"model_type": "llama"}),
+            gpu=GpuConfig(name="auto"),
+            engine=EngineConfig(name=EngineKind.tiny, device=Device.cpu, args=copy.deepcopy(engine or {})),
+            tracking=TrackingConfig(enabled=False),
+            records_dir=str(tmp_path / "records"),
+        )
+        short: ServerConfig | BatchConfig
+        if batch:
+            short = BatchConfig(name="batch", lengths=lengths, num_requests=8, warmup_requests=2)
+        else:
+            short = ServerConfig(
+                name="server", lengths=lengths, rate_rps=40.0, warmup_s=SCENARIO_S, window_s=2 * SCENARIO_S
+            )
+        short.bare_idle_s = short.loaded_idle_s = SCENARIO_S
+        short.drain_limit_s = 5.0
+        for name, value in scenario.items():
+            setattr(short, name, value)
+        cfg.scenario = short
+        return cfg
+
+    return make
+
+
+@pytest.fixture
+def emulated(tmp_path: Path) -> Iterator[Callable[..., object]]:
+    """Opens an emulated machine, for this process and its children; keyword arguments as `EmulatedMachine`."""
+    from wattcount.power.emulation import EmulatedGpu, EmulatedMachine
+
+    opened: list[EmulatedMachine] = []
+
+    def open_machine(**options: object) -> EmulatedMachine:
+        machine = EmulatedMachine([EmulatedGpu("h200")], tmp_path / f"machine-{len(opened)}", **options)  # type: ignore[arg-type]
+        opened.append(machine.open())
+        return machine
+
+    yield open_machine
+    for machine in reversed(opened):
+        machine.close()

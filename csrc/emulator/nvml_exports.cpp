@@ -26,6 +26,7 @@ using nvml::Return;
 
 std::mutex mutex;
 std::unique_ptr<Machine> machine;
+std::string machine_path;
 unsigned int initialised = 0;
 
 std::int64_t clock_ns(clockid_t clock) {
@@ -189,14 +190,22 @@ void field(nvml::FieldValue& value, Gpu& gpu, std::int64_t t_ns) {
 
 Return init() {
   const std::lock_guard<std::mutex> lock(mutex);
-  if (machine == nullptr) {
-    const char* path = std::getenv("WATTCOUNT_NVML_EMULATOR");
-    if (path == nullptr || *path == '\0') {
+  const char* path = std::getenv("WATTCOUNT_NVML_EMULATOR");
+  const std::string asked = path != nullptr ? path : "";
+  // A sweep goes from machine to machine in one process, and dlclose does not unload a C++ library.
+  const bool another = initialised == 0 && !asked.empty() && asked != machine_path;
+  if (machine == nullptr || another) {
+    if (asked.empty()) {
       std::fputs("wattcount's emulated NVML: WATTCOUNT_NVML_EMULATOR names no configuration file\n", stderr);
       return nvml::kErrorDriverNotLoaded;
     }
     try {
-      machine = std::make_unique<Machine>(path, now_ns());
+      machine = std::make_unique<Machine>(asked, now_ns());
+      machine_path = asked;
+      if (const Return code = machine->init_error(); code != nvml::kSuccess) {
+        machine.reset();
+        return code;
+      }
     } catch (const std::exception& error) {
       std::fprintf(stderr, "wattcount's emulated NVML: %s\n", error.what());
       return nvml::kErrorUnknown;

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import enum
 import json
 import random
 from typing import Any
@@ -17,6 +18,8 @@ from wattcount.config.schema import (
     IDENTITY,
     BatchConfig,
     Device,
+    EngineConfig,
+    GpuConfig,
     ModelConfig,
     RunConfig,
     ServerConfig,
@@ -224,3 +227,103 @@ def test_every_field_says_whether_it_counts() -> None:
     assert marked == {"model", "gpu", "scenario", "engine", "evidence"}
     assert "path" not in identity_fields(resolved("model=llama3_8b"))["model"]
     assert identity.point_id is point_id
+
+
+DEFAULTS: dict[str, Any] = {
+    "model.name": "???",
+    "model.hf_id": None,
+    "model.revision": None,
+    "model.weights": "hub",
+    "model.path_fingerprint": None,
+    "model.hf_config": {},
+    "model.dtype": "bfloat16",
+    "model.quantization": None,
+    "model.tokenizer": None,
+    "gpu.count": 1,
+    "gpu.found_name": None,
+    "batch.kind": "batch",
+    "batch.lengths.kind": "fixed",
+    "batch.lengths.input_tokens": 512,
+    "batch.lengths.output_tokens": 128,
+    "batch.lengths.input_tokens_min": 1,
+    "batch.lengths.input_tokens_max": 4096,
+    "batch.lengths.output_tokens_min": 1,
+    "batch.lengths.output_tokens_max": 1024,
+    "batch.lengths.input_cv": 1.0,
+    "batch.lengths.output_cv": 1.0,
+    "batch.lengths.fingerprint": None,
+    "batch.lengths.force_output": True,
+    "batch.slo.ttft_ms": None,
+    "batch.slo.tpot_ms": None,
+    "batch.slo.e2e_ms": None,
+    "batch.bare_idle_s": 10.0,
+    "batch.loaded_idle_s": 10.0,
+    "batch.num_requests": 512,
+    "batch.warmup_requests": 16,
+    "server.kind": "server",
+    "server.lengths.kind": "fixed",
+    "server.lengths.input_tokens": 512,
+    "server.lengths.output_tokens": 128,
+    "server.lengths.input_tokens_min": 1,
+    "server.lengths.input_tokens_max": 4096,
+    "server.lengths.output_tokens_min": 1,
+    "server.lengths.output_tokens_max": 1024,
+    "server.lengths.input_cv": 1.0,
+    "server.lengths.output_cv": 1.0,
+    "server.lengths.fingerprint": None,
+    "server.lengths.force_output": True,
+    "server.slo.ttft_ms": None,
+    "server.slo.tpot_ms": None,
+    "server.slo.e2e_ms": None,
+    "server.bare_idle_s": 10.0,
+    "server.loaded_idle_s": 10.0,
+    "server.arrivals.kind": "poisson",
+    "server.arrivals.cv": 1.0,
+    "server.arrivals.fingerprint": None,
+    "server.rate_rps": 1.0,
+    "server.warmup_s": 10.0,
+    "server.window_s": 45.0,
+    "server.max_in_flight": None,
+    "engine.name": "vllm",
+    "engine.device": "auto",
+    "engine.version_minor": None,
+    "engine.tensor_parallel_size": 1,
+    "engine.max_model_len": None,
+    "engine.max_num_seqs": None,
+    "engine.max_num_batched_tokens": None,
+    "engine.gpu_memory_utilization": 0.9,
+    "engine.enforce_eager": False,
+    "engine.enable_prefix_caching": False,
+    "engine.kv_cache_dtype": "auto",
+    "engine.args": {},
+}
+"""What is left out of a hash because it is the default. To change a default is to change the meaning of
+every hash that left it out: give the new value in `conf/` instead, and leave this table alone."""
+
+
+def default_table() -> dict[str, Any]:
+    def of(cls: type, where: str) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for item in dataclasses.fields(cls):
+            if not item.metadata.get(IDENTITY):
+                continue
+            factory = item.default_factory
+            default = item.default if factory is dataclasses.MISSING else factory()
+            if dataclasses.is_dataclass(default):
+                found |= of(type(default), f"{where}{item.name}.")
+            else:
+                found[where + item.name] = default.value if isinstance(default, enum.Enum) else default
+        return found
+
+    return {
+        **of(ModelConfig, "model."),
+        **of(GpuConfig, "gpu."),
+        **of(BatchConfig, "batch."),
+        **of(ServerConfig, "server."),
+        **of(EngineConfig, "engine."),
+    }
+
+
+def test_no_default_of_an_identity_field_has_changed() -> None:
+    table = default_table()
+    assert {key: table[key] for key in DEFAULTS} == DEFAULTS

@@ -35,7 +35,7 @@ def refused(*overrides: str) -> str:
         ("scenario.rate_rps=null", "scenario.rate_rps: must be given for poisson arrivals"),
         (
             "scenario.rate_rps=0.01",
-            "scenario.window_s: 0.01 requests/s for 60 s is 0.6 requests; make it at least",
+            "scenario.window_s: 0.01 requests/s for 45 s is 0.45 requests; make it at least",
         ),
         ("scenario.rate_rps=1e9", "scenario.rate_rps: 1e+09 requests/s makes more than"),
         ("scenario.window_s=0", "scenario.window_s: must be above 0 s"),

@@ -58,9 +58,9 @@ def test_a_value_that_only_stayed_the_same_is_no_gap(tmp_path):
     # The same reads left out, but the read after them says that it was asked all along.
     rows = run.power_rows()
     run.power_rows = lambda: [  # type: ignore[method-assign]
-        row | {"prev_t0_ns": at(63.5) if at(68) <= row["t0_ns"] < at(68.4) else row["prev_t0_ns"]}
+        row | {"prev_t0_ns": at(63.5) if at(67) <= row["t0_ns"] < at(67.4) else row["prev_t0_ns"]}
         for row in rows
-        if not at(60) < row["t0_ns"] < at(68)
+        if not at(60) < row["t0_ns"] < at(67)
     ]
     assert "power_gap" not in findings(run, tmp_path)
 

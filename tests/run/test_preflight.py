@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from wattcount.config import RunConfig, compose
+from wattcount.config.composition import gpu_catalogue
 from wattcount.config.identity import point_id
 from wattcount.config.schema import Device, Weights
 from wattcount.engine.vllm_install import VllmInstall
@@ -336,6 +337,69 @@ class TestFiles:
         monkeypatch.setattr(module, "MIN_DISK_BYTES", 2**62)
         with pytest.raises(NotStartedError, match="MiB free at"):
             check_folder(tmp_path)
+
+
+class TestWithTheEmulatedLibrary:
+    """The same with NVML sessions as they are."""
+
+    @pytest.fixture(autouse=True)
+    def _machine(self, machine: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        pytest.importorskip("wattcount.power.emulation", reason="needs the native module")
+        # An NVML library that is not there, on whatever machine the tests run.
+        machine.setenv("WATTCOUNT_NVML_PATH", str(tmp_path / "no-such-library.so"))
+        machine.delenv("WATTCOUNT_NVML_EMULATOR", raising=False)
+
+    def opened(self, *overrides: str) -> RunConfig:
+        from wattcount.power.nvml import open_session
+
+        cfg = compose(list(overrides))
+        with open_session(cfg.power, cfg.gpu) as session:
+            return preflight(cfg, session)
+
+    def test_every_variant_is_emulated_under_its_own_name(self) -> None:
+        """And from one machine to the next in one process, as a sweep does."""
+        for name, gpu in gpu_catalogue().items():
+            run = self.opened(f"gpu={name}", "power=emulated", "engine=tiny")
+            assert run.gpu.found_name == gpu.emulated_name
+            assert run.evidence == "emulated"
+
+    def test_without_a_gpu_auto_is_emulated_and_a_named_one_refused(self) -> None:
+        assert self.opened("engine=tiny").gpu.found_name == "NVIDIA H200"
+        with pytest.raises(NotStartedError, match="power=emulated gpu=a100"):
+            self.opened("engine=tiny", "gpu=a100")
+        with pytest.raises(NotStartedError, match="Install the NVIDIA driver"):
+            self.opened("engine=tiny", "power=nvml")
+
+    def test_another_gpu_than_the_one_asked_for(self, machine: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        from wattcount.power.emulation import EmulatedGpu, EmulatedMachine
+
+        machine.delenv("WATTCOUNT_NVML_PATH")
+        with EmulatedMachine([EmulatedGpu("a100_40gb")], tmp_path / "machine"):
+            with pytest.raises(NotStartedError) as caught:
+                self.opened("engine=tiny", "gpu=a100")
+            assert "this machine has 0: NVIDIA A100-SXM4-40GB" in str(caught.value)
+            assert "gpu=auto" in str(caught.value)
+            assert self.opened("engine=tiny").gpu.name == "a100_40gb"
+
+    def test_a_busy_gpu(self, machine: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        from wattcount.power.emulation import EmulatedGpu, EmulatedMachine
+
+        machine.delenv("WATTCOUNT_NVML_PATH")
+        gpu = EmulatedGpu("h200", options={"processes": [os.getppid()]})
+        with EmulatedMachine([gpu], tmp_path / "machine"):
+            with pytest.raises(NotStartedError, match=r"is busy: .*allow_busy_gpu=true"):
+                self.opened("engine=tiny")
+            self.opened("engine=tiny", "allow_busy_gpu=true")
+
+    def test_no_permission(self, machine: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        from wattcount.power.emulation import EmulatedGpu, EmulatedMachine
+
+        machine.delenv("WATTCOUNT_NVML_PATH")
+        faults = [{"kind": "error", "code": 4, "function": "nvmlDeviceGetUUID"}]
+        with EmulatedMachine([EmulatedGpu("h200")], tmp_path / "machine", faults=faults):
+            with pytest.raises(NotStartedError) as caught:
+                self.opened("engine=tiny")
+            assert "\n" not in str(caught.value)
 
 
 def test_nvml_that_does_not_tell_of_processes() -> None:

@@ -14,7 +14,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from wattcount.cli.records import find_records, open_record
+from wattcount.cli.records import bad_input, find_records
 from wattcount.errors import EXIT_OK, NotStartedError
 from wattcount.metrics import load_metrics, spec
 from wattcount.metrics.summary import WIDTH, console, describe, evidence_label, gpu_label, load_label
@@ -82,7 +82,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    entries = [Entry(record, load_metrics(record)) for record in map(open_record, find_records(args.path))]
+    with bad_input():
+        records = [Record.open(path) for path in find_records(args.path)]
+        entries = [Entry(record, load_metrics(record)) for record in records]
     if len(entries) < 2:
         raise NotStartedError("compare needs at least two records; `wattcount show` prints a single one")
     if not args.allow_mixed:
@@ -136,6 +138,9 @@ def _tables(out: Console, entries: Sequence[Entry], keys: Sequence[str]) -> None
             out.print(f"    INVALID: {', '.join(_reasons(entry))}", markup=False)
         # A whole line: a path that is wrapped cannot be copied.
         out.print(f"    {entry.record.path}", soft_wrap=True, markup=False)
+    if not keys:
+        out.print("\nnone of them has a metric to compare")
+        return
     first, others = entries[0], list(enumerate(entries[1:], 2))
     taken = max(map(len, keys)) + UNIT_WIDTH + FIRST_WIDTH
     beside = max(((out.width if out.is_terminal else WIDTH) - taken) // COLUMN_WIDTH, 1)

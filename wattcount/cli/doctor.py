@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
@@ -23,13 +23,16 @@ from wattcount import __version__
 from wattcount.config import paths
 from wattcount.config.schema import GpuConfig, PowerBackend, PowerConfig
 from wattcount.engine.vllm_install import SUPPORTED, find_vllm
-from wattcount.errors import EXIT_FAILED, EXIT_OK, NotStartedError
+from wattcount.errors import EXIT_FAILED, EXIT_OK, NotStartedError, WattcountError
 from wattcount.run.preflight import (
     MIN_DISK_BYTES,
     available_memory_bytes,
     check_folder,
     describe_process,
 )
+
+if TYPE_CHECKING:
+    from wattcount.power.nvml import GpuFacts, NvmlSession
 
 GIB = 2**30
 
@@ -128,7 +131,7 @@ def _gpus(report: Report) -> None:
             report.add(
                 NOTE,
                 "NVML",
-                f"no NVIDIA GPU here ({error})",
+                "no NVIDIA GPU on the PCI bus, and no NVML library",
                 "runs use the emulated NVML library; their evidence is `emulated`",
             )
         return
@@ -147,24 +150,29 @@ def _gpus(report: Report) -> None:
             report.add(
                 NOTE, "GPU", "NVML finds none", "check CUDA_VISIBLE_DEVICES and the container's --gpus option"
             )
-        live = _sources(session, [gpu.uuid for gpu in gpus])
+        live = _sample(session, [gpu.uuid for gpu in gpus])
         for gpu in gpus:
             _gpu(report, session, gpu, live.get(gpu.uuid))
     finally:
         session.close()
 
 
-def _gpu(report: Report, session: Any, gpu: Any, sources: dict[str, int | None] | None) -> None:
+def _gpu(report: Report, session: NvmlSession, gpu: GpuFacts, sensors: dict[str, Any] | None) -> None:
     from wattcount.config.composition import match_gpu
 
     option = match_gpu(gpu.name)
     facts: dict[str, Any] = dict(gpu.to_json())
     facts["option"] = option.name if option is not None else None
-    facts["sources"] = sources
+    facts["sensors"] = sensors
     topic = f"GPU {gpu.index}"
     memory = "" if gpu.memory_total_bytes is None else f", {gpu.memory_total_bytes / GIB:.0f} GiB"
     called = f"gpu={option.name}" if option is not None else "gpu=auto; no data sheet in conf/gpu"
-    report.add(OK, topic, f"{gpu.name} ({called}){memory}, {gpu.uuid}")
+    limit = (
+        "" if gpu.power_limit_enforced_mw is None else f", {gpu.power_limit_enforced_mw / 1e3:.0f} W limit"
+    )
+    report.add(OK, topic, f"{gpu.name} ({called}){memory}{limit}, {gpu.uuid}")
+    for text, fix in _settings(gpu):
+        report.add(NOTE, topic, text, fix)
     try:
         others = [
             (pid, used) for pid, used in session.native.compute_processes(gpu.uuid) if pid != os.getpid()
@@ -180,26 +188,51 @@ def _gpu(report: Report, session: Any, gpu: Any, sources: dict[str, int | None] 
     except RuntimeError as error:
         facts["processes"] = None
         report.add(NOTE, topic, f"does not tell which processes compute on it ({error})")
-    if sources is None:
-        report.add(MISSING, topic, "no source could be read", "see the error above; NVML needs read access")
+    if sensors is None:
+        report.add(MISSING, topic, "no source could be read", "NVML must be readable: see the driver's log")
     else:
-        there = [name for name, value in sources.items() if value is not None]
-        absent = [name for name, value in sources.items() if value is None]
-        energy = "energy_counter" in there
-        text = f"{len(there)} sources: {', '.join(there)}" + (f"; not: {', '.join(absent)}" if absent else "")
-        report.add(
-            OK if energy else NOTE,
-            topic,
-            text,
-            None
-            if energy
-            else "without an energy counter (before Volta, MIG, vGPU) energy comes from power readings",
-        )
+        _sensors(report, topic, sensors)
     report.facts["gpus"].append(facts)
 
 
-def _sources(session: Any, uuids: list[str]) -> dict[str, dict[str, int | None]]:
-    """Newest value of each source by UUID, after a moment of sampling; empty where sampling fails."""
+def _settings(gpu: GpuFacts) -> list[tuple[str, str | None]]:
+    """What else about a GPU bears on its power, each with what to do about it."""
+    found: list[tuple[str, str | None]] = []
+    if gpu.persistence_mode == 0:
+        found.append(("persistence mode is off: the driver unloads between runs", "sudo nvidia-smi -pm 1"))
+    if gpu.mig_mode == 1:
+        found.append(
+            ("MIG is on: power is the whole board's, whoever else is on it", "sudo nvidia-smi -mig 0")
+        )
+    elif gpu.shares_power:
+        found.append(("a vGPU: power is the whole board's, whoever else is on it", None))
+    return found
+
+
+def _sensors(report: Report, topic: str, sensors: dict[str, dict[str, Any]]) -> None:
+    there = {name: found for name, found in sensors.items() if found["state"] == "ok"}
+    absent = [name for name in sensors if name not in there]
+    powers = [
+        f"{name} ({found['call_p50_ns'] / 1e6:.2g} ms a call)"
+        for name, found in there.items()
+        if name.startswith(("energy", "power")) and name != "power_limit"
+    ]
+    others = len(there) - len(powers)
+    text = f"reads {', '.join(powers) or 'no power'}; {others} others"
+    if absent:
+        text += f"; not {', '.join(absent)}"
+    if "energy_counter" in there:
+        report.add(OK, topic, text)
+    elif powers:
+        report.add(
+            NOTE, topic, text, "no energy counter (before Volta, MIG, vGPU): energy comes from power readings"
+        )
+    else:
+        report.add(MISSING, topic, text, "this GPU shows neither power nor energy (vGPU?); use another one")
+
+
+def _sample(session: NvmlSession, uuids: list[str]) -> dict[str, Any]:
+    """How each source works and what it costs, by UUID, after a moment of sampling; empty where that fails."""
     if not uuids:
         return {}
     from wattcount.power import PowerSampler
@@ -207,10 +240,9 @@ def _sources(session: Any, uuids: list[str]) -> dict[str, dict[str, int | None]]
     try:
         with PowerSampler(gpus=uuids, session=session) as sampler:
             time.sleep(SAMPLE_S)
-            latest = sampler.latest()
-    except (NotStartedError, RuntimeError):
+            return sampler.sensors()
+    except (WattcountError, RuntimeError):
         return {}
-    return {uuid: dict(values) for uuid, values in zip(uuids, latest, strict=True)}
 
 
 def _engine(report: Report) -> None:
@@ -335,12 +367,13 @@ def _version(distribution: str) -> str | None:
 
 
 def show(report: Report) -> None:
-    """A table of three columns, within 80 columns where stdout is no terminal."""
+    """A table of three columns; 80 columns of plain text where stdout is no terminal."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 80)
+    terminal = sys.stdout.isatty()
+    console = Console(highlight=False) if terminal else Console(width=80, highlight=False, color_system=None)
     styles = {OK: "green", NOTE: "yellow", MISSING: "bold red"}
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True)
@@ -351,8 +384,10 @@ def show(report: Report) -> None:
         if finding.fix is not None:
             text.append(f"\n-> {finding.fix}", style="cyan")
         table.add_row(Text(finding.state, styles[finding.state]), finding.topic if first else "", text)
-    console.print(table)
-    console.print(_conclusion(report), style="bold")
+    with console.capture() as captured:
+        console.print(table)
+        console.print(conclusion(report), style="bold")
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
 def _with_first_of_topic(findings: Iterable[Finding]) -> Iterator[tuple[Finding, bool]]:
@@ -362,10 +397,10 @@ def _with_first_of_topic(findings: Iterable[Finding]) -> Iterator[tuple[Finding,
         previous = finding.topic
 
 
-def _conclusion(report: Report) -> str:
+def conclusion(report: Report) -> str:
     if not report.ok:
         return "Not ready: see what is missing above."
     nvml = report.facts["nvml"] or {}
     if report.facts["gpus"] and nvml.get("evidence") == "measured":
         return "Ready: `python -m wattcount` measures on this machine."
-    return "Ready: `python -m wattcount` runs on the CPU with an emulated GPU (evidence: emulated)."
+    return "Ready: `python -m wattcount` runs on the CPU, with an emulated GPU."

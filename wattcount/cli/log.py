@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 
-from wattcount.cli.records import find_records, open_record
+from wattcount.cli.records import find_records
 from wattcount.config.schema import TrackingConfig
 from wattcount.errors import EXIT_FAILED, EXIT_OK, WattcountError
+from wattcount.record import Record
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +31,7 @@ def main(args: argparse.Namespace) -> int:
     uris: dict[str, None] = {}
     for path in paths:
         try:
-            tracking = _tracking(open_record(path).info.config.get("tracking") or {}, args)
+            tracking = _tracking(Record.open(path).info.config.get("tracking") or {}, args)
             run_id = log_record(path, tracking, force=args.force)
         except WattcountError as error:
             failed += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from wattcount.cli.records import find_records, open_record
+from wattcount.cli.records import bad_input, find_records
 from wattcount.errors import EXIT_OK, NotStartedError
 from wattcount.metrics import write
 
@@ -17,9 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     for path in find_records(args.path):
-        open_record(path)
         try:
-            print(write(path))
+            with bad_input():
+                print(write(path))
         except OSError as error:
             raise NotStartedError(f"cannot write metrics.json in {path}: {error.strerror}") from error
     return EXIT_OK

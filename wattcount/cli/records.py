@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from wattcount.errors import NotStartedError, WattcountError
-from wattcount.record import Record
 from wattcount.record.schema import RUN_JSON
 
 
 def find_records(paths: Iterable[str | Path]) -> list[Path]:
-    """Folders of the records, each once, in the order of `paths` and by name below a folder.
+    """Folders of the records, each once, in the order of `paths` and of their runs below a folder.
 
     Unfinished records (`.tmp-...`) are passed over. Raises `NotStartedError` where a path has none.
     """
@@ -26,21 +26,25 @@ def find_records(paths: Iterable[str | Path]) -> list[Path]:
         if (path / RUN_JSON).is_file():
             found[path.resolve()] = None
             continue
-        below = sorted(
+        top = path.resolve()
+        below = [
             entry.parent
-            for entry in path.resolve().rglob(RUN_JSON)
-            if not any(part.startswith(".tmp-") for part in entry.relative_to(path.resolve()).parts)
-        )
+            for entry in top.rglob(RUN_JSON)
+            if not any(part.startswith(".tmp-") for part in entry.relative_to(top).parts)
+        ]
+        # `r<repeat>-<run id>`, and a run id begins with its time.
+        below.sort(key=lambda folder: (folder.name.partition("-")[2], folder))
         if not below:
             raise NotStartedError(f"no run record (a folder with {RUN_JSON}) in or below {path}")
         found |= dict.fromkeys(below)
     return list(found)
 
 
-def open_record(path: Path) -> Record:
-    """The record at `path`; one that cannot be read is bad input (exit code 2)."""
+@contextmanager
+def bad_input() -> Iterator[None]:
+    """Makes a record that cannot be read bad input (exit code 2), whichever of its files is damaged."""
     try:
-        return Record.open(path)
+        yield
     except NotStartedError:
         raise
     except WattcountError as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import signal
 import sys
 import threading
@@ -56,9 +57,11 @@ class PointResult:
 class Interrupted(BaseException):
     """Ends a sweep: the person or the scheduler wants no further point. Not an `Exception`, or Hydra keeps it."""
 
-    def __init__(self, exit_code: int) -> None:
+    def __init__(self, exit_code: int, *, reported: bool) -> None:
         super().__init__(exit_code)
         self.exit_code = exit_code
+        self.reported = reported
+        """The person has been told."""
 
 
 def main(args: Sequence[str]) -> int:
@@ -73,6 +76,8 @@ def main(args: Sequence[str]) -> int:
         with _terminable():
             return _run(parsed, parser)
     except Interrupted as stop:
+        if not stop.reported:
+            print("wattcount: terminated", file=sys.stderr)
         return stop.exit_code
 
 
@@ -91,17 +96,16 @@ def run_task(cfg: DictConfig) -> PointResult:
     if result.record_path:
         print(f"record: {result.record_path}", flush=True)
     if result.exit_code in (EXIT_INTERRUPTED, EXIT_TERMINATED):
-        raise Interrupted(result.exit_code)
+        raise Interrupted(result.exit_code, reported=True)
     return result
 
 
 def _measure(run: RunConfig, overrides: tuple[str, ...]) -> PointResult:
     from wattcount.run import display, orchestrate
 
-    if run.tracking.enabled:
-        # Importing MLflow and making its database takes seconds; the engine takes longer to start.
-        threading.Thread(target=_prepare_tracking, args=(run,), daemon=True, name="mlflow-prepare").start()
-    outcome = orchestrate.run_point(run, display.create(run.display))
+    # Importing MLflow and making its database takes seconds, which there is time for meanwhile.
+    meanwhile = functools.partial(_prepare_tracking, run) if run.tracking.enabled else None
+    outcome = orchestrate.run_point(run, display.create(run.display), meanwhile=meanwhile)
     path = outcome.record_path
     if path is not None and run.tracking.enabled:
         _track(Path(path), run)
@@ -119,9 +123,10 @@ def _prepare_tracking(run: RunConfig) -> None:
 def _track(path: Path, run: RunConfig) -> None:
     """Logs a record; whatever goes wrong there, the record is safe and can be logged later."""
     try:
-        from wattcount.tracking import log_record
+        from wattcount.tracking import log_record, resolve_uri, ui_command
 
         log_record(path, run.tracking)
+        print(f"see it with: {ui_command(resolve_uri(run.tracking))}", flush=True)
     except WattcountError as error:
         print(f"wattcount: {error}", file=sys.stderr)
     except Exception as error:  # the run must not be lost to its logging
@@ -230,7 +235,7 @@ def _terminable() -> Iterator[None]:
         return
 
     def terminate(_signal: int, _frame: FrameType | None) -> None:
-        raise Interrupted(EXIT_TERMINATED)
+        raise Interrupted(EXIT_TERMINATED, reported=False)
 
     previous = signal.signal(signal.SIGTERM, terminate)
     try:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from wattcount.cli.records import find_records, open_record
+from wattcount.cli.records import bad_input, find_records
 from wattcount.errors import EXIT_OK
 from wattcount.metrics import load_metrics, spec
 from wattcount.metrics.summary import console, print_summary
@@ -32,7 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    records = [open_record(path) for path in find_records(args.path)]
+    with bad_input():
+        return _main(args)
+
+
+def _main(args: argparse.Namespace) -> int:
+    records = [Record.open(path) for path in find_records(args.path)]
     if args.json:
         contents: dict[str, Any] = {str(record.path): load_metrics(record) for record in records}
         print(json.dumps(contents if len(contents) > 1 else next(iter(contents.values())), indent=2))
@@ -47,6 +52,8 @@ def main(args: argparse.Namespace) -> int:
 
 def _show(out: Console, record: Record, everything: bool) -> None:
     info, metrics = record.info, load_metrics(record)
+    # Every file is read before anything is printed.
+    rows = f"{len(record.power)} power, {len(record.requests)} requests, {len(record.steps)} steps"
     print_summary(info, metrics, out)
     if everything:
         out.print(_all_metrics(metrics))
@@ -66,7 +73,7 @@ def _show(out: Console, record: Record, everything: bool) -> None:
         f"{info.nvml.get('driver_version', '?')}",
         "GPUs": ", ".join(f"{gpu.get('name', '?')} {gpu.get('uuid', '')}" for gpu in info.gpus) or "none",
         "versions": versions,
-        "rows": f"{len(record.power.events)} power, {len(record.requests)} requests, {len(record.steps)} steps",
+        "rows": rows,
     }
     for name, text in facts.items():
         # Whole lines: a path that is wrapped cannot be copied.

@@ -140,6 +140,9 @@ class GpuConfig:
     idle_w: float | None = None
     """Typical idle power, for the emulated library only; never used as a measurement."""
     emulator_profile: str | None = None
+    """Which sensors the emulated library gives it; see docs/emulator.md."""
+    emulated_name: str | None = None
+    """NVML's device name for this variant, for the emulated library."""
     source: str | None = None
 
 
@@ -217,7 +220,7 @@ class ServerConfig(ScenarioConfig):
     rate_rps: float | None = identity(1.0)
     """Mean arrivals per second. For a trace: rescaled to this rate; None: as recorded."""
     warmup_s: float = identity(10.0)
-    window_s: float = identity(60.0)
+    window_s: float = identity(45.0)
     max_in_flight: int | None = identity(None)
     """None: open loop, never held back."""
 

@@ -114,8 +114,16 @@ class EmulatedMachine:
         profile = gpu.emulator_profile or (DEFAULT_PROFILE if gpu.name == "auto" else gpu.name)
         if profile not in {known["name"] for known in profiles()}:
             names = ", ".join(known["name"] for known in profiles())
-            raise NotStartedError(f"no sensor profile {profile!r} to emulate gpu={gpu.name} with; there are {names}")
-        return cls([EmulatedGpu(profile)] * max(gpu.count, 1), folder, remove_folder=True)
+            raise NotStartedError(
+                f"no sensor profile {profile!r} to emulate gpu={gpu.name} with; there are {names}"
+            )
+        options: dict[str, Any] = {}
+        if profile != gpu.name:
+            # A variant with another's sensors keeps its own board.
+            options = {"memory_gib": gpu.memory_gib, "power_limit_w": gpu.tdp_w}
+        described = {key: value for key, value in options.items() if value is not None}
+        one = EmulatedGpu(profile, name=gpu.emulated_name, options=described)
+        return cls([one] * max(gpu.count, 1), folder, remove_folder=True)
 
     def open(self) -> EmulatedMachine:
         """Points the environment at this machine."""
@@ -248,4 +256,3 @@ def emulated_uuid(profile: str, index: int) -> str:
     """A UUID that is the same for the same emulated GPU, and no real GPU's."""
     digest = f"wattcount-emulated-{profile}-{index}".encode().hex().ljust(32, "0")[-32:]
     return f"GPU-{UUID(hex=digest)}"
-

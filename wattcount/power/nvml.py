@@ -148,7 +148,9 @@ class NvmlSession:
         names = {field.name for field in dataclasses.fields(GpuFacts)}
         facts = {name: value for name, value in info.items() if name in names}
         number = info.get("architecture")
-        facts["architecture"] = None if number is None else ARCHITECTURES.get(number, f"architecture {number}")
+        facts["architecture"] = (
+            None if number is None else ARCHITECTURES.get(number, f"architecture {number}")
+        )
         facts["name"] = info.get("name") or "unknown GPU"
         return GpuFacts(**facts)
 
@@ -174,7 +176,11 @@ def open_session(power: PowerConfig, gpu: GpuConfig) -> NvmlSession:
     except (_native.NvmlLibraryNotFound, _native.NvmlError) as error:
         if power.backend is PowerBackend.auto and gpu.name == "auto" and not _no_permission(error):
             return _emulated(gpu)
-        hint = "" if power.backend is PowerBackend.nvml else f"; power=emulated gpu={gpu.name} tries things out without"
+        hint = (
+            ""
+            if power.backend is PowerBackend.nvml
+            else f"; power=emulated gpu={gpu.name} tries things out without"
+        )
         raise NotStartedError(f"{error}{hint}") from error
     session = NvmlSession(native)
     with contextlib.suppress(NotStartedError):

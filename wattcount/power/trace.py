@@ -39,8 +39,11 @@ class PowerTrace:
 
     def of(self, gpu_uuid: str, source: Source) -> NDArray[np.void]:
         """Events of one source of one GPU in the order of time. Raises KeyError for a GPU that is not here."""
-        chosen = self.events[(self.events["gpu"] == self._index(gpu_uuid)) & (self.events["source"] == source)]
-        return chosen[np.lexsort((chosen["source_ts_us"], chosen["t0_ns"]))]
+        chosen = self.events[
+            (self.events["gpu"] == self._index(gpu_uuid)) & (self.events["source"] == source)
+        ]
+        ordered: NDArray[np.void] = chosen[np.lexsort((chosen["source_ts_us"], chosen["t0_ns"]))]
+        return ordered
 
     def energy(self, start_ns: int, end_ns: int, gpu_uuid: str) -> EnergyEstimate:
         """Energy a GPU took in [start_ns, end_ns], CLOCK_MONOTONIC; see `wattcount.power.energy`.
@@ -71,7 +74,9 @@ class PowerTrace:
             return pa.array(column, mask=column < 0)
 
         def dictionary(indices: NDArray[Any], names: list[str]) -> Any:
-            return pa.DictionaryArray.from_arrays(pa.array(indices.astype(np.int16)), pa.array(names, pa.string()))
+            return pa.DictionaryArray.from_arrays(
+                pa.array(indices.astype(np.int16)), pa.array(names, pa.string())
+            )
 
         return pa.table(
             {
@@ -96,13 +101,17 @@ class PowerTrace:
 
         def codes(name: str) -> tuple[Ints, list[str]]:
             column = pc.dictionary_encode(pc.cast(table[name], "string")).combine_chunks()
-            return column.indices.to_numpy(zero_copy_only=False).astype(np.int64), column.dictionary.to_pylist()
+            return column.indices.to_numpy(zero_copy_only=False).astype(
+                np.int64
+            ), column.dictionary.to_pylist()
 
         gpu, uuids = codes("gpu")
         source, names = codes("source")
         known = {name: number for number, name in enumerate(SOURCE_NAMES)}
         if unknown := [name for name in names if name not in known]:
-            raise ValueError(f"power.parquet holds sources this version of wattcount does not know: {unknown}")
+            raise ValueError(
+                f"power.parquet holds sources this version of wattcount does not know: {unknown}"
+            )
         order = list(gpu_uuids) if gpu_uuids is not None else sorted(uuids)
         if missing := [uuid for uuid in uuids if uuid not in order]:
             raise ValueError(f"power.parquet holds GPUs that run.json does not: {missing}")

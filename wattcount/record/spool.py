@@ -68,18 +68,22 @@ class Stream:
 
     def sync(self) -> None:
         """To the disk itself; takes as long as the disk takes."""
-        if self._file is not None:
-            os.fsync(self._file.fileno())
+        file = self._file
+        if file is not None:
+            with contextlib.suppress(ValueError):  # closed meanwhile, by an error that is told elsewhere
+                os.fsync(file.fileno())
 
     def close(self) -> None:
         """May be called more than once."""
         if self._file is None:
             return
-        file, self._file = self._file, None
         try:
             self._writer.close()
-        finally:
-            file.close()
+            self._file.close()
+        except OSError:
+            self._abandon()
+            raise
+        self._file = None
 
     def _abandon(self) -> None:
         file, self._file = self._file, None
@@ -143,8 +147,9 @@ class Spool:
             stream.sync()
 
     def close(self) -> None:
-        for stream in self._streams.values():
-            stream.close()
+        with contextlib.ExitStack() as all_of_them:
+            for stream in self._streams.values():
+                all_of_them.callback(stream.close)
 
 
 def power_events(folder: Path) -> tuple[tuple[str, ...], Iterator[NDArray[np.void]]]:
@@ -205,7 +210,7 @@ def _requests_batch(rows: Sequence[RequestRow], first_chunks: Sequence[int]) -> 
         if item.name in TOKEN_COLUMNS:
             values = np.fromiter(
                 _chained(rows, first_chunks, item.name),
-                item.type.value_type.to_pandas_dtype(),
+                np.dtype(str(item.type.value_type)),
                 int(offsets[-1]),
             )
             columns.append(pa.ListArray.from_arrays(pa.array(offsets), pa.array(values)))

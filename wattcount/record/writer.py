@@ -114,10 +114,7 @@ class RecordWriter:
         """Ends the spool and turns it into the record's Parquet files; returns `RunInfo.files`."""
         spool = self.folder / _SPOOL
         with _clear_errors(self.folder):
-            if self._spool is not None:
-                closing, self._spool = self._spool, None
-                with contextlib.suppress(OSError):  # what came before the end mark can be read without it
-                    closing.close()
+            self.close()
             uuids, batches = power_events(spool)
             return {
                 schema.POWER_PARQUET: _write_parquet(
@@ -152,8 +149,16 @@ class RecordWriter:
         info.files = self.write_tables()
         return self.place(info)
 
+    def close(self) -> None:
+        """Closes the files; what was appended stays. May be called more than once."""
+        if self._spool is not None:
+            closing, self._spool = self._spool, None
+            with contextlib.suppress(OSError):  # what came before the end mark can be read without it
+                closing.close()
+
     def discard(self) -> None:
         """Removes the folder of a run that measured nothing."""
+        self.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     @classmethod

@@ -8,10 +8,14 @@ preflight -- draft record -- start ------ wait -------------------- kill what is
 from __future__ import annotations
 
 import contextlib
+import getpass
 import json
 import os
+import re
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -39,7 +43,7 @@ from wattcount.record.writer import RecordWriter
 from wattcount.run.facts import host_facts, versions
 from wattcount.run.messages import Ended, Lines, Notice, decode
 from wattcount.run.preflight import preflight
-from wattcount.run.process import SessionProcess
+from wattcount.run.process import TIMEOUT_SIGNAL, SessionProcess
 from wattcount.scenario.journal import Progress
 
 JOB_JSON = "job.json"
@@ -186,8 +190,12 @@ class _Watch:
         self._asked_to_end = False
 
     def run(self) -> Outcome:
+        with _scratch() as environment:
+            return self._run(environment)
+
+    def _run(self, environment: dict[str, str]) -> Outcome:
         try:
-            process = SessionProcess(self._command, self._log)
+            process = SessionProcess(self._command, self._log, environment)
         except OSError as error:
             return self._recover("worker_not_started", f"cannot start the run's process: {error}")
         with process:
@@ -273,7 +281,7 @@ class _Watch:
             return
         what = self._deadline_what if late else f"was silent for {SILENCE_LIMIT_S:g} s"
         self._give_up(TIMEOUT, f"the run's process {what}")
-        self._ask_to_end(process, signal.SIGTERM)
+        self._ask_to_end(process, TIMEOUT_SIGNAL)
 
     # --- ending ---------------------------------------------------------------------------------
 
@@ -382,6 +390,31 @@ class _Watch:
         if reason == INTERRUPTED and self._signals:
             return EXIT_INTERRUPTED if self._signals[0] == signal.SIGINT else EXIT_TERMINATED
         return EXIT_FAILED
+
+
+@contextlib.contextmanager
+def _scratch() -> Iterator[dict[str, str]]:
+    """A folder for temporary files, as environment variables. Engines that are killed leave theirs behind:
+    sockets, models' configurations, rendezvous files."""
+    inherited = tempfile.gettempdir()
+    folder = tempfile.mkdtemp(prefix="wattcount-")
+    environment = {"TMPDIR": folder}
+    if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
+        # Compiled kernels are worth keeping; this is where torch puts them by default.
+        environment["TORCHINDUCTOR_CACHE_DIR"] = str(Path(inherited) / f"torchinductor_{_user()}")
+    try:
+        # A socket's path has at most 107 characters, of which engines use up to 50 below this folder.
+        yield environment if len(folder) <= 55 else {}
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _user() -> str:
+    try:
+        name = getpass.getuser()
+    except (KeyError, ImportError, OSError):  # a container's user without an entry in passwd
+        return f"uid_{os.getuid()}"
+    return re.sub(r'[\\/:*?"<>|]', "_", name)
 
 
 def _ns(seconds: float) -> int:

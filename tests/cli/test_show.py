@@ -1,0 +1,78 @@
+import json
+from pathlib import Path
+
+import pytest
+from synthetic_record import SyntheticRun
+
+from wattcount.cli.main import main
+from wattcount.metrics import compute, write
+from wattcount.record import Record
+from wattcount.record.schema import Validity
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> Path:
+    return SyntheticRun().write(tmp_path / "point" / "r0-x")
+
+
+def test_a_record(record: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", str(record)]) == 0
+    out = capsys.readouterr().out
+    for expected in (
+        "llama3_8b on NVIDIA H200",
+        "18.00 kJ",
+        "loaded_idle_after",
+        "60.00 s",
+        str(record),
+        "vllm 0.32.0",
+    ):
+        assert expected in out
+    assert "\x1b" not in out
+
+
+def test_json_is_metrics_json(record: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", str(record), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == compute(Record.open(record))
+    assert not (record / "metrics.json").exists()  # showing writes nothing
+
+
+def test_json_of_several_is_by_path(record: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = SyntheticRun().write(record.parent / "r1-y")
+    assert main(["show", str(record.parent), "--json"]) == 0
+    assert list(json.loads(capsys.readouterr().out)) == [str(record), str(other)]
+
+
+def test_all_metrics(record: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", str(record), "--all"]) == 0
+    out = capsys.readouterr().out
+    assert "energy/above_idle_loaded_j" in out
+    assert "not_a_batch" in out
+
+
+def test_an_invalid_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    broken = SyntheticRun(
+        phases=[], requests=[], validity=Validity(False, ["interrupted"], ["stopped by the user"])
+    )
+    assert main(["show", str(broken.write(tmp_path))]) == 0
+    out = capsys.readouterr().out
+    assert "INVALID" in out
+    assert "stopped by the user" in out
+
+
+@pytest.mark.parametrize("spoil", ["run.json", "metrics.json", "power.parquet"])
+def test_damage_is_one_line_and_exit_code_2(
+    record: Path, capsys: pytest.CaptureFixture[str], spoil: str
+) -> None:
+    write(record)
+    (record / spoil).write_bytes(b"{nonsense")
+    assert main(["show", str(record)]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    assert spoil in captured.err
+
+
+def test_a_path_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", "/no/such/place"]) == 2
+    assert capsys.readouterr().err == (
+        "wattcount: /no/such/place does not exist; give a run record or a folder with records below it\n"
+    )

@@ -1,0 +1,506 @@
+"""Whole runs with the tiny engine and an emulated GPU, and everything that can end one early."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from witness import kill, worker_pid
+
+from wattcount.clock import now_ns
+from wattcount.config.schema import PowerBackend, RunConfig
+from wattcount.errors import NotStartedError
+from wattcount.record import Record
+from wattcount.record.schema import Phase, Validity
+from wattcount.run import orchestrate
+from wattcount.run.orchestrate import Outcome, run_point
+
+pytestmark = pytest.mark.timeout(120)
+
+SLOW_TOKENS = {"step_base_ms": 60.0, "slow_start_s": 0.5}
+"""Eight tokens take half a second, so that there is a drain; and so does the start."""
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(tmp_path: Path, emulated: Any) -> Iterator[None]:
+    emulated()
+    before = set(psutil.pids())
+    yield
+    left = [
+        process
+        for process in psutil.process_iter()
+        if process.pid not in before
+        and process.status() != psutil.STATUS_ZOMBIE
+        and any(str(tmp_path) in part for part in process.cmdline())
+    ]
+    assert left == []
+
+
+def records(cfg: RunConfig) -> list[Path]:
+    """Every folder below the records' folder, temporary ones too."""
+    return sorted(Path(cfg.records_dir).glob("*/*"))
+
+
+def checked(outcome: Outcome, cfg: RunConfig) -> Record:
+    """The one record of a run, whole and in its place, with nothing temporary beside it."""
+    assert outcome.record_path is not None
+    assert records(cfg) == [outcome.record_path]
+    assert outcome.record_path.name.startswith("r0-")
+    record = Record.open(outcome.record_path)
+    record.verify()
+    assert record.metrics is not None
+    assert record.metrics["evidence"] == "emulated"
+    return record
+
+
+# --- a run that goes well ------------------------------------------------------------------------
+
+
+def test_a_run_and_its_record(tiny_run: Callable[..., RunConfig], witness: Any) -> None:
+    cfg = tiny_run(window_s=1.0)
+    outcome = run_point(cfg, witness)
+    assert (outcome.exit_code, outcome.reason, outcome.message) == (0, None, None)
+    record = checked(outcome, cfg)
+    info = record.info
+    assert info.validity == Validity(True)
+    assert info.complete
+    assert [span.phase for span in info.phases] == list(Phase)
+    assert all(
+        a.end_ns is not None and a.end_ns <= b.start_ns
+        for a, b in zip(info.phases, info.phases[1:], strict=False)
+    )
+    assert info.evidence == "emulated"
+    assert info.gpus[0]["name"] == "NVIDIA H200"
+    assert info.nvml["sha256"]
+    assert info.engine["name"] == "tiny"
+    assert info.host["memory_bytes"] > 0
+    assert {"wattcount", "python", "numpy"} <= info.versions.keys()
+    assert info.config["gpu"]["found_name"] == "NVIDIA H200"
+    uuid = info.gpus[0]["uuid"]
+    assert info.sensors[uuid]["energy_counter"]["state"] == "ok"
+    assert info.sampler[uuid]["dropped_events"] == 0
+    assert len(info.clock_pairs) >= 2
+    assert abs(info.clock_pairs[-1]["utc_ns"] - time.time_ns()) < 60e9
+    assert set(record.requests["status"].to_pylist()) == {"completed"}
+    assert record.metrics["metrics"]["energy/gpu_j"] > 50
+    assert sorted(p.name for p in record.path.iterdir()) == [
+        "engine.log", "metrics.json", "power.parquet", "requests.parquet", "run.json", "steps.parquet", "truth.csv",
+    ]  # fmt: skip
+    assert witness.record == record.path
+    assert witness.ended_calls == 1
+    assert list(dict.fromkeys(witness.phases)) == list(Phase)
+
+
+def test_what_wattcount_adds_is_small_and_accounted_for(
+    tiny_run: Callable[..., RunConfig], witness: Any
+) -> None:
+    cfg = tiny_run()
+    before = time.monotonic()
+    outcome = run_point(cfg, witness)
+    wall_s = time.monotonic() - before
+    timing = checked(outcome, cfg).info.timing
+    parts = ("phases_s", "engine_start_s", "launch_s", "setup_s", "between_s", "close_s")
+    assert sum(timing[part] for part in parts) == pytest.approx(timing["wall_s"], abs=0.01)
+    assert timing["overhead_s"] == pytest.approx(
+        timing["wall_s"] - timing["phases_s"] - timing["engine_start_s"], abs=0.01
+    )
+    assert timing["wall_s"] <= wall_s
+    assert timing["overhead_s"] < 5.0
+    assert wall_s - timing["phases_s"] - timing["engine_start_s"] < 5.0
+
+
+def test_the_runs_process_imports_neither_mlflow_nor_pandas(
+    tiny_run: Callable[..., RunConfig], witness: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")  # every import, on standard error: the engine's log
+    cfg = tiny_run(batch=True)
+    record = checked(run_point(cfg, witness), cfg)
+    lines = (record.path / "engine.log").read_text().splitlines()
+    imported = {line.rpartition("|")[2].strip() for line in lines if line.startswith("import time:")}
+    assert {"wattcount.scenario.journal", "pyarrow.lib", "numpy"} <= imported
+    # A package that was imported brought modules of its own; a name alone is an attempt that was refused.
+    unwanted = ("mlflow.", "pandas.", "hydra.", "torch.", "rich.")
+    assert [name for name in sorted(imported) if name.startswith(unwanted)] == []
+
+
+def test_meanwhile_runs_once_during_bare_idle(tiny_run: Callable[..., RunConfig], witness: Any) -> None:
+    cfg = tiny_run()
+    calls: list[tuple[str, int]] = []
+
+    def work() -> None:
+        calls.append((threading.current_thread().name, now_ns()))
+        raise RuntimeError("of no consequence")
+
+    outcome = run_point(cfg, witness, meanwhile=work)
+    phases = {span.phase: span for span in checked(outcome, cfg).info.phases}
+    ((thread, at_ns),) = calls
+    assert thread != threading.main_thread().name
+    assert phases[Phase.BARE_IDLE].start_ns <= at_ns <= phases[Phase.LOADED_IDLE].start_ns
+
+
+def test_temporary_files_of_the_run_go_with_it(
+    tiny_run: Callable[..., RunConfig], witness: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tempfile.TemporaryDirectory(prefix="w", dir="/tmp") as short:  # a socket's path is at most 107 long
+        monkeypatch.setattr(tempfile, "tempdir", short)
+
+        def leave_something(pid: int) -> None:
+            environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+            values = dict(entry.split(b"=", 1) for entry in environment if b"=" in entry)
+            folder = Path(values[b"TMPDIR"].decode())
+            assert folder.parent == Path(short)
+            assert values[b"TORCHINDUCTOR_CACHE_DIR"].startswith(short.encode() + b"/torchinductor_")
+            (folder / "socket").write_text("")
+            kill(pid)
+
+        witness.when(Phase.WINDOW, leave_something)
+        cfg = tiny_run()
+        checked(run_point(cfg, witness), cfg)
+        assert list(Path(short).iterdir()) == []
+
+
+def test_repeats_lie_beside_each_other(tiny_run: Callable[..., RunConfig], witness: Any) -> None:
+    cfg = tiny_run(batch=True)
+    first = run_point(cfg, witness)
+    cfg.repeat = 1
+    second = run_point(cfg, witness)
+    assert first.record_path is not None
+    assert second.record_path is not None
+    assert first.record_path.parent == second.record_path.parent
+    assert second.record_path.name.startswith("r1-")
+
+
+def test_the_truth_of_an_emulated_run_follows_its_phases(
+    tiny_run: Callable[..., RunConfig], witness: Any
+) -> None:
+    cfg = tiny_run()
+    record = checked(run_point(cfg, witness), cfg)
+    rows = [line.split(",") for line in (record.path / "truth.csv").read_text().splitlines()[1:]]
+    truth = [(int(t), int(p) / 1e3) for t, p in rows]
+    phases = {span.phase: span for span in record.info.phases}
+
+    def at_the_middle(phase: Phase) -> float:
+        middle_ns = (phases[phase].start_ns + (phases[phase].end_ns or 0)) // 2
+        return [power_w for t_ns, power_w in truth if t_ns <= middle_ns][-1]
+
+    window = phases[Phase.WINDOW]
+    busiest = max(power_w for t_ns, power_w in truth if window.start_ns < t_ns < (window.end_ns or 0))
+    assert at_the_middle(Phase.BARE_IDLE) < at_the_middle(Phase.LOADED_IDLE) < busiest
+    assert at_the_middle(Phase.IDLE_AFTER) == at_the_middle(Phase.LOADED_IDLE)
+
+
+# --- not started ---------------------------------------------------------------------------------
+
+
+def test_what_preflight_finds_leaves_nothing_behind(
+    tiny_run: Callable[..., RunConfig], witness: Any, tmp_path: Path
+) -> None:
+    cfg = tiny_run(engine={"no_such_thing": 1})
+    with pytest.raises(NotStartedError, match="no_such_thing"):
+        run_point(cfg, witness)
+    cfg = tiny_run()
+    (tmp_path / "file").write_text("")
+    cfg.records_dir = str(tmp_path / "file" / "records")
+    with pytest.raises(NotStartedError, match="records_dir"):
+        run_point(cfg, witness)
+    assert not (tmp_path / "records").exists() or records(tiny_run()) == []
+    assert witness.ended_calls == 0
+
+
+# --- what the engine does wrong ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reason", ["engine_start_failed", "out_of_memory", "unsupported_model"])
+def test_an_engine_that_does_not_start(tiny_run: Callable[..., RunConfig], witness: Any, reason: str) -> None:
+    cfg = tiny_run(engine={"fail_at_start": reason})
+    outcome = run_point(cfg, witness)
+    record = checked(outcome, cfg)
+    assert (outcome.exit_code, outcome.reason) == (1, reason)
+    assert record.info.validity.reasons == [reason]
+    assert outcome.message == record.info.validity.messages[0]
+    assert [(span.phase, span.end_ns is None) for span in record.info.phases] == [
+        (Phase.BARE_IDLE, False), (Phase.ENGINE_START, True),
+    ]  # fmt: skip
+    assert len(record.power.events) > 50
+
+
+def test_an_engine_that_hangs_at_its_start(tiny_run: Callable[..., RunConfig], witness: Any) -> None:
+    cfg = tiny_run(engine={"hang_at_start": True})
+    cfg.engine.start_timeout_s = 0.5
+    outcome = run_point(cfg, witness)
+    assert outcome.reason == "engine_start_failed"
+    assert "start_timeout_s" in (outcome.message or "")
+    checked(outcome, cfg)
+
+
+def test_an_engine_that_dies_in_the_window(tiny_run: Callable[..., RunConfig], witness: Any) -> None:
+    cfg = tiny_run(engine={"die_after_s": 1.0}, window_s=10.0)
+    outcome = run_point(cfg, witness)
+    assert (outcome.exit_code, outcome.reason) == (1, "engine_died")
+    record = checked(outcome, cfg)
+    assert record.info.phases[-1].phase is Phase.WINDOW
+    assert record.info.phases[-1].end_ns is None
+    assert record.metrics is not None
+    assert not record.metrics["validity"]["valid"]
+    assert record.metrics["metrics"]["tokens/output"] > 0
+
+
+def test_an_engine_that_takes_the_process_with_it(tiny_run: Callable[..., RunConfig], witness: Any) -> None:
+    cfg = tiny_run(engine={"exit_after_s": 1.3}, window_s=10.0)
+    outcome = run_point(cfg, witness)
+    assert (outcome.exit_code, outcome.reason) == (1, "worker_died")
+    assert "exit code 86" in (outcome.message or "")
+    record = checked(outcome, cfg)
+    statuses = record.requests["status"].to_pylist()
+    assert "completed" in statuses
+    assert "not_sent" in statuses
+
+
+# --- what happens to the run's process -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("phase", list(Phase))
+def test_a_killed_process_leaves_what_it_measured(
+    tiny_run: Callable[..., RunConfig], witness: Any, phase: Phase
+) -> None:
+    cfg = tiny_run(engine=SLOW_TOKENS)
+    witness.when(phase, kill)
+    outcome = run_point(cfg, witness)
+    assert (outcome.exit_code, outcome.reason) == (1, "worker_died")
+    assert "SIGKILL" in (outcome.message or "")
+    record = checked(outcome, cfg)
+    assert record.info.validity.reasons == ["worker_died"]
+    assert len(record.power.events) > 0
+    reached = [span.phase for span in record.info.phases]
+    # The draft of the bound itself may not have reached the disk yet.
+    assert reached == list(Phase)[: len(reached)]
+    assert len(reached) >= list(Phase).index(phase)
+
+
+def test_the_log_is_quoted_where_the_process_says_nothing(
+    tiny_run: Callable[..., RunConfig], witness: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "print('the library is broken', flush=True); import os; os._exit(9)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+    cfg = tiny_run()
+    outcome = run_point(cfg, witness)
+    assert (outcome.exit_code, outcome.reason) == (1, "worker_died")
+    assert "exit code 9; engine.log ends: the library is broken" in (outcome.message or "")
+    record = checked(outcome, cfg)
+    assert record.info.phases == []
+    assert record.info.gpus[0]["name"] == "NVIDIA H200"
+
+
+def test_a_process_that_cannot_be_started(
+    tiny_run: Callable[..., RunConfig], witness: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    cfg = tiny_run()
+    outcome = run_point(cfg, witness)
+    assert outcome.reason == "worker_not_started"
+    assert checked(outcome, cfg).info.phases == []
+
+
+def test_a_process_that_stops_answering_is_killed(
+    tiny_run: Callable[..., RunConfig], witness: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(orchestrate, "SILENCE_LIMIT_S", 2.0)
+    monkeypatch.setattr(orchestrate, "CLOSE_LIMIT_S", 0.5)
+    cfg = tiny_run(window_s=60.0)
+    witness.when(Phase.WINDOW, lambda pid: os.kill(pid, signal.SIGSTOP))
+    outcome = run_point(cfg, witness)
+    assert (outcome.exit_code, outcome.reason) == (1, "timeout")
+    assert "was silent for 2 s" in (outcome.message or "")
+    assert witness.ticks >= 2
+    checked(outcome, cfg)
+
+
+def test_a_phase_that_takes_too_long_is_ended_in_order(
+    tiny_run: Callable[..., RunConfig], witness: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = tiny_run(window_s=60.0)
+    witness.when(Phase.WARMUP, lambda _: monkeypatch.setattr(orchestrate, "PHASE_GRACE_S", -59.0))
+    outcome = run_point(cfg, witness)
+    assert (outcome.exit_code, outcome.reason) == (1, "timeout")
+    assert outcome.message == "the phase window took longer than it may"
+    checked(outcome, cfg)
+
+
+def test_a_gpu_that_is_lost_ends_the_run(
+    tiny_run: Callable[..., RunConfig], witness: Any, emulated: Callable[..., Any]
+) -> None:
+    emulated(epoch_ns=now_ns(), faults=[{"kind": "gpu_lost", "from_s": 4.0}])
+    cfg = tiny_run(window_s=30.0)
+    started = time.monotonic()
+    outcome = run_point(cfg, witness)
+    assert time.monotonic() - started < 15.0
+    assert (outcome.exit_code, outcome.reason) == (1, "gpu_lost")
+    record = checked(outcome, cfg)
+    assert record.info.phases[-1].phase is Phase.WINDOW
+    assert (record.power.events["nvml_return"] == 15).any()
+
+
+def test_another_nvml_library_than_the_one_prepared_for(
+    tiny_run: Callable[..., RunConfig], witness: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = orchestrate.preflight
+
+    def turned(cfg: RunConfig, session: Any) -> RunConfig:
+        cfg = real(cfg, session)
+        cfg.evidence = "measured"
+        return cfg
+
+    monkeypatch.setattr(orchestrate, "preflight", turned)
+    cfg = tiny_run()
+    outcome = run_point(cfg, witness)
+    assert outcome.reason == "setup_failed"
+    assert "WATTCOUNT_NVML_PATH" in (outcome.message or "")
+
+
+# --- the disk ------------------------------------------------------------------------------------
+
+
+def test_a_disk_that_fills_up_ends_the_run(tiny_run: Callable[..., RunConfig], witness: Any) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    cfg = tiny_run(window_s=30.0, rate_rps=100.0)
+    # For the process to come; it holds no file that large otherwise.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, before[1]))
+    try:
+        outcome = run_point(cfg, witness)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (outcome.exit_code, outcome.reason) == (1, "record_unwritable")
+    assert "the disk is full" in (outcome.message or "")
+    record = checked(outcome, cfg)
+    assert record.info.validity.reasons == ["record_unwritable"]
+    assert len(record.power.events) > 100
+
+
+def test_a_folder_that_disappears_leaves_no_half_record(
+    tiny_run: Callable[..., RunConfig], witness: Any, tmp_path: Path
+) -> None:
+    cfg = tiny_run(window_s=2.0)
+
+    def take_away(_: int) -> None:
+        (tmp_path / "records").rename(tmp_path / "elsewhere")
+
+    witness.when(Phase.WINDOW, take_away)
+    outcome = run_point(cfg, witness)
+    assert outcome.exit_code == 1
+    assert outcome.record_path is None
+    assert outcome.reason == "record_unwritable"
+    assert not list(tmp_path.glob("*/*/r0-*"))
+
+
+# --- interruptions -------------------------------------------------------------------------------
+
+PROGRAM = """
+import sys, json
+from pathlib import Path
+from wattcount.config.plain import from_json
+from wattcount.run.orchestrate import run_point
+from wattcount.run.display import PlainDisplay
+outcome = run_point(from_json(json.loads(Path(sys.argv[1]).read_text())), PlainDisplay(sys.stdout, 0.2))
+print("outcome", outcome.reason, outcome.record_path)
+sys.exit(outcome.exit_code)
+"""
+
+
+class Program:
+    """A parent of its own, to be interrupted and killed."""
+
+    def __init__(self, cfg: RunConfig, tmp_path: Path) -> None:
+        from wattcount.config.plain import to_json
+
+        file = tmp_path / "cfg.json"
+        file.write_text(json.dumps(to_json(cfg)))
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, str(file)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.lines: list[str] = []
+
+    def read_until(self, word: str) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line)
+            if word in line:
+                return
+        raise AssertionError(f"{word!r} never came: {''.join(self.lines)}")
+
+    def end(self) -> int:
+        assert self.process.stdout is not None
+        self.lines += self.process.stdout.readlines()
+        self.process.stdout.close()
+        return self.process.wait(30)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("phase", ["engine start", "window"])
+def test_an_interruption_closes_the_record(
+    tiny_run: Callable[..., RunConfig], tmp_path: Path, number: signal.Signals, code: int, phase: str
+) -> None:
+    cfg = tiny_run(engine={"slow_start_s": 1.0}, window_s=30.0)
+    program = Program(cfg, tmp_path)
+    program.read_until(phase)
+    program.process.send_signal(number)
+    assert program.end() == code
+    (path,) = records(cfg)
+    record = Record.open(path)
+    assert program.lines[-1].split() == ["outcome", "interrupted", str(path)]
+    assert record.info.validity == Validity(False, ["interrupted"], [f"interrupted by {number.name}"])
+    assert record.info.phases[-1].end_ns is None
+    record.verify()
+
+
+def test_interrupted_twice_it_does_not_wait(tiny_run: Callable[..., RunConfig], tmp_path: Path) -> None:
+    cfg = tiny_run(window_s=30.0)
+    program = Program(cfg, tmp_path)
+    program.read_until("window")
+    os.kill(worker_pid(program.process.pid), signal.SIGSTOP)  # it will not listen
+    program.process.send_signal(signal.SIGINT)
+    program.read_until("once more to kill")
+    started = time.monotonic()
+    program.process.send_signal(signal.SIGINT)
+    assert program.end() == 130
+    assert time.monotonic() - started < 10.0
+    (path,) = records(cfg)
+    assert Record.open(path).info.validity.reasons == ["interrupted"]
+
+
+def test_a_killed_parent_takes_its_run_with_it(tiny_run: Callable[..., RunConfig], tmp_path: Path) -> None:
+    cfg = tiny_run(window_s=30.0)
+    program = Program(cfg, tmp_path)
+    program.read_until("window")
+    worker = psutil.Process(worker_pid(program.process.pid))
+    program.process.kill()
+    program.end()
+    worker.wait(10)
+    (path,) = records(cfg)
+    record = Record.open(path)
+    record.verify()
+    assert record.info.validity.reasons == ["interrupted"]
+
+
+def test_emulation_is_chosen_by_the_backend(tiny_run: Callable[..., RunConfig], witness: Any) -> None:
+    cfg = tiny_run(batch=True)
+    cfg.power.backend = PowerBackend.emulated
+    before = dict(os.environ)
+    checked(run_point(cfg, witness), cfg)
+    assert dict(os.environ) == before

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wattcount import scenario
+from wattcount.config.schema import RunConfig
+from wattcount.engine import create as create_engine
+from wattcount.load.build import build_plan
+from wattcount.power import PowerSampler
+from wattcount.power.nvml import attach_session
+from wattcount.record import Record, RecordWriter
+from wattcount.record.schema import RunInfo
+from wattcount.scenario import Journal, Progress, RunContext
+
+
+class Bench:
+    """A scenario on the tiny engine and an emulated GPU, in this process."""
+
+    def __init__(self, cfg: RunConfig, folder: Path, info: RunInfo) -> None:
+        self.stack = ExitStack()
+        self.info = info
+        session = self.stack.enter_context(attach_session())
+        self.sampler = self.stack.enter_context(PowerSampler(session=session, keep=False))
+        info.gpus = [gpu.to_json() for gpu in self.sampler.gpus]
+        self.writer = RecordWriter.create(folder, info.point_id, info.run_id)
+        self.stack.callback(self.writer.close)
+        self.writer.open_spool(self.sampler.gpu_uuids)
+        self.reports: list[Progress] = []
+        self.checkpoints = 0
+        self.cfg = cfg
+        self.ctx: RunContext
+
+    def _at_bound(self) -> Callable[[], None]:
+        self.checkpoints += 1
+        return self.writer.checkpoint(self.info)
+
+    async def _execute(self, tick_s: float) -> None:
+        engine = create_engine(self.cfg, [], self.writer.folder)
+        journal = Journal(self.writer, self.sampler, self.reports.append, self._at_bound, tick_s=tick_s)
+        engine.on_step = journal.on_step
+        load = build_plan(self.cfg.scenario, self.cfg.seed, self.cfg.repeat)
+        self.ctx = RunContext(cfg=self.cfg, load=load, engine=engine, journal=journal)
+        ticking = asyncio.create_task(journal.run())
+        try:
+            await scenario.create(self.cfg).run(self.ctx)
+        finally:
+            ticking.cancel()
+            await asyncio.gather(ticking, return_exceptions=True)
+            journal.tick(final=True)
+            await engine.stop()
+
+    def run(self, tick_s: float = 0.1) -> None:
+        asyncio.run(self._execute(tick_s))
+
+    def record(self) -> Record:
+        self.sampler.stop()
+        self.writer.append_power(self.sampler.drain())
+        self.info.phases = self.ctx.phases.spans
+        return Record.open(self.writer.finalise(self.info))
+
+
+@pytest.fixture
+def bench(emulated: Any, tmp_path: Path) -> Iterator[Callable[[RunConfig], Bench]]:
+    from synthetic_record import SyntheticRun
+
+    emulated()
+    with ExitStack() as stack:
+
+        def make(cfg: RunConfig) -> Bench:
+            made = Bench(cfg, tmp_path / "records", SyntheticRun().info())
+            stack.enter_context(made.stack)
+            return made
+
+        yield make

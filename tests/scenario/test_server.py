@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from wattcount.errors import RunFailedError
+from wattcount.record.schema import Phase
+
+ALL = list(Phase)
+
+
+def test_every_phase_in_order_and_as_long_as_planned(bench: Any, tiny_run: Callable[..., Any]) -> None:
+    run = bench(tiny_run(bare_idle_s=0.2, loaded_idle_s=0.2, warmup_s=0.3, window_s=0.5))
+    run.run()
+    spans = run.ctx.phases.spans
+    assert [span.phase for span in spans] == ALL
+    length = {span.phase: (span.end_ns - span.start_ns) / 1e9 for span in spans}
+    assert length[Phase.WARMUP] == 0.3
+    assert length[Phase.WINDOW] == 0.5
+    for phase in (Phase.BARE_IDLE, Phase.LOADED_IDLE, Phase.IDLE_AFTER):
+        assert 0.2 <= length[phase] < 0.6
+    assert run.checkpoints >= len(ALL)
+
+
+def test_the_window_is_where_it_was_planned_and_holds_what_was_planned(bench: Any, tiny_run: Any) -> None:
+    run = bench(tiny_run())
+    run.run()
+    record = run.record()
+    window = next(span for span in record.info.phases if span.phase is Phase.WINDOW)
+    for row in record.requests.to_pylist():
+        in_window = window.start_ns <= row["planned_send_ns"] < window.end_ns
+        assert row["phase"] == ("window" if in_window else "warmup")
+        assert row["status"] == "completed"
+        assert len(row["token_ts_ns"]) == sum(row["token_count"]) == 8
+        assert (
+            row["first_token_ns"] == row["token_ts_ns"][0] > row["actual_send_ns"] >= row["planned_send_ns"]
+        )
+    assert set(record.requests["phase"].to_pylist()) == {"warmup", "window"}
+    assert len(record.steps) > 20
+    assert len(record.power.events) > 100
+
+
+def test_without_warm_up_the_window_begins_with_the_load(bench: Any, tiny_run: Any) -> None:
+    run = bench(tiny_run(warmup_s=0.0))
+    run.run()
+    phases = [span.phase for span in run.ctx.phases.spans]
+    assert Phase.WARMUP not in phases
+    spans = run.ctx.phases.spans
+    at = phases.index(Phase.WINDOW)
+    assert spans[at - 1].end_ns == spans[at].start_ns
+
+
+def test_idle_phases_may_be_left_out(bench: Any, tiny_run: Any) -> None:
+    run = bench(tiny_run(bare_idle_s=0.0, loaded_idle_s=0.0))
+    run.run()
+    assert [span.phase for span in run.ctx.phases.spans] == [
+        Phase.ENGINE_START, Phase.WARMUP, Phase.WINDOW, Phase.DRAIN,
+    ]  # fmt: skip
+
+
+def test_what_is_in_flight_is_drained(bench: Any, tiny_run: Any) -> None:
+    slow = {"step_base_ms": 60.0}  # eight tokens take half a second
+    run = bench(tiny_run(engine=slow, window_s=0.4, warmup_s=0.2))
+    run.run()
+    drain = next(span for span in run.ctx.phases.spans if span.phase is Phase.DRAIN)
+    record = run.record()
+    assert drain.end_ns - drain.start_ns > 100_000_000
+    assert set(record.requests["status"].to_pylist()) == {"completed"}
+    assert max(record.requests["last_token_ns"].to_pylist()) <= drain.end_ns
+    assert max(record.requests["actual_send_ns"].to_pylist()) < drain.start_ns
+
+
+def test_the_drain_has_a_limit(bench: Any, tiny_run: Any) -> None:
+    run = bench(tiny_run(engine={"step_base_ms": 100.0}, window_s=0.6, warmup_s=0.6, drain_limit_s=0.3))
+    run.run()
+    record = run.record()
+    drain = next(span for span in record.info.phases if span.phase is Phase.DRAIN)
+    assert 0.3 <= (drain.end_ns - drain.start_ns) / 1e9 < 0.6
+    status = record.requests["status"].to_pylist()
+    assert {"completed", "cancelled"} == set(status)
+    assert run.ctx.journal.unfinished() == status.count("cancelled")
+    cut = next(
+        row for row in record.requests.to_pylist() if row["status"] == "cancelled" and row["token_ts_ns"]
+    )
+    assert 0 < sum(cut["token_count"]) < 8
+
+
+def test_an_engine_that_answers_nothing_is_a_timeout(bench: Any, tiny_run: Any) -> None:
+    run = bench(tiny_run(engine={"step_base_ms": 60_000.0}, window_s=0.3, drain_limit_s=0.2))
+    with pytest.raises(RunFailedError, match=r"no request completed within .*drain_limit_s=0\.2") as caught:
+        run.run()
+    assert caught.value.reason == "timeout"
+
+
+def test_an_engine_that_fails_every_request_is_told(bench: Any, tiny_run: Any) -> None:
+    run = bench(tiny_run(engine={"fail_request_every": 1}))
+    with pytest.raises(
+        RunFailedError, match=r"none of the .* requests completed; .* the first: request failed"
+    ) as caught:
+        run.run()
+    assert caught.value.reason == "requests_failed"
+    assert set(run.record().requests["status"].to_pylist()) == {"failed"}
+
+
+@pytest.mark.parametrize(("after_s", "phase"), [(0.55, Phase.WARMUP), (1.0, Phase.WINDOW)])
+def test_an_engine_that_dies_ends_the_run_in_its_phase(
+    bench: Any, tiny_run: Any, after_s: float, phase: Phase
+) -> None:
+    run = bench(tiny_run(engine={"die_after_s": after_s}, window_s=5.0))
+    with pytest.raises(RunFailedError, match="died") as caught:
+        run.run()
+    assert caught.value.reason == "engine_died"
+    record = run.record()
+    assert record.info.phases[-1].phase is phase
+    assert record.info.phases[-1].end_ns is None
+    status = record.requests["status"].to_pylist()
+    assert "not_sent" in status
+    assert len(record.requests) == len(run.ctx.load.main)
+
+
+def test_a_death_with_nothing_left_to_send_is_noticed(bench: Any, tiny_run: Any) -> None:
+    """One request early in the window, then a long wait."""
+    from wattcount.config.schema import ArrivalKind
+
+    cfg = tiny_run(
+        engine={"die_after_s": 0.9, "step_base_ms": 200.0},
+        rate_rps=2.0,
+        warmup_s=0.1,
+        window_s=0.9,
+        bare_idle_s=0.0,
+    )
+    cfg.scenario.arrivals.kind = ArrivalKind.constant
+    cfg.scenario.window_s = 0.9
+    run = bench(cfg)
+    with pytest.raises(RunFailedError) as caught:
+        run.run()
+    assert caught.value.reason == "engine_died"
+
+
+def test_start_failures_keep_their_reason(bench: Any, tiny_run: Any) -> None:
+    run = bench(tiny_run(engine={"fail_at_start": "out_of_memory"}))
+    with pytest.raises(RunFailedError) as caught:
+        run.run()
+    assert caught.value.reason == "out_of_memory"
+    assert [span.end_ns is None for span in run.ctx.phases.spans] == [False, True]
+
+
+def test_held_back_requests_are_not_sent_after_the_window(bench: Any, tiny_run: Any) -> None:
+    run = bench(tiny_run(engine={"step_base_ms": 40.0}, max_in_flight=2, window_s=0.5))
+    run.run()
+    record = run.record()
+    drain = next(span for span in record.info.phases if span.phase is Phase.DRAIN)
+    rows = record.requests.to_pylist()
+    late = [row for row in rows if row["status"] == "not_sent"]
+    assert late
+    assert all(row["planned_send_ns"] is not None and row["actual_send_ns"] is None for row in late)
+    assert all(row["actual_send_ns"] < drain.start_ns + 50_000_000 for row in rows if row["actual_send_ns"])
+
+
+def test_progress_is_told_in_every_phase(bench: Any, tiny_run: Any) -> None:
+    run = bench(tiny_run())
+    run.run(tick_s=0.05)
+    reports = run.reports
+    assert {report.phase for report in reports} >= set(ALL) - {Phase.DRAIN, Phase.ENGINE_START}
+    total = len(run.ctx.load.main)
+    window = [report for report in reports if report.phase is Phase.WINDOW]
+    assert all(report.requests_total == total and report.planned_s == 0.6 for report in window)
+    assert [report.requests_done for report in reports] == sorted(report.requests_done for report in reports)
+    assert reports[-1].requests_done == total
+    assert any((report.output_tokens_per_s or 0) > 50 for report in window)
+    assert all((report.power_w or 0) > 50 for report in reports)
+
+
+@pytest.mark.parametrize("args", [{}, {"fail_request_every": 1}])
+def test_what_was_hidden_from_the_garbage_collector_comes_back(bench: Any, tiny_run: Any, args: Any) -> None:
+    import gc
+
+    run = bench(tiny_run(engine=args, window_s=0.2, warmup_s=0.1))
+    with contextlib.suppress(RunFailedError):
+        run.run()
+    assert gc.isenabled()
+    assert gc.get_freeze_count() == 0

@@ -1,0 +1,129 @@
+"""Each package imports only what stands to its left in docs/architecture.md."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "wattcount"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def order() -> list[set[str]]:
+    """The layers as docs/architecture.md writes them: `a, b < c < d`."""
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    line = next(line for line in text.splitlines() if line.startswith("    errors, clock <"))
+    return [{name.strip() for name in layer.split(",")} for layer in line.split("<")]
+
+
+LAYERS = order()
+RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+
+CROSSING = {
+    # What a CPU engine does is the true power of an emulated GPU.
+    ("wattcount.power.emulation", "wattcount.engine.base"),
+}
+"""Imports against the order, each with its reason."""
+
+
+def name_of(file: Path) -> str:
+    parts = list(file.relative_to(ROOT).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(file: Path) -> Iterator[str]:
+    """Full names of everything a module imports, inside functions too, but for TYPE_CHECKING."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    typing_only = {
+        id(child)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for child in ast.walk(node)
+    }
+    package = name_of(file) if file.name == "__init__.py" else name_of(file).rpartition(".")[0]
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                above = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*above, base]).rstrip(".")
+            yield base
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def layer(module: str) -> str | None:
+    """`config` of `wattcount.config.plain`; None for the top level itself."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 and parts[1] in RANK else None
+
+
+def test_every_package_has_a_layer() -> None:
+    found = {file.relative_to(PACKAGE).parts[0].removesuffix(".py") for file in MODULES}
+    assert found - {"__init__", "__main__", "emulator"} == set(RANK)
+
+
+@pytest.mark.parametrize("file", MODULES, ids=name_of)
+def test_imports_only_to_the_left(file: Path) -> None:
+    own = layer(name_of(file))
+    if own is None:
+        return  # wattcount, wattcount.__main__
+    for target in imports(file):
+        other = layer(target) if target.startswith("wattcount.") else None
+        if other is None or other == own:
+            continue
+        crossing = any(name_of(file) == source and target.startswith(allowed) for source, allowed in CROSSING)
+        assert RANK[other] < RANK[own] or crossing, f"{own} must not import {target}"
+
+
+@pytest.mark.parametrize(
+    ("package", "may"),
+    [
+        ("wattcount.power._native", "wattcount.power."),
+        ("vllm", "wattcount.engine.vllm"),
+        ("mlflow", "wattcount.tracking"),
+        ("hydra", "wattcount.c"),  # config and cli
+    ],
+)
+def test_who_may_import_what(package: str, may: str) -> None:
+    users = {
+        name_of(file)
+        for file in MODULES
+        for target in imports(file)
+        if target == package or target.startswith(f"{package}.")
+    }
+    assert users, f"nobody imports {package}: this test looks for the wrong name"
+    assert [user for user in sorted(users) if not user.startswith(may)] == []
+
+
+def test_imports_are_found_wherever_they_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    module = tmp_path / "wattcount" / "load" / "wrong.py"
+    module.parent.mkdir(parents=True)
+    module.write_text(
+        "from typing import TYPE_CHECKING\n"
+        "if TYPE_CHECKING:\n"
+        "    import unseen.one\n"
+        "def f():\n"
+        "    from c import d\n"
+        "    from ..engine import base\n"
+        "    from . import plan\n"
+    )
+    assert set(imports(module)) == {
+        "typing",
+        "typing.TYPE_CHECKING",
+        "c",
+        "c.d",
+        "wattcount.engine",
+        "wattcount.engine.base",
+        "wattcount.load",
+        "wattcount.load.plan",
+    }

@@ -1,0 +1,168 @@
+"""What MLflow is told, without MLflow."""
+
+import json
+
+import numpy as np
+import pytest
+from synthetic_record import T0_NS, UTC_NS, SyntheticRun, at, observation, steady_requests
+
+from wattcount.config.schema import Weights
+from wattcount.metrics import compute
+from wattcount.record import Record
+from wattcount.record.schema import Evidence, Phase, PhaseSpan, Validity
+from wattcount.tracking import content
+
+
+def record_of(run: SyntheticRun, folder) -> Record:
+    return Record.open(run.write(folder))
+
+
+def test_params_are_flat_strings_without_paths_and_data_sheets():
+    found = content.params(SyntheticRun().config())
+    assert found["model.name"] == "llama3_8b"
+    assert found["scenario.rate_rps"] == "4.0"
+    assert found["scenario.lengths.input_tokens"] == "512"
+    assert found["engine.tensor_parallel_size"] == "1"
+    assert found["scenario.lengths.force_output"] == "true"
+    assert (found["seed"], found["repeat"]) == ("0", "0")
+    assert all(isinstance(value, str) for value in found.values())
+    assert {key for key in found if key.startswith("gpu.")} == {"gpu.name", "gpu.count", "gpu.found_name"}
+    for word in ("tracking", "display", "records_dir", "source"):
+        assert not any(word in key for key in found), word
+
+
+def test_long_values_are_cut_with_their_hash():
+    config = {
+        "engine": {"args": {"huge": "x" * 10_000}},
+        "model": {"hf_config": {"a": 1, "b": {"c": [1, 2]}}},
+    }
+    found = content.params(config)
+    assert len(found["engine.args.huge"]) == 6000
+    assert "sha256" in found["engine.args.huge"]
+    assert json.loads(found["model.hf_config"]) == config["model"]["hf_config"]
+
+
+def test_keys_hold_only_what_mlflow_allows():
+    assert list(content.params({"engine": {"args": {"a=b,c": 1}}})) == ["engine.args.a_b_c"]
+
+
+def test_config_hash_does_not_depend_on_order():
+    assert content.config_hash({"a": 1, "b": 2}) == content.config_hash({"b": 2, "a": 1})
+    assert content.config_hash({"a": 1}) != content.config_hash({"a": 2})
+
+
+@pytest.mark.parametrize(
+    ("run", "name"),
+    [
+        (SyntheticRun(rate_rps=4.0), "llama3_8b h200 server 4 rps r0"),
+        (SyntheticRun(rate_rps=0.017, repeat=3), "llama3_8b h200 server 0.017 rps r3"),
+        (SyntheticRun(scenario="batch", requests=steady_requests()[:12]), "llama3_8b h200 batch 12 r0"),
+        (SyntheticRun(evidence=Evidence.EMULATED), "llama3_8b h200 server 4 rps r0 emulated"),
+    ],
+)
+def test_run_names(run, name):
+    assert content.run_name(run.info()) == name
+
+
+def test_run_name_of_a_gpu_that_was_found():
+    info = SyntheticRun(gpu_name="NVIDIA GeForce RTX 4090").info()
+    info.config["gpu"]["name"] = "auto"
+    assert content.run_name(info) == "llama3_8b rtx_4090 server 4 rps r0"
+
+
+def test_tags(tmp_path):
+    record = record_of(SyntheticRun(weights=Weights.random, gpus=2), tmp_path)
+    found = content.tags(record, compute(record))
+    expected = {
+        "evidence": "measured", "origin": "wattcount", "instrument": "nvml", "model": "llama3_8b",
+        "weights": "random", "scenario": "server", "gpu": "2 x NVIDIA H200", "gpu_count": "2", "valid": "true",
+        "driver": "580.159", "reasons": "none", "version.vllm": "0.32.0", "host": "node1",
+    }  # fmt: skip
+    assert expected.items() <= found.items()
+    assert found["point_id"] == record.info.point_id
+    assert all(isinstance(value, str) and value for value in found.values())
+
+
+def test_tags_of_an_invalid_run_name_the_reasons(tmp_path):
+    run = SyntheticRun(
+        validity=Validity(False, ["engine_died"], ["died"]),
+        observations=[observation("compute_processes", 1, 1)],
+    )
+    record = record_of(run, tmp_path)
+    found = content.tags(record, compute(record))
+    assert (found["valid"], found["reasons"]) == ("false", "engine_died,foreign_process")
+
+
+def test_note_says_what_a_reader_must_know(tmp_path):
+    run = SyntheticRun(
+        weights=Weights.random,
+        evidence=Evidence.EMULATED,
+        validity=Validity(False, ["timeout"], ["took too long"]),
+    )
+    record = record_of(run, tmp_path)
+    text = content.note(record, compute(record))
+    for expected in ("emulated", "random", "**Invalid**: timeout", "took too long", str(record.path)):
+        assert expected in text
+
+
+@pytest.mark.parametrize("gpus", [1, 3])
+def test_curves_keep_the_energy_and_are_short(tmp_path, gpus):
+    record = record_of(
+        SyntheticRun(gpus=gpus, power_w=lambda t: 100 + t, observations=polled(gpus)), tmp_path
+    )
+    curves = content.curves(record)
+    assert len(curves) == gpus
+    assert sum(len(curve.t_ns) for curve in curves) <= content.CURVE_POINTS
+    for curve in curves:
+        length_s = np.diff(curve.t_ns).mean() / 1e9
+        span = (int(curve.t_ns[0] - length_s * 5e8), int(curve.t_ns[-1] + length_s * 5e8))
+        mean_w = (curve.power_w * length_s).sum() / ((span[1] - span[0]) / 1e9)
+        middle_s = ((span[0] + span[1]) / 2 - T0_NS) / 1e9
+        assert mean_w == pytest.approx(100 + middle_s, rel=0.01)
+
+
+def polled(gpus: int) -> list[dict]:
+    """Instant power every 100 ms of a ramp of 1 W a second."""
+    return [
+        observation("power_instant", tick / 10, round((100 + tick / 10) * 1000), gpu=gpu)
+        for gpu in range(gpus)
+        for tick in range(1211)
+    ]
+
+
+def test_times_of_the_run_and_of_the_curve():
+    info = SyntheticRun().info()
+    assert content.zero_ns(info) == at(40)
+    assert content.bounds_ns(info) == (at(0), at(120))
+    assert content.utc_ms(info, at(1.5)) == UTC_NS // 1_000_000 + 1500
+    info.phases = [PhaseSpan(Phase.BARE_IDLE, at(2), None)]
+    assert content.zero_ns(info) == at(2)
+
+
+def test_utc_follows_the_nearest_pair():
+    info = SyntheticRun().info()
+    # The wall clock was stepped by 5 s during the run.
+    info.clock_pairs[1]["utc_ns"] += 5_000_000_000
+    assert content.utc_ms(info, at(1)) == UTC_NS // 1_000_000 + 1000
+    assert content.utc_ms(info, at(119)) == UTC_NS // 1_000_000 + 124_000
+
+
+def test_the_same_workload_has_the_same_digest_on_every_model_and_gpu(tmp_path):
+    first = content.workload(
+        record_of(SyntheticRun(model="a", requests=steady_requests(ttft_ms=10)), tmp_path / "a")
+    )
+    slow = content.workload(
+        record_of(SyntheticRun(model="b", requests=steady_requests(ttft_ms=99)), tmp_path / "b")
+    )
+    other = content.workload(
+        record_of(SyntheticRun(requests=steady_requests(input_tokens=9)), tmp_path / "c")
+    )
+    assert first is not None
+    assert first == slow
+    assert other is not None
+    assert first.digest != other.digest
+    assert first.num_rows == 280
+
+
+def test_no_requests_no_workload(tmp_path):
+    assert content.workload(record_of(SyntheticRun(requests=[]), tmp_path)) is None

@@ -1,0 +1,303 @@
+"""Logging to real stores: sqlite, and a server in a process of its own that lives, dies and hangs."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mlflow.data
+import numpy as np
+import pytest
+from conftest import Server, free_port, start_server
+from mlflow.tracking import MlflowClient
+from synthetic_record import UTC_NS, SyntheticRun, at, observation, steady_requests
+
+from wattcount.config.schema import TrackingConfig
+from wattcount.errors import WattcountError
+from wattcount.metrics import load_metrics, write
+from wattcount.record import Record
+from wattcount.record.schema import Validity
+from wattcount.tracking import TrackingError, log_record, prepare, resolve_uri, ui_command
+
+# MLflow's own use of SQLAlchemy is its authors' business.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+PROJECT = Path(__file__).parents[2]
+
+
+def polled() -> list[dict]:
+    return [observation("power_instant", t / 10, 300_000 + t % 7) for t in range(1211)]
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    path = SyntheticRun(observations=polled()).write(tmp_path / "record")
+    write(path)
+    return path
+
+
+def all_runs(uri: str, experiment: str = "wattcount"):
+    client = MlflowClient(uri)
+    found = client.get_experiment_by_name(experiment)
+    return [] if found is None else list(client.search_runs([found.experiment_id], run_view_type=1))
+
+
+def assert_logged_whole(uri: str, run_id: str, folder: Path, status: str = "FINISHED"):
+    client = MlflowClient(uri)
+    run = client.get_run(run_id)
+    record = Record.open(folder)
+    assert run.info.status == status
+    assert run.info.run_name == "llama3_8b h200 server 4 rps r0"
+    assert (run.info.start_time, run.info.end_time) == (UTC_NS // 10**6, UTC_NS // 10**6 + 120_000)
+    expected = {k: v for k, v in load_metrics(record)["metrics"].items() if v is not None}
+    logged = dict(run.data.metrics)
+    logged.pop("power_w")
+    assert logged == expected
+    assert run.data.params["model.name"] == "llama3_8b"
+    assert run.data.tags["evidence"] == "measured"
+    assert run.data.tags["wattcount.logging"] == "complete"
+    curve = client.get_metric_history(run_id, "power_w")
+    assert 500 < len(curve) <= 1000
+    steps = [point.step for point in curve]
+    assert min(steps) == pytest.approx(-40_000, abs=200)  # milliseconds from the window's start
+    assert np.mean([point.value for point in curve]) == pytest.approx(300, rel=1e-3)
+    assert curve[0].timestamp == pytest.approx(UTC_NS / 10**6 + 40_000 + curve[0].step, abs=2)
+    artifacts = {item.path for item in client.list_artifacts(run_id, "record")}
+    assert artifacts == {f"record/{path.name}" for path in folder.iterdir()}
+    (workload,) = run.inputs.dataset_inputs
+    assert workload.dataset.name == "server seed 0 r0"
+    assert json.loads(workload.dataset.profile)["num_rows"] == 280
+    return run
+
+
+# -- the default store ----------------------------------------------------------------------------
+
+
+def test_the_default_store_is_sqlite_at_a_fixed_place(folder, home):
+    uri = resolve_uri()
+    assert uri == f"sqlite:///{home}/mlflow.db"
+    assert ui_command(uri) == f"mlflow ui --backend-store-uri sqlite:///{home}/mlflow.db"
+    run = assert_logged_whole(uri, log_record(folder), folder)
+    assert run.info.artifact_uri.startswith(f"file://{home}/mlflow-artifacts/wattcount/")
+    # Nothing in the working directory, where MLflow would put things by itself.
+    assert list(Path.cwd().iterdir()) == []
+
+
+def test_the_data_set_leads_back_to_the_requests(folder):
+    run = MlflowClient(resolve_uri()).get_run(log_record(folder))
+    source = mlflow.data.get_source(run.inputs.dataset_inputs[0].dataset)
+    assert Path(source.load()) == folder / "requests.parquet"
+
+
+def test_uri_from_config_goes_before_the_environment_and_the_default(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://from-env:5000")
+    assert resolve_uri() == "http://from-env:5000"
+    assert resolve_uri(TrackingConfig(uri="sqlite:////x.db")) == "sqlite:////x.db"
+    assert ui_command("http://from-env:5000") == "open http://from-env:5000"
+
+
+def test_config_of_name_experiment_and_tags(folder):
+    tracking = TrackingConfig(experiment="a study/1", run_name="mine", tags={"cluster": "blue"})
+    run = MlflowClient(resolve_uri()).get_run(log_record(folder, tracking))
+    assert run.info.run_name == "mine"
+    assert run.data.tags["cluster"] == "blue"
+    assert len(all_runs(resolve_uri(), "a study/1")) == 1
+
+
+def test_more_tags_than_fit_one_batch(folder):
+    tags = {f"tag{i}": str(i) for i in range(150)}
+    logged = MlflowClient(resolve_uri()).get_run(log_record(folder, TrackingConfig(tags=tags))).data.tags
+    assert tags.items() <= logged.items()
+
+
+def test_a_record_is_logged_once_unless_forced(folder):
+    first = log_record(folder)
+    assert log_record(folder) == first
+    assert len(all_runs(resolve_uri())) == 1
+    assert log_record(folder, force=True) != first
+    assert len(all_runs(resolve_uri())) == 2
+
+
+def test_the_environment_is_left_as_it_was(folder, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "77")
+    before = dict(os.environ)
+    log_record(folder)
+    assert dict(os.environ) == before
+
+
+def test_prepare_makes_the_store_and_never_raises(home):
+    prepare()
+    assert (home / "mlflow.db").is_file()
+    prepare(TrackingConfig(uri="sqlite:////proc/no/such.db"))
+
+
+@pytest.mark.parametrize("reason", ["engine_died", "interrupted"])
+def test_a_failed_run_is_failed(tmp_path, reason):
+    path = SyntheticRun(observations=polled(), validity=Validity(False, [reason], ["why"])).write(
+        tmp_path / "r"
+    )
+    run = assert_logged_whole(resolve_uri(), log_record(path), path, status="FAILED")
+    assert (run.data.tags["valid"], run.data.tags["reasons"]) == ("false", reason)
+    assert "why" in run.data.tags["mlflow.note.content"]
+
+
+def test_an_almost_empty_record_is_logged_too(tmp_path):
+    run = SyntheticRun(
+        requests=[], phases=[], gpus=0, validity=Validity(False, ["out_of_memory"], ["too big"])
+    )
+    path = run.write(tmp_path / "r")
+    logged = MlflowClient(resolve_uri()).get_run(log_record(path))
+    assert logged.info.status == "FAILED"
+    assert logged.inputs.dataset_inputs == []
+
+
+def test_a_folder_that_is_no_record(tmp_path):
+    with pytest.raises(WattcountError, match="no run record"):
+        log_record(tmp_path)
+
+
+def test_experiments_have_a_view_with_the_columns_that_matter(folder):
+    log_record(folder)
+    tags = MlflowClient(resolve_uri()).get_experiment_by_name("wattcount").tags
+    (view,) = [json.loads(value) for key, value in tags.items() if key.startswith("mlflow.sharedViewState.")]
+    assert view["name"] == "Energy"
+    assert "metrics.`energy/gpu_j_per_output_token`" in json.loads(view["state"])["selectedColumns"]
+
+
+def test_ten_megabytes_take_seconds(tmp_path):
+    rng = np.random.default_rng(0)
+    noise = [
+        observation("power_instant", i / 5000, int(v)) for i, v in enumerate(rng.integers(1, 2**40, 600_000))
+    ]
+    path = SyntheticRun(observations=noise, requests=steady_requests(16, tokens=128)).write(tmp_path / "r")
+    write(path)
+    assert sum(file.stat().st_size for file in path.iterdir()) > 8e6
+    log_record(SyntheticRun(run_id="warm").write(tmp_path / "warm"))
+    start = time.monotonic()
+    log_record(path)
+    assert time.monotonic() - start < 10
+
+
+# -- a logging that is killed ---------------------------------------------------------------------
+
+KILLED = """
+import os, signal, sys
+from wattcount.tracking import store
+at = sys.argv[2]
+kept = getattr(store, at)
+def die(*args, **kwargs):
+    if sys.argv[3] == "after":
+        kept(*args, **kwargs)
+    os.kill(os.getpid(), signal.SIGKILL)
+setattr(store, at, die)
+store.log_record(sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize("place", ["_log_facts", "_log_curves", "_log_workload"])
+def test_a_killed_logging_leaves_no_running_run_and_is_replaced(folder, place):
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(folder), place, "after"], cwd=PROJECT, check=False, timeout=120
+    )
+    assert done.returncode == -signal.SIGKILL
+    (left,) = all_runs(resolve_uri())
+    assert left.info.status == "FAILED"
+    assert left.data.tags["wattcount.logging"].startswith("incomplete")
+    run_id = log_record(folder)
+    assert_logged_whole(resolve_uri(), run_id, folder)
+    assert [run.info.run_id for run in all_runs(resolve_uri())] == [run_id]
+
+
+def test_a_run_left_running_is_reaped(folder):
+    log_record(SyntheticRun(run_id="other").write(folder.parent / "other"))
+    client = MlflowClient(resolve_uri())
+    experiment = client.get_experiment_by_name("wattcount").experiment_id
+    run_id = Record.open(folder).info.run_id
+    stale = client.create_run(
+        experiment, tags={"wattcount.run_id": run_id, "wattcount.logging": "incomplete elsewhere 1"}
+    )
+    logged = log_record(folder)
+    reaped = client.get_run(stale.info.run_id).info
+    assert (reaped.status, reaped.lifecycle_stage) == ("FAILED", "deleted")
+    assert sorted(
+        r.info.run_id for r in all_runs(resolve_uri()) if r.data.tags["wattcount.run_id"] == run_id
+    ) == [logged]
+
+
+def test_a_record_that_another_process_is_logging_is_left_to_it(folder):
+    log_record(SyntheticRun(run_id="other").write(folder.parent / "other"))
+    client = MlflowClient(resolve_uri())
+    experiment = client.get_experiment_by_name("wattcount").experiment_id
+    mark = f"incomplete {socket.gethostname()} {os.getppid()}"
+    tags = {"wattcount.run_id": Record.open(folder).info.run_id, "wattcount.logging": mark}
+    client.create_run(experiment, tags=tags)
+    with pytest.raises(TrackingError, match="being logged by another process"):
+        log_record(folder)
+
+
+# -- a server -------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_server(folder, server: Server):
+    tracking = TrackingConfig(uri=server.uri)
+    run_id = log_record(folder, tracking)
+    assert_logged_whole(server.uri, run_id, folder)
+    assert log_record(folder, tracking) == run_id
+
+
+def assert_refused(folder: Path, uri: str, limit_s: float) -> None:
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    start = time.monotonic()
+    with pytest.raises(TrackingError) as caught:
+        log_record(folder, TrackingConfig(uri=uri))
+    assert time.monotonic() - start < limit_s
+    assert f"wattcount log {folder}" in str(caught.value)
+    assert uri in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_server_that_is_down(folder):
+    assert_refused(folder, f"http://127.0.0.1:{free_port()}", 20)
+
+
+def test_a_server_that_never_answers(folder, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        assert_refused(folder, f"http://127.0.0.1:{silent.getsockname()[1]}", 20)
+
+
+def test_a_store_that_cannot_be_written(folder):
+    assert_refused(folder, "sqlite:////proc/wattcount/mlflow.db", 20)
+
+
+@pytest.mark.slow
+def test_a_server_that_dies_midway(folder, tmp_path, monkeypatch):
+    from wattcount.tracking import store
+
+    (tmp_path / "server").mkdir()
+    dying = start_server(tmp_path / "server")
+    facts = store._log_facts
+
+    def log_facts_then_die(*args, **kwargs):
+        facts(*args, **kwargs)
+        dying.kill()
+
+    monkeypatch.setattr(store, "_log_facts", log_facts_then_die)
+    try:
+        assert_refused(folder, dying.uri, 30)
+    finally:
+        dying.kill()
+    # What it had stored by then is FAILED, not RUNNING.
+    (left,) = all_runs(f"sqlite:///{tmp_path / 'server' / 'server.db'}")
+    assert left.info.status == "FAILED"
+
+
+def test_times_are_those_of_the_run_not_of_the_logging(folder):
+    run = MlflowClient(resolve_uri()).get_run(log_record(folder))
+    assert run.info.end_time - run.info.start_time == (at(120) - at(0)) // 10**6

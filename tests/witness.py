@@ -1,0 +1,71 @@
+"""A display that remembers what a run told, and ways to find and kill a run's process."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+from wattcount.config.schema import RunConfig
+from wattcount.record.schema import Phase
+from wattcount.run.orchestrate import Display
+from wattcount.scenario.journal import Progress
+
+
+class Witness(Display):
+    """A display that remembers, and does something once when a phase is reached."""
+
+    def __init__(self) -> None:
+        self.cfg: RunConfig | None = None
+        self.reports: list[Progress] = []
+        self.notices: list[str] = []
+        self.ticks = 0
+        self.record: Path | None = None
+        self.ended_calls = 0
+        self.at: Phase | None = None
+        self.action: Callable[[int], None] = lambda _: None
+        self.worker: int | None = None
+
+    def when(self, phase: Phase, action: Callable[[int], None]) -> None:
+        """`action` gets the number of the run's process."""
+        self.at, self.action = phase, action
+
+    def started(self, cfg: RunConfig) -> None:
+        self.cfg = cfg
+
+    def progress(self, progress: Progress) -> None:
+        self.reports.append(progress)
+        self.worker = self.worker or worker_pid()
+        if progress.phase is self.at and self.at is not None:
+            self.at = None
+            self.action(self.worker)
+
+    def notice(self, text: str) -> None:
+        self.notices.append(text)
+
+    def tick(self) -> None:
+        self.ticks += 1
+
+    def ended(self, record_path: Path | None) -> None:
+        self.record, self.ended_calls = record_path, self.ended_calls + 1
+
+    @property
+    def phases(self) -> list[Phase]:
+        return [report.phase for report in self.reports if report.phase is not None]
+
+
+def worker_pid(parent: int | None = None) -> int:
+    for child in psutil.Process(parent).children(recursive=True):
+        try:
+            if "wattcount.run.worker" in child.cmdline() and os.getsid(child.pid) == child.pid:
+                return child.pid
+        except (psutil.Error, ProcessLookupError):
+            continue
+    raise AssertionError("the run's process is not there")
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
