@@ -330,11 +330,17 @@ def main() -> int:
     seeds = int(sys.argv[1]) if len(sys.argv) > 1 else SEEDS
     recording = read_recording(folder)
     print(f"Emulated {PROFILE} against a recorded one; emulated: mean over {seeds} seeds")
-    print(f"{'load':12} {'source':8} {'mean W':>17} {'':>6} {'sd over time W':>17} {'':>6} {'lost slots %':>13}")
+    print(
+        f"{'load':12} {'source':8} {'mean W':>17} {'':>6} {'sd over time W':>17} {'':>6} {'lost slots %':>13}"
+    )
     unfaithful = 0
     for load in recording.bursts:
         for row in compare(recording, load, seeds):
-            lost = "" if row.recorded_lost is None else f"{row.recorded_lost * 100:5.1f} ->{(row.emulated_lost or 0) * 100:5.1f}"
+            lost = (
+                ""
+                if row.recorded_lost is None
+                else f"{row.recorded_lost * 100:5.1f} ->{(row.emulated_lost or 0) * 100:5.1f}"
+            )
             print(
                 f"{row.load:12} {row.source:8} {row.recorded_mean_w:7.1f} ->{row.emulated_mean_w:7.1f} {row.mean_error:+6.1%}"
                 f" {row.recorded_sd_w:7.1f} ->{row.emulated_sd_w:7.1f} {row.spread_error:+6.0%} {lost:>13}"
