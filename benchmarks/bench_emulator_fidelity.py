@@ -199,11 +199,10 @@ class Curve:
             rest = wanted - matrix[:, count]
             trust = np.ones(len(wanted))
             for _ in range(3):
-                self._heights = np.linalg.lstsq(
-                    np.vstack([matrix[:, :count] * trust[:, None], np.eye(count) / sd]),
-                    np.concatenate([rest * trust, np.ones(count) / sd]),
-                    rcond=None,
-                )[0]
+                trusted = matrix[:, :count] * trust[:, None]
+                self._heights = np.linalg.solve(
+                    trusted.T @ trusted + np.eye(count) / sd**2, trusted.T @ (rest * trust) + 1 / sd**2
+                )
                 trust = 1 / np.sqrt(1 + ((rest - matrix[:, :count] @ self._heights) / 3) ** 2)
 
 

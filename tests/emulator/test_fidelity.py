@@ -33,9 +33,7 @@ def recording(bench: ModuleType) -> object:
 
 
 @pytest.mark.parametrize("load", LOADS)
-def test_each_source_shows_what_the_real_one_showed(
-    bench: ModuleType, recording: object, load: str
-) -> None:
+def test_each_source_shows_what_the_real_one_showed(bench: ModuleType, recording: object, load: str) -> None:
     rows = bench.compare(recording, load, seeds=bench.SEEDS)
     assert {row.source for row in rows} == {"counter", "ring", "average", "usage", "instant"}
     for row in rows:
