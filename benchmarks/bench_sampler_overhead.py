@@ -101,7 +101,9 @@ async def measure(args: argparse.Namespace) -> dict[str, object]:
 
     def requests(label: str) -> list[GenerationRequest]:
         ids = rng.integers(256, info.vocab_size, (args.batch, args.input_tokens)).tolist()
-        return [GenerationRequest(f"{label}-{i}", ids[i], args.output_tokens, True) for i in range(args.batch)]
+        return [
+            GenerationRequest(f"{label}-{i}", ids[i], args.output_tokens, True) for i in range(args.batch)
+        ]
 
     for i in range(args.warmup_batches):
         await run_batch(engine, requests(f"warm{i}"))
@@ -127,7 +129,14 @@ async def measure(args: argparse.Namespace) -> dict[str, object]:
             sampler.stop()
             (health,) = sampler.health()
             cpu_shares.append(health["cpu_ns"] / health["wall_ns"])
-        return Stretch(pair, on, seconds, tokens, (after.energy_mj - before.energy_mj) / 1e3, (after.t_ns - before.t_ns) / 1e9)
+        return Stretch(
+            pair,
+            on,
+            seconds,
+            tokens,
+            (after.energy_mj - before.energy_mj) / 1e3,
+            (after.t_ns - before.t_ns) / 1e9,
+        )
 
     for target, idle in ((batches, False), (idles, True)):
         for pair in range(args.pairs):
@@ -165,7 +174,9 @@ async def measure(args: argparse.Namespace) -> dict[str, object]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--pairs", type=int, default=8)
     parser.add_argument("--batch", type=int, default=512, help="requests a batch")
     parser.add_argument("--input-tokens", type=int, default=512)

@@ -11,7 +11,7 @@ class NvmlError(RuntimeError):
     code: int
     function: str
 
-class NvmlLibraryNotFound(RuntimeError): ...
+class NvmlLibraryNotFound(RuntimeError): ...  # noqa: N818 - says what, as FileNotFound does
 
 def build_config() -> dict[str, str]:
     """How this binary was built: compiler, flags, version, pybind11, build type."""

@@ -75,9 +75,9 @@ class Cumulative:
 
     def at(self, t_ns: Ints | Floats) -> Floats:
         # Differences from the first point: float64 has no room for nanoseconds since boot.
-        return np.interp(
-            np.asarray(t_ns - self.t_ns[0], float), (self.t_ns - self.t_ns[0]).astype(float), self.energy_j
-        )
+        since_ns = np.asarray(t_ns - self.t_ns[0], float)
+        joules: Floats = np.interp(since_ns, (self.t_ns - self.t_ns[0]).astype(float), self.energy_j)
+        return joules
 
     def between(self, start_ns: int, end_ns: int) -> float:
         low, high = self.at(np.array([start_ns, end_ns], np.int64))

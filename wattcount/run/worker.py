@@ -392,11 +392,11 @@ def _keep_pandas_out_of_arrow() -> None:
     import pyarrow as pa
 
     hook = _NoPandas()
-    sys.meta_path.insert(0, hook)  # type: ignore[arg-type]
+    sys.meta_path.insert(0, hook)
     try:
         pa.array([0])
     finally:
-        sys.meta_path.remove(hook)  # type: ignore[arg-type]
+        sys.meta_path.remove(hook)
 
 
 def main(argv: list[str]) -> int:
