@@ -228,20 +228,31 @@ py::array_t<double> read_at(const Ints& t_ns, Read read) {
   return out;
 }
 
+double lost_share(const emulator::Profile& profile, const std::vector<emulator::LateClass>& classes) {
+  double share = 0.0;
+  for (const emulator::LateClass& each : classes) {
+    share += each.from_ms >= profile.ring_period_ms ? each.share : 0.0;
+  }
+  return share;
+}
+
 py::dict profile_to_python(const emulator::Profile& p) {
   const auto source = [](const emulator::PowerSource& s) -> py::object {
     if (!s.present) {
       return py::none();
     }
-    return py::dict("period_ms"_a = s.period_ms, "window_ms"_a = s.window_ms, "delay_ms"_a = s.delay_ms);
+    return py::dict("period_ms"_a = s.period_ms, "window_ms"_a = s.window_ms, "samples"_a = s.samples,
+                    "delay_ms"_a = s.delay_ms, "noise_w"_a = s.noise_w);
   };
   return py::dict("name"_a = p.name, "evidence"_a = p.evidence, "source"_a = p.source, "device_name"_a = p.device_name,
                   "memory_gib"_a = p.memory_gib, "tdp_w"_a = p.tdp_w, "idle_w"_a = p.idle_w,
                   "average"_a = source(p.average), "instant"_a = source(p.instant), "usage"_a = source(p.usage),
                   "lowpass_ms"_a = p.lowpass_ms, "counter"_a = p.counter, "counter_period_ms"_a = p.counter_period_ms,
-                  "counter_publish_ms"_a = p.counter_publish_ms, "ring"_a = p.ring,
+                  "counter_publish_ms"_a = p.counter_publish_ms, "counter_late_share"_a = p.counter_late_share, "ring"_a = p.ring,
                   "ring_period_ms"_a = p.ring_period_ms, "ring_depth"_a = p.ring_depth,
-                  "ring_lost_on_step"_a = p.ring_lost_on_step, "noise_w"_a = p.noise_w);
+                  "ring_delay_ms"_a = p.ring_delay_ms, "ring_lead_ms"_a = p.ring_lead_ms, "ring_lost_tick"_a = lost_share(p, p.ring_late_active_tick),
+                  "ring_lost_over"_a = lost_share(p, p.ring_late_over), "ring_step_w"_a = p.ring_step_w,
+                  "ring_over_w"_a = p.ring_over_w);
 }
 
 void bind_emulator(py::module_& m) {
@@ -297,7 +308,22 @@ void bind_emulator(py::module_& m) {
              }
              return py::make_tuple(stamps, watts);
            },
-           "t_ns"_a, "after_ns"_a);
+           "t_ns"_a, "after_ns"_a)
+      .def("samples",
+           [](const emulator::Sensors& self, std::int64_t start_ns, std::int64_t end_ns) {
+             const auto samples = self.samples(start_ns, end_ns);
+             const auto size = static_cast<py::ssize_t>(samples.size());
+             py::array_t<std::int64_t> slots(size);
+             py::array_t<std::int64_t> stamps(size);
+             py::array_t<double> watts(size);
+             for (std::size_t i = 0; i < samples.size(); ++i) {
+               slots.mutable_data()[i] = samples[i].slot;
+               stamps.mutable_data()[i] = samples[i].stamp_ns;
+               watts.mutable_data()[i] = samples[i].power_w;
+             }
+             return py::make_tuple(slots, stamps, watts);
+           },
+           "start_ns"_a, "end_ns"_a);
   py::class_<emulator::LiveWriter>(m, "LiveTruthWriter")
       .def(py::init<const std::string&, std::uint64_t>(), "path"_a, "capacity"_a)
       .def("append", &emulator::LiveWriter::append, "t_ns"_a, "power_mw"_a)

@@ -70,7 +70,9 @@ def sources() -> str:
         energy = m["energy/gpu_j"]
         assert energy is not None
         values = [m[f"energy_by_source/{source}_j"] for source in names]
-        rows.append([name, f"{energy:.0f} J", *(f"{100 * (v / energy - 1):+.2f} %" if v else "-" for v in values)])
+        rows.append(
+            [name, f"{energy:.0f} J", *(f"{100 * (v / energy - 1):+.2f} %" if v else "-" for v in values)]
+        )
     return table(["run", "energy of the window", *(f"`{source}` alone" for source in names)], rows)
 
 
@@ -106,7 +108,11 @@ def overhead() -> str:
     lines = []
     for label, chosen, value in (
         ("output tokens/s", batches, lambda r: r["tokens"] / r["seconds"]),
-        ("J per output token", batches, lambda r: (r["energy_j"] - (r["span_s"] - r["seconds"]) * idle_w) / r["tokens"]),
+        (
+            "J per output token",
+            batches,
+            lambda r: (r["energy_j"] - (r["span_s"] - r["seconds"]) * idle_w) / r["tokens"],
+        ),
         ("loaded idle, W", idles, lambda r: r["energy_j"] / r["span_s"]),
     ):
         values = {(row["engine"], row["pair"], row["sampler"]): value(row) for row in chosen}

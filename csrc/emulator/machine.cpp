@@ -134,12 +134,13 @@ Machine::Machine(const std::string& config_path, std::int64_t now_ns) {
   try {
     const Json document = Json::parse(text.str());
     const Json::Object& root = document.object("the file");
-    only(root, {"gpus", "epoch_ns", "driver_version", "faults"}, "the file");
+    only(root, {"gpus", "epoch_ns", "driver_version", "init_error", "faults"}, "the file");
     const double epoch = number_or(root, "epoch_ns", "", static_cast<double>(now_ns));
     epoch_ns_ = find(root, "epoch_ns") != nullptr ? std::llround(epoch) : now_ns;
     if (const Json* version = find(root, "driver_version")) {
       driver_version_ = version->text("driver_version");
     }
+    init_error_ = static_cast<int>(number_or(root, "init_error", "the file", 0.0));
     std::size_t number = 0;
     for (const Json& gpu : need(root, "gpus", "the file").array("gpus")) {
       read_gpu(gpu, "gpus[" + std::to_string(number++) + "]", folder);

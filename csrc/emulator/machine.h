@@ -3,7 +3,7 @@
 //   {"gpus": [{"name", "uuid", "profile", "truth": "curve.csv" | "live:FILE",
 //              optional: "seed", "gain", "offset_w", "counter_phase", "power_phase", "ring_phase",
 //              "memory_gib", "power_limit_w", "processes": [pid, ...]}],
-//    optional: "epoch_ns", "driver_version", "faults": [{"kind", "gpu", "function", "code", "ms",
+//    optional: "epoch_ns", "driver_version", "init_error" (what nvmlInit returns), "faults": [{"kind", "gpu", "function", "code", "ms",
 //              "from_s", "until_s", "from_call", "until_call"}]}
 //
 // Fault kinds: error (needs code), missing (the function answers that it is not there), slow (needs ms),
@@ -62,6 +62,7 @@ class Machine {
   std::vector<std::unique_ptr<Gpu>>& gpus() { return gpus_; }
   const std::string& driver_version() const { return driver_version_; }
   std::int64_t epoch_ns() const { return epoch_ns_; }
+  int init_error() const { return init_error_; }
 
   // What the faults make of a call: the code it ends with (0: as it should) and how much longer it takes.
   struct Verdict {
@@ -84,6 +85,7 @@ class Machine {
   std::vector<Fault> faults_;
   std::string driver_version_ = "580.159.04";
   std::int64_t epoch_ns_ = 0;
+  int init_error_ = 0;
 };
 
 // The points of a `t_s,power_w` file; throws std::runtime_error naming the line.

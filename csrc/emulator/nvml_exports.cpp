@@ -202,6 +202,10 @@ Return init() {
     try {
       machine = std::make_unique<Machine>(asked, now_ns());
       machine_path = asked;
+      if (const Return code = machine->init_error(); code != nvml::kSuccess) {
+        machine.reset();
+        return code;
+      }
     } catch (const std::exception& error) {
       std::fprintf(stderr, "wattcount's emulated NVML: %s\n", error.what());
       return nvml::kErrorUnknown;

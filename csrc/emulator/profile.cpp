@@ -31,13 +31,33 @@ Profile base(const char* name, const char* evidence, const char* from, const cha
   return p;
 }
 
-// Hopper as measured on an H200: field 185 a 1 s box, field 186 a short window, both new every 100 ms.
+// Hopper as measured on an H200: the driver samples the low-passed power every 20 ms, late where power steps; every
+// 100 ms field 186 shows the newest sample and field 185 the mean of the last 50.
 Profile hopper(const char* name, const char* evidence, const char* from, const char* device, double memory_gib,
                double tdp_w, double idle_w) {
   Profile p = base(name, evidence, from, device, memory_gib, tdp_w, idle_w, 9, 0, 9);
-  p.average = source(100.0, 1000.0);
-  p.instant = source(100.0, 25.0);
-  p.usage = source(100.0, 1000.0);
+  p.average.period_ms = 100.0;
+  p.average.samples = 50;
+  p.average.delay_ms = 5.7;
+  p.average.noise_w = 0.1;
+  p.average.late_share = 0.03;
+  p.average.stray_share = 0.5;
+  p.usage = p.average;
+  p.instant = p.average;
+  p.instant.samples = 1;
+  p.instant.noise_w = 0.3;
+  p.lowpass_ms = 9.0;
+  p.ring_delay_ms = 4.2;
+  p.ring_lead_ms = 2.0;
+  p.counter_jitter_ms = 0.5;
+  p.counter_late_share = 0.3;
+  p.ring_late = {{0.20, 0.1, 0.5}, {0.06, 0.5, 3.0}, {0.04, 4.0, 7.0}};
+  p.ring_late_active = {{0.25, 0.1, 1.0}, {0.12, 1.0, 4.0}, {0.12, 4.0, 7.0}, {0.10, 12.0, 16.0}, {0.018, 20.0, 26.0}};
+  p.ring_late_over = {{0.25, 0.1, 1.0}, {0.15, 1.0, 4.0}, {0.15, 4.0, 7.0}, {0.10, 12.0, 16.0}, {0.08, 20.0, 26.0}};
+  p.ring_late_active_tick = {{0.25, 3.5, 6.0}, {0.15, 10.0, 16.0}, {0.09, 20.0, 26.0}};
+  p.ring_late_tick = {1.0, 2.8, 3.5};
+  p.ring_step_w = 0.35 * tdp_w;
+  p.ring_over_w = 1.1 * tdp_w;
   p.costs = {2.8, 5.0, 0.6, 0.002};
   return p;
 }

@@ -7,12 +7,24 @@
 
 namespace wattcount::emulator {
 
-// A power reading that NVML refreshes on a grid: the mean of the true power over a window, or its low-pass.
+// A power reading that NVML refreshes on a grid. With `samples`, the mean of that many of the driver's own samples
+// (those of the ring, low-passed); without, the mean of the true power over a window, or its low-pass.
 struct PowerSource {
   bool present = true;
   double period_ms = 100.0;
+  int samples = 0;
   double window_ms = 25.0;  // 0: the low-passed power at the tick
-  double delay_ms = 0.0;    // the window ends this long before the tick
+  double delay_ms = 0.0;    // the window ends, or the sample looks, this long before
+  double noise_w = 0.3;     // standard deviation of one reading
+  double late_share = 0.0;  // of the delay of the ring's sample by which such a sample is late, too, while power steps
+  double stray_share = 0.0;  // of the means that hold one sample more
+};
+
+// A choice of how late a slot of the ring is sampled; the rest of the probability is on time.
+struct LateClass {
+  double share;
+  double from_ms;
+  double to_ms;
 };
 
 struct CallCosts {
@@ -42,15 +54,25 @@ struct Profile {
   double counter_publish_ms = 20.0;  // a tick shows up to this long after it
   double counter_sample_ms = 0.0;    // 0: ideal integrator; else it sums low-passed power at this period
   double counter_stall_share = 0.0;  // of the ticks whose value comes a whole period late
+  double counter_jitter_ms = 0.0;    // a tick counts up to at most this long before itself
+  double counter_late_share = 0.0;   // of a late sample's delay, by which a tick counts less than up to itself
   bool ring = true;
   double ring_period_ms = 20.0;
   int ring_depth = 120;
   double ring_delay_ms = 4.0;
-  double ring_late_ms = 20.0;       // stamps are late by a constant up to this
-  double ring_lost_on_step = 0.05;  // share of slots lost while the power steps
-  double ring_step_w = 20.0;        // what counts as a step within a slot
-  double noise_w = 0.3;             // standard deviation of one power reading
-  double drift_ppm = 20.0;          // of the sensor's clock, up to this, either way
+  double ring_lead_ms = 0.0;  // fields 185 and 186 have a sample this long before its stamp
+  // Slots are sampled on their grid or late, and stamped when they were sampled. One that is later than a period
+  // is lost: the next slot's sample stands for both. What makes them late is the driver's other work: the counter's
+  // tick, and whatever it does while power steps (by more than ring_step_w within five slots) or goes over a limit.
+  std::vector<LateClass> ring_late;              // while the power is steady
+  std::vector<LateClass> ring_late_active;       // while it steps
+  std::vector<LateClass> ring_late_over;         // above ring_over_w
+  std::vector<LateClass> ring_late_active_tick;  // while it steps, in the slot after a tick of the counter
+  LateClass ring_late_tick{0.0, 0.0, 0.0};       // at least this late in the slot after a tick of the counter
+  double ring_step_w = 1e9;
+  double ring_over_w = 1e9;
+  double ring_noise_w = 0.3;              // standard deviation of one sample
+  double drift_ppm = 20.0;                // of the sensor's clock, up to this, either way
   CallCosts costs;
 };
 

@@ -23,8 +23,8 @@ struct Board {
 };
 
 struct RingSample {
-  std::int64_t stamp_ns;  // as the driver stamps it, on the clock of the truth
-  std::int64_t seen_ns;   // from when on a client sees it
+  std::int64_t slot;      // number on the ring's grid; a missing number is a lost slot
+  std::int64_t stamp_ns;  // when it was taken, as the driver stamps it, on the clock of the truth
   double power_w;
 };
 
@@ -38,15 +38,38 @@ class Sensors {
 
   // Joule since the truth began, as the counter shows at `t_ns`.
   double counter_j(std::int64_t t_ns) const;
-  double average_w(std::int64_t t_ns) const { return power_w(profile_.average, 1, t_ns); }
-  double instant_w(std::int64_t t_ns) const { return power_w(profile_.instant, 2, t_ns); }
-  double usage_w(std::int64_t t_ns) const { return power_w(profile_.usage, 1, t_ns); }
+  double average_w(std::int64_t t_ns) const { return power_w(profile_.average, 1, shown_[0], t_ns); }
+  double instant_w(std::int64_t t_ns) const { return power_w(profile_.instant, 2, shown_[1], t_ns); }
+  double usage_w(std::int64_t t_ns) const { return power_w(profile_.usage, 1, shown_[2], t_ns); }
   // The ring's content at `t_ns`, oldest first, stamps above `after_ns` only.
   std::vector<RingSample> ring(std::int64_t t_ns, std::int64_t after_ns) const;
+  // Every sample stamped in [start, end), oldest first, whatever the ring's depth.
+  std::vector<RingSample> samples(std::int64_t start_ns, std::int64_t end_ns) const;
 
  private:
-  double power_w(const PowerSource& source, std::uint64_t stream, std::int64_t t_ns) const;
-  double shown_w(double true_w, std::uint64_t stream, std::int64_t tick) const;
+  struct Shown {
+    std::int64_t tick = INT64_MIN;
+    double power_w = 0.0;
+  };
+  double power_w(const PowerSource& source, std::uint64_t stream, Shown& shown, std::int64_t t_ns) const;
+  double shown_w(double true_w, double noise_w, std::uint64_t stream, std::int64_t tick) const;
+  // A slot of the driver's sampling grid: when it was sampled, and whether at all.
+  struct Slot {
+    std::int64_t number = INT64_MIN;
+    double late_ns = 0.0;
+    std::int64_t stamp_ns = 0;
+    bool lost = false;
+    bool active = false;  // the power steps around it
+  };
+  double ring_period_ns() const { return profile_.ring_period_ms * 1e6 * stretch_; }
+  struct Delay {
+    double late_ns;
+    bool active;
+  };
+  Delay delay_of(std::int64_t slot) const;
+  const Slot& slot(std::int64_t number) const;
+  double mean_of_samples_w(const PowerSource& source, std::uint64_t stream, std::int64_t tick, std::int64_t t_ns) const;
+  RingSample ring_sample(const Slot& slot) const;
   double sampled_energy_j(std::int64_t t_ns) const;
   double uniform(std::uint64_t stream, std::int64_t tick) const;  // 0..1
   double normal(std::uint64_t stream, std::int64_t tick) const;
@@ -58,7 +81,8 @@ class Sensors {
   double counter_phase_ns_;
   double power_phase_ns_;
   double ring_phase_ns_;
-  double ring_late_ns_;
+  mutable std::vector<Slot> slots_;  // by slot number modulo its size
+  mutable Shown shown_[3];           // the latest of each source
   mutable std::int64_t summed_steps_ = 0;
   mutable double summed_j_ = 0.0;
 };

@@ -237,13 +237,16 @@ void GpuSampler::run() {
   }
 }
 
+// Everything read here is kept, changed or not: that a value still stood is what a bound needs to know.
 void GpuSampler::read_all() {
+  keep_unchanged_ = true;
   for (Call& call : calls_) {
     if (!call.disabled) {
       worst_return_ = kSuccess;
       (this->*call.read)(call);
     }
   }
+  keep_unchanged_ = false;
 }
 
 // Reads one call at its deadline and sets the next one.
@@ -511,7 +514,7 @@ void GpuSampler::read_simple(Call& call) {
   call.disabled = hopeless(call.sources.front(), code);
 }
 
-// Keeps an observation if it is a change of value or return code, or a heartbeat is due.
+// Keeps an observation if it is a change of value or return code, was asked for, or a heartbeat is due.
 void GpuSampler::observe(Source source, std::int64_t t0_ns, std::int64_t t1_ns, int nvml_return, std::int64_t value,
                          std::int64_t source_ts_us) {
   Track& track = tracks_[static_cast<std::size_t>(source)];
@@ -520,7 +523,7 @@ void GpuSampler::observe(Source source, std::int64_t t0_ns, std::int64_t t1_ns, 
     value = 0;
   }
   const bool changed = !track.seen || track.value != value || track.nvml_return != nvml_return;
-  if (changed || t0_ns - track.emitted_ns >= plan_.heartbeat_ns) {
+  if (changed || keep_unchanged_ || t0_ns - track.emitted_ns >= plan_.heartbeat_ns) {
     push(Event{track.last_same_t0_ns, t0_ns, t1_ns, source_ts_us, value, nvml_return,
                static_cast<std::uint16_t>(source), gpu_});
     track.emitted_ns = t0_ns;

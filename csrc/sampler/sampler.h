@@ -136,6 +136,7 @@ class GpuSampler {
   std::vector<Call> calls_;
   std::array<Track, kSourceCount> tracks_{};
   int worst_return_ = 0;  // of the call being performed
+  bool keep_unchanged_ = false;
   std::vector<nvml::Sample> ring_buffer_;
   unsigned long long ring_last_us_ = 0;
   std::int64_t ring_last_t0_ns_ = -1;

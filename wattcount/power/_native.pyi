@@ -80,6 +80,10 @@ class VirtualSensors:
     def true_energy_j(self, t_ns: NDArray[np.int64]) -> NDArray[np.float64]: ...
     def ring(self, t_ns: int, after_ns: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """(stamps ns, watts) of the ring at `t_ns`, stamps above `after_ns` only."""
+    def samples(
+        self, start_ns: int, end_ns: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+        """(slot numbers, stamps ns, watts) of all ring samples stamped in [start, end), whatever the depth."""
 
 class LiveTruthWriter:
     def __init__(self, path: str, capacity: int) -> None: ...

@@ -170,7 +170,7 @@ class EnergyModel:
 
     def _valid(self, events: Events) -> Events:
         """Without errors, and without zeros: a powered GPU never draws nothing."""
-        good = events[events["nvml_return"] == 0]
+        good: Events = events[events["nvml_return"] == 0]
         zero = good["value"] <= 0
         if zero.any():
             self._notes.append("zero_power_readings")
@@ -384,7 +384,9 @@ def _fit_grid(seen_ns: Ints, energy_j: Floats, shape: Cumulative) -> CounterGrid
         ticks = seen[0] + phases_ns[:, None] + steps * period_ns
         drawn = np.diff(shape.at(ticks), axis=1)
         scale = (drawn @ moved) / np.maximum((drawn * drawn).sum(axis=1), 1e-12)
-        return np.sqrt(np.mean((moved[None, :] - scale[:, None] * drawn) ** 2, axis=1))
+        residual_j = moved[None, :] - scale[:, None] * drawn
+        errors: Floats = np.sqrt(np.mean(residual_j**2, axis=1))
+        return errors
 
     best: CounterGrid | None = None
     contrast = 0.0
@@ -396,7 +398,7 @@ def _fit_grid(seen_ns: Ints, energy_j: Floats, shape: Cumulative) -> CounterGrid
         near = phases[int(np.argmin(coarse))] + np.arange(-15.0, 16.0) * 1e6
         for drift in drifts:
             period = nominal * (1.0 + drift)
-            found = rms(period, near)
+            found = rms(float(period), near)
             # The bottom is flat where no read falls between two phases: its middle is the best guess.
             low = float(found.min())
             flat = near[found <= low * 1.02 + 1e-9]

@@ -42,7 +42,8 @@ class PowerTrace:
         chosen = self.events[
             (self.events["gpu"] == self._index(gpu_uuid)) & (self.events["source"] == source)
         ]
-        return chosen[np.lexsort((chosen["source_ts_us"], chosen["t0_ns"]))]
+        ordered: NDArray[np.void] = chosen[np.lexsort((chosen["source_ts_us"], chosen["t0_ns"]))]
+        return ordered
 
     def energy(self, start_ns: int, end_ns: int, gpu_uuid: str) -> EnergyEstimate:
         """Energy a GPU took in [start_ns, end_ns], CLOCK_MONOTONIC; see `wattcount.power.energy`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -108,7 +109,7 @@ class _State:
         if phase in plan and plan[phase] is not None:
             known -= min(self.phase_elapsed_s(), plan[phase] or 0.0)
         unknown = any(plan[later] is None for later in phases[at:])
-        return clock(known) + ("+" if unknown else "")
+        return clock(math.ceil(known - 0.01)) + ("+" if unknown else "")
 
     def requests(self) -> str | None:
         shown = self.progress

@@ -8,10 +8,14 @@ preflight -- draft record -- start ------ wait -------------------- kill what is
 from __future__ import annotations
 
 import contextlib
+import getpass
 import json
 import os
+import re
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -186,8 +190,12 @@ class _Watch:
         self._asked_to_end = False
 
     def run(self) -> Outcome:
+        with _scratch() as environment:
+            return self._run(environment)
+
+    def _run(self, environment: dict[str, str]) -> Outcome:
         try:
-            process = SessionProcess(self._command, self._log)
+            process = SessionProcess(self._command, self._log, environment)
         except OSError as error:
             return self._recover("worker_not_started", f"cannot start the run's process: {error}")
         with process:
@@ -382,6 +390,31 @@ class _Watch:
         if reason == INTERRUPTED and self._signals:
             return EXIT_INTERRUPTED if self._signals[0] == signal.SIGINT else EXIT_TERMINATED
         return EXIT_FAILED
+
+
+@contextlib.contextmanager
+def _scratch() -> Iterator[dict[str, str]]:
+    """A folder for temporary files, as environment variables. Engines that are killed leave theirs behind:
+    sockets, models' configurations, rendezvous files."""
+    inherited = tempfile.gettempdir()
+    folder = tempfile.mkdtemp(prefix="wattcount-")
+    environment = {"TMPDIR": folder}
+    if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
+        # Compiled kernels are worth keeping; this is where torch puts them by default.
+        environment["TORCHINDUCTOR_CACHE_DIR"] = str(Path(inherited) / f"torchinductor_{_user()}")
+    try:
+        # A socket's path has at most 107 characters, of which engines use up to 50 below this folder.
+        yield environment if len(folder) <= 55 else {}
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _user() -> str:
+    try:
+        name = getpass.getuser()
+    except (KeyError, ImportError, OSError):  # a container's user without an entry in passwd
+        return f"uid_{os.getuid()}"
+    return re.sub(r'[\\/:*?"<>|]', "_", name)
 
 
 def _ns(seconds: float) -> int:

@@ -8,7 +8,7 @@ import selectors
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -30,10 +30,15 @@ class SessionProcess:
         # nothing of the session is left
 
     `make_command` gets the number of the pipe's writing end, which the child inherits. Standard output and
-    error go to `log`. Raises OSError if it cannot be started.
+    error go to `log`, `environment` goes on top of this process' own. Raises OSError if it cannot be started.
     """
 
-    def __init__(self, make_command: Callable[[int], Sequence[str]], log: Path) -> None:
+    def __init__(
+        self,
+        make_command: Callable[[int], Sequence[str]],
+        log: Path,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self._read_end, write_end = os.pipe()
         os.set_blocking(self._read_end, False)
         try:
@@ -44,6 +49,7 @@ class SessionProcess:
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     pass_fds=(write_end,),
+                    env=None if environment is None else {**os.environ, **environment},
                     start_new_session=True,
                 )
         except BaseException:

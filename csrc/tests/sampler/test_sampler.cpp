@@ -373,6 +373,8 @@ TEST(mark_reads_everything_at_once) {
   wait_ms(50);
   CHECK(counter_calls == before + 1);
   sampler.stop();
+  // First, marked and last: kept although the value stood still.
+  CHECK(of(sampler.drain(), Source::kEnergyCounter).size() == 3);
 }
 
 TEST(stop_is_idempotent_and_a_sampler_can_start_again) {

@@ -1,0 +1,264 @@
+"""The energy of an interval: against the truth of emulated sensors, and against recorded hardware."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wattcount.power import PowerTrace
+from wattcount.power.emulation import simulate
+from wattcount.power.events import EVENT_DTYPE, Source
+
+S = 1_000_000_000
+MS = 1_000_000
+GPU = "GPU-a"
+REALTIME_OFFSET_NS = 1_700_000_000 * S
+START_NS = 1000 * S
+
+
+def sampled(
+    t_ns: np.ndarray,
+    power_w: np.ndarray,
+    seconds: float,
+    *,
+    profile: str = "h200",
+    counter_period_s: float = 1.009,
+    sources: frozenset[Source] = frozenset(Source),
+    seed: int = 3,
+) -> tuple[PowerTrace, object]:
+    """What the sampler would keep of virtual sensors over a true curve, from START_NS on."""
+    sensors = simulate(profile, t_ns, power_w, seed=seed)
+    rng = np.random.default_rng(seed)
+    end_ns = START_NS + int(seconds * S)
+    rows: list[tuple[int, ...]] = []
+
+    def polled(source: Source, read: object, period_s: float, scale: float) -> None:
+        gaps = rng.uniform(0.95, 1.05, int(seconds / period_s) + 2) * period_s * S
+        times = START_NS + np.cumsum(gaps).astype(np.int64)
+        times = times[times < end_ns]
+        values = np.round(read(times) * scale).astype(np.int64)  # type: ignore[operator]
+        last = None
+        for t, value in zip(times.tolist(), values.tolist(), strict=True):
+            if value != last:
+                rows.append((-1, t, t + 1000, -1, value, 0, source, 0))
+            last = value
+
+    if Source.ENERGY_COUNTER in sources:
+        polled(Source.ENERGY_COUNTER, sensors.counter_j, counter_period_s, 1e3)
+    if Source.POWER_INSTANT in sources:
+        polled(Source.POWER_INSTANT, sensors.instant_w, 0.02, 1e3)
+    if Source.POWER_AVERAGE in sources:
+        polled(Source.POWER_AVERAGE, sensors.average_w, 0.02, 1e3)
+    if Source.POWER_SAMPLES in sources:
+        after = 0
+        for drain in range(START_NS, end_ns, S):
+            stamps, watts = sensors.ring(drain, after)
+            for stamp, power in zip(stamps.tolist(), watts.tolist(), strict=True):
+                rows.append((-1, drain, drain, (stamp + REALTIME_OFFSET_NS) // 1000, round(power * 1e3), 0, Source.POWER_SAMPLES, 0))  # fmt: skip
+                after = stamp
+            rows.append((-1, drain, drain, -1, drain + REALTIME_OFFSET_NS, 0, Source.REALTIME, 0))
+    return PowerTrace((GPU,), np.array(rows, EVENT_DTYPE)), sensors
+
+
+def llm_like(seconds: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Prefill spikes over decode plateaus: steps of 30 to 400 ms between 150 and 690 W."""
+    rng = np.random.default_rng(seed)
+    steps = (rng.uniform(0.03, 0.4, int(seconds * 10) + 200) * S).astype(np.int64)
+    t_ns = START_NS - 15 * S + np.cumsum(steps)
+    return t_ns, rng.choice([150.0, 420.0, 480.0, 690.0], len(t_ns))
+
+
+def windows(rng: np.random.Generator, n: int, seconds: float, length_s: float) -> list[tuple[int, int]]:
+    starts = START_NS + (rng.uniform(3.0, seconds - length_s - 5.0, n) * S).astype(np.int64)
+    return [(int(a), int(a + length_s * S)) for a in starts]
+
+
+def relative_errors(trace: PowerTrace, sensors: object, spans: list[tuple[int, int]]) -> np.ndarray:
+    errors = []
+    for a, b in spans:
+        true = np.diff(sensors.true_energy_j(np.array([a, b])))[0]  # type: ignore[attr-defined]
+        value = trace.energy(a, b, GPU).value_j
+        assert value is not None
+        errors.append(value / true - 1)
+    return np.array(errors)
+
+
+def test_steady_power_is_exact_to_the_resolution() -> None:
+    trace, sensors = sampled(np.array([0]), np.array([250.0]), 30.0)
+    errors = relative_errors(trace, sensors, windows(np.random.default_rng(0), 50, 30.0, 5.0))
+    assert np.abs(errors).max() < 0.005
+
+
+def test_an_llm_like_load_is_right_over_ten_seconds() -> None:
+    trace, sensors = sampled(*llm_like(60.0), 60.0)
+    errors = relative_errors(trace, sensors, windows(np.random.default_rng(1), 100, 60.0, 10.0))
+    assert np.sqrt(np.mean(errors**2)) < 0.004
+    assert np.abs(errors).max() < 0.012
+
+
+def test_shape_and_counter_beat_straight_lines() -> None:
+    trace, sensors = sampled(*llm_like(60.0, seed=5), 60.0)
+    spans = windows(np.random.default_rng(2), 100, 60.0, 1.0)
+    shaped = relative_errors(trace, sensors, spans)
+    straight = []
+    for a, b in spans:
+        true = np.diff(sensors.true_energy_j(np.array([a, b])))[0]  # type: ignore[attr-defined]
+        value = trace.energy_by_source(a, b, GPU)["energy_counter"].value_j
+        assert value is not None
+        straight.append(value / true - 1)
+    assert np.sqrt(np.mean(shaped**2)) < 0.5 * np.sqrt(np.mean(np.square(straight)))
+
+
+@pytest.mark.parametrize(
+    ("left_out", "basis"),
+    [
+        ((), "energy_counter+power_samples"),
+        ((Source.POWER_SAMPLES,), "energy_counter+power_instant"),
+        ((Source.POWER_SAMPLES, Source.POWER_INSTANT), "energy_counter"),
+        ((Source.ENERGY_COUNTER,), "power_samples"),
+        ((Source.ENERGY_COUNTER, Source.POWER_SAMPLES), "power_instant"),
+        ((Source.ENERGY_COUNTER, Source.POWER_SAMPLES, Source.POWER_INSTANT), "power_average"),
+    ],
+)
+def test_it_falls_back_to_what_there_is(left_out: tuple[Source, ...], basis: str) -> None:
+    sources = frozenset(Source) - set(left_out)
+    trace, sensors = sampled(np.array([0]), np.array([333.0]), 20.0, sources=sources)
+    estimate = trace.energy(START_NS + 5 * S, START_NS + 15 * S, GPU)
+    assert estimate.basis == basis
+    assert estimate.value_j == pytest.approx(3330.0, rel=0.02)
+    if Source.ENERGY_COUNTER in left_out:
+        assert "no_energy_counter" in estimate.reasons
+
+
+def test_averaged_power_alone_refuses_short_windows() -> None:
+    only = frozenset({Source.POWER_AVERAGE})
+    trace, _ = sampled(np.array([0]), np.array([333.0]), 20.0, sources=only)
+    estimate = trace.energy(START_NS + 5 * S, START_NS + 5 * S + 500 * MS, GPU)
+    assert estimate.value_j is None
+    boxes = trace.energy_by_source(START_NS + 5 * S, START_NS + 5 * S + 500 * MS, GPU)["power_average"]
+    assert boxes.reasons == ("shorter_than_averaging_window",)
+
+
+def test_averaged_power_is_read_as_boxes_not_as_power() -> None:
+    t_ns = np.array([0, START_NS + 10 * S])
+    only = frozenset({Source.POWER_AVERAGE})
+    trace, sensors = sampled(t_ns, np.array([100.0, 600.0]), 20.0, sources=only)
+    a, b = START_NS + 9 * S, START_NS + 11 * S
+    value = trace.energy(a, b, GPU).value_j
+    # As power it would be some 450 J; the truth is 700 J.
+    assert value == pytest.approx(700.0, rel=0.12)
+
+
+def test_outside_the_trace_there_is_no_value() -> None:
+    trace, _ = sampled(np.array([0]), np.array([333.0]), 10.0)
+    for a, b in ((0, S), (START_NS + 100 * S, START_NS + 101 * S), (START_NS - 60 * S, START_NS + 5 * S)):
+        estimate = trace.energy(a, b, GPU)
+        assert estimate.value_j is None
+        assert estimate.reasons
+    with pytest.raises(ValueError, match="must end after it starts"):
+        trace.energy(S, S, GPU)
+
+
+def test_a_counter_that_goes_back_is_not_used_across_the_break() -> None:
+    trace, _ = sampled(np.array([0]), np.array([300.0]), 20.0)
+    events = trace.events.copy()
+    late = (events["source"] == Source.ENERGY_COUNTER) & (events["t0_ns"] > START_NS + 10 * S)
+    events["value"][late] -= 2_000_000
+    broken = PowerTrace((GPU,), events)
+    across = broken.energy(START_NS + 8 * S, START_NS + 12 * S, GPU)
+    assert "counter_not_continuous" in across.reasons
+    assert across.basis == "power_samples"
+    assert across.value_j == pytest.approx(1200.0, rel=0.02)
+
+
+def test_lost_slots_are_marked() -> None:
+    trace, _ = sampled(np.array([0]), np.array([300.0]), 20.0)
+    stamps = trace.events["source_ts_us"]
+    hole_us = (START_NS + 10 * S + REALTIME_OFFSET_NS) // 1000
+    kept = trace.events[(stamps < 0) | (stamps < hole_us) | (stamps > hole_us + 200_000)]
+    holed = PowerTrace((GPU,), kept)
+    assert "ring_gaps" in holed.energy(START_NS + 9 * S, START_NS + 12 * S, GPU).reasons
+    assert "ring_gaps" not in holed.energy(START_NS + 12 * S, START_NS + 15 * S, GPU).reasons
+
+
+def test_sources_that_disagree_are_reported() -> None:
+    trace, _ = sampled(np.array([0]), np.array([300.0]), 20.0)
+    events = trace.events.copy()
+    ring = events["source"] == Source.POWER_SAMPLES
+    events["value"][ring] = events["value"][ring] * 13 // 10
+    estimate = PowerTrace((GPU,), events).energy(START_NS + 5 * S, START_NS + 15 * S, GPU)
+    assert "sources_disagree" in estimate.reasons
+    assert estimate.value_j == pytest.approx(3000.0, rel=0.02)
+
+
+SHARED, _ = sampled(*llm_like(40.0, seed=9), 40.0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(2 * S, 35 * S), min_size=3, max_size=6, unique=True))
+def test_energies_add_up_and_are_never_negative(cuts: list[int]) -> None:
+    edges = [START_NS + cut for cut in sorted(cuts)]
+    parts = [SHARED.energy(a, b, GPU).value_j for a, b in itertools.pairwise(edges)]
+    whole = SHARED.energy(edges[0], edges[-1], GPU).value_j
+    assert whole is not None
+    assert all(part is not None and part >= 0 for part in parts)
+    assert sum(part for part in parts if part is not None) == pytest.approx(whole, rel=1e-9, abs=1e-6)
+
+
+def test_the_order_of_events_does_not_matter() -> None:
+    shuffled = SHARED.events[np.random.default_rng(0).permutation(len(SHARED.events))]
+    a, b = START_NS + 5 * S, START_NS + 25 * S
+    assert PowerTrace((GPU,), shuffled).energy(a, b, GPU) == SHARED.energy(a, b, GPU)
+
+
+def recorded(path: Path, counter_period_s: float) -> tuple[PowerTrace, np.ndarray]:
+    """A recording as a trace with a thinned counter, and all reads of the counter (t0, t1, mJ)."""
+    kinds = {"R": Source.POWER_SAMPLES, "I": Source.POWER_INSTANT, "A": Source.POWER_AVERAGE}
+    rows: list[tuple[int, ...]] = []
+    counter: list[tuple[int, int, int]] = []
+    with path.open() as file:
+        for row in csv.DictReader(file):
+            t0, t1, value = round(float(row["t0"]) * S), round(float(row["t1"]) * S), int(row["value"])
+            if row["kind"] == "E":
+                counter.append((t0, t1, value))
+            elif row["kind"] in kinds:
+                stamp = t0 // 1000 if row["kind"] == "R" else -1
+                rows.append((-1, t0, t1, stamp, value, 0, kinds[row["kind"]], 0))
+    last = -S
+    for t0, t1, value in counter:
+        if t0 - last >= counter_period_s * S:
+            rows.append((-1, t0, t1, -1, value, 0, Source.ENERGY_COUNTER, 0))
+            last = t0
+    rows += [(-1, t, t, -1, t, 0, Source.REALTIME, 0) for t in (counter[0][0], counter[-1][0])]
+    return PowerTrace((GPU,), np.array(rows, EVENT_DTYPE)), np.array(counter)
+
+
+def test_against_all_edges_of_a_recorded_vllm_run(h200_data: Path) -> None:
+    """One read in twenty predicts what the counter said in between."""
+    trace, counter = recorded(h200_data / "vllm_trace.csv", 1.009)
+    changed = np.flatnonzero(np.diff(counter[:, 2])) + 1
+    # A tick lies between two reads 50 ms apart; it had shown some 10 ms before.
+    ticks_ns = (counter[changed - 1, 0] + counter[changed, 1]) // 2 - 10 * MS
+    energy_j = counter[changed, 2] / 1e3
+    for span, most in ((10, 0.03), (100, 0.006)):
+        chosen = range(20, len(ticks_ns) - span - 20, 7)
+        errors = []
+        for i in chosen:
+            value = trace.energy(int(ticks_ns[i]), int(ticks_ns[i + span]), GPU).value_j
+            assert value is not None
+            errors.append(value / (energy_j[i + span] - energy_j[i]) - 1)
+        assert np.sqrt(np.mean(np.square(errors))) < most
+
+
+def test_ten_minutes_are_prepared_quickly() -> None:
+    trace, _ = sampled(*llm_like(600.0), 600.0)
+    start = time.perf_counter()
+    trace.energy(START_NS + 10 * S, START_NS + 500 * S, GPU)
+    assert time.perf_counter() - start < 5.0  # 0.1 s where nothing else runs
