@@ -129,7 +129,7 @@ def test_shape_and_counter_beat_straight_lines() -> None:
 )
 def test_it_falls_back_to_what_there_is(left_out: tuple[Source, ...], basis: str) -> None:
     sources = frozenset(Source) - set(left_out)
-    trace, sensors = sampled(np.array([0]), np.array([333.0]), 20.0, sources=sources)
+    trace, _ = sampled(np.array([0]), np.array([333.0]), 20.0, sources=sources)
     estimate = trace.energy(START_NS + 5 * S, START_NS + 15 * S, GPU)
     assert estimate.basis == basis
     assert estimate.value_j == pytest.approx(3330.0, rel=0.02)
@@ -149,7 +149,7 @@ def test_averaged_power_alone_refuses_short_windows() -> None:
 def test_averaged_power_is_read_as_boxes_not_as_power() -> None:
     t_ns = np.array([0, START_NS + 10 * S])
     only = frozenset({Source.POWER_AVERAGE})
-    trace, sensors = sampled(t_ns, np.array([100.0, 600.0]), 20.0, sources=only)
+    trace, _ = sampled(t_ns, np.array([100.0, 600.0]), 20.0, sources=only)
     a, b = START_NS + 9 * S, START_NS + 11 * S
     value = trace.energy(a, b, GPU).value_j
     # As power it would be some 450 J; the truth is 700 J.

@@ -39,8 +39,11 @@ BOX_NS = 1_000_000_000
 """Length of the box that averaged power (field 185) is the mean of, on the GPUs where it was measured."""
 MIN_CONTRAST = 1.3
 """How much worse than the best the median phase must fit, for the grid to be believed."""
+PUBLISH_MARGIN_NS = 12_000_000
+"""A new value shows 0 to 20 ms after its tick on an H200; the fitted phase lies in the middle of that."""
 STUCK_J = 5.0
-"""A counter that stays while the ring saw more than this is not counting."""
+STUCK_NS = 300_000_000
+"""A counter that stays for longer than this, while the ring saw more than that, is not counting."""
 DISAGREE_SHARE = 0.1
 """Counter and ring further apart than this, over a window of at least a second, is reported."""
 MAX_EXTRAPOLATION_NS = 3 * S_NS
@@ -99,6 +102,13 @@ class CounterGrid:
     rms_j: float
     """Of counter differences against the shape, at this phase."""
 
+    def certain(self, t_ns: Ints) -> NDArray[np.bool_]:
+        """Whether a read at `t_ns` is far enough from a tick to say which one it saw."""
+        since_ns = (t_ns - self.phase_ns) % self.period_ns
+        margin_ns = min(PUBLISH_MARGIN_NS, self.period_ns / 4)
+        far: NDArray[np.bool_] = (since_ns > margin_ns) & (since_ns < self.period_ns - margin_ns)
+        return far
+
     def tick_before(self, t_ns: Ints) -> Ints:
         steps = np.floor((t_ns - self.phase_ns) / self.period_ns)
         return (self.phase_ns + np.round(steps * self.period_ns)).astype(np.int64)
@@ -119,7 +129,7 @@ class EnergyModel:
         self._errors = _error_spans(sources)
         shape = self.ring or self.instant
         self.grid: CounterGrid | None = None
-        self.ticks_ns, self.counter_j, self.counter_breaks_ns = self._counter(
+        self.ticks_ns, self.counter_j, self.counter_breaks = self._counter(
             sources[Source.ENERGY_COUNTER], shape
         )
         self._shape = shape
@@ -211,21 +221,26 @@ class EnergyModel:
         return Cumulative(t_ns, energy_j, _no_gaps())
 
     def _counter(self, reads: Events, shape: Cumulative | None) -> tuple[Ints, Floats, Ints]:
-        """Ticks of the counter that were read: (tick ns, joule), and moments across which it did not count on."""
+        """Ticks of the counter that were read (ns, joule), and stretches [m, 2] ns in which it did not count on."""
         reads = reads[reads["nvml_return"] == 0]
         if not len(reads):
-            return np.empty(0, np.int64), np.empty(0), np.empty(0, np.int64)
+            return np.empty(0, np.int64), np.empty(0), _no_gaps()
         seen_ns = (reads["t0_ns"] + reads["t1_ns"]) // 2
         energy_j = reads["value"] / 1e3
         back = np.flatnonzero(np.diff(energy_j) < 0)
-        breaks = [int(seen_ns[i + 1]) for i in back]
+        broken = list(back)
         if shape is not None and len(reads) > 1:
             moved = np.diff(energy_j)
             drawn = np.diff(shape.at(np.clip(seen_ns, shape.t_ns[0], shape.t_ns[-1])))
-            breaks += [int(seen_ns[i + 1]) for i in np.flatnonzero((moved == 0) & (drawn > STUCK_J))]
-            if not breaks:
+            stuck = (moved == 0) & (drawn > STUCK_J) & (np.diff(seen_ns) > STUCK_NS)
+            broken += list(np.flatnonzero(stuck))
+            if not broken:
                 self.grid = _fit_grid(seen_ns, energy_j, shape)
         if self.grid is not None:
+            # A read close to a tick may have met it or not: the others say enough.
+            certain = self.grid.certain(seen_ns)
+            if certain.sum() >= 2:
+                seen_ns, energy_j = seen_ns[certain], energy_j[certain]
             ticks_ns = self.grid.tick_before(seen_ns)
         else:
             # On average a value is half a grid step old.
@@ -234,12 +249,13 @@ class EnergyModel:
         ticks_ns, first = np.unique(ticks_ns, return_index=True)
         energy_j = energy_j[first]
         fresh = np.concatenate(([True], np.diff(energy_j) != 0))
-        return ticks_ns[fresh], energy_j[fresh], np.array(sorted(breaks), np.int64)
+        breaks = np.array([[seen_ns[i], seen_ns[i + 1]] for i in sorted(broken)], np.int64).reshape(-1, 2)
+        return ticks_ns[fresh], energy_j[fresh], breaks
 
     def _scaled(self, shape: Cumulative | None) -> Cumulative | None:
         """The shape scaled to the counter between each two ticks, and carried on beyond the ends."""
         ticks, energy = self.ticks_ns, self.counter_j
-        if shape is None or len(ticks) < 2 or len(self.counter_breaks_ns):
+        if shape is None or len(ticks) < 2 or len(self.counter_breaks):
             return None
         inside = (ticks >= shape.t_ns[0]) & (ticks <= shape.t_ns[-1])
         ticks, energy = ticks[inside], energy[inside]
@@ -264,8 +280,7 @@ class EnergyModel:
     def _by_counter(self, start_ns: int, end_ns: int) -> EnergyEstimate | None:
         if len(self.ticks_ns) < 2:
             return None
-        broken = ((self.counter_breaks_ns > start_ns) & (self.counter_breaks_ns <= end_ns)).any()
-        if broken:
+        if self._broken(start_ns, end_ns):
             return EnergyEstimate(None, None, None, ("counter_not_continuous",))
         if self._segments is None:
             return self._counter_alone(start_ns, end_ns)
@@ -287,10 +302,12 @@ class EnergyModel:
         basis = "energy_counter+power_samples" if self.ring is not None else "energy_counter+power_instant"
         return EnergyEstimate(value, None, basis, tuple(reasons))
 
+    def _broken(self, start_ns: int, end_ns: int) -> bool:
+        return bool(((self.counter_breaks[:, 0] < end_ns) & (self.counter_breaks[:, 1] > start_ns)).any())
+
     def _counter_alone(self, start_ns: int, end_ns: int) -> EnergyEstimate:
         ticks, energy = self.ticks_ns, self.counter_j
-        breaks = self.counter_breaks_ns
-        if ((breaks > start_ns) & (breaks <= end_ns)).any():
+        if self._broken(start_ns, end_ns):
             return EnergyEstimate(None, None, None, ("counter_not_continuous",))
         if len(ticks) < 2 or start_ns < ticks[0] or end_ns > ticks[-1]:
             return EnergyEstimate(None, None, None, ("counter_does_not_cover",))
@@ -393,9 +410,9 @@ def _fit_grid(seen_ns: Ints, energy_j: Floats, shape: Cumulative) -> CounterGrid
     # Drift between the GPU's clock and this one, up to 100 ppm, shows on long traces only.
     drifts = np.linspace(-1e-4, 1e-4, 41) if span_ns > 30 * S_NS else np.zeros(1)
     for nominal in GRID_PERIODS_NS:
-        phases = np.arange(0.0, nominal, 1e6)
+        phases = np.asarray(np.arange(0.0, nominal, 1e6), np.float64)
         coarse = rms(float(nominal), phases)
-        near = phases[int(np.argmin(coarse))] + np.arange(-15.0, 16.0) * 1e6
+        near = np.asarray(phases[int(np.argmin(coarse))] + 1e6 * np.arange(-15, 16), np.float64)
         for drift in drifts:
             period = nominal * (1.0 + drift)
             found = rms(float(period), near)
