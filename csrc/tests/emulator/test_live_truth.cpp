@@ -48,6 +48,28 @@ TEST(what_was_read_cannot_be_changed) {
   std::remove(path.c_str());
 }
 
+TEST(a_second_writer_goes_on_where_the_first_one_was) {
+  const std::string path = scratch("second");
+  LiveReader* reader = nullptr;
+  {
+    LiveWriter first(path, 16);
+    reader = new LiveReader(path);
+    for (int i = 1; i <= 5; ++i) {
+      first.append(10 * i, i);
+    }
+    CHECK(reader->fresh(45).size() == 5);
+  }
+  LiveWriter second(path);
+  second.append(60, 6);
+  const auto fresh = reader->fresh(70);
+  CHECK(fresh.size() == 1 && fresh[0].t_ns == 60);
+  CHECK(LiveReader(path).fresh(70).size() == 6);
+  second.append(40, 7);
+  CHECK(second.clamped() == 1 && reader->fresh(80).back().t_ns == 70);
+  delete reader;
+  std::remove(path.c_str());
+}
+
 TEST(a_reader_that_fell_behind_goes_on_with_what_is_whole) {
   const std::string path = scratch("behind");
   LiveWriter writer(path, 8);
