@@ -326,6 +326,7 @@ void bind_emulator(py::module_& m) {
            "start_ns"_a, "end_ns"_a);
   py::class_<emulator::LiveWriter>(m, "LiveTruthWriter")
       .def(py::init<const std::string&, std::uint64_t>(), "path"_a, "capacity"_a)
+      .def_static("attach", [](const std::string& path) { return emulator::LiveWriter(path); }, "path"_a)
       .def("append", &emulator::LiveWriter::append, "t_ns"_a, "power_mw"_a)
       .def_property_readonly("clamped", &emulator::LiveWriter::clamped)
       .def("history", &emulator::LiveWriter::history);

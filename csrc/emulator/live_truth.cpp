@@ -1,19 +1,29 @@
 #include "emulator/live_truth.h"
 
 #include <fcntl.h>
+#include <sched.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
 #include <stdexcept>
 
 namespace wattcount::emulator {
 namespace {
 
-constexpr std::uint64_t kMagic = 0x3152'5754'434c'5457ULL;
+constexpr std::uint64_t kMagic = 0x3252'5754'434c'5457ULL;
+constexpr std::int64_t kPatienceNs = 250'000'000;  // longer than a writer is ever off its core
+
+std::int64_t now_ns() {
+  timespec now{};
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return std::int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
+}
 
 [[noreturn]] void fail(const std::string& path, const std::string& what) {
   throw std::runtime_error(path + ": " + what);
@@ -35,24 +45,29 @@ LiveFile LiveFile::create(const std::string& path, std::uint64_t capacity) {
   if (capacity < 2) {
     fail(path, "a live truth needs room for at least 2 points");
   }
+  if (capacity > (std::uint64_t{1} << 24U)) {
+    fail(path, "a live truth has room for at most 16777216 points");
+  }
   const std::size_t bytes = sizeof(LiveHeader) + capacity * sizeof(LiveSlot);
-  // Not truncated: readers may have mapped it, and a second writer takes over where the first one was.
-  const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+  const std::string fresh = path + ".new-" + std::to_string(getpid());
+  const int fd = ::open(fresh.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
   if (fd < 0 || ftruncate(fd, static_cast<off_t>(bytes)) != 0) {
     const int error = errno;
     if (fd >= 0) {
       close(fd);
+      unlink(fresh.c_str());
     }
     fail(path, std::string("cannot be made: ") + std::strerror(error));
   }
   LiveFile file(map(path, fd, bytes), bytes);
-  if (file.header().magic == kMagic && file.header().capacity == capacity) {
-    return file;
-  }
   file.header().capacity = capacity;
-  file.header().count.store(0, std::memory_order_relaxed);
   file.header().read_until_ns.store(INT64_MIN, std::memory_order_relaxed);
-  file.header().magic = kMagic;
+  file.header().magic.store(kMagic, std::memory_order_release);
+  if (std::rename(fresh.c_str(), path.c_str()) != 0) {
+    const int error = errno;
+    unlink(fresh.c_str());
+    fail(path, std::string("cannot be made: ") + std::strerror(error));
+  }
   return file;
 }
 
@@ -72,7 +87,9 @@ LiveFile LiveFile::open(const std::string& path) {
     fail(path, "is no live truth");
   }
   LiveFile file(map(path, fd, bytes), bytes);
-  if (file.header().magic != kMagic || bytes < sizeof(LiveHeader) + file.header().capacity * sizeof(LiveSlot)) {
+  const LiveHeader& header = file.header();
+  if (header.magic.load(std::memory_order_acquire) != kMagic || header.capacity < 2 ||
+      header.capacity > (bytes - sizeof(LiveHeader)) / sizeof(LiveSlot)) {
     fail(path, "is no live truth");
   }
   return file;
@@ -88,46 +105,81 @@ LiveFile::~LiveFile() {
   }
 }
 
+LiveWriter::LiveWriter(const std::string& path) : file_(LiveFile::open(path)) {
+  const LiveHeader& header = file_.header();
+  next_ = header.count.load(std::memory_order_acquire);
+  for (std::uint64_t number = next_ > header.capacity ? next_ - header.capacity : 0; number < next_; ++number) {
+    const LiveSlot& slot = file_.slot(number);
+    history_.emplace_back(slot.t_ns.load(std::memory_order_relaxed), slot.power_mw.load(std::memory_order_relaxed));
+    energy_uj_ = slot.energy_uj.load(std::memory_order_relaxed);
+  }
+}
+
 void LiveWriter::append(std::int64_t t_ns, std::int64_t power_mw) {
+  if (power_mw < 0) {
+    throw std::invalid_argument("a power must not be negative");
+  }
   LiveHeader& header = file_.header();
-  const std::uint64_t number = header.count.load(std::memory_order_relaxed);
-  std::int64_t earliest = header.read_until_ns.load(std::memory_order_acquire);
-  if (number > 0) {
-    earliest = std::max(earliest, file_.slot(number - 1).t_ns.load(std::memory_order_relaxed));
+  if (header.count.load(std::memory_order_acquire) != next_) {
+    throw std::runtime_error("another writer has taken over this live truth");
+  }
+  header.begun.store(next_ + 1, std::memory_order_seq_cst);
+  std::int64_t earliest = header.read_until_ns.load(std::memory_order_seq_cst);
+  if (!history_.empty()) {
+    earliest = std::max(earliest, history_.back().first);
   }
   if (t_ns < earliest) {
     t_ns = earliest;
     header.clamped.fetch_add(1, std::memory_order_relaxed);
   }
-  LiveSlot& slot = file_.slot(number);
-  slot.t_ns.store(t_ns, std::memory_order_relaxed);
-  slot.power_mw.store(power_mw, std::memory_order_relaxed);
-  header.count.store(number + 1, std::memory_order_release);
+  if (!history_.empty()) {
+    // mW times ns is pJ. In parts: a day at a kilowatt does not fit 64 bits of them.
+    const auto [last_ns, last_mw] = history_.back();
+    constexpr std::int64_t kPicoPerMicro = 1'000'000;
+    const std::int64_t ms = (t_ns - last_ns) / kPicoPerMicro;
+    energy_rest_pj_ += last_mw * ((t_ns - last_ns) % kPicoPerMicro);
+    energy_uj_ += last_mw * ms + energy_rest_pj_ / kPicoPerMicro;
+    energy_rest_pj_ %= kPicoPerMicro;
+  }
+  // Release: a reader that sees one of these values sees `begun`, too.
+  LiveSlot& slot = file_.slot(next_);
+  slot.t_ns.store(t_ns, std::memory_order_release);
+  slot.power_mw.store(power_mw, std::memory_order_release);
+  slot.energy_uj.store(energy_uj_, std::memory_order_release);
+  header.count.store(++next_, std::memory_order_seq_cst);
   history_.emplace_back(t_ns, power_mw);
 }
 
-std::vector<std::pair<std::int64_t, std::int64_t>> LiveReader::fresh(std::int64_t t_ns) {
+std::vector<LivePoint> LiveReader::fresh(std::int64_t t_ns) {
   LiveHeader& header = file_.header();
   std::int64_t before = header.read_until_ns.load(std::memory_order_relaxed);
-  while (before < t_ns && !header.read_until_ns.compare_exchange_weak(before, t_ns, std::memory_order_acq_rel)) {
+  while (before < t_ns && !header.read_until_ns.compare_exchange_weak(before, t_ns, std::memory_order_seq_cst)) {
   }
-  std::vector<std::pair<std::int64_t, std::int64_t>> points;
+  const std::uint64_t begun = header.begun.load(std::memory_order_seq_cst);
+  if (header.count.load(std::memory_order_acquire) < begun && begun != given_up_) {
+    const std::int64_t give_up_ns = now_ns() + kPatienceNs;
+    while (header.count.load(std::memory_order_acquire) < begun) {
+      if (now_ns() > give_up_ns) {
+        given_up_ = begun;  // the writer died in the middle of this point
+        break;
+      }
+      sched_yield();
+    }
+  }
+  std::vector<LivePoint> points;
   while (true) {
     const std::uint64_t count = header.count.load(std::memory_order_acquire);
-    // The slot being written next is not to be trusted, nor any that it may overtake meanwhile.
     const std::uint64_t oldest = count >= header.capacity ? count - header.capacity + 1 : 0;
-    if (next_ > count) {
-      next_ = 0;  // made anew by a writer with another capacity
-    }
     const std::uint64_t first = std::max(next_, oldest);
     points.clear();
     for (std::uint64_t number = first; number < count; ++number) {
       const LiveSlot& slot = file_.slot(number);
-      // Acquire: the count below is not read before them.
-      points.emplace_back(slot.t_ns.load(std::memory_order_acquire), slot.power_mw.load(std::memory_order_acquire));
+      points.push_back({slot.t_ns.load(std::memory_order_acquire), slot.power_mw.load(std::memory_order_acquire),
+                        slot.energy_uj.load(std::memory_order_acquire)});
     }
-    if (header.count.load(std::memory_order_relaxed) + 1 - first <= header.capacity || first == count) {
-      next_ = count;
+    if (first >= count || header.begun.load(std::memory_order_relaxed) - first <= header.capacity) {
+      missed_ += first - next_;
+      next_ = std::max(first, count);
       return points;
     }
   }

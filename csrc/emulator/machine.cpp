@@ -193,7 +193,10 @@ void Machine::read_gpu(const Json& json, const std::string& where, const std::st
   const std::string truth = need(object, "truth", where).text(where + ".truth");
   if (truth.starts_with("live:")) {
     gpu->live.emplace(resolve(folder, truth.substr(5)));
-    gpu->sensors.truth().append(epoch_ns_ - 20'000'000'000, profile->idle_w);
+    refresh(*gpu, INT64_MIN);
+    if (gpu->sensors.truth().empty()) {
+      gpu->sensors.truth().append(epoch_ns_ - 20'000'000'000, profile->idle_w);
+    }
   } else {
     for (const auto& [t_s, power_w] : read_curve(resolve(folder, truth))) {
       gpu->sensors.truth().append(epoch_ns_ + std::llround(t_s * 1e9), power_w);
@@ -255,9 +258,19 @@ Machine::Verdict Machine::call(Gpu& gpu, const std::string& function, std::int64
 }
 
 void Machine::refresh(Gpu& gpu, std::int64_t now_ns) {
-  if (gpu.live) {
-    for (const auto& [t_ns, power_mw] : gpu.live->fresh(now_ns)) {
-      gpu.sensors.truth().append(std::max(t_ns, gpu.sensors.truth().last_ns()), static_cast<double>(power_mw) * 1e-3);
+  if (!gpu.live) {
+    return;
+  }
+  Truth& truth = gpu.sensors.truth();
+  const std::uint64_t missed = gpu.live->missed();
+  const std::vector<LivePoint> points = gpu.live->fresh(now_ns);
+  // Every process must count the same, also one that comes late or fell behind.
+  const bool resume = truth.empty() || gpu.live->missed() != missed;
+  for (std::size_t i = 0; i < points.size(); ++i) {
+    const std::int64_t t_ns = truth.empty() ? points[i].t_ns : std::max(points[i].t_ns, truth.last_ns());
+    truth.append(t_ns, static_cast<double>(points[i].power_mw) * 1e-3);
+    if (i == 0 && resume) {
+      truth.set_energy(t_ns, static_cast<double>(points[i].energy_uj) * 1e-6);
     }
   }
 }

@@ -25,6 +25,9 @@ class Truth {
     points_.push_back(point);
   }
 
+  // Sets the integral, for a curve whose beginning is not known here: from now on energy_j(t_ns) is `energy_j`.
+  void set_energy(std::int64_t t_ns, double energy_j) { base_j_ += energy_j - this->energy_j(t_ns); }
+
   bool empty() const { return points_.empty(); }
   std::size_t size() const { return points_.size(); }
   std::int64_t first_ns() const { return points_.front().t_ns; }
@@ -35,7 +38,7 @@ class Truth {
   // Joule since the first point (negative before it).
   double energy_j(std::int64_t t_ns) const {
     const Point& point = at(t_ns);
-    return point.energy_j + point.power_w * static_cast<double>(t_ns - point.t_ns) * 1e-9;
+    return base_j_ + point.energy_j + point.power_w * static_cast<double>(t_ns - point.t_ns) * 1e-9;
   }
 
   double mean_w(std::int64_t from_ns, std::int64_t to_ns) const {
@@ -82,6 +85,7 @@ class Truth {
   }
 
   double lowpass_ns_;
+  double base_j_ = 0.0;
   std::vector<Point> points_;
   mutable std::size_t cursor_ = 0;
 };

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.power.conftest import Machines
 from wattcount.config.schema import GpuConfig, PowerBackend, PowerConfig
 from wattcount.errors import NotStartedError
 from wattcount.power import _native
+from wattcount.power.emulation import EmulatedMachine
 from wattcount.power.nvml import attach_session, open_session
 
+Machines = Callable[..., EmulatedMachine]
 EMULATED = PowerConfig(backend=PowerBackend.emulated)
 
 

@@ -7,18 +7,20 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.power.conftest import Machines
 from wattcount.config.schema import PowerConfig
 from wattcount.errors import NotStartedError, RunFailedError
 from wattcount.power import PowerSampler, _native
+from wattcount.power.emulation import EmulatedMachine
 from wattcount.power.events import EVENT_DTYPE, Source
 
+Machines = Callable[..., EmulatedMachine]
 FAST = PowerConfig(
     energy_counter_period_ms=53.0, power_period_ms=5.0, samples_period_ms=50.0, status_period_ms=50.0
 )

@@ -87,6 +87,9 @@ class VirtualSensors:
 
 class LiveTruthWriter:
     def __init__(self, path: str, capacity: int) -> None: ...
+    @staticmethod
+    def attach(path: str) -> LiveTruthWriter:
+        """Goes on where the last writer left off."""
     def append(self, t_ns: int, power_mw: int) -> None: ...
     @property
     def clamped(self) -> int: ...

@@ -70,7 +70,7 @@ class EmulatedMachine:
             ...   # NVML in this process, and in those it starts, is the emulated one
 
     `faults`, `epoch_ns`: see csrc/emulator/machine.h. A live truth is made for each GPU that names no curve;
-    the machine holds its writing end in `live`, until another process takes it over with `LiveTruth.create`.
+    the machine holds its writing end in `live`, until another process takes it over with `LiveTruth.attach`.
     """
 
     def __init__(
@@ -96,6 +96,9 @@ class EmulatedMachine:
             if not truth:
                 truth = f"live:truth-{index}.live"
                 self.live[uuid] = LiveTruth(self.folder / f"truth-{index}.live")
+                # A first point in the file: every process that reads it counts energy from the same moment.
+                idle_w = next(known["idle_w"] for known in profiles() if known["name"] == gpu.profile)
+                self.live[uuid].append(now_ns() - 20_000_000_000, round(idle_w * 1e3))
             entry: dict[str, Any] = {"uuid": uuid, "profile": gpu.profile, "truth": truth, **gpu.options}
             if gpu.name is not None:
                 entry["name"] = gpu.name
@@ -152,9 +155,13 @@ class EmulatedMachine:
 class LiveTruth:
     """The writing end of a true power curve that grows while it is read (csrc/emulator/live_truth.h)."""
 
-    def __init__(self, path: Path, capacity: int = LIVE_CAPACITY) -> None:
+    def __init__(self, path: Path, capacity: int = LIVE_CAPACITY, *, attach: bool = False) -> None:
+        """A new curve in a new file, or (`attach`) the end of one that another writer has begun and left."""
         self.path = path
-        self._writer = _native.LiveTruthWriter(str(path), capacity)
+        if attach:
+            self._writer = _native.LiveTruthWriter.attach(str(path))
+        else:
+            self._writer = _native.LiveTruthWriter(str(path), capacity)
 
     @classmethod
     def attach(cls, config_path: Path) -> dict[str, LiveTruth]:
@@ -164,7 +171,7 @@ class LiveTruth:
         for gpu in config["gpus"]:
             kind, _, name = gpu["truth"].partition(":")
             if kind == "live":
-                live[gpu["uuid"]] = cls(config_path.parent / name)
+                live[gpu["uuid"]] = cls(config_path.parent / name, attach=True)
         return live
 
     def append(self, t_ns: int, power_mw: int) -> None:

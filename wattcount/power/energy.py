@@ -41,6 +41,8 @@ MAX_DRIFT = 1e-4
 """Of the counter's clock against this one."""
 MIN_CONTRAST = 1.3
 """How much worse than the best the median phase must fit, for the grid to be believed."""
+PUBLISH_MARGIN_NS = 12_000_000
+"""A new value shows 0 to 20 ms after its tick on an H200; the fitted phase lies in the middle of that."""
 STUCK_NS = S_NS // 2
 STUCK_J = 5.0
 """A counter that stays for so long, while the finest power source saw more than this, is not counting."""
@@ -115,6 +117,13 @@ class CounterGrid:
     rms_j: float
     """Of counter differences against the shape, at this phase."""
 
+    def certain(self, t_ns: Ints) -> NDArray[np.bool_]:
+        """Whether a read at `t_ns` is far enough from a tick to say which one it saw."""
+        since_ns = (t_ns - self.phase_ns) % self.period_ns
+        margin_ns = min(PUBLISH_MARGIN_NS, self.period_ns / 4)
+        far: NDArray[np.bool_] = (since_ns > margin_ns) & (since_ns < self.period_ns - margin_ns)
+        return far
+
     def tick_before(self, t_ns: Ints) -> Ints:
         steps = np.floor((t_ns - self.phase_ns) / self.period_ns)
         return (self.phase_ns + np.round(steps * self.period_ns)).astype(np.int64)
@@ -135,7 +144,7 @@ class EnergyModel:
         self._errors = _error_spans(sources)
         shape = self.ring or self.instant
         self.grid: CounterGrid | None = None
-        self.ticks_ns, self.counter_j, self.counter_breaks_ns = self._counter(
+        self.ticks_ns, self.counter_j, self.counter_breaks = self._counter(
             sources[Source.ENERGY_COUNTER], shape
         )
         self._shape = shape
@@ -229,8 +238,7 @@ class EnergyModel:
         power_w = events["value"][keep] / 1e3
         steps_ns = np.diff(t_ns)
         energy_j = np.concatenate(([0.0], np.cumsum(power_w[:-1] * steps_ns / S_NS)))
-        # Heartbeats may have been set further apart than usual.
-        unseen = np.flatnonzero(steps_ns > max(LONGEST_HOLD_NS, 1.5 * float(np.quantile(steps_ns, 0.99))))
+        unseen = np.flatnonzero(steps_ns > _hold_ns(steps_ns))
         return Cumulative(t_ns, energy_j, np.stack((t_ns[unseen], t_ns[unseen + 1]), axis=1))
 
     def _counter(self, reads: Events, shape: Cumulative | None) -> tuple[Ints, Floats, Ints]:
@@ -259,15 +267,19 @@ class EnergyModel:
         energy_j = reads["value"][0] / 1e3 + np.concatenate(
             ([0.0], np.cumsum(np.where(broken, drawn_j, moved_j)))
         )
+        at = np.flatnonzero(broken)
+        breaks = np.stack((seen_ns[at] - GRID_PERIODS_NS[0], seen_ns[at + 1]), axis=1)
         if shape is not None:
             self.grid = _fit_grid(seen_ns, energy_j, shape)
         if self.grid is not None:
+            # A read close to a tick may have met it or not: the others say enough.
+            certain = self.grid.certain(seen_ns)
+            if certain.sum() >= 2:
+                seen_ns, energy_j = seen_ns[certain], energy_j[certain]
             ticks_ns = self.grid.tick_before(seen_ns)
         else:
             # On average a value is half a grid step old.
             ticks_ns = seen_ns - GRID_PERIODS_NS[0] // 2
-        at = np.flatnonzero(broken)
-        breaks = np.stack((seen_ns[at] - GRID_PERIODS_NS[0], seen_ns[at + 1]), axis=1)
         # Several reads of one value: the tick is before the first of them.
         ticks_ns, first = np.unique(ticks_ns, return_index=True)
         energy_j = energy_j[first]
@@ -302,7 +314,7 @@ class EnergyModel:
     def _by_counter(self, start_ns: int, end_ns: int) -> EnergyEstimate | None:
         if len(self.ticks_ns) < 2:
             return None
-        if _overlap(self.counter_breaks_ns, start_ns, end_ns):
+        if _overlap(self.counter_breaks, start_ns, end_ns):
             return EnergyEstimate(None, None, None, ("counter_not_continuous",))
         if self._segments is None:
             return self._counter_alone(start_ns, end_ns)
@@ -326,7 +338,7 @@ class EnergyModel:
 
     def _counter_alone(self, start_ns: int, end_ns: int) -> EnergyEstimate:
         ticks, energy = self.ticks_ns, self.counter_j
-        if _overlap(self.counter_breaks_ns, start_ns, end_ns):
+        if _overlap(self.counter_breaks, start_ns, end_ns):
             return EnergyEstimate(None, None, None, ("counter_not_continuous",))
         if len(ticks) < 2 or start_ns < ticks[0] or end_ns > ticks[-1]:
             return EnergyEstimate(None, None, None, ("counter_does_not_cover",))
@@ -347,14 +359,17 @@ class EnergyModel:
         boxes = (end_ns - start_ns) // BOX_NS
         rest_ns = (end_ns - start_ns) - boxes * BOX_NS
         reads = np.append(end_ns - BOX_NS * np.arange(boxes), start_ns + rest_ns)
-        power_w = values["value"][np.clip(np.searchsorted(t_ns, reads, side="right") - 1, 0, None)] / 1e3
+        found = np.clip(np.searchsorted(t_ns, reads, side="right") - 1, 0, None)
+        if (reads - t_ns[found] > _hold_ns(np.diff(t_ns))).any():
+            return EnergyEstimate(None, None, None, ("power_not_seen",))
+        power_w = values["value"][found] / 1e3
         energy_j = float(power_w[:-1].sum() * (BOX_NS / S_NS) + power_w[-1] * rest_ns / S_NS)
         return EnergyEstimate(energy_j, None, "power_average")
 
     def _window_notes(self, start_ns: int, end_ns: int) -> tuple[str, ...]:
         notes = list(self._notes)
         for code, spans in self._errors.items():
-            if ((spans[:, 0] < end_ns) & (spans[:, 1] > start_ns)).any():
+            if _overlap(spans, start_ns, end_ns):
                 notes.append(code)
         return tuple(notes)
 
@@ -371,6 +386,11 @@ def _with(estimate: EnergyEstimate, reasons: tuple[str, ...]) -> EnergyEstimate:
 
 def _overlap(stretches_ns: Ints, start_ns: int, end_ns: int) -> bool:
     return bool(((stretches_ns[:, 0] < end_ns) & (stretches_ns[:, 1] > start_ns)).any())
+
+
+def _hold_ns(steps_ns: Ints) -> float:
+    """How long a polled value holds; heartbeats may have been set further apart than usual."""
+    return max(float(LONGEST_HOLD_NS), 1.5 * float(np.quantile(steps_ns, 0.99)))
 
 
 def _no_gaps() -> Ints:
@@ -462,7 +482,7 @@ def _fit_grid(seen_ns: Ints, energy_j: Floats, shape: Cumulative) -> CounterGrid
         end = min(start + GRID_CHUNK_READS, len(seen))
         begin = max(0, min(start, end - MIN_READS_FOR_GRID))
         for nominal in GRID_PERIODS_NS:
-            phases: Floats = np.arange(0.0, nominal, 1e6)
+            phases = np.asarray(np.arange(0.0, nominal, 1e6), np.float64)
             errors = rms(begin, end, np.full(len(phases), float(nominal)), phases)
             found = float(np.median(errors)) / max(float(errors.min()), 1e-3)
             if found > contrast * 1.02:
