@@ -2,6 +2,7 @@
 
 #include <dlfcn.h>
 #include <link.h>
+#include <unistd.h>
 
 #include <array>
 #include <climits>
@@ -116,6 +117,7 @@ Library::Library(const std::optional<std::string>& path) {
     throw Error(code, "nvmlInit", message);
   }
   open_ = true;
+  owner_pid_ = getpid();
 }
 
 Library::Library(Functions functions) : path_("(test)"), functions_(functions) {}
@@ -125,7 +127,9 @@ Library::~Library() { close(); }
 void Library::close() {
   if (open_) {
     open_ = false;
-    functions_.Shutdown();
+    if (getpid() == owner_pid_) {
+      functions_.Shutdown();
+    }
     // The library stays mapped: NVML keeps threads and thread-local state of its own.
   }
 }

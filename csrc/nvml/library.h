@@ -97,7 +97,8 @@ class Library {
   Library(const Library&) = delete;
   Library& operator=(const Library&) = delete;
 
-  // Shuts NVML down; the function table must not be used afterwards. May be called twice.
+  // Shuts NVML down; the function table must not be used afterwards. May be called twice. In a forked child
+  // NVML is left alone: its locks may have been held by a thread that exists in the parent only.
   void close();
 
   const Functions& functions() const { return functions_; }
@@ -120,6 +121,7 @@ class Library {
 
   void* handle_ = nullptr;
   bool open_ = false;
+  int owner_pid_ = 0;
   bool emulated_ = false;
   std::string path_;
   std::vector<std::string> missing_;

@@ -1,6 +1,7 @@
 #include "sampler/sampler.h"
 
 #include <pthread.h>
+#include <signal.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -15,6 +16,8 @@ using nvml::kSuccess;
 
 constexpr std::int64_t kMaxBackoffNs = 5'000'000'000;
 constexpr std::int64_t kLostRetryNs = 1'000'000'000;
+constexpr std::int64_t kClockStepNs = 50'000'000;  // slewing moves the wall clock far less between two drains
+constexpr std::int64_t kClockStepMemoryNs = 5'000'000'000;  // longer than a ring
 constexpr std::size_t kChunkEvents = 8192;  // reserved ahead, so that the hot path does not allocate
 
 std::int64_t clock_ns(clockid_t clock) {
@@ -66,6 +69,7 @@ class CallTimer {
 }  // namespace
 
 std::int64_t monotonic_ns() { return clock_ns(CLOCK_MONOTONIC); }
+std::int64_t realtime_ns() { return clock_ns(CLOCK_REALTIME); }
 
 GpuSampler::GpuSampler(const nvml::Functions& functions, nvml::Device device, std::string uuid,
                        std::uint16_t gpu, const SamplingPlan& plan)
@@ -144,7 +148,18 @@ void GpuSampler::start() {
     stagger += 61'000'000;
     call.deadline_ns = now + std::max<std::int64_t>(1, std::min(call.period_ns, stagger % call.period_ns));
   }
-  thread_ = std::make_unique<std::thread>(&GpuSampler::run, this);
+  // The process's signals are for its own threads: Ctrl-C is to interrupt what they wait for.
+  sigset_t all;
+  sigset_t before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  try {
+    thread_ = std::make_unique<std::thread>(&GpuSampler::run, this);
+  } catch (...) {
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    throw;
+  }
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     running_ = true;
@@ -281,7 +296,7 @@ void GpuSampler::read_counter(Call& call) {
   timer.end();
   account(Source::kEnergyCounter, timer.t0_ns, timer.t1_ns, timer.cpu_ns, code);
   observe(Source::kEnergyCounter, timer.t0_ns, timer.t1_ns, code, static_cast<std::int64_t>(energy_mj), -1);
-  call.disabled = never_will_work(code);
+  call.disabled = hopeless(call.sources.front(), code);
 }
 
 void GpuSampler::read_fields(Call& call) {
@@ -292,24 +307,26 @@ void GpuSampler::read_fields(Call& call) {
   const auto get = nvml_.DeviceGetFieldValues;
   const int code = get != nullptr ? get(device_, 2, fields.data()) : nvml::kErrorFunctionNotFound;
   timer.end();
-  bool any = false;
+  bool any_works = false;
+  bool any_hope = false;
   for (std::size_t i = 0; i < 2; ++i) {
     const int field_code = code != kSuccess ? code : fields[i].nvml_return;
     account(call.sources[i], timer.t0_ns, timer.t1_ns, timer.cpu_ns / 2, field_code);
     observe(call.sources[i], timer.t0_ns, timer.t1_ns, field_code,
             field_code == kSuccess ? to_int64(fields[i].value, fields[i].value_type) : 0,
             field_code == kSuccess && fields[i].timestamp_us > 0 ? fields[i].timestamp_us : -1);
-    any = any || !never_will_work(field_code);
+    any_works = any_works || field_code == kSuccess;
+    any_hope = any_hope || !hopeless(call.sources[i], field_code);
   }
-  if (any && code == kSuccess) {
-    worst_return_ = kSuccess;  // one field of the two works: keep its pace
-    for (const auto& field : fields) {
-      if (field.nvml_return == nvml::kErrorGpuIsLost) {
-        worst_return_ = field.nvml_return;
-      }
-    }
+  if (any_works) {
+    worst_return_ = kSuccess;  // keep the pace of the field that works
   }
-  call.disabled = !any;
+  call.disabled = !any_hope;
+}
+
+// Whether asking again is pointless: a GPU that never had this source will not grow it.
+bool GpuSampler::hopeless(Source source, int nvml_return) const {
+  return never_will_work(nvml_return) && !tracks_[static_cast<std::size_t>(source)].worked;
 }
 
 void GpuSampler::read_memory_temperature(Call& call) {
@@ -323,14 +340,15 @@ void GpuSampler::read_memory_temperature(Call& call) {
   account(Source::kTemperatureMemory, timer.t0_ns, timer.t1_ns, timer.cpu_ns, code);
   observe(Source::kTemperatureMemory, timer.t0_ns, timer.t1_ns, code,
           code == kSuccess ? to_int64(field.value, field.value_type) : 0, -1);
-  call.disabled = never_will_work(code);
+  call.disabled = hopeless(call.sources.front(), code);
 }
 
 void GpuSampler::read_ring(Call& call) {
   const auto get = nvml_.DeviceGetSamples;
   CallTimer timer;
-  const std::int64_t realtime_ns = clock_ns(CLOCK_REALTIME);
+  const std::int64_t wall_ns = plan_.wall_clock_ns();
   const std::int64_t paired_ns = monotonic_ns();
+  follow_clock_step(wall_ns, paired_ns);
   int type = nvml::kUnsignedInt;
   unsigned int count = 0;
   int code = get != nullptr ? kSuccess : nvml::kErrorFunctionNotFound;
@@ -361,11 +379,11 @@ void GpuSampler::read_ring(Call& call) {
   }
   if (code != kSuccess) {
     observe(Source::kPowerSamples, timer.t0_ns, timer.t1_ns, code, 0, -1);
-    call.disabled = never_will_work(code);
+    call.disabled = hopeless(call.sources.front(), code);
     return;
   }
   {
-    Event pair{-1, timer.t0_ns, paired_ns, -1, realtime_ns, kSuccess,
+    Event pair{-1, timer.t0_ns, paired_ns, -1, wall_ns, kSuccess,
                static_cast<std::uint16_t>(Source::kRealtime), gpu_};
     push(pair);
   }
@@ -375,7 +393,7 @@ void GpuSampler::read_ring(Call& call) {
   const unsigned long long seen_before = ring_last_us_;
   std::vector<std::int64_t> gaps;
   for (auto* sample = first; sample != last; ++sample) {
-    if (sample->timestamp_us <= ring_last_us_ || sample->timestamp_us == 0) {
+    if (sample->timestamp_us <= ring_last_us_ || sample->timestamp_us > ring_ignore_above_us_) {
       continue;
     }
     if (sample != first) {
@@ -389,6 +407,7 @@ void GpuSampler::read_ring(Call& call) {
   }
   ring_last_t0_ns_ = timer.t0_ns;
   track.seen = true;
+  track.worked = true;
   track.nvml_return = kSuccess;
   const std::lock_guard<std::mutex> lock(mutex_);
   LatestValue& latest = latest_[static_cast<std::size_t>(Source::kPowerSamples)];
@@ -407,6 +426,20 @@ void GpuSampler::read_ring(Call& call) {
   }
 }
 
+// The ring's stamps follow the wall clock. When that is set back, what comes next is stamped earlier than what was
+// seen last, and asking for later samples would get none until the clock is there again: start over from now. For a
+// while the ring still holds samples from before, which then lie in the future.
+void GpuSampler::follow_clock_step(std::int64_t wall_ns, std::int64_t now_ns) {
+  const std::int64_t offset_ns = wall_ns - now_ns;
+  const auto now_us = static_cast<unsigned long long>(wall_ns / 1000);
+  if (ring_last_us_ > now_us && offset_ns - ring_clock_offset_ns_ < -kClockStepNs) {
+    ring_last_us_ = now_us;
+    ring_stepped_ns_ = now_ns;
+  }
+  ring_ignore_above_us_ = now_ns - ring_stepped_ns_ < kClockStepMemoryNs ? now_us : ~0ULL;
+  ring_clock_offset_ns_ = offset_ns;
+}
+
 void GpuSampler::read_utilization(Call& call) {
   nvml::Utilization utilization{};
   CallTimer timer;
@@ -416,7 +449,7 @@ void GpuSampler::read_utilization(Call& call) {
   account(Source::kUtilizationGpu, timer.t0_ns, timer.t1_ns, timer.cpu_ns, code);
   observe(Source::kUtilizationGpu, timer.t0_ns, timer.t1_ns, code, utilization.gpu, -1);
   observe(Source::kUtilizationMemory, timer.t0_ns, timer.t1_ns, code, utilization.memory, -1);
-  call.disabled = never_will_work(code);
+  call.disabled = hopeless(call.sources.front(), code);
 }
 
 void GpuSampler::read_memory(Call& call) {
@@ -427,7 +460,7 @@ void GpuSampler::read_memory(Call& call) {
   timer.end();
   account(Source::kMemoryUsed, timer.t0_ns, timer.t1_ns, timer.cpu_ns, code);
   observe(Source::kMemoryUsed, timer.t0_ns, timer.t1_ns, code, static_cast<std::int64_t>(memory.used), -1);
-  call.disabled = never_will_work(code);
+  call.disabled = hopeless(call.sources.front(), code);
 }
 
 void GpuSampler::read_processes(Call& call) {
@@ -442,7 +475,7 @@ void GpuSampler::read_processes(Call& call) {
   }
   account(Source::kComputeProcesses, timer.t0_ns, timer.t1_ns, timer.cpu_ns, code);
   observe(Source::kComputeProcesses, timer.t0_ns, timer.t1_ns, code, count, -1);
-  call.disabled = never_will_work(code);
+  call.disabled = hopeless(call.sources.front(), code);
 }
 
 void GpuSampler::read_simple(Call& call) {
@@ -478,7 +511,7 @@ void GpuSampler::read_simple(Call& call) {
   const auto number = source == Source::kClockEventReasons ? static_cast<std::int64_t>(wide) : std::int64_t{value};
   account(source, timer.t0_ns, timer.t1_ns, timer.cpu_ns, code);
   observe(source, timer.t0_ns, timer.t1_ns, code, number, -1);
-  call.disabled = never_will_work(code);
+  call.disabled = hopeless(call.sources.front(), code);
 }
 
 // Keeps an observation if it is a change of value or return code, was asked for, or a heartbeat is due.
@@ -496,6 +529,7 @@ void GpuSampler::observe(Source source, std::int64_t t0_ns, std::int64_t t1_ns, 
     track.emitted_ns = t0_ns;
   }
   track.seen = true;
+  track.worked = track.worked || nvml_return == kSuccess;
   track.value = value;
   track.nvml_return = nvml_return;
   track.last_same_t0_ns = t0_ns;
@@ -528,7 +562,7 @@ void GpuSampler::account(Source source, std::int64_t t0_ns, std::int64_t t1_ns, 
   } else {
     ++health.errors;
     health.last_error = nvml_return;
-    health.state = never_will_work(nvml_return) ? SourceState::kUnsupported : SourceState::kFailing;
+    health.state = hopeless(source, nvml_return) ? SourceState::kUnsupported : SourceState::kFailing;
   }
 }
 

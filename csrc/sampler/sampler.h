@@ -24,6 +24,9 @@
 
 namespace wattcount {
 
+std::int64_t monotonic_ns();
+std::int64_t realtime_ns();
+
 struct SamplingPlan {
   std::int64_t energy_counter_period_ns = 1'009'000'000;
   std::int64_t power_period_ns = 20'000'000;
@@ -31,6 +34,7 @@ struct SamplingPlan {
   std::int64_t status_period_ns = 1'000'000'000;
   std::int64_t heartbeat_ns = 1'000'000'000;
   std::size_t capacity_events = 64 * 1024 * 1024 / sizeof(Event);
+  std::int64_t (*wall_clock_ns)() = &realtime_ns;  // the clock of the ring's stamps; tests set their own back
 };
 
 enum class SourceState { kUnknown, kOk, kUnsupported, kFailing };
@@ -98,6 +102,7 @@ class GpuSampler {
     bool seen = false;
     std::int64_t value = 0;
     int nvml_return = 0;
+    bool worked = false;                // at least once
     std::int64_t last_same_t0_ns = -1;  // start of the last call that returned `value`
     std::int64_t emitted_ns = 0;
   };
@@ -115,6 +120,8 @@ class GpuSampler {
   void read_simple(Call& call);
   void observe(Source source, std::int64_t t0_ns, std::int64_t t1_ns, int nvml_return, std::int64_t value,
                std::int64_t source_ts_us);
+  bool hopeless(Source source, int nvml_return) const;
+  void follow_clock_step(std::int64_t wall_ns, std::int64_t now_ns);
   void push(const Event& event);
   void account(Source source, std::int64_t t0_ns, std::int64_t t1_ns, std::int64_t cpu_ns, int nvml_return);
   bool in_forked_child() const;
@@ -133,6 +140,9 @@ class GpuSampler {
   std::vector<nvml::Sample> ring_buffer_;
   unsigned long long ring_last_us_ = 0;
   std::int64_t ring_last_t0_ns_ = -1;
+  std::int64_t ring_clock_offset_ns_ = 0;  // CLOCK_REALTIME - CLOCK_MONOTONIC at the last drain
+  std::int64_t ring_stepped_ns_ = -(std::int64_t{1} << 60);  // when the wall clock was last set back
+  unsigned long long ring_ignore_above_us_ = ~0ULL;
   std::uint64_t random_ = 0x9E3779B97F4A7C15ULL;
 
   std::unique_ptr<std::thread> thread_;
@@ -164,7 +174,5 @@ class Sampler {
  private:
   std::vector<std::unique_ptr<GpuSampler>> gpus_;
 };
-
-std::int64_t monotonic_ns();
 
 }  // namespace wattcount

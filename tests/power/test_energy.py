@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wattcount.power import PowerTrace
+from wattcount.power import PowerTrace, _native
 from wattcount.power.emulation import simulate
 from wattcount.power.events import EVENT_DTYPE, Source
 
@@ -176,6 +176,117 @@ def test_a_counter_that_goes_back_is_not_used_across_the_break() -> None:
     assert "counter_not_continuous" in across.reasons
     assert across.basis == "power_samples"
     assert across.value_j == pytest.approx(1200.0, rel=0.02)
+
+
+def test_two_reads_between_two_ticks_are_no_stuck_counter() -> None:
+    """A counter that is read at a bound of a phase, too, may not have moved since it was last read."""
+    trace, _ = sampled(np.array([0]), np.array([690.0]), 20.0)
+    counter = trace.events["source"] == Source.ENERGY_COUNTER
+    again = trace.events[counter].copy()
+    for name in ("t0_ns", "t1_ns"):
+        again[name] += 40 * MS
+    sensed = sampled(np.array([0]), np.array([690.0]), 20.0)[1].counter_j(again["t0_ns"])  # type: ignore[attr-defined]
+    again["value"] = np.round(sensed * 1e3)
+    assert (again["value"] == trace.events["value"][counter]).any()
+    twice = PowerTrace((GPU,), np.concatenate((trace.events, again)))
+    estimate = twice.energy(START_NS + 5 * S, START_NS + 15 * S, GPU)
+    assert estimate.basis == "energy_counter+power_samples"
+    assert estimate.value_j == pytest.approx(6900.0, rel=0.001)
+
+
+def test_a_break_spoils_only_what_touches_it() -> None:
+    trace, _ = sampled(np.array([0]), np.array([300.0]), 30.0)
+    events = trace.events.copy()
+    counter = events["source"] == Source.ENERGY_COUNTER
+    events["value"][counter & (events["t0_ns"] > START_NS + 10 * S)] -= 2_000_000
+    broken = PowerTrace((GPU,), events)
+    reads_ns = broken.of(GPU, Source.ENERGY_COUNTER)["t0_ns"]
+    first_after = int(reads_ns[reads_ns > START_NS + 10 * S][0])
+    for a, b in ((12.0, 25.0), (2.0, 8.0)):
+        estimate = broken.energy(START_NS + int(a * S), START_NS + int(b * S), GPU)
+        assert estimate.basis == "energy_counter+power_samples"
+        assert estimate.value_j == pytest.approx(300.0 * (b - a), rel=0.005)
+    # It broke somewhere between the read before and this one: a window that ends in between is touched.
+    touched = broken.energy(START_NS + 5 * S, first_after - 300 * MS, GPU)
+    assert touched.basis == "power_samples"
+    assert "counter_not_continuous" in touched.reasons
+    assert touched.value_j == pytest.approx(300.0 * (first_after - 300 * MS - START_NS - 5 * S) / S, rel=0.02)
+
+
+def test_a_counter_that_stands_for_a_while_is_used_before_and_after() -> None:
+    trace, _ = sampled(np.array([0]), np.array([300.0]), 30.0)
+    events = trace.events.copy()
+    stands = (
+        (events["source"] == Source.ENERGY_COUNTER)
+        & (events["t0_ns"] > START_NS + 10 * S)
+        & (events["t0_ns"] < START_NS + 14 * S)
+    )
+    events["value"][stands] = events["value"][stands][0]
+    stuck = PowerTrace((GPU,), events)
+    within = stuck.energy(START_NS + 11 * S, START_NS + 13 * S, GPU)
+    assert within.basis == "power_samples"
+    assert "counter_not_continuous" in within.reasons
+    after = stuck.energy(START_NS + 17 * S, START_NS + 25 * S, GPU)
+    assert after.basis == "energy_counter+power_samples"
+    assert after.value_j == pytest.approx(2400.0, rel=0.005)
+
+
+@pytest.mark.parametrize("sources", [{Source.POWER_SAMPLES, Source.REALTIME}, {Source.POWER_INSTANT}])
+def test_power_that_was_not_seen_for_seconds_has_no_energy(sources: set[Source]) -> None:
+    trace, _ = sampled(*llm_like(20.0), 20.0, sources=frozenset(sources))
+    hole = (START_NS + 8 * S, START_NS + 12 * S)
+    events = trace.events
+    stamps = events["source_ts_us"] * 1000 - REALTIME_OFFSET_NS
+    seen_ns = np.where(events["source_ts_us"] > 0, stamps, events["t0_ns"])
+    keep = (seen_ns < hole[0]) | (seen_ns > hole[1]) | (events["source"] == Source.REALTIME)
+    holed = PowerTrace((GPU,), events[keep])
+    across = holed.energy(START_NS + 5 * S, START_NS + 15 * S, GPU)
+    assert across.value_j is None
+    (alone,) = holed.energy_by_source(START_NS + 5 * S, START_NS + 15 * S, GPU).values()
+    assert alone.reasons == ("power_not_seen",)
+    assert holed.energy(START_NS + 13 * S, START_NS + 15 * S, GPU).value_j is not None
+
+
+@pytest.mark.parametrize("step_s", [-3600.0, -0.4, 0.4, 3600.0])
+def test_a_stepped_wall_clock_moves_no_sample(step_s: float) -> None:
+    trace, _ = sampled(*llm_like(20.0), 20.0)
+    events = trace.events.copy()
+    step_at_ns = START_NS + 10 * S + 300 * MS
+    stamped = events["source_ts_us"] > 0
+    later = stamped & (events["source_ts_us"] * 1000 - REALTIME_OFFSET_NS > step_at_ns)
+    events["source_ts_us"][later] += round(step_s * 1e6)
+    pairs = (events["source"] == Source.REALTIME) & (events["t0_ns"] > step_at_ns)
+    events["value"][pairs] += round(step_s * S)
+    stepped = PowerTrace((GPU,), events)
+    estimate = stepped.energy(START_NS + 5 * S, START_NS + 15 * S, GPU)
+    assert "wall_clock_stepped" in estimate.reasons
+    assert estimate.basis == "energy_counter+power_samples"
+    assert estimate.value_j == pytest.approx(
+        trace.energy(START_NS + 5 * S, START_NS + 15 * S, GPU).value_j, rel=1e-3
+    )
+
+
+@pytest.mark.parametrize("ppm", [-60.0, 100.0])
+def test_a_drifting_counter_is_followed_through_a_long_run(
+    ppm: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = _native.VirtualSensors
+
+    class Drifting:
+        def __init__(self, sensors: object) -> None:
+            self.sensors = sensors
+
+        def counter_j(self, t_ns: np.ndarray) -> np.ndarray:
+            moved = (t_ns - START_NS) * (1 + ppm * 1e-6)
+            return self.sensors.counter_j(START_NS + moved.astype(np.int64))  # type: ignore[attr-defined, no-any-return]
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self.sensors, name)
+
+    monkeypatch.setattr(_native, "VirtualSensors", lambda *args: Drifting(real(*args)))
+    trace, sensors = sampled(*llm_like(600.0), 600.0)
+    errors = relative_errors(trace, sensors, windows(np.random.default_rng(4), 60, 600.0, 10.0))
+    assert np.sqrt(np.mean(errors**2)) < 0.005
 
 
 def test_lost_slots_are_marked() -> None:

@@ -37,13 +37,23 @@ GRID_PERIODS_NS = (100_000_000, 50_000_000, 20_000_000)
 MIN_READS_FOR_GRID = 6
 BOX_NS = 1_000_000_000
 """Length of the box that averaged power (field 185) is the mean of, on the GPUs where it was measured."""
+MAX_DRIFT = 1e-4
+"""Of the counter's clock against this one."""
 MIN_CONTRAST = 1.3
 """How much worse than the best the median phase must fit, for the grid to be believed."""
 PUBLISH_MARGIN_NS = 12_000_000
 """A new value shows 0 to 20 ms after its tick on an H200; the fitted phase lies in the middle of that."""
+STUCK_NS = S_NS // 2
 STUCK_J = 5.0
-STUCK_NS = 300_000_000
-"""A counter that stays for longer than this, while the ring saw more than that, is not counting."""
+"""A counter that stays for so long, while the finest power source saw more than this, is not counting."""
+CLOCK_STEP_NS = 50_000_000
+"""The wall clock is slewed by less than this between two pairs; a larger change is a step."""
+LONGEST_GAP_NS = S_NS // 2
+"""What of power alone was not seen for longer has no energy."""
+LONGEST_HOLD_NS = 3 * S_NS
+"""Polled power is repeated as a heartbeat; one that was not for longer is not held on."""
+GRID_CHUNK_READS = 64
+"""Few enough that no drift between the GPU's clock and this one blurs their phase."""
 DISAGREE_SHARE = 0.1
 """Counter and ring further apart than this, over a window of at least a second, is reported."""
 MAX_EXTRAPOLATION_NS = 3 * S_NS
@@ -90,7 +100,12 @@ class Cumulative:
         return bool(self.t_ns[0] <= start_ns and end_ns <= self.t_ns[-1])
 
     def has_gap(self, start_ns: int, end_ns: int) -> bool:
-        return bool(((self.gaps[:, 0] < end_ns) & (self.gaps[:, 1] > start_ns)).any())
+        return _overlap(self.gaps, start_ns, end_ns)
+
+    def longest_gap_ns(self, start_ns: int, end_ns: int) -> int:
+        """Of the parts of gaps that lie in the interval."""
+        inside = np.minimum(self.gaps[:, 1], end_ns) - np.maximum(self.gaps[:, 0], start_ns)
+        return int(inside.max(initial=0))
 
 
 @dataclass(frozen=True)
@@ -198,12 +213,16 @@ class EnergyModel:
         offset_ns = pairs["value"] - monotonic_ns
         stamps_utc_ns = samples["source_ts_us"] * 1000
         base = int(offset_ns[0])
-        offsets = np.interp(
-            (stamps_utc_ns - base - monotonic_ns[0]).astype(float),
-            (monotonic_ns - monotonic_ns[0]).astype(float),
-            (offset_ns - base).astype(float),
-        )
-        t_ns = stamps_utc_ns - base - np.round(offsets).astype(np.int64)
+        if (np.abs(np.diff(offset_ns)) > CLOCK_STEP_NS).any():
+            self._notes.append("wall_clock_stepped")
+            t_ns = _across_steps(samples, pairs["t0_ns"], offset_ns)
+        else:
+            offsets = np.interp(
+                (stamps_utc_ns - base - monotonic_ns[0]).astype(float),
+                (monotonic_ns - monotonic_ns[0]).astype(float),
+                (offset_ns - base).astype(float),
+            )
+            t_ns = stamps_utc_ns - base - np.round(offsets).astype(np.int64)
         t_ns, keep = np.unique(t_ns, return_index=True)
         power_w = samples["value"][keep] / 1e3
         if len(t_ns) < 3:
@@ -217,25 +236,41 @@ class EnergyModel:
             return None
         t_ns, keep = np.unique((events["t0_ns"] + events["t1_ns"]) // 2, return_index=True)
         power_w = events["value"][keep] / 1e3
-        energy_j = np.concatenate(([0.0], np.cumsum(power_w[:-1] * np.diff(t_ns) / S_NS)))
-        return Cumulative(t_ns, energy_j, _no_gaps())
+        steps_ns = np.diff(t_ns)
+        energy_j = np.concatenate(([0.0], np.cumsum(power_w[:-1] * steps_ns / S_NS)))
+        unseen = np.flatnonzero(steps_ns > _hold_ns(steps_ns))
+        return Cumulative(t_ns, energy_j, np.stack((t_ns[unseen], t_ns[unseen + 1]), axis=1))
 
     def _counter(self, reads: Events, shape: Cumulative | None) -> tuple[Ints, Floats, Ints]:
-        """Ticks of the counter that were read (ns, joule), and stretches [m, 2] ns in which it did not count on."""
+        """Ticks of the counter that were read: (tick ns, joule), and stretches [m, 2] ns it did not count through.
+
+        Through these the joules are the shape's, so that what lies between them stays in one piece.
+        """
         reads = reads[reads["nvml_return"] == 0]
         if not len(reads):
             return np.empty(0, np.int64), np.empty(0), _no_gaps()
         seen_ns = (reads["t0_ns"] + reads["t1_ns"]) // 2
-        energy_j = reads["value"] / 1e3
-        back = np.flatnonzero(np.diff(energy_j) < 0)
-        broken = list(back)
-        if shape is not None and len(reads) > 1:
-            moved = np.diff(energy_j)
-            drawn = np.diff(shape.at(np.clip(seen_ns, shape.t_ns[0], shape.t_ns[-1])))
-            stuck = (moved == 0) & (drawn > STUCK_J) & (np.diff(seen_ns) > STUCK_NS)
-            broken += list(np.flatnonzero(stuck))
-            if not broken:
-                self.grid = _fit_grid(seen_ns, energy_j, shape)
+        moved_j = np.diff(reads["value"] / 1e3)
+        broken = moved_j < 0
+        # One value may be read several times between two ticks, but not for long.
+        number = np.arange(len(seen_ns))
+        first = np.maximum.accumulate(np.where(np.concatenate(([True], moved_j != 0)), number, 0))
+        stood = seen_ns - seen_ns[first] > STUCK_NS
+        drawn_j = np.zeros(len(moved_j))
+        if shape is not None:
+            drawn = shape.at(np.clip(seen_ns, shape.t_ns[0], shape.t_ns[-1]))
+            stood &= drawn - drawn[first] > STUCK_J
+            drawn_j = np.diff(drawn)
+        stuck = np.isin(first, first[stood])
+        # From the first read of a value that stood to the read after its last: when it stopped is not known.
+        broken |= stuck[:-1]
+        energy_j = reads["value"][0] / 1e3 + np.concatenate(
+            ([0.0], np.cumsum(np.where(broken, drawn_j, moved_j)))
+        )
+        at = np.flatnonzero(broken)
+        breaks = np.stack((seen_ns[at] - GRID_PERIODS_NS[0], seen_ns[at + 1]), axis=1)
+        if shape is not None:
+            self.grid = _fit_grid(seen_ns, energy_j, shape)
         if self.grid is not None:
             # A read close to a tick may have met it or not: the others say enough.
             certain = self.grid.certain(seen_ns)
@@ -249,13 +284,12 @@ class EnergyModel:
         ticks_ns, first = np.unique(ticks_ns, return_index=True)
         energy_j = energy_j[first]
         fresh = np.concatenate(([True], np.diff(energy_j) != 0))
-        breaks = np.array([[seen_ns[i], seen_ns[i + 1]] for i in sorted(broken)], np.int64).reshape(-1, 2)
         return ticks_ns[fresh], energy_j[fresh], breaks
 
     def _scaled(self, shape: Cumulative | None) -> Cumulative | None:
         """The shape scaled to the counter between each two ticks, and carried on beyond the ends."""
         ticks, energy = self.ticks_ns, self.counter_j
-        if shape is None or len(ticks) < 2 or len(self.counter_breaks):
+        if shape is None or len(ticks) < 2:
             return None
         inside = (ticks >= shape.t_ns[0]) & (ticks <= shape.t_ns[-1])
         ticks, energy = ticks[inside], energy[inside]
@@ -280,7 +314,7 @@ class EnergyModel:
     def _by_counter(self, start_ns: int, end_ns: int) -> EnergyEstimate | None:
         if len(self.ticks_ns) < 2:
             return None
-        if self._broken(start_ns, end_ns):
+        if _overlap(self.counter_breaks, start_ns, end_ns):
             return EnergyEstimate(None, None, None, ("counter_not_continuous",))
         if self._segments is None:
             return self._counter_alone(start_ns, end_ns)
@@ -302,12 +336,9 @@ class EnergyModel:
         basis = "energy_counter+power_samples" if self.ring is not None else "energy_counter+power_instant"
         return EnergyEstimate(value, None, basis, tuple(reasons))
 
-    def _broken(self, start_ns: int, end_ns: int) -> bool:
-        return bool(((self.counter_breaks[:, 0] < end_ns) & (self.counter_breaks[:, 1] > start_ns)).any())
-
     def _counter_alone(self, start_ns: int, end_ns: int) -> EnergyEstimate:
         ticks, energy = self.ticks_ns, self.counter_j
-        if self._broken(start_ns, end_ns):
+        if _overlap(self.counter_breaks, start_ns, end_ns):
             return EnergyEstimate(None, None, None, ("counter_not_continuous",))
         if len(ticks) < 2 or start_ns < ticks[0] or end_ns > ticks[-1]:
             return EnergyEstimate(None, None, None, ("counter_does_not_cover",))
@@ -328,14 +359,17 @@ class EnergyModel:
         boxes = (end_ns - start_ns) // BOX_NS
         rest_ns = (end_ns - start_ns) - boxes * BOX_NS
         reads = np.append(end_ns - BOX_NS * np.arange(boxes), start_ns + rest_ns)
-        power_w = values["value"][np.clip(np.searchsorted(t_ns, reads, side="right") - 1, 0, None)] / 1e3
+        found = np.clip(np.searchsorted(t_ns, reads, side="right") - 1, 0, None)
+        if (reads - t_ns[found] > _hold_ns(np.diff(t_ns))).any():
+            return EnergyEstimate(None, None, None, ("power_not_seen",))
+        power_w = values["value"][found] / 1e3
         energy_j = float(power_w[:-1].sum() * (BOX_NS / S_NS) + power_w[-1] * rest_ns / S_NS)
         return EnergyEstimate(energy_j, None, "power_average")
 
     def _window_notes(self, start_ns: int, end_ns: int) -> tuple[str, ...]:
         notes = list(self._notes)
         for code, spans in self._errors.items():
-            if ((spans[:, 0] < end_ns) & (spans[:, 1] > start_ns)).any():
+            if _overlap(spans, start_ns, end_ns):
                 notes.append(code)
         return tuple(notes)
 
@@ -348,6 +382,15 @@ def _check(start_ns: int, end_ns: int) -> None:
 def _with(estimate: EnergyEstimate, reasons: tuple[str, ...]) -> EnergyEstimate:
     unique = tuple(dict.fromkeys((*estimate.reasons, *reasons)))
     return EnergyEstimate(estimate.value_j, estimate.u95_j, estimate.basis, unique)
+
+
+def _overlap(stretches_ns: Ints, start_ns: int, end_ns: int) -> bool:
+    return bool(((stretches_ns[:, 0] < end_ns) & (stretches_ns[:, 1] > start_ns)).any())
+
+
+def _hold_ns(steps_ns: Ints) -> float:
+    """How long a polled value holds; heartbeats may have been set further apart than usual."""
+    return max(float(LONGEST_HOLD_NS), 1.5 * float(np.quantile(steps_ns, 0.99)))
 
 
 def _no_gaps() -> Ints:
@@ -366,6 +409,8 @@ def _trapezoid(t_ns: Ints, power_w: Floats) -> Cumulative:
 def _integral(curve: Cumulative, start_ns: int, end_ns: int, name: str) -> EnergyEstimate:
     if not curve.covers(start_ns, end_ns):
         return EnergyEstimate(None, None, None, ("outside_trace",))
+    if curve.longest_gap_ns(start_ns, end_ns) > LONGEST_GAP_NS:
+        return EnergyEstimate(None, None, None, ("power_not_seen",))
     reasons = ("ring_gaps",) if curve.has_gap(start_ns, end_ns) else ()
     return EnergyEstimate(curve.between(start_ns, end_ns), None, name, reasons)
 
@@ -387,41 +432,96 @@ def _error_spans(sources: Mapping[Source, Events]) -> dict[str, Ints]:
     return spans
 
 
+def _across_steps(samples: Events, drains_ns: Ints, offsets_ns: Ints) -> Ints:
+    """Monotonic times of the ring's samples where the wall clock was stepped, by the drain each came with.
+
+    A sample taken before the step but drained after it fits its drain only with the offset of the one before.
+
+    drains_ns    starts of the drains, increasing, ns
+    offsets_ns   CLOCK_REALTIME - CLOCK_MONOTONIC at each
+    """
+    stamps_ns = samples["source_ts_us"] * 1000
+    drain = np.clip(np.searchsorted(drains_ns, samples["t0_ns"], side="right") - 1, 0, None)
+    t_ns = stamps_ns - offsets_ns[drain]
+    earliest = np.where(drain > 0, drains_ns[drain - 1] - CLOCK_STEP_NS, np.iinfo(np.int64).min)
+    fits = (t_ns >= earliest) & (t_ns <= samples["t1_ns"] + CLOCK_STEP_NS)
+    placed: Ints = np.where(fits, t_ns, stamps_ns - offsets_ns[np.maximum(drain - 1, 0)])
+    return placed
+
+
 def _fit_grid(seen_ns: Ints, energy_j: Floats, shape: Cumulative) -> CounterGrid | None:
-    """The counter's period and phase; None where the reads do not tell one from none."""
+    """The counter's period and phase; None where the reads do not tell one from none.
+
+    Found from a minute's reads, where no drift blurs the phase; then the stretch is doubled until it holds
+    all reads, period and phase following.
+    """
     inside = (seen_ns - GRID_PERIODS_NS[0] > shape.t_ns[0]) & (seen_ns < shape.t_ns[-1])
     seen, energy = seen_ns[inside], energy_j[inside]
     if len(seen) < MIN_READS_FOR_GRID:
         return None
-    moved = np.diff(energy)
-    span_ns = float(seen[-1] - seen[0])
 
-    def rms(period_ns: float, phases_ns: Floats) -> Floats:
-        steps = np.floor((seen[None, :] - seen[0] - phases_ns[:, None]) / period_ns)
-        ticks = seen[0] + phases_ns[:, None] + steps * period_ns
-        drawn = np.diff(shape.at(ticks), axis=1)
+    def rms(low: int, high: int, periods_ns: Floats, phases_ns: Floats) -> Floats:
+        """Of reads [low, high) for grids that tick at `phases_ns` after the middle read."""
+        since = (seen[low:high] - seen[(low + high) // 2]).astype(float)
+        steps = np.floor((since[None, :] - phases_ns[:, None]) / periods_ns[:, None])
+        ticks = phases_ns[:, None] + steps * periods_ns[:, None]
+        drawn = np.diff(shape.at(seen[(low + high) // 2] + np.round(ticks).astype(np.int64)), axis=1)
+        moved = np.diff(energy[low:high])
         scale = (drawn @ moved) / np.maximum((drawn * drawn).sum(axis=1), 1e-12)
         residual_j = moved[None, :] - scale[:, None] * drawn
         errors: Floats = np.sqrt(np.mean(residual_j**2, axis=1))
         return errors
 
-    best: CounterGrid | None = None
-    contrast = 0.0
-    # Drift between the GPU's clock and this one, up to 100 ppm, shows on long traces only.
-    drifts = np.linspace(-1e-4, 1e-4, 41) if span_ns > 30 * S_NS else np.zeros(1)
-    for nominal in GRID_PERIODS_NS:
-        phases = np.asarray(np.arange(0.0, nominal, 1e6), np.float64)
-        coarse = rms(float(nominal), phases)
-        near = np.asarray(phases[int(np.argmin(coarse))] + 1e6 * np.arange(-15, 16), np.float64)
-        for drift in drifts:
-            period = nominal * (1.0 + drift)
-            found = rms(float(period), near)
-            # The bottom is flat where no read falls between two phases: its middle is the best guess.
-            low = float(found.min())
-            flat = near[found <= low * 1.02 + 1e-9]
-            if best is None or low < best.rms_j * 0.98:
-                best = CounterGrid(period, int(seen[0] + round(float(flat.mean()))), low)
-                contrast = float(np.median(coarse)) / max(low, 1e-12)
-    assert best is not None
+    def bottom(errors: Floats) -> NDArray[np.bool_]:
+        # Flat where no read falls between two phases: its middle is the best guess.
+        return errors <= float(errors.min()) * 1.02 + 1e-9
+
     # A phase that is right stands out; where all fit alike, the reads say nothing of the grid.
-    return best if contrast > MIN_CONTRAST else None
+    contrast, nominal_ns, phase, low, high = MIN_CONTRAST, 0.0, 0.0, 0, 0
+    for start in range(0, len(seen), GRID_CHUNK_READS):
+        end = min(start + GRID_CHUNK_READS, len(seen))
+        begin = max(0, min(start, end - MIN_READS_FOR_GRID))
+        for nominal in GRID_PERIODS_NS:
+            phases = np.asarray(np.arange(0.0, nominal, 1e6), np.float64)
+            errors = rms(begin, end, np.full(len(phases), float(nominal)), phases)
+            found = float(np.median(errors)) / max(float(errors.min()), 1e-3)
+            if found > contrast * 1.02:
+                best = phases[int(np.argmin(errors))] + np.arange(-15.0, 16.0) * 1e6
+                near = rms(begin, end, np.full(len(best), float(nominal)), best)
+                contrast, nominal_ns, phase = found, float(nominal), float(best[bottom(near)].mean())
+                low, high = begin, end
+        if contrast > 3.0:
+            break
+    if not nominal_ns:
+        return None
+    period = nominal_ns
+    while True:
+        middle = int(seen[(low + high) // 2])
+        whole = (low, high) == (0, len(seen))
+        width = high - low
+        grown = (low, high) if whole else (max(0, low - width // 2), min(len(seen), high + width // 2))
+        centre = int(seen[(grown[0] + grown[1]) // 2])
+        phase += middle + round((centre - middle - phase) / period) * period - centre
+        low, high = grown
+        reach = max(float(seen[high - 1] - centre), float(centre - seen[low]), period)
+        # How far the ticks at the far end are moved, and those in the middle.
+        for end_step, middle_reach in ((2e6, 6), (0.5e6, 3)):
+            ends, middles = np.meshgrid(
+                np.arange(-12, 13) * end_step, np.arange(-middle_reach, middle_reach + 1) * end_step / 2
+            )
+            ends_ns, middles_ns = ends.ravel(), middles.ravel()
+            drift = period / nominal_ns - 1.0 + ends_ns / reach
+            allowed = (np.abs(drift) <= MAX_DRIFT) | (ends_ns == 0.0)
+            ends_ns, middles_ns = ends_ns[allowed], middles_ns[allowed]
+            periods: Floats = period * (1.0 + ends_ns / reach)
+            phases = phase + middles_ns
+            errors = rms(low, high, periods, phases)
+            chosen = np.flatnonzero(bottom(errors))
+            # The bottom need not be convex: of its points, the one nearest to its middle.
+            off = np.hypot(
+                ends_ns[chosen] - ends_ns[chosen].mean(), middles_ns[chosen] - middles_ns[chosen].mean()
+            )
+            best_at = int(chosen[np.argmin(off)])
+            period, phase = float(periods[best_at]), float(phases[best_at])
+        if whole:
+            return CounterGrid(period, centre + round(phase), float(errors[best_at]))

@@ -2,6 +2,7 @@
 // happens when it fails.
 #include "sampler/sampler.h"
 
+#include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -27,6 +28,7 @@ std::atomic<int> field_code{0};
 std::atomic<int> average_code{0};
 std::atomic<unsigned long long> ring_now{0};
 std::atomic<int> all_code{0};
+std::atomic<bool> signals_blocked{false};  // in the last call of the fields by a thread of the sampler
 
 void reset() {
   counter_code = 0;
@@ -38,6 +40,7 @@ void reset() {
   average_code = nvml::kErrorNotSupported;
   ring_now = 0;
   all_code = 0;
+  signals_blocked = false;
 }
 
 int fake_counter(nvml::Device, unsigned long long* out) {
@@ -50,6 +53,9 @@ int fake_counter(nvml::Device, unsigned long long* out) {
 }
 
 int fake_fields(nvml::Device, int count, nvml::FieldValue* values) {
+  sigset_t mask;
+  pthread_sigmask(SIG_SETMASK, nullptr, &mask);
+  signals_blocked = signals_blocked || sigismember(&mask, SIGINT) == 1;
   for (int i = 0; i < count; ++i) {
     values[i].nvml_return = values[i].field_id == nvml::kFieldPowerInstant ? field_code.load() : average_code.load();
     values[i].value_type = nvml::kUnsignedInt;
@@ -197,6 +203,90 @@ TEST(an_error_that_comes_and_goes_is_two_events) {
   CHECK(std::any_of(error, events.end(), [](const Event& e) { return e.nvml_return == 0; }));
   CHECK(events.back().nvml_return == 0);
   CHECK(health_of(sampler.health(), Source::kEnergyCounter).state == SourceState::kOk);
+}
+
+TEST(a_field_that_fails_for_a_while_is_asked_less_often_and_comes_back) {
+  reset();
+  average_code = 0;
+  const nvml::Functions functions = table();
+  GpuSampler sampler(functions, kDevice, "GPU-a", 0, quick());
+  sampler.start();
+  wait_ms(20);
+  field_code = nvml::kErrorUnknown;
+  wait_ms(40);
+  // The other field of the same call works: its pace is kept.
+  CHECK(health_of(sampler.health(), Source::kPowerAverage).calls > 12);
+  CHECK(health_of(sampler.health(), Source::kPowerInstant).state == SourceState::kFailing);
+  average_code = nvml::kErrorUnknown;
+  wait_ms(10);
+  const auto before = health_of(sampler.health(), Source::kPowerInstant).calls;
+  wait_ms(60);
+  CHECK(health_of(sampler.health(), Source::kPowerInstant).calls - before < 10);
+  average_code = 0;
+  field_code = 0;
+  wait_ms(150);
+  sampler.stop();
+  CHECK(health_of(sampler.health(), Source::kPowerInstant).state == SourceState::kOk);
+  CHECK(of(sampler.drain(), Source::kPowerInstant).back().nvml_return == 0);
+}
+
+TEST(a_source_that_worked_is_not_given_up) {
+  reset();
+  const nvml::Functions functions = table();
+  GpuSampler sampler(functions, kDevice, "GPU-a", 0, quick());
+  sampler.start();
+  wait_ms(20);
+  counter_code = nvml::kErrorNotSupported;
+  wait_ms(30);
+  CHECK(health_of(sampler.health(), Source::kEnergyCounter).state == SourceState::kFailing);
+  counter_code = 0;
+  wait_ms(100);
+  sampler.stop();
+  CHECK(health_of(sampler.health(), Source::kEnergyCounter).state == SourceState::kOk);
+}
+
+TEST(a_wall_clock_set_back_does_not_silence_the_ring) {
+  reset();
+  // The ring's stamps are milliseconds of the fake wall clock.
+  static std::atomic<std::int64_t> wall_offset_ms{100'000};
+  static const std::int64_t zero_ns = monotonic_ns();
+  SamplingPlan plan = quick();
+  plan.wall_clock_ns = [] { return monotonic_ns() - zero_ns + wall_offset_ms * 1'000'000; };
+  ring_now = 100'000;
+  const nvml::Functions functions = table();
+  GpuSampler sampler(functions, kDevice, "GPU-a", 0, plan);
+  const auto run_ms = [&](int ms) {
+    const std::int64_t until_ns = monotonic_ns() + std::int64_t{ms} * 1'000'000;
+    while (monotonic_ns() < until_ns) {
+      ring_now = static_cast<unsigned long long>(plan.wall_clock_ns() / 1'000'000);
+      std::this_thread::sleep_for(std::chrono::microseconds(200));
+    }
+  };
+  sampler.start();
+  run_ms(30);
+  CHECK(of(sampler.drain(), Source::kPowerSamples).size() > 10);
+  wall_offset_ms = 40'000;
+  run_ms(60);
+  sampler.stop();
+  const auto after = of(sampler.drain(), Source::kPowerSamples);
+  const auto in_new_time =
+      std::count_if(after.begin(), after.end(), [](const Event& e) { return e.source_ts_us < 50'000'000; });
+  CHECK(in_new_time > 20);
+}
+
+TEST(the_threads_take_no_signals) {
+  reset();
+  const nvml::Functions functions = table();
+  sigset_t before;
+  pthread_sigmask(SIG_SETMASK, nullptr, &before);
+  GpuSampler sampler(functions, kDevice, "GPU-a", 0, quick());
+  sampler.start();
+  wait_ms(20);
+  sampler.stop();
+  sigset_t after;
+  pthread_sigmask(SIG_SETMASK, nullptr, &after);
+  CHECK(sigismember(&after, SIGINT) == sigismember(&before, SIGINT));
+  CHECK(signals_blocked.load());
 }
 
 TEST(a_lost_gpu_is_marked_and_asked_slowly) {
