@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from wattcount.config.schema import (
     TrackingConfig,
     Weights,
 )
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 SCENARIO_S = 0.3
 """Length of every phase of the short runs below."""

@@ -50,6 +50,7 @@ class Gpu {
   double power_limit_w = 0.0;
   std::vector<unsigned int> processes;
   std::map<std::string, std::uint64_t> calls;
+  std::uint64_t counter_reads = 0;
   Sensors sensors;
   std::optional<LiveReader> live;
 };

@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -45,6 +46,9 @@ void spend(double ms) {
   }
 }
 
+// What there is to ask, between nvmlInit and the last nvmlShutdown.
+bool ready() { return machine != nullptr && initialised > 0; }
+
 Gpu* gpu_of(Device device) {
   for (auto& gpu : machine->gpus()) {
     if (reinterpret_cast<Device>(gpu.get()) == device) {
@@ -66,7 +70,7 @@ Return on_device(Device device, const char* function, double cost_ms, Body body)
   std::int64_t started_ns = now_ns();
   {
     const std::lock_guard<std::mutex> lock(mutex);
-    if (machine == nullptr) {
+    if (!ready()) {
       return code;
     }
     Gpu* gpu = gpu_of(device);
@@ -82,7 +86,7 @@ Return on_device(Device device, const char* function, double cost_ms, Body body)
     return code;
   }
   const std::lock_guard<std::mutex> lock(mutex);
-  Gpu* gpu = machine != nullptr ? gpu_of(device) : nullptr;
+  Gpu* gpu = ready() ? gpu_of(device) : nullptr;
   if (gpu == nullptr) {
     return nvml::kErrorUninitialized;
   }
@@ -93,17 +97,18 @@ Return on_device(Device device, const char* function, double cost_ms, Body body)
 
 double counter_cost_ms(Device device) {
   const std::lock_guard<std::mutex> lock(mutex);
-  const Gpu* gpu = machine != nullptr ? gpu_of(device) : nullptr;
-  if (gpu == nullptr) {
+  Gpu* gpu = ready() ? gpu_of(device) : nullptr;
+  if (gpu == nullptr || !gpu->sensors.profile().counter) {
     return 0.0;
   }
-  const CallCosts& costs = gpu->sensors.profile().costs;
-  return busy(*gpu, now_ns()) ? costs.counter_busy_ms : costs.counter_idle_ms;
+  const std::int64_t t_ns = now_ns();
+  machine->refresh(*gpu, t_ns);
+  return gpu->sensors.counter_call_ms(t_ns, ++gpu->counter_reads, busy(*gpu, t_ns));
 }
 
 double cost_ms(Device device, double CallCosts::*which) {
   const std::lock_guard<std::mutex> lock(mutex);
-  const Gpu* gpu = machine != nullptr ? gpu_of(device) : nullptr;
+  const Gpu* gpu = ready() ? gpu_of(device) : nullptr;
   return gpu != nullptr ? gpu->sensors.profile().costs.*which : 0.0;
 }
 
@@ -142,10 +147,12 @@ unsigned int temperature_c(const Gpu& gpu, std::int64_t t_ns) {
 }
 
 unsigned int clock_mhz(const Gpu& gpu, int kind, bool maximum, std::int64_t t_ns) {
+  const Facts& facts = gpu.sensors.profile().facts;
   if (kind == nvml::kClockMemory) {
-    return 2619;
+    return static_cast<unsigned int>(facts.memory_clock_mhz);
   }
-  return maximum || busy(gpu, t_ns) ? 1980 : 345;
+  constexpr int kIdleMhz = 345;
+  return static_cast<unsigned int>(maximum || busy(gpu, t_ns) ? facts.sm_clock_mhz : kIdleMhz);
 }
 
 unsigned long long memory_bytes(const Gpu& gpu) {
@@ -159,9 +166,28 @@ void field(nvml::FieldValue& value, Gpu& gpu, std::int64_t t_ns) {
   value.nvml_return = nvml::kSuccess;
   value.value_type = nvml::kUnsignedInt;
   value.value.ull = 0;
+  constexpr unsigned int kWholeGpu = 0;  // nvmlPowerScopeType_t; no module, no memory power here
+  if (value.scope_id != kWholeGpu && value.field_id != nvml::kFieldTotalEnergyConsumption) {
+    value.nvml_return = nvml::kErrorNotSupported;
+    return;
+  }
   switch (value.field_id) {
     case nvml::kFieldMemoryTemperature:
-      value.value.ui = temperature_c(gpu, t_ns) + 6;
+      if (profile.facts.memory_temperature) {
+        value.value.ui = temperature_c(gpu, t_ns) + 6;
+        return;
+      }
+      break;
+    case nvml::kFieldPowerMinLimit:
+      value.value.ui = to_mw(0.3 * profile.tdp_w);
+      return;
+    case nvml::kFieldPowerMaxLimit:
+    case nvml::kFieldPowerDefaultLimit:
+      value.value.ui = to_mw(profile.tdp_w);
+      return;
+    case nvml::kFieldPowerCurrentLimit:
+    case nvml::kFieldPowerRequestedLimit:
+      value.value.ui = to_mw(gpu.power_limit_w);
       return;
     case nvml::kFieldTotalEnergyConsumption:
       if (profile.counter) {
@@ -215,7 +241,7 @@ Return init() {
   return nvml::kSuccess;
 }
 
-Return on_machine() { return machine != nullptr ? nvml::kSuccess : nvml::kErrorUninitialized; }
+Return on_machine() { return ready() ? nvml::kSuccess : nvml::kErrorUninitialized; }
 
 }  // namespace
 
@@ -236,41 +262,50 @@ EXPORT Return nvmlShutdown() {
 }
 
 EXPORT const char* nvmlErrorString(Return code) {
-  switch (code) {
-    case nvml::kSuccess:
-      return "Success";
-    case nvml::kErrorUninitialized:
-      return "Uninitialized";
-    case nvml::kErrorInvalidArgument:
-      return "Invalid Argument";
-    case nvml::kErrorNotSupported:
-      return "Not Supported";
-    case nvml::kErrorNoPermission:
-      return "Insufficient Permissions";
-    case nvml::kErrorNotFound:
-      return "Not Found";
-    case nvml::kErrorInsufficientSize:
-      return "Insufficient Size";
-    case nvml::kErrorDriverNotLoaded:
-      return "Driver Not Loaded";
-    case nvml::kErrorTimeout:
-      return "Timeout";
-    case nvml::kErrorFunctionNotFound:
-      return "Function Not Found";
-    case nvml::kErrorGpuIsLost:
-      return "GPU is lost";
-    default:
-      return "Unknown Error";
-  }
+  static constexpr const char* kTexts[] = {
+      "Success",
+      "Uninitialized",
+      "Invalid Argument",
+      "Not Supported",
+      "Insufficient Permissions",
+      "Already Initialized",
+      "Not Found",
+      "Insufficient Size",
+      "Insufficient External Power",
+      "Driver Not Loaded",
+      "Timeout",
+      "Interrupt Request Issue",
+      "NVML Shared Library Not Found",
+      "Function Not Found",
+      "Corrupted infoROM",
+      "GPU is lost",
+      "GPU requires reset",
+      "The operating system has blocked the request",
+      "Driver/library version mismatch",
+      "In use by another client",
+      "Insufficient Memory",
+      "No data",
+      "vGPU ECC is not supported",
+      "Insufficient Resources",
+      "Requested frequency is not supported",
+      "Argument version mismatch",
+      "The requested functionality has been deprecated",
+      "The system is not ready",
+      "GPU not found",
+      "Resource not in proper state",
+      "Reset type not supported",
+  };
+  const auto index = static_cast<std::size_t>(code);
+  return code >= 0 && index < std::size(kTexts) ? kTexts[index] : "Unknown Error";
 }
 
 EXPORT Return nvmlSystemGetDriverVersion(char* version, unsigned int length) {
   const std::lock_guard<std::mutex> lock(mutex);
-  return machine != nullptr ? put(machine->driver_version(), version, length) : on_machine();
+  return ready() ? put(machine->driver_version(), version, length) : on_machine();
 }
 EXPORT Return nvmlSystemGetNVMLVersion(char* version, unsigned int length) {
   const std::lock_guard<std::mutex> lock(mutex);
-  return machine != nullptr ? put("13." + machine->driver_version(), version, length) : on_machine();
+  return ready() ? put("13." + machine->driver_version(), version, length) : on_machine();
 }
 EXPORT Return nvmlSystemGetCudaDriverVersion_v2(int* version) { return put(version, 13000); }
 EXPORT Return nvmlSystemGetCudaDriverVersion(int* version) { return put(version, 13000); }
@@ -281,13 +316,13 @@ EXPORT Return nvmlSystemGetProcessName(unsigned int, char* name, unsigned int le
 
 EXPORT Return nvmlDeviceGetCount_v2(unsigned int* count) {
   const std::lock_guard<std::mutex> lock(mutex);
-  return machine != nullptr ? put(count, static_cast<unsigned int>(machine->gpus().size())) : on_machine();
+  return ready() ? put(count, static_cast<unsigned int>(machine->gpus().size())) : on_machine();
 }
 EXPORT Return nvmlDeviceGetCount(unsigned int* count) { return nvmlDeviceGetCount_v2(count); }
 
 EXPORT Return nvmlDeviceGetHandleByIndex_v2(unsigned int index, Device* device) {
   const std::lock_guard<std::mutex> lock(mutex);
-  if (machine == nullptr) {
+  if (!ready()) {
     return nvml::kErrorUninitialized;
   }
   if (index >= machine->gpus().size()) {
@@ -301,7 +336,7 @@ EXPORT Return nvmlDeviceGetHandleByIndex(unsigned int index, Device* device) {
 
 EXPORT Return nvmlDeviceGetHandleByUUID(const char* uuid, Device* device) {
   const std::lock_guard<std::mutex> lock(mutex);
-  if (machine == nullptr) {
+  if (!ready()) {
     return nvml::kErrorUninitialized;
   }
   for (auto& gpu : machine->gpus()) {
@@ -322,7 +357,7 @@ std::string bus_id(const Gpu& gpu) {
 
 EXPORT Return nvmlDeviceGetHandleByPciBusId_v2(const char* bus, Device* device) {
   const std::lock_guard<std::mutex> lock(mutex);
-  if (machine == nullptr) {
+  if (!ready()) {
     return nvml::kErrorUninitialized;
   }
   for (auto& gpu : machine->gpus()) {
@@ -333,13 +368,25 @@ EXPORT Return nvmlDeviceGetHandleByPciBusId_v2(const char* bus, Device* device) 
   return nvml::kErrorNotFound;
 }
 
+namespace {
+// A getter of one number that does not change.
+template <typename T, typename Value>
+Return constant(Device device, const char* function, T* out, Value value) {
+  return on_device(device, function, 0.0, [&](Gpu& gpu, std::int64_t) { return put(out, static_cast<T>(value(gpu))); });
+}
+Return unsupported(Device device, const char* function) {
+  return on_device(device, function, 0.0, [](Gpu&, std::int64_t) -> Return { return nvml::kErrorNotSupported; });
+}
+const Facts& facts(const Gpu& gpu) { return gpu.sensors.profile().facts; }
+}  // namespace
+
 EXPORT Return nvmlDeviceGetName(Device device, char* name, unsigned int length) {
   return on_device(device, "nvmlDeviceGetName", 0.0, [&](Gpu& gpu, std::int64_t) { return put(gpu.name, name, length); });
 }
 EXPORT Return nvmlDeviceGetUUID(Device device, char* uuid, unsigned int length) {
   return on_device(device, "nvmlDeviceGetUUID", 0.0, [&](Gpu& gpu, std::int64_t) { return put(gpu.uuid, uuid, length); });
 }
-EXPORT Return nvmlDeviceGetSerial(Device, char*, unsigned int) { return nvml::kErrorNotSupported; }
+EXPORT Return nvmlDeviceGetSerial(Device device, char*, unsigned int) { return unsupported(device, "nvmlDeviceGetSerial"); }
 EXPORT Return nvmlDeviceGetVbiosVersion(Device device, char* version, unsigned int length) {
   return on_device(device, "nvmlDeviceGetVbiosVersion", 0.0,
                    [&](Gpu&, std::int64_t) { return put(std::string("00.00.00.00.EM"), version, length); });
@@ -377,7 +424,10 @@ EXPORT Return nvmlDeviceGetMemoryInfo(Device device, nvml::Memory* memory) {
   });
 }
 EXPORT Return nvmlDeviceGetMemoryInfo_v2(Device device, nvml::MemoryV2* memory) {
-  return on_device(device, "nvmlDeviceGetMemoryInfo_v2", 0.03, [&](Gpu& gpu, std::int64_t) {
+  return on_device(device, "nvmlDeviceGetMemoryInfo_v2", 0.03, [&](Gpu& gpu, std::int64_t) -> Return {
+    if (memory != nullptr && memory->version != nvml::kMemoryV2Version) {
+      return nvml::kErrorArgumentVersionMismatch;
+    }
     const unsigned long long total = memory_bytes(gpu);
     return put(memory, nvml::MemoryV2{nvml::kMemoryV2Version, total, 0, total - total / 100, total / 100});
   });
@@ -439,11 +489,11 @@ EXPORT Return nvmlDeviceGetSamples(Device device, int type, unsigned long long l
         continue;
       }
       if (given == *count) {
-        return nvml::kErrorInsufficientSize;
+        break;  // the rest comes with the next call
       }
       samples[given].timestamp_us = stamp_us;
       samples[given].value.ull = 0;
-      samples[given].value.ui = to_mw(machine->shown_power_w(gpu, sample.power_w, t_ns));
+      samples[given].value.ui = to_mw(machine->shown_power_w(gpu, sample.power_w, sample.stamp_ns));
       ++given;
     }
     *count = given;
@@ -491,7 +541,9 @@ EXPORT Return nvmlDeviceGetPowerManagementLimitConstraints(Device device, unsign
     return code != nvml::kSuccess ? code : put(most_mw, to_mw(tdp_w));
   });
 }
-EXPORT Return nvmlDeviceGetPowerManagementMode(Device, unsigned int* mode) { return put(mode, 1U); }
+EXPORT Return nvmlDeviceGetPowerManagementMode(Device device, unsigned int* mode) {
+  return constant(device, "nvmlDeviceGetPowerManagementMode", mode, [](const Gpu&) { return 1; });
+}
 EXPORT Return nvmlDeviceGetCurrentClocksEventReasons(Device device, unsigned long long* reasons) {
   return on_device(device, "nvmlDeviceGetCurrentClocksEventReasons", 0.003, [&](Gpu& gpu, std::int64_t t_ns) {
     // 1: GPU idle, 4: software power cap (nvmlClocksEventReason*).
@@ -507,16 +559,33 @@ EXPORT Return nvmlDeviceGetPerformanceState(Device device, unsigned int* state) 
   return on_device(device, "nvmlDeviceGetPerformanceState", 0.003,
                    [&](Gpu& gpu, std::int64_t t_ns) { return put(state, busy(gpu, t_ns) ? 0U : 8U); });
 }
-EXPORT Return nvmlDeviceGetPersistenceMode(Device, unsigned int* mode) { return put(mode, 1U); }
-EXPORT Return nvmlDeviceGetComputeMode(Device, unsigned int* mode) { return put(mode, 0U); }
-EXPORT Return nvmlDeviceGetVirtualizationMode(Device, unsigned int* mode) { return put(mode, 0U); }
-EXPORT Return nvmlDeviceGetEccMode(Device, unsigned int* current, unsigned int* pending) {
-  const Return code = put(current, 1U);
-  return code != nvml::kSuccess ? code : put(pending, 1U);
+EXPORT Return nvmlDeviceGetPersistenceMode(Device device, unsigned int* mode) {
+  return constant(device, "nvmlDeviceGetPersistenceMode", mode, [](const Gpu&) { return 1; });
 }
-EXPORT Return nvmlDeviceGetMigMode(Device, unsigned int* current, unsigned int* pending) {
-  const Return code = put(current, 0U);
-  return code != nvml::kSuccess ? code : put(pending, 0U);
+EXPORT Return nvmlDeviceGetComputeMode(Device device, unsigned int* mode) {
+  return constant(device, "nvmlDeviceGetComputeMode", mode, [](const Gpu&) { return 0; });
+}
+EXPORT Return nvmlDeviceGetVirtualizationMode(Device device, unsigned int* mode) {
+  return constant(device, "nvmlDeviceGetVirtualizationMode", mode, [](const Gpu&) { return 0; });
+}
+namespace {
+// Current and pending state of something that a board has (on or off) or has not.
+Return mode(Device device, const char* function, unsigned int* current, unsigned int* pending, bool Facts::*has, unsigned int value) {
+  return on_device(device, function, 0.0, [&](Gpu& gpu, std::int64_t) -> Return {
+    if (!(facts(gpu).*has)) {
+      return nvml::kErrorNotSupported;
+    }
+    const Return code = put(current, value);
+    return code != nvml::kSuccess ? code : put(pending, value);
+  });
+}
+}  // namespace
+
+EXPORT Return nvmlDeviceGetEccMode(Device device, unsigned int* current, unsigned int* pending) {
+  return mode(device, "nvmlDeviceGetEccMode", current, pending, &Facts::ecc, 1);
+}
+EXPORT Return nvmlDeviceGetMigMode(Device device, unsigned int* current, unsigned int* pending) {
+  return mode(device, "nvmlDeviceGetMigMode", current, pending, &Facts::mig, 0);
 }
 EXPORT Return nvmlDeviceGetCudaComputeCapability(Device device, int* major, int* minor) {
   return on_device(device, "nvmlDeviceGetCudaComputeCapability", 0.0, [&](Gpu& gpu, std::int64_t) {
@@ -529,10 +598,22 @@ EXPORT Return nvmlDeviceGetArchitecture(Device device, unsigned int* architectur
     return put(architecture, static_cast<unsigned int>(gpu.sensors.profile().architecture));
   });
 }
-EXPORT Return nvmlDeviceGetBrand(Device, unsigned int* brand) { return put(brand, 14U); }
-EXPORT Return nvmlDeviceGetNumGpuCores(Device, unsigned int* cores) { return put(cores, 16896U); }
+EXPORT Return nvmlDeviceGetBrand(Device device, unsigned int* brand) {
+  return constant(device, "nvmlDeviceGetBrand", brand, [](const Gpu& gpu) { return facts(gpu).brand; });
+}
+EXPORT Return nvmlDeviceGetNumGpuCores(Device device, unsigned int* cores) {
+  return constant(device, "nvmlDeviceGetNumGpuCores", cores, [](const Gpu& gpu) { return facts(gpu).cores; });
+}
+EXPORT Return nvmlDeviceGetMemoryBusWidth(Device device, unsigned int* bits) {
+  return constant(device, "nvmlDeviceGetMemoryBusWidth", bits, [](const Gpu& gpu) { return facts(gpu).memory_bus_bits; });
+}
+EXPORT Return nvmlDeviceIsMigDeviceHandle(Device device, unsigned int* mig) {
+  return constant(device, "nvmlDeviceIsMigDeviceHandle", mig, [](const Gpu&) { return 0; });
+}
 
-EXPORT Return nvmlDeviceGetComputeRunningProcesses_v3(Device device, unsigned int* count, nvml::ProcessInfo* infos) {
+namespace {
+template <typename Info>
+Return compute_processes(Device device, unsigned int* count, Info* infos) {
   return on_device(device, "nvmlDeviceGetComputeRunningProcesses", 0.15, [&](Gpu& gpu, std::int64_t) -> Return {
     if (count == nullptr) {
       return nvml::kErrorInvalidArgument;
@@ -544,18 +625,113 @@ EXPORT Return nvmlDeviceGetComputeRunningProcesses_v3(Device device, unsigned in
       return nvml::kErrorInsufficientSize;
     }
     for (unsigned int i = 0; i < there; ++i) {
-      infos[i] = {gpu.processes[i], 1ULL << 30U, ~0U, ~0U};
+      infos[i].pid = gpu.processes[i];
+      infos[i].used_gpu_memory = 1ULL << 30U;
+      if constexpr (requires { infos[i].gpu_instance_id; }) {
+        infos[i].gpu_instance_id = ~0U;
+        infos[i].compute_instance_id = ~0U;
+      }
     }
     return nvml::kSuccess;
   });
 }
+}  // namespace
+
+EXPORT Return nvmlDeviceGetComputeRunningProcesses_v3(Device device, unsigned int* count, nvml::ProcessInfo* infos) {
+  return compute_processes(device, count, infos);
+}
 EXPORT Return nvmlDeviceGetComputeRunningProcesses_v2(Device device, unsigned int* count, nvml::ProcessInfo* infos) {
-  return nvmlDeviceGetComputeRunningProcesses_v3(device, count, infos);
+  return compute_processes(device, count, infos);
+}
+EXPORT Return nvmlDeviceGetComputeRunningProcesses(Device device, unsigned int* count, nvml::ProcessInfoV1* infos) {
+  return compute_processes(device, count, infos);
 }
 EXPORT Return nvmlDeviceGetGraphicsRunningProcesses_v3(Device, unsigned int* count, nvml::ProcessInfo*) { return put(count, 0U); }
 EXPORT Return nvmlDeviceGetMPSComputeRunningProcesses_v3(Device, unsigned int* count, nvml::ProcessInfo*) { return put(count, 0U); }
 
-EXPORT Return nvmlDeviceGetBoardPartNumber(Device, char*, unsigned int) { return nvml::kErrorNotSupported; }
-EXPORT Return nvmlDeviceGetInforomImageVersion(Device, char*, unsigned int) { return nvml::kErrorNotSupported; }
-EXPORT Return nvmlDeviceGetFanSpeed(Device, unsigned int*) { return nvml::kErrorNotSupported; }
-EXPORT Return nvmlDeviceGetNumFans(Device, unsigned int*) { return nvml::kErrorNotSupported; }
+EXPORT Return nvmlDeviceGetFanSpeed(Device device, unsigned int* percent) {
+  return on_device(device, "nvmlDeviceGetFanSpeed", 0.0, [&](Gpu& gpu, std::int64_t t_ns) -> Return {
+    return facts(gpu).fan ? put(percent, busy(gpu, t_ns) ? 60U : 30U) : Return{nvml::kErrorNotSupported};
+  });
+}
+
+EXPORT Return nvmlDeviceGetTemperatureThreshold(Device device, int threshold, unsigned int* celsius) {
+  return on_device(device, "nvmlDeviceGetTemperatureThreshold", 0.0, [&](Gpu&, std::int64_t) -> Return {
+    switch (threshold) {
+      case 0:  // shutdown
+        return put(celsius, 92U);
+      case 1:  // slowdown
+        return put(celsius, 89U);
+      case 3:  // GPU maximum
+        return put(celsius, 87U);
+      default:
+        return nvml::kErrorNotSupported;
+    }
+  });
+}
+
+EXPORT Return nvmlDeviceGetClock(Device device, int kind, int id, unsigned int* mhz) {
+  return id == 0 ? nvmlDeviceGetClockInfo(device, kind, mhz) : nvmlDeviceGetMaxClockInfo(device, kind, mhz);
+}
+
+// Real drivers export these, too; here they have nothing to say. Arguments stay where the caller put them.
+#define UNSUPPORTED(symbol)                              \
+  EXPORT Return symbol() {                               \
+    const std::lock_guard<std::mutex> lock(mutex);       \
+    return ready() ? nvml::kErrorNotSupported : nvml::kErrorUninitialized; \
+  }
+
+UNSUPPORTED(nvmlDeviceGetAttributes_v2)
+UNSUPPORTED(nvmlDeviceGetBAR1MemoryInfo)
+UNSUPPORTED(nvmlDeviceGetBoardId)
+UNSUPPORTED(nvmlDeviceGetBoardPartNumber)
+UNSUPPORTED(nvmlDeviceGetComputeInstanceId)
+UNSUPPORTED(nvmlDeviceGetCpuAffinity)
+UNSUPPORTED(nvmlDeviceGetCurrPcieLinkGeneration)
+UNSUPPORTED(nvmlDeviceGetCurrPcieLinkWidth)
+UNSUPPORTED(nvmlDeviceGetDecoderUtilization)
+UNSUPPORTED(nvmlDeviceGetDisplayActive)
+UNSUPPORTED(nvmlDeviceGetDisplayMode)
+UNSUPPORTED(nvmlDeviceGetEncoderUtilization)
+UNSUPPORTED(nvmlDeviceGetFanSpeed_v2)
+UNSUPPORTED(nvmlDeviceGetGpuFabricInfoV)
+UNSUPPORTED(nvmlDeviceGetGpuInstanceId)
+UNSUPPORTED(nvmlDeviceGetHandleBySerial)
+UNSUPPORTED(nvmlDeviceGetInforomImageVersion)
+UNSUPPORTED(nvmlDeviceGetInforomVersion)
+UNSUPPORTED(nvmlDeviceGetMaxCustomerBoostClock)
+UNSUPPORTED(nvmlDeviceGetMaxMigDeviceCount)
+UNSUPPORTED(nvmlDeviceGetMaxPcieLinkGeneration)
+UNSUPPORTED(nvmlDeviceGetMaxPcieLinkWidth)
+UNSUPPORTED(nvmlDeviceGetMemoryAffinity)
+UNSUPPORTED(nvmlDeviceGetMemoryErrorCounter)
+UNSUPPORTED(nvmlDeviceGetMigDeviceHandleByIndex)
+UNSUPPORTED(nvmlDeviceGetNumFans)
+UNSUPPORTED(nvmlDeviceGetNumaNodeId)
+UNSUPPORTED(nvmlDeviceGetNvLinkState)
+UNSUPPORTED(nvmlDeviceGetP2PStatus)
+UNSUPPORTED(nvmlDeviceGetPcieReplayCounter)
+UNSUPPORTED(nvmlDeviceGetPcieThroughput)
+UNSUPPORTED(nvmlDeviceGetProcessUtilization)
+UNSUPPORTED(nvmlDeviceGetRemappedRows)
+UNSUPPORTED(nvmlDeviceGetRetiredPages)
+UNSUPPORTED(nvmlDeviceGetRunningProcessDetailList)
+UNSUPPORTED(nvmlDeviceGetSupportedGraphicsClocks)
+UNSUPPORTED(nvmlDeviceGetSupportedMemoryClocks)
+UNSUPPORTED(nvmlDeviceGetTemperatureV)
+UNSUPPORTED(nvmlDeviceGetTopologyCommonAncestor)
+UNSUPPORTED(nvmlDeviceGetTotalEccErrors)
+UNSUPPORTED(nvmlDeviceGetViolationStatus)
+UNSUPPORTED(nvmlDeviceRegisterEvents)
+UNSUPPORTED(nvmlDeviceResetApplicationsClocks)
+UNSUPPORTED(nvmlDeviceResetGpuLockedClocks)
+UNSUPPORTED(nvmlDeviceSetApplicationsClocks)
+UNSUPPORTED(nvmlDeviceSetGpuLockedClocks)
+UNSUPPORTED(nvmlDeviceSetPersistenceMode)
+UNSUPPORTED(nvmlDeviceSetPowerManagementLimit)
+UNSUPPORTED(nvmlEventSetCreate)
+UNSUPPORTED(nvmlEventSetFree)
+UNSUPPORTED(nvmlEventSetWait_v2)
+UNSUPPORTED(nvmlGpmQueryDeviceSupport)
+UNSUPPORTED(nvmlSystemGetTopologyGpuSet)
+UNSUPPORTED(nvmlUnitGetCount)

@@ -1,5 +1,7 @@
 #include "emulator/profile.h"
 
+#include <map>
+
 namespace wattcount::emulator {
 namespace {
 
@@ -58,7 +60,7 @@ Profile hopper(const char* name, const char* evidence, const char* from, const c
   p.ring_late_tick = {1.0, 2.8, 3.5};
   p.ring_step_w = 0.35 * tdp_w;
   p.ring_over_w = 1.1 * tdp_w;
-  p.costs = {2.8, 5.0, 0.6, 0.002};
+  p.costs = {2.8, 6.5, 0.6, 0.002, 0.5, 12.5, 71.0};
   return p;
 }
 
@@ -96,6 +98,27 @@ Profile older(const char* name, const char* evidence, const char* from, const ch
   return p;
 }
 
+// Data sheets: SM and memory clock (MHz, as NVML gives them), cores, memory bus; brand, ECC, MIG, fan, memory sensor.
+Facts facts_of(const std::string& name) {
+  static const std::map<std::string, Facts> facts = {
+      {"h200", {1980, 3201, 16896, 6144, 14, true, true, false, true}},
+      {"h100", {1980, 2619, 16896, 5120, 14, true, true, false, true}},
+      {"h100_nvl", {1785, 2619, 16896, 6016, 14, true, true, false, true}},
+      {"b200", {1965, 3996, 18944, 8192, 14, true, true, false, true}},
+      {"a100", {1410, 1593, 6912, 5120, 14, true, true, false, true}},
+      {"a100_80gb", {1410, 1593, 6912, 5120, 14, true, true, false, true}},
+      {"a100_40gb", {1410, 1215, 6912, 5120, 14, true, true, false, true}},
+      {"a30", {1440, 1215, 3584, 3072, 14, true, true, false, true}},
+      {"rtx3090", {2100, 9751, 10496, 384, 5, false, false, true, false}},
+      {"rtx4090", {3105, 10501, 16384, 384, 5, false, false, true, false}},
+      {"l4", {2040, 6251, 7424, 192, 14, true, false, false, false}},
+      {"l40s", {2520, 9001, 18176, 384, 14, true, false, false, false}},
+      {"v100", {1530, 877, 5120, 4096, 2, true, false, false, true}},
+      {"t4", {1590, 5001, 2560, 256, 2, true, false, false, false}},
+  };
+  return facts.at(name);
+}
+
 std::vector<Profile> make_profiles() {
   std::vector<Profile> all;
   all.push_back(hopper("h200", "measured", "recorded on an H200 SXM, driver 580.159; see docs/emulator.md",
@@ -117,6 +140,9 @@ std::vector<Profile> make_profiles() {
   all.push_back(older("v100", "published", kYang, "Tesla V100-SXM2-32GB", 32.0, 300.0, 40.0, 0, 5, 20.0, 10.0));
   all.push_back(older("t4", "guessed", "power taken over from Turing in arXiv 2312.02741 (100 ms); not verified on this GPU",
                       "Tesla T4", 15.0, 70.0, 10.0, 5, 6, 100.0, 100.0));
+  for (Profile& profile : all) {
+    profile.facts = facts_of(profile.name);
+  }
   return all;
 }
 

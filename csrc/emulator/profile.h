@@ -27,11 +27,28 @@ struct LateClass {
   double to_ms;
 };
 
+// How long calls block. The counter's are log-normal around a median while the GPU computes.
 struct CallCosts {
   double counter_idle_ms = 0.0;
   double counter_busy_ms = 0.0;
   double ring_ms = 0.0;
   double field_ms = 0.0;
+  double counter_busy_sigma = 0.0;  // of the logarithm
+  double counter_tick_ms = 0.0;     // at least this where a new value comes up during the call
+  double counter_most_ms = 1e9;
+};
+
+// What NVML says of the board besides power.
+struct Facts {
+  int sm_clock_mhz = 0;
+  int memory_clock_mhz = 0;
+  int cores = 0;
+  int memory_bus_bits = 0;
+  int brand = 14;    // nvmlBrandType_t: NVIDIA
+  bool ecc = true;   // supported, and on
+  bool mig = false;  // supported, and off
+  bool fan = false;
+  bool memory_temperature = true;
 };
 
 struct Profile {
@@ -74,6 +91,7 @@ struct Profile {
   double ring_noise_w = 0.3;              // standard deviation of one sample
   double drift_ppm = 20.0;                // of the sensor's clock, up to this, either way
   CallCosts costs;
+  Facts facts;
 };
 
 // nullptr where there is none of that name.

@@ -14,6 +14,7 @@ constexpr std::uint64_t kStreamRingLate = 13;
 constexpr std::uint64_t kStreamBoard = 14;
 constexpr std::uint64_t kStreamRingLateAmount = 15;
 constexpr std::uint64_t kStreamCounterJitter = 16;
+constexpr std::uint64_t kStreamCounterCall = 17;
 constexpr std::uint64_t kStreamStray = 20;  // + the source's stream
 
 std::uint64_t mix(std::uint64_t x) {  // the finaliser of SplitMix64
@@ -98,15 +99,35 @@ double Sensors::mean_of_samples_w(const PowerSource& source, std::uint64_t strea
   return sum_w / count;
 }
 
+std::int64_t Sensors::counter_published_ns(std::int64_t tick) const {
+  const double period_ns = ms_to_ns(profile_.counter_period_ms) * stretch_;
+  const double stalled = uniform(kStreamCounterStall, tick) < profile_.counter_stall_share ? period_ns : 0.0;
+  const double late = uniform(kStreamCounterDelay, tick) * ms_to_ns(profile_.counter_publish_ms) + stalled;
+  return tick_ns(tick, counter_phase_ns_, period_ns) + std::llround(late);
+}
+
+double Sensors::counter_call_ms(std::int64_t t_ns, std::uint64_t number, bool busy) const {
+  const CallCosts& costs = profile_.costs;
+  if (!busy) {
+    return costs.counter_idle_ms;
+  }
+  const double spread = std::exp(costs.counter_busy_sigma * normal(kStreamCounterCall, static_cast<std::int64_t>(number)));
+  double ms = std::min(costs.counter_busy_ms * spread, costs.counter_most_ms);
+  const auto end_ns = t_ns + std::llround(ms_to_ns(ms));
+  const std::int64_t last = floor_tick(t_ns, counter_phase_ns_, ms_to_ns(profile_.counter_period_ms) * stretch_);
+  for (std::int64_t tick = last; tick <= last + 1; ++tick) {
+    const std::int64_t published_ns = counter_published_ns(tick);
+    if (published_ns > t_ns && published_ns <= end_ns) {
+      ms = std::max(ms, costs.counter_tick_ms);
+    }
+  }
+  return ms;
+}
+
 double Sensors::counter_j(std::int64_t t_ns) const {
   const double period_ns = ms_to_ns(profile_.counter_period_ms) * stretch_;
   std::int64_t tick = floor_tick(t_ns, counter_phase_ns_, period_ns);
-  const auto published_ns = [&](std::int64_t k) {
-    const double stalled = uniform(kStreamCounterStall, k) < profile_.counter_stall_share ? period_ns : 0.0;
-    const double late = uniform(kStreamCounterDelay, k) * ms_to_ns(profile_.counter_publish_ms) + stalled;
-    return tick_ns(k, counter_phase_ns_, period_ns) + std::llround(late);
-  };
-  while (published_ns(tick) > t_ns) {
+  while (counter_published_ns(tick) > t_ns) {
     --tick;
   }
   std::int64_t at_ns = tick_ns(tick, counter_phase_ns_, period_ns);

@@ -41,6 +41,8 @@ class Sensors {
   double average_w(std::int64_t t_ns) const { return power_w(profile_.average, 1, shown_[0], t_ns); }
   double instant_w(std::int64_t t_ns) const { return power_w(profile_.instant, 2, shown_[1], t_ns); }
   double usage_w(std::int64_t t_ns) const { return power_w(profile_.usage, 1, shown_[2], t_ns); }
+  // How long the `number`-th read of the counter blocks when it starts at `t_ns`.
+  double counter_call_ms(std::int64_t t_ns, std::uint64_t number, bool busy) const;
   // The ring's content at `t_ns`, oldest first, stamps above `after_ns` only.
   std::vector<RingSample> ring(std::int64_t t_ns, std::int64_t after_ns) const;
   // Every sample stamped in [start, end), oldest first, whatever the ring's depth.
@@ -61,6 +63,7 @@ class Sensors {
     bool lost = false;
     bool active = false;  // the power steps around it
   };
+  std::int64_t counter_published_ns(std::int64_t tick) const;
   double ring_period_ns() const { return profile_.ring_period_ms * 1e6 * stretch_; }
   struct Delay {
     double late_ns;

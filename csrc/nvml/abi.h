@@ -25,6 +25,7 @@ enum ReturnCode : int {
   kErrorResetRequired = 16,
   kErrorLibRmVersionMismatch = 18,
   kErrorNoData = 21,
+  kErrorArgumentVersionMismatch = 25,
   kErrorUnknown = 999,
 };
 
@@ -123,6 +124,11 @@ enum FieldId : unsigned int {
   kFieldTotalEnergyConsumption = 83,
   kFieldPowerAverage = 185,
   kFieldPowerInstant = 186,
+  kFieldPowerMinLimit = 187,
+  kFieldPowerMaxLimit = 188,
+  kFieldPowerDefaultLimit = 189,
+  kFieldPowerCurrentLimit = 190,
+  kFieldPowerRequestedLimit = 192,
 };
 
 constexpr int kTotalPowerSamples = 0;  // nvmlSamplingType_t

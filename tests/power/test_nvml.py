@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -109,6 +111,32 @@ def test_a_machine_that_cannot_be_read_fails_before_the_start(
     monkeypatch.setenv("WATTCOUNT_NVML_PATH", library)
     with pytest.raises(NotStartedError, match="nvmlInit failed"):
         attach_session()
+
+
+def test_a_library_that_was_emulated_is_not_taken_for_the_real_one_afterwards() -> None:
+    """Points of a sweep follow each other in one process; each has its own machine."""
+    code = """
+from wattcount.config.schema import GpuConfig, PowerBackend, PowerConfig
+from wattcount.power import _native
+from wattcount.power.nvml import open_session
+seen = []
+for name in ("a100", "l4", "a100"):
+    with open_session(PowerConfig(backend=PowerBackend.emulated), GpuConfig(name=name)) as session:
+        seen.append(session.gpus()[0].name)
+print(seen)
+try:
+    print(_native.Nvml().emulated)
+except (_native.NvmlLibraryNotFound, _native.NvmlError) as error:
+    print(False)
+"""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("WATTCOUNT_NVML")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
+    names, emulated = done.stdout.splitlines()
+    assert names.count("A100") == 2
+    assert "L4" in names
+    assert emulated == "False"
 
 
 def test_emulated_sessions_leave_the_environment_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,10 +12,10 @@ from pathlib import Path
 import mlflow.data
 import numpy as np
 import pytest
-from conftest import Server, free_port, start_server
 from mlflow.tracking import MlflowClient
 from synthetic_record import UTC_NS, SyntheticRun, at, observation, steady_requests
 
+from tests.tracking.conftest import Server, free_port, start_server
 from wattcount.config.schema import TrackingConfig
 from wattcount.errors import WattcountError
 from wattcount.metrics import load_metrics, write

@@ -69,7 +69,8 @@ class EmulatedMachine:
         with EmulatedMachine([EmulatedGpu("a100", truth="curve.csv")], folder):
             ...   # NVML in this process, and in those it starts, is the emulated one
 
-    `faults`, `epoch_ns`: see csrc/emulator/machine.h. A live truth is made for each GPU that names no curve;
+    `faults`, `epoch_ns`: see csrc/emulator/machine.h. `missing_symbols`: NVML functions that this machine's
+    library does not export, as an older driver's would not. A live truth is made for each GPU that names no curve;
     the machine holds its writing end in `live`, until another process takes it over with `LiveTruth.attach`.
     """
 
@@ -80,6 +81,7 @@ class EmulatedMachine:
         *,
         faults: Sequence[Mapping[str, Any]] = (),
         epoch_ns: int | None = None,
+        missing_symbols: Sequence[str] = (),
         remove_folder: bool = False,
     ) -> None:
         self.folder = folder.absolute()
@@ -89,6 +91,8 @@ class EmulatedMachine:
         self._remove_folder = remove_folder
         self._saved: dict[str, str | None] | None = None
         self.folder.mkdir(parents=True, exist_ok=True)
+        if missing_symbols:
+            self.library_path = str(_without_symbols(missing_symbols, self.folder / "libnvidia-ml.so.1"))
         described = []
         for index, gpu in enumerate(gpus):
             uuid = gpu.uuid or emulated_uuid(gpu.profile, index)
@@ -150,6 +154,18 @@ class EmulatedMachine:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _without_symbols(names: Sequence[str], path: Path) -> Path:
+    """A copy of the library in which these symbols have other names: the linker does not find them."""
+    binary = library_path().read_bytes()
+    for name in names:
+        entry = b"\0" + name.encode() + b"\0"
+        if entry not in binary:
+            raise ValueError(f"the emulated library has no symbol {name} that could be missing")
+        binary = binary.replace(entry, b"\0" + b"-" * len(name) + b"\0")
+    path.write_bytes(binary)
+    return path
 
 
 class LiveTruth:

@@ -1,6 +1,6 @@
 """How late does the load generator send? Open-loop Poisson arrivals against the tiny engine.
 
-    python benchmarks/load_generator.py [--rates 100,1000,4000] [--seconds 5]
+    python benchmarks/bench_load_generator.py [--rates 100,1000,4000] [--seconds 5]
 
 Prints one row a rate: send lag (actual minus planned send) at several quantiles, the processor time
 of generator and engine together, and the rate that was reached. The engine runs in the same thread, so

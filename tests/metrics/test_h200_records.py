@@ -1,0 +1,69 @@
+"""Records of a real H200 (data/h200): what was computed from them then is what is computed now."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from wattcount.metrics import compute
+from wattcount.record import Record
+from wattcount.record.schema import Evidence
+
+RECORDS = sorted((Path(__file__).resolve().parents[2] / "data" / "h200" / "records").glob("*/*/"))
+
+
+@pytest.fixture(params=RECORDS, ids=lambda path: path.parent.name)
+def record(request: pytest.FixtureRequest) -> Record:
+    return Record.open(request.param)
+
+
+def test_there_are_batches_and_servers() -> None:
+    kinds = {json.loads((path / "run.json").read_text())["config"]["scenario"]["kind"] for path in RECORDS}
+    assert kinds == {"batch", "server"}
+
+
+def test_metrics_are_a_function_of_the_raw_files(record: Record) -> None:
+    stored = json.loads((record.path / "metrics.json").read_text())
+    fresh = compute(record)
+    assert set(fresh["metrics"]) == set(stored["metrics"])
+    for key, value in stored["metrics"].items():
+        assert fresh["metrics"][key] == (value if value is None else pytest.approx(value, rel=1e-9)), key
+    assert fresh["null_reasons"] == stored["null_reasons"]
+
+
+def test_they_are_measured_and_valid(record: Record) -> None:
+    assert record.info.evidence is Evidence.MEASURED
+    assert record.info.validity.valid
+    assert record.info.engine["gpu_uuids"] == [gpu["uuid"] for gpu in record.info.gpus]
+
+
+def test_every_source_agrees_on_the_energy(record: Record) -> None:
+    metrics = compute(record)["metrics"]
+    energy_j = metrics["energy/gpu_j"]
+    for source, share in (("energy_counter", 0.01), ("power_samples", 0.005), ("power_average", 0.01)):
+        assert metrics[f"energy_by_source/{source}_j"] == pytest.approx(energy_j, rel=share)
+
+
+def test_idle_is_where_this_gpu_idles(record: Record) -> None:
+    metrics = compute(record)["metrics"]
+    assert metrics["power/idle_bare_w"] == pytest.approx(77.9, rel=0.01)
+    assert metrics["power/idle_loaded_w"] == pytest.approx(117.2, rel=0.01)
+
+
+def test_the_sampler_took_under_a_hundredth_of_a_core(record: Record) -> None:
+    assert 0 < compute(record)["metrics"]["sampler/cpu_share"] < 0.01
+
+
+def test_tokens_of_steps_and_of_requests_are_the_same(record: Record) -> None:
+    """Asynchronous scheduling or not: every output token but each request's first is a decode token of a step."""
+    requests = record.requests.to_pydict()
+    steps = record.steps.to_pydict()
+    output = sum(requests["output_tokens"])
+    first = sum(1 for tokens in requests["output_tokens"] if tokens)
+    decode = sum(tokens or 0 for tokens in steps["decode_tokens"])
+    assert decode == pytest.approx(output - first, rel=0.01)
+    assert sum(tokens or 0 for tokens in steps["prefill_tokens"]) == pytest.approx(
+        sum(requests["input_tokens"]), rel=0.01
+    )
