@@ -42,6 +42,17 @@ def test_each_source_shows_what_the_real_one_showed(bench: ModuleType, recording
         assert abs(row.lost_error) <= 0.02, row
 
 
+@pytest.mark.parametrize(
+    ("held_out", "limit"), [("average", 0.03), ("instant", 0.06), ("ring", 0.06), ("counter", 0.08)]
+)
+def test_a_source_that_the_curve_was_estimated_without_is_predicted(
+    bench: ModuleType, recording: object, held_out: str, limit: float
+) -> None:
+    for load in LOADS:
+        rows = {row.source: row for row in bench.compare(recording, load, seeds=8, hold_out=(held_out,))}
+        assert abs(rows[held_out].mean_error) <= limit, rows[held_out]
+
+
 def test_a_sensor_of_another_kind_is_not_faithful(
     bench: ModuleType, recording: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -293,3 +293,11 @@ def test_activity_power_without_facts_is_that_of_the_default() -> None:
     model = ActivityPower(GpuConfig(name="auto"))
     assert 50 < model.idle_bare_w < 150
     assert model.step_power_w(step(8192, 256, 256)) < 700
+
+
+def test_the_documented_profiles_are_those_there_are() -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "emulator.md").read_text()
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    documented = {row[0].strip("| "): row[1] for row in rows}
+    for profile in emulation.profiles():
+        assert documented[profile["name"]] == profile["evidence"]
