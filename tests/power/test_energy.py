@@ -110,6 +110,14 @@ def test_a_second_is_right_once_grid_and_lag_are_known(seed: int) -> None:
     assert np.sqrt(np.mean(errors**2)) < 0.01
 
 
+@pytest.mark.parametrize(("profile", "most"), [("a100", 0.006), ("v100", 0.007)])
+def test_other_grids_are_told_from_the_reads(profile: str, most: float) -> None:
+    """The counter of an A100 ticks every 100 ms, that of a V100 every 20 ms."""
+    trace, sensors = sampled(*llm_like(120.0, seed=2), 120.0, seed=2, profile=profile)
+    errors = relative_errors(trace, sensors, windows(np.random.default_rng(1), 100, 120.0, 1.0))
+    assert np.sqrt(np.mean(errors**2)) < most
+
+
 def test_shape_and_counter_beat_straight_lines() -> None:
     trace, sensors = sampled(*llm_like(60.0, seed=5), 60.0)
     spans = windows(np.random.default_rng(2), 100, 60.0, 1.0)

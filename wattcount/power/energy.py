@@ -531,14 +531,20 @@ class _GridFit:
             low = max(0, min(start, high - MIN_READS_FOR_GRID))
             if high - low < MIN_READS_FOR_GRID:
                 break
+            fits: list[tuple[float, float, float, float]] = []  # least misfit, median, period, phase
             for nominal in GRID_PERIODS_NS:
                 phases_ns = np.asarray(np.arange(0.0, nominal, 1e6), np.float64)
                 same = np.ones(len(phases_ns))
                 errors = self._misfit(low, high, nominal * same, phases_ns, 0.0 * same)
-                stands_out = float(np.median(errors)) / max(float(errors.min()), 1e-3)
-                if stands_out > contrast * 1.02:
-                    contrast = stands_out
-                    found = (float(nominal), float(phases_ns[int(np.argmin(errors))]), low, high)
+                least = int(np.argmin(errors))
+                fits.append(
+                    (float(errors[least]), float(np.median(errors)), float(nominal), float(phases_ns[least]))
+                )
+            fits.sort()
+            # On a fine grid the phase matters less than that it is no coarser one.
+            stands_out = max(fits[0][1], fits[1][0]) / max(fits[0][0], 1e-3)
+            if stands_out > contrast:
+                contrast, found = stands_out, (fits[0][2], fits[0][3], low, high)
             if contrast > 3.0:
                 break
         return found
