@@ -86,6 +86,8 @@ py::dict health_to_python(const GpuHealth& health) {
                  "rate_hz"_a = seconds > 0 ? static_cast<double>(source.calls) / seconds : 0.0,
                  "call_p50_ns"_a = source.call_ns.quantile_ns(0.5), "call_p99_ns"_a = source.call_ns.quantile_ns(0.99),
                  "call_max_ns"_a = source.call_ns.max_ns(), "call_sum_ns"_a = source.call_ns.sum_ns(),
+                 "news_p50_ns"_a = source.news_ns.count() > 0 ? py::object(py::float_(source.news_ns.quantile_ns(0.5)))
+                                                              : py::object(py::none()),
                  "lateness_p50_ns"_a = source.lateness_ns.quantile_ns(0.5),
                  "lateness_p99_ns"_a = source.lateness_ns.quantile_ns(0.99),
                  "lateness_max_ns"_a = source.lateness_ns.max_ns());

@@ -412,6 +412,9 @@ void GpuSampler::read_ring(Call& call) {
   const std::lock_guard<std::mutex> lock(mutex_);
   LatestValue& latest = latest_[static_cast<std::size_t>(Source::kPowerSamples)];
   latest = {true, track.value, timer.t1_ns};
+  for (const std::int64_t gap_us : gaps) {
+    health_.sources[static_cast<std::size_t>(Source::kPowerSamples)].news_ns.add(gap_us * 1000);
+  }
   if (seen_before == 0 && gaps.size() >= 4) {
     // The first drain empties a full ring: its depth and period say how soon the next one is due.
     std::nth_element(gaps.begin(), gaps.begin() + static_cast<std::ptrdiff_t>(gaps.size() / 2), gaps.end());
@@ -528,12 +531,19 @@ void GpuSampler::observe(Source source, std::int64_t t0_ns, std::int64_t t1_ns, 
                static_cast<std::uint16_t>(source), gpu_});
     track.emitted_ns = t0_ns;
   }
+  const bool news = track.worked && track.nvml_return == kSuccess && nvml_return == kSuccess && track.value != value;
+  const std::int64_t since_ns = news && track.changed_ns >= 0 ? t0_ns - track.changed_ns : -1;
+  // What interrupts the source interrupts the count, too.
+  track.changed_ns = news ? t0_ns : (nvml_return == kSuccess ? track.changed_ns : -1);
   track.seen = true;
   track.worked = track.worked || nvml_return == kSuccess;
   track.value = value;
   track.nvml_return = nvml_return;
   track.last_same_t0_ns = t0_ns;
   const std::lock_guard<std::mutex> lock(mutex_);
+  if (since_ns >= 0) {
+    health_.sources[static_cast<std::size_t>(source)].news_ns.add(since_ns);
+  }
   LatestValue& latest = latest_[static_cast<std::size_t>(source)];
   latest = {nvml_return == kSuccess, value, t1_ns};
   if (nvml_return == nvml::kErrorGpuIsLost) {

@@ -50,6 +50,7 @@ struct SourceHealth {
   std::int64_t cpu_ns = 0;
   Histogram call_ns;
   Histogram lateness_ns;
+  Histogram news_ns;  // between two new values: as seen by polling, or by the ring's stamps
 };
 
 struct GpuHealth {
@@ -105,6 +106,7 @@ class GpuSampler {
     bool worked = false;                // at least once
     std::int64_t last_same_t0_ns = -1;  // start of the last call that returned `value`
     std::int64_t emitted_ns = 0;
+    std::int64_t changed_ns = -1;
   };
 
   void run();

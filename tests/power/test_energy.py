@@ -103,6 +103,13 @@ def test_an_llm_like_load_is_right_over_ten_seconds() -> None:
     assert np.abs(errors).max() < 0.012
 
 
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_second_is_right_once_grid_and_lag_are_known(seed: int) -> None:
+    trace, sensors = sampled(*llm_like(120.0, seed=seed), 120.0, seed=seed)
+    errors = relative_errors(trace, sensors, windows(np.random.default_rng(seed), 200, 120.0, 1.0))
+    assert np.sqrt(np.mean(errors**2)) < 0.01
+
+
 def test_shape_and_counter_beat_straight_lines() -> None:
     trace, sensors = sampled(*llm_like(60.0, seed=5), 60.0)
     spans = windows(np.random.default_rng(2), 100, 60.0, 1.0)

@@ -123,6 +123,36 @@ def test_gpus_that_are_not_there(machine: Machines) -> None:
         PowerSampler(gpus=["GPU-none"])
 
 
+def test_no_gpu_and_the_same_gpu_twice_are_refused(machine: Machines) -> None:
+    machine()
+    with pytest.raises(NotStartedError, match="no GPU to sample"):
+        PowerSampler(gpus=[])
+    with PowerSampler(config=FAST) as sampler:
+        (uuid,) = sampler.gpu_uuids
+    with pytest.raises(NotStartedError, match="named twice"):
+        PowerSampler(gpus=[0, uuid])
+
+
+def test_a_sampler_that_ended_is_not_started_again(machine: Machines) -> None:
+    machine()
+    with PowerSampler(config=FAST) as sampler:
+        time.sleep(0.02)
+    with pytest.raises(RunFailedError, match="make a new one"):
+        sampler.start()
+
+
+def test_sensors_say_how_often_each_source_has_news(machine: Machines) -> None:
+    machine(curve="t_s,power_w\n-10,100\n" + "".join(f"{t / 20},{100 + 7 * (t % 31)}\n" for t in range(60)))
+    with PowerSampler(config=replace(FAST, energy_counter_period_ms=11.0)) as sampler:
+        time.sleep(1.5)
+    (sensors,) = sampler.sensors().values()
+    assert sensors["power_samples"]["new_value_p50_ns"] == pytest.approx(20e6, rel=0.15)
+    assert sensors["power_instant"]["new_value_p50_ns"] == pytest.approx(100e6, rel=0.15)
+    assert sensors["energy_counter"]["new_value_p50_ns"] == pytest.approx(100e6, rel=0.25)
+    assert sensors["power_limit"]["new_value_p50_ns"] is None
+    assert sensors["energy_counter"]["errors"] == 0
+
+
 def test_periods_that_make_no_sense_are_refused(machine: Machines) -> None:
     machine()
     with pytest.raises(ValueError, match="power_period_ns must be at least"):

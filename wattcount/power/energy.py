@@ -13,8 +13,9 @@ between its changes, averaged power. An interval that cannot be told gets no val
 The counter's grid is found from the reads themselves. A read at t returns the energy at the last tick
 before t, so with the right phase the ring's joules between two ticks agree with the counter's difference,
 and with a wrong one they are off by a whole grid step whenever a tick falls on the other side of a read.
-The phase (and the small deviation of the period, clocks drift) with the least sum of squares is taken. See
-docs/energy.md for what this reaches on recorded hardware.
+The phase (and the small deviation of the period: clocks drift) with the least misfit is taken. With the ticks
+known, the lag of the power source behind them is what makes its joules between ticks agree best: some 20 ms
+for the ring of an H200 (five runs: 18 to 22 ms), of which half is the counter's own delay in showing a tick.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ MAX_DRIFT = 1e-4
 """Of the counter's clock against this one."""
 MIN_CONTRAST = 1.3
 """How much worse than the best the median phase must fit, for the grid to be believed."""
+PUBLISH_DELAY_NS = 10_000_000
 PUBLISH_MARGIN_NS = 12_000_000
 """A new value shows 0 to 20 ms after its tick on an H200; the fitted phase lies in the middle of that."""
 STUCK_NS = S_NS // 2
@@ -92,6 +94,9 @@ class Cumulative:
         joules: Floats = np.interp(since_ns, (self.t_ns - self.t_ns[0]).astype(float), self.energy_j)
         return joules
 
+    def shifted(self, by_ns: int) -> Cumulative:
+        return Cumulative(self.t_ns + by_ns, self.energy_j, self.gaps + by_ns)
+
     def between(self, start_ns: int, end_ns: int) -> float:
         low, high = self.at(np.array([start_ns, end_ns], np.int64))
         return float(high - low)
@@ -114,8 +119,10 @@ class CounterGrid:
 
     period_ns: float
     phase_ns: int
-    rms_j: float
-    """Of counter differences against the shape, at this phase."""
+    lag_ns: float
+    """The shape shows the power of a moment so much after it, by the time at which a tick is seen."""
+    error_j: float
+    """Mean absolute difference between the counter's steps and the shape's, at this phase and lag."""
 
     def certain(self, t_ns: Ints) -> NDArray[np.bool_]:
         """Whether a read at `t_ns` is far enough from a tick to say which one it saw."""
@@ -143,10 +150,13 @@ class EnergyModel:
         self._average = self._valid(sources[Source.POWER_AVERAGE])
         self._errors = _error_spans(sources)
         shape = self.ring or self.instant
-        self.grid: CounterGrid | None = None
-        self.ticks_ns, self.counter_j, self.counter_breaks = self._counter(
+        self.ticks_ns, self.counter_j, self.counter_breaks, self.grid = self._counter(
             sources[Source.ENERGY_COUNTER], shape
         )
+        if shape is not None and self.grid is not None:
+            # From here on a tick is placed at its own time, and so is the power that the shape shows.
+            self.ticks_ns = self.ticks_ns - PUBLISH_DELAY_NS
+            shape = shape.shifted(-PUBLISH_DELAY_NS - round(self.grid.lag_ns))
         self._shape = shape
         self._segments = self._scaled(shape)
 
@@ -241,14 +251,16 @@ class EnergyModel:
         unseen = np.flatnonzero(steps_ns > _hold_ns(steps_ns))
         return Cumulative(t_ns, energy_j, np.stack((t_ns[unseen], t_ns[unseen + 1]), axis=1))
 
-    def _counter(self, reads: Events, shape: Cumulative | None) -> tuple[Ints, Floats, Ints]:
-        """Ticks of the counter that were read: (tick ns, joule), and stretches [m, 2] ns it did not count through.
+    def _counter(
+        self, reads: Events, shape: Cumulative | None
+    ) -> tuple[Ints, Floats, Ints, CounterGrid | None]:
+        """Ticks that were read (ns, joule), stretches [m, 2] ns the counter did not count through, its grid.
 
-        Through these the joules are the shape's, so that what lies between them stays in one piece.
+        Through these stretches the joules are the shape's, so that what lies between them stays in one piece.
         """
         reads = reads[reads["nvml_return"] == 0]
         if not len(reads):
-            return np.empty(0, np.int64), np.empty(0), _no_gaps()
+            return np.empty(0, np.int64), np.empty(0), _no_gaps(), None
         seen_ns = (reads["t0_ns"] + reads["t1_ns"]) // 2
         moved_j = np.diff(reads["value"] / 1e3)
         broken = moved_j < 0
@@ -269,14 +281,13 @@ class EnergyModel:
         )
         at = np.flatnonzero(broken)
         breaks = np.stack((seen_ns[at] - GRID_PERIODS_NS[0], seen_ns[at + 1]), axis=1)
-        if shape is not None:
-            self.grid = _fit_grid(seen_ns, energy_j, shape)
-        if self.grid is not None:
+        grid = None if shape is None else _GridFit(seen_ns, energy_j, shape).best()
+        if grid is not None:
             # A read close to a tick may have met it or not: the others say enough.
-            certain = self.grid.certain(seen_ns)
+            certain = grid.certain(seen_ns)
             if certain.sum() >= 2:
                 seen_ns, energy_j = seen_ns[certain], energy_j[certain]
-            ticks_ns = self.grid.tick_before(seen_ns)
+            ticks_ns = grid.tick_before(seen_ns)
         else:
             # On average a value is half a grid step old.
             ticks_ns = seen_ns - GRID_PERIODS_NS[0] // 2
@@ -284,7 +295,7 @@ class EnergyModel:
         ticks_ns, first = np.unique(ticks_ns, return_index=True)
         energy_j = energy_j[first]
         fresh = np.concatenate(([True], np.diff(energy_j) != 0))
-        return ticks_ns[fresh], energy_j[fresh], breaks
+        return ticks_ns[fresh], energy_j[fresh], breaks, grid
 
     def _scaled(self, shape: Cumulative | None) -> Cumulative | None:
         """The shape scaled to the counter between each two ticks, and carried on beyond the ends."""
@@ -449,79 +460,135 @@ def _across_steps(samples: Events, drains_ns: Ints, offsets_ns: Ints) -> Ints:
     return placed
 
 
-def _fit_grid(seen_ns: Ints, energy_j: Floats, shape: Cumulative) -> CounterGrid | None:
-    """The counter's period and phase; None where the reads do not tell one from none.
+class _GridFit:
+    """The search for the counter's grid in its reads: `best()` is None where they do not tell.
 
     Found from a minute's reads, where no drift blurs the phase; then the stretch is doubled until it holds
-    all reads, period and phase following.
-    """
-    inside = (seen_ns - GRID_PERIODS_NS[0] > shape.t_ns[0]) & (seen_ns < shape.t_ns[-1])
-    seen, energy = seen_ns[inside], energy_j[inside]
-    if len(seen) < MIN_READS_FOR_GRID:
-        return None
+    all reads, period and phase following. Misfit is measured by absolute values: a read close to a tick may
+    be off by a whole step of the counter, whatever the grid.
 
-    def rms(low: int, high: int, periods_ns: Floats, phases_ns: Floats) -> Floats:
-        """Of reads [low, high) for grids that tick at `phases_ns` after the middle read."""
-        since = (seen[low:high] - seen[(low + high) // 2]).astype(float)
-        steps = np.floor((since[None, :] - phases_ns[:, None]) / periods_ns[:, None])
-        ticks = phases_ns[:, None] + steps * periods_ns[:, None]
-        drawn = np.diff(shape.at(seen[(low + high) // 2] + np.round(ticks).astype(np.int64)), axis=1)
-        moved = np.diff(energy[low:high])
-        scale = (drawn @ moved) / np.maximum((drawn * drawn).sum(axis=1), 1e-12)
-        residual_j = moved[None, :] - scale[:, None] * drawn
-        errors: Floats = np.sqrt(np.mean(residual_j**2, axis=1))
+    seen_ns   when the counter was read
+    energy_j  what it said
+    """
+
+    def __init__(self, seen_ns: Ints, energy_j: Floats, shape: Cumulative) -> None:
+        inside = (seen_ns - GRID_PERIODS_NS[0] > shape.t_ns[0]) & (seen_ns < shape.t_ns[-1])
+        self.seen_ns, self.energy_j = seen_ns[inside], energy_j[inside]
+        self.shape = shape
+
+    def best(self) -> CounterGrid | None:
+        reads = len(self.seen_ns)
+        found = self._chunk()
+        if found is None:
+            return None
+        nominal_ns, phase_ns, low, high = found
+        period_ns, lag_ns = nominal_ns, 0.0
+        while True:
+            before = self._middle(low, high)
+            whole = (low, high) == (0, reads)
+            if not whole:
+                width = high - low
+                low, high = max(0, low - width // 2), min(reads, high + width // 2)
+            middle = self._middle(low, high)
+            # The tick next to the new middle.
+            phase_ns += before + round((middle - before - phase_ns) / period_ns) * period_ns - middle
+            for step_ns in (2e6, 0.5e6):
+                period_ns, phase_ns = self._refine(
+                    low, high, nominal_ns, period_ns, phase_ns, lag_ns, step_ns
+                )
+            if not whole:
+                continue
+            if lag_ns == 0.0:
+                lag_ns = self._lag(period_ns, phase_ns)
+                if lag_ns != 0.0:
+                    continue
+            error_j = self._misfit(0, reads, _just(period_ns), _just(phase_ns), _just(lag_ns))
+            return CounterGrid(period_ns, middle + round(phase_ns), lag_ns, float(error_j[0]))
+
+    def _middle(self, low: int, high: int) -> int:
+        return int(self.seen_ns[(low + high) // 2])
+
+    def _misfit(self, low: int, high: int, periods_ns: Floats, phases_ns: Floats, lags_ns: Floats) -> Floats:
+        """Of each grid, float64[grids], the mean |joule| over reads [low, high).
+
+        phases_ns   of a tick after the middle read
+        """
+        middle = self._middle(low, high)
+        since_ns = (self.seen_ns[low:high] - middle).astype(float)
+        steps = np.floor((since_ns[None, :] - phases_ns[:, None]) / periods_ns[:, None])
+        ticks_ns = phases_ns[:, None] + steps * periods_ns[:, None] + lags_ns[:, None]
+        drawn_j = np.diff(self.shape.at(middle + np.round(ticks_ns).astype(np.int64)), axis=1)
+        moved_j = np.diff(self.energy_j[low:high])
+        scale = moved_j.sum() / np.maximum(drawn_j.sum(axis=1), 1e-12)
+        errors: Floats = np.mean(np.abs(moved_j[None, :] - scale[:, None] * drawn_j), axis=1)
         return errors
 
-    def bottom(errors: Floats) -> NDArray[np.bool_]:
-        # Flat where no read falls between two phases: its middle is the best guess.
-        return errors <= float(errors.min()) * 1.02 + 1e-9
+    def _chunk(self) -> tuple[float, float, int, int] | None:
+        """Nominal period, phase and bounds of the first reads that show a grid: a right phase stands out."""
+        contrast, found = MIN_CONTRAST, None
+        for start in range(0, len(self.seen_ns), GRID_CHUNK_READS):
+            high = min(start + GRID_CHUNK_READS, len(self.seen_ns))
+            low = max(0, min(start, high - MIN_READS_FOR_GRID))
+            if high - low < MIN_READS_FOR_GRID:
+                break
+            for nominal in GRID_PERIODS_NS:
+                phases_ns = np.asarray(np.arange(0.0, nominal, 1e6), np.float64)
+                same = np.ones(len(phases_ns))
+                errors = self._misfit(low, high, nominal * same, phases_ns, 0.0 * same)
+                stands_out = float(np.median(errors)) / max(float(errors.min()), 1e-3)
+                if stands_out > contrast * 1.02:
+                    contrast = stands_out
+                    found = (float(nominal), float(phases_ns[int(np.argmin(errors))]), low, high)
+            if contrast > 3.0:
+                break
+        return found
 
-    # A phase that is right stands out; where all fit alike, the reads say nothing of the grid.
-    contrast, nominal_ns, phase, low, high = MIN_CONTRAST, 0.0, 0.0, 0, 0
-    for start in range(0, len(seen), GRID_CHUNK_READS):
-        end = min(start + GRID_CHUNK_READS, len(seen))
-        begin = max(0, min(start, end - MIN_READS_FOR_GRID))
-        for nominal in GRID_PERIODS_NS:
-            phases = np.asarray(np.arange(0.0, nominal, 1e6), np.float64)
-            errors = rms(begin, end, np.full(len(phases), float(nominal)), phases)
-            found = float(np.median(errors)) / max(float(errors.min()), 1e-3)
-            if found > contrast * 1.02:
-                best = phases[int(np.argmin(errors))] + np.arange(-15.0, 16.0) * 1e6
-                near = rms(begin, end, np.full(len(best), float(nominal)), best)
-                contrast, nominal_ns, phase = found, float(nominal), float(best[bottom(near)].mean())
-                low, high = begin, end
-        if contrast > 3.0:
-            break
-    if not nominal_ns:
-        return None
-    period = nominal_ns
-    while True:
-        middle = int(seen[(low + high) // 2])
-        whole = (low, high) == (0, len(seen))
-        width = high - low
-        grown = (low, high) if whole else (max(0, low - width // 2), min(len(seen), high + width // 2))
-        centre = int(seen[(grown[0] + grown[1]) // 2])
-        phase += middle + round((centre - middle - phase) / period) * period - centre
-        low, high = grown
-        reach = max(float(seen[high - 1] - centre), float(centre - seen[low]), period)
-        # How far the ticks at the far end are moved, and those in the middle.
-        for end_step, middle_reach in ((2e6, 6), (0.5e6, 3)):
-            ends, middles = np.meshgrid(
-                np.arange(-12, 13) * end_step, np.arange(-middle_reach, middle_reach + 1) * end_step / 2
-            )
-            ends_ns, middles_ns = ends.ravel(), middles.ravel()
-            drift = period / nominal_ns - 1.0 + ends_ns / reach
-            allowed = (np.abs(drift) <= MAX_DRIFT) | (ends_ns == 0.0)
-            ends_ns, middles_ns = ends_ns[allowed], middles_ns[allowed]
-            periods: Floats = period * (1.0 + ends_ns / reach)
-            phases = phase + middles_ns
-            errors = rms(low, high, periods, phases)
-            chosen = np.flatnonzero(bottom(errors))
-            # The bottom need not be convex: of its points, the one nearest to its middle.
-            off = np.hypot(
-                ends_ns[chosen] - ends_ns[chosen].mean(), middles_ns[chosen] - middles_ns[chosen].mean()
-            )
-            best_at = int(chosen[np.argmin(off)])
-            period, phase = float(periods[best_at]), float(phases[best_at])
-        if whole:
-            return CounterGrid(period, centre + round(phase), float(errors[best_at]))
+    def _refine(
+        self,
+        low: int,
+        high: int,
+        nominal_ns: float,
+        period_ns: float,
+        phase_ns: float,
+        lag_ns: float,
+        step_ns: float,
+    ) -> tuple[float, float]:
+        """Period and phase nearby, by how far ticks at the ends and in the middle are moved."""
+        middle = self._middle(low, high)
+        reach_ns = max(float(self.seen_ns[high - 1] - middle), float(middle - self.seen_ns[low]), period_ns)
+        ends, middles = np.meshgrid(np.arange(-12, 13) * step_ns, np.arange(-16, 17) * step_ns / 2)
+        ends_ns, middles_ns = ends.ravel(), middles.ravel()
+        drift = period_ns / nominal_ns - 1.0 + ends_ns / reach_ns
+        allowed = (np.abs(drift) <= MAX_DRIFT) | (ends_ns == 0.0)
+        ends_ns, middles_ns = ends_ns[allowed], middles_ns[allowed]
+        periods_ns: Floats = period_ns * (1.0 + ends_ns / reach_ns)
+        phases_ns: Floats = phase_ns + middles_ns
+        errors = self._misfit(low, high, periods_ns, phases_ns, np.full(len(phases_ns), lag_ns))
+        low_points = _bottom(errors)
+        # The bottom need not be convex: of its points, the one nearest to its middle.
+        off = np.hypot(
+            ends_ns[low_points] - ends_ns[low_points].mean(),
+            middles_ns[low_points] - middles_ns[low_points].mean(),
+        )
+        at = int(low_points[np.argmin(off)])
+        return float(periods_ns[at]), float(phases_ns[at])
+
+    def _lag(self, period_ns: float, phase_ns: float) -> float:
+        """By how much the shape trails the ticks; 0 where power does not vary enough to tell."""
+        lags_ns = np.asarray(np.arange(-40, 41) * 1e6, np.float64)
+        same = np.ones(len(lags_ns))
+        errors = self._misfit(0, len(self.seen_ns), period_ns * same, phase_ns * same, lags_ns)
+        low_points = _bottom(errors)
+        if low_points[0] == 0 or low_points[-1] == len(errors) - 1:
+            return 0.0
+        return float(lags_ns[low_points].mean())
+
+
+def _just(value: float) -> Floats:
+    return np.array([value])
+
+
+def _bottom(errors: Floats) -> Ints:
+    """The grids that fit as well as the best: where no read falls between two phases, the misfit is flat."""
+    found: Ints = np.flatnonzero(errors <= float(errors.min()) * 1.02 + 1e-9)
+    return found

@@ -46,16 +46,26 @@ class PowerSampler:
     ) -> None:
         self._own_session = session is None
         self.session = session if session is not None else attach_session()
-        config = config or PowerConfig()
-        there = self.session.gpus()
-        self.gpus: tuple[GpuFacts, ...] = tuple(
-            there if gpus is None else (_find(there, gpu) for gpu in gpus)
-        )
-        self.gpu_uuids = tuple(gpu.uuid for gpu in self.gpus)
         try:
-            self._native = _native.Sampler(self.session.native, list(self.gpu_uuids), _plan(config))
-        except _native.NvmlError as error:
-            raise NotStartedError(f"cannot sample {', '.join(self.gpu_uuids)}: {error}") from error
+            there = self.session.gpus()
+            self.gpus: tuple[GpuFacts, ...] = tuple(
+                there if gpus is None else (_find(there, gpu) for gpu in gpus)
+            )
+            self.gpu_uuids = tuple(gpu.uuid for gpu in self.gpus)
+            if not self.gpus:
+                raise NotStartedError("there is no GPU to sample: none was named, or NVML shows none")
+            if len(set(self.gpu_uuids)) < len(self.gpu_uuids):
+                raise NotStartedError(f"a GPU is named twice: {', '.join(map(str, gpus or ()))}")
+            self._native = _native.Sampler(
+                self.session.native, list(self.gpu_uuids), _plan(config or PowerConfig())
+            )
+        except BaseException as error:
+            if self._own_session:
+                self.session.close()
+            if isinstance(error, _native.NvmlError):
+                raise NotStartedError(f"cannot sample {', '.join(self.gpu_uuids)}: {error}") from error
+            raise
+        self._closed = False
         self._keep = keep
         self._kept: list[NDArray[np.void]] = []
         # At exit the interpreter goes before the thread would: stop it first.
@@ -63,6 +73,8 @@ class PowerSampler:
 
     def start(self) -> None:
         """Reads every source once, then starts the threads. Raises `RunFailedError`."""
+        if self._closed:
+            raise RunFailedError("sampler_failed", "the sampler let go of NVML at its end: make a new one")
         try:
             self._native.start()
         except RuntimeError as error:
@@ -112,7 +124,8 @@ class PowerSampler:
         return self._native.health()
 
     def sensors(self) -> dict[str, Any]:
-        """By GPU UUID and source: unit, whether it works, how often and at what cost it was read."""
+        """By GPU UUID and source: unit, whether it works, how often and at what cost it was read, and how far
+        apart its new values came (median; no finer than it was read, the ring by its own stamps)."""
         report: dict[str, Any] = {}
         for health in self.health():
             report[health["uuid"]] = {
@@ -120,7 +133,10 @@ class PowerSampler:
                     "unit": SOURCE_UNITS[Source[name.upper()]],
                     "state": found["state"],
                     "last_error": found["last_error"] or None,
+                    "calls": found["calls"],
+                    "errors": found["errors"],
                     "read_period_ns": found["period_ns"],
+                    "new_value_p50_ns": None if found["news_p50_ns"] is None else round(found["news_p50_ns"]),
                     "call_p50_ns": round(found["call_p50_ns"]),
                     "call_p99_ns": round(found["call_p99_ns"]),
                 }
@@ -141,6 +157,7 @@ class PowerSampler:
         self.stop()
         self.drain()
         if self._own_session:
+            self._closed = True
             self.session.close()
 
 
