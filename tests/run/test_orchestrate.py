@@ -155,6 +155,8 @@ def test_temporary_files_of_the_run_go_with_it(
 ) -> None:
     with tempfile.TemporaryDirectory(prefix="w", dir="/tmp") as short:  # a socket's path is at most 107 long
         monkeypatch.setattr(tempfile, "tempdir", short)
+        # torch, once imported into this process, sets it; one that is set is respected.
+        monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
 
         def leave_something(pid: int) -> None:
             environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
