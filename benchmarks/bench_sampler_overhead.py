@@ -1,16 +1,21 @@
-"""Does the sampler disturb what it measures? Interleaved on/off pairs in one engine.
+"""Does the sampler disturb what it measures? Interleaved on/off stretches in one engine.
 
     python benchmarks/bench_sampler_overhead.py model=llama3_8b model.weights=random
-    python benchmarks/bench_sampler_overhead.py --pairs 2 --batch 16 model=tiny power.backend=emulated
+    python benchmarks/bench_sampler_overhead.py --idle-pairs 2 --decode-pairs 2 --batch 8 model=tiny power.backend=emulated
 
-One engine is started. Then identical batches run in turn with the native sampler off and on, in the
-order off-on, on-off, off-on, ... so that drift cancels; after them idle stretches in the same order.
+One engine is started. First come stretches of loaded idle, with the native sampler off and on in the order
+off-on, on-off, off-on, ... so that drift cancels. Then a batch of requests decodes steadily, and while it
+does the sampler is switched off and on in the same way; stretches that meet a prefill are not used, because
+their number of tokens says little. `--batch-pairs` adds whole batches, prefill included.
+
 The energy of a stretch is read the same way in both cases, by somebody else: pynvml polls the energy
-counter until it ticks, just before and just after. What lies between a tick and the batch is idle, at
-most 0.1 s of it, and is taken off at the loaded-idle power of the same pair.
+counter until it ticks, at the start and at the end. Tokens, joules and seconds are those between the two
+ticks. A tick shows up to some 20 ms late; as ticks are 100 ms apart, a straight line through all that
+were seen tells when each of them was.
 
 Printed and written as JSON: the relative difference on/off of tokens/s, of J per output token, and of
 loaded-idle watts, each as mean and 95 % interval (Student's t over pairs), and the sampler's CPU share.
+Each stretch is appended to the file of `--stretches` (JSON lines) as soon as it is over.
 """
 
 from __future__ import annotations
@@ -20,38 +25,46 @@ import asyncio
 import json
 import sys
 import tempfile
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import pynvml
+from numpy.typing import NDArray
 from scipy import stats
 
 from wattcount import config
 from wattcount.clock import now_ns
+from wattcount.config.schema import RunConfig
 from wattcount.engine import create
-from wattcount.engine.base import Engine, GenerationRequest
+from wattcount.engine.base import Engine, EngineInfo, GenerationRequest
 from wattcount.power import PowerSampler
-from wattcount.power.nvml import open_session
+from wattcount.power.nvml import NvmlSession, open_session
 from wattcount.run.preflight import preflight
 
-
-@dataclass
-class Stretch:
-    pair: int
-    sampler: bool
-    seconds: float
-    tokens: int
-    energy_j: float
-    """From the tick before to the tick after."""
-    span_s: float
-    """Between these ticks."""
+TICK_NS = 100_000_000
+"""Of the energy counter, where its period was measured (A100, H100, H200)."""
 
 
 @dataclass
 class Tick:
-    t_ns: int
+    seen_ns: int
     energy_mj: int
+
+
+@dataclass
+class Stretch:
+    kind: str
+    """`idle`, `decode` or `batch`."""
+    pair: int
+    sampler: bool
+    start: Tick
+    end: Tick
+    tokens: int = 0
+    """Of a batch; a decode stretch's are counted between its ticks."""
+    seconds: float = 0.0
+    """Of a batch, first send to last token."""
 
 
 class Counter:
@@ -72,104 +85,225 @@ class Counter:
         raise SystemExit("The energy counter did not move for 2 s; this benchmark needs one.")
 
 
-async def run_batch(engine: Engine, requests: list[GenerationRequest]) -> tuple[int, float]:
-    """(output tokens, seconds from the first send to the last token)."""
+class Bench:
+    """The engine under test, its tokens as they come, and the switch of the sampler."""
 
-    async def one(request: GenerationRequest) -> int:
-        return sum([chunk.token_count async for chunk in engine.generate(request)])
+    def __init__(
+        self, args: argparse.Namespace, cfg: RunConfig, session: NvmlSession, uuid: str, engine: Engine
+    ) -> None:
+        self.args, self.cfg, self.session, self.uuid, self.engine = args, cfg, session, uuid, engine
+        self.info: EngineInfo
+        self.counter = Counter(uuid)
+        self.stretches: list[Stretch] = []
+        self.cpu_shares: list[float] = []
+        self.arrivals: list[tuple[int, int]] = []
+        """(when, how many tokens) of everything that was generated."""
+        self._rng = np.random.default_rng(0)
+        self._number = 0
 
-    start_ns = now_ns()
-    counts = await asyncio.gather(*(one(request) for request in requests))
-    return sum(counts), (now_ns() - start_ns) / 1e9
+    def requests(self, output_tokens: int) -> list[GenerationRequest]:
+        ids = self._rng.integers(
+            256, self.info.vocab_size, (self.args.batch, self.args.input_tokens)
+        ).tolist()
+        self._number += 1
+        return [
+            GenerationRequest(f"{self._number}-{i}", ids[i], output_tokens, True) for i in range(len(ids))
+        ]
+
+    async def generate(self, requests: list[GenerationRequest]) -> None:
+        async def one(request: GenerationRequest) -> None:
+            async for chunk in self.engine.generate(request):
+                self.arrivals.append((chunk.t_ns, chunk.token_count))
+
+        await asyncio.gather(*(one(request) for request in requests))
+
+    async def stretch(self, kind: str, pair: int, on: bool) -> Stretch:
+        sampler = PowerSampler(gpus=[self.uuid], session=self.session, config=self.cfg.power) if on else None
+        requests = self.requests(self.args.output_tokens) if kind == "batch" else []
+        if sampler:
+            sampler.start()
+        await asyncio.sleep(self.args.settle_s)
+        start = await asyncio.to_thread(self.counter.next_tick)
+        tokens, seconds = 0, 0.0
+        if kind == "batch":
+            seen, sent_ns = len(self.arrivals), now_ns()
+            await self.generate(requests)
+            fresh = self.arrivals[seen:]
+            tokens, seconds = sum(n for _, n in fresh), (max(t for t, _ in fresh) - sent_ns) / 1e9
+        else:
+            await asyncio.sleep(self.args.idle_s if kind == "idle" else self.args.decode_s)
+        end = await asyncio.to_thread(self.counter.next_tick)
+        if sampler:
+            sampler.stop()
+            (health,) = sampler.health()
+            self.cpu_shares.append(health["cpu_ns"] / health["wall_ns"])
+        return Stretch(kind, pair, on, start, end, tokens, seconds)
+
+    def keep(self, stretch: Stretch) -> None:
+        self.stretches.append(stretch)
+        if self.args.stretches:
+            with self.args.stretches.open("a") as out:
+                out.write(json.dumps(asdict(stretch)) + "\n")
+        print(
+            f"{stretch.kind} {stretch.pair} {'on' if stretch.sampler else 'off'}", file=sys.stderr, flush=True
+        )
+
+    async def simple(self, kind: str, pairs: int) -> None:
+        for pair in range(pairs):
+            for on in order(pair):
+                self.keep(await self.stretch(kind, pair, on))
+
+    async def decode(self, pairs: int) -> None:
+        """As many batches as it takes; a pair that the end of a batch cuts off is measured again."""
+        pair = 0
+        while pair < pairs:
+            before = pair
+            batch = asyncio.create_task(self.generate(self.requests(self.args.decode_tokens)))
+            # Prefill over, every request decoding: nothing but decode steps until the first one ends.
+            seen = len(self.arrivals)
+            while len(self.arrivals) - seen < 4 * self.args.batch:
+                await asyncio.sleep(0.05)
+            while pair < pairs:
+                both = [await self.stretch("decode", pair, on) for on in order(pair)]
+                if (
+                    batch.done()
+                    or len(self.arrivals) - seen > self.args.batch * self.args.decode_tokens * 0.98
+                ):
+                    break
+                for stretch in both:
+                    self.keep(stretch)
+                pair += 1
+            await batch
+            if pair == before:
+                raise SystemExit(
+                    "a batch ended before one pair was over: raise --decode-tokens or lower --decode-s"
+                )
 
 
-def interval(differences: np.ndarray) -> dict[str, float]:
+def order(pair: int) -> tuple[bool, bool]:
+    return (False, True) if pair % 2 == 0 else (True, False)
+
+
+def tick_times(stretches: list[Stretch]) -> dict[int, float]:
+    """When each tick was, in ns since the first one, by when it was seen: a straight line through all of them."""
+    seen = np.array([tick.seen_ns for s in stretches for tick in (s.start, s.end)], np.int64)
+    since = (seen - seen[0]).astype(float)
+    period, phase = float(TICK_NS), 0.0
+    # From stretch to stretch: the line must be known well enough to tell which tick the next one is.
+    for upto in sorted({*range(4, len(seen), 4), len(seen)}):
+        number = np.round((since[:upto] - phase) / period)
+        if upto >= 8:
+            period, phase = (float(x) for x in np.polyfit(number, since[:upto], 1))
+    number = np.round((since - phase) / period)
+    return {int(t): phase + period * n for t, n in zip(seen, number, strict=True)}
+
+
+def figures(stretches: list[Stretch], arrivals: list[tuple[int, int]]) -> Iterator[dict[str, object]]:
+    """One row a stretch: seconds, joules and tokens between its ticks."""
+    if not stretches:
+        return
+    when = tick_times(stretches)
+    first = stretches[0].start.seen_ns
+    arrived = np.array(sorted(arrivals), np.int64).reshape(-1, 2)
+    t_ns, at = np.unique(arrived[:, 0] - first, return_index=True)
+    total = np.concatenate((np.cumsum(arrived[:, 1])[at[1:] - 1], [arrived[:, 1].sum()])) if len(at) else t_ns
+    for s in stretches:
+        start, end = when[s.start.seen_ns], when[s.end.seen_ns]
+        row: dict[str, object] = {
+            "kind": s.kind,
+            "pair": s.pair,
+            "sampler": s.sampler,
+            "span_s": (end - start) / 1e9,
+            "energy_j": (s.end.energy_mj - s.start.energy_mj) / 1e3,
+            "tokens": float(s.tokens),
+            "seconds": s.seconds,
+        }
+        if s.kind == "decode":
+            row["tokens"] = float(np.diff(np.interp([start, end], t_ns, total))[0])
+            row["seconds"] = row["span_s"]
+        yield row
+
+
+def interval(differences: NDArray[np.float64]) -> dict[str, float]:
     n = len(differences)
     half = float(stats.t.ppf(0.975, n - 1) * differences.std(ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
     return {"mean_percent": 100 * float(differences.mean()), "half_width_percent": 100 * half, "pairs": n}
 
 
+def compare(rows: list[dict[str, object]]) -> dict[str, object]:
+    """Differences on/off of each kind of stretch."""
+
+    def relative(kind: str, numerator: str, denominator: str) -> tuple[dict[str, float], float]:
+        chosen = {
+            (row["pair"], row["sampler"]): float(row[numerator]) / float(row[denominator])  # type: ignore[arg-type]
+            for row in rows
+            if row["kind"] == kind
+        }
+        pairs = sorted({pair for pair, _ in chosen if (pair, True) in chosen and (pair, False) in chosen})  # type: ignore[type-var]
+        off = np.array([chosen[pair, False] for pair in pairs])
+        on = np.array([chosen[pair, True] for pair in pairs])
+        return interval(on / off - 1), float(off.mean())
+
+    found: dict[str, object] = {}
+    for kind in ("idle", "decode", "batch"):
+        if not any(row["kind"] == kind for row in rows):
+            continue
+        for name, numerator, denominator in (
+            (("loaded_idle_w", "energy_j", "span_s"),)
+            if kind == "idle"
+            else (("output_tokens_per_s", "tokens", "seconds"), ("j_per_output_token", "energy_j", "tokens"))
+        ):
+            difference, off = relative(kind, numerator, denominator)
+            found[f"{kind}/{name}"] = {**difference, "sampler_off": off}
+    return found
+
+
 async def measure(args: argparse.Namespace) -> dict[str, object]:
-    cfg = config.compose(args.overrides)
+    cfg = config.compose(
+        [
+            f"scenario.lengths.input_tokens={args.input_tokens}",
+            f"scenario.lengths.output_tokens={max(args.output_tokens, args.decode_tokens)}",
+            *args.overrides,
+        ]
+    )
     session = open_session(cfg.power, cfg.gpu)
     cfg = preflight(cfg, session)
     (gpu,) = session.select(cfg.gpu)
-    counter = Counter(gpu.uuid)
     engine = create(cfg, [gpu.uuid], Path(tempfile.mkdtemp()))
-    info = await engine.start()
-    rng = np.random.default_rng(0)
-
-    def requests(label: str) -> list[GenerationRequest]:
-        ids = rng.integers(256, info.vocab_size, (args.batch, args.input_tokens)).tolist()
-        return [
-            GenerationRequest(f"{label}-{i}", ids[i], args.output_tokens, True) for i in range(args.batch)
-        ]
-
-    for i in range(args.warmup_batches):
-        await run_batch(engine, requests(f"warm{i}"))
-
-    batches: list[Stretch] = []
-    idles: list[Stretch] = []
-    cpu_shares: list[float] = []
-
-    async def stretch(pair: int, on: bool, idle: bool) -> Stretch:
-        sampler = PowerSampler(gpus=[gpu.uuid], session=session, config=cfg.power) if on else None
-        work = requests(f"{pair}-{on}") if not idle else []
-        if sampler:
-            sampler.start()
-        await asyncio.sleep(args.settle_s)
-        before = counter.next_tick()
-        if idle:
-            await asyncio.sleep(args.idle_s)
-            tokens, seconds = 0, args.idle_s
-        else:
-            tokens, seconds = await run_batch(engine, work)
-        after = counter.next_tick()
-        if sampler:
-            sampler.stop()
-            (health,) = sampler.health()
-            cpu_shares.append(health["cpu_ns"] / health["wall_ns"])
-        return Stretch(
-            pair,
-            on,
-            seconds,
-            tokens,
-            (after.energy_mj - before.energy_mj) / 1e3,
-            (after.t_ns - before.t_ns) / 1e9,
-        )
-
-    for target, idle in ((batches, False), (idles, True)):
-        for pair in range(args.pairs):
-            for on in (False, True) if pair % 2 == 0 else (True, False):
-                target.append(await stretch(pair, on, idle))
-                print(json.dumps({"idle": idle, **asdict(target[-1])}), file=sys.stderr, flush=True)
+    bench = Bench(args, cfg, session, gpu.uuid, engine)
+    bench.info = await engine.start()
+    await bench.simple("idle", args.idle_pairs)
+    if args.batch_pairs or args.decode_pairs:
+        await bench.generate(bench.requests(args.output_tokens))
+    if args.decode_pairs:
+        await bench.decode(args.decode_pairs)
+    await bench.simple("batch", args.batch_pairs)
     await engine.stop()
     session.close()
-
-    idle_w = {(s.pair, s.sampler): s.energy_j / s.span_s for s in idles}
-    mean_idle_w = float(np.mean(list(idle_w.values())))
-    net = [replace(s, energy_j=s.energy_j - (s.span_s - s.seconds) * mean_idle_w) for s in batches]
-
-    def relative(values: dict[tuple[int, bool], float]) -> np.ndarray:
-        return np.array([values[p, True] / values[p, False] - 1 for p in range(args.pairs)])
-
+    # Stretch by stretch between ticks; a batch begins and ends between two, so that idle of up to a tick is in it.
+    rows = [
+        row
+        for kind in ("idle", "decode", "batch")
+        for row in figures([s for s in bench.stretches if s.kind == kind], bench.arrivals)
+    ]
     return {
         "gpu": gpu.name,
         "evidence": session.evidence,
-        "engine": f"{info.name} {info.version}",
+        "engine": f"{bench.info.name} {bench.info.version}",
         "model": cfg.model.name,
         "weights": cfg.model.weights.value,
-        "batch": [args.batch, args.input_tokens, args.output_tokens],
-        "output_tokens_per_s": interval(relative({(s.pair, s.sampler): s.tokens / s.seconds for s in net})),
-        "j_per_output_token": interval(relative({(s.pair, s.sampler): s.energy_j / s.tokens for s in net})),
-        "loaded_idle_w": interval(relative(idle_w)),
-        "absolute": {
-            "output_tokens_per_s": float(np.mean([s.tokens / s.seconds for s in net])),
-            "j_per_output_token": float(np.mean([s.energy_j / s.tokens for s in net])),
-            "loaded_idle_w": mean_idle_w,
+        "requests": {
+            "batch": args.batch,
+            "input_tokens": args.input_tokens,
+            "output_tokens": args.output_tokens,
+            "decode_tokens": args.decode_tokens,
         },
-        "sampler_cpu_share_of_a_core": {"mean": float(np.mean(cpu_shares)), "max": float(np.max(cpu_shares))},
-        "stretches": [asdict(s) for s in batches + idles],
+        "on_against_off": compare(rows),
+        "sampler_cpu_share_of_a_core": {
+            "mean": float(np.mean(bench.cpu_shares)),
+            "max": float(np.max(bench.cpu_shares)),
+        },
+        "stretches": rows,
     }
 
 
@@ -177,14 +311,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--pairs", type=int, default=8)
-    parser.add_argument("--batch", type=int, default=512, help="requests a batch")
+    parser.add_argument("--idle-pairs", type=int, default=16)
+    parser.add_argument("--decode-pairs", type=int, default=16)
+    parser.add_argument("--batch-pairs", type=int, default=0)
+    parser.add_argument("--batch", type=int, default=128, help="requests at once")
     parser.add_argument("--input-tokens", type=int, default=512)
-    parser.add_argument("--output-tokens", type=int, default=256)
-    parser.add_argument("--warmup-batches", type=int, default=1)
-    parser.add_argument("--settle-s", type=float, default=1.0)
-    parser.add_argument("--idle-s", type=float, default=5.0)
+    parser.add_argument("--output-tokens", type=int, default=256, help="of a batch")
+    parser.add_argument("--decode-tokens", type=int, default=3072, help="of a request that decodes steadily")
+    parser.add_argument("--settle-s", type=float, default=0.4)
+    parser.add_argument("--idle-s", type=float, default=4.0)
+    parser.add_argument("--decode-s", type=float, default=1.5)
     parser.add_argument("--json", type=Path, help="write the result here")
+    parser.add_argument("--stretches", type=Path, help="append each stretch here")
     parser.add_argument("overrides", nargs="*", help="config overrides, as for python -m wattcount")
     args = parser.parse_args()
     result = asyncio.run(measure(args))
