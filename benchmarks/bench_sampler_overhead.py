@@ -5,8 +5,9 @@
 
 One engine is started. First come stretches of loaded idle, with the native sampler off and on in the order
 off-on, on-off, off-on, ... so that drift cancels. Then a batch of requests decodes steadily, and while it
-does the sampler is switched off and on in the same way; stretches that meet a prefill are not used, because
-their number of tokens says little. `--batch-pairs` adds whole batches, prefill included.
+does the sampler is switched off and on in the same way; decoding slows down as contexts grow, which a cubic
+in time for each batch takes off. Stretches that meet a prefill are not used, because their number of tokens says
+little. `--batch-pairs` adds whole batches, prefill included.
 
 The energy of a stretch is read the same way in both cases, by somebody else: pynvml polls the energy
 counter until it ticks, at the start and at the end. Tokens, joules and seconds are those between the two
@@ -28,6 +29,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pynvml
@@ -45,6 +47,10 @@ from wattcount.run.preflight import preflight
 
 TICK_NS = 100_000_000
 """Of the energy counter, where its period was measured (A100, H100, H200)."""
+BATCH_GAP = 2.0
+"""Decode stretches whose beginnings are further apart than so many times the usual belong to two batches."""
+STEP_GAP_NS = 1_000_000
+"""Tokens further apart than this are of two steps."""
 
 
 @dataclass
@@ -161,7 +167,7 @@ class Bench:
             batch = asyncio.create_task(self.generate(self.requests(self.args.decode_tokens)))
             # Prefill over, every request decoding: nothing but decode steps until the first one ends.
             seen = len(self.arrivals)
-            while len(self.arrivals) - seen < 4 * self.args.batch:
+            while len(self.arrivals) - seen < 16 * self.args.batch:
                 await asyncio.sleep(0.05)
             while pair < pairs:
                 both = [await self.stretch("decode", pair, on) for on in order(pair)]
@@ -198,21 +204,35 @@ def tick_times(stretches: list[Stretch]) -> dict[int, float]:
     return {int(t): phase + period * n for t, n in zip(seen, number, strict=True)}
 
 
-def figures(stretches: list[Stretch], arrivals: list[tuple[int, int]]) -> Iterator[dict[str, object]]:
+def steps(arrivals: list[tuple[int, int]], zero_ns: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Ends of the engine's steps, ns since `zero_ns`, and the tokens emitted up to each.
+
+    The tokens of a step arrive within a millisecond or two of each other: spread over the step, they say to a
+    fraction of a step how many there were at any moment.
+    """
+    arrived = np.array(sorted(arrivals), np.int64).reshape(-1, 2)
+    if not len(arrived):
+        return np.empty(0), np.empty(0, np.int64)
+    total = np.cumsum(arrived[:, 1])
+    last = np.append(np.flatnonzero(np.diff(arrived[:, 0]) > STEP_GAP_NS), len(arrived) - 1)
+    begin = np.append(0, last[:-1] + 1)
+    return (arrived[begin, 0] - zero_ns).astype(float), total[last]
+
+
+def figures(stretches: list[Stretch], arrivals: list[tuple[int, int]]) -> Iterator[dict[str, Any]]:
     """One row a stretch: seconds, joules and tokens between its ticks."""
     if not stretches:
         return
     when = tick_times(stretches)
     first = stretches[0].start.seen_ns
-    arrived = np.array(sorted(arrivals), np.int64).reshape(-1, 2)
-    t_ns, at = np.unique(arrived[:, 0] - first, return_index=True)
-    total = np.concatenate((np.cumsum(arrived[:, 1])[at[1:] - 1], [arrived[:, 1].sum()])) if len(at) else t_ns
+    t_ns, total = steps(arrivals, first)
     for s in stretches:
         start, end = when[s.start.seen_ns], when[s.end.seen_ns]
-        row: dict[str, object] = {
+        row: dict[str, Any] = {
             "kind": s.kind,
             "pair": s.pair,
             "sampler": s.sampler,
+            "start_s": start / 1e9,
             "span_s": (end - start) / 1e9,
             "energy_j": (s.end.energy_mj - s.start.energy_mj) / 1e3,
             "tokens": float(s.tokens),
@@ -230,32 +250,58 @@ def interval(differences: NDArray[np.float64]) -> dict[str, float]:
     return {"mean_percent": 100 * float(differences.mean()), "half_width_percent": 100 * half, "pairs": n}
 
 
-def compare(rows: list[dict[str, object]]) -> dict[str, object]:
+def compare(rows: list[dict[str, Any]]) -> dict[str, object]:
     """Differences on/off of each kind of stretch."""
-
-    def relative(kind: str, numerator: str, denominator: str) -> tuple[dict[str, float], float]:
-        chosen = {
-            (row["pair"], row["sampler"]): float(row[numerator]) / float(row[denominator])  # type: ignore[arg-type]
-            for row in rows
-            if row["kind"] == kind
-        }
-        pairs = sorted({pair for pair, _ in chosen if (pair, True) in chosen and (pair, False) in chosen})  # type: ignore[type-var]
-        off = np.array([chosen[pair, False] for pair in pairs])
-        on = np.array([chosen[pair, True] for pair in pairs])
-        return interval(on / off - 1), float(off.mean())
-
     found: dict[str, object] = {}
-    for kind in ("idle", "decode", "batch"):
-        if not any(row["kind"] == kind for row in rows):
+    for kind, name, numerator, denominator in FIGURES:
+        chosen = [row for row in rows if row["kind"] == kind]
+        if not chosen:
             continue
-        for name, numerator, denominator in (
-            (("loaded_idle_w", "energy_j", "span_s"),)
-            if kind == "idle"
-            else (("output_tokens_per_s", "tokens", "seconds"), ("j_per_output_token", "energy_j", "tokens"))
-        ):
-            difference, off = relative(kind, numerator, denominator)
-            found[f"{kind}/{name}"] = {**difference, "sampler_off": off}
+        values = np.array([row[numerator] / row[denominator] for row in chosen])
+        on = np.array([row["sampler"] for row in chosen])
+        if kind == "decode":
+            difference = detrended(values, on, np.array([row["start_s"] for row in chosen]))
+        else:
+            # Stretches come pair by pair, whichever of the two is first.
+            both = values.reshape(-1, 2)
+            difference = interval(
+                np.where(on.reshape(-1, 2)[:, 0], both[:, 0] / both[:, 1], both[:, 1] / both[:, 0]) - 1
+            )
+        found[f"{kind}/{name}"] = {**difference, "sampler_off": float(values[~on].mean())}
     return found
+
+
+FIGURES = (
+    ("idle", "loaded_idle_w", "energy_j", "span_s"),
+    ("decode", "output_tokens_per_s", "tokens", "seconds"),
+    ("decode", "j_per_output_token", "energy_j", "tokens"),
+    ("batch", "output_tokens_per_s", "tokens", "seconds"),
+    ("batch", "j_per_output_token", "energy_j", "tokens"),
+)
+
+
+def detrended(
+    values: NDArray[np.float64], on: NDArray[np.bool_], start_s: NDArray[np.float64]
+) -> dict[str, float]:
+    """The effect of the sampler on log(values) beside a cubic in time for each batch: decoding slows down as
+    contexts grow, by more within a pair than the sampler could. Least squares, 95 % by Student's t."""
+    batch = np.concatenate(([0], np.cumsum(np.diff(start_s) > BATCH_GAP * np.median(np.diff(start_s)))))
+    columns = [on.astype(float)]
+    for b in range(batch[-1] + 1):
+        within = batch == b
+        t = np.where(within, start_s - start_s[within][0], 0.0) / max(1.0, float(np.ptp(start_s[within])))
+        columns += [within * t**power for power in range(min(4, int(within.sum() // 3) + 1))]
+    design = np.stack(columns, axis=1)
+    solution, _, rank, _ = np.linalg.lstsq(design, np.log(values), rcond=None)
+    freedom = len(values) - int(rank)
+    left = np.log(values) - design @ solution
+    variance = float(left @ left) / max(1, freedom) * np.linalg.pinv(design.T @ design)[0, 0]
+    half = float(stats.t.ppf(0.975, freedom)) * variance**0.5 if freedom > 0 else float("nan")
+    return {
+        "mean_percent": 100 * float(solution[0]),
+        "half_width_percent": 100 * half,
+        "pairs": len(values) // 2,
+    }
 
 
 async def measure(args: argparse.Namespace) -> dict[str, object]:
