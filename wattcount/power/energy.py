@@ -1,139 +1,87 @@
-"""The energy of an interval, from whatever sources a GPU has.
+"""The energy of an interval, from whatever sources a GPU has, and how sure it is.
 
-Preferred: the energy counter gives the joules, the finest power source their shape between two readings
-of it::
+Preferred: the energy counter gives the joules, the finest power source their shape between two ticks of it::
 
-    counter   E0 ............................. E1        read some once a second
-    tick      |<-- the value belongs to a tick of the counter's own grid, up to a grid step before the read
-    ring      .:.::...::::.:..::.:::.:..:.::..           20 ms samples, scaled so that they sum to E1 - E0
+    counter   E0 ............................. E1        some once a second, each placed at its tick
+    samples   .:.::...::::.:..::.:::.:..:.::..           every 20 ms, less their lag
+    estimate  E0 + (E1 - E0) (w samples + (1 - w) straight line)
 
-Fallbacks, in this order: counter alone (straight lines), the samples ring alone, instant power held
-between its changes, averaged power. An interval that cannot be told gets no value and a reason.
+w is how far the samples can be trusted with the shape: 1 on most loads, less where the load repeats faster than they
+come and they alias. It is chosen by how well ticks that are left out are predicted from their neighbours, and the
+errors of these predictions are what the uncertainty of the estimate rests on (`power.uncertainty`).
 
-The counter's grid is found from the reads themselves. A read at t returns the energy at the last tick
-before t, so with the right phase the ring's joules between two ticks agree with the counter's difference,
-and with a wrong one they are off by a whole grid step whenever a tick falls on the other side of a read.
-The phase (and the small deviation of the period: clocks drift) with the least misfit is taken. With the ticks
-known, the lag of the power source behind them is what makes its joules between ticks agree best: some 20 ms
-for the ring of an H200 (five runs: 18 to 22 ms), of which half is the counter's own delay in showing a tick.
+Fallbacks, in this order: counter alone (straight lines), the samples ring alone, instant power held between its
+changes, averaged power. An interval that cannot be told gets no value and a reason.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wattcount.power.counter import Counter, CounterGrid, read_counter
+from wattcount.power.curve import S_NS, Floats, Ints, PowerCurve, overlaps
 from wattcount.power.events import Source
+from wattcount.power.uncertainty import (
+    COVERAGE_95,
+    PRIOR_FLOOR_J2_PER_S,
+    PRIOR_STEEPNESS,
+    SENSOR_PRIOR,
+    HeldOut,
+    ShapeUncertainty,
+    doubt_j2,
+    local_gain,
+)
 
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
 Events = NDArray[np.void]
 
-S_NS = 1_000_000_000
-GRID_PERIODS_NS = (100_000_000, 50_000_000, 20_000_000)
-"""Update periods of the counter that are looked for."""
-MIN_READS_FOR_GRID = 6
 BOX_NS = 1_000_000_000
 """Length of the box that averaged power (field 185) is the mean of, on the GPUs where it was measured."""
-MAX_DRIFT = 1e-4
-"""Of the counter's clock against this one."""
-MIN_CONTRAST = 1.3
-"""How much worse than the best the median phase must fit, for the grid to be believed."""
-PUBLISH_DELAY_NS = 10_000_000
-PUBLISH_MARGIN_NS = 12_000_000
-"""A new value shows 0 to 20 ms after its tick on an H200; the fitted phase lies in the middle of that."""
-STUCK_NS = S_NS // 2
-STUCK_J = 5.0
-"""A counter that stays for so long, while the finest power source saw more than this, is not counting."""
 CLOCK_STEP_NS = 50_000_000
 """The wall clock is slewed by less than this between two pairs; a larger change is a step."""
 LONGEST_GAP_NS = S_NS // 2
 """What of power alone was not seen for longer has no energy."""
 LONGEST_HOLD_NS = 3 * S_NS
 """Polled power is repeated as a heartbeat; one that was not for longer is not held on."""
-GRID_CHUNK_READS = 64
-"""Few enough that no drift between the GPU's clock and this one blurs their phase."""
 DISAGREE_SHARE = 0.1
-"""Counter and ring further apart than this, over a window of at least a second, is reported."""
+"""Counter and samples further apart than this, over a window of at least a second, is reported."""
 MAX_EXTRAPOLATION_NS = 3 * S_NS
-"""How far beyond its first and last tick the counter's scale is carried along the ring."""
+"""How far beyond its first and last tick the counter's scale is carried along the samples."""
+AROUND_NS = 20_000_000
+"""Power at a moment is the mean over so much on either side."""
+WITHIN_STEP = 0.15
+"""Standard deviation, in sampling steps, of where within its steps a change of power is put."""
+WIDE_SHARE = 0.03
+"""An interval whose own uncertainty is more than this share of its energy says so."""
+COUNTER_STEP_J = 1e-3
+POWER_LAG_SD_S = 0.03
+"""Of power alone: how late it is shown is not known."""
+BOX_SLOPE = 1.0
 
 
 @dataclass(frozen=True)
 class EnergyEstimate:
-    """Energy of an interval and what it rests on."""
+    """Energy of an interval, what it rests on, and how sure it is.
+
+    value_j       None: cannot be told, see `reasons`
+    u95_j         95 % uncertainty: `u95_method_j` and `u95_sensor_j` in quadrature
+    basis         `energy_counter+power_samples`, `energy_counter`, `power_samples`, `power_average`, ...
+    reasons       stable codes of what is wrong or worth knowing, e.g. `ring_gaps`, `counter_reset`, `outside_trace`
+    u95_method_j  what the estimator adds: gets smaller with more and longer measurements
+    u95_sensor_j  gain and offset of the board's sensor: the same sign and share in every run on that board
+    budget_j      the parts, 95 % each: `shape`, `edges`, `alignment`, `resolution`, `gain`, `offset`
+    """
 
     value_j: float | None
     u95_j: float | None
-    """95 % uncertainty; None: not computed."""
     basis: str | None
-    """`energy_counter+power_samples`, `energy_counter`, `power_samples`, `power_instant`, `power_average`, ..."""
     reasons: tuple[str, ...] = ()
-    """Stable codes of what is wrong or worth knowing, e.g. `ring_gaps`, `counter_reset`, `outside_trace`."""
-
-
-@dataclass(frozen=True)
-class Cumulative:
-    """Energy since some moment as a piecewise-linear function of time.
-
-    t_ns    int64[n], increasing
-    energy_j float64[n]
-    gaps    int64[m, 2]: stretches that were bridged, not seen
-    """
-
-    t_ns: Ints
-    energy_j: Floats
-    gaps: Ints
-
-    def at(self, t_ns: Ints | Floats) -> Floats:
-        # Differences from the first point: float64 has no room for nanoseconds since boot.
-        since_ns = np.asarray(t_ns - self.t_ns[0], float)
-        joules: Floats = np.interp(since_ns, (self.t_ns - self.t_ns[0]).astype(float), self.energy_j)
-        return joules
-
-    def shifted(self, by_ns: int) -> Cumulative:
-        return Cumulative(self.t_ns + by_ns, self.energy_j, self.gaps + by_ns)
-
-    def between(self, start_ns: int, end_ns: int) -> float:
-        low, high = self.at(np.array([start_ns, end_ns], np.int64))
-        return float(high - low)
-
-    def covers(self, start_ns: int, end_ns: int) -> bool:
-        return bool(self.t_ns[0] <= start_ns and end_ns <= self.t_ns[-1])
-
-    def has_gap(self, start_ns: int, end_ns: int) -> bool:
-        return _overlap(self.gaps, start_ns, end_ns)
-
-    def longest_gap_ns(self, start_ns: int, end_ns: int) -> int:
-        """Of the parts of gaps that lie in the interval."""
-        inside = np.minimum(self.gaps[:, 1], end_ns) - np.maximum(self.gaps[:, 0], start_ns)
-        return int(inside.max(initial=0))
-
-
-@dataclass(frozen=True)
-class CounterGrid:
-    """When the counter ticks: `phase_ns + k * period_ns`."""
-
-    period_ns: float
-    phase_ns: int
-    lag_ns: float
-    """The shape shows the power of a moment so much after it, by the time at which a tick is seen."""
-    error_j: float
-    """Mean absolute difference between the counter's steps and the shape's, at this phase and lag."""
-
-    def certain(self, t_ns: Ints) -> NDArray[np.bool_]:
-        """Whether a read at `t_ns` is far enough from a tick to say which one it saw."""
-        since_ns = (t_ns - self.phase_ns) % self.period_ns
-        margin_ns = min(PUBLISH_MARGIN_NS, self.period_ns / 4)
-        far: NDArray[np.bool_] = (since_ns > margin_ns) & (since_ns < self.period_ns - margin_ns)
-        return far
-
-    def tick_before(self, t_ns: Ints) -> Ints:
-        steps = np.floor((t_ns - self.phase_ns) / self.period_ns)
-        return (self.phase_ns + np.round(steps * self.period_ns)).astype(np.int64)
+    u95_method_j: float | None = None
+    u95_sensor_j: float | None = None
+    budget_j: Mapping[str, float] = field(default_factory=dict)
 
 
 class EnergyModel:
@@ -150,15 +98,15 @@ class EnergyModel:
         self._average = self._valid(sources[Source.POWER_AVERAGE])
         self._errors = _error_spans(sources)
         shape = self.ring or self.instant
-        self.ticks_ns, self.counter_j, self.counter_breaks, self.grid = self._counter(
-            sources[Source.ENERGY_COUNTER], shape
-        )
-        if shape is not None and self.grid is not None:
-            # From here on a tick is placed at its own time, and so is the power that the shape shows.
-            self.ticks_ns = self.ticks_ns - PUBLISH_DELAY_NS
-            shape = shape.shifted(-PUBLISH_DELAY_NS - round(self.grid.lag_ns))
-        self._shape = shape
-        self._segments = self._scaled(shape)
+        self._shape_name = "power_samples" if self.ring is not None else "power_instant"
+        self.counter = read_counter(sources[Source.ENERGY_COUNTER], shape)
+        self.shape = None if shape is None else shape.shifted(-round(self.counter.shape_lag_ns))
+        self.scaled = self._anchored(self.shape)
+        self.straight = self._anchored(None)
+
+    @property
+    def grid(self) -> CounterGrid | None:
+        return self.counter.grid
 
     def energy(self, start_ns: int, end_ns: int) -> EnergyEstimate:
         """See `PowerTrace.energy`."""
@@ -178,7 +126,7 @@ class EnergyModel:
         """See `PowerTrace.energy_by_source`. Best first."""
         _check(start_ns, end_ns)
         found: dict[str, EnergyEstimate] = {}
-        if len(self.ticks_ns):
+        if len(self.counter.ticks_ns):
             found["energy_counter"] = self._counter_alone(start_ns, end_ns)
         for name, curve in (("power_samples", self.ring), ("power_instant", self.instant)):
             if curve is not None:
@@ -189,15 +137,19 @@ class EnergyModel:
             found["power_usage"] = _integral(self.usage, start_ns, end_ns, "power_usage")
         return found
 
+    def cumulative_j(self, t_ns: Ints) -> Floats | None:
+        """See `PowerTrace.cumulative_j`."""
+        best = self.scaled or self.straight or self.ring or self.instant or self.usage
+        return None if best is None else best.at(t_ns)
+
     def curve(self, max_points: int) -> tuple[Ints, Floats]:
         """See `PowerTrace.curve`."""
-        best = self._segments or self.ring or self.instant or self.usage
-        if best is None or max_points < 1 or len(best.t_ns) < 2:
+        best = self.scaled or self.ring or self.instant or self.usage
+        if best is None or max_points < 1:
             return np.empty(0, np.int64), np.empty(0)
-        points = min(max_points, len(best.t_ns) - 1)
-        edges = (
-            np.linspace(0, float(best.t_ns[-1] - best.t_ns[0]), points + 1).astype(np.int64) + best.t_ns[0]
-        )
+        first, last = best.bounds_ns
+        points = min(max_points, best.points)
+        edges = np.linspace(0, float(last - first), points + 1).astype(np.int64) + first
         power_w = np.diff(best.at(edges)) / (np.diff(edges) / S_NS)
         return ((edges[1:] + edges[:-1]) // 2), power_w
 
@@ -212,7 +164,7 @@ class EnergyModel:
             good = good[~zero]
         return good
 
-    def _ring(self, samples: Events, pairs: Events) -> Cumulative | None:
+    def _ring(self, samples: Events, pairs: Events) -> PowerCurve | None:
         samples = self._valid(samples)
         samples = samples[samples["source_ts_us"] > 0]
         pairs = pairs[pairs["nvml_return"] == 0]
@@ -234,127 +186,62 @@ class EnergyModel:
             )
             t_ns = stamps_utc_ns - base - np.round(offsets).astype(np.int64)
         t_ns, keep = np.unique(t_ns, return_index=True)
-        power_w = samples["value"][keep] / 1e3
         if len(t_ns) < 3:
             return None
-        return _trapezoid(t_ns, power_w)
+        return PowerCurve.through(t_ns, samples["value"][keep] / 1e3)
 
-    def _held(self, events: Events) -> Cumulative | None:
+    def _held(self, events: Events) -> PowerCurve | None:
         """Polled power, each value held from when it was first seen until the next one was."""
         events = self._valid(events)
         if len(events) < 2:
             return None
         t_ns, keep = np.unique((events["t0_ns"] + events["t1_ns"]) // 2, return_index=True)
-        power_w = events["value"][keep] / 1e3
-        steps_ns = np.diff(t_ns)
-        energy_j = np.concatenate(([0.0], np.cumsum(power_w[:-1] * steps_ns / S_NS)))
-        unseen = np.flatnonzero(steps_ns > _hold_ns(steps_ns))
-        return Cumulative(t_ns, energy_j, np.stack((t_ns[unseen], t_ns[unseen + 1]), axis=1))
+        if len(t_ns) < 2:
+            return None
+        return PowerCurve.held(t_ns, events["value"][keep] / 1e3, _hold_ns(np.diff(t_ns)))
 
-    def _counter(
-        self, reads: Events, shape: Cumulative | None
-    ) -> tuple[Ints, Floats, Ints, CounterGrid | None]:
-        """Ticks that were read (ns, joule), stretches [m, 2] ns the counter did not count through, its grid.
-
-        Through these stretches the joules are the shape's, so that what lies between them stays in one piece.
-        """
-        reads = reads[reads["nvml_return"] == 0]
-        if not len(reads):
-            return np.empty(0, np.int64), np.empty(0), _no_gaps(), None
-        seen_ns = (reads["t0_ns"] + reads["t1_ns"]) // 2
-        moved_j = np.diff(reads["value"] / 1e3)
-        broken = moved_j < 0
-        # One value may be read several times between two ticks, but not for long.
-        number = np.arange(len(seen_ns))
-        first = np.maximum.accumulate(np.where(np.concatenate(([True], moved_j != 0)), number, 0))
-        stood = seen_ns - seen_ns[first] > STUCK_NS
-        drawn_j = np.zeros(len(moved_j))
+    def _anchored(self, shape: PowerCurve | None) -> Anchored | None:
+        """The counter's ticks with the shape between them; None where there are too few, or it does not fit."""
+        ticks_ns, energy_j = self.counter.ticks_ns, self.counter.energy_j
         if shape is not None:
-            drawn = shape.at(np.clip(seen_ns, shape.t_ns[0], shape.t_ns[-1]))
-            stood &= drawn - drawn[first] > STUCK_J
-            drawn_j = np.diff(drawn)
-        stuck = np.isin(first, first[stood])
-        # From the first read of a value that stood to the read after its last: when it stopped is not known.
-        broken |= stuck[:-1]
-        energy_j = reads["value"][0] / 1e3 + np.concatenate(
-            ([0.0], np.cumsum(np.where(broken, drawn_j, moved_j)))
-        )
-        at = np.flatnonzero(broken)
-        breaks = np.stack((seen_ns[at] - GRID_PERIODS_NS[0], seen_ns[at + 1]), axis=1)
-        grid = None if shape is None else _GridFit(seen_ns, energy_j, shape).best()
-        if grid is not None:
-            # A read close to a tick may have met it or not: the others say enough.
-            certain = grid.certain(seen_ns)
-            if certain.sum() >= 2:
-                seen_ns, energy_j = seen_ns[certain], energy_j[certain]
-            ticks_ns = grid.tick_before(seen_ns)
-        else:
-            # On average a value is half a grid step old.
-            ticks_ns = seen_ns - GRID_PERIODS_NS[0] // 2
-        # Several reads of one value: the tick is before the first of them.
-        ticks_ns, first = np.unique(ticks_ns, return_index=True)
-        energy_j = energy_j[first]
-        fresh = np.concatenate(([True], np.diff(energy_j) != 0))
-        return ticks_ns[fresh], energy_j[fresh], breaks, grid
-
-    def _scaled(self, shape: Cumulative | None) -> Cumulative | None:
-        """The shape scaled to the counter between each two ticks, and carried on beyond the ends."""
-        ticks, energy = self.ticks_ns, self.counter_j
-        if shape is None or len(ticks) < 2:
+            inside = (ticks_ns >= shape.t_ns[0]) & (ticks_ns <= shape.t_ns[-1])
+            ticks_ns, energy_j = ticks_ns[inside], energy_j[inside]
+        if len(ticks_ns) < 2:
             return None
-        inside = (ticks >= shape.t_ns[0]) & (ticks <= shape.t_ns[-1])
-        ticks, energy = ticks[inside], energy[inside]
-        if len(ticks) < 2:
+        if shape is not None and (np.diff(shape.at(ticks_ns)) <= 0).any():
             return None
-        t_ns = np.union1d(shape.t_ns, ticks)
-        drawn = shape.at(t_ns)
-        at_ticks = shape.at(ticks)
-        steps = np.diff(at_ticks)
-        if (steps <= 0).any():
-            return None
-        scaled = np.interp(drawn, at_ticks, energy)
-        # Beyond the first and last tick the overall scale holds.
-        scale = (energy[-1] - energy[0]) / (at_ticks[-1] - at_ticks[0])
-        before, after = t_ns < ticks[0], t_ns > ticks[-1]
-        scaled[before] = energy[0] - (at_ticks[0] - drawn[before]) * scale
-        scaled[after] = energy[-1] + (drawn[after] - at_ticks[-1]) * scale
-        return Cumulative(t_ns, scaled - scaled[0], shape.gaps)
+        return Anchored(shape, ticks_ns, energy_j, self.counter)
 
     # -- asking them ----------------------------------------------------------------------------
 
     def _by_counter(self, start_ns: int, end_ns: int) -> EnergyEstimate | None:
-        if len(self.ticks_ns) < 2:
+        ticks_ns = self.counter.ticks_ns
+        if len(ticks_ns) < 2:
             return None
-        if _overlap(self.counter_breaks, start_ns, end_ns):
+        if overlaps(self.counter.breaks_ns, start_ns, end_ns):
             return EnergyEstimate(None, None, None, ("counter_not_continuous",))
-        if self._segments is None:
+        if self.scaled is None or self.shape is None or not self.shape.covers(start_ns, end_ns):
             return self._counter_alone(start_ns, end_ns)
-        if not self._segments.covers(start_ns, end_ns):
-            return self._counter_alone(start_ns, end_ns)
-        if (
-            start_ns < self.ticks_ns[0] - MAX_EXTRAPOLATION_NS
-            or end_ns > self.ticks_ns[-1] + MAX_EXTRAPOLATION_NS
-        ):
+        if start_ns < ticks_ns[0] - MAX_EXTRAPOLATION_NS or end_ns > ticks_ns[-1] + MAX_EXTRAPOLATION_NS:
             return EnergyEstimate(None, None, None, ("counter_does_not_cover",))
-        value = self._segments.between(start_ns, end_ns)
+        estimate = self.scaled.estimate(start_ns, end_ns, f"energy_counter+{self._shape_name}")
         reasons: list[str] = []
-        assert self._shape is not None
-        if self._shape.has_gap(start_ns, end_ns):
+        if self.shape.has_gap(start_ns, end_ns):
             reasons.append("ring_gaps")
-        drawn = self._shape.between(start_ns, end_ns)
-        if end_ns - start_ns >= S_NS and abs(drawn - value) > DISAGREE_SHARE * max(value, 1e-9):
+        assert estimate.value_j is not None
+        drawn = self.shape.between(start_ns, end_ns)
+        off_j = abs(drawn - estimate.value_j)
+        if end_ns - start_ns >= S_NS and off_j > DISAGREE_SHARE * max(estimate.value_j, 1e-9):
             reasons.append("sources_disagree")
-        basis = "energy_counter+power_samples" if self.ring is not None else "energy_counter+power_instant"
-        return EnergyEstimate(value, None, basis, tuple(reasons))
+        return _with(estimate, tuple(reasons))
 
     def _counter_alone(self, start_ns: int, end_ns: int) -> EnergyEstimate:
-        ticks, energy = self.ticks_ns, self.counter_j
-        if _overlap(self.counter_breaks, start_ns, end_ns):
+        ticks_ns = self.counter.ticks_ns
+        if overlaps(self.counter.breaks_ns, start_ns, end_ns):
             return EnergyEstimate(None, None, None, ("counter_not_continuous",))
-        if len(ticks) < 2 or start_ns < ticks[0] or end_ns > ticks[-1]:
+        if self.straight is None or start_ns < ticks_ns[0] or end_ns > ticks_ns[-1]:
             return EnergyEstimate(None, None, None, ("counter_does_not_cover",))
-        curve = Cumulative(ticks, energy, _no_gaps())
-        return EnergyEstimate(curve.between(start_ns, end_ns), None, "energy_counter")
+        return self.straight.estimate(start_ns, end_ns, "energy_counter")
 
     def _box(self, start_ns: int, end_ns: int) -> EnergyEstimate:
         """Averaged power: its value at t is the mean of [t - 1 s, t], so boxes laid end to end cover a window.
@@ -375,14 +262,175 @@ class EnergyModel:
             return EnergyEstimate(None, None, None, ("power_not_seen",))
         power_w = values["value"][found] / 1e3
         energy_j = float(power_w[:-1].sum() * (BOX_NS / S_NS) + power_w[-1] * rest_ns / S_NS)
-        return EnergyEstimate(energy_j, None, "power_average")
+        # A value is up to an update old, which matters as power at the ends differs; each box is read to its resolution.
+        update_s = float(np.median(np.diff(t_ns))) / S_NS
+        stale_j = update_s / 12**0.5 * BOX_SLOPE * float(np.ptp(power_w))
+        return _estimate(energy_j, end_ns - start_ns, "power_average", {"edges": stale_j, "resolution": 0.0})
 
     def _window_notes(self, start_ns: int, end_ns: int) -> tuple[str, ...]:
         notes = list(self._notes)
         for code, spans in self._errors.items():
-            if _overlap(spans, start_ns, end_ns):
+            if overlaps(spans, start_ns, end_ns):
                 notes.append(code)
         return tuple(notes)
+
+
+class Anchored:
+    """The energy counter's ticks, with a shape between them (None: straight lines).
+
+    Like a curve, it gives joules up to a moment; beyond the first and last tick the overall scale of the shape holds.
+    """
+
+    def __init__(
+        self,
+        shape: PowerCurve | None,
+        ticks_ns: Ints,
+        energy_j: Floats,
+        counter: Counter,
+    ) -> None:
+        self._shape, self._counter = shape, counter
+        self.ticks_ns, self.energy_j = ticks_ns, energy_j
+        seconds = np.diff(ticks_ns) / S_NS
+        self._mean_w = np.diff(energy_j) / seconds
+        self._shown_j = energy_j if shape is None else shape.at(ticks_ns)
+        self._swing_j2 = self._swings_j2()
+        self._gain = local_gain(energy_j, self._shown_j)
+        self._doubt_j2 = seconds if shape is None else doubt_j2(shape)
+        self._tick_doubt_j2 = self._doubt_at(ticks_ns)
+        self._gain = self._where_it_rises()
+        held_out = HeldOut(ticks_ns, energy_j, self._shown_j, self._tick_doubt_j2)
+        self.samples_weight = held_out.samples_weight() if shape is not None else np.zeros(len(seconds))
+        errors_j = held_out.errors_j(self.samples_weight)
+        power_w = np.interp(np.arange(len(ticks_ns)), np.arange(len(seconds)) + 0.5, self._mean_w)
+        self.uncertainty = ShapeUncertainty(shape, ticks_ns, power_w, errors_j, counter.tick_sd_ns / S_NS)
+
+    def _doubt_at(self, t_ns: Ints) -> Floats:
+        """What the samples may have missed up to each time, variance in joule^2."""
+        if self._shape is None:
+            seconds: Floats = (t_ns - self.ticks_ns[0]) / S_NS
+            return seconds
+        first_ns = self._shape.t_ns[0]
+        knots = (self._shape.t_ns - first_ns).astype(float)
+        variance: Floats = np.interp((t_ns - first_ns).astype(float), knots, self._doubt_j2)
+        return variance
+
+    def _where_it_rises(self) -> Floats:
+        """The local gain; that of the interval itself where otherwise power would be negative somewhere in it."""
+        if self._shape is None:
+            return self._gain
+        own = np.diff(self.energy_j) / np.diff(self._shown_j)
+        left_j = np.diff(self.energy_j) - self._gain * np.diff(self._shown_j)
+        k = np.clip(np.searchsorted(self.ticks_ns, self._shape.t_ns[:-1], side="right") - 1, 0, len(own) - 1)
+        rise_j = (
+            self._gain[k] * np.diff(self._shape.energy_j)
+            + left_j[k] * np.diff(self._doubt_j2) / np.diff(self._tick_doubt_j2)[k]
+        )
+        falls = np.zeros(len(own), bool)
+        falls[k[rise_j < 0]] = True
+        return np.where(falls, own, self._gain)
+
+    @property
+    def bounds_ns(self) -> tuple[int, int]:
+        if self._shape is None:
+            return int(self.ticks_ns[0]), int(self.ticks_ns[-1])
+        return self._shape.bounds_ns
+
+    @property
+    def points(self) -> int:
+        """Segments between which the power is told apart."""
+        return len(self.ticks_ns) - 1 if self._shape is None else self._shape.points
+
+    def at(self, t_ns: Ints) -> Floats:
+        """Joules, in the counter's own count."""
+        t_ns = np.asarray(t_ns)
+        k = np.clip(np.searchsorted(self.ticks_ns, t_ns, side="right") - 1, 0, len(self.ticks_ns) - 2)
+        step_j = self.energy_j[k + 1] - self.energy_j[k]
+        straight = (t_ns - self.ticks_ns[k]) / (self.ticks_ns[k + 1] - self.ticks_ns[k])
+        if self._shape is None:
+            return np.asarray(self.energy_j[k] + straight * step_j)
+        shown = self._shape.at(t_ns)
+        # What the counter has beyond the samples goes where they may have missed it.
+        doubted = (self._doubt_at(t_ns) - self._tick_doubt_j2[k]) / (
+            self._tick_doubt_j2[k + 1] - self._tick_doubt_j2[k]
+        )
+        left_j = step_j - self._gain[k] * (self._shown_j[k + 1] - self._shown_j[k])
+        shaped_j = self._gain[k] * (shown - self._shown_j[k]) + doubted * left_j
+        w = self.samples_weight[k]
+        joules = self.energy_j[k] + w * shaped_j + (1 - w) * straight * step_j
+        scale = (self.energy_j[-1] - self.energy_j[0]) / (self._shown_j[-1] - self._shown_j[0])
+        before, after = t_ns < self.ticks_ns[0], t_ns > self.ticks_ns[-1]
+        joules = np.where(before, self.energy_j[0] - (self._shown_j[0] - shown) * scale, joules)
+        return np.asarray(np.where(after, self.energy_j[-1] + (shown - self._shown_j[-1]) * scale, joules))
+
+    def estimates(self, start_ns: Ints, end_ns: Ints) -> tuple[Floats, dict[str, Floats]]:
+        """Of many intervals: joules, and the standard uncertainties of the estimator by cause."""
+        value_j = self.at(end_ns) - self.at(start_ns)
+        shape, edges = self.uncertainty.variance_j2(start_ns, end_ns)
+        aligned_s = self._counter.alignment_sd_ns / S_NS
+        difference_w = self._power_around(end_ns) - self._power_around(start_ns)
+        return value_j, {
+            "shape": np.sqrt(shape + self._within_step_j2(start_ns) + self._within_step_j2(end_ns)),
+            "edges": np.sqrt(edges),
+            "alignment": aligned_s * np.abs(difference_w),
+            "timescale": self._counter.timescale_sd * value_j,
+            "resolution": np.full(len(value_j), COUNTER_STEP_J / 6**0.5),
+        }
+
+    def _within_step_j2(self, t_ns: Ints) -> Floats:
+        """Variance of an end of an interval, beside that of the walk: what happens within the samples' steps.
+
+        Where power steps, the samples spread the step over one of theirs and more. And what of their shape was not
+        believed, swings faster than the counter tells, may yet be there.
+        """
+        if self._shape is None:
+            return np.zeros(len(t_ns))
+        step_ns = self._shape.step_around_ns(t_ns)
+        rise_w = self._shape.power_at(t_ns + step_ns) - self._shape.power_at(t_ns - step_ns)
+        k = np.clip(np.searchsorted(self.ticks_ns, t_ns, side="right") - 1, 0, len(self.ticks_ns) - 2)
+        spread = (WITHIN_STEP * step_ns / S_NS * rise_w) ** 2
+        total: Floats = spread + (1 - self.samples_weight[k]) ** 2 * self._swing_j2[k]
+        return total
+
+    def _swings_j2(self) -> Floats:
+        """Of each interval between ticks, the mean square of what the samples show off the straight line, joule^2."""
+        intervals = len(self.ticks_ns) - 1
+        if self._shape is None:
+            return np.zeros(intervals)
+        t_ns = self._shape.t_ns
+        k = np.searchsorted(self.ticks_ns, t_ns, side="right") - 1
+        inside = (k >= 0) & (k < intervals)
+        t_ns, k, shown = t_ns[inside], k[inside], self._shape.energy_j[inside]
+        step_j = self.energy_j[k + 1] - self.energy_j[k]
+        straight = (t_ns - self.ticks_ns[k]) / (self.ticks_ns[k + 1] - self.ticks_ns[k])
+        off_j = ((shown - self._shown_j[k]) / (self._shown_j[k + 1] - self._shown_j[k]) - straight) * step_j
+        number = np.maximum(np.bincount(k, minlength=intervals), 1)
+        swings: Floats = np.bincount(k, off_j**2, minlength=intervals) / number
+        return swings
+
+    def estimate(self, start_ns: int, end_ns: int, basis: str) -> EnergyEstimate:
+        value, parts = self.estimates(np.array([start_ns]), np.array([end_ns]))
+        return _estimate(
+            float(value[0]), end_ns - start_ns, basis, {name: float(part[0]) for name, part in parts.items()}
+        )
+
+    def _power_around(self, t_ns: Ints) -> Floats:
+        joules: Floats = self.at(t_ns + AROUND_NS) - self.at(t_ns - AROUND_NS)
+        return joules / (2 * AROUND_NS / S_NS)
+
+
+def _estimate(value_j: float, length_ns: int, basis: str, sd_j: Mapping[str, float]) -> EnergyEstimate:
+    """With the standard uncertainties of the method by cause; those of the sensor are added here."""
+    sensor = {
+        "gain": SENSOR_PRIOR.gain_u95 * abs(value_j),
+        "offset": SENSOR_PRIOR.offset_u95_w * length_ns / S_NS,
+    }
+    method = {name: COVERAGE_95 * sd for name, sd in sd_j.items()}
+    method_j = float(np.sqrt(sum(u**2 for u in method.values())))
+    sensor_j = float(np.hypot(sensor["gain"], sensor["offset"]))
+    wide = ("wide_interval",) if method_j > WIDE_SHARE * abs(value_j) else ()
+    return EnergyEstimate(
+        value_j, float(np.hypot(method_j, sensor_j)), basis, wide, method_j, sensor_j, {**method, **sensor}
+    )
 
 
 def _check(start_ns: int, end_ns: int) -> None:
@@ -391,12 +439,7 @@ def _check(start_ns: int, end_ns: int) -> None:
 
 
 def _with(estimate: EnergyEstimate, reasons: tuple[str, ...]) -> EnergyEstimate:
-    unique = tuple(dict.fromkeys((*estimate.reasons, *reasons)))
-    return EnergyEstimate(estimate.value_j, estimate.u95_j, estimate.basis, unique)
-
-
-def _overlap(stretches_ns: Ints, start_ns: int, end_ns: int) -> bool:
-    return bool(((stretches_ns[:, 0] < end_ns) & (stretches_ns[:, 1] > start_ns)).any())
+    return replace(estimate, reasons=tuple(dict.fromkeys((*estimate.reasons, *reasons))))
 
 
 def _hold_ns(steps_ns: Ints) -> float:
@@ -404,26 +447,24 @@ def _hold_ns(steps_ns: Ints) -> float:
     return max(float(LONGEST_HOLD_NS), 1.5 * float(np.quantile(steps_ns, 0.99)))
 
 
-def _no_gaps() -> Ints:
-    return np.empty((0, 2), np.int64)
-
-
-def _trapezoid(t_ns: Ints, power_w: Floats) -> Cumulative:
-    steps_ns = np.diff(t_ns)
-    energy_j = np.concatenate(([0.0], np.cumsum((power_w[1:] + power_w[:-1]) / 2 * steps_ns / S_NS)))
-    period_ns = float(np.median(steps_ns))
-    lost = np.flatnonzero(steps_ns > 1.5 * period_ns)
-    gaps = np.stack((t_ns[lost], t_ns[lost + 1]), axis=1) if len(lost) else _no_gaps()
-    return Cumulative(t_ns, energy_j, gaps)
-
-
-def _integral(curve: Cumulative, start_ns: int, end_ns: int, name: str) -> EnergyEstimate:
+def _integral(curve: PowerCurve, start_ns: int, end_ns: int, name: str) -> EnergyEstimate:
+    """Power alone: nothing ties the curve down, so its errors add up over the whole interval."""
     if not curve.covers(start_ns, end_ns):
         return EnergyEstimate(None, None, None, ("outside_trace",))
     if curve.longest_gap_ns(start_ns, end_ns) > LONGEST_GAP_NS:
         return EnergyEstimate(None, None, None, ("power_not_seen",))
     reasons = ("ring_gaps",) if curve.has_gap(start_ns, end_ns) else ()
-    return EnergyEstimate(curve.between(start_ns, end_ns), None, name, reasons)
+    value_j = curve.between(start_ns, end_ns)
+    inside = (curve.t_ns[1:] > start_ns) & (curve.t_ns[:-1] < end_ns)
+    h = np.diff(curve.t_ns)[inside] / S_NS
+    steep = float(np.sum((h * curve.change_w[inside]) ** 2))
+    seconds = (end_ns - start_ns) / S_NS
+    ends_w = curve.power_at(np.array([start_ns, end_ns]))
+    parts = {
+        "shape": float(np.sqrt(PRIOR_STEEPNESS * steep + PRIOR_FLOOR_J2_PER_S * seconds)),
+        "alignment": POWER_LAG_SD_S * abs(float(ends_w[1] - ends_w[0])),
+    }
+    return _with(_estimate(value_j, end_ns - start_ns, name, parts), reasons)
 
 
 def _error_spans(sources: Mapping[Source, Events]) -> dict[str, Ints]:
@@ -458,143 +499,3 @@ def _across_steps(samples: Events, drains_ns: Ints, offsets_ns: Ints) -> Ints:
     fits = (t_ns >= earliest) & (t_ns <= samples["t1_ns"] + CLOCK_STEP_NS)
     placed: Ints = np.where(fits, t_ns, stamps_ns - offsets_ns[np.maximum(drain - 1, 0)])
     return placed
-
-
-class _GridFit:
-    """The search for the counter's grid in its reads: `best()` is None where they do not tell.
-
-    Found from a minute's reads, where no drift blurs the phase; then the stretch is doubled until it holds
-    all reads, period and phase following. Misfit is measured by absolute values: a read close to a tick may
-    be off by a whole step of the counter, whatever the grid.
-
-    seen_ns   when the counter was read
-    energy_j  what it said
-    """
-
-    def __init__(self, seen_ns: Ints, energy_j: Floats, shape: Cumulative) -> None:
-        inside = (seen_ns - GRID_PERIODS_NS[0] > shape.t_ns[0]) & (seen_ns < shape.t_ns[-1])
-        self.seen_ns, self.energy_j = seen_ns[inside], energy_j[inside]
-        self.shape = shape
-
-    def best(self) -> CounterGrid | None:
-        reads = len(self.seen_ns)
-        found = self._chunk()
-        if found is None:
-            return None
-        nominal_ns, phase_ns, low, high = found
-        period_ns, lag_ns = nominal_ns, 0.0
-        while True:
-            before = self._middle(low, high)
-            whole = (low, high) == (0, reads)
-            if not whole:
-                width = high - low
-                low, high = max(0, low - width // 2), min(reads, high + width // 2)
-            middle = self._middle(low, high)
-            # The tick next to the new middle.
-            phase_ns += before + round((middle - before - phase_ns) / period_ns) * period_ns - middle
-            for step_ns in (2e6, 0.5e6):
-                period_ns, phase_ns = self._refine(
-                    low, high, nominal_ns, period_ns, phase_ns, lag_ns, step_ns
-                )
-            if not whole:
-                continue
-            if lag_ns == 0.0:
-                lag_ns = self._lag(period_ns, phase_ns)
-                if lag_ns != 0.0:
-                    continue
-            error_j = self._misfit(0, reads, _just(period_ns), _just(phase_ns), _just(lag_ns))
-            return CounterGrid(period_ns, middle + round(phase_ns), lag_ns, float(error_j[0]))
-
-    def _middle(self, low: int, high: int) -> int:
-        return int(self.seen_ns[(low + high) // 2])
-
-    def _misfit(self, low: int, high: int, periods_ns: Floats, phases_ns: Floats, lags_ns: Floats) -> Floats:
-        """Of each grid, float64[grids], the mean |joule| over reads [low, high).
-
-        phases_ns   of a tick after the middle read
-        """
-        middle = self._middle(low, high)
-        since_ns = (self.seen_ns[low:high] - middle).astype(float)
-        steps = np.floor((since_ns[None, :] - phases_ns[:, None]) / periods_ns[:, None])
-        ticks_ns = phases_ns[:, None] + steps * periods_ns[:, None] + lags_ns[:, None]
-        drawn_j = np.diff(self.shape.at(middle + np.round(ticks_ns).astype(np.int64)), axis=1)
-        moved_j = np.diff(self.energy_j[low:high])
-        scale = moved_j.sum() / np.maximum(drawn_j.sum(axis=1), 1e-12)
-        errors: Floats = np.mean(np.abs(moved_j[None, :] - scale[:, None] * drawn_j), axis=1)
-        return errors
-
-    def _chunk(self) -> tuple[float, float, int, int] | None:
-        """Nominal period, phase and bounds of the first reads that show a grid: a right phase stands out."""
-        contrast, found = MIN_CONTRAST, None
-        for start in range(0, len(self.seen_ns), GRID_CHUNK_READS):
-            high = min(start + GRID_CHUNK_READS, len(self.seen_ns))
-            low = max(0, min(start, high - MIN_READS_FOR_GRID))
-            if high - low < MIN_READS_FOR_GRID:
-                break
-            fits: list[tuple[float, float, float, float]] = []  # least misfit, median, period, phase
-            for nominal in GRID_PERIODS_NS:
-                phases_ns = np.asarray(np.arange(0.0, nominal, 1e6), np.float64)
-                same = np.ones(len(phases_ns))
-                errors = self._misfit(low, high, nominal * same, phases_ns, 0.0 * same)
-                least = int(np.argmin(errors))
-                fits.append(
-                    (float(errors[least]), float(np.median(errors)), float(nominal), float(phases_ns[least]))
-                )
-            fits.sort()
-            # On a fine grid the phase matters less than that it is no coarser one.
-            stands_out = max(fits[0][1], fits[1][0]) / max(fits[0][0], 1e-3)
-            if stands_out > contrast:
-                contrast, found = stands_out, (fits[0][2], fits[0][3], low, high)
-            if contrast > 3.0:
-                break
-        return found
-
-    def _refine(
-        self,
-        low: int,
-        high: int,
-        nominal_ns: float,
-        period_ns: float,
-        phase_ns: float,
-        lag_ns: float,
-        step_ns: float,
-    ) -> tuple[float, float]:
-        """Period and phase nearby, by how far ticks at the ends and in the middle are moved."""
-        middle = self._middle(low, high)
-        reach_ns = max(float(self.seen_ns[high - 1] - middle), float(middle - self.seen_ns[low]), period_ns)
-        ends, middles = np.meshgrid(np.arange(-12, 13) * step_ns, np.arange(-16, 17) * step_ns / 2)
-        ends_ns, middles_ns = ends.ravel(), middles.ravel()
-        drift = period_ns / nominal_ns - 1.0 + ends_ns / reach_ns
-        allowed = (np.abs(drift) <= MAX_DRIFT) | (ends_ns == 0.0)
-        ends_ns, middles_ns = ends_ns[allowed], middles_ns[allowed]
-        periods_ns: Floats = period_ns * (1.0 + ends_ns / reach_ns)
-        phases_ns: Floats = phase_ns + middles_ns
-        errors = self._misfit(low, high, periods_ns, phases_ns, np.full(len(phases_ns), lag_ns))
-        low_points = _bottom(errors)
-        # The bottom need not be convex: of its points, the one nearest to its middle.
-        off = np.hypot(
-            ends_ns[low_points] - ends_ns[low_points].mean(),
-            middles_ns[low_points] - middles_ns[low_points].mean(),
-        )
-        at = int(low_points[np.argmin(off)])
-        return float(periods_ns[at]), float(phases_ns[at])
-
-    def _lag(self, period_ns: float, phase_ns: float) -> float:
-        """By how much the shape trails the ticks; 0 where power does not vary enough to tell."""
-        lags_ns = np.asarray(np.arange(-40, 41) * 1e6, np.float64)
-        same = np.ones(len(lags_ns))
-        errors = self._misfit(0, len(self.seen_ns), period_ns * same, phase_ns * same, lags_ns)
-        low_points = _bottom(errors)
-        if low_points[0] == 0 or low_points[-1] == len(errors) - 1:
-            return 0.0
-        return float(lags_ns[low_points].mean())
-
-
-def _just(value: float) -> Floats:
-    return np.array([value])
-
-
-def _bottom(errors: Floats) -> Ints:
-    """The grids that fit as well as the best: where no read falls between two phases, the misfit is flat."""
-    found: Ints = np.flatnonzero(errors <= float(errors.min()) * 1.02 + 1e-9)
-    return found

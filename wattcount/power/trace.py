@@ -56,6 +56,17 @@ class PowerTrace:
         """What each source on its own says of the same interval, by the name of the source."""
         return self._model(gpu_uuid).energy_by_source(start_ns, end_ns)
 
+    def cumulative_j(self, gpu_uuid: str, t_ns: Ints) -> Floats:
+        """Joules up to each time, float64 of the same shape, against a zero that all times share.
+
+        The same curve that `energy` integrates where the counter can be used; where it cannot, the best power source.
+        Raises KeyError for a GPU that is not here, ValueError where nothing was seen of its power.
+        """
+        joules = self._model(gpu_uuid).cumulative_j(np.asarray(t_ns, np.int64))
+        if joules is None:
+            raise ValueError(f"nothing was seen of the power of {gpu_uuid}")
+        return joules
+
     def curve(self, gpu_uuid: str, max_points: int) -> tuple[Ints, Floats]:
         """Mean power in at most `max_points` equal stretches of the trace: (middle ns, watts).
 

@@ -1,0 +1,385 @@
+"""The energy counter: which of its ticks each read saw, and when those were.
+
+The counter moves on a grid of its own, 100 ms on an H200. A read at t returns the energy of some tick before t;
+reads are sparse, because one costs milliseconds::
+
+    ticks     |         |         |         |         |         |      true time
+    shown       '''       ''        ''''      '         '''            0 to 20 ms after each tick
+    reads          ^                              ^                    about once a second
+    samples   .:.::...::::.:..::.:::.:..:.::..:.:.:.:.::.:::.          power, late by a lag that is not known
+
+1. *Grid.* With the right phase the joules that the samples show between two ticks agree with the counter's
+   difference; with a wrong one they are off by a whole step whenever a tick falls on the other side of a read.
+   The period (nominal ones are tried, drift is followed) and phase with the least misfit are taken.
+2. *Lag.* With the ticks known, the lag of the samples behind them is what makes their joules agree best.
+3. *Alignment.* A tick is put where reads begin to return it: it cannot show before it was. A delay that all
+   ticks have would be taken for a later tick, and only matters as far as power at an interval's ends differs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wattcount.power.curve import S_NS, Floats, Ints, PowerCurve
+
+GRID_PERIODS_NS = (100_000_000, 50_000_000, 20_000_000)
+"""Update periods of the counter that are looked for."""
+MIN_READS_FOR_GRID = 6
+MAX_DRIFT = 1e-4
+"""Of the counter's clock against this one."""
+MIN_CONTRAST = 1.3
+"""How much worse than the best the median phase must fit, for the grid to be believed."""
+SHOWN_LATE_NS = 12_000_000
+"""A read this close to where a tick begins to show may have met it or not."""
+FINE_TICK_SD = 0.4
+STUCK_NS = S_NS // 2
+STUCK_J = 5.0
+"""A counter that stays for so long, while the finest power source saw more than this, is not counting."""
+GRID_CHUNK_READS = 64
+"""Few enough that no drift between the GPU's clock and this one blurs their phase."""
+FIT_READS = 512
+"""Reads that the grid is fitted to at most, evenly from all."""
+TABLE_STEP_NS = 5_000_000
+LAG_STEP_NS = 250_000
+LAG_RANGE_NS = 40_000_000
+COUNTER_RESOLUTION_J = 1e-3
+CLOCK_SD = MAX_DRIFT / 3**0.5
+TICK_ENDS_SD_NS = 5e6
+"""How far the first and last tick of a fit are off, as far as reads tell: a fraction of the time a tick takes to show."""
+SETTLED_SHARE = 0.2
+"""Of the counter's step: a read whose joules are this close to a tick's saw that tick."""
+STARTS_NS = (-30e6, 20e6)
+"""Where, against the fitted phase, a tick may begin to show."""
+SHOWN_WIDTHS_NS = (2e6, 5e6, 10e6, 15e6, 20e6, 25e6)
+"""Spreads of the time from a tick to when it shows; 20 ms on an H200."""
+UNKNOWN_LAG_SD_NS = 8e6
+"""Of the samples' lag where nothing tells it: uniform over some 30 ms."""
+
+
+@dataclass(frozen=True)
+class CounterGrid:
+    """When the counter ticks, as far as reads show it: `phase_ns + k * period_ns`.
+
+    lag_ns, lag_sd_ns  by so much the samples trail these times (negative: they are ahead), and how sure that is
+    error_j            mean absolute difference between the counter's steps and the samples', at this phase and lag
+    """
+
+    period_ns: float
+    phase_ns: int
+    lag_ns: float
+    lag_sd_ns: float
+    error_j: float
+
+    def number_before(self, t_ns: Ints) -> Ints:
+        """The last tick before each time, counted from `phase_ns`."""
+        numbers: Ints = np.floor((t_ns - self.phase_ns) / self.period_ns).astype(np.int64)
+        return numbers
+
+    def tick_ns(self, number: Ints) -> Ints:
+        return (self.phase_ns + np.round(number * self.period_ns)).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Counter:
+    """What was read of the energy counter.
+
+    ticks_ns, energy_j  int64[n] increasing, float64[n]: ticks that were read, in true time
+    breaks_ns           int64[m, 2]: stretches it did not count through
+    grid                None: not found, and a value is taken to be half a step old
+    tick_sd_ns          standard deviation of one tick's own place
+    shape_lag_ns        by how much the power source trails true time
+    alignment_sd_ns     standard deviation of an error in true time that all ticks and the power source share
+    timescale_sd        relative standard deviation of the time between ticks: the counter's clock against this one
+    """
+
+    ticks_ns: Ints
+    energy_j: Floats
+    breaks_ns: Ints
+    grid: CounterGrid | None
+    tick_sd_ns: float
+    shape_lag_ns: float
+    alignment_sd_ns: float
+    timescale_sd: float
+
+
+def read_counter(reads: NDArray[np.void], shape: PowerCurve | None) -> Counter:
+    """Ticks, from EVENT_DTYPE reads in the order of time and the finest power source there is.
+
+    Through stretches that the counter did not count, the joules are the shape's, so that what lies between
+    them stays in one piece.
+    """
+    reads = reads[reads["nvml_return"] == 0]
+    if not len(reads):
+        nothing = np.empty(0, np.int64)
+        return Counter(nothing, np.empty(0), nothing.reshape(0, 2), None, 0.0, 0.0, 0.0, 0.0)
+    seen_ns = (reads["t0_ns"] + reads["t1_ns"]) // 2
+    moved_j = np.diff(reads["value"] / 1e3)
+    broken = moved_j < 0
+    # One value may be read several times between two ticks, but not for long.
+    number = np.arange(len(seen_ns))
+    first = np.maximum.accumulate(np.where(np.concatenate(([True], moved_j != 0)), number, 0))
+    stood = seen_ns - seen_ns[first] > STUCK_NS
+    drawn_j = np.zeros(len(moved_j))
+    if shape is not None:
+        drawn = shape.at(np.clip(seen_ns, shape.t_ns[0], shape.t_ns[-1]))
+        stood &= drawn - drawn[first] > STUCK_J
+        drawn_j = np.diff(drawn)
+    stuck = np.isin(first, first[stood])
+    # From the first read of a value that stood to the read after its last: when it stopped is not known.
+    broken |= stuck[:-1]
+    energy_j = reads["value"][0] / 1e3 + np.concatenate(
+        ([0.0], np.cumsum(np.where(broken, drawn_j, moved_j)))
+    )
+    at = np.flatnonzero(broken)
+    breaks_ns = np.stack((seen_ns[at] - GRID_PERIODS_NS[0], seen_ns[at + 1]), axis=1)
+    # Where in the call the value is taken is not known.
+    call_sd_ns = float(np.median(reads["t1_ns"] - reads["t0_ns"])) / 12**0.5
+
+    grid = None if shape is None else _GridFit(seen_ns, energy_j, shape).best()
+    if grid is None or shape is None:
+        # On average a value is half a grid step old.
+        ticks_ns = seen_ns - GRID_PERIODS_NS[0] // 2
+        tick_sd_ns, lag_ns, alignment_sd_ns = GRID_PERIODS_NS[0] / 12**0.5, 0.0, UNKNOWN_LAG_SD_NS
+    else:
+        number, clear = _numbers(grid, seen_ns, energy_j, shape)
+        if clear.sum() >= 2:
+            seen_ns, energy_j, number = seen_ns[clear], energy_j[clear], number[clear]
+        shown_ns, shown_sd_ns = _begins_to_show(seen_ns - grid.tick_ns(number), grid.period_ns)
+        ticks_ns = grid.tick_ns(number) + round(shown_ns)
+        # Ticks that come faster than they show are not told apart for certain.
+        tick_sd_ns = FINE_TICK_SD * grid.period_ns if grid.period_ns <= 2 * SHOWN_LATE_NS else 0.0
+        lag_ns = grid.lag_ns - shown_ns
+        alignment_sd_ns = (shown_sd_ns**2 + call_sd_ns**2 + grid.lag_sd_ns**2) ** 0.5
+    ticks_ns, first = np.unique(ticks_ns, return_index=True)
+    energy_j = energy_j[first]
+    # Several reads of one value: the tick is before the first of them.
+    fresh = np.concatenate(([True], np.diff(energy_j) != 0))
+    timescale_sd = min(CLOCK_SD, TICK_ENDS_SD_NS / max(float(ticks_ns[-1] - ticks_ns[0]), 1.0))
+    return Counter(
+        ticks_ns[fresh],
+        energy_j[fresh],
+        breaks_ns,
+        grid,
+        tick_sd_ns,
+        lag_ns,
+        alignment_sd_ns,
+        timescale_sd,
+    )
+
+
+def _numbers(
+    grid: CounterGrid, seen_ns: Ints, energy_j: Floats, shape: PowerCurve
+) -> tuple[Ints, NDArray[np.bool_]]:
+    """Which tick each read saw, and whether that is clear.
+
+    A read close to where a tick begins to show is settled by its joules: those of the two ticks in question
+    differ by a step of the counter, far more than the samples err between the reads around it.
+    """
+    trails_ns = round(grid.lag_ns)
+    number = grid.number_before(seen_ns)
+    since_ns = seen_ns - grid.tick_ns(number)
+    margin_ns = min(SHOWN_LATE_NS, grid.period_ns / 4)
+    clear = (since_ns > margin_ns) & (since_ns < grid.period_ns - margin_ns)
+    anchors_j = shape.at(grid.tick_ns(number[clear]) + trails_ns)
+    if len(anchors_j) < 2 or (np.diff(anchors_j) < 0).any():
+        return number, clear
+    asked = np.flatnonzero(~clear)
+    candidates = number[asked, None] + np.array([-1, 0, 1])
+    drawn = shape.at(grid.tick_ns(candidates) + trails_ns)
+    off_j = np.abs(np.interp(drawn, anchors_j, energy_j[clear]) - energy_j[asked, None])
+    best = np.argmin(off_j, axis=1)
+    step_j = (drawn[:, 2] - drawn[:, 0]) / 2
+    inside = (drawn[:, 0] > anchors_j[0]) & (drawn[:, 2] < anchors_j[-1])
+    settled = inside & (off_j.min(axis=1, initial=np.inf) < SETTLED_SHARE * step_j)
+    number[asked] = candidates[np.arange(len(asked)), best]
+    clear[asked] = settled
+    return number, clear
+
+
+def _begins_to_show(age_ns: Ints, period_ns: float) -> tuple[float, float]:
+    """When a tick begins to show after its time, from the ages at which reads returned it: (mean, sd) ns.
+
+    A tick shows from x + U(0, w) on. A read of age a, against its tick, then saw it with probability
+    clip((a - x) / w, 0, 1), and had not yet seen the next, a period later, likewise. Posterior over x and over the
+    widths, both flat. What is taken for the tick itself is where showing begins: it cannot begin before the tick.
+    """
+    starts_ns = np.arange(STARTS_NS[0], STARTS_NS[1] + 1, 5e5)
+    log_likelihood = np.full((len(SHOWN_WIDTHS_NS), len(starts_ns)), 0.0)
+    age = np.asarray(age_ns, float)
+    for row, width in enumerate(SHOWN_WIDTHS_NS):
+        if width > period_ns:
+            log_likelihood[row] = -np.inf
+            continue
+        own = np.clip((age[None, :] - starts_ns[:, None]) / width, 0.0, 1.0)
+        following = np.clip((age[None, :] - period_ns - starts_ns[:, None]) / width, 0.0, 1.0)
+        # A share of reads is off for other reasons: none of them rules a start out.
+        log_likelihood[row] = np.log(0.002 + 0.998 * own * (1.0 - following)).sum(axis=1)
+    weight = np.exp(log_likelihood - log_likelihood.max())
+    weight /= weight.sum()
+    mean = float((weight * starts_ns).sum())
+    sd = float((weight * (starts_ns - mean) ** 2).sum()) ** 0.5
+    return mean, sd
+
+
+class _GridFit:
+    """The search for the counter's grid in its reads: `best()` is None where they do not tell.
+
+    Found from a minute's reads, where no drift blurs the phase; then the stretch is doubled until it holds
+    all reads, period and phase following. Misfit is measured by absolute values: a read close to a tick may
+    be off by a whole step of the counter, whatever the grid.
+
+    seen_ns   when the counter was read
+    energy_j  what it said
+    """
+
+    def __init__(self, seen_ns: Ints, energy_j: Floats, shape: PowerCurve) -> None:
+        inside = (seen_ns - GRID_PERIODS_NS[0] > shape.t_ns[0]) & (seen_ns < shape.t_ns[-1])
+        self.seen_ns, self.energy_j = seen_ns[inside], energy_j[inside]
+        if len(self.seen_ns) > FIT_READS:
+            chosen = np.linspace(0, len(self.seen_ns) - 1, FIT_READS).astype(np.int64)
+            self.seen_ns, self.energy_j = self.seen_ns[chosen], self.energy_j[chosen]
+        # A table, because the search asks some hundred thousand times.
+        self._origin_ns = int(shape.t_ns[0])
+        entries = (int(shape.t_ns[-1]) - self._origin_ns) // TABLE_STEP_NS + 2
+        self._table = shape.at(self._origin_ns + np.arange(entries, dtype=np.int64) * TABLE_STEP_NS)
+
+    def best(self) -> CounterGrid | None:
+        reads = len(self.seen_ns)
+        found = self._chunk()
+        if found is None:
+            return None
+        nominal_ns, phase_ns, low, high = found
+        period_ns, lag_ns, lag_sd_ns, lagged = nominal_ns, 0.0, 0.0, False
+        while True:
+            before = self._middle(low, high)
+            whole = (low, high) == (0, reads)
+            if not whole:
+                width = high - low
+                low, high = max(0, low - width // 2), min(reads, high + width // 2)
+            middle = self._middle(low, high)
+            # The tick next to the new middle.
+            phase_ns += before + round((middle - before - phase_ns) / period_ns) * period_ns - middle
+            for step_ns in (2e6, 0.5e6):
+                period_ns, phase_ns = self._refine(
+                    low, high, nominal_ns, period_ns, phase_ns, lag_ns, step_ns
+                )
+            if not whole:
+                continue
+            lag_ns, lag_sd_ns = self._lag(period_ns, phase_ns)
+            if not lagged:
+                lagged = True
+                continue
+            error_j = self._misfit(0, reads, _just(period_ns), _just(phase_ns), _just(lag_ns))
+            return CounterGrid(period_ns, middle + round(phase_ns), lag_ns, lag_sd_ns, float(error_j[0]))
+
+    def _middle(self, low: int, high: int) -> int:
+        return int(self.seen_ns[(low + high) // 2])
+
+    def _drawn_j(self, since_ns: Floats, middle: int) -> Floats:
+        """What the samples show up to times after `middle`, by the table."""
+        place = np.clip(
+            (since_ns + (middle - self._origin_ns)) / TABLE_STEP_NS, 0.0, len(self._table) - 1.001
+        )
+        index = place.astype(np.int64)
+        low = self._table[index]
+        joules: Floats = low + (place - index) * (self._table[index + 1] - low)
+        return joules
+
+    def _misfit(self, low: int, high: int, periods_ns: Floats, phases_ns: Floats, lags_ns: Floats) -> Floats:
+        """Of each grid, float64[grids], the mean |joule| over reads [low, high).
+
+        phases_ns   of a tick after the middle read
+        """
+        middle = self._middle(low, high)
+        since_ns = (self.seen_ns[low:high] - middle).astype(float)
+        steps = np.floor((since_ns[None, :] - phases_ns[:, None]) / periods_ns[:, None])
+        ticks_ns = phases_ns[:, None] + steps * periods_ns[:, None] + lags_ns[:, None]
+        drawn_j = np.diff(self._drawn_j(ticks_ns, middle), axis=1)
+        moved_j = np.diff(self.energy_j[low:high])
+        scale = moved_j.sum() / np.maximum(drawn_j.sum(axis=1), 1e-12)
+        errors: Floats = np.mean(np.abs(moved_j[None, :] - scale[:, None] * drawn_j), axis=1)
+        return errors
+
+    def _chunk(self) -> tuple[float, float, int, int] | None:
+        """Nominal period, phase and bounds of the first reads that show a grid: a right phase stands out."""
+        contrast, found = MIN_CONTRAST, None
+        for start in range(0, len(self.seen_ns), GRID_CHUNK_READS):
+            high = min(start + GRID_CHUNK_READS, len(self.seen_ns))
+            low = max(0, min(start, high - MIN_READS_FOR_GRID))
+            if high - low < MIN_READS_FOR_GRID:
+                break
+            fits: list[tuple[float, float, float, float]] = []  # least misfit, median, period, phase
+            for nominal in GRID_PERIODS_NS:
+                phases_ns = np.asarray(np.arange(0.0, nominal, 1e6), np.float64)
+                same = np.ones(len(phases_ns))
+                errors = self._misfit(low, high, nominal * same, phases_ns, 0.0 * same)
+                least = int(np.argmin(errors))
+                fits.append(
+                    (float(errors[least]), float(np.median(errors)), float(nominal), float(phases_ns[least]))
+                )
+            fits.sort()
+            # On a fine grid the phase matters less than that it is no coarser one.
+            stands_out = max(fits[0][1], fits[1][0]) / max(fits[0][0], 1e-3)
+            if stands_out > contrast:
+                contrast, found = stands_out, (fits[0][2], fits[0][3], low, high)
+            if contrast > 3.0:
+                break
+        return found
+
+    def _refine(
+        self,
+        low: int,
+        high: int,
+        nominal_ns: float,
+        period_ns: float,
+        phase_ns: float,
+        lag_ns: float,
+        step_ns: float,
+    ) -> tuple[float, float]:
+        """Period and phase nearby, by how far ticks at the ends and in the middle are moved."""
+        middle = self._middle(low, high)
+        reach_ns = max(float(self.seen_ns[high - 1] - middle), float(middle - self.seen_ns[low]), period_ns)
+        ends, middles = np.meshgrid(np.arange(-12, 13) * step_ns, np.arange(-16, 17) * step_ns / 2)
+        ends_ns, middles_ns = ends.ravel(), middles.ravel()
+        drift = period_ns / nominal_ns - 1.0 + ends_ns / reach_ns
+        allowed = (np.abs(drift) <= MAX_DRIFT) | (ends_ns == 0.0)
+        ends_ns, middles_ns = ends_ns[allowed], middles_ns[allowed]
+        periods_ns: Floats = period_ns * (1.0 + ends_ns / reach_ns)
+        phases_ns: Floats = phase_ns + middles_ns
+        errors = self._misfit(low, high, periods_ns, phases_ns, np.full(len(phases_ns), lag_ns))
+        low_points = _bottom(errors)
+        # The bottom need not be convex: of its points, the one nearest to its middle and to the nominal period.
+        off = np.hypot(
+            ends_ns[low_points] - ends_ns[low_points].mean(),
+            middles_ns[low_points] - middles_ns[low_points].mean(),
+        )
+        drifted_ns = np.abs(periods_ns[low_points] / nominal_ns - 1.0) * reach_ns
+        at = int(low_points[np.argmin(off + drifted_ns)])
+        return float(periods_ns[at]), float(phases_ns[at])
+
+    def _lag(self, period_ns: float, phase_ns: float) -> tuple[float, float]:
+        """By how much the samples trail the ticks as they show, and its standard deviation, ns.
+
+        Posterior mean for errors with exponential tails of unknown scale: misfit ** -reads, flat over `LAG_RANGE_NS`.
+        """
+        lags_ns = np.asarray(np.arange(-LAG_RANGE_NS, LAG_RANGE_NS + 1, LAG_STEP_NS), np.float64)
+        same = np.ones(len(lags_ns))
+        errors = self._misfit(0, len(self.seen_ns), period_ns * same, phase_ns * same, lags_ns)
+        log_weight = -len(self.seen_ns) * np.log(np.maximum(errors, COUNTER_RESOLUTION_J))
+        weight = np.exp(log_weight - log_weight.max())
+        weight /= weight.sum()
+        mean = float((weight * lags_ns).sum())
+        return mean, float((weight * (lags_ns - mean) ** 2).sum()) ** 0.5
+
+
+def _just(value: float) -> Floats:
+    return np.array([value])
+
+
+def _bottom(errors: Floats) -> Ints:
+    """The grids that fit as well as the best: where no read falls between two phases, the misfit is flat."""
+    found: Ints = np.flatnonzero(errors <= float(errors.min()) * 1.02 + 1e-9)
+    return found
