@@ -42,17 +42,19 @@ GRID_CHUNK_READS = 64
 """Few enough that no drift between the GPU's clock and this one blurs their phase."""
 FIT_READS = 512
 """Reads that the grid is fitted to at most, evenly from all."""
+GAIN_READS = 9
 TABLE_STEP_NS = 5_000_000
-LAG_STEP_NS = 250_000
-LAG_RANGE_NS = 40_000_000
 COUNTER_RESOLUTION_J = 1e-3
 CLOCK_SD = MAX_DRIFT / 3**0.5
 TICK_ENDS_SD_NS = 5e6
 """How far the first and last tick of a fit are off, as far as reads tell: a fraction of the time a tick takes to show."""
 SETTLED_SHARE = 0.2
 """Of the counter's step: a read whose joules are this close to a tick's saw that tick."""
-STARTS_NS = (-30e6, 20e6)
+STARTS_NS: Floats = np.asarray(np.arange(-30e6, 20e6 + 1, 5e5), np.float64)
 """Where, against the fitted phase, a tick may begin to show."""
+TRAILS_NS: Floats = np.asarray(np.arange(-40e6, 40e6 + 1, 2.5e5), np.float64)
+LONGEST_LAG_NS = 50e6
+"""Of samples behind the power they show: H200 12 to 20 ms."""
 SHOWN_WIDTHS_NS = (2e6, 5e6, 10e6, 15e6, 20e6, 25e6)
 """Spreads of the time from a tick to when it shows; 20 ms on an H200."""
 UNKNOWN_LAG_SD_NS = 8e6
@@ -63,15 +65,18 @@ UNKNOWN_LAG_SD_NS = 8e6
 class CounterGrid:
     """When the counter ticks, as far as reads show it: `phase_ns + k * period_ns`.
 
-    lag_ns, lag_sd_ns  by so much the samples trail these times (negative: they are ahead), and how sure that is
-    error_j            mean absolute difference between the counter's steps and the samples', at this phase and lag
+    trails_weight  float64[len(TRAILS_NS)], sums to 1: by how much the samples trail these times (negative: are ahead)
+    error_j        mean absolute difference between the counter's steps and the samples', at this phase and trail
     """
 
     period_ns: float
     phase_ns: int
-    lag_ns: float
-    lag_sd_ns: float
+    trails_weight: Floats
     error_j: float
+
+    @property
+    def trails_ns(self) -> float:
+        return float((self.trails_weight * TRAILS_NS).sum())
 
     def number_before(self, t_ns: Ints) -> Ints:
         """The last tick before each time, counted from `phase_ns`."""
@@ -147,12 +152,21 @@ def read_counter(reads: NDArray[np.void], shape: PowerCurve | None) -> Counter:
         number, clear = _numbers(grid, seen_ns, energy_j, shape)
         if clear.sum() >= 2:
             seen_ns, energy_j, number = seen_ns[clear], energy_j[clear], number[clear]
-        shown_ns, shown_sd_ns = _begins_to_show(seen_ns - grid.tick_ns(number), grid.period_ns)
+        shown = _begins_to_show(seen_ns - grid.tick_ns(number), grid.period_ns)
+        joint = shown[:, None] * grid.trails_weight[None, :]
+        lag = TRAILS_NS[None, :] - STARTS_NS[:, None]
+        # A sample does not come before the power that it shows.
+        joint *= (lag >= 0.0) & (lag <= LONGEST_LAG_NS)
+        if joint.sum() <= 0.0:
+            joint[:] = 1.0
+        joint /= joint.sum()
+        shown_ns, lag_ns = float((joint * STARTS_NS[:, None]).sum()), float((joint * lag).sum())
+        shown_sd_ns = float((joint * (STARTS_NS[:, None] - shown_ns) ** 2).sum()) ** 0.5
+        trails_sd_ns = float((joint * (TRAILS_NS[None, :] - shown_ns - lag_ns) ** 2).sum()) ** 0.5
+        alignment_sd_ns = (shown_sd_ns**2 + call_sd_ns**2 + trails_sd_ns**2) ** 0.5
         ticks_ns = grid.tick_ns(number) + round(shown_ns)
         # Ticks that come faster than they show are not told apart for certain.
         tick_sd_ns = FINE_TICK_SD * grid.period_ns if grid.period_ns <= 2 * SHOWN_LATE_NS else 0.0
-        lag_ns = grid.lag_ns - shown_ns
-        alignment_sd_ns = (shown_sd_ns**2 + call_sd_ns**2 + grid.lag_sd_ns**2) ** 0.5
     ticks_ns, first = np.unique(ticks_ns, return_index=True)
     energy_j = energy_j[first]
     # Several reads of one value: the tick is before the first of them.
@@ -178,7 +192,7 @@ def _numbers(
     A read close to where a tick begins to show is settled by its joules: those of the two ticks in question
     differ by a step of the counter, far more than the samples err between the reads around it.
     """
-    trails_ns = round(grid.lag_ns)
+    trails_ns = round(grid.trails_ns)
     number = grid.number_before(seen_ns)
     since_ns = seen_ns - grid.tick_ns(number)
     margin_ns = min(SHOWN_LATE_NS, grid.period_ns / 4)
@@ -199,29 +213,24 @@ def _numbers(
     return number, clear
 
 
-def _begins_to_show(age_ns: Ints, period_ns: float) -> tuple[float, float]:
-    """When a tick begins to show after its time, from the ages at which reads returned it: (mean, sd) ns.
+def _begins_to_show(age_ns: Ints, period_ns: float) -> Floats:
+    """When, against the fitted phase, ticks begin to show, from the ages at which reads returned them: weights of STARTS_NS.
 
     A tick shows from x + U(0, w) on. A read of age a, against its tick, then saw it with probability
     clip((a - x) / w, 0, 1), and had not yet seen the next, a period later, likewise. Posterior over x and over the
     widths, both flat. What is taken for the tick itself is where showing begins: it cannot begin before the tick.
     """
-    starts_ns = np.arange(STARTS_NS[0], STARTS_NS[1] + 1, 5e5)
-    log_likelihood = np.full((len(SHOWN_WIDTHS_NS), len(starts_ns)), 0.0)
+    log_likelihood = np.full((len(SHOWN_WIDTHS_NS), len(STARTS_NS)), 0.0)
     age = np.asarray(age_ns, float)
     for row, width in enumerate(SHOWN_WIDTHS_NS):
         if width > period_ns:
             log_likelihood[row] = -np.inf
             continue
-        own = np.clip((age[None, :] - starts_ns[:, None]) / width, 0.0, 1.0)
-        following = np.clip((age[None, :] - period_ns - starts_ns[:, None]) / width, 0.0, 1.0)
+        own = np.clip((age[None, :] - STARTS_NS[:, None]) / width, 0.0, 1.0)
+        following = np.clip((age[None, :] - period_ns - STARTS_NS[:, None]) / width, 0.0, 1.0)
         # A share of reads is off for other reasons: none of them rules a start out.
         log_likelihood[row] = np.log(0.002 + 0.998 * own * (1.0 - following)).sum(axis=1)
-    weight = np.exp(log_likelihood - log_likelihood.max())
-    weight /= weight.sum()
-    mean = float((weight * starts_ns).sum())
-    sd = float((weight * (starts_ns - mean) ** 2).sum()) ** 0.5
-    return mean, sd
+    return _normalised(np.logaddexp.reduce(log_likelihood, axis=0))
 
 
 class _GridFit:
@@ -252,7 +261,7 @@ class _GridFit:
         if found is None:
             return None
         nominal_ns, phase_ns, low, high = found
-        period_ns, lag_ns, lag_sd_ns, lagged = nominal_ns, 0.0, 0.0, False
+        period_ns, trails_ns, twice = nominal_ns, 0.0, False
         while True:
             before = self._middle(low, high)
             whole = (low, high) == (0, reads)
@@ -262,18 +271,19 @@ class _GridFit:
             middle = self._middle(low, high)
             # The tick next to the new middle.
             phase_ns += before + round((middle - before - phase_ns) / period_ns) * period_ns - middle
-            for step_ns in (2e6, 0.5e6):
+            for step_ns in (4e6, 1e6, 0.5e6):
                 period_ns, phase_ns = self._refine(
-                    low, high, nominal_ns, period_ns, phase_ns, lag_ns, step_ns
+                    low, high, nominal_ns, period_ns, phase_ns, trails_ns, step_ns
                 )
             if not whole:
                 continue
-            lag_ns, lag_sd_ns = self._lag(period_ns, phase_ns)
-            if not lagged:
-                lagged = True
+            weight = self._trails(period_ns, phase_ns)
+            trails_ns = float((weight * TRAILS_NS).sum())
+            if not twice:
+                twice = True
                 continue
-            error_j = self._misfit(0, reads, _just(period_ns), _just(phase_ns), _just(lag_ns))
-            return CounterGrid(period_ns, middle + round(phase_ns), lag_ns, lag_sd_ns, float(error_j[0]))
+            error_j = self._misfit(0, reads, _just(period_ns), _just(phase_ns), _just(trails_ns))
+            return CounterGrid(period_ns, middle + round(phase_ns), weight, float(error_j[0]))
 
     def _middle(self, low: int, high: int) -> int:
         return int(self.seen_ns[(low + high) // 2])
@@ -288,7 +298,9 @@ class _GridFit:
         joules: Floats = low + (place - index) * (self._table[index + 1] - low)
         return joules
 
-    def _misfit(self, low: int, high: int, periods_ns: Floats, phases_ns: Floats, lags_ns: Floats) -> Floats:
+    def _misfit(
+        self, low: int, high: int, periods_ns: Floats, phases_ns: Floats, trails_ns: Floats
+    ) -> Floats:
         """Of each grid, float64[grids], the mean |joule| over reads [low, high).
 
         phases_ns   of a tick after the middle read
@@ -296,11 +308,12 @@ class _GridFit:
         middle = self._middle(low, high)
         since_ns = (self.seen_ns[low:high] - middle).astype(float)
         steps = np.floor((since_ns[None, :] - phases_ns[:, None]) / periods_ns[:, None])
-        ticks_ns = phases_ns[:, None] + steps * periods_ns[:, None] + lags_ns[:, None]
+        ticks_ns = phases_ns[:, None] + steps * periods_ns[:, None] + trails_ns[:, None]
         drawn_j = np.diff(self._drawn_j(ticks_ns, middle), axis=1)
         moved_j = np.diff(self.energy_j[low:high])
-        scale = moved_j.sum() / np.maximum(drawn_j.sum(axis=1), 1e-12)
-        errors: Floats = np.mean(np.abs(moved_j[None, :] - scale[:, None] * drawn_j), axis=1)
+        # The samples' gain differs from load to load where they alias.
+        gain = _running(moved_j) / np.maximum(_running(drawn_j), 1e-12)
+        errors: Floats = np.mean(np.abs(moved_j - gain * drawn_j), axis=1)
         return errors
 
     def _chunk(self) -> tuple[float, float, int, int] | None:
@@ -336,20 +349,20 @@ class _GridFit:
         nominal_ns: float,
         period_ns: float,
         phase_ns: float,
-        lag_ns: float,
+        trail_ns: float,
         step_ns: float,
     ) -> tuple[float, float]:
         """Period and phase nearby, by how far ticks at the ends and in the middle are moved."""
         middle = self._middle(low, high)
         reach_ns = max(float(self.seen_ns[high - 1] - middle), float(middle - self.seen_ns[low]), period_ns)
-        ends, middles = np.meshgrid(np.arange(-12, 13) * step_ns, np.arange(-16, 17) * step_ns / 2)
+        ends, middles = np.meshgrid(np.arange(-6, 7) * step_ns, np.arange(-8, 9) * step_ns / 2)
         ends_ns, middles_ns = ends.ravel(), middles.ravel()
         drift = period_ns / nominal_ns - 1.0 + ends_ns / reach_ns
         allowed = (np.abs(drift) <= MAX_DRIFT) | (ends_ns == 0.0)
         ends_ns, middles_ns = ends_ns[allowed], middles_ns[allowed]
         periods_ns: Floats = period_ns * (1.0 + ends_ns / reach_ns)
         phases_ns: Floats = phase_ns + middles_ns
-        errors = self._misfit(low, high, periods_ns, phases_ns, np.full(len(phases_ns), lag_ns))
+        errors = self._misfit(low, high, periods_ns, phases_ns, np.full(len(phases_ns), trail_ns))
         low_points = _bottom(errors)
         # The bottom need not be convex: of its points, the one nearest to its middle and to the nominal period.
         off = np.hypot(
@@ -360,19 +373,31 @@ class _GridFit:
         at = int(low_points[np.argmin(off + drifted_ns)])
         return float(periods_ns[at]), float(phases_ns[at])
 
-    def _lag(self, period_ns: float, phase_ns: float) -> tuple[float, float]:
-        """By how much the samples trail the ticks as they show, and its standard deviation, ns.
+    def _trails(self, period_ns: float, phase_ns: float) -> Floats:
+        """How likely the samples trail the ticks as they show by each of TRAILS_NS; sums to 1.
 
-        Posterior mean for errors with exponential tails of unknown scale: misfit ** -reads, flat over `LAG_RANGE_NS`.
+        For errors with exponential tails of unknown scale: misfit ** -reads.
         """
-        lags_ns = np.asarray(np.arange(-LAG_RANGE_NS, LAG_RANGE_NS + 1, LAG_STEP_NS), np.float64)
-        same = np.ones(len(lags_ns))
-        errors = self._misfit(0, len(self.seen_ns), period_ns * same, phase_ns * same, lags_ns)
+        same = np.ones(len(TRAILS_NS))
+        errors = self._misfit(0, len(self.seen_ns), period_ns * same, phase_ns * same, TRAILS_NS)
         log_weight = -len(self.seen_ns) * np.log(np.maximum(errors, COUNTER_RESOLUTION_J))
-        weight = np.exp(log_weight - log_weight.max())
-        weight /= weight.sum()
-        mean = float((weight * lags_ns).sum())
-        return mean, float((weight * (lags_ns - mean) ** 2).sum()) ** 0.5
+        return _normalised(log_weight)
+
+
+def _normalised(log_weight: Floats) -> Floats:
+    weight = np.exp(log_weight - log_weight.max())
+    return np.asarray(weight / weight.sum(), np.float64)
+
+
+def _running(values: Floats) -> Floats:
+    """Sums over the `GAIN_READS` differences around each one, along the last axis."""
+    reach = GAIN_READS // 2
+    total = np.cumsum(values, axis=-1)
+    count = values.shape[-1]
+    index = np.arange(count)
+    low, high = np.maximum(index - reach, 0), np.minimum(index + reach, count - 1)
+    sums: Floats = total[..., high] - total[..., low] + values[..., low]
+    return sums
 
 
 def _just(value: float) -> Floats:

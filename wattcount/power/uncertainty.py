@@ -60,7 +60,7 @@ PRIOR_FLOOR_J2_PER_S = 0.01
 PRIOR_TICK_SD_S = 0.001
 PRIOR_WEIGHT = 4.0
 """Held-out ticks that the priors above count as."""
-LOCAL_TICKS = 12
+LOCAL_TICKS = 8
 """On either side: held-out ticks whose errors say how far a stretch is off from the run's own average."""
 LOCAL_WEIGHT = 6.0
 MEAN_ROUNDS = 60
