@@ -24,6 +24,7 @@ from wattcount.config import paths
 from wattcount.config.schema import GpuConfig, PowerBackend, PowerConfig
 from wattcount.engine.vllm_install import SUPPORTED, find_vllm
 from wattcount.errors import EXIT_FAILED, EXIT_OK, NotStartedError, WattcountError
+from wattcount.power import rapl
 from wattcount.run.preflight import (
     MIN_DISK_BYTES,
     available_memory_bytes,
@@ -43,7 +44,6 @@ MISSING = "missing"
 SAMPLE_S = 1.3
 """Long enough for every source to be read at its own rate once (the slowest, by default, every 1.0 s)."""
 
-RAPL = Path("/sys/class/powercap/intel-rapl:0/energy_uj")
 PCI = Path("/sys/bus/pci/devices")
 
 
@@ -330,19 +330,20 @@ def _folders(report: Report) -> None:
 
 
 def _rapl(report: Report) -> None:
-    """CPU energy is not measured yet; whether it could be is worth knowing when a host is chosen."""
-    readable: bool | None = None
-    if RAPL.exists():
-        readable = os.access(RAPL, os.R_OK)
-    report.facts["rapl_readable"] = readable
-    if readable:
-        report.add(OK, "RAPL", "CPU energy is readable (not used yet)")
-    elif readable is False:
+    host = rapl.find_rapl()
+    report.facts["rapl"] = host.to_json()
+    if host.state != rapl.OK:
+        report.add(NOTE, "RAPL", f"no CPU energy: {host.detail}", host.fix)
+        return
+    sampler = rapl.RaplSampler(host)
+    sampler.mark()
+    slowest_us = sampler.health()["read_max_ns"] / 1e3
+    names = ", ".join(domain.name for domain in host.readable)
+    report.add(OK, "RAPL", f"reads {names} ({slowest_us:.0f} us a read)")
+    kinds = {domain.kind for domain in host.readable}
+    if rapl.DRAM not in kinds:
         report.add(
-            NOTE,
-            "RAPL",
-            "CPU energy is there but only root may read it (not used yet)",
-            f"sudo chmod a+r {RAPL}",
+            NOTE, "RAPL", "no DRAM energy: this CPU has no readable counter of it (AMD, most desktops)"
         )
 
 

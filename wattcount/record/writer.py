@@ -19,11 +19,20 @@ from numpy.typing import NDArray
 
 from wattcount.clock import ClockPair
 from wattcount.errors import NotStartedError, RunFailedError
+from wattcount.power.rapl import HostReading
 from wattcount.power.trace import PowerTrace
 from wattcount.record import schema
 from wattcount.record.place import final_folder, temporary_folder
 from wattcount.record.schema import FileFacts, RunInfo
-from wattcount.record.spool import RequestRow, Spool, StepRow, power_events, requests_table, steps_table
+from wattcount.record.spool import (
+    RequestRow,
+    Spool,
+    StepRow,
+    host_power_table,
+    power_events,
+    requests_table,
+    steps_table,
+)
 
 UNWRITABLE = "record_unwritable"
 
@@ -110,13 +119,18 @@ class RecordWriter:
         with _clear_errors(self.folder):
             self._open().append_steps(steps)
 
+    def append_host_power(self, readings: Sequence[HostReading]) -> None:
+        with _clear_errors(self.folder):
+            self._open().append_host_power(readings)
+
     def write_tables(self) -> dict[str, FileFacts]:
         """Ends the spool and turns it into the record's Parquet files; returns `RunInfo.files`."""
         spool = self.folder / _SPOOL
         with _clear_errors(self.folder):
             self.close()
             uuids, batches = power_events(spool)
-            return {
+            host_power = host_power_table(spool)
+            files = {
                 schema.POWER_PARQUET: _write_parquet(
                     self.folder / schema.POWER_PARQUET, schema.POWER_SCHEMA, _power_tables(uuids, batches)
                 ),
@@ -131,6 +145,13 @@ class RecordWriter:
                     iter([_sorted(steps_table(spool), "logged_ns")]),
                 ),
             }
+            if host_power is not None:
+                files[schema.HOST_POWER_PARQUET] = _write_parquet(
+                    self.folder / schema.HOST_POWER_PARQUET,
+                    schema.HOST_POWER_SCHEMA,
+                    iter([_sorted(host_power, "t0_ns")]),
+                )
+            return files
 
     def place(self, info: RunInfo) -> Path:
         """Writes `run.json` and renames the folder; returns the final path. `info.files` is `write_tables`'s."""
