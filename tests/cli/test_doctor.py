@@ -16,6 +16,7 @@ from powercap_tree import two_sockets, zone
 from wattcount.cli import doctor
 from wattcount.cli.main import main
 from wattcount.engine.vllm_install import VllmInstall
+from wattcount.record import RecordWriter
 
 emulation = pytest.importorskip("wattcount.power.emulation", reason="needs the native module")
 
@@ -186,6 +187,24 @@ def test_a_data_folder_that_cannot_be_written(
     monkeypatch.setenv("WATTCOUNT_HOME", str(tmp_path / "file"))
     assert main(["doctor"]) == 1
     assert "set WATTCOUNT_HOME to a folder with room" in capsys.readouterr().out
+
+
+def test_unfinished_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    records = tmp_path / "home" / "records"
+    running = RecordWriter.create(records, "p" * 64, "running")
+    RecordWriter.create(records, "p" * 64, "dead").let_go()
+    (records / "pppp" / ".tmp-old").mkdir(parents=True)
+    report = doctor.examine()
+    found = {finding.text.partition(":")[0]: finding for finding in topics(report)["records"]}
+    assert found["1 run(s) going on"].text.endswith(".tmp-running")
+    assert found["1 run(s) were killed and left their records open"].fix == "the next run closes them"
+    assert any(text.startswith("1 unfinished record(s)") for text in found)
+    assert report.ok
+    assert main(["doctor", "--json"]) == 0
+    whose = json.loads(capsys.readouterr().out)["unfinished_records"]
+    assert sorted(whose.values()) == ["dead", "running", "unclaimed"]
+    running.discard()
+    assert not running.folder.exists()
 
 
 def test_rapl(tmp_path: Path) -> None:

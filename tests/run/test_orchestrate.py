@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import resource
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
@@ -18,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 from powercap_tree import zone
-from witness import kill, worker_pid
+from witness import Program, kill, worker_pid
 
 from wattcount.clock import now_ns
 from wattcount.config.schema import PowerBackend, RunConfig
@@ -446,48 +444,6 @@ def test_a_folder_that_disappears_leaves_no_half_record(
 
 
 # --- interruptions -------------------------------------------------------------------------------
-
-PROGRAM = """
-import sys, json
-from pathlib import Path
-from wattcount.config.plain import from_json
-from wattcount.run.orchestrate import run_point
-from wattcount.run.display import PlainDisplay
-outcome = run_point(from_json(json.loads(Path(sys.argv[1]).read_text())), PlainDisplay(sys.stdout, 0.2))
-print("outcome", outcome.reason, outcome.record_path)
-sys.exit(outcome.exit_code)
-"""
-
-
-class Program:
-    """A parent of its own, to be interrupted and killed."""
-
-    def __init__(self, cfg: RunConfig, tmp_path: Path) -> None:
-        from wattcount.config.plain import to_json
-
-        file = tmp_path / "cfg.json"
-        file.write_text(json.dumps(to_json(cfg)))
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, str(file)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        self.lines: list[str] = []
-
-    def read_until(self, word: str) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.lines.append(line)
-            if word in line:
-                return
-        raise AssertionError(f"{word!r} never came: {''.join(self.lines)}")
-
-    def end(self) -> int:
-        assert self.process.stdout is not None
-        self.lines += self.process.stdout.readlines()
-        self.process.stdout.close()
-        return self.process.wait(30)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

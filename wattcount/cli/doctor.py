@@ -25,6 +25,7 @@ from wattcount.config.schema import GpuConfig, PowerBackend, PowerConfig
 from wattcount.engine.vllm_install import SUPPORTED, find_vllm
 from wattcount.errors import EXIT_FAILED, EXIT_OK, NotStartedError, WattcountError
 from wattcount.power import rapl
+from wattcount.record.orphans import open_folders
 from wattcount.run.preflight import (
     MIN_DISK_BYTES,
     available_memory_bytes,
@@ -92,6 +93,7 @@ def examine() -> Report:
     _engine(report)
     _host(report)
     _folders(report)
+    _unfinished(report)
     _rapl(report)
     return report
 
@@ -327,6 +329,28 @@ def _folders(report: Report) -> None:
         f"{folder}, {free / GIB:.0f} GiB free",
         None if roomy else "set WATTCOUNT_HOME to a folder with more room",
     )
+
+
+def _unfinished(report: Report) -> None:
+    """Records in the making: which go on, and what killed runs left."""
+    records_dir = Path(paths.default_records_dir())
+    found = open_folders(records_dir)
+    report.facts["unfinished_records"] = {str(folder): whose for folder, whose in found.items()}
+    for whose, text, fix in (
+        ("running", "run(s) going on", None),
+        ("dead", "run(s) were killed and left their records open", "the next run closes them"),
+        ("elsewhere", "record(s) in the making on other hosts, or left there", None),
+        (
+            "unclaimed",
+            "unfinished record(s) of an older version, or of a disk without locks",
+            "rm -r them if no run goes on",
+        ),
+    ):
+        folders = [folder for folder, of in found.items() if of == whose]
+        if folders:
+            report.add(
+                NOTE, "records", f"{len(folders)} {text}: {folders[0]}{', ...' if folders[1:] else ''}", fix
+            )
 
 
 def _rapl(report: Report) -> None:

@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wattcount import ownership
 from wattcount.clock import now_ns
 from wattcount.config.plain import from_json
 from wattcount.config.schema import RunConfig
@@ -76,6 +77,8 @@ class Job:
     started_ns: int
     """When the parent began with this run."""
     launched_ns: int
+    claims: list[str]
+    """Of the folders that the parent made for this run (`wattcount.ownership`): held here too."""
 
 
 class Pipe:
@@ -413,6 +416,8 @@ def _keep_pandas_out_of_arrow() -> None:
 def main(argv: list[str]) -> int:
     job = Job(**json.loads(Path(argv[0]).read_text(encoding="utf-8")))
     pipe = Pipe(job.progress_fd)
+    for file in job.claims:
+        ownership.join(Path(file))  # until the end of the process
     _end_with_parent(job.parent_pid)
     _keep_pandas_out_of_arrow()
     return asyncio.run(Run(job, pipe).execute())
