@@ -33,7 +33,7 @@ test-cpp: setup ## C++ unit tests, plain and under ASan+UBSan and TSan
 test-python: setup ## Python tests (no GPU, no network)
 	$(PY) -m pytest $(ARGS)
 
-bench: setup ## Benchmarks; each file in benchmarks/ says what it shows
+bench: setup ## Benchmarks (extra `bench`); each file in benchmarks/ says what it shows
 	@set -e; for b in benchmarks/bench_*.py; do echo "== $$b"; $(PY) $$b; done
 
 docs: setup ## Write the tables in docs/ again from the records in the repository

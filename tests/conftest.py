@@ -29,6 +29,12 @@ SCENARIO_S = 0.3
 """Length of every phase of the short runs below."""
 
 
+@pytest.fixture(autouse=True)
+def _no_rapl(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same on every machine: CPU counters are those a test makes."""
+    monkeypatch.setenv("WATTCOUNT_POWERCAP", "/nowhere/powercap")
+
+
 @pytest.fixture
 def tiny_run(tmp_path: Path) -> Callable[..., RunConfig]:
     """Makes the config of a run of about a second: tiny engine, emulated H200. `batch=True` for a batch.

@@ -122,6 +122,10 @@ class SyntheticRun:
     """More rows of `power.parquet`, see `observation`."""
     last_read_s: float = 121.0
     sampler: dict[str, Any] = field(default_factory=dict)
+    rapl: dict[str, Any] | None = None
+    """`run.json`'s `host.rapl`."""
+    host_power: list[dict[str, Any]] = field(default_factory=list)
+    """Rows of `host_power.parquet`; without one there is no file."""
 
     def uuid(self, gpu: int = 0) -> str:
         return f"GPU-00000000-0000-0000-0000-{gpu:012d}"
@@ -153,7 +157,7 @@ class SyntheticRun:
                 {"monotonic_ns": T0_NS, "utc_ns": UTC_NS, "bracket_ns": 100},
                 {"monotonic_ns": at(120), "utc_ns": UTC_NS + 120_000_000_000, "bracket_ns": 100},
             ],
-            host={"hostname": "node1"},
+            host={"hostname": "node1"} | ({} if self.rapl is None else {"rapl": self.rapl}),
             gpus=[{"uuid": self.uuid(i), "index": i, "name": self.gpu_name} for i in range(self.gpus)],
             nvml={"path": "/usr/lib/libnvidia-ml.so.1", "sha256": "ab" * 32, "driver_version": "580.159"},
             versions={"wattcount": "0.1.0", "vllm": "0.32.0"},
@@ -189,7 +193,10 @@ class SyntheticRun:
             (schema.POWER_PARQUET, self.power_rows(), schema.POWER_SCHEMA),
             (schema.REQUESTS_PARQUET, self.requests, schema.REQUESTS_SCHEMA),
             (schema.STEPS_PARQUET, self.steps, schema.STEPS_SCHEMA),
+            (schema.HOST_POWER_PARQUET, self.host_power, schema.HOST_POWER_SCHEMA),
         ):
+            if name == schema.HOST_POWER_PARQUET and not rows:
+                continue
             order = (
                 range(len(rows)) if shuffle is None else np.random.default_rng(shuffle).permutation(len(rows))
             )

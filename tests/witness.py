@@ -1,14 +1,18 @@
-"""A display that remembers what a run told, and ways to find and kill a run's process."""
+"""A display that remembers what a run told, ways to find and kill a run's process, and a parent of its own."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 
+from wattcount.config.plain import to_json
 from wattcount.config.schema import RunConfig
 from wattcount.record.schema import Phase
 from wattcount.run.orchestrate import Display
@@ -69,3 +73,44 @@ def worker_pid(parent: int | None = None) -> int:
 
 def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
+
+
+PROGRAM = """
+import sys, json
+from pathlib import Path
+from wattcount.config.plain import from_json
+from wattcount.run.orchestrate import run_point
+from wattcount.run.display import PlainDisplay
+outcome = run_point(from_json(json.loads(Path(sys.argv[1]).read_text())), PlainDisplay(sys.stdout, 0.2))
+print("outcome", outcome.reason, outcome.record_path)
+sys.exit(outcome.exit_code)
+"""
+
+
+class Program:
+    """A parent of its own, to be interrupted and killed."""
+
+    def __init__(self, cfg: RunConfig, tmp_path: Path) -> None:
+        file = tmp_path / "cfg.json"
+        file.write_text(json.dumps(to_json(cfg)))
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, str(file)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.lines: list[str] = []
+
+    def read_until(self, word: str) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line)
+            if word in line:
+                return
+        raise AssertionError(f"{word!r} never came: {''.join(self.lines)}")
+
+    def end(self) -> int:
+        assert self.process.stdout is not None
+        self.lines += self.process.stdout.readlines()
+        self.process.stdout.close()
+        return self.process.wait(30)

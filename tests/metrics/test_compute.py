@@ -103,6 +103,64 @@ def test_idle_powers_come_from_their_own_phases(tmp_path):
     assert found["energy/above_idle_loaded_j"] == pytest.approx(expected, rel=1e-9)
 
 
+def rapl_domain(name, kind, **other):
+    return {"name": name, "kind": kind, "zone": "", "max_energy_range_uj": 10**10, "error": None} | other
+
+
+def host_power(name, power_w, start_uj=0):
+    """Reads at odd times, between the bounds of the phases; the counter starts over at 10 kJ."""
+    seconds = [tick + 0.3 for tick in range(-1, 121)]
+    return [
+        {
+            "domain": name,
+            "t0_ns": at(s),
+            "t1_ns": at(s),
+            "value_uj": round(start_uj + power_w * (s + 1) * 1e6) % 10**10,
+        }
+        for s in seconds
+    ]
+
+
+def test_cpu_and_dram_energy_are_figures_of_their_own(tmp_path):
+    domains = [
+        rapl_domain("package-0", "package"),
+        rapl_domain("package-1", "package"),
+        rapl_domain("package-0/dram", "dram"),
+        rapl_domain("psys", "psys"),
+    ]
+    run = SyntheticRun(
+        power_w=300.0,
+        rapl={"state": "ok", "domains": domains},
+        host_power=host_power("package-0", 200.0, start_uj=9 * 10**9)
+        + host_power("package-1", 150.0)
+        + host_power("package-0/dram", 30.0)
+        + host_power("psys", 900.0),
+    )
+    found = values_of(run, tmp_path)
+    assert found["energy/cpu_package_j"] == pytest.approx(350.0 * 60)
+    assert found["power/cpu_package_mean_w"] == pytest.approx(350.0)
+    assert found["energy/dram_j"] == pytest.approx(30.0 * 60)
+    assert found["energy/gpu_j"] == 18000.0
+
+
+def test_why_there_is_no_cpu_energy(tmp_path):
+    def reasons(rapl, folder):
+        found = metrics_of(SyntheticRun(rapl=rapl), tmp_path / folder)
+        assert found["metrics"]["energy/cpu_package_j"] is None
+        assert found["metrics"]["power/cpu_package_mean_w"] is None
+        keys = ("energy/cpu_package_j", "power/cpu_package_mean_w", "energy/dram_j")
+        return [found["null_reasons"][key] for key in keys]
+
+    assert reasons(None, "old") == ["not_recorded"] * 3
+    assert reasons({"state": "rapl_not_present", "domains": []}, "virtual") == ["rapl_not_present"] * 3
+    amd = [rapl_domain("package-0", "package", error="Permission denied")]
+    assert reasons({"state": "rapl_not_readable", "domains": amd}, "amd") == [
+        "rapl_not_readable",
+        "rapl_not_readable",
+        "rapl_not_present",
+    ]
+
+
 # -- what counts in a window ----------------------------------------------------------------------
 
 

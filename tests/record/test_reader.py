@@ -13,6 +13,7 @@ import pytest
 from synthetic_record import SyntheticRun
 
 from wattcount.errors import WattcountError
+from wattcount.power.rapl import HostReading
 from wattcount.record import Record, RecordWriter
 from wattcount.record.schema import RunInfo
 
@@ -41,6 +42,22 @@ def test_reads_what_others_wrote(tmp_path: Path) -> None:
     assert len(record.requests) == len(run.requests)
     assert record.metrics is None
     record.verify()  # without `files` there is nothing to compare with
+
+
+def test_host_power_may_be_missing_only_where_it_was_never_written(
+    tmp_path: Path, info: RunInfo, path: Path
+) -> None:
+    assert Record.open(path).host_power.energy(0, 1, "package").reason == "not_recorded"
+    writer = RecordWriter.create(tmp_path, info.point_id, "another")
+    writer.open_spool([])
+    writer.append_host_power([HostReading("package-0", 5, 6, 7)])
+    info.run_id = "another"
+    other = writer.finalise(info)
+    (other / "host_power.parquet").unlink()
+    with pytest.raises(WattcountError, match=r"host_power\.parquet"):
+        Record.open(other).verify()
+    with pytest.raises(WattcountError, match=r"damaged: host_power\.parquet is missing"):
+        _ = Record.open(other).host_power
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from wattcount.errors import NotStartedError, RunFailedError
+from wattcount.power.rapl import HostReading
 from wattcount.record import Record, RecordWriter, schema
 from wattcount.record.schema import Phase, PhaseSpan, RunInfo, Validity
 
@@ -51,6 +52,24 @@ def test_a_record_is_there_only_when_it_is_whole(
     assert record.requests["request_id"].to_pylist() == ["w0", "w1"]  # by planned send
     assert record.steps["logged_ns"].to_pylist() == [1, 2]
     assert record.info == info
+
+
+def test_host_power_has_a_file_only_where_it_was_read(writer: RecordWriter, info: RunInfo) -> None:
+    writer.open_spool([info.gpus[0]["uuid"]])
+    writer.append_host_power([])
+    writer.append_host_power([HostReading("package-0", 5, 6, 7), HostReading("package-1", 6, 7, None)])
+    writer.append_host_power([HostReading("package-1", 8, 9, 10)])
+    # Its process is gone, and another one makes the record.
+    path = RecordWriter.recover(writer.folder, "worker_died", "killed by SIGKILL")
+    record = Record.open(path)
+    record.verify()
+    assert record.info.files["host_power.parquet"].rows == 3
+    table = pq.read_table(path / "host_power.parquet", partitioning=None)
+    assert table.cast(schema.HOST_POWER_SCHEMA).to_pylist() == [
+        {"domain": "package-0", "t0_ns": 5, "t1_ns": 6, "value_uj": 7},
+        {"domain": "package-1", "t0_ns": 6, "t1_ns": 7, "value_uj": None},
+        {"domain": "package-1", "t0_ns": 8, "t1_ns": 9, "value_uj": 10},
+    ]
 
 
 def test_an_empty_run_makes_an_empty_record(writer: RecordWriter, info: RunInfo) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import resource
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
@@ -17,7 +15,8 @@ from typing import Any
 
 import psutil
 import pytest
-from witness import kill, worker_pid
+from powercap_tree import zone
+from witness import Program, kill, worker_pid
 
 from wattcount.clock import now_ns
 from wattcount.config.schema import PowerBackend, RunConfig
@@ -101,6 +100,42 @@ def test_a_run_and_its_record(tiny_run: Callable[..., RunConfig], witness: Any) 
     assert witness.record == record.path
     assert witness.ended_calls == 1
     assert list(dict.fromkeys(witness.phases)) == list(Phase)
+
+
+def test_cpu_and_dram_energy_of_a_run(
+    tiny_run: Callable[..., RunConfig], witness: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The counters move at 100 W and 20 W; what becomes of them goes through the run's own process."""
+    package = zone(tmp_path / "powercap", "intel-rapl:0", "package-0")
+    dram = zone(tmp_path / "powercap", "intel-rapl:0:0", "dram")
+    monkeypatch.setenv("WATTCOUNT_POWERCAP", str(tmp_path / "powercap"))
+    done = threading.Event()
+
+    def move() -> None:
+        while not done.wait(0.005):
+            for counter, power_w in ((package, 100), (dram, 20)):
+                beside = counter.with_suffix(".new")
+                beside.write_text(f"{now_ns() * power_w // 1000 % 262_143_328_850}\n")
+                beside.replace(counter)
+
+    mover = threading.Thread(target=move)
+    mover.start()
+    try:
+        cfg = tiny_run(window_s=2.0)
+        record = checked(run_point(cfg, witness), cfg)
+    finally:
+        done.set()
+        mover.join()
+    assert record.metrics is not None
+    metrics = record.metrics["metrics"]
+    assert metrics["power/cpu_package_mean_w"] == pytest.approx(100.0, rel=0.05)
+    assert metrics["energy/cpu_package_j"] == pytest.approx(200.0, rel=0.05)
+    assert metrics["energy/dram_j"] == pytest.approx(40.0, rel=0.05)
+    found = record.info.host["rapl"]
+    assert (found["state"], found["sampler"]["errors"]) == ("ok", 0)
+    # Two domains: at the start and the end, at each bound of a phase, and once a second.
+    assert found["sampler"]["reads"] == record.info.files["host_power.parquet"].rows >= 2 * (2 + 8 + 3)
+    assert found["sampler"]["cpu_ns"] < 0.01 * found["sampler"]["wall_ns"]
 
 
 def test_what_wattcount_adds_is_small_and_accounted_for(
@@ -409,48 +444,6 @@ def test_a_folder_that_disappears_leaves_no_half_record(
 
 
 # --- interruptions -------------------------------------------------------------------------------
-
-PROGRAM = """
-import sys, json
-from pathlib import Path
-from wattcount.config.plain import from_json
-from wattcount.run.orchestrate import run_point
-from wattcount.run.display import PlainDisplay
-outcome = run_point(from_json(json.loads(Path(sys.argv[1]).read_text())), PlainDisplay(sys.stdout, 0.2))
-print("outcome", outcome.reason, outcome.record_path)
-sys.exit(outcome.exit_code)
-"""
-
-
-class Program:
-    """A parent of its own, to be interrupted and killed."""
-
-    def __init__(self, cfg: RunConfig, tmp_path: Path) -> None:
-        from wattcount.config.plain import to_json
-
-        file = tmp_path / "cfg.json"
-        file.write_text(json.dumps(to_json(cfg)))
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, str(file)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        self.lines: list[str] = []
-
-    def read_until(self, word: str) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.lines.append(line)
-            if word in line:
-                return
-        raise AssertionError(f"{word!r} never came: {''.join(self.lines)}")
-
-    def end(self) -> int:
-        assert self.process.stdout is not None
-        self.lines += self.process.stdout.readlines()
-        self.process.stdout.close()
-        return self.process.wait(30)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

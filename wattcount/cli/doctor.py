@@ -24,6 +24,8 @@ from wattcount.config import paths
 from wattcount.config.schema import GpuConfig, PowerBackend, PowerConfig
 from wattcount.engine.vllm_install import SUPPORTED, find_vllm
 from wattcount.errors import EXIT_FAILED, EXIT_OK, NotStartedError, WattcountError
+from wattcount.power import rapl
+from wattcount.record.orphans import open_folders
 from wattcount.run.preflight import (
     MIN_DISK_BYTES,
     available_memory_bytes,
@@ -43,7 +45,6 @@ MISSING = "missing"
 SAMPLE_S = 1.3
 """Long enough for every source to be read at its own rate once (the slowest, by default, every 1.0 s)."""
 
-RAPL = Path("/sys/class/powercap/intel-rapl:0/energy_uj")
 PCI = Path("/sys/bus/pci/devices")
 
 
@@ -92,6 +93,7 @@ def examine() -> Report:
     _engine(report)
     _host(report)
     _folders(report)
+    _unfinished(report)
     _rapl(report)
     return report
 
@@ -329,20 +331,43 @@ def _folders(report: Report) -> None:
     )
 
 
+def _unfinished(report: Report) -> None:
+    """Records in the making: which go on, and what killed runs left."""
+    records_dir = Path(paths.default_records_dir())
+    found = open_folders(records_dir)
+    report.facts["unfinished_records"] = {str(folder): whose for folder, whose in found.items()}
+    for whose, text, fix in (
+        ("running", "run(s) going on", None),
+        ("dead", "run(s) were killed and left their records open", "the next run closes them"),
+        ("elsewhere", "record(s) in the making on other hosts, or left there", None),
+        (
+            "unclaimed",
+            "unfinished record(s) of an older version, or of a disk without locks",
+            "rm -r them if no run goes on",
+        ),
+    ):
+        folders = [folder for folder, of in found.items() if of == whose]
+        if folders:
+            report.add(
+                NOTE, "records", f"{len(folders)} {text}: {folders[0]}{', ...' if folders[1:] else ''}", fix
+            )
+
+
 def _rapl(report: Report) -> None:
-    """CPU energy is not measured yet; whether it could be is worth knowing when a host is chosen."""
-    readable: bool | None = None
-    if RAPL.exists():
-        readable = os.access(RAPL, os.R_OK)
-    report.facts["rapl_readable"] = readable
-    if readable:
-        report.add(OK, "RAPL", "CPU energy is readable (not used yet)")
-    elif readable is False:
+    host = rapl.find_rapl()
+    report.facts["rapl"] = host.to_json()
+    if host.state != rapl.OK:
+        report.add(NOTE, "RAPL", f"no CPU energy: {host.detail}", host.fix)
+        return
+    sampler = rapl.RaplSampler(host)
+    sampler.mark()
+    slowest_us = sampler.health()["read_max_ns"] / 1e3
+    names = ", ".join(domain.name for domain in host.readable)
+    report.add(OK, "RAPL", f"reads {names} ({slowest_us:.0f} us a read)")
+    kinds = {domain.kind for domain in host.readable}
+    if rapl.DRAM not in kinds:
         report.add(
-            NOTE,
-            "RAPL",
-            "CPU energy is there but only root may read it (not used yet)",
-            f"sudo chmod a+r {RAPL}",
+            NOTE, "RAPL", "no DRAM energy: this CPU has no readable counter of it (AMD, most desktops)"
         )
 
 

@@ -29,6 +29,7 @@ from wattcount.metrics.registry import (
 from wattcount.metrics.sampler import sampler_figures, timing_figures
 from wattcount.metrics.validity import check
 from wattcount.metrics.window import Window, phase_window
+from wattcount.power import rapl
 from wattcount.power.events import Source
 from wattcount.record import Record
 from wattcount.record.schema import METRICS_JSON, Phase
@@ -62,6 +63,8 @@ NULL_REASONS: dict[str, str] = {
     SINGLE_TOKEN: "every output is a single token",
     UNFINISHED: "the percentile falls on a request that never finished",
     percentiles.NO_REQUESTS: "no request was sent in the window",
+    rapl.NOT_PRESENT: "the host shows no RAPL counter of that kind",
+    rapl.NOT_READABLE: "a RAPL counter could not be read when the run began; `run.json`, `host.rapl`, says why",
     percentiles.TOO_FEW_REQUESTS: "fewer than 100 / (100 - p) values",
 }
 """Codes of `null_reasons`. Energies may also carry the reasons of the estimate itself."""
@@ -107,6 +110,7 @@ def compute(record: Record) -> dict[str, Any]:
     if window is not None:
         requests = Requests.of(record.requests)
         _energy(sheet, record, requests, window)
+        _host_energy(sheet, record, window)
         _throughput_and_latency(sheet, record, requests, window)
         _engine(sheet, record, requests, window)
         _gpu_state(sheet, record, window)
@@ -248,6 +252,15 @@ def _energy(sheet: _Sheet, record: Record, requests: Requests, window: Window) -
         sheet.put(f"energy_by_source/{source}_j", _total(by_source[source]), NOT_RECORDED)
 
     _batch_energy(sheet, record, requests)
+
+
+def _host_energy(sheet: _Sheet, record: Record, window: Window) -> None:
+    cpu = record.host_power.energy(window.start_ns, window.end_ns, rapl.PACKAGE)
+    sheet.put("energy/cpu_package_j", cpu.value_j, cpu.reason)
+    mean_w = None if cpu.value_j is None else cpu.value_j / window.duration_s
+    sheet.put("power/cpu_package_mean_w", mean_w, cpu.reason)
+    dram = record.host_power.energy(window.start_ns, window.end_ns, rapl.DRAM)
+    sheet.put("energy/dram_j", dram.value_j, dram.reason)
 
 
 def _batch_energy(sheet: _Sheet, record: Record, requests: Requests) -> None:

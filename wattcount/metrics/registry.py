@@ -49,10 +49,14 @@ def _registry() -> dict[str, MetricSpec]:
     for source in ENERGY_SOURCES:
         add(f"energy_by_source/{source}_j", "J", f"energy over the window by {source} alone, all GPUs")
 
+    add("energy/cpu_package_j", "J", "energy of all CPU packages over the window (RAPL)", "lower")
+    add("energy/dram_j", "J", "energy of all DRAM over the window (RAPL)", "lower")
+
     add("power/gpu_mean_w", "W", "energy of the window / its length", "lower")
     add("power/idle_bare_w", "W", "mean power with no engine", "lower")
     add("power/idle_loaded_w", "W", "mean power with the engine up and no request yet", "lower")
     add("power/idle_loaded_after_w", "W", "mean power with the engine up after the last request", "lower")
+    add("power/cpu_package_mean_w", "W", "energy of all CPU packages over the window / its length", "lower")
 
     add(
         "throughput/output_tokens_per_s",

@@ -20,6 +20,7 @@ from uuid import UUID
 import numpy as np
 from numpy.typing import NDArray
 
+from wattcount import ownership
 from wattcount.clock import now_ns
 from wattcount.config.schema import GpuConfig
 from wattcount.engine.base import EngineStep
@@ -91,6 +92,8 @@ class EmulatedMachine:
         self._remove_folder = remove_folder
         self._saved: dict[str, str | None] | None = None
         self.folder.mkdir(parents=True, exist_ok=True)
+        # So that the folder can be told for left behind when whoever was to remove it was killed.
+        self.claim = ownership.claim(self.folder / ownership.CLAIM_NAME) if remove_folder else None
         if missing_symbols:
             self.library_path = str(_without_symbols(missing_symbols, self.folder / "libnvidia-ml.so.1"))
         described = []
@@ -148,6 +151,8 @@ class EmulatedMachine:
             self._saved = None
         if self._remove_folder:
             shutil.rmtree(self.folder, ignore_errors=True)
+        if self.claim is not None:
+            self.claim.release()
 
     def __enter__(self) -> EmulatedMachine:
         return self.open()

@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 TEMPORARY_PREFIX = ".tmp-"
+CLAIMS_FOLDER = ".running"
+"""In records_dir: a claim (`wattcount.ownership`) for each record that is being made."""
 
 
 def new_run_id(at: datetime | None = None) -> str:
@@ -18,6 +20,10 @@ def new_run_id(at: datetime | None = None) -> str:
 def temporary_folder(records_dir: Path, point_id: str, run_id: str) -> Path:
     """Beside the final place, so that a rename puts it there in one step."""
     return records_dir / point_id[:12] / f"{TEMPORARY_PREFIX}{run_id}"
+
+
+def claim_file(records_dir: Path, run_id: str) -> Path:
+    return records_dir / CLAIMS_FOLDER / f"{run_id}.lock"
 
 
 def final_folder(records_dir: Path, point_id: str, repeat: int, run_id: str) -> Path:

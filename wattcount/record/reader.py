@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wattcount.errors import WattcountError
+from wattcount.power.rapl import HostPowerTrace
 from wattcount.power.trace import PowerTrace
 from wattcount.record import schema
 from wattcount.record.schema import RECORD_SCHEMA_VERSION, RunInfo
@@ -22,6 +23,7 @@ class Record:
 
     path, info   the folder and the content of `run.json`
     power        a `PowerTrace` with every GPU of the run, also those without an observation
+    host_power   a `HostPowerTrace`; without a reading where the host had none, or the record is an old one
     requests, steps   tables of `REQUESTS_SCHEMA` and `STEPS_SCHEMA`
     metrics      the content of `metrics.json` as it is now, or None
     """
@@ -82,6 +84,10 @@ class Record:
     def steps(self) -> pa.Table:
         return self._table(schema.STEPS_PARQUET, schema.STEPS_SCHEMA)
 
+    @cached_property
+    def host_power(self) -> HostPowerTrace:
+        return HostPowerTrace.from_arrow(self.info.host.get("rapl"), self._host_power)
+
     @property
     def metrics(self) -> dict[str, Any] | None:
         file = self.path / schema.METRICS_JSON
@@ -109,12 +115,20 @@ class Record:
             if digest != facts.sha256:
                 raise WattcountError(f"{file} is not what was measured: its SHA-256 differs from run.json's")
         for table, name in (
+            (self._host_power, schema.HOST_POWER_PARQUET),
             (self.power.events, schema.POWER_PARQUET),
             (self.requests, schema.REQUESTS_PARQUET),
             (self.steps, schema.STEPS_PARQUET),
         ):
             if name in self.info.files and len(table) != self.info.files[name].rows:
                 raise WattcountError(f"{self.path / name} is not what was measured: rows are missing")
+
+    @cached_property
+    def _host_power(self) -> pa.Table:
+        name = schema.HOST_POWER_PARQUET
+        if name not in self.info.files and not (self.path / name).exists():
+            return schema.HOST_POWER_SCHEMA.empty_table()
+        return self._table(name, schema.HOST_POWER_SCHEMA)
 
     def _table(self, name: str, columns: pa.Schema) -> pa.Table:
         """A table with exactly `columns`; further ones, of later versions, are left out."""

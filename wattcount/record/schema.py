@@ -16,6 +16,8 @@ RUN_JSON = "run.json"
 POWER_PARQUET = "power.parquet"
 REQUESTS_PARQUET = "requests.parquet"
 STEPS_PARQUET = "steps.parquet"
+HOST_POWER_PARQUET = "host_power.parquet"
+"""Only where the host's RAPL counters could be read, see `RunInfo.host`."""
 METRICS_JSON = "metrics.json"
 ENGINE_LOG = "engine.log"
 TRUTH_CSV = "truth.csv"
@@ -109,6 +111,20 @@ STEPS_SCHEMA = pa.schema(
 )
 """`steps.parquet`, one row an engine step (`engine.base.EngineStep`), in the order in which they were logged."""
 
+HOST_POWER_SCHEMA = pa.schema(
+    [
+        ("domain", pa.dictionary(pa.int16(), pa.string())),
+        ("t0_ns", pa.int64()),
+        ("t1_ns", pa.int64()),
+        ("value_uj", pa.int64()),
+    ]
+)
+"""`host_power.parquet`, one row a read of a RAPL counter (`power.rapl.HostReading`), in the order of time.
+
+domain     its name in `run.json`'s `host.rapl.domains`
+value_uj   as read: it starts over at the domain's `max_energy_range_uj`; null: the read failed
+"""
+
 
 @dataclass
 class PhaseSpan:
@@ -158,7 +174,8 @@ class RunInfo:
     clock_pairs: list[dict[str, int]]
     """`ClockPair`s as dicts, at least one at the start and one at the end."""
     host: dict[str, Any]
-    """hostname, kernel, cpu model, cores, memory_bytes, python."""
+    """hostname, kernel, cpu model, cores, memory_bytes, python; `rapl`: what could be read of CPU and DRAM energy
+    (`power.rapl.RaplHost`), or why it could not, and what reading cost."""
     gpus: list[dict[str, Any]]
     """One a GPU of the run, as found: uuid, index, name, vbios, memory_bytes, power limits (mW), clocks, mig, ecc, ..."""
     nvml: dict[str, Any]

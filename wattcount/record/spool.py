@@ -18,15 +18,21 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from wattcount.power.events import EVENT_DTYPE
-from wattcount.record.schema import REQUESTS_SCHEMA, STEPS_SCHEMA
+from wattcount.power.rapl import HostReading
+from wattcount.record.schema import HOST_POWER_SCHEMA, REQUESTS_SCHEMA, STEPS_SCHEMA
 
 POWER = "power"
 REQUESTS = "requests"
 STEPS = "steps"
+HOST_POWER = "host_power"
 
 _EVENT_FIELDS = tuple(str(name) for name in EVENT_DTYPE.names or ())
 _EVENT_SCHEMA = pa.schema([(name, pa.from_numpy_dtype(EVENT_DTYPE[name])) for name in _EVENT_FIELDS])
 _GPUS_KEY = b"gpu_uuids"
+_HOST_POWER_STREAM = pa.schema(
+    [HOST_POWER_SCHEMA.field(0).with_type(pa.string()), *list(HOST_POWER_SCHEMA)[1:]]
+)
+"""A dictionary that changes from batch to batch would need a file format, which a torn file is not."""
 
 TOKEN_COLUMNS = ("token_ts_ns", "token_count")
 
@@ -114,6 +120,7 @@ class Spool:
 
     def __init__(self, folder: Path, gpu_uuids: Sequence[str]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
         power = _EVENT_SCHEMA.with_metadata({_GPUS_KEY: "\n".join(gpu_uuids).encode()})
         self._streams = {
             POWER: Stream(_path(folder, POWER), power),
@@ -142,8 +149,19 @@ class Spool:
             ]
             self._streams[STEPS].append(pa.RecordBatch.from_arrays(columns, schema=STEPS_SCHEMA))
 
+    def append_host_power(self, readings: Sequence[HostReading]) -> None:
+        """There is no file where there never was a reading."""
+        if readings:
+            if HOST_POWER not in self._streams:
+                self._streams[HOST_POWER] = Stream(_path(self._folder, HOST_POWER), _HOST_POWER_STREAM)
+            columns = [
+                pa.array([getattr(reading, item.name) for reading in readings], item.type)
+                for item in _HOST_POWER_STREAM
+            ]
+            self._streams[HOST_POWER].append(pa.RecordBatch.from_arrays(columns, schema=_HOST_POWER_STREAM))
+
     def sync(self) -> None:
-        for stream in self._streams.values():
+        for stream in list(self._streams.values()):  # in a thread: another stream may come meanwhile
             stream.sync()
 
     def close(self) -> None:
@@ -167,6 +185,12 @@ def power_events(folder: Path) -> tuple[tuple[str, ...], Iterator[NDArray[np.voi
 
 def steps_table(folder: Path) -> pa.Table:
     return pa.Table.from_batches(read_stream(_path(folder, STEPS)), STEPS_SCHEMA)
+
+
+def host_power_table(folder: Path) -> pa.Table | None:
+    """None where there never was a reading."""
+    batches = list(read_stream(_path(folder, HOST_POWER)))
+    return pa.Table.from_batches(batches, _HOST_POWER_STREAM).cast(HOST_POWER_SCHEMA) if batches else None
 
 
 def requests_table(folder: Path) -> pa.Table:

@@ -17,13 +17,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from wattcount import ownership
 from wattcount.clock import ClockPair
 from wattcount.errors import NotStartedError, RunFailedError
+from wattcount.power.rapl import HostReading
 from wattcount.power.trace import PowerTrace
 from wattcount.record import schema
-from wattcount.record.place import final_folder, temporary_folder
+from wattcount.record.place import TEMPORARY_PREFIX, claim_file, final_folder, temporary_folder
 from wattcount.record.schema import FileFacts, RunInfo
-from wattcount.record.spool import RequestRow, Spool, StepRow, power_events, requests_table, steps_table
+from wattcount.record.spool import (
+    RequestRow,
+    Spool,
+    StepRow,
+    host_power_table,
+    power_events,
+    requests_table,
+    steps_table,
+)
 
 UNWRITABLE = "record_unwritable"
 
@@ -42,28 +52,48 @@ class RecordWriter:
                                                      ... killed ...                  recover()
                                                                                      (parent)
 
-    All of it lies in `.tmp-<run id>` beside the final place, so a record either exists or does not. Every
+    All of it lies in `.tmp-<run id>` beside the final place, so a record either exists or does not. Whoever
+    has a writer holds a claim to the folder; once nobody does, a later run closes it (`record.orphans`). Every
     method raises `RunFailedError` (`record_unwritable`) where the disk is full or gone; what was spooled
     until then stays.
     """
 
-    def __init__(self, folder: Path) -> None:
-        """`folder`: a `.tmp-...` made by `create`, in this process or in another."""
+    def __init__(self, folder: Path, claim: ownership.Claim | None = None) -> None:
+        """`folder`: a `.tmp-...` made by `create`, in this process or in another, whose claim is joined."""
         self.folder = folder
         self._spool: Spool | None = None
+        self._claim = claim or ownership.join(self._claim_file)
 
     @classmethod
     def create(cls, records_dir: Path, point_id: str, run_id: str) -> RecordWriter:
         """Makes the folder. Raises `NotStartedError` where that is not possible."""
         folder = temporary_folder(records_dir, point_id, run_id)
+        claim: ownership.Claim | None = None
         try:
+            file = claim_file(records_dir, run_id)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            claim = ownership.claim(file)
             folder.mkdir(parents=True)
             (folder / _SPOOL).mkdir()
         except OSError as error:
+            if claim is not None:
+                claim.release(remove=True)
             raise NotStartedError(
                 f"records_dir: cannot write to {folder.parent}: {error.strerror}; set records_dir=FOLDER"
             ) from error
-        return cls(folder)
+        return cls(folder, claim)
+
+    @property
+    def _claim_file(self) -> Path:
+        return claim_file(self.folder.parent.parent, self.folder.name.removeprefix(TEMPORARY_PREFIX))
+
+    def let_go(self) -> None:
+        """Gives up the claim to the folder: this process will not come back to it."""
+        if self._claim is not None:
+            self._claim.release()
+
+    def has_draft(self) -> bool:
+        return (self.folder / _SPOOL / _DRAFT).exists() or (self.folder / schema.RUN_JSON).exists()
 
     def save_draft(self, info: RunInfo) -> None:
         """Keeps what is known of the run so far; replaces the draft before it in one step."""
@@ -110,13 +140,18 @@ class RecordWriter:
         with _clear_errors(self.folder):
             self._open().append_steps(steps)
 
+    def append_host_power(self, readings: Sequence[HostReading]) -> None:
+        with _clear_errors(self.folder):
+            self._open().append_host_power(readings)
+
     def write_tables(self) -> dict[str, FileFacts]:
         """Ends the spool and turns it into the record's Parquet files; returns `RunInfo.files`."""
         spool = self.folder / _SPOOL
         with _clear_errors(self.folder):
             self.close()
             uuids, batches = power_events(spool)
-            return {
+            host_power = host_power_table(spool)
+            files = {
                 schema.POWER_PARQUET: _write_parquet(
                     self.folder / schema.POWER_PARQUET, schema.POWER_SCHEMA, _power_tables(uuids, batches)
                 ),
@@ -131,16 +166,28 @@ class RecordWriter:
                     iter([_sorted(steps_table(spool), "logged_ns")]),
                 ),
             }
+            if host_power is not None:
+                files[schema.HOST_POWER_PARQUET] = _write_parquet(
+                    self.folder / schema.HOST_POWER_PARQUET,
+                    schema.HOST_POWER_SCHEMA,
+                    iter([_sorted(host_power, "t0_ns")]),
+                )
+            return files
 
     def place(self, info: RunInfo) -> Path:
         """Writes `run.json` and renames the folder; returns the final path. `info.files` is `write_tables`'s."""
         target = final_folder(self.folder.parent.parent, info.point_id, info.repeat, info.run_id)
+        claimed = self._claim_file
         with _clear_errors(self.folder):
             _write_synced(self.folder / schema.RUN_JSON, _to_bytes(info))
-            shutil.rmtree(self.folder / _SPOOL)
+            # Before this, an interrupted `place` begins anew from the spool; after it, from run.json.
+            if (self.folder / _SPOOL).exists():
+                shutil.rmtree(self.folder / _SPOOL)
             _sync_folder(self.folder)
             self.folder.rename(target)
             _sync_folder(target.parent)
+            claimed.unlink(missing_ok=True)
+        self.let_go()
         self.folder = target
         return target
 
@@ -160,15 +207,21 @@ class RecordWriter:
         """Removes the folder of a run that measured nothing."""
         self.close()
         shutil.rmtree(self.folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self._claim_file.unlink()
+        self.let_go()
 
     @classmethod
-    def recover(cls, folder: Path, reason: str, message: str) -> Path:
+    def recover(cls, folder: Path, reason: str, message: str, *, late: bool = False) -> Path:
         """Closes the folder of a run whose process is gone and returns the record's path.
 
         A run that had `complete` in its draft had measured everything and died while cleaning up: it stays
-        valid, with a note. Any other is marked invalid with `reason` and `message`.
+        valid, with a note. Any other is marked invalid with `reason` and `message`. `late`: long after the
+        run, perhaps after a restart of the machine: what its clock says now is no part of the record.
         """
         writer = cls(folder)
+        if (whole := writer._whole()) is not None:
+            return writer.place(whole)
         try:
             info = writer.draft()
         except (OSError, ValueError, TypeError, KeyError) as error:
@@ -182,8 +235,16 @@ class RecordWriter:
         elif reason not in info.validity.reasons:
             info.validity.reasons.append(reason)
             info.validity.messages.append(message)
-        info.clock_pairs.append(vars(ClockPair.read()))
+        if not late:
+            info.clock_pairs.append(vars(ClockPair.read()))
         return writer.finalise(info)
+
+    def _whole(self) -> RunInfo | None:
+        """`run.json` of a folder that lacks nothing but its final name: it is written last."""
+        try:
+            return RunInfo.from_json(json.loads((self.folder / schema.RUN_JSON).read_bytes()))
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            return None
 
     def _open(self) -> Spool:
         if self._spool is None:

@@ -24,6 +24,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
+from wattcount import ownership
 from wattcount.clock import ClockPair, now_ns
 from wattcount.config.identity import point_id
 from wattcount.config.plain import to_json
@@ -37,10 +38,12 @@ from wattcount.errors import (
     WattcountError,
 )
 from wattcount.power.nvml import NvmlSession, open_session
+from wattcount.record.orphans import WORKER_DIED
 from wattcount.record.place import final_folder, new_run_id
 from wattcount.record.schema import ENGINE_LOG, RECORD_SCHEMA_VERSION, Evidence, Phase, RunInfo, Validity
 from wattcount.record.writer import RecordWriter
 from wattcount.run.facts import host_facts, versions
+from wattcount.run.leftovers import TEMPORARY_PREFIX, clear_up
 from wattcount.run.messages import Ended, Lines, Notice, decode
 from wattcount.run.preflight import preflight
 from wattcount.run.process import TIMEOUT_SIGNAL, SessionProcess
@@ -50,7 +53,6 @@ JOB_JSON = "job.json"
 
 INTERRUPTED = "interrupted"
 TIMEOUT = "timeout"
-WORKER_DIED = "worker_died"
 
 TICK_S = 1.0
 """How often the display moves on while nothing is heard."""
@@ -102,6 +104,7 @@ def run_point(cfg: RunConfig, display: Display, *, meanwhile: Callable[[], objec
     with open_session(cfg.power, cfg.gpu) as session:
         cfg = preflight(cfg, session)
         records_dir = Path(cfg.records_dir).expanduser().absolute()
+        clear_up(records_dir, display.notice)
         info = _draft(cfg, session)
         writer = RecordWriter.create(records_dir, info.point_id, info.run_id)
         try:
@@ -112,9 +115,11 @@ def run_point(cfg: RunConfig, display: Display, *, meanwhile: Callable[[], objec
         display.started(cfg)
         path: Path | None = None
         try:
-            outcome = _Watch(writer, info, display, started_ns, meanwhile).run()
+            claim = session.machine.claim if session.machine is not None else None
+            outcome = _Watch(writer, info, display, started_ns, meanwhile, claim).run()
             path = outcome.record_path
         finally:
+            writer.let_go()
             _compute_metrics(path, display)
             display.ended(path)
     return outcome
@@ -171,8 +176,11 @@ class _Watch:
         display: Display,
         started_ns: int,
         meanwhile: Callable[[], object] | None,
+        machine: ownership.Claim | None,
     ) -> None:
         self._writer = writer
+        self._claims = [str(machine.path)] if machine is not None else []
+        """Of the run's temporary folders."""
         self._info = info
         self._display = display
         self._started_ns = started_ns
@@ -190,7 +198,8 @@ class _Watch:
         self._asked_to_end = False
 
     def run(self) -> Outcome:
-        with _scratch() as environment:
+        with _scratch() as (environment, claim):
+            self._claims += [str(claim.path)] if claim is not None else []
             return self._run(environment)
 
     def _run(self, environment: dict[str, str]) -> Outcome:
@@ -216,6 +225,7 @@ class _Watch:
             "parent_pid": os.getpid(),
             "started_ns": self._started_ns,
             "launched_ns": now_ns(),
+            "claims": self._claims,
         }
         file = self._writer.folder / "spool" / JOB_JSON
         file.write_text(json.dumps(job), encoding="utf-8")
@@ -393,20 +403,23 @@ class _Watch:
 
 
 @contextlib.contextmanager
-def _scratch() -> Iterator[dict[str, str]]:
-    """A folder for temporary files, as environment variables. Engines that are killed leave theirs behind:
-    sockets, models' configurations, rendezvous files."""
+def _scratch() -> Iterator[tuple[dict[str, str], ownership.Claim | None]]:
+    """A folder for temporary files, as environment variables, and the claim to it. Engines that are killed
+    leave theirs behind: sockets, models' configurations, rendezvous files."""
     inherited = tempfile.gettempdir()
-    folder = tempfile.mkdtemp(prefix="wattcount-")
+    folder = tempfile.mkdtemp(prefix=TEMPORARY_PREFIX)
+    claim = ownership.claim(Path(folder) / ownership.CLAIM_NAME)
     environment = {"TMPDIR": folder}
     if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
         # Compiled kernels are worth keeping; this is where torch puts them by default.
         environment["TORCHINDUCTOR_CACHE_DIR"] = str(Path(inherited) / f"torchinductor_{_user()}")
     try:
         # A socket's path has at most 107 characters, of which engines use up to 50 below this folder.
-        yield environment if len(folder) <= 55 else {}
+        yield environment if len(folder) <= 55 else {}, claim
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        if claim is not None:
+            claim.release()
 
 
 def _user() -> str:

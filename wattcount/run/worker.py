@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wattcount import ownership
 from wattcount.clock import now_ns
 from wattcount.config.plain import from_json
 from wattcount.config.schema import RunConfig
@@ -46,6 +47,7 @@ from wattcount.errors import (
 from wattcount.load import tokenizer
 from wattcount.load.build import build_plan
 from wattcount.power.nvml import NvmlSession, attach_session
+from wattcount.power.rapl import RaplSampler, find_rapl
 from wattcount.power.sampler import PowerSampler
 from wattcount.record.schema import TRUTH_CSV, Phase, RunInfo, Validity
 from wattcount.record.writer import RecordWriter
@@ -75,6 +77,8 @@ class Job:
     started_ns: int
     """When the parent began with this run."""
     launched_ns: int
+    claims: list[str]
+    """Of the folders that the parent made for this run (`wattcount.ownership`): held here too."""
 
 
 class Pipe:
@@ -125,6 +129,7 @@ class Run:
         self._info: RunInfo = self._writer.draft()
         self._session: NvmlSession | None = None
         self._sampler: PowerSampler | None = None
+        self._host_power: RaplSampler | None = None
         self._engine: Engine | None = None
         self._journal: Journal | None = None
         self._activity: EmulatedActivity | None = None
@@ -191,10 +196,16 @@ class Run:
         info.nvml = session.library
         self._engine = engine = create_engine(cfg, uuids, self._writer.folder)
         self._sampler = sampler = PowerSampler(uuids, session, cfg.power, keep=False)
+        rapl = find_rapl()
+        info.host["rapl"] = rapl.to_json()
+        self._host_power = host_power = RaplSampler(rapl)
         self._writer.open_spool(sampler.gpu_uuids)
-        self._journal = journal = Journal(self._writer, sampler, self._progress, self._checkpoint)
+        self._journal = journal = Journal(
+            self._writer, sampler, self._progress, self._checkpoint, host_power=host_power
+        )
         self._follow_steps(engine, journal)
         sampler.start()
+        host_power.start()
         self._first_phase_ns = now_ns()
         ctx = RunContext(cfg=cfg, load=load, engine=engine, journal=journal)
         try:
@@ -262,6 +273,9 @@ class Run:
             self._sampler.stop()
             self._info.sensors = self._sampler.sensors()
             self._info.sampler = {gpu["uuid"]: gpu for gpu in self._sampler.health()}
+            if self._host_power is not None:
+                self._host_power.stop()
+                self._info.host["rapl"]["sampler"] = self._host_power.health()
             try:
                 self._journal.tick(final=True)
             except RunFailedError as error:
@@ -402,6 +416,8 @@ def _keep_pandas_out_of_arrow() -> None:
 def main(argv: list[str]) -> int:
     job = Job(**json.loads(Path(argv[0]).read_text(encoding="utf-8")))
     pipe = Pipe(job.progress_fd)
+    for file in job.claims:
+        ownership.join(Path(file))  # until the end of the process
     _end_with_parent(job.parent_pid)
     _keep_pandas_out_of_arrow()
     return asyncio.run(Run(job, pipe).execute())

@@ -15,6 +15,7 @@ from wattcount.clock import ClockPair, now_ns
 from wattcount.engine.base import EngineStep
 from wattcount.errors import RunFailedError
 from wattcount.load.generator import LoadGenerator, RequestRecord
+from wattcount.power.rapl import RaplSampler
 from wattcount.record.schema import Phase, RequestStatus
 from wattcount.record.writer import RecordWriter
 from wattcount.scenario.phases import PhaseRunner
@@ -96,7 +97,7 @@ class Journal:
 
     ::
 
-        sampler ---- drain() --.
+        samplers --- drain() --.
         engine ----- on_step() -+--> tick() --> RecordWriter (spool), progress(Progress)
         generators - records ---'
 
@@ -111,10 +112,12 @@ class Journal:
         progress: Callable[[Progress], None],
         at_bound: Callable[[], Callable[[], None]],
         *,
+        host_power: RaplSampler | None = None,
         tick_s: float = TICK_S,
     ) -> None:
         self._writer = writer
         self._sampler = sampler
+        self._host_power = host_power
         self._report = progress
         self._at_bound = at_bound
         self._tick_s = tick_s
@@ -125,7 +128,7 @@ class Journal:
         self._wake = asyncio.Event()
         self._sync: asyncio.Future[None] | None = None
         self._total: int | None = None
-        self.phases = PhaseRunner(sampler.mark, self.bound)
+        self.phases = PhaseRunner(self._mark, self.bound)
         self.clock_pairs: list[ClockPair] = [ClockPair.read()]
 
     def on_step(self, step: EngineStep) -> None:
@@ -141,6 +144,11 @@ class Journal:
     def expect(self, requests: int) -> None:
         """How many requests the run is going to send, for the display."""
         self._total = requests
+
+    def _mark(self) -> None:
+        self._sampler.mark()
+        if self._host_power is not None:
+            self._host_power.mark()
 
     def bound(self) -> None:
         """At the bound of a phase."""
@@ -162,6 +170,8 @@ class Journal:
         """Spools what is new and reports. `final`: requests that have not ended are spooled as they stand."""
         events = self._sampler.drain()
         self._writer.append_power(events)
+        if self._host_power is not None:
+            self._writer.append_host_power(self._host_power.drain())
         steps, self._steps = self._steps, []
         self._writer.append_steps(steps)
         for followed in self._followed:

@@ -1,0 +1,151 @@
+"""Claims of processes that live, that were killed, and of other hosts."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from wattcount import ownership
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from wattcount import ownership
+held = ownership.{how}(Path(sys.argv[1]))
+print("held", held is not None, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
+    """Another process that claims or joins `tmp_path/lock`."""
+
+    def start(how: str = "claim") -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", HOLDER.format(how=how), str(tmp_path / "lock")],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held True\n"
+        process.stdout.close()
+        return process
+
+    return start
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    process.send_signal(signal.SIGKILL)
+    process.wait(10)
+
+
+def test_a_claim_holds_until_its_owner_is_killed(
+    tmp_path: Path, holder: Callable[..., subprocess.Popen[str]]
+) -> None:
+    process = holder()
+    try:
+        assert ownership.take_over(tmp_path / "lock") is None
+    finally:
+        end(process)
+    taken = ownership.take_over(tmp_path / "lock")
+    assert taken is not None
+    assert ownership.take_over(tmp_path / "lock") is None
+    assert ownership.join(tmp_path / "lock") is None
+    taken.release(remove=True)
+    taken.release()
+    assert not (tmp_path / "lock").exists()
+
+
+def test_a_claim_holds_until_everyone_who_joined_is_gone(
+    tmp_path: Path, holder: Callable[..., subprocess.Popen[str]]
+) -> None:
+    owner, other = holder(), holder("join")
+    end(owner)
+    assert ownership.take_over(tmp_path / "lock") is None
+    end(other)
+    taken = ownership.take_over(tmp_path / "lock")
+    assert taken is not None
+    taken.release()
+
+
+def test_there_is_one_claim(tmp_path: Path) -> None:
+    held = ownership.claim(tmp_path / "lock")
+    assert held is not None
+    with pytest.raises(FileExistsError):
+        ownership.claim(tmp_path / "lock")
+    held.release()
+
+
+@pytest.mark.parametrize(
+    ("change", "mine"),
+    [
+        ({}, True),
+        ({"boot_id": "before"}, True),  # the machine was started again
+        ({"hostname": "container", "machine_id": ""}, True),  # a container on the same kernel
+        ({"boot_id": "another", "machine_id": "another"}, False),
+        ({"boot_id": "another", "hostname": "another"}, False),  # an image that was copied
+        ({"boot_id": "another", "machine_id": "", "hostname": "same"}, False),
+    ],
+)
+def test_whose_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, str], mine: bool
+) -> None:
+    here = {"hostname": "node1", "machine_id": "m1", "boot_id": "b1"}
+    monkeypatch.setattr(ownership, "_host", lambda: here)
+    (tmp_path / "lock").write_text(json.dumps({**here, **change, "pid": 1}))
+    assert ownership.is_of_this_host(tmp_path / "lock") is mine
+    taken = ownership.take_over(tmp_path / "lock")
+    assert (taken is not None) is mine
+    if taken is not None:
+        taken.release()
+
+
+def test_hosts_that_do_not_tell_are_never_this_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nothing = {"hostname": "localhost", "machine_id": "", "boot_id": ""}
+    monkeypatch.setattr(ownership, "_host", lambda: nothing)
+    (tmp_path / "lock").write_text(json.dumps(nothing))
+    assert ownership.take_over(tmp_path / "lock") is None
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '"x"'])
+def test_a_claim_that_is_being_made_is_left_alone(tmp_path: Path, content: str) -> None:
+    (tmp_path / "lock").write_text(content)
+    assert ownership.take_over(tmp_path / "lock") is None
+
+
+def test_nothing_to_take_over_or_join(tmp_path: Path) -> None:
+    assert ownership.take_over(tmp_path / "lock") is None
+    assert ownership.join(tmp_path / "lock") is None
+
+
+def test_one_that_was_finished_meanwhile_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "lock"
+    held = ownership.claim(path)
+    assert held is not None
+    held.release()
+    real = ownership.fcntl.flock
+
+    def finished_just_before(descriptor: int, operation: int) -> None:
+        path.unlink(missing_ok=True)
+        real(descriptor, operation)
+
+    monkeypatch.setattr(ownership.fcntl, "flock", finished_just_before)
+    assert ownership.take_over(path) is None
+
+
+def test_without_locks_nobody_is_taken_for_dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(_descriptor: int, _operation: int) -> None:
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(ownership.fcntl, "flock", no_locks)
+    assert ownership.claim(tmp_path / "lock") is None
+    assert not (tmp_path / "lock").exists()

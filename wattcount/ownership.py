@@ -1,0 +1,123 @@
+"""Who works in a folder, and whether they surely do not any more.
+
+A claim is a small file that says which host its owner is on, with a lock (`flock`) that the kernel lets
+go of when the last process holding it has ended, however it ended. It may be left behind; then, and only
+then, another process of the same host can take it over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+CLAIM_NAME = "owner.lock"
+"""What a claim to the folder it lies in is called."""
+
+
+class Claim:
+    """A lock held until `release` or the end of the process, whichever comes first."""
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self.path = path
+        self._descriptor: int | None = descriptor
+
+    def release(self, *, remove: bool = False) -> None:
+        """`remove`: what was claimed is gone, or in its place. May be called more than once."""
+        if self._descriptor is None:
+            return
+        if remove:
+            with contextlib.suppress(OSError):
+                self.path.unlink()
+        os.close(self._descriptor)
+        self._descriptor = None
+
+
+def claim(path: Path) -> Claim | None:
+    """Makes a new claim; None where the file system has no locks: then nobody takes anything for left behind.
+
+    Raises OSError where the file cannot be made.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+    except OSError:
+        os.close(descriptor)
+        path.unlink(missing_ok=True)
+        return None
+    # Written only now: a claim without content is one that is being made.
+    os.write(descriptor, json.dumps({**_host(), "pid": os.getpid()}).encode())
+    return Claim(path, descriptor)
+
+
+def join(path: Path) -> Claim | None:
+    """A further holder of a claim, so that it holds until both are gone; None where there is none to join."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return Claim(path, descriptor)
+
+
+def take_over(path: Path) -> Claim | None:
+    """The claim, if everyone who held it is surely dead; else None.
+
+    A claim of another host is left alone, also where the folder is shared: not every file system tells
+    one host of another's locks.
+    """
+    if not is_of_this_host(path):
+        return None
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Someone else may have taken it over, finished, and removed it since it was opened.
+        if os.path.samestat(os.fstat(descriptor), path.stat()):
+            return Claim(path, descriptor)
+    except OSError:
+        pass
+    os.close(descriptor)
+    return None
+
+
+def is_of_this_host(path: Path) -> bool:
+    """Whether a claim was made on this host: under this kernel, or before this host was last started."""
+    try:
+        owner: Any = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return False
+    if not isinstance(owner, dict):
+        return False
+    here = _host()
+    if here["boot_id"] and owner.get("boot_id") == here["boot_id"]:
+        return True
+    return bool(here["machine_id"]) and all(
+        owner.get(name) == here[name] for name in ("machine_id", "hostname")
+    )
+
+
+def _host() -> dict[str, str]:
+    """Containers share the kernel, and with it `boot_id` and locks, but neither of the other two."""
+    return {
+        "hostname": socket.gethostname(),
+        "machine_id": _line("/etc/machine-id"),
+        "boot_id": _line("/proc/sys/kernel/random/boot_id"),
+    }
+
+
+def _line(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return ""
