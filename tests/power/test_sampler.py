@@ -39,7 +39,9 @@ def test_a_context_manager_gives_the_energy_of_what_it_enclosed(machine: Machine
     estimate = trace.energy(start_ns, end_ns, uuid)
     assert estimate.basis == "energy_counter+power_samples"
     assert estimate.value_j is not None
-    assert estimate.u95_j is None
+    assert estimate.u95_j is not None
+    assert estimate.u95_method_j is not None
+    assert 0.0 < estimate.u95_method_j < estimate.u95_j < 0.1 * estimate.value_j
     # 0.4 s after the first nvmlInit: 0.1 s at 100 W, 1 s at 400 W, 0.9 s at 200 W, the edges known to some 20 ms
     assert estimate.value_j == pytest.approx(590.0, abs=20.0)
 

@@ -101,6 +101,10 @@ def canonical(value: float) -> float:
     return float(f"{value:.12g}") + 0.0  # + 0.0: no negative zero
 
 
+def _canonical_or_none(value: float | None) -> float | None:
+    return None if value is None else canonical(value)
+
+
 def compute(record: Record) -> dict[str, Any]:
     """The content of `metrics.json`. Works on invalid records too, as far as they go."""
     sheet = _Sheet()
@@ -171,8 +175,11 @@ def _estimates(record: Record, window: Window | None) -> dict[str, dict[str, Any
         if uuid in record.power.gpu_uuids:
             estimate = record.power.energy(window.start_ns, window.end_ns, uuid)
             found[uuid] = {
-                "value_j": None if estimate.value_j is None else canonical(estimate.value_j),
-                "u95_j": None if estimate.u95_j is None else canonical(estimate.u95_j),
+                "value_j": _canonical_or_none(estimate.value_j),
+                "u95_j": _canonical_or_none(estimate.u95_j),
+                "u95_method_j": _canonical_or_none(estimate.u95_method_j),
+                "u95_sensor_j": _canonical_or_none(estimate.u95_sensor_j),
+                "budget_j": {part: canonical(value) for part, value in estimate.budget_j.items()},
                 "basis": estimate.basis,
                 "reasons": list(estimate.reasons),
             }
@@ -232,6 +239,7 @@ def _energy(sheet: _Sheet, record: Record, requests: Requests, window: Window) -
         sheet.put(gpu_energy_key(index), value, reason)
     total = _total(values)
     sheet.put("energy/gpu_j", total, reason)
+    _uncertainty(sheet, record, window, reason)
     sheet.ratio("power/gpu_mean_w", total, window.duration_s, NO_WINDOW)
 
     emitted = int(requests.token_count[ends_in(requests.token_ts_ns, window)].sum())
@@ -261,6 +269,24 @@ def _host_energy(sheet: _Sheet, record: Record, window: Window) -> None:
     sheet.put("power/cpu_package_mean_w", mean_w, cpu.reason)
     dram = record.host_power.energy(window.start_ns, window.end_ns, rapl.DRAM)
     sheet.put("energy/dram_j", dram.value_j, dram.reason)
+
+
+def _uncertainty(sheet: _Sheet, record: Record, window: Window, reason: str | None) -> None:
+    """Of the sum over the GPUs: the estimator's errors are independent, those of the boards' sensors may not be."""
+    estimates = [
+        record.power.energy(window.start_ns, window.end_ns, uuid)
+        for uuid in gpu_uuids(record)
+        if uuid in record.power.gpu_uuids
+    ]
+    method = _total([None if e.u95_method_j is None else e.u95_method_j**2 for e in estimates])
+    sensor = _total([e.u95_sensor_j for e in estimates])
+    if len(estimates) < len(gpu_uuids(record)) or method is None or sensor is None:
+        for part in ("", "_method", "_sensor"):
+            sheet.put(f"energy/gpu_j_u95{part}", None, reason)
+        return
+    sheet.put("energy/gpu_j_u95_method", math.sqrt(method))
+    sheet.put("energy/gpu_j_u95_sensor", sensor)
+    sheet.put("energy/gpu_j_u95", math.sqrt(method + sensor**2))
 
 
 def _batch_energy(sheet: _Sheet, record: Record, requests: Requests) -> None:

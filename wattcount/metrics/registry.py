@@ -36,6 +36,11 @@ def _registry() -> dict[str, MetricSpec]:
         specs[key] = MetricSpec(unit, description, better)
 
     add("energy/gpu_j", "J", "energy of all GPUs over the window", "lower")
+    add("energy/gpu_j_u95", "J", "95 % uncertainty of energy/gpu_j, method and sensor together", "lower")
+    add("energy/gpu_j_u95_method", "J", "of that, what the estimator adds: shape, edges, alignment", "lower")
+    add(
+        "energy/gpu_j_u95_sensor", "J", "of that, gain and offset of the boards: the same in all runs on them"
+    )
     add("energy/gpu_j_per_output_token", "J", "energy of the window / output tokens emitted in it", "lower")
     add("energy/gpu_j_per_request", "J", "energy of the window / requests completed in it", "lower")
     add(

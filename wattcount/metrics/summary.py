@@ -92,15 +92,31 @@ def summary(info: RunInfo, metrics: Mapping[str, Any]) -> RenderableType:
         if len(reasons) == len(keys) and reasons[0] in _HIDDEN_WHEN:
             continue
         missing |= dict.fromkeys(reasons)
-        table.add_row(label, _values(keys, values), evidence)
+        text = _values(keys, values)
+        if keys == ("energy/gpu_j",) and values.get("energy/gpu_j") and values.get("energy/gpu_j_u95"):
+            text += f" ± {100 * values['energy/gpu_j_u95'] / values['energy/gpu_j']:.2g} %"
+        table.add_row(label, text, evidence)
     parts: list[RenderableType] = [Text(describe(info), style="bold"), table]
     if missing:
         text = "; ".join(NULL_REASONS.get(code, code.replace("_", " ")) for code in missing)
         parts.append(Text(f"-: {text}", style="dim"))
     if bases := sorted({str(e["basis"]) for e in metrics["energy"].values() if e["basis"]}):
-        parts.append(Text(f"Energy from {', '.join(bases)}.", style="dim"))
+        parts.append(Text(f"Energy from {', '.join(bases)}.{_how_sure(values)}", style="dim"))
     parts += [Text(line, style=style) for line, style in _verdict(info, metrics)]
     return Group(*parts)
+
+
+def _how_sure(values: Mapping[str, Any]) -> str:
+    """What the interval is made of; it holds for everything per token and per request as well."""
+    joules, method, sensor = (
+        values.get(f"energy/gpu_j{part}") for part in ("", "_u95_method", "_u95_sensor")
+    )
+    if not joules or method is None or sensor is None:
+        return ""
+    return (
+        f"\n±: 95 %; {100 * method / joules:.2g} % method, {100 * sensor / joules:.2g} % the board's sensor "
+        "(all its runs share that)."
+    )
 
 
 def _values(keys: tuple[str, ...], values: Mapping[str, Any]) -> str:

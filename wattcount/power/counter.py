@@ -32,9 +32,10 @@ MAX_DRIFT = 1e-4
 """Of the counter's clock against this one."""
 MIN_CONTRAST = 1.3
 """How much worse than the best the median phase must fit, for the grid to be believed."""
-SHOWN_LATE_NS = 12_000_000
+SHOWN_LATE_NS = 22_000_000
 """A read this close to where a tick begins to show may have met it or not."""
-FINE_TICK_SD = 0.4
+FINE_TICK_NS = 30_000_000
+FINE_TICK_SD = 0.5
 STUCK_NS = S_NS // 2
 STUCK_J = 5.0
 """A counter that stays for so long, while the finest power source saw more than this, is not counting."""
@@ -166,7 +167,7 @@ def read_counter(reads: NDArray[np.void], shape: PowerCurve | None) -> Counter:
         alignment_sd_ns = (shown_sd_ns**2 + call_sd_ns**2 + trails_sd_ns**2) ** 0.5
         ticks_ns = grid.tick_ns(number) + round(shown_ns)
         # Ticks that come faster than they show are not told apart for certain.
-        tick_sd_ns = FINE_TICK_SD * grid.period_ns if grid.period_ns <= 2 * SHOWN_LATE_NS else 0.0
+        tick_sd_ns = FINE_TICK_SD * grid.period_ns if grid.period_ns <= FINE_TICK_NS else 0.0
     ticks_ns, first = np.unique(ticks_ns, return_index=True)
     energy_j = energy_j[first]
     # Several reads of one value: the tick is before the first of them.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -26,10 +26,15 @@ from wattcount.config.schema import GpuConfig
 from wattcount.engine.base import EngineStep
 from wattcount.errors import NotStartedError
 from wattcount.power import _native
+from wattcount.power.curve import S_NS
+from wattcount.power.events import EVENT_DTYPE, Source
+from wattcount.power.trace import PowerTrace
 
 CONFIG_ENV = "WATTCOUNT_NVML_EMULATOR"
 LIBRARY_ENV = "WATTCOUNT_NVML_PATH"
 DEFAULT_PROFILE = "h200"
+VIRTUAL_REALTIME_OFFSET_NS = 1_700_000_000 * S_NS
+"""CLOCK_REALTIME - CLOCK_MONOTONIC of virtual traces."""
 LIVE_CAPACITY = 65536
 """Points in a live truth's ring: minutes of engine steps, far more than readers fall behind."""
 
@@ -271,6 +276,74 @@ def simulate(
         np.ascontiguousarray(power_w, np.float64),
         seed, gain, offset_w, counter_phase, power_phase, ring_phase,
     )  # fmt: skip
+
+
+def virtual_trace(
+    profile_name: str,
+    sensors: _native.VirtualSensors,
+    start_ns: int,
+    seconds: float,
+    *,
+    gpu_uuid: str = "GPU-virtual",
+    seed: int = 1,
+    counter_period_s: float = 1.009,
+    power_period_s: float = 0.02,
+    drain_period_s: float = 1.0,
+    counter_call_s: float = 0.004,
+    sources: Collection[Source] = frozenset(Source),
+) -> PowerTrace:
+    """What the sampler would keep of virtual sensors, from `start_ns` on, with its jitter and the counter's call time.
+
+    Sources that the profile does not have are left out, as are those not in `sources`.
+    """
+    rng = np.random.default_rng(seed)
+    end_ns = start_ns + round(seconds * S_NS)
+    profile = next(known for known in profiles() if known["name"] == profile_name)
+    parts: list[NDArray[np.void]] = []
+
+    def events(
+        source: Source, t0_ns: NDArray[np.int64], t1_ns: NDArray[np.int64], value: NDArray[np.int64]
+    ) -> None:
+        made = np.zeros(len(t0_ns), EVENT_DTYPE)
+        made["prev_t0_ns"], made["source_ts_us"] = -1, -1
+        made["t0_ns"], made["t1_ns"], made["value"], made["source"] = t0_ns, t1_ns, value, source
+        parts.append(made)
+
+    def polled(
+        source: Source,
+        read: Callable[[NDArray[np.int64]], NDArray[np.float64]],
+        period_s: float,
+        call_s: float,
+    ) -> None:
+        steps_ns = rng.uniform(0.9, 1.1, int(seconds / period_s * 1.1) + 2) * period_s * S_NS
+        t0_ns = start_ns + np.cumsum(steps_ns).astype(np.int64)
+        t0_ns = t0_ns[t0_ns < end_ns]
+        # The value is that of some moment within the call.
+        call_ns = call_s * S_NS * np.exp(0.3 * rng.standard_normal(len(t0_ns)))
+        at_ns = t0_ns + (call_ns * rng.uniform(0.0, 1.0, len(t0_ns))).astype(np.int64)
+        value = np.round(read(at_ns) * 1e3).astype(np.int64)
+        # Only changes are kept, and a heartbeat.
+        last_kept = np.concatenate(([True], np.diff(value) != 0))
+        last_kept |= np.concatenate(([True], np.diff((t0_ns - start_ns) // S_NS) > 0))
+        events(source, t0_ns[last_kept], (t0_ns + call_ns.astype(np.int64))[last_kept], value[last_kept])
+
+    if Source.ENERGY_COUNTER in sources and profile["counter"]:
+        polled(Source.ENERGY_COUNTER, sensors.counter_j, counter_period_s, counter_call_s)
+    for source, name, read in (
+        (Source.POWER_AVERAGE, "average", sensors.average_w),
+        (Source.POWER_INSTANT, "instant", sensors.instant_w),
+        (Source.POWER_USAGE, "usage", sensors.usage_w),
+    ):
+        if source in sources and profile.get(name):
+            polled(source, read, power_period_s if source != Source.POWER_USAGE else 1.0, 1e-6)
+    if Source.POWER_SAMPLES in sources and profile["ring"]:
+        _, stamps_ns, power_w = sensors.samples(start_ns - 2 * S_NS, end_ns - round(drain_period_s * S_NS))
+        drains_ns = np.arange(start_ns, end_ns, round(drain_period_s * S_NS), dtype=np.int64)
+        drained_ns = drains_ns[np.minimum(np.searchsorted(drains_ns, stamps_ns), len(drains_ns) - 1)]
+        events(Source.POWER_SAMPLES, drained_ns, drained_ns, np.round(power_w * 1e3).astype(np.int64))
+        parts[-1]["source_ts_us"] = (stamps_ns + VIRTUAL_REALTIME_OFFSET_NS) // 1000
+        events(Source.REALTIME, drains_ns, drains_ns, drains_ns + VIRTUAL_REALTIME_OFFSET_NS)
+    return PowerTrace((gpu_uuid,), np.concatenate(parts) if parts else np.empty(0, EVENT_DTYPE))
 
 
 def emulated_uuid(profile: str, index: int) -> str:

@@ -50,11 +50,11 @@ class PowerTrace:
 
         Raises ValueError if the interval is empty or reversed, KeyError for a GPU that is not here.
         """
-        return self._model(gpu_uuid).energy(start_ns, end_ns)
+        return self.model(gpu_uuid).energy(start_ns, end_ns)
 
     def energy_by_source(self, start_ns: int, end_ns: int, gpu_uuid: str) -> dict[str, EnergyEstimate]:
         """What each source on its own says of the same interval, by the name of the source."""
-        return self._model(gpu_uuid).energy_by_source(start_ns, end_ns)
+        return self.model(gpu_uuid).energy_by_source(start_ns, end_ns)
 
     def cumulative_j(self, gpu_uuid: str, t_ns: Ints) -> Floats:
         """Joules up to each time, float64 of the same shape, against a zero that all times share.
@@ -62,7 +62,7 @@ class PowerTrace:
         The same curve that `energy` integrates where the counter can be used; where it cannot, the best power source.
         Raises KeyError for a GPU that is not here, ValueError where nothing was seen of its power.
         """
-        joules = self._model(gpu_uuid).cumulative_j(np.asarray(t_ns, np.int64))
+        joules = self.model(gpu_uuid).cumulative_j(np.asarray(t_ns, np.int64))
         if joules is None:
             raise ValueError(f"nothing was seen of the power of {gpu_uuid}")
         return joules
@@ -72,7 +72,7 @@ class PowerTrace:
 
         The means times the stretch add up to the energy of the whole, whatever `max_points` is.
         """
-        return self._model(gpu_uuid).curve(max_points)
+        return self.model(gpu_uuid).curve(max_points)
 
     def to_arrow(self) -> pa.Table:
         """The table of `power.parquet` (`record.schema.POWER_SCHEMA`)."""
@@ -145,7 +145,8 @@ class PowerTrace:
         except ValueError:
             raise KeyError(f"no GPU {gpu_uuid} in this trace; it has {', '.join(self.gpu_uuids)}") from None
 
-    def _model(self, gpu_uuid: str) -> EnergyModel:
+    def model(self, gpu_uuid: str) -> EnergyModel:
+        """The sources of one GPU, prepared. Raises KeyError for a GPU that is not here."""
         if gpu_uuid not in self._models:
             self._models[gpu_uuid] = EnergyModel({source: self.of(gpu_uuid, source) for source in Source})
         return self._models[gpu_uuid]

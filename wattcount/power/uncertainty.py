@@ -53,7 +53,7 @@ class ShapeNoise:
 
 PRIOR_STEEPNESS = 1 / 12
 """A step somewhere within a sampling step, anywhere with equal probability, put into its middle."""
-LEAST_STEEPNESS = 0.04
+LEAST_STEEPNESS = 0.055
 """Held-out ticks do not see errors of a load that keeps step with the counter: less than this is not believed."""
 LEAST_LOCAL = 0.7
 PRIOR_FLOOR_J2_PER_S = 0.01
