@@ -29,6 +29,18 @@ def refused(*overrides: str) -> str:
     ("overrides", "message"),
     [
         ("scenario.rate_rps=-1", "scenario.rate_rps: must be above 0 requests/s, not -1 requests/s"),
+        (
+            "model=llama3_8b model.initializer=normal",
+            "model.initializer: normal draws random weights, but model.weights=hub",
+        ),
+        (
+            "model.weights=random model.initializer=fan_in engine=tiny",
+            "model.initializer: only engine=vllm can draw fan_in weights",
+        ),
+        (
+            "model.weights=random model.initializer=normal engine.args.worker_extension_cls=mine.Extension",
+            "model.initializer: normal needs wattcount's own worker extension",
+        ),
         ("scenario.rate_rps=0", "scenario.rate_rps: must be above 0"),
         ("scenario.rate_rps=nan", "scenario.rate_rps: must be a finite number, not nan"),
         ("scenario.window_s=inf", "scenario.window_s: must be a finite number, not inf"),

@@ -19,6 +19,7 @@ from wattcount.config.schema import (
     BatchConfig,
     Device,
     EngineConfig,
+    Initializer,
     LengthConfig,
     LengthKind,
     ModelConfig,
@@ -187,6 +188,12 @@ def test_gpus_must_match_tensor_parallel_size(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(NotStartedError, match=r"tensor_parallel_size=2 does not match the 1 GPUs"):
         VllmEngine(config(engine__device=Device.cuda, engine__tensor_parallel_size=2), ["GPU-1"], tmp_path)
     VllmEngine(config(engine__device=Device.cuda), ["GPU-1"], tmp_path)
+
+
+@pytest.mark.usefixtures("installed")
+def test_weights_packed_for_a_cpu_cannot_be_drawn(tmp_path: Path) -> None:
+    with pytest.raises(NotStartedError, match=r"model.initializer=fan_in: vLLM packs its weights on a CPU"):
+        VllmEngine(config(model__initializer=Initializer.fan_in), [], tmp_path)
 
 
 @pytest.mark.usefixtures("installed")

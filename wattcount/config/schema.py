@@ -41,6 +41,17 @@ class Weights(Enum):
     random = "random"
 
 
+class Initializer(Enum):
+    """What random weights are drawn from. Power depends on the values, so it is part of a point."""
+
+    dummy = "dummy"
+    """As the engine's own placeholder weights: in vLLM uniform within +-1e-3, norms too."""
+    normal = "normal"
+    """Normal with the standard deviation that `config.json` names (`initializer_range`, else 0.02); norms 1, biases 0."""
+    fan_in = "fan_in"
+    """Normal with standard deviation 1 / sqrt(inputs), which keeps activations at their size; norms 1, biases 0."""
+
+
 class EngineKind(Enum):
     vllm = "vllm"
     tiny = "tiny"
@@ -87,6 +98,8 @@ class ModelConfig:
     """Hugging Face hub id, `org/name`."""
     revision: str | None = identity(None)
     weights: Weights = identity(Weights.hub)
+    initializer: Initializer = identity(Initializer.dummy)
+    """Of random weights; for vLLM."""
     path: str | None = None
     """Folder with `config.json` (and weights for `weights=path`). Its content, not its place, is identity:"""
     path_fingerprint: str | None = identity(None)

@@ -15,6 +15,7 @@ from wattcount.config.schema import (
     BatchConfig,
     Device,
     EngineKind,
+    Initializer,
     LengthKind,
     PowerBackend,
     RunConfig,
@@ -125,6 +126,19 @@ def _model(cfg: RunConfig) -> Iterator[str]:
         yield f"model.dtype: '{model.dtype}' is not one of {', '.join(DTYPES)}"
     if model.quantization is not None and not model.quantization.strip():
         yield "model.quantization: must not be empty; null for none"
+    if model.initializer is not Initializer.dummy:
+        if model.weights is not Weights.random:
+            yield (
+                f"model.initializer: {model.initializer.value} draws random weights, but model.weights="
+                f"{model.weights.value}; set model.weights=random"
+            )
+        elif cfg.engine.name is not EngineKind.vllm:
+            yield f"model.initializer: only engine=vllm can draw {model.initializer.value} weights"
+        elif "worker_extension_cls" in cfg.engine.args:
+            yield (
+                f"model.initializer: {model.initializer.value} needs wattcount's own worker extension; leave "
+                "engine.args.worker_extension_cls out"
+            )
     yield from _above("model.parameters_b", model.parameters_b)
     yield from _above("model.active_parameters_b", model.active_parameters_b)
     if model.path is not None:

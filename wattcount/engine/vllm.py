@@ -32,7 +32,7 @@ from typing import Any, TypeVar
 import psutil
 
 from wattcount.clock import now_ns
-from wattcount.config.schema import Device, ModelConfig, RunConfig, Weights
+from wattcount.config.schema import Device, Initializer, ModelConfig, RunConfig, Weights
 from wattcount.engine.base import Engine, EngineInfo, EngineStamps, EngineStep, GenerationRequest, TokenChunk
 from wattcount.engine.limits import max_request_tokens
 from wattcount.engine.vllm_errors import describe, log_size, one_line, root_cause, start_error
@@ -62,6 +62,7 @@ _OWN_KEYS = {
 """Engine arguments that have a configuration key of their own: two places for one value would give one point two identities."""
 
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
+DEFAULT_INITIALIZER_RANGE = 0.02
 _ABANDON_NS = 15_000_000_000
 _STOP_GRACE_S = {"cuda": 1.0, "cpu": 0.5}
 """What vLLM's processes get to end by themselves. Everything is measured by then, and killing them frees the same:
@@ -83,6 +84,11 @@ class VllmEngine(Engine):
         _check_gpus(cfg.engine.tensor_parallel_size, self._device, self._gpu_uuids)
         _check_arguments(cfg.engine.args)
         self._model = cfg.model
+        if cfg.model.initializer is not Initializer.dummy and self._device == "cpu":
+            raise NotStartedError(
+                f"model.initializer={cfg.model.initializer.value}: vLLM packs its weights on a CPU as it loads them, so "
+                "that they cannot be drawn again; use model.initializer=dummy there"
+            )
         self._hf_config = _check_model(cfg.model)
         self._max_model_len = _check_context(cfg, self._hf_config)
         self._engine_config = cfg.engine
@@ -158,6 +164,7 @@ class VllmEngine(Engine):
         if "worker_extension_cls" not in self._engine_config.args:
             reports = list(await llm.collective_rpc("wattcount_device_report"))
         self._check_devices(reports)
+        initialised = await self._initialise(llm)
         self._eos_ids = _eos_ids(model_config)
         cache = llm.vllm_config.cache_config
         scheduler = llm.vllm_config.scheduler_config
@@ -177,7 +184,7 @@ class VllmEngine(Engine):
                 "device_verified": bool(reports),
                 "architecture": str(getattr(model_config, "architecture", None)),
                 "dtype": str(model_config.dtype),
-                "weight_initializer": "vllm dummy" if self._model.weights is Weights.random else None,
+                "weight_initializer": initialised,
                 "kv_cache_blocks": getattr(cache, "num_gpu_blocks", None),
                 "kv_cache_block_size": getattr(cache, "block_size", None),
                 "max_num_seqs": getattr(scheduler, "max_num_seqs", None),
@@ -187,6 +194,28 @@ class VllmEngine(Engine):
                 "environment": self._environment(),
             },
         )
+
+    async def _initialise(self, llm: Any) -> dict[str, Any] | None:
+        """Draws random weights as the config says; what was done, None for real weights."""
+        model = self._model
+        if model.weights is not Weights.random:
+            return None
+        if model.initializer is Initializer.dummy:
+            return {"initializer": "dummy", "distribution": "vLLM's dummy weights"}
+        deviation = float(model.hf_config.get("initializer_range") or DEFAULT_INITIALIZER_RANGE)
+        fan_in = model.initializer is Initializer.fan_in
+        try:
+            done = list(await llm.collective_rpc("wattcount_initialise", args=(fan_in, deviation)))
+        except Exception as error:
+            raise RunFailedError(
+                "engine_start_failed",
+                f"model.initializer={model.initializer.value}: vLLM's worker could not draw the weights: {error}",
+            ) from error
+        return {
+            "initializer": model.initializer.value,
+            "standard_deviation": None if fan_in else deviation,
+            "workers": done,
+        }
 
     def _check_devices(self, reports: Sequence[dict[str, Any]]) -> None:
         found = [str(report["uuid"]) for report in reports if "uuid" in report]

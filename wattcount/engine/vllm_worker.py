@@ -13,6 +13,7 @@ class DeviceReport:
     """Mixed into vLLM's worker."""
 
     device: Any
+    model_runner: Any
 
     def wattcount_device_report(self) -> dict[str, Any]:
         """The device this worker computes on, as CUDA sees it; plain types."""
@@ -31,6 +32,28 @@ class DeviceReport:
                 "cuda": str(torch.version.cuda),
             }
         return report
+
+    def wattcount_initialise(self, fan_in: bool, standard_deviation: float) -> dict[str, Any]:
+        """Draws all weights anew, in place; seeded, so that every run has the same ones.
+
+        Matrices are normal with `standard_deviation` (fan_in: 1 / sqrt(inputs), the last dimension), vectors of
+        norms are 1, biases 0. What is not in floating point of 16 bits or more stays as it is.
+        """
+        import torch
+
+        torch.manual_seed(0)
+        drawn = kept = 0
+        with torch.no_grad():
+            for name, weight in self.model_runner.model.named_parameters():
+                if not weight.is_floating_point() or weight.element_size() < 2:
+                    kept += weight.numel()
+                    continue
+                drawn += weight.numel()
+                if weight.ndim >= 2:
+                    weight.normal_(0.0, weight.shape[-1] ** -0.5 if fan_in else standard_deviation)
+                else:
+                    weight.fill_(0.0 if name.endswith("bias") else 1.0)
+        return {"parameters_drawn": drawn, "parameters_kept": kept}
 
 
 def nvml_uuid(uuid: str) -> str:

@@ -47,7 +47,7 @@ GAIN_READS = 9
 TABLE_STEP_NS = 5_000_000
 COUNTER_RESOLUTION_J = 1e-3
 CLOCK_SD = MAX_DRIFT / 3**0.5
-TICK_ENDS_SD_NS = 5e6
+TICK_ENDS_SD_NS = 7e6
 """How far the first and last tick of a fit are off, as far as reads tell: a fraction of the time a tick takes to show."""
 SETTLED_SHARE = 0.2
 """Of the counter's step: a read whose joules are this close to a tick's saw that tick."""
