@@ -59,7 +59,6 @@ WIDE_SHARE = 0.03
 COUNTER_STEP_J = 1e-3
 POWER_LAG_SD_S = 0.03
 """Of power alone: how late it is shown is not known."""
-BOX_SLOPE = 1.0
 
 
 @dataclass(frozen=True)
@@ -262,10 +261,16 @@ class EnergyModel:
             return EnergyEstimate(None, None, None, ("power_not_seen",))
         power_w = values["value"][found] / 1e3
         energy_j = float(power_w[:-1].sum() * (BOX_NS / S_NS) + power_w[-1] * rest_ns / S_NS)
-        # A value is up to an update old, which matters as power at the ends differs; each box is read to its resolution.
+        # Each box is up to an update older than meant; that matters as far as power differs there. The mean moves by
+        # (power now - power a second ago) x update / second from one update to the next: so much does power swing.
         update_s = float(np.median(np.diff(t_ns))) / S_NS
-        stale_j = update_s / 12**0.5 * BOX_SLOPE * float(np.ptp(power_w))
-        return _estimate(energy_j, end_ns - start_ns, "power_average", {"edges": stale_j, "resolution": 0.0})
+        inside = (t_ns >= start_ns) & (t_ns <= end_ns)
+        moves_w = np.diff(values["value"][inside] / 1e3)
+        swing_w = (
+            float(np.sqrt(np.mean(moves_w**2) / 2)) * (BOX_NS / S_NS / update_s) if len(moves_w) else 0.0
+        )
+        stale_j = update_s / 12**0.5 * swing_w * float(np.sqrt(2 * (boxes + 1)))
+        return _estimate(energy_j, end_ns - start_ns, "power_average", {"edges": stale_j})
 
     def _window_notes(self, start_ns: int, end_ns: int) -> tuple[str, ...]:
         notes = list(self._notes)
