@@ -35,8 +35,8 @@ class PowerCurve:
         """Through momentary samples, at least 3: monotone between them, smooth at them.
 
         Slopes are those of Fritsch and Butland (1984, doi 10.1137/0905021): the weighted harmonic mean of
-        the differences on either side, 0 at an extremum, so that no power is made up that was not seen. On
-        low-passed power this halves the error of straight lines. Steps longer than 1.5 of the usual are gaps.
+        the differences on either side, 0 at an extremum, so that no power is made up that was not seen; on
+        low-passed power it errs less than straight lines. Steps longer than 1.5 of the usual are gaps.
         """
         steps_ns = np.diff(t_ns)
         h = steps_ns / S_NS
