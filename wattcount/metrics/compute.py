@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wattcount.metrics import percentiles
+from wattcount.metrics import attribution, percentiles
 from wattcount.metrics.observations import MISSING, Bools, Requests, ends_in, held, int_column, starts_in
 from wattcount.metrics.registry import (
     ENERGY_SOURCES,
@@ -47,6 +47,8 @@ NOT_BATCH = "not_a_batch"
 BATCH = "batch_has_no_rate"
 NOT_RECORDED = "not_recorded"
 SINGLE_TOKEN = "single_token_outputs"
+NO_PREFILL = "no_prefill_tokens"
+NO_DECODE = "no_decode_tokens"
 UNFINISHED = percentiles.REQUESTS_UNFINISHED
 
 NULL_REASONS: dict[str, str] = {
@@ -66,6 +68,9 @@ NULL_REASONS: dict[str, str] = {
     rapl.NOT_PRESENT: "the host shows no RAPL counter of that kind",
     rapl.NOT_READABLE: "a RAPL counter could not be read when the run began; `run.json`, `host.rapl`, says why",
     percentiles.TOO_FEW_REQUESTS: "fewer than 100 / (100 - p) values",
+    **attribution.REASONS,
+    NO_PREFILL: "no prompt token was computed in the window",
+    NO_DECODE: "no token was decoded in the window",
 }
 """Codes of `null_reasons`. Energies may also carry the reasons of the estimate itself."""
 
@@ -115,6 +120,7 @@ def compute(record: Record) -> dict[str, Any]:
         requests = Requests.of(record.requests)
         _energy(sheet, record, requests, window)
         _host_energy(sheet, record, window)
+        _phases_and_requests(sheet, record, requests, window)
         _throughput_and_latency(sheet, record, requests, window)
         _engine(sheet, record, requests, window)
         _gpu_state(sheet, record, window)
@@ -302,6 +308,36 @@ def _batch_energy(sheet: _Sheet, record: Record, requests: Requests) -> None:
     last = int(requests.last_token_ns[batch].max())
     values, reason = _joules(record, first, last)
     sheet.put(key, _total(values), reason)
+
+
+def _phases_and_requests(sheet: _Sheet, record: Record, requests: Requests, window: Window) -> None:
+    found = attribution.attribute_record(record, window)
+    if isinstance(found, str):
+        for key in METRICS:
+            if key.startswith(("energy/prefill", "energy/decode", "energy/request_", "attribution/")):
+                sheet.put(key, None, found)
+        return
+
+    def put(key: str, value: float | None, reason: str | None = None) -> None:
+        # Least squares: platforms differ sooner than at 12 digits.
+        sheet.put(key, None if value is None else float(f"{value:.9g}"), reason)
+
+    for phase, energy_j, u95_j, tokens, empty in (
+        ("prefill", found.prefill_j, found.prefill_j_u95, found.prefill_tokens, NO_PREFILL),
+        ("decode", found.decode_j, found.decode_j_u95, found.decode_tokens, NO_DECODE),
+    ):
+        put(f"energy/{phase}_j", energy_j)
+        put(f"energy/{phase}_j_per_token", energy_j / tokens if tokens else None, empty)
+        put(f"energy/{phase}_j_per_token_u95", u95_j / tokens if tokens else None, empty)
+    put("attribution/condition_number", found.condition_number)
+    put("attribution/r_squared", found.r_squared)
+    put("attribution/residual_share", found.residual_share)
+    divided = attribution.divide_among_requests(found, requests)
+    each_j = divided.total_j[divided.whole]
+    put("energy/request_mean_j", math.fsum(each_j) / len(each_j) if len(each_j) else None, NO_COMPLETED)
+    for p in (50, 95):
+        value, reason = percentiles.percentile(each_j, p)
+        put(f"energy/request_p{p}_j", value, reason if len(each_j) else NO_COMPLETED)
 
 
 def _throughput_and_latency(sheet: _Sheet, record: Record, requests: Requests, window: Window) -> None:

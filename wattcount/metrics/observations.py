@@ -44,6 +44,7 @@ class Requests:
     cached_tokens: Ints
     output_tokens: Ints
     preemptions: Ints
+    engine_scheduled_ns: Ints
     completed: Bools
     failed: Bools
     cancelled: Bools
@@ -78,6 +79,7 @@ class Requests:
             cached_tokens=int_column(table, "cached_tokens"),
             output_tokens=output,
             preemptions=int_column(table, "preemptions"),
+            engine_scheduled_ns=int_column(table, "engine_scheduled_ns"),
             completed=has(RequestStatus.COMPLETED),
             failed=has(RequestStatus.FAILED),
             cancelled=has(RequestStatus.CANCELLED),

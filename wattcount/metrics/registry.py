@@ -51,6 +51,22 @@ def _registry() -> dict[str, MetricSpec]:
     )
     add("energy/batch_gpu_j", "J", "energy of the whole batch, first send to last token", "lower")
     add("energy/above_idle_loaded_j", "J", "energy of the window above loaded idle", "lower")
+    for phase, work in (("prefill", "prompt tokens computed"), ("decode", "tokens decoded")):
+        add(
+            f"energy/{phase}_j",
+            "J",
+            f"energy of the window above idle that {phase} drew, by a model",
+            "lower",
+        )
+        add(f"energy/{phase}_j_per_token", "J", f"that energy / {work} in the window", "lower")
+        add(f"energy/{phase}_j_per_token_u95", "J", "95 % uncertainty of the same", "lower")
+    for figure in ("mean", "p50", "p95"):
+        add(
+            f"energy/request_{figure}_j",
+            "J",
+            f"energy of a request, its share of idle included, by the same model; {figure} of those whole in the window",
+            "lower",
+        )
     for source in ENERGY_SOURCES:
         add(f"energy_by_source/{source}_j", "J", f"energy over the window by {source} alone, all GPUs")
 
@@ -115,6 +131,12 @@ def _registry() -> dict[str, MetricSpec]:
     add("tokens/output", "1", "output tokens emitted in the window")
     add("tokens/input", "1", "prompt tokens of requests whose first token fell in the window")
     add("tokens/cached_input", "1", "of tokens/input, those served from the prefix cache")
+
+    add("attribution/condition_number", "1", "of the model that divides the energy, scaled columns", "lower")
+    add("attribution/r_squared", "1", "of the same model, over its intervals", "higher")
+    add(
+        "attribution/residual_share", "1", "rms residual of an interval / its mean energy above idle", "lower"
+    )
 
     add("window/duration_s", "s", "length of the window")
 
