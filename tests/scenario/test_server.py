@@ -20,7 +20,7 @@ def test_every_phase_in_order_and_as_long_as_planned(bench: Any, tiny_run: Calla
     length = {span.phase: (span.end_ns - span.start_ns) / 1e9 for span in spans}
     assert length[Phase.WARMUP] == 0.3
     assert length[Phase.WINDOW] == 0.5
-    for phase in (Phase.BARE_IDLE, Phase.LOADED_IDLE, Phase.IDLE_AFTER):
+    for phase in (Phase.BARE_IDLE, Phase.LOADED_IDLE, Phase.IDLE_AFTER, Phase.BARE_IDLE_AFTER):
         assert 0.2 <= length[phase] < 0.6
     assert run.checkpoints >= len(ALL)
 
@@ -54,11 +54,19 @@ def test_without_warm_up_the_window_begins_with_the_load(bench: Any, tiny_run: A
 
 
 def test_idle_phases_may_be_left_out(bench: Any, tiny_run: Any) -> None:
-    run = bench(tiny_run(bare_idle_s=0.0, loaded_idle_s=0.0))
+    run = bench(tiny_run(bare_idle_s=0.0, loaded_idle_s=0.0, bare_idle_after_s=0.0))
     run.run()
     assert [span.phase for span in run.ctx.phases.spans] == [
         Phase.ENGINE_START, Phase.WARMUP, Phase.WINDOW, Phase.DRAIN,
     ]  # fmt: skip
+
+
+def test_what_is_left_of_an_engine_is_not_taken_for_the_bare_gpu(bench: Any, tiny_run: Any) -> None:
+    run = bench(tiny_run())
+    run.engine_stops_cleanly = False
+    run.run()
+    assert run.ctx.phases.spans[-1].phase is Phase.IDLE_AFTER
+    assert run.ctx.phases.spans[-1].end_ns is not None
 
 
 def test_what_is_in_flight_is_drained(bench: Any, tiny_run: Any) -> None:

@@ -197,6 +197,8 @@ class ScenarioConfig:
     slo: SloConfig = field(default_factory=SloConfig, metadata={IDENTITY: True})
     bare_idle_s: float = identity(10.0)
     loaded_idle_s: float = identity(10.0)
+    bare_idle_after_s: float = 5.0
+    """After the engine has ended. Nothing that was measured before depends on it, so it is no identity."""
     drain_limit_s: float = 600.0
     """Requests still running this long after the window are cancelled."""
 

@@ -249,6 +249,7 @@ def _scenario(cfg: RunConfig) -> Iterator[str]:
     scenario = cfg.scenario
     yield from _at_least("scenario.bare_idle_s", scenario.bare_idle_s, 0, " s")
     yield from _at_least("scenario.loaded_idle_s", scenario.loaded_idle_s, 0, " s")
+    yield from _at_least("scenario.bare_idle_after_s", scenario.bare_idle_after_s, 0, " s")
     yield from _above("scenario.drain_limit_s", scenario.drain_limit_s, 0, " s")
     if isinstance(scenario, BatchConfig):
         yield from _at_least("scenario.num_requests", scenario.num_requests, 1)

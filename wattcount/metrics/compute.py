@@ -36,6 +36,7 @@ from wattcount.metrics.window import Window, phase_window
 from wattcount.power.events import Source
 from wattcount.record import Record
 from wattcount.record.schema import METRICS_JSON, Phase
+from wattcount.trend import Drift
 
 INF = float("inf")
 
@@ -470,7 +471,7 @@ def _drifts(
         residence_ns=drift.residence_ns(requests, stretch, since_first_token=batch),
     )
     for name, key in keys.items():
-        one: drift.Drift | None = getattr(found, name)
+        one: Drift | None = getattr(found, name)
         sheet.put(key, None if one is None else one.percent, found.reasons.get(name))
     if batch:
         # Of a batch all are in flight from its first moment on, and fewer and fewer.

@@ -1,9 +1,7 @@
 """Did the load settle? Trends within the window, against what chance alone would do.
 
-The window is cut into equal bins. The slope of a figure over the bins is the median of the slopes between
-all pairs of them (Theil-Sen: P. K. Sen, J. Am. Stat. Assoc. 63 (1968) 1379), which a few odd bins do not
-move; its interval is Sen's, from the distribution of Kendall's S. The interval supposes bins that vary
-independently, so a bin is at least as long as a request lives.
+The window is cut into equal bins, and the trend of a figure over the bins is that of `wattcount.trend`. Its
+interval supposes bins that vary independently, so a bin is at least as long as a request lives.
 """
 
 from __future__ import annotations
@@ -17,37 +15,17 @@ from numpy.typing import NDArray
 
 from wattcount.metrics.observations import MISSING, Bools, Ints, Requests, ends_in
 from wattcount.metrics.window import Window
+from wattcount.trend import MIN_VALUES, Drift, residual, theil_sen
 
 Floats = NDArray[np.float64]
 Joules = Callable[[int, int], tuple[float | None, str | None]]
 """Energy of all GPUs between two times, ns -> (J or None, why not)."""
 
 MAX_BINS = 20
-MIN_BINS = 8
-"""With fewer no order of the bins is rare enough to speak of a trend."""
 MIN_BIN_S = 1.0
 """The 1 s average, where it is all there is, tells nothing of shorter ones."""
-Z_99 = 2.576
-"""Normal quantile 0.995: one settled run in a hundred has a trend by chance."""
 
 WINDOW_TOO_SHORT = "window_too_short"
-
-
-@dataclass(frozen=True)
-class Drift:
-    """Change from the window's begin to its end along the fitted line, percent of the mean.
-
-    low, high  99 % interval
-    """
-
-    percent: float
-    low: float
-    high: float
-
-    @property
-    def certain(self) -> bool:
-        """Whether it is more than chance."""
-        return self.low > 0 or self.high < 0
 
 
 @dataclass(frozen=True)
@@ -88,33 +66,11 @@ class Backlog:
         return self.end - self.begin > 3.0 * sqrt(2.0 * max(self.begin, 1))
 
 
-def theil_sen(values: Floats, mean: float | None = None) -> Drift | None:
-    """Drift over equal bins with these values; None where fewer than MIN_BINS, or where the mean is 0.
-
-    mean  what the drift is a percentage of; None: the mean of the values
-    """
-    n = len(values)
-    if mean is None:
-        mean = float(np.mean(values)) if n else 0.0
-    if n < MIN_BINS or mean == 0.0:
-        return None
-    low, high = np.triu_indices(n, 1)
-    slopes = np.sort((values[high] - values[low]) / (high - low))
-    count = len(slopes)
-    # Sen (1968), eq. 2.6, normal approximation of Kendall's S: var = n (n - 1) (2 n + 5) / 18.
-    reach = Z_99 * sqrt(n * (n - 1) * (2 * n + 5) / 18)
-    below = max(floor((count - reach) / 2), 0)
-    above = min(count - 1 - below, count - 1)
-    # Bins' middles lie n - 1 steps apart; the window is n long.
-    scale = 100.0 * n / mean
-    return Drift(float(np.median(slopes)) * scale, float(slopes[below]) * scale, float(slopes[above]) * scale)
-
-
 def drifts(requests: Requests, joules: Joules, window: Window, *, residence_ns: int | None) -> Drifts:
     """Trends within a window; `residence_ns`: how long a request lives, None: not known."""
     seconds = max(MIN_BIN_S, (residence_ns or 0) / 1e9)
     bins = min(MAX_BINS, floor(window.duration_s / seconds))
-    if bins < MIN_BINS:
+    if bins < MIN_VALUES:
         return Drifts(reasons=dict.fromkeys(("power", "throughput", "in_flight"), WINDOW_TOO_SHORT))
     lengths = np.arange(bins + 1) * ((window.end_ns - window.start_ns) / bins)
     edges = window.start_ns + np.round(lengths).astype(np.int64)
@@ -133,7 +89,7 @@ def drifts(requests: Requests, joules: Joules, window: Window, *, residence_ns: 
         power=None if watts is None else theil_sen(watts),
         throughput=theil_sen(tokens),
         in_flight=theil_sen(flying),
-        power_unexplained=None if watts is None else theil_sen(_residual(watts, tokens), float(watts.mean())),
+        power_unexplained=None if watts is None else theil_sen(residual(watts, tokens), float(watts.mean())),
         reasons=reasons,
     )
 
@@ -155,16 +111,6 @@ def _mean_power(joules: Joules, edges: Ints) -> tuple[Floats | None, str | None]
             return None, reason
         watts.append(value / ((end - start) / 1e9))
     return np.array(watts), None
-
-
-def _residual(values: Floats, by: Floats) -> Floats:
-    """What a straight line in `by` leaves of `values` (least squares)."""
-    centred = by - by.mean()
-    spread = float(centred @ centred)
-    rest: Floats = values - values.mean()
-    if spread > 0:
-        rest = rest - float(centred @ rest) / spread * centred
-    return rest
 
 
 def backlog(requests: Requests, window: Window) -> Backlog:

@@ -32,6 +32,7 @@ _NAMES = {
     Phase.WINDOW: "window",
     Phase.DRAIN: "drain",
     Phase.IDLE_AFTER: "loaded idle after",
+    Phase.BARE_IDLE_AFTER: "bare idle after",
 }
 
 
@@ -62,6 +63,7 @@ def planned_phases(cfg: RunConfig) -> dict[Phase, float | None]:
         Phase.WINDOW: server.window_s if server is not None else None,
         Phase.DRAIN: None if server is not None else 0.0,
         Phase.IDLE_AFTER: scenario.loaded_idle_s,
+        Phase.BARE_IDLE_AFTER: scenario.bare_idle_after_s,
     }
     return {phase: seconds for phase, seconds in plan.items() if seconds != 0}
 

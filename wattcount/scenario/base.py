@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -31,6 +31,8 @@ class RunContext:
     load: BuiltLoad
     engine: Engine
     journal: Journal
+    stop_engine: Callable[[], Awaitable[bool]]
+    """Ends the engine; whether it ended cleanly."""
     engine_info: EngineInfo | None = None
     """Set once the engine is up."""
 
@@ -45,7 +47,7 @@ class Scenario(ABC):
     ::
 
         bare idle --> engine start --> loaded idle --> [ warm-up --> window --> drain ] --> loaded idle
-                                                         drive(), the scenario's own
+                                                         drive(), the scenario's own         --> bare idle
     """
 
     def __init__(self, config: ScenarioConfig) -> None:
@@ -62,6 +64,10 @@ class Scenario(ABC):
             await self.drive(ctx)
             await self._idle(ctx, Phase.IDLE_AFTER, idle_s)
         if phases.current is not None:
+            phases.end()
+        # What is left of an engine that did not end cleanly would pass for the bare GPU.
+        if self._config.bare_idle_after_s > 0 and await ctx.stop_engine():
+            await self._idle(ctx, Phase.BARE_IDLE_AFTER, self._config.bare_idle_after_s)
             phases.end()
 
     @abstractmethod
