@@ -296,11 +296,31 @@ def test_a_load_that_is_held_back_on_purpose(tmp_path):
 
 
 def test_a_warm_up_that_did_not_settle(tmp_path):
-    warmup = {"settled": False, "seconds": 60.0, "limit_s": 60.0, "unsettled": {"power": -7.5}}
+    warmup = {
+        "settled": False,
+        "seconds": 60.0,
+        "limit_s": 60.0,
+        "unsettled": {"power": -7.5},
+        "needed_s": 3.0,
+    }
     found = findings(SyntheticRun(warmup=warmup), tmp_path)
     assert found["not_settled"]["figure"] == 7.5
     assert "scenario.warmup_limit_s" in found["not_settled"]["message"]
     assert not found["not_settled"]["invalidates"]
+
+
+@pytest.mark.parametrize(("needed_s", "limit"), [(80.0, 80.0), (None, 60.0)])
+def test_a_warm_up_that_ended_before_the_server_had_filled_up(tmp_path, needed_s, limit):
+    warmup = {"settled": False, "seconds": 60.0, "limit_s": 60.0, "unsettled": {}, "needed_s": needed_s}
+    content = compute(Record.open(SyntheticRun(warmup=warmup).write(tmp_path)))
+    (finding,) = content["validity"]["findings"]
+    assert (finding["code"], finding["figure"], finding["limit"]) == ("warmup_too_short", 60.0, limit)
+    assert content["validity"]["valid"]
+
+
+def test_a_warm_up_that_settled_is_no_finding(tmp_path):
+    warmup = {"settled": True, "seconds": 12.0, "limit_s": 60.0, "unsettled": {}, "needed_s": 3.0}
+    assert findings(SyntheticRun(warmup=warmup), tmp_path) == {}
 
 
 def test_docs_explain_every_code():

@@ -265,6 +265,7 @@ def _server(scenario: ServerConfig) -> Iterator[str]:
     arrivals, rate = scenario.arrivals, scenario.rate_rps
     yield from _above("scenario.window_s", scenario.window_s, 0, " s")
     yield from _at_least("scenario.warmup_s", scenario.warmup_s, 0, " s")
+    yield from _at_least("scenario.warmup_limit_s", scenario.warmup_limit_s, 0, " s")
     if scenario.max_in_flight is not None:
         yield from _at_least("scenario.max_in_flight", scenario.max_in_flight, 1)
     yield from _above("scenario.arrivals.cv", arrivals.cv)
@@ -284,7 +285,8 @@ def _server(scenario: ServerConfig) -> Iterator[str]:
             f"scenario.window_s: {rate:g} requests/s for {scenario.window_s:g} s is {expected:.2g} requests; "
             f"make it at least {math.ceil(1 / rate)} s"
         )
-    if rate * (scenario.warmup_s + scenario.window_s) > MAX_REQUESTS:
+    longest_s = max(scenario.warmup_s, scenario.warmup_limit_s) + scenario.window_s
+    if rate * longest_s > MAX_REQUESTS:
         yield f"scenario.rate_rps: {rate:g} requests/s makes more than {MAX_REQUESTS} requests; lower it"
 
 

@@ -416,13 +416,27 @@ def _temperature(record: Record, window: Window) -> Iterator[Finding]:
 
 def _warmup(record: Record) -> Iterator[Finding]:
     """A warm-up that ended at its limit, as the run itself found."""
-    for name, percent in (record.info.warmup.get("unsettled") or {}).items():
+    warmup = record.info.warmup
+    for name, percent in (warmup.get("unsettled") or {}).items():
         yield Finding(
             "not_settled",
             abs(float(percent)),
             DRIFT_PERCENT,
             "%",
             f"{_NAMES.get(name, name)} had not settled when the warm-up reached scenario.warmup_limit_s",
+            False,
+        )
+    if not warmup or warmup["settled"]:
+        return
+    needed_s, seconds = warmup.get("needed_s"), float(warmup["seconds"])
+    if needed_s is None or needed_s > seconds:
+        yield Finding(
+            "warmup_too_short",
+            seconds,
+            float(needed_s if needed_s is not None else warmup["limit_s"]),
+            "s",
+            "the window began before the server had filled up: raise scenario.warmup_limit_s above two of its "
+            "requests' lives",
             False,
         )
 

@@ -182,8 +182,8 @@ class RunInfo:
     timing: dict[str, float] = field(default_factory=dict)
     """Where the run's process spent its time, seconds: see `run.worker`."""
     warmup: dict[str, Any] = field(default_factory=dict)
-    """How an adaptive warm-up ended: `settled`, `seconds`, `limit_s`, and `unsettled`, percent of drift by what
-    still drifted; empty where its length was fixed."""
+    """How an adaptive warm-up ended: `settled`, `seconds`, `limit_s`, `unsettled` (percent of drift, by what still
+    drifted) and `needed_s` (twice as long as a request lived; None: none had ended). Empty where its length was fixed."""
     files: dict[str, FileFacts] = field(default_factory=dict)
     """The raw files as they were written, by name; a file that differs is damaged."""
 

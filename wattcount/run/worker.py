@@ -204,6 +204,7 @@ class Run:
             await _first_of(create_scenario(cfg).run(ctx), journal.run())
             info.complete = True
         finally:
+            info.warmup = ctx.warmup
             if ctx.engine_info is not None:
                 info.engine = dataclasses.asdict(ctx.engine_info)
 
