@@ -58,9 +58,14 @@ def tiny_run(tmp_path: Path) -> Callable[..., RunConfig]:
             short = BatchConfig(name="batch", lengths=lengths, num_requests=8, warmup_requests=2)
         else:
             short = ServerConfig(
-                name="server", lengths=lengths, rate_rps=40.0, warmup_s=SCENARIO_S, window_s=2 * SCENARIO_S
+                name="server",
+                lengths=lengths,
+                rate_rps=40.0,
+                warmup_s=SCENARIO_S,
+                warmup_limit_s=SCENARIO_S,
+                window_s=2 * SCENARIO_S,
             )
-        short.bare_idle_s = short.loaded_idle_s = SCENARIO_S
+        short.bare_idle_s = short.loaded_idle_s = short.bare_idle_after_s = SCENARIO_S
         short.drain_limit_s = 5.0
         for name, value in scenario.items():
             setattr(short, name, value)

@@ -122,6 +122,10 @@ class SyntheticRun:
     """More rows of `power.parquet`, see `observation`."""
     last_read_s: float = 121.0
     sampler: dict[str, Any] = field(default_factory=dict)
+    engine: dict[str, Any] = field(default_factory=dict)
+    gpu_facts: dict[str, Any] = field(default_factory=dict)
+    """More keys of each GPU in `run.json`."""
+    warmup: dict[str, Any] = field(default_factory=dict)
     rapl: dict[str, Any] | None = None
     """`run.json`'s `host.rapl`."""
     host_power: list[dict[str, Any]] = field(default_factory=list)
@@ -158,14 +162,18 @@ class SyntheticRun:
                 {"monotonic_ns": at(120), "utc_ns": UTC_NS + 120_000_000_000, "bracket_ns": 100},
             ],
             host={"hostname": "node1"} | ({} if self.rapl is None else {"rapl": self.rapl}),
-            gpus=[{"uuid": self.uuid(i), "index": i, "name": self.gpu_name} for i in range(self.gpus)],
+            gpus=[
+                {"uuid": self.uuid(i), "index": i, "name": self.gpu_name} | self.gpu_facts
+                for i in range(self.gpus)
+            ],
             nvml={"path": "/usr/lib/libnvidia-ml.so.1", "sha256": "ab" * 32, "driver_version": "580.159"},
             versions={"wattcount": "0.1.0", "vllm": "0.32.0"},
-            engine={},
+            engine=self.engine,
             sensors={},
             sampler=self.sampler,
             phases=self.phases,
             validity=self.validity,
+            warmup=self.warmup,
         )
 
     def power_rows(self) -> list[dict[str, Any]]:

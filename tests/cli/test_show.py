@@ -45,7 +45,7 @@ def test_json_of_several_is_by_path(record: Path, capsys: pytest.CaptureFixture[
 def test_all_metrics(record: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", str(record), "--all"]) == 0
     out = capsys.readouterr().out
-    assert "energy/above_idle_loaded_j" in out
+    assert "energy/dynamic_j" in out
     assert "not_a_batch" in out
 
 

@@ -15,7 +15,10 @@ from wattcount.errors import NotStartedError
     ("override", "message"),
     [
         ("scenario.rate_rp=4", "scenario.rate_rp: no such key; did you mean 'rate_rps'?"),
-        ("scenario=batch scenario.rate_rps=4", "scenario.rate_rps: no such key; scenario has: bare_idle_s, "),
+        (
+            "scenario=batch scenario.rate_rps=4",
+            "scenario.rate_rps: no such key; scenario has: bare_idle_after_s, bare_idle_s, ",
+        ),
         ("modle=tiny", "modle: no such key; did you mean 'model'?"),
         ("zzz=1", "zzz: no such key; the configuration has: allow_busy_gpu, "),
         ("+zzz=1", "zzz: no such key; the configuration has: allow_busy_gpu, "),

@@ -282,6 +282,7 @@ DEFAULTS: dict[str, Any] = {
     "server.arrivals.fingerprint": None,
     "server.rate_rps": 1.0,
     "server.warmup_s": 10.0,
+    "server.warmup_limit_s": 60.0,
     "server.window_s": 45.0,
     "server.max_in_flight": None,
     "engine.name": "vllm",

@@ -48,6 +48,66 @@ def test_warmup_does_not_change_what_arrives() -> None:
     assert_same(one.main, other.main)
 
 
+ADAPTIVE = ServerConfig(rate_rps=20.0, warmup_s=5.0, warmup_limit_s=25.0, window_s=30.0, lengths=VARIED)
+
+
+def test_more_warmup_is_of_a_seed_of_its_own_and_leaves_the_rest_as_it_is() -> None:
+    fixed = build_plan(dataclasses.replace(ADAPTIVE, warmup_limit_s=5.0), 0, 0)
+    load = build_plan(ADAPTIVE, 0, 0)
+    assert fixed.more_warmup is None
+    assert_same(load.main, fixed.main)
+    more = load.more_warmup
+    assert more is not None
+    assert load.more_warmup_ns == 20_000_000_000
+    assert len(more) == pytest.approx(400, abs=80)
+    assert more.send_offset_ns[-1] < load.more_warmup_ns
+    assert more.send_offset_ns[:5].tolist() != load.main.send_offset_ns[:5].tolist()
+    assert more.token_ids(0, 1000)[:8] != load.main.token_ids(0, 1000)[:8]
+
+
+def test_a_longer_limit_begins_with_the_same_requests() -> None:
+    one, other = (
+        build_plan(dataclasses.replace(ADAPTIVE, warmup_limit_s=s), 2, 1).more_warmup for s in (15, 60)
+    )
+    assert one is not None
+    assert other is not None
+    assert other.send_offset_ns[: len(one)].tolist() == one.send_offset_ns.tolist()
+    assert other.output_tokens[: len(one)].tolist() == one.output_tokens.tolist()
+
+
+@pytest.mark.parametrize(("warmup_s", "limit_s"), [(0.0, 60.0), (5.0, 5.0), (5.0, 0.0)])
+def test_a_warmup_of_fixed_length(warmup_s: float, limit_s: float) -> None:
+    load = build_plan(dataclasses.replace(ADAPTIVE, warmup_s=warmup_s, warmup_limit_s=limit_s), 0, 0)
+    assert load.more_warmup is None
+    assert load.more_warmup_ns == 0
+
+
+def test_more_warmup_may_be_too_short_for_an_arrival() -> None:
+    quiet = dataclasses.replace(ADAPTIVE, rate_rps=0.1, warmup_limit_s=5.1, window_s=100.0)
+    more = build_plan(quiet, 0, 0).more_warmup
+    assert more is not None
+    assert len(more) == 0
+
+
+def test_a_trace_begins_again_for_more_warmup(tmp_path: Path) -> None:
+    rows = [f"2023-11-16 18:15:{second:02d}.0000000,{100 + second},10" for second in range(0, 60, 2)]
+    path = tmp_path / "trace.csv"
+    path.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n" + "\n".join(rows) + "\n")
+    scenario = ServerConfig(
+        rate_rps=None,
+        warmup_s=10.0,
+        warmup_limit_s=600.0,
+        window_s=30.0,
+        arrivals=ArrivalConfig(kind=ArrivalKind.trace, path=str(path)),
+        lengths=LengthConfig(kind=LengthKind.trace, path=str(path)),
+    )
+    load = build_plan(scenario, 0, 0)
+    assert load.more_warmup is not None
+    assert load.more_warmup_ns == 58_000_000_000
+    assert load.more_warmup.send_offset_ns[:3].tolist() == [0, 2_000_000_000, 4_000_000_000]
+    assert load.more_warmup.input_tokens[:3].tolist() == [100, 102, 104]
+
+
 def test_batch_is_a_warmup_and_a_batch_all_at_once() -> None:
     load = build_plan(BatchConfig(num_requests=100, warmup_requests=7, lengths=VARIED), 0, 0)
     assert load.warmup is not None
@@ -147,6 +207,7 @@ def test_azure_trace_as_it_is(azure: Path) -> None:
         (ServerConfig(window_s=0.0), r"window_s must be above 0"),
         (ServerConfig(window_s=float("nan")), r"window_s must be above 0"),
         (ServerConfig(warmup_s=-1.0), r"warmup_s must not be negative"),
+        (ServerConfig(warmup_limit_s=-1.0), r"warmup_limit_s must not be negative"),
         (
             ServerConfig(rate_rps=1e-6, window_s=60.0),
             r"no request arrives in a window of 60 s \(1e-06 requests/s",

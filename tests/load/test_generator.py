@@ -368,3 +368,121 @@ def test_server_and_batch_loads_end_to_end() -> None:
     assert {record.phase for record in generator.records} == {"warmup", "window"}
     batch = build_plan(BatchConfig(num_requests=300, warmup_requests=0, lengths=lengths), 0, 0)
     assert run(tiny(max_num_seqs=64), batch.main).completed == 300
+
+
+# --- a window that waits -------------------------------------------------------------------------
+
+
+def together(work: Callable[[Engine], Any], args: dict[str, Any] | None = None) -> Any:
+    async def live() -> Any:
+        engine = tiny(args)
+        await engine.start()
+        try:
+            return await work(engine)
+        finally:
+            await engine.stop()
+
+    return asyncio.run(live())
+
+
+def test_a_window_that_is_held_waits_and_keeps_its_distances() -> None:
+    async def work(engine: Engine) -> LoadGenerator:
+        generator = LoadGenerator(
+            engine,
+            plan([0, 5, 20, 26, 40]),
+            vocab_size=VOCAB,
+            window_start_offset_ns=20_000_000,
+            hold_window=True,
+        )
+        sending = asyncio.create_task(generator.run(now_ns()))
+        await asyncio.sleep(0.1)
+        assert (generator.sent, sending.done()) == (2, False)
+        generator.release_window(200_000_000)
+        await sending
+        await generator.drain(5.0)
+        return generator
+
+    generator = together(work)
+    planned = [record.planned_send_ns for record in generator.records]
+    assert [(value - planned[0]) // 1_000_000 for value in planned] == [0, 5, 220, 226, 240]
+    assert generator.completed == 5
+    for record in generator.records:
+        assert 0 <= record.actual_send_ns - record.planned_send_ns < 100_000_000
+
+
+def test_a_window_that_is_released_in_time_is_as_planned() -> None:
+    async def work(engine: Engine) -> LoadGenerator:
+        generator = LoadGenerator(
+            engine, plan([0, 60, 70]), vocab_size=VOCAB, window_start_offset_ns=50_000_000, hold_window=True
+        )
+        sending = asyncio.create_task(generator.run(now_ns()))
+        await asyncio.sleep(0.01)
+        generator.release_window()
+        await sending
+        await generator.drain(5.0)
+        return generator
+
+    first, *rest = [record.planned_send_ns for record in together(work).records]
+    assert [value - first for value in rest] == [60_000_000, 70_000_000]
+
+
+def test_an_engine_that_dies_ends_a_held_window() -> None:
+    async def work(engine: Engine) -> None:
+        generator = LoadGenerator(
+            engine, plan([0, 20], 900), vocab_size=VOCAB, window_start_offset_ns=10_000_000, hold_window=True
+        )
+        async with asyncio.timeout(5):
+            await generator.run(now_ns())
+
+    with pytest.raises(RunFailedError, match="died"):
+        together(work, {"die_after_s": 0.2, "step_base_ms": 20.0})
+
+
+def test_what_is_stopped_was_never_planned() -> None:
+    async def work(engine: Engine) -> LoadGenerator:
+        generator = LoadGenerator(
+            engine, plan([0, 10, 80, 81, 5000]), vocab_size=VOCAB, window_start_offset_ns=None
+        )
+        start_ns = now_ns()
+        sending = asyncio.create_task(generator.run(start_ns))
+        await asyncio.sleep(0.03)
+        generator.stop_at(start_ns + 80_000_000)
+        async with asyncio.timeout(1):
+            await sending
+        await generator.drain(5.0)
+        return generator
+
+    records = together(work).records
+    assert [record.status for record in records] == ["completed"] * 2 + ["not_sent"] * 3
+    assert [record.planned_send_ns is None for record in records] == [False] * 2 + [True] * 3
+
+
+def test_two_generators_share_their_slots() -> None:
+    async def work(engine: Engine) -> int:
+        one = LoadGenerator(
+            engine, plan([0] * 5, 20), vocab_size=VOCAB, window_start_offset_ns=0, max_in_flight=3
+        )
+        other = LoadGenerator(
+            engine,
+            plan([0] * 5, 20),
+            vocab_size=VOCAB,
+            window_start_offset_ns=None,
+            share_slots=one,
+            id_prefix="b",
+        )
+        most = 0
+
+        async def watch() -> None:
+            nonlocal most
+            while True:
+                most = max(most, one.in_flight + other.in_flight)
+                await asyncio.sleep(0)
+
+        watching = asyncio.create_task(watch())
+        await asyncio.gather(one.run(now_ns()), other.run(now_ns()))
+        await asyncio.gather(one.drain(5.0), other.drain(5.0))
+        watching.cancel()
+        assert one.completed == other.completed == 5
+        return most
+
+    assert together(work, {"step_base_ms": 1.0}) == 3

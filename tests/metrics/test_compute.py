@@ -13,6 +13,7 @@ from synthetic_record import BOUNDS_S, SyntheticRun, at, observation, request, s
 
 from wattcount.config.schema import SloConfig
 from wattcount.metrics import METRICS, NULL_REASONS, compute, load_metrics, to_bytes, write
+from wattcount.metrics.registry import METRICS_VERSION
 from wattcount.record import Record
 from wattcount.record.schema import Evidence, Phase, PhaseSpan, Validity
 
@@ -38,7 +39,9 @@ def test_constant_power_gives_exact_energies(tmp_path):
         "energy/gpu_j_per_output_token": 18000.0 / (240 * 11),
         "energy/gpu_j_per_request": 75.0,
         "energy/gpu_j_per_good_request": 75.0,
-        "energy/above_idle_loaded_j": 0.0,
+        "energy/bare_idle_j": 18000.0,
+        "energy/context_idle_j": 0.0,
+        "energy/dynamic_j": 0.0,
         "energy_by_source/energy_counter_j": 18000.0,
         "energy_by_gpu/gpu0_j": 18000.0,
         "power/gpu_mean_w": 300.0,
@@ -99,8 +102,8 @@ def test_idle_powers_come_from_their_own_phases(tmp_path):
     assert found["power/idle_bare_w"] == pytest.approx(80, rel=0.03)
     assert found["power/idle_loaded_w"] == pytest.approx(120, rel=0.12)
     assert found["power/gpu_mean_w"] == pytest.approx(400, rel=1e-9)
-    expected = found["energy/gpu_j"] - found["power/idle_loaded_w"] * 60
-    assert found["energy/above_idle_loaded_j"] == pytest.approx(expected, rel=1e-9)
+    parts = ("bare_idle_j", "context_idle_j", "dynamic_j")
+    assert sum(found[f"energy/{part}"] for part in parts) == pytest.approx(found["energy/gpu_j"], rel=1e-9)
 
 
 def rapl_domain(name, kind, **other):
@@ -464,7 +467,7 @@ def test_write_is_idempotent_and_leaves_nothing_behind(tmp_path):
     assert write(tmp_path).read_bytes() == first
     assert {path.name for path in tmp_path.iterdir()} - before == {"metrics.json"}
     content = json.loads(first)
-    assert content["metrics_version"] == 1
+    assert content["metrics_version"] == METRICS_VERSION
     assert content["evidence"] == "measured"
 
 

@@ -46,7 +46,16 @@ def test_docs_explain_every_null_reason():
 
 
 def test_units_are_in_the_names():
-    suffixes = {"J": "_j", "W": "_w", "ms": "_ms", "s": "_s", "Hz": "_hz", "C": "_c", "MHz": "_mhz"}
+    suffixes = {
+        "J": "_j",
+        "W": "_w",
+        "ms": "_ms",
+        "s": "_s",
+        "Hz": "_hz",
+        "C": "_c",
+        "MHz": "_mhz",
+        "%": "_percent",
+    }
     for key, entry in METRICS.items():
         if entry.unit in suffixes and "_per_" not in key:
             assert key.partition("_u95")[0].endswith(suffixes[entry.unit]), key

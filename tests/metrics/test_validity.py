@@ -1,10 +1,12 @@
+import re
 from pathlib import Path
 
 import pytest
 from synthetic_record import SyntheticRun, at, observation, request, steady_requests
 
-from wattcount.metrics import compute
+from wattcount.metrics import compute, validity
 from wattcount.record import Record
+from wattcount.record.schema import Phase
 
 
 def findings(run: SyntheticRun, folder: Path) -> dict[str, dict]:
@@ -116,3 +118,216 @@ def test_unfinished_requests(tmp_path):
     found = findings(SyntheticRun(requests=rows), tmp_path)
     assert found["requests_unfinished"]["figure"] == pytest.approx(5 / 240)
     assert not found["requests_unfinished"]["invalidates"]
+
+
+def held_at(source: str, *seen: tuple[float, int]) -> list[dict]:
+    return [observation(source, t, value) for t, value in seen]
+
+
+@pytest.mark.parametrize(
+    ("bit", "seconds", "code", "invalidates"),
+    [
+        (0x4, 2.0, None, None),
+        (0x4, 30.0, "power_capped", False),
+        (0x20, 0.5, None, None),
+        (0x20, 2.0, "thermal_slowdown", True),
+        (0x40, 2.0, "thermal_slowdown", True),
+        (0x8, 2.0, "hw_slowdown", True),
+        (0x80, 2.0, "power_brake", True),
+        (0x10, 30.0, "sync_boost", False),
+        (0x1, 60.0, None, None),
+        (0x2, 60.0, None, None),
+        (0x100, 60.0, None, None),
+    ],
+)
+def test_what_slowed_the_clocks_and_for_how_long(tmp_path, bit, seconds, code, invalidates):
+    seen = held_at("clock_event_reasons", (1, 0), (50, bit), (50 + seconds, 0))
+    found = findings(SyntheticRun(observations=seen), tmp_path)
+    assert list(found) == ([code] if code else [])
+    if code:
+        assert found[code]["figure"] == pytest.approx(min(seconds, 50) / 60)
+        assert found[code]["invalidates"] is invalidates
+        assert f"{seconds:.3g} s of the window" in found[code]["message"]
+
+
+def test_a_slowdown_before_the_window_does_not_count(tmp_path):
+    seen = held_at("clock_event_reasons", (1, 0x48), (39, 0))
+    assert findings(SyntheticRun(observations=seen), tmp_path) == {}
+
+
+def test_reasons_that_bite_together_are_told_apart_and_the_gpu_is_named_where_there_are_two(tmp_path):
+    run = SyntheticRun(gpus=2)
+    run.observations = [
+        observation("clock_event_reasons", 1, 0, gpu=0), observation("clock_event_reasons", 1, 0x44, gpu=1),
+    ]  # fmt: skip
+    found = findings(run, tmp_path)
+    assert set(found) == {"power_capped", "thermal_slowdown"}
+    assert all(run.uuid(1) in finding["message"] for finding in found.values())
+
+
+def test_a_power_limit_that_changed(tmp_path):
+    found = findings(SyntheticRun(observations=held_at("power_limit", (1, 700_000), (70, 500_000))), tmp_path)
+    assert found["power_limit_changed"]["figure"] == 200.0
+    assert found["power_limit_changed"]["invalidates"]
+    assert "between 500 and 700 W" in found["power_limit_changed"]["message"]
+
+
+def test_a_power_limit_that_changed_before_the_window(tmp_path):
+    seen = held_at("power_limit", (1, 700_000), (35, 500_000), (105, 700_000))
+    assert findings(SyntheticRun(observations=seen), tmp_path) == {}
+
+
+@pytest.mark.parametrize("source", ["clock_sm", "clock_memory"])
+@pytest.mark.parametrize(("low", "told"), [(1900, False), (1200, True)])
+def test_clocks_that_moved(tmp_path, source, low, told):
+    seen = held_at(source, (1, 300), (39, 1980), (60, low), (80, 1980), (99.5, 210))
+    found = findings(SyntheticRun(observations=seen), tmp_path)
+    code = "sm_clock_varied" if source == "clock_sm" else "memory_clock_varied"
+    assert list(found) == ([code] if told else [])
+    if told:
+        assert found[code]["figure"] == pytest.approx((1980 - 1200) / 1980)
+        assert not found[code]["invalidates"]
+
+
+def test_a_clock_that_a_known_reason_lowers_is_told_once(tmp_path):
+    seen = held_at("clock_sm", (1, 1980), (60, 1200)) + held_at("clock_event_reasons", (1, 0), (60, 0x4))
+    assert list(findings(SyntheticRun(observations=seen), tmp_path)) == ["power_capped"]
+
+
+@pytest.mark.parametrize(
+    ("degrees", "told"), [((30, 85), False), ((30, 86), True), ((10, 50), False), ((5, 50), True)]
+)
+def test_temperature(tmp_path, degrees, told):
+    seen = held_at("temperature_gpu", (1, degrees[0]), (60, degrees[1]))
+    content = compute(Record.open(SyntheticRun(observations=seen).write(tmp_path)))
+    codes = [finding["code"] for finding in content["validity"]["findings"]]
+    assert codes == (["temperature_out_of_range"] if told else [])
+    assert content["validity"]["valid"]
+
+
+@pytest.mark.parametrize(
+    ("facts", "told"),
+    [
+        ({"mig_mode": 1}, True),
+        ({"mig_mode": 0, "virtualization_mode": 2}, True),
+        ({"virtualization_mode": 3}, True),
+        ({"mig_mode": 0, "virtualization_mode": 1}, False),  # passed through whole
+        ({"mig_mode": None, "virtualization_mode": None}, False),
+    ],
+)
+def test_a_board_whose_power_is_shared(tmp_path, facts, told):
+    found = findings(SyntheticRun(gpu_facts=facts), tmp_path)
+    assert list(found) == (["power_shared"] if told else [])
+    if told:
+        assert found["power_shared"]["invalidates"]
+
+
+def books(**values: object) -> dict:
+    sources = {"energy_counter": {"calls": 400}, "power_instant": {"calls": 600}}
+    return {SyntheticRun().uuid(): {"sources": sources, **values}}
+
+
+@pytest.mark.parametrize(
+    ("values", "code", "figure"),
+    [
+        ({"dropped_events": 0, "ring_overflows": 0, "missed_deadlines": 10}, None, None),
+        ({"dropped_events": 7}, "dropped_events", 7),
+        ({"ring_overflows": 2}, "ring_overflows", 2),
+        ({"missed_deadlines": 250}, "missed_deadlines", 0.2),
+    ],
+)
+def test_what_the_sampler_lost(tmp_path, values, code, figure):
+    found = findings(SyntheticRun(sampler=books(**values)), tmp_path)
+    assert list(found) == ([code] if code else [])
+    if code:
+        assert found[code]["figure"] == pytest.approx(figure)
+        assert not found[code]["invalidates"]
+
+
+def test_a_sampler_without_books(tmp_path):
+    assert findings(SyntheticRun(sampler={SyntheticRun().uuid(): {}}), tmp_path) == {}
+
+
+def test_a_window_too_short_for_the_counter(tmp_path):
+    """Read twice a second: a window of a second holds two or three reads."""
+    run = SyntheticRun(scenario="batch", requests=[request(i, 40.0) for i in range(3)])
+    for span in run.phases:
+        if span.phase is Phase.WINDOW:
+            span.end_ns = at(41.0)
+    (finding,) = compute(Record.open(run.write(tmp_path)))["validity"]["findings"]
+    assert finding["code"] == "window_too_short"
+    assert finding["figure"] in (2, 3)
+    assert finding["limit"] == 5
+    assert not finding["invalidates"]
+
+
+def test_a_sensor_that_is_far_off_invalidates(tmp_path):
+    found = findings(SyntheticRun(observations=ring(400_000)), tmp_path)
+    assert found["sources_disagree"]["invalidates"]
+
+
+@pytest.mark.parametrize(("power_mw", "told"), [(300_000, False), (330_000, True)])
+def test_the_average_stands_in_for_a_missing_ring(tmp_path, power_mw, told):
+    seen = [observation("power_average", t / 10, power_mw + t % 2) for t in range(1210)]
+    found = findings(SyntheticRun(observations=seen), tmp_path)
+    assert ("sources_disagree" in found) == told
+    if told:
+        assert "power_average" in found["sources_disagree"]["message"]
+
+
+def test_a_load_that_was_not_the_one_asked_for(tmp_path):
+    rows = steady_requests()
+    for row in rows[-12:]:
+        # Planned for the window, sent after it.
+        row["actual_send_ns"] += 20_000_000_000
+    found = findings(SyntheticRun(requests=rows), tmp_path)
+    assert found["load_not_achieved"]["figure"] == pytest.approx(12 / 240)
+    assert found["load_not_achieved"]["invalidates"]
+
+
+def test_a_load_that_is_held_back_on_purpose(tmp_path):
+    rows = steady_requests()
+    for row in rows[-12:]:
+        row["actual_send_ns"] += 20_000_000_000
+    run = SyntheticRun(requests=rows)
+    plain = run.config
+    run.config = lambda: plain() | {"scenario": plain()["scenario"] | {"max_in_flight": 8}}  # type: ignore[method-assign]
+    assert "load_not_achieved" not in findings(run, tmp_path)
+
+
+def test_a_warm_up_that_did_not_settle(tmp_path):
+    warmup = {
+        "settled": False,
+        "seconds": 60.0,
+        "limit_s": 60.0,
+        "unsettled": {"power": -7.5},
+        "needed_s": 3.0,
+    }
+    found = findings(SyntheticRun(warmup=warmup), tmp_path)
+    assert found["not_settled"]["figure"] == 7.5
+    assert "scenario.warmup_limit_s" in found["not_settled"]["message"]
+    assert not found["not_settled"]["invalidates"]
+
+
+@pytest.mark.parametrize(("needed_s", "limit"), [(80.0, 80.0), (None, 60.0)])
+def test_a_warm_up_that_ended_before_the_server_had_filled_up(tmp_path, needed_s, limit):
+    warmup = {"settled": False, "seconds": 60.0, "limit_s": 60.0, "unsettled": {}, "needed_s": needed_s}
+    content = compute(Record.open(SyntheticRun(warmup=warmup).write(tmp_path)))
+    (finding,) = content["validity"]["findings"]
+    assert (finding["code"], finding["figure"], finding["limit"]) == ("warmup_too_short", 60.0, limit)
+    assert content["validity"]["valid"]
+
+
+def test_a_warm_up_that_settled_is_no_finding(tmp_path):
+    warmup = {"settled": True, "seconds": 12.0, "limit_s": 60.0, "unsettled": {}, "needed_s": 3.0}
+    assert findings(SyntheticRun(warmup=warmup), tmp_path) == {}
+
+
+def test_docs_explain_every_code():
+    text = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+    source = (Path(__file__).parents[2] / "wattcount" / "metrics" / "validity.py").read_text()
+    codes = set(re.findall(r'Finding\(\s*"(\w+)"', source)) | {row[1] for row in validity.THROTTLES}
+    codes |= {"sm_clock_varied", "memory_clock_varied", "dropped_events", "ring_overflows"}
+    assert len(codes) > 20
+    for code in codes:
+        assert f"| `{code}` |" in text, code

@@ -23,7 +23,14 @@ class Terminal(io.StringIO):
 
 @pytest.fixture
 def cfg(tiny_run: Callable[..., RunConfig]) -> RunConfig:
-    made = tiny_run(rate_rps=4.0, bare_idle_s=10.0, loaded_idle_s=10.0, warmup_s=20.0, window_s=60.0)
+    made = tiny_run(
+        rate_rps=4.0,
+        bare_idle_s=10.0,
+        loaded_idle_s=10.0,
+        warmup_s=20.0,
+        window_s=60.0,
+        bare_idle_after_s=0.0,
+    )
     made.model.name, made.gpu.found_name, made.evidence = "llama3_8b", "NVIDIA H200", "emulated"
     return made
 
@@ -156,7 +163,9 @@ def test_nothing_is_promised_before_the_first_report(cfg: RunConfig) -> None:
 
 
 def test_a_batch_has_no_planned_window(cfg: RunConfig) -> None:
-    cfg.scenario = BatchConfig(name="batch", num_requests=512, bare_idle_s=0.0, loaded_idle_s=5.0)
+    cfg.scenario = BatchConfig(
+        name="batch", num_requests=512, bare_idle_s=0.0, loaded_idle_s=5.0, bare_idle_after_s=0.0
+    )
     text = drawn(cfg, at(Phase.WINDOW, 75.0, None, requests_total=528, requests_done=17))
     assert "batch of 512" in text
     assert "bare idle" not in text

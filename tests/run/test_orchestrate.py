@@ -236,6 +236,7 @@ def test_the_truth_of_an_emulated_run_follows_its_phases(
     busiest = max(power_w for t_ns, power_w in truth if window.start_ns < t_ns < (window.end_ns or 0))
     assert at_the_middle(Phase.BARE_IDLE) < at_the_middle(Phase.LOADED_IDLE) < busiest
     assert at_the_middle(Phase.IDLE_AFTER) == at_the_middle(Phase.LOADED_IDLE)
+    assert at_the_middle(Phase.BARE_IDLE_AFTER) == at_the_middle(Phase.BARE_IDLE)
 
 
 # --- not started ---------------------------------------------------------------------------------

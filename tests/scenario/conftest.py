@@ -33,6 +33,7 @@ class Bench:
         self.writer.open_spool(self.sampler.gpu_uuids)
         self.reports: list[Progress] = []
         self.checkpoints = 0
+        self.engine_stops_cleanly = True
         self.cfg = cfg
         self.ctx: RunContext
 
@@ -45,7 +46,14 @@ class Bench:
         journal = Journal(self.writer, self.sampler, self.reports.append, self._at_bound, tick_s=tick_s)
         engine.on_step = journal.on_step
         load = build_plan(self.cfg.scenario, self.cfg.seed, self.cfg.repeat)
-        self.ctx = RunContext(cfg=self.cfg, load=load, engine=engine, journal=journal)
+
+        async def stop_engine() -> bool:
+            await engine.stop()
+            return self.engine_stops_cleanly
+
+        self.ctx = RunContext(
+            cfg=self.cfg, load=load, engine=engine, journal=journal, stop_engine=stop_engine
+        )
         ticking = asyncio.create_task(journal.run())
         try:
             await scenario.create(self.cfg).run(self.ctx)

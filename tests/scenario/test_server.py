@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from wattcount.config.schema import ArrivalKind
 from wattcount.errors import RunFailedError
 from wattcount.record.schema import Phase
 
@@ -20,7 +21,7 @@ def test_every_phase_in_order_and_as_long_as_planned(bench: Any, tiny_run: Calla
     length = {span.phase: (span.end_ns - span.start_ns) / 1e9 for span in spans}
     assert length[Phase.WARMUP] == 0.3
     assert length[Phase.WINDOW] == 0.5
-    for phase in (Phase.BARE_IDLE, Phase.LOADED_IDLE, Phase.IDLE_AFTER):
+    for phase in (Phase.BARE_IDLE, Phase.LOADED_IDLE, Phase.IDLE_AFTER, Phase.BARE_IDLE_AFTER):
         assert 0.2 <= length[phase] < 0.6
     assert run.checkpoints >= len(ALL)
 
@@ -53,12 +54,99 @@ def test_without_warm_up_the_window_begins_with_the_load(bench: Any, tiny_run: A
     assert spans[at - 1].end_ns == spans[at].start_ns
 
 
+def spans_of(run: Any) -> dict[Phase, Any]:
+    return {span.phase: span for span in run.ctx.phases.spans}
+
+
+def test_a_warm_up_that_has_settled_ends_as_planned(bench: Any, tiny_run: Any) -> None:
+    # The tokens/s of so short samples vary a lot: only steady arrivals are certain to pass.
+    cfg = tiny_run(warmup_s=1.0, warmup_limit_s=5.0, rate_rps=50.0)
+    cfg.scenario.arrivals.kind = ArrivalKind.constant
+    run = bench(cfg)
+    run.run()
+    spans = spans_of(run)
+    if run.ctx.warmup["seconds"] == 1.0:
+        assert spans[Phase.WARMUP].end_ns - spans[Phase.WARMUP].start_ns == 1_000_000_000
+        assert not any(row["request_id"].startswith("more-") for row in run.record().requests.to_pylist())
+    assert run.ctx.warmup["settled"]
+
+
+def test_a_warm_up_goes_on_until_two_lives_and_the_window_is_as_planned(bench: Any, tiny_run: Any) -> None:
+    """Requests live half a second and more: 0.3 s are too short."""
+    run = bench(tiny_run(engine={"step_base_ms": 60.0}, warmup_s=0.3, warmup_limit_s=6.0))
+    run.run()
+    spans, load = spans_of(run), run.ctx.load
+    window = spans[Phase.WINDOW]
+    assert spans[Phase.WARMUP].end_ns == window.start_ns
+    assert 0.9 < (window.start_ns - spans[Phase.WARMUP].start_ns) / 1e9 < 6.0
+    assert window.end_ns - window.start_ns == 600_000_000
+    assert run.ctx.warmup["seconds"] >= run.ctx.warmup["needed_s"] > 0.9
+    rows = run.record().requests.to_pylist()
+    planned = [row["planned_send_ns"] - window.start_ns for row in rows if row["phase"] == "window"]
+    offsets = load.main.send_offset_ns - load.window_start_offset_ns
+    assert planned == offsets[offsets >= 0].tolist()
+    more = [row for row in rows if row["request_id"].startswith("more-")]
+    assert more
+    for row in more:
+        assert row["phase"] == "warmup"
+        assert row["status"] == "completed"
+        assert spans[Phase.WARMUP].start_ns + 300_000_000 <= row["planned_send_ns"] < window.start_ns
+    assert len(rows) == len(load.main) + len(more)
+    assert {row["status"] for row in rows} == {"completed"}
+    assert len({row["request_id"] for row in rows}) == len(rows)
+
+
+def test_a_warm_up_has_a_limit(bench: Any, tiny_run: Any) -> None:
+    run = bench(tiny_run(engine={"step_base_ms": 100.0}, warmup_s=0.3, warmup_limit_s=0.8))
+    run.run()
+    spans = spans_of(run)
+    assert 0.5 < (spans[Phase.WINDOW].start_ns - spans[Phase.WARMUP].start_ns) / 1e9 <= 0.85
+    assert not run.ctx.warmup["settled"]
+    assert run.ctx.warmup["limit_s"] == pytest.approx(0.8)
+    assert all(row["planned_send_ns"] is not None for row in run.record().requests.to_pylist())
+
+
+def test_a_limit_just_above_the_shortest_warm_up(bench: Any, tiny_run: Any) -> None:
+    run = bench(tiny_run(engine={"step_base_ms": 60.0}, warmup_s=0.3, warmup_limit_s=0.31))
+    run.run()
+    spans = spans_of(run)
+    assert 0.3 <= (spans[Phase.WINDOW].start_ns - spans[Phase.WARMUP].start_ns) / 1e9 < 0.6
+
+
+def test_an_engine_that_dies_in_a_warm_up_that_goes_on(bench: Any, tiny_run: Any) -> None:
+    run = bench(
+        tiny_run(engine={"step_base_ms": 300.0, "die_after_s": 2.0}, warmup_s=0.3, warmup_limit_s=20.0)
+    )
+    with pytest.raises(RunFailedError, match="died") as caught:
+        run.run()
+    assert caught.value.reason == "engine_died"
+    assert run.ctx.phases.current.phase is Phase.WARMUP
+
+
+def test_a_warm_up_that_goes_on_is_held_back_with_the_rest(bench: Any, tiny_run: Any) -> None:
+    run = bench(
+        tiny_run(
+            engine={"step_base_ms": 40.0}, max_in_flight=2, warmup_s=0.3, warmup_limit_s=1.5, window_s=0.5
+        )
+    )
+    run.run()
+    assert max(row["running"] for row in run.record().steps.to_pylist()) <= 2
+
+
 def test_idle_phases_may_be_left_out(bench: Any, tiny_run: Any) -> None:
-    run = bench(tiny_run(bare_idle_s=0.0, loaded_idle_s=0.0))
+    run = bench(tiny_run(bare_idle_s=0.0, loaded_idle_s=0.0, bare_idle_after_s=0.0))
     run.run()
     assert [span.phase for span in run.ctx.phases.spans] == [
         Phase.ENGINE_START, Phase.WARMUP, Phase.WINDOW, Phase.DRAIN,
     ]  # fmt: skip
+
+
+def test_what_is_left_of_an_engine_is_not_taken_for_the_bare_gpu(bench: Any, tiny_run: Any) -> None:
+    run = bench(tiny_run())
+    run.engine_stops_cleanly = False
+    run.run()
+    assert run.ctx.phases.spans[-1].phase is Phase.IDLE_AFTER
+    assert run.ctx.phases.spans[-1].end_ns is not None
 
 
 def test_what_is_in_flight_is_drained(bench: Any, tiny_run: Any) -> None:
@@ -126,8 +214,6 @@ def test_an_engine_that_dies_ends_the_run_in_its_phase(
 
 def test_a_death_with_nothing_left_to_send_is_noticed(bench: Any, tiny_run: Any) -> None:
     """One request early in the window, then a long wait."""
-    from wattcount.config.schema import ArrivalKind
-
     cfg = tiny_run(
         engine={"die_after_s": 0.9, "step_base_ms": 200.0},
         rate_rps=2.0,

@@ -210,6 +210,8 @@ class ScenarioConfig:
     slo: SloConfig = field(default_factory=SloConfig, metadata={IDENTITY: True})
     bare_idle_s: float = identity(10.0)
     loaded_idle_s: float = identity(10.0)
+    bare_idle_after_s: float = 5.0
+    """After the engine has ended. Nothing that was measured before depends on it, so it is no identity."""
     drain_limit_s: float = 600.0
     """Requests still running this long after the window are cancelled."""
 
@@ -233,6 +235,10 @@ class ServerConfig(ScenarioConfig):
     rate_rps: float | None = identity(1.0)
     """Mean arrivals per second. For a trace: rescaled to this rate; None: as recorded."""
     warmup_s: float = identity(10.0)
+    """The shortest warm-up; 0: none."""
+    warmup_limit_s: float = identity(60.0)
+    """A warm-up goes on until power and throughput have settled, at most this long. Up to `warmup_s`: exactly
+    `warmup_s`. The window's arrivals are the same however long it takes."""
     window_s: float = identity(45.0)
     max_in_flight: int | None = identity(None)
     """None: open loop, never held back."""

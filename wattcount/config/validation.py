@@ -263,6 +263,7 @@ def _scenario(cfg: RunConfig) -> Iterator[str]:
     scenario = cfg.scenario
     yield from _at_least("scenario.bare_idle_s", scenario.bare_idle_s, 0, " s")
     yield from _at_least("scenario.loaded_idle_s", scenario.loaded_idle_s, 0, " s")
+    yield from _at_least("scenario.bare_idle_after_s", scenario.bare_idle_after_s, 0, " s")
     yield from _above("scenario.drain_limit_s", scenario.drain_limit_s, 0, " s")
     if isinstance(scenario, BatchConfig):
         yield from _at_least("scenario.num_requests", scenario.num_requests, 1)
@@ -278,6 +279,7 @@ def _server(scenario: ServerConfig) -> Iterator[str]:
     arrivals, rate = scenario.arrivals, scenario.rate_rps
     yield from _above("scenario.window_s", scenario.window_s, 0, " s")
     yield from _at_least("scenario.warmup_s", scenario.warmup_s, 0, " s")
+    yield from _at_least("scenario.warmup_limit_s", scenario.warmup_limit_s, 0, " s")
     if scenario.max_in_flight is not None:
         yield from _at_least("scenario.max_in_flight", scenario.max_in_flight, 1)
     yield from _above("scenario.arrivals.cv", arrivals.cv)
@@ -297,7 +299,8 @@ def _server(scenario: ServerConfig) -> Iterator[str]:
             f"scenario.window_s: {rate:g} requests/s for {scenario.window_s:g} s is {expected:.2g} requests; "
             f"make it at least {math.ceil(1 / rate)} s"
         )
-    if rate * (scenario.warmup_s + scenario.window_s) > MAX_REQUESTS:
+    longest_s = max(scenario.warmup_s, scenario.warmup_limit_s) + scenario.window_s
+    if rate * longest_s > MAX_REQUESTS:
         yield f"scenario.rate_rps: {rate:g} requests/s makes more than {MAX_REQUESTS} requests; lower it"
 
 

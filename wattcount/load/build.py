@@ -22,6 +22,8 @@ class BuiltLoad:
 
         server   main:  |-- warm-up --|-------- window --------|      one arrival process
                         0             window_start_offset_ns   end_offset_ns
+                 more_warmup:         |-- as long as needed --|       another one, where the warm-up is adaptive;
+                                                                      the window's part of `main` waits for its end
         batch    warmup: all at 0, drained, then main: all at 0       window_start_offset_ns = 0
 
     """
@@ -35,6 +37,11 @@ class BuiltLoad:
     """Batch only: sent and drained before the window."""
     seed: int
     """The workload's seed."""
+    more_warmup: LoadPlan | None = None
+    """Server only: what comes between warm-up and window until power and throughput have settled; offsets are from
+    its own begin. None: the warm-up's length is fixed."""
+    more_warmup_ns: int = 0
+    """The longest it may last."""
 
 
 def build_plan(
@@ -71,8 +78,9 @@ def _build_batch(scenario: BatchConfig, seed: int, tokenize: Tokenize | None) ->
 def _build_server(scenario: ServerConfig, seed: int, tokenize: Tokenize | None) -> BuiltLoad:
     if not scenario.window_s > 0:
         raise NotStartedError(f"scenario.window_s must be above 0, got {scenario.window_s}")
-    if not scenario.warmup_s >= 0:
-        raise NotStartedError(f"scenario.warmup_s must not be negative, got {scenario.warmup_s}")
+    for name in ("warmup_s", "warmup_limit_s"):
+        if not getattr(scenario, name) >= 0:
+            raise NotStartedError(f"scenario.{name} must not be negative, got {getattr(scenario, name)}")
     process = arrivals.create(scenario.arrivals, scenario.rate_rps, seed)
     trace = process.trace if isinstance(process, arrivals.TraceArrivals) else None
     source = lengths.create(scenario.lengths, trace=trace, tokenize=tokenize)
@@ -87,7 +95,19 @@ def _build_server(scenario: ServerConfig, seed: int, tokenize: Tokenize | None) 
             f"no request arrives in a window of {scenario.window_s:g} s ({rate}, {kind}):"
             " lengthen scenario.window_s or raise scenario.rate_rps"
         )
-    return BuiltLoad(_plan(offsets, source, scenario, seed), window_start_ns, end_ns, None, seed)
+    main = _plan(offsets, source, scenario, seed)
+    more_s = scenario.warmup_limit_s - scenario.warmup_s if scenario.warmup_s > 0 else 0.0
+    if isinstance(process, arrivals.TraceArrivals):
+        # The trace's beginning once more, and no longer than the trace.
+        more_s = min(more_s, process.trace.duration_s * process.stretch)
+    if not more_s > 0:
+        return BuiltLoad(main, window_start_ns, end_ns, None, seed)
+    # Of a seed of its own: how much of it is sent must not touch what the window gets.
+    other_seed = derived_seed(seed, Stream.WARMUP)
+    more_ns = round(more_s * 1e9)
+    more = arrivals.create(scenario.arrivals, scenario.rate_rps, other_seed).offsets_ns(more_s)
+    more_warmup = _plan(more[more < more_ns], source, scenario, other_seed)
+    return BuiltLoad(main, window_start_ns, end_ns, None, seed, more_warmup, more_ns)
 
 
 def _plan(

@@ -67,6 +67,8 @@ class LoadGenerator:
 
     `window_start_offset_ns`: requests planned before it are of phase `warmup`, the others of `window`;
     None: the whole plan is warm-up.
+    `hold_window`: requests of phase `window` wait for `release_window`, which says when the window begins.
+    `share_slots`: another generator whose `max_in_flight` holds for both together.
     `on_tokens` is called with the record and the chunk, after the record has taken the chunk in.
     """
 
@@ -79,6 +81,8 @@ class LoadGenerator:
         window_start_offset_ns: int | None,
         on_tokens: Callable[[RequestRecord, TokenChunk], None] | None = None,
         max_in_flight: int | None = None,
+        hold_window: bool = False,
+        share_slots: LoadGenerator | None = None,
         id_prefix: str = "",
     ) -> None:
         if max_in_flight is not None and max_in_flight < 1:
@@ -87,6 +91,11 @@ class LoadGenerator:
         self._plan = plan
         self._on_tokens = on_tokens
         self._slots = asyncio.Semaphore(max_in_flight) if max_in_flight is not None else None
+        if share_slots is not None:
+            self._slots = share_slots._slots
+        self._released = asyncio.Event()
+        if not hold_window:
+            self._released.set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: RunFailedError | None = None
         self._runner: asyncio.Task[Any] | None = None
@@ -129,9 +138,13 @@ class LoadGenerator:
         self._runner = asyncio.current_task()
         try:
             for record in self.records:
-                assert record.planned_send_ns is not None
+                if record.phase == "window" and not self._released.is_set():
+                    await self._released.wait()
                 request = self._request(record)
-                await _sleep_until(record.planned_send_ns)
+                if record.planned_send_ns is not None:
+                    await _sleep_until(record.planned_send_ns)
+                if record.planned_send_ns is None:
+                    break  # `stop_at`, before or meanwhile
                 if self._slots is not None:
                     await self._slots.acquire()
                 self._send(record, request)
@@ -144,6 +157,20 @@ class LoadGenerator:
             self._runner = None
         if self._failure is not None:
             raise self._failure
+
+    def release_window(self, later_ns: int = 0) -> None:
+        """Lets the requests of phase `window` go, `later_ns` after what was planned for them."""
+        if later_ns:
+            for record in self.records:
+                if record.phase == "window" and record.planned_send_ns is not None:
+                    record.planned_send_ns += later_ns
+        self._released.set()
+
+    def stop_at(self, t_ns: int) -> None:
+        """Requests planned for `t_ns` or later are not sent, and were never planned."""
+        for record in self.records[self.sent :]:
+            if record.planned_send_ns is not None and record.planned_send_ns >= t_ns:
+                record.planned_send_ns = None
 
     async def drain(self, limit_s: float) -> int:
         """Waits until all requests in flight have ended, at most `limit_s`, then cancels the rest.

@@ -7,16 +7,19 @@ means and short of where platforms differ.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wattcount.metrics import attribution, percentiles
+from wattcount.metrics import attribution, drift, percentiles
+from wattcount.metrics.idle import Cell, idle_powers, idle_split
 from wattcount.metrics.observations import MISSING, Bools, Requests, ends_in, held, int_column, starts_in
 from wattcount.metrics.registry import (
     ENERGY_SOURCES,
@@ -27,12 +30,14 @@ from wattcount.metrics.registry import (
     gpu_energy_key,
 )
 from wattcount.metrics.sampler import sampler_figures, timing_figures
+from wattcount.metrics.steady import NOT_A_BATCH, STEADY_REASONS, Steady, steady_window
 from wattcount.metrics.validity import check
 from wattcount.metrics.window import Window, phase_window
 from wattcount.power import rapl
 from wattcount.power.events import Source
 from wattcount.record import Record
 from wattcount.record.schema import METRICS_JSON, Phase
+from wattcount.trend import Drift
 
 INF = float("inf")
 
@@ -43,8 +48,9 @@ NO_COMPLETED = "no_completed_requests"
 NO_GOOD = "no_good_requests"
 NO_SLO = "no_slo"
 NO_PHASE = "phase_missing"
-NOT_BATCH = "not_a_batch"
+NOT_BATCH = NOT_A_BATCH
 BATCH = "batch_has_no_rate"
+NOT_A_SERVER = "not_a_server"
 NOT_RECORDED = "not_recorded"
 SINGLE_TOKEN = "single_token_outputs"
 NO_PREFILL = "no_prefill_tokens"
@@ -60,6 +66,7 @@ NULL_REASONS: dict[str, str] = {
     NO_SLO: "the scenario has no SLO",
     NO_PHASE: "the run has no such phase, or broke off in it",
     NOT_BATCH: "only batch scenarios have it",
+    NOT_A_SERVER: "only server scenarios have it",
     BATCH: "a batch sends everything at once",
     NOT_RECORDED: "the engine or the sensor does not tell",
     SINGLE_TOKEN: "every output is a single token",
@@ -71,6 +78,8 @@ NULL_REASONS: dict[str, str] = {
     **attribution.REASONS,
     NO_PREFILL: "no prompt token was computed in the window",
     NO_DECODE: "no token was decoded in the window",
+    drift.WINDOW_TOO_SHORT: "too short to tell a trend from chance",
+    **STEADY_REASONS,
 }
 """Codes of `null_reasons`. Energies may also carry the reasons of the estimate itself."""
 
@@ -88,6 +97,14 @@ class _Sheet:
             self.null_reasons[key] = reason or NOT_RECORDED
             return
         self.metrics[key] = value if isinstance(value, int) else canonical(value)
+
+    def update(self, cells: Mapping[str, Cell]) -> None:
+        for key, (value, reason) in cells.items():
+            self.put(key, value, reason)
+
+    def cell(self, key: str) -> Cell:
+        """What was put, with its reason where it is null."""
+        return self.metrics.get(key), self.null_reasons.get(key)
 
     def ratio(self, key: str, numerator: float | None, denominator: float, empty: str) -> None:
         """numerator / denominator, null with `empty` where the denominator is 0."""
@@ -115,7 +132,8 @@ def compute(record: Record) -> dict[str, Any]:
     sheet = _Sheet()
     last_ns = last_energy_ns(record)
     window = phase_window(record.info.phases, Phase.WINDOW, last_ns)
-    findings = check(record, window)
+    steady, drifts = Steady(None, NO_WINDOW), None
+    sheet.update(idle_powers(record, lambda start, end: _total_joules(record, start, end), last_ns))
     if window is not None:
         requests = Requests.of(record.requests)
         _energy(sheet, record, requests, window)
@@ -124,8 +142,11 @@ def compute(record: Record) -> dict[str, Any]:
         _throughput_and_latency(sheet, record, requests, window)
         _engine(sheet, record, requests, window)
         _gpu_state(sheet, record, window)
-    _idle(sheet, record, last_ns)
-    _above_idle(sheet, window)
+        sheet.update(idle_split(sheet.cell, window))
+        steady = steady_window(record, requests, window)
+        _steady(sheet, record, requests, steady)
+        drifts = _drifts(sheet, record, requests, window, steady)
+    findings = check(record, window, drifts)
     figures = sampler_figures(record.info) | timing_figures(record.info)
     for key in METRICS:
         if key.startswith(("sampler/", "run/")):
@@ -137,6 +158,7 @@ def compute(record: Record) -> dict[str, Any]:
         "metrics_version": METRICS_VERSION,
         "evidence": str(record.info.evidence),
         "window": window.to_json() if window is not None else None,
+        "window_steady": steady.window.to_json() if steady.window is not None else None,
         "energy": _estimates(record, window),
         "validity": {
             "valid": record.info.validity.valid and not any(f.invalidates for f in findings),
@@ -486,31 +508,58 @@ THERMAL_SLOWDOWN = 0x20 | 0x40
 """nvmlClocksEventReasonSwThermalSlowdown and nvmlClocksThrottleReasonHwThermalSlowdown (nvml.h)."""
 
 
-def _idle(sheet: _Sheet, record: Record, last_ns: int | None) -> None:
-    for key, phase in (
-        ("power/idle_bare_w", Phase.BARE_IDLE),
-        ("power/idle_loaded_w", Phase.LOADED_IDLE),
-        ("power/idle_loaded_after_w", Phase.IDLE_AFTER),
-    ):
-        span = phase_window(record.info.phases, phase, last_ns)
-        if span is None:
-            sheet.put(key, None, NO_PHASE)
-            continue
-        values, reason = _joules(record, span.start_ns, span.end_ns)
-        total = _total(values)
-        sheet.put(key, None if total is None else total / span.duration_s, reason)
-
-
-def _above_idle(sheet: _Sheet, window: Window | None) -> None:
-    key = "energy/above_idle_loaded_j"
+def _steady(sheet: _Sheet, record: Record, requests: Requests, steady: Steady) -> None:
+    window = steady.window
     if window is None:
+        for key in METRICS:
+            if key.partition("/")[0].endswith("_steady"):
+                sheet.put(key, None, steady.reason)
         return
-    energy, idle = sheet.metrics["energy/gpu_j"], sheet.metrics["power/idle_loaded_w"]
-    if energy is None or idle is None:
-        missing = "energy/gpu_j" if energy is None else "power/idle_loaded_w"
-        sheet.put(key, None, sheet.null_reasons[missing])
-        return
-    sheet.put(key, energy - idle * window.duration_s)
+    seconds = window.duration_s
+    energy, reason = _total_joules(record, window.start_ns, window.end_ns)
+    emitted = int(requests.token_count[ends_in(requests.token_ts_ns, window)].sum())
+    completed = int((requests.completed & ends_in(requests.last_token_ns, window)).sum())
+    sheet.put("window_steady/duration_s", seconds)
+    sheet.put("energy_steady/gpu_j", energy, reason)
+    sheet.put("power_steady/gpu_mean_w", None if energy is None else energy / seconds, reason)
+    for key, count, empty in (("output_token", emitted, NO_TOKENS), ("request", completed, NO_COMPLETED)):
+        value = energy / count if energy is not None and count else None
+        sheet.put(f"energy_steady/gpu_j_per_{key}", value, reason if energy is None else empty)
+    sheet.put("throughput_steady/output_tokens_per_s", emitted / seconds)
+    sheet.put("throughput_steady/requests_per_s", completed / seconds)
+
+
+def _drifts(
+    sheet: _Sheet, record: Record, requests: Requests, window: Window, steady: Steady
+) -> drift.Drifts | None:
+    """Of the window; of a batch's steady window, because a batch as a whole fills up and runs empty."""
+    batch = record.info.config["scenario"]["kind"] == "batch"
+    stretch = steady.window if batch else window
+    keys = {name: f"window/{name}_drift_percent" for name in ("power", "throughput", "in_flight")}
+    if stretch is None:
+        sheet.update(dict.fromkeys(keys.values(), (None, steady.reason)))
+        return None
+    found = drift.drifts(
+        requests,
+        lambda start, end: _total_joules(record, start, end),
+        stretch,
+        residence_ns=drift.residence_ns(requests, stretch, since_first_token=batch),
+    )
+    for name, key in keys.items():
+        one: Drift | None = getattr(found, name)
+        sheet.put(key, None if one is None else one.percent, found.reasons.get(name))
+    if batch:
+        # Of a batch all are in flight from its first moment on, and fewer and fewer.
+        sheet.put(keys["in_flight"], None, NOT_A_SERVER)
+        # Nor has it arrivals that could explain a trend of its power.
+        found = dataclasses.replace(found, in_flight=None, power_unexplained=found.power)
+    return found
+
+
+def _total_joules(record: Record, start_ns: int, end_ns: int) -> tuple[float | None, str | None]:
+    """Energy of all GPUs between two times; None where that of one is not known, with the reason."""
+    values, reason = _joules(record, start_ns, end_ns)
+    return _total(values), reason
 
 
 __all__ = ["NULL_REASONS", "POLLED_SOURCES", "compute", "gpu_uuids", "to_bytes", "write"]

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-METRICS_VERSION = 1
-"""Raised whenever a key changes its meaning."""
+METRICS_VERSION = 2
+"""Raised whenever a key changes its meaning or goes."""
 
 PERCENTILES = (50, 95, 99)
 ENERGY_SOURCES = ("energy_counter", "power_samples", "power_average", "power_instant", "power_usage")
@@ -50,7 +50,11 @@ def _registry() -> dict[str, MetricSpec]:
         "lower",
     )
     add("energy/batch_gpu_j", "J", "energy of the whole batch, first send to last token", "lower")
-    add("energy/above_idle_loaded_j", "J", "energy of the window above loaded idle", "lower")
+    add("energy/bare_idle_j", "J", "of the window: what the GPU draws without an engine", "lower")
+    add("energy/context_idle_j", "J", "of the window: what an engine without requests adds to that", "lower")
+    add("energy/dynamic_j", "J", "of the window: the rest, what serving the requests added", "lower")
+    add("energy/dynamic_j_per_output_token", "J", "energy/dynamic_j / output tokens emitted", "lower")
+    add("energy/dynamic_j_per_request", "J", "energy/dynamic_j / requests completed", "lower")
     for phase, work in (("prefill", "prompt tokens computed"), ("decode", "tokens decoded")):
         add(
             f"energy/{phase}_j",
@@ -78,6 +82,9 @@ def _registry() -> dict[str, MetricSpec]:
     add("power/idle_loaded_w", "W", "mean power with the engine up and no request yet", "lower")
     add("power/idle_loaded_after_w", "W", "mean power with the engine up after the last request", "lower")
     add("power/cpu_package_mean_w", "W", "energy of all CPU packages over the window / its length", "lower")
+    add("power/idle_bare_after_w", "W", "mean power after the engine has ended", "lower")
+    add("power/idle_bare_drift_percent", "%", "bare idle after the load against before")
+    add("power/idle_loaded_drift_percent", "%", "loaded idle after the load against before")
 
     add(
         "throughput/output_tokens_per_s",
@@ -139,6 +146,22 @@ def _registry() -> dict[str, MetricSpec]:
     )
 
     add("window/duration_s", "s", "length of the window")
+    add("window/power_drift_percent", "%", "trend of power within the window, end against begin")
+    add("window/throughput_drift_percent", "%", "trend of output tokens/s within the window")
+    add("window/in_flight_drift_percent", "%", "trend of the requests in flight within the window")
+
+    add("window_steady/duration_s", "s", "length of the steady window of a batch")
+    add("energy_steady/gpu_j", "J", "energy of all GPUs over the steady window", "lower")
+    add("energy_steady/gpu_j_per_output_token", "J", "the same / output tokens emitted in it", "lower")
+    add("energy_steady/gpu_j_per_request", "J", "the same / requests completed in it", "lower")
+    add("power_steady/gpu_mean_w", "W", "energy of the steady window / its length", "lower")
+    add(
+        "throughput_steady/output_tokens_per_s",
+        "tokens/s",
+        "output tokens in the steady window / its length",
+        "higher",
+    )
+    add("throughput_steady/requests_per_s", "requests/s", "requests completed in it / its length", "higher")
 
     add("engine/running_mean", "1", "mean number of running requests over the engine steps of the window")
     add("engine/running_max", "1", "largest number of running requests in the window")
@@ -148,6 +171,10 @@ def _registry() -> dict[str, MetricSpec]:
 
     add("gpu/temperature_min_c", "C", "lowest GPU temperature in the window")
     add("gpu/temperature_max_c", "C", "highest GPU temperature in the window")
+    add("gpu/temperature_idle_bare_c", "C", "mean GPU temperature in bare idle")
+    add("gpu/temperature_idle_loaded_c", "C", "mean GPU temperature in loaded idle, before the first request")
+    add("gpu/temperature_idle_loaded_after_c", "C", "the same after the last request")
+    add("gpu/temperature_idle_bare_after_c", "C", "mean GPU temperature after the engine has ended")
     add("gpu/clock_sm_mean_mhz", "MHz", "mean SM clock over the window, weighted by time")
     add("gpu/clock_event_reasons", "bitmask", "clock event reasons seen in the window, NVML's bits or-ed")
     add("gpu/power_capped_share", "1", "share of the window with the software power cap slowing the clocks")

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from wattcount.metrics.compute import NULL_REASONS
 from wattcount.metrics.registry import spec
-from wattcount.metrics.units import quantity
+from wattcount.metrics.units import quantity, scale_for, significant
 from wattcount.record.schema import RunInfo
 
 WIDTH = 80
@@ -62,14 +62,16 @@ _ROWS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Energy of the window", ("energy/gpu_j",)),
     ("Energy of the batch", ("energy/batch_gpu_j",)),
     ("  per output token", ("energy/gpu_j_per_output_token",)),
+    ("    without idle", ("energy/dynamic_j_per_output_token",)),
+    ("    engine full", ("energy_steady/gpu_j_per_output_token",)),
     ("  per request", ("energy/gpu_j_per_request",)),
     ("  per good request", ("energy/gpu_j_per_good_request",)),
-    ("Power, mean of the window", ("power/gpu_mean_w",)),
-    ("  loaded idle / bare idle", ("power/idle_loaded_w", "power/idle_bare_w")),
+    ("Power, mean", ("power/gpu_mean_w",)),
+    ("  idle loaded / bare", ("power/idle_loaded_w", "power/idle_bare_w")),
     ("Output tokens", ("throughput/output_tokens_per_s",)),
     ("Requests completed", ("throughput/requests_per_s",)),
     ("  offered / sent", ("load/offered_rps", "load/achieved_rps")),
-    ("  within the SLO (goodput)", ("throughput/goodput_rps",)),
+    ("  good, by the SLO", ("throughput/goodput_rps",)),
     ("TTFT p50 / p95 / p99", tuple(f"latency/ttft_p{p}_ms" for p in (50, 95, 99))),
     ("TPOT p50 / p95 / p99", tuple(f"latency/tpot_p{p}_ms" for p in (50, 95, 99))),
     ("E2E p50 / p95 / p99", tuple(f"latency/e2e_p{p}_ms" for p in (50, 95, 99))),
@@ -120,7 +122,13 @@ def _how_sure(values: Mapping[str, Any]) -> str:
 
 
 def _values(keys: tuple[str, ...], values: Mapping[str, Any]) -> str:
-    """`34.10 / 40.20 / - ms`: the unit once where all share it."""
+    """`34.10 / 40.20 / - ms`: the unit once where all share it, one prefix for all."""
+    units = {spec(key).unit for key in keys}
+    if len(keys) > 1 and len(units) == 1:
+        known = [values.get(key) for key in keys]
+        scale, name = scale_for(known, units.pop())
+        texts = ["-" if value is None else significant(value / scale) for value in known]
+        return f"{' / '.join(texts)} {'' if set(texts) == {'-'} else name}".strip()
     shown = [quantity(values.get(key), spec(key).unit) for key in keys]
     units = {text.partition(" ")[2] for text in shown if text != "-"}
     if len(units) != 1:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wattcount.metrics.observations import MISSING, Requests, held, int_column, starts_in
+from wattcount.metrics.drift import Drifts, backlog
+from wattcount.metrics.observations import MISSING, Ints, Requests, held, int_column, starts_in
 from wattcount.metrics.window import Window, phase_window
 from wattcount.power.events import Source
 from wattcount.record.schema import Phase
@@ -23,10 +24,50 @@ READ_GAP_PERIODS = 4.0
 SOURCE_DISAGREEMENT = 0.05
 """Share of the counter's energy by which the 20 ms ring may differ from it. On steady serving loads the two
 agree within 1 %; the ring aliases loads that repeat faster than some 100 ms, by up to 16 %."""
+SOURCE_DISAGREEMENT_FATAL = 0.25
+"""More than aliasing can explain: one of the two sources is broken."""
+AVERAGE_MIN_WINDOW_S = 10.0
+"""The 1 s average is compared where its lag of up to a second cannot matter much."""
 SEND_LAG_MS = 10.0
 SEND_LAG_SHARE = 0.05
 """The generator lags where its p99 send lag exceeds both 10 ms and 5 % of the mean gap between arrivals."""
 UNFINISHED_SHARE = 0.01
+NOT_ACHIEVED_SHARE = 0.02
+"""Share of the requests planned for the window that may be sent outside it."""
+MISSED_SHARE = 0.01
+"""Share of the sampler's reads that may fall out."""
+MIN_COUNTER_READS = 5
+"""Reads of the counter in a window, for its energy to rest on more than the two at its ends."""
+DRIFT_PERCENT = 5.0
+"""Change within a window that is worth a word, if it is more than chance."""
+THROTTLED_SHARE = 0.01
+CAPPED_SHARE = 0.05
+"""Above a single read of the status in 20; a power cap is how a board works at its limit."""
+BACKLOG_SHARE = 0.05
+"""Share of the requests sent in a window by which those in flight may grow, before the server cannot keep up."""
+CLOCK_SPREAD = 0.1
+"""Share of the window's highest SM clock between percentiles 5 and 95 (by time)."""
+TEMPERATURE_C = (10.0, 85.0)
+"""Outside of it a sensor is broken, or a board is close to its slowdown (87 to 95 degrees C on data-centre boards)."""
+
+THROTTLES = (
+    # (bits, code, NVML's names, what it means, limit, invalidates)
+    (0x4, "power_capped", "SwPowerCap", "the power limit", CAPPED_SHARE, False),
+    (
+        0x20 | 0x40,
+        "thermal_slowdown",
+        "SwThermalSlowdown, HwThermalSlowdown",
+        "temperature",
+        THROTTLED_SHARE,
+        True,
+    ),
+    (0x8, "hw_slowdown", "HwSlowdown", "the board's own protection", THROTTLED_SHARE, True),
+    (0x80, "power_brake", "HwPowerBrakeSlowdown", "an external power brake", THROTTLED_SHARE, True),
+    (0x10, "sync_boost", "SyncBoost", "its sync boost group", CAPPED_SHARE, False),
+)
+"""Bits of nvmlDeviceGetCurrentClocksEventReasons (nvml.h) that slow the clocks. `applications_clocks` (0x2) is a
+setting and `gpu_idle` (0x1) a state: neither is a finding."""
+SLOWING = 0x4 | 0x8 | 0x10 | 0x20 | 0x40 | 0x80
 
 
 @dataclass(frozen=True)
@@ -51,12 +92,32 @@ class Finding:
         }
 
 
-def check(record: Record, window: Window | None) -> list[Finding]:
-    """Findings about a record, most serious first; `window` None: the run never reached it."""
-    found = list(_gpu_lost(record)) + list(_foreign_process(record, window))
+def check(record: Record, window: Window | None, drifts: Drifts | None = None) -> list[Finding]:
+    """Findings about a record, most serious first; `window` None: the run never reached it.
+
+    drifts  trends within the window, where they were computed
+    """
+    found = [*_gpu_lost(record), *_foreign_process(record, window), *_power_shared(record), *_sampler(record)]
     if window is not None:
-        found += [*_read_gaps(record, window), *_sources(record, window), *_requests(record, window)]
+        found += [
+            *_read_gaps(record, window),
+            *_short_window(record, window),
+            *_sources(record, window),
+            *_requests(record, window),
+            *_throttles(record, window),
+            *_settings(record, window),
+            *_temperature(record, window),
+            *_warmup(record),
+            *_overloaded(record, window),
+        ]
+    if drifts is not None:
+        found += _not_settled(record, drifts)
     return sorted(found, key=lambda finding: not finding.invalidates)
+
+
+def _on(record: Record, uuid: str) -> str:
+    """Which GPU, where there are several."""
+    return f" of {uuid}" if len(record.power.gpu_uuids) > 1 else ""
 
 
 def _gpu_lost(record: Record) -> Iterator[Finding]:
@@ -135,21 +196,25 @@ def _read_gaps(record: Record, window: Window) -> Iterator[Finding]:
 
 
 def _sources(record: Record, window: Window) -> Iterator[Finding]:
+    """The counter against power that was integrated: the ring, without one the 1 s average."""
     for uuid in record.power.gpu_uuids:
         known = record.power.energy_by_source(window.start_ns, window.end_ns, uuid)
         counter = known["energy_counter"].value_j if "energy_counter" in known else None
-        ring = known["power_samples"].value_j if "power_samples" in known else None
-        if not counter or ring is None:
+        name = "power_samples"
+        if name not in known and window.duration_s >= AVERAGE_MIN_WINDOW_S:
+            name = "power_average"
+        integral = known[name].value_j if name in known else None
+        if not counter or integral is None:
             continue
-        share = abs(ring - counter) / counter
+        share = abs(integral - counter) / counter
         if share > SOURCE_DISAGREEMENT:
             yield Finding(
                 "sources_disagree",
                 share,
                 SOURCE_DISAGREEMENT,
                 "1",
-                f"the samples ring of {uuid} gives {ring / counter - 1:+.1%} of the counter's energy",
-                False,
+                f"{name} of {uuid} gives {integral / counter - 1:+.1%} of the counter's energy",
+                share > SOURCE_DISAGREEMENT_FATAL,
             )
 
 
@@ -176,6 +241,16 @@ def _requests(record: Record, window: Window) -> Iterator[Finding]:
                 "requests were sent later than planned: the load was not the one asked for",
                 p99_ms > max(limit, mean_gap_ms),
             )
+    offered, achieved = int(planned.sum()), int((sent & (requests.planned_send_ns != MISSING)).sum())
+    if open_loop and offered and 1 - achieved / offered > NOT_ACHIEVED_SHARE:
+        yield Finding(
+            "load_not_achieved",
+            1 - achieved / offered,
+            NOT_ACHIEVED_SHARE,
+            "1",
+            f"{achieved} requests were sent in the window, {offered} were planned for it",
+            True,
+        )
     not_sent = int((planned & (int_column(record.requests, "actual_send_ns") == MISSING)).sum())
     unfinished = int((sent & ~requests.completed).sum()) + not_sent
     asked = int(sent.sum()) + not_sent
@@ -186,5 +261,224 @@ def _requests(record: Record, window: Window) -> Iterator[Finding]:
             UNFINISHED_SHARE,
             "1",
             f"{unfinished} of {asked} requests of the window failed, were cancelled or never sent",
+            False,
+        )
+
+
+def _power_shared(record: Record) -> Iterator[Finding]:
+    shared = [
+        gpu
+        for gpu in record.info.gpus
+        # nvmlGpuVirtualizationMode_t: 2 vGPU, 3 host vGPU, 4 host vSGA; passthrough (1) has the board to itself
+        if gpu.get("mig_mode") == 1 or gpu.get("virtualization_mode") in (2, 3, 4)
+    ]
+    if shared:
+        how = "MIG is on" if shared[0].get("mig_mode") == 1 else "it is a virtual GPU"
+        yield Finding(
+            "power_shared",
+            len(shared),
+            0,
+            "GPUs",
+            f"the sensors of {shared[0].get('uuid')} are of the whole board, others may compute on it ({how})",
+            True,
+        )
+
+
+def _sampler(record: Record) -> Iterator[Finding]:
+    """What the sampler lost, over the whole run."""
+    for uuid, books in record.info.sampler.items():
+        for name, code, unit, what in (
+            ("dropped_events", "dropped_events", "observations", "observations were lost to a full buffer"),
+            (
+                "ring_overflows",
+                "ring_overflows",
+                "times",
+                "times the samples ring wrapped before it was read",
+            ),
+        ):
+            lost = books.get(name) or 0
+            if lost > 0:
+                yield Finding(code, lost, 0, unit, f"{uuid}: {lost} {what}", False)
+        calls = sum(source.get("calls") or 0 for source in (books.get("sources") or {}).values())
+        missed = books.get("missed_deadlines") or 0
+        if calls and missed / (calls + missed) > MISSED_SHARE:
+            yield Finding(
+                "missed_deadlines",
+                missed / (calls + missed),
+                MISSED_SHARE,
+                "1",
+                f"{uuid}: {missed} of {calls + missed} reads of the sensors fell out, the one before took too long",
+                False,
+            )
+
+
+def _short_window(record: Record, window: Window) -> Iterator[Finding]:
+    for uuid in record.power.gpu_uuids:
+        reads = record.power.of(uuid, Source.ENERGY_COUNTER)
+        reads = reads[reads["nvml_return"] == 0]
+        if not len(reads):
+            continue
+        # `prev_t0_ns` is a read too: the last one that still gave the old value.
+        times = np.unique(np.concatenate([reads["t0_ns"], reads["prev_t0_ns"]]))
+        inside = int(((times >= window.start_ns) & (times <= window.end_ns)).sum())
+        if inside < MIN_COUNTER_READS:
+            yield Finding(
+                "window_too_short",
+                inside,
+                MIN_COUNTER_READS,
+                "reads",
+                f"the energy counter{_on(record, uuid)} was read {inside} times in a window of {window.duration_s:.2g} s",
+                False,
+            )
+
+
+def _throttles(record: Record, window: Window) -> Iterator[Finding]:
+    """Which reason slowed the clocks, and for how long."""
+    for index, uuid in enumerate(record.power.gpu_uuids):
+        reasons, lengths = held(record.power.events, index, Source.CLOCK_EVENT_REASONS, window)
+        total = int(lengths.sum())
+        for bits, code, names, what, limit, invalidates in THROTTLES:
+            slowed = int(lengths[(reasons & bits) != 0].sum())
+            if total and slowed / total > limit:
+                yield Finding(
+                    code,
+                    slowed / total,
+                    limit,
+                    "1",
+                    f"{what} slowed the clocks{_on(record, uuid)} for {slowed / 1e9:.3g} s of the window ({names})",
+                    invalidates,
+                )
+
+
+def _settings(record: Record, window: Window) -> Iterator[Finding]:
+    """Power limit and clocks that did not stay what they were."""
+    for index, uuid in enumerate(record.power.gpu_uuids):
+        limits, _ = held(record.power.events, index, Source.POWER_LIMIT, window)
+        if len(limits) and limits.max() > limits.min():
+            low, high = int(limits.min()) / 1e3, int(limits.max()) / 1e3
+            yield Finding(
+                "power_limit_changed",
+                high - low,
+                0,
+                "W",
+                f"the power limit{_on(record, uuid)} changed in the window, between {low:g} and {high:g} W",
+                True,
+            )
+        reasons, _ = held(record.power.events, index, Source.CLOCK_EVENT_REASONS, window)
+        slowed = bool((reasons & SLOWING).any())  # then it is known why the SM clock moves
+        for source, code, name in (
+            (Source.CLOCK_SM, "sm_clock_varied", "SM"),
+            (Source.CLOCK_MEMORY, "memory_clock_varied", "memory"),
+        ):
+            clocks, lengths = held(record.power.events, index, source, window)
+            if not len(clocks) or clocks.max() <= 0 or (source == Source.CLOCK_SM and slowed):
+                continue
+            low_mhz, high_mhz = _by_time(clocks, lengths, 0.05), _by_time(clocks, lengths, 0.95)
+            spread = (high_mhz - low_mhz) / int(clocks.max())
+            if spread > CLOCK_SPREAD:
+                yield Finding(
+                    code,
+                    spread,
+                    CLOCK_SPREAD,
+                    "1",
+                    f"the {name} clock{_on(record, uuid)} moved between {low_mhz} and {high_mhz} MHz in the window",
+                    False,
+                )
+
+
+def _by_time(values: Ints, lengths: Ints, share: float) -> int:
+    """The value that is not exceeded for this share of the time."""
+    order = np.argsort(values, kind="stable")
+    until = np.cumsum(lengths[order])
+    return int(values[order][np.searchsorted(until, share * int(until[-1]))])
+
+
+def _temperature(record: Record, window: Window) -> Iterator[Finding]:
+    low, high = TEMPERATURE_C
+    for index, uuid in enumerate(record.power.gpu_uuids):
+        degrees, _ = held(record.power.events, index, Source.TEMPERATURE_GPU, window)
+        if not len(degrees):
+            continue
+        for figure, limit, out in (
+            (int(degrees.max()), high, int(degrees.max()) > high),
+            (int(degrees.min()), low, int(degrees.min()) < low),
+        ):
+            if out:
+                yield Finding(
+                    "temperature_out_of_range",
+                    figure,
+                    limit,
+                    "C",
+                    f"the GPU{_on(record, uuid)} was at {figure} degrees C in the window; {low:g} to {high:g} are usual",
+                    False,
+                )
+
+
+def _warmup(record: Record) -> Iterator[Finding]:
+    """A warm-up that ended at its limit, as the run itself found."""
+    warmup = record.info.warmup
+    for name, percent in (warmup.get("unsettled") or {}).items():
+        yield Finding(
+            "not_settled",
+            abs(float(percent)),
+            DRIFT_PERCENT,
+            "%",
+            f"{_NAMES.get(name, name)} had not settled when the warm-up reached scenario.warmup_limit_s",
+            False,
+        )
+    if not warmup or warmup["settled"]:
+        return
+    needed_s, seconds = warmup.get("needed_s"), float(warmup["seconds"])
+    if needed_s is None or needed_s > seconds:
+        yield Finding(
+            "warmup_too_short",
+            seconds,
+            float(needed_s if needed_s is not None else warmup["limit_s"]),
+            "s",
+            "the window began before the server had filled up: raise scenario.warmup_limit_s above two of its "
+            "requests' lives",
+            False,
+        )
+
+
+_NAMES = {"power": "power", "throughput": "output tokens/s", "in_flight": "requests in flight"}
+
+
+def _not_settled(record: Record, drifts: Drifts) -> Iterator[Finding]:
+    arrivals = record.info.config["scenario"].get("arrivals") or {}
+    if arrivals.get("kind") == "trace":
+        # Recorded traffic rises and falls by itself.
+        return
+    batch = record.info.config["scenario"]["kind"] == "batch"
+    for name, drift in (
+        ("power", drifts.power_unexplained),
+        ("throughput", drifts.throughput if batch else None),
+    ):
+        if drift is not None and drift.certain and abs(drift.percent) > DRIFT_PERCENT:
+            beyond = "" if batch else ", more than the load explains"
+            yield Finding(
+                "not_settled",
+                abs(drift.percent),
+                DRIFT_PERCENT,
+                "%",
+                f"{_NAMES[name]} changed by {drift.percent:+.1f} % within the window{beyond} "
+                f"(99 % interval {drift.low:+.1f} to {drift.high:+.1f} %)",
+                False,
+            )
+
+
+def _overloaded(record: Record, window: Window) -> Iterator[Finding]:
+    scenario = record.info.config["scenario"]
+    if scenario["kind"] == "batch" or (scenario.get("arrivals") or {}).get("kind") == "trace":
+        return
+    found = backlog(Requests.of(record.requests), window)
+    if found.growth_share > BACKLOG_SHARE and found.certain:
+        yield Finding(
+            "overloaded",
+            found.growth_share,
+            BACKLOG_SHARE,
+            "1",
+            f"requests came faster than they were served: {found.begin} in flight at the window's begin, "
+            f"{found.end} at its end; latency depends on how long the window is",
             False,
         )

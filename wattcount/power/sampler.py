@@ -109,9 +109,17 @@ class PowerSampler:
 
     def latest_power_w(self) -> float | None:
         """Sum over the GPUs of the newest power reading, for a display."""
+        return self._sum_of_first(("power_instant", "power_usage", "power_average", "power_samples"))
+
+    def average_power_w(self) -> float | None:
+        """Sum over the GPUs of the 1 s average; of a GPU that has none, its newest power reading."""
+        return self._sum_of_first(("power_average", "power_usage", "power_instant", "power_samples"))
+
+    def _sum_of_first(self, names: Sequence[str]) -> float | None:
+        """The first of these sources that each GPU has, summed over GPUs; None where one has none."""
         total_w = 0.0
         for values in self.latest():
-            for name in ("power_instant", "power_usage", "power_average", "power_samples"):
+            for name in names:
                 if name in values:
                     total_w += values[name] / 1e3
                     break

@@ -33,7 +33,8 @@ class Evidence(StrEnum):
 
 
 class Phase(StrEnum):
-    """The phases of a run, in order; `IDLE_AFTER` is loaded idle after the drain."""
+    """The phases of a run, in order; `IDLE_AFTER` is loaded idle after the drain, `BARE_IDLE_AFTER` bare idle
+    after the engine has ended."""
 
     BARE_IDLE = "bare_idle"
     ENGINE_START = "engine_start"
@@ -42,6 +43,7 @@ class Phase(StrEnum):
     WINDOW = "window"
     DRAIN = "drain"
     IDLE_AFTER = "loaded_idle_after"
+    BARE_IDLE_AFTER = "bare_idle_after"
 
 
 class RequestStatus(StrEnum):
@@ -196,6 +198,9 @@ class RunInfo:
     """Every phase was run to its end."""
     timing: dict[str, float] = field(default_factory=dict)
     """Where the run's process spent its time, seconds: see `run.worker`."""
+    warmup: dict[str, Any] = field(default_factory=dict)
+    """How an adaptive warm-up ended: `settled`, `seconds`, `limit_s`, `unsettled` (percent of drift, by what still
+    drifted) and `needed_s` (twice as long as a request lived; None: none had ended). Empty where its length was fixed."""
     files: dict[str, FileFacts] = field(default_factory=dict)
     """The raw files as they were written, by name; a file that differs is damaged."""
 

@@ -41,6 +41,11 @@ class EmulatedActivity:
         self._idle_w = self._model.idle_loaded_w
         self._set(self._idle_w)
 
+    def engine_down(self) -> None:
+        self._busy = False
+        self._idle_w = self._model.idle_bare_w
+        self._set(self._idle_w)
+
     def on_step(self, step: EngineStep) -> None:
         self._last_step_ns = step.logged_ns
         self._busy = step.running > 0 or step.waiting > 0

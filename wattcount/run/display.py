@@ -32,6 +32,7 @@ _NAMES = {
     Phase.WINDOW: "window",
     Phase.DRAIN: "drain",
     Phase.IDLE_AFTER: "loaded idle after",
+    Phase.BARE_IDLE_AFTER: "bare idle after",
 }
 
 
@@ -58,12 +59,18 @@ def planned_phases(cfg: RunConfig) -> dict[Phase, float | None]:
         Phase.BARE_IDLE: scenario.bare_idle_s,
         Phase.ENGINE_START: None,
         Phase.LOADED_IDLE: scenario.loaded_idle_s,
-        Phase.WARMUP: server.warmup_s if server is not None else None,
+        Phase.WARMUP: server.warmup_s if server is not None and not _adaptive(server) else None,
         Phase.WINDOW: server.window_s if server is not None else None,
         Phase.DRAIN: None if server is not None else 0.0,
         Phase.IDLE_AFTER: scenario.loaded_idle_s,
+        Phase.BARE_IDLE_AFTER: scenario.bare_idle_after_s,
     }
     return {phase: seconds for phase, seconds in plan.items() if seconds != 0}
+
+
+def _adaptive(server: ServerConfig) -> bool:
+    """Whether only the run will tell how long its warm-up is."""
+    return 0 < server.warmup_s < server.warmup_limit_s
 
 
 def headline(cfg: RunConfig) -> str:

@@ -133,6 +133,9 @@ class Run:
         self._engine: Engine | None = None
         self._journal: Journal | None = None
         self._activity: EmulatedActivity | None = None
+        self._engine_ended: bool | None = None
+        """Whether it ended cleanly; None: it was not told to end yet."""
+        self._engine_stop_s = 0.0
         self._first_phase_ns = 0
         self._stop_signal: signal.Signals | None = None
 
@@ -207,11 +210,12 @@ class Run:
         sampler.start()
         host_power.start()
         self._first_phase_ns = now_ns()
-        ctx = RunContext(cfg=cfg, load=load, engine=engine, journal=journal)
+        ctx = RunContext(cfg=cfg, load=load, engine=engine, journal=journal, stop_engine=self._stop_engine)
         try:
             await _first_of(create_scenario(cfg).run(ctx), journal.run())
             info.complete = True
         finally:
+            info.warmup = ctx.warmup
             if ctx.engine_info is not None:
                 info.engine = dataclasses.asdict(ctx.engine_info)
 
@@ -243,9 +247,10 @@ class Run:
         assert self._journal is not None
         self._info.phases = [dataclasses.replace(span) for span in self._journal.phases.spans]
         self._info.clock_pairs = [vars(pair) for pair in self._journal.clock_pairs]
-        if self._activity is not None and any(
+        started = any(
             span.phase is Phase.ENGINE_START and span.end_ns is not None for span in self._info.phases
-        ):
+        )
+        if self._activity is not None and started and self._engine_ended is None:
             self._activity.engine_up()
         return self._writer.checkpoint(self._info)
 
@@ -294,30 +299,37 @@ class Run:
         info, writer = self._info, self._writer
         info.versions |= versions()
         self._note_what_is_odd()
-        stopping_ns = now_ns()
-        # Parquet is written while the engine takes its seconds to end.
+        closing_ns = now_ns()
+        # Parquet is written while an engine that is still up takes its seconds to end.
         files = asyncio.get_running_loop().run_in_executor(None, writer.write_tables)
         await self._stop_engine()
-        stopped_ns = now_ns()
         info.files = await files
         if self._activity is not None:
             self._activity.save(writer.folder / TRUTH_CSV)
         if self._session is not None:
             self._session.close()
-        info.timing = self._timing(stopping_ns, stopped_ns)
+        info.timing = self._timing(closing_ns)
         return writer.place(info)
 
-    async def _stop_engine(self) -> None:
-        if self._engine is None:
-            return
+    async def _stop_engine(self) -> bool:
+        """Ends the engine, once; whether it ended cleanly."""
+        if self._engine is None or self._engine_ended is not None:
+            return self._engine_ended is not False
+        self._engine_ended = False
+        stopping_ns = now_ns()
         try:
             async with asyncio.timeout(ENGINE_STOP_LIMIT_S):
                 await self._engine.stop()
+            self._engine_ended = True
         except Exception as error:
             # Its processes end with this one's session.
             traceback.print_exception(error)
             what = " ".join(f"{type(error).__name__} {error}".split())
             self._info.notes.append(f"the engine did not stop cleanly: {what}")
+        if self._activity is not None:
+            self._activity.engine_down()
+        self._engine_stop_s = (now_ns() - stopping_ns) / 1e9
+        return self._engine_ended
 
     def _note_what_is_odd(self) -> None:
         for gpu in self._info.sampler.values():
@@ -332,13 +344,14 @@ class Run:
                 f"{cancelled} requests were still running at the drain's limit and were cancelled"
             )
 
-    def _timing(self, stopping_ns: int, stopped_ns: int) -> dict[str, float]:
+    def _timing(self, closing_ns: int) -> dict[str, float]:
         """Where the time went, seconds. `overhead_s` is what wattcount adds to the phases and the engine's start.
 
         launch_s   from the parent's first step to this process' first line: preflight, interpreter, imports
         setup_s    to the first phase: NVML, sampler, load
-        between_s  between phases: prompts
-        close_s    after the last phase: engine's stop (engine_stop_s of it), files
+        between_s  between phases: prompts; the engine's stop, where bare idle follows it
+        close_s    after the last phase: files; the engine's stop, where nothing follows it
+        engine_stop_s  of one of the two
         """
         end_ns = now_ns()
         spans = [span for span in self._info.phases if span.end_ns is not None]
@@ -346,8 +359,8 @@ class Run:
         start_ns = sum(
             int(span.end_ns or 0) - span.start_ns for span in spans if span.phase is Phase.ENGINE_START
         )
-        last_ns = max((int(span.end_ns or 0) for span in spans), default=stopping_ns)
-        first_ns = spans[0].start_ns if spans else self._first_phase_ns or stopping_ns
+        last_ns = max((int(span.end_ns or 0) for span in spans), default=closing_ns)
+        first_ns = spans[0].start_ns if spans else self._first_phase_ns or closing_ns
         parts = {
             "wall_s": end_ns - self._job.started_ns,
             "phases_s": phases_ns - start_ns,
@@ -357,10 +370,10 @@ class Run:
             "setup_s": first_ns - self._main_ns,
             "between_s": last_ns - first_ns - phases_ns,
             "close_s": end_ns - last_ns,
-            "engine_stop_s": stopped_ns - stopping_ns,
             "overhead_s": end_ns - self._job.started_ns - phases_ns,
         }
-        return {name: round(value / 1e9, 4) for name, value in parts.items()}
+        seconds = {name: round(value / 1e9, 4) for name, value in parts.items()}
+        return seconds | {"engine_stop_s": round(self._engine_stop_s, 4)}
 
 
 async def _first_of(work: Any, background: Any) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import gc
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from wattcount.clock import now_ns
 from wattcount.config.schema import RunConfig, ScenarioConfig
@@ -31,8 +32,12 @@ class RunContext:
     load: BuiltLoad
     engine: Engine
     journal: Journal
+    stop_engine: Callable[[], Awaitable[bool]]
+    """Ends the engine; whether it ended cleanly."""
     engine_info: EngineInfo | None = None
     """Set once the engine is up."""
+    warmup: dict[str, Any] = field(default_factory=dict)
+    """How an adaptive warm-up ended, for `run.json`."""
 
     @property
     def phases(self) -> PhaseRunner:
@@ -45,7 +50,7 @@ class Scenario(ABC):
     ::
 
         bare idle --> engine start --> loaded idle --> [ warm-up --> window --> drain ] --> loaded idle
-                                                         drive(), the scenario's own
+                                                         drive(), the scenario's own         --> bare idle
     """
 
     def __init__(self, config: ScenarioConfig) -> None:
@@ -62,6 +67,10 @@ class Scenario(ABC):
             await self.drive(ctx)
             await self._idle(ctx, Phase.IDLE_AFTER, idle_s)
         if phases.current is not None:
+            phases.end()
+        # What is left of an engine that did not end cleanly would pass for the bare GPU.
+        if self._config.bare_idle_after_s > 0 and await ctx.stop_engine():
+            await self._idle(ctx, Phase.BARE_IDLE_AFTER, self._config.bare_idle_after_s)
             phases.end()
 
     @abstractmethod
@@ -93,20 +102,27 @@ class Scenario(ABC):
 
 
 class Sending:
-    """A generator at work: sends in the background, and tells at once when the engine dies."""
+    """A generator at work: sends in the background, and tells at once when the engine dies.
 
-    def __init__(self, ctx: RunContext, generator: LoadGenerator) -> None:
+    start_ns   None: as soon as everything is ready
+    planned    whether requests that will not be sent are to leave a row
+    """
+
+    def __init__(
+        self, ctx: RunContext, generator: LoadGenerator, *, start_ns: int | None = None, planned: bool = True
+    ) -> None:
         self._journal = ctx.journal
         self.generator = generator
         self._task: asyncio.Task[None] | None = None
-        self.start_ns = 0
+        self._planned = planned
+        self.start_ns = start_ns or 0
 
     async def __aenter__(self) -> Sending:
-        # Long enough for every planned send to be in the spool before the first one is due.
-        self.start_ns = now_ns() + 100_000_000 + 30_000 * len(self.generator.records)
+        if not self.start_ns:
+            self.start_ns = now_ns() + time_to_plan_ns(self.generator)
         self._task = asyncio.create_task(self.generator.run(self.start_ns))
         await asyncio.sleep(0)
-        self._journal.follow(self.generator)
+        self._journal.follow(self.generator, planned=self._planned)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -133,6 +149,11 @@ class Sending:
         else:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+
+
+def time_to_plan_ns(generator: LoadGenerator) -> int:
+    """Long enough for every planned send to be in the spool before the first one is due."""
+    return 100_000_000 + 30_000 * len(generator.records)
 
 
 def check_some_completed(generator: LoadGenerator, limit: str) -> None:

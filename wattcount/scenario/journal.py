@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -36,6 +35,7 @@ class Sampler(Protocol):
     def mark(self) -> None: ...
     def drain(self) -> NDArray[np.void]: ...
     def latest_power_w(self) -> float | None: ...
+    def average_power_w(self) -> float | None: ...
 
 
 @dataclass(frozen=True)
@@ -135,11 +135,25 @@ class Journal:
         """For `Engine.on_step`."""
         self._steps.append(step)
 
-    def follow(self, generator: LoadGenerator) -> None:
-        """Spools the generator's requests from now on. Call it when their planned sends are known."""
+    def follow(self, generator: LoadGenerator, *, planned: bool = True) -> None:
+        """Spools the generator's requests from now on. Call it when their planned sends are known.
+
+        planned  False: those that will not be sent leave no row
+        """
         followed = _Followed(generator)
         self._followed.append(followed)
-        self._writer.append_requests(*followed.planned())
+        if planned:
+            self._writer.append_requests(*followed.planned())
+
+    def planned_anew(self, generator: LoadGenerator) -> None:
+        """The planned sends of what was not sent yet have changed."""
+        for followed in self._followed:
+            if followed.generator is generator:
+                self._writer.append_requests(*followed.planned())
+
+    def average_power_w(self) -> float | None:
+        """Mean power of about the last second, all GPUs; None: no GPU tells."""
+        return self._sampler.average_power_w()
 
     def expect(self, requests: int) -> None:
         """How many requests the run is going to send, for the display."""
@@ -209,10 +223,11 @@ class Journal:
         return True
 
     async def _finish_sync(self) -> None:
-        sync, self._sync = self._sync, None
-        if sync is not None:
-            with contextlib.suppress(asyncio.CancelledError):
-                await sync
+        if self._sync is not None:
+            # Cancelled meanwhile, this must end; the disk is then waited for once more by whoever tidies up.
+            await asyncio.wait({self._sync})
+            sync, self._sync = self._sync, None
+            sync.result()
 
     def _progress(self) -> Progress:
         at_ns = now_ns()

@@ -13,11 +13,11 @@ class PhaseRunner:
 
     ::
 
-        bare_idle | engine_start |   | loaded_idle | warmup |   window   | drain | loaded_idle_after
-        ----------+--------------+---+-------------+--------+------------+-------+------------------> t
-        no engine   loading        ^   up, no load   load     what counts  no new   up, no load
-                                   |                                       sends
-                          prompts are made
+        bare_idle | engine_start |   | loaded_idle | warmup |   window   | drain | loaded_idle_after |   | bare_idle_after
+        ----------+--------------+---+-------------+--------+------------+-------+-------------------+---+----------------> t
+        no engine   loading        ^   up, no load   load     what counts  no new   up, no load        ^   no engine
+                                   |                                       sends                       |
+                          prompts are made                                                     the engine ends
 
         server   warmup and window begin and end at *planned* times: load start + scenario.warmup_s, + window_s
         batch    the window is from the first actual send to the last token; the drain is empty

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
+
+from wattcount.clock import now_ns
 from wattcount.config.schema import ServerConfig
 from wattcount.load.generator import LoadGenerator
 from wattcount.record.schema import Phase
-from wattcount.scenario.base import RunContext, Scenario, Sending, check_some_completed
+from wattcount.scenario.base import RunContext, Scenario, Sending, check_some_completed, time_to_plan_ns
+from wattcount.scenario.settling import Settling
+
+SAMPLE_S = 1.0
+"""How often it is asked whether the warm-up has settled; the mean power of a second is what sensors give."""
+SAMPLES = 10
+"""At least so many in the shortest warm-up."""
+DECIDE_BEFORE_NS = 50_000_000
+"""So long before its planned end it is decided whether the warm-up goes on."""
 
 
 class ServerScenario(Scenario):
@@ -13,15 +24,21 @@ class ServerScenario(Scenario):
 
     ::
 
-        load start          + warmup_s                    + warmup_s + window_s
-        |-- arrivals --------|-- arrivals ------------------|-- no new ones ------|
-          warmup               window: tokens and energy      drain, at most drain_limit_s
+        load start          + warmup_s          until settled,           + window_s
+                                                at most warmup_limit_s
+        |-- arrivals --------|-- more arrivals --|-- arrivals ----------------|-- no new ones ------|
+          warmup                                   window: tokens and energy    drain, at most drain_limit_s
+
+    Where power and throughput have settled after `warmup_s`, the window follows at once. Where not, its
+    arrivals wait while others, of a seed of their own, keep the server busy: whenever the window begins, the
+    same requests come at the same distance from its begin.
     """
 
     def __init__(self, config: ServerConfig) -> None:
         super().__init__(config)
         self._server = config
         self._generator: LoadGenerator | None = None
+        self._more: LoadGenerator | None = None
 
     def prepare(self, ctx: RunContext) -> None:
         assert ctx.engine_info is not None
@@ -31,27 +48,89 @@ class ServerScenario(Scenario):
             vocab_size=ctx.engine_info.vocab_size,
             window_start_offset_ns=ctx.load.window_start_offset_ns,
             max_in_flight=self._server.max_in_flight,
+            hold_window=ctx.load.more_warmup is not None,
         )
+        if ctx.load.more_warmup is not None:
+            self._more = LoadGenerator(
+                ctx.engine,
+                ctx.load.more_warmup,
+                vocab_size=ctx.engine_info.vocab_size,
+                window_start_offset_ns=None,
+                share_slots=self._generator,
+                id_prefix="more-",
+            )
         ctx.journal.expect(len(ctx.load.main))
 
     async def drive(self, ctx: RunContext) -> None:
         assert self._generator is not None
         assert ctx.load.end_offset_ns is not None
         config, phases = self._server, ctx.phases
-        async with Sending(ctx, self._generator) as sending:
+        window_length_ns = ctx.load.end_offset_ns - ctx.load.window_start_offset_ns
+        async with AsyncExitStack() as stack:
+            sending = await stack.enter_async_context(Sending(ctx, self._generator))
             window_ns = sending.start_ns + ctx.load.window_start_offset_ns
-            end_ns = sending.start_ns + ctx.load.end_offset_ns
             await sending.until(sending.start_ns)
-            if config.warmup_s > 0:
+            if self._more is not None:
+                limit_s = config.warmup_s + ctx.load.more_warmup_ns / 1e9
+                phases.begin(Phase.WARMUP, limit_s=limit_s, at_ns=sending.start_ns)
+                window_ns = await self._until_settled(ctx, stack, sending, window_ns)
+            elif config.warmup_s > 0:
                 phases.begin(Phase.WARMUP, config.warmup_s, at_ns=sending.start_ns)
-                await sending.until(window_ns)
+            await sending.until(window_ns)
+            end_ns = window_ns + window_length_ns
             phases.begin(Phase.WINDOW, config.window_s, at_ns=window_ns)
             await sending.until(end_ns)
             phases.begin(Phase.DRAIN, limit_s=config.drain_limit_s, at_ns=end_ns)
             # Held back by max_in_flight, requests may still wait to be sent: they belong to no window.
             await sending.all_sent(0.0 if config.max_in_flight is not None else config.drain_limit_s)
             await self._generator.drain(config.drain_limit_s)
+            if self._more is not None:
+                await self._more.drain(max(0.0, config.drain_limit_s - (now_ns() - end_ns) / 1e9))
             check_some_completed(
                 self._generator, f"the window and scenario.drain_limit_s={config.drain_limit_s:g} s"
             )
             phases.end()
+
+    async def _until_settled(
+        self, ctx: RunContext, stack: AsyncExitStack, sending: Sending, planned_ns: int
+    ) -> int:
+        """Goes on until the load has settled; returns when the window begins, at `planned_ns` or later.
+
+        Its requests are then released, and no other ones are sent from its begin on.
+        """
+        main, more = sending.generator, self._more
+        assert more is not None
+        start_ns, last_ns = sending.start_ns, planned_ns + ctx.load.more_warmup_ns
+        steps = max(SAMPLES, round((planned_ns - start_ns) / 1e9 / SAMPLE_S))
+        step_ns = (planned_ns - start_ns) // steps
+        early_ns, lead_ns = min(DECIDE_BEFORE_NS, step_ns // 2), time_to_plan_ns(main)
+        warming = [record for record in main.records if record.phase == "warmup"]
+        settling = Settling(start_ns)
+
+        async def sample(at_ns: int) -> None:
+            await sending.until(at_ns - early_ns)
+            if more.failure is not None:
+                raise more.failure
+            tokens = main.output_tokens + more.output_tokens
+            settling.add(now_ns(), tokens, ctx.journal.average_power_w())
+
+        for step in range(1, steps + 1):
+            await sample(start_ns + step * step_ns)
+        window_ns = planned_ns
+        if not settling.settled(warming):
+            await stack.enter_async_context(Sending(ctx, more, start_ns=planned_ns, planned=False))
+            at_ns = start_ns + (steps + 1) * step_ns
+            while at_ns + lead_ns <= last_ns:
+                await sample(at_ns)
+                ctx.journal.expect(len(main.records) + more.sent)
+                if settling.settled([*warming, *more.records[: more.sent]]):
+                    break
+                at_ns += step_ns
+            window_ns = max(planned_ns, now_ns() + lead_ns)
+            more.stop_at(window_ns)
+        main.release_window(window_ns - planned_ns)
+        if window_ns > planned_ns:
+            ctx.journal.planned_anew(main)
+        ctx.warmup |= settling.verdict([*warming, *more.records[: more.sent]])
+        ctx.warmup |= {"seconds": (window_ns - start_ns) / 1e9, "limit_s": (last_ns - start_ns) / 1e9}
+        return window_ns

@@ -1,0 +1,62 @@
+"""Trends: what is there is found, what is chance is not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wattcount.trend import MIN_VALUES, residual, theil_sen
+
+
+@settings(max_examples=100, deadline=None)
+@given(start=st.floats(1.0, 1e4), change=st.floats(-0.5, 0.5), bins=st.integers(MIN_VALUES, 40))
+def test_a_straight_line_is_found_exactly(start, change, bins):
+    middles = (np.arange(bins) + 0.5) / bins
+    drift = theil_sen(start * (1 + change * middles))
+    expected = 100 * change / (1 + change / 2)
+    assert drift.percent == pytest.approx(expected, abs=1e-6)
+    assert drift.low == pytest.approx(expected, abs=1e-6)
+    assert drift.high == pytest.approx(expected, abs=1e-6)
+
+
+def test_an_odd_bin_moves_it_little():
+    values = np.full(20, 300.0)
+    values[13] = 3000.0
+    drift = theil_sen(values)
+    assert drift.percent == 0.0
+    assert not drift.certain
+
+
+@pytest.mark.parametrize("values", [np.ones(MIN_VALUES - 1), np.zeros(20), np.empty(0)])
+def test_what_has_no_trend(values):
+    assert theil_sen(values) is None
+
+
+def test_the_interval_covers_and_chance_is_not_taken_for_a_trend():
+    """2,000 series of 20 noisy bins each, with and without a trend of 30 %."""
+    random = np.random.default_rng(1)
+    noise = random.normal(0, 10, (2000, 20))
+    line = 100 + 30 * ((np.arange(20) + 0.5) / 20 - 0.5)
+    still = [theil_sen(100 + row) for row in noise]
+    rising = [theil_sen(line + row, 100.0) for row in noise]
+    assert sum(drift.certain for drift in still) / 2000 < 0.015
+    covered = sum(drift.low <= 30.0 <= drift.high for drift in rising) / 2000
+    assert covered > 0.985
+    assert sum(drift.certain for drift in rising) / 2000 > 0.7
+
+
+def test_the_residual_has_no_line_left_in_it():
+    random = np.random.default_rng(2)
+    load = random.uniform(0, 100, 20)
+    noise = random.normal(0, 1, 20)
+    rest = residual(300 + 2 * load + noise, load)
+    assert rest.mean() == pytest.approx(0, abs=1e-9)
+    assert rest @ (load - load.mean()) == pytest.approx(0, abs=1e-6)
+    assert np.abs(rest - (noise - noise.mean())).max() < 1.0
+
+
+def test_a_load_that_does_not_vary_explains_nothing():
+    values = np.arange(10.0)
+    assert residual(values, np.full(10, 7.0)).tolist() == (values - 4.5).tolist()
