@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 
 from wattcount.metrics import compute
 from wattcount.record import Record
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+from bench_sampler_overhead import detrended, interval  # noqa: E402
+
 H200 = ROOT / "data" / "h200"
-STUDENT_T_975 = {3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262, 10: 2.228, 11: 2.201}
-"""Quantile 0.975 of Student's t by degrees of freedom."""
 
 
 def records() -> list[tuple[str, Record, dict[str, float | None]]]:
@@ -99,34 +104,113 @@ def sampler() -> str:
 
 
 def overhead() -> str:
-    rows = pq.read_table(H200 / "sampler_overhead.parquet").to_pylist()
-    batches = [row for row in rows if not row["idle"]]
-    idles = [row for row in rows if row["idle"]]
-    idle_w = sum(row["energy_j"] / row["span_s"] for row in idles if row["engine"] == "compiled") / sum(
-        row["engine"] == "compiled" for row in idles
-    )
+    stretches = pq.read_table(H200 / "sampler_overhead.parquet").to_pandas()
+    idle = stretches[stretches["kind"] == "idle"]
     lines = []
-    for label, chosen, value in (
-        ("output tokens/s", batches, lambda r: r["tokens"] / r["seconds"]),
-        (
-            "J per output token",
-            batches,
-            lambda r: (r["energy_j"] - (r["span_s"] - r["seconds"]) * idle_w) / r["tokens"],
-        ),
-        ("loaded idle, W", idles, lambda r: r["energy_j"] / r["span_s"]),
+
+    def line(what: str, off: float, found: dict[str, float]) -> None:
+        mean, half = found["mean_percent"], found["half_width_percent"]
+        lines.append([what, f"{off:.4g}", str(found["pairs"]), f"{mean:+.2f} %", f"{mean - half:+.2f} to {mean + half:+.2f} %"])  # fmt: skip
+
+    def pairwise(chosen: pd.DataFrame, value: pd.Series, what: str) -> None:
+        wide = chosen.assign(value=value).pivot_table(
+            index=["engine", "pair"], columns="sampler", values="value"
+        )
+        wide = wide.dropna()
+        line(what, wide[False].mean(), interval((wide[True] / wide[False] - 1).to_numpy()))
+
+    for occasion, name in ((1, "first board"), (2, "second board")):
+        chosen = idle[idle["occasion"] == occasion]
+        pairwise(chosen, chosen["energy_j"] / chosen["span_s"], f"loaded idle, W, {name}")
+    compiled = idle[idle["engine"] == "compiled"]
+    idle_w = (compiled["energy_j"] / compiled["span_s"]).mean()
+    batch = stretches[stretches["kind"] == "batch"]
+    net_j = batch["energy_j"] - (batch["span_s"] - batch["seconds"]) * idle_w
+    pairwise(batch, batch["tokens"] / batch["seconds"], "batches: output tokens/s")
+    pairwise(batch, net_j / batch["tokens"], "batches: J per output token")
+    decode = stretches[stretches["kind"] == "decode"]
+    # The first stretch of each batch still met the end of its prefill.
+    decode = decode[decode["start_s"].diff().fillna(9) < 3 * decode["start_s"].diff().median()]
+    on, start_s = decode["sampler"].to_numpy(), decode["start_s"].to_numpy()
+    for what, values in (
+        ("steady decode: output tokens/s", decode["tokens"] / decode["span_s"]),
+        ("steady decode: J per output token", decode["energy_j"] / decode["tokens"]),
+        ("steady decode: W", decode["energy_j"] / decode["span_s"]),
     ):
-        values = {(row["engine"], row["pair"], row["sampler"]): value(row) for row in chosen}
-        off = {key[:2]: v for key, v in values.items() if not key[2]}
-        change = [100 * (v / off[key[:2]] - 1) for key, v in values.items() if key[2] and key[:2] in off]
-        n = len(change)
-        mean = sum(change) / n
-        deviation = math.sqrt(sum((c - mean) ** 2 for c in change) / (n - 1))
-        half = STUDENT_T_975[n - 1] * deviation / math.sqrt(n)
-        lines.append([label, f"{sum(off.values()) / len(off):.4g}", str(n), f"{mean:+.2f} %", f"{mean - half:+.2f} to {mean + half:+.2f} %"])  # fmt: skip
+        line(what, values[~on].mean(), detrended(values.to_numpy(), on, start_s))
     return table(["figure", "sampler off", "pairs", "on against off", "95 % interval"], lines)
 
 
-TABLES = {"main-job": main_job, "sources": sources, "sampler": sampler, "overhead": overhead}
+def budget() -> str:
+    rows = []
+    for name, record, _ in records():
+        ((uuid, energy),) = compute(record)["energy"].items()
+        parts = {part: 100 * value / energy["value_j"] for part, value in energy["budget_j"].items()}
+        rows.append(
+            [
+                f"{name} ({uuid[4:8]})",
+                f"{energy['value_j']:.0f} J",
+                *(f"{parts[part]:.3f} %" for part in ("shape", "edges", "alignment", "timescale")),
+                f"{100 * energy['u95_method_j'] / energy['value_j']:.3f} %",
+                f"{100 * energy['u95_sensor_j'] / energy['value_j']:.2f} %",
+            ]
+        )
+    return table(["run", "energy", "shape", "edges", "alignment", "timescale", "method", "sensor"], rows)
+
+
+def period() -> str:
+    loads = pq.read_table(H200 / "load_period.parquet").to_pandas()
+    gap_w = float(np.polyfit(loads["products_per_s"], loads["counter_w"], 1)[1])
+    loads["work_j"] = (loads["counter_w"] - gap_w) / loads["products_per_s"]
+    rows = []
+    for value, chosen in loads.groupby("period_ms"):
+        beside = chosen[chosen["detuned"] != 1.0]["work_j"]
+        locked = 100 * (chosen[chosen["detuned"] == 1.0]["work_j"] / beside.mean() - 1)
+        rows.append(
+            [
+                f"{value:g}",
+                f"{chosen['counter_w'].mean():.0f}",
+                f"{1e3 * beside.mean():.1f}",
+                f"{100 * beside.std() / beside.mean():.1f} %",
+                ", ".join(f"{change:+.1f} %" for change in locked),
+            ]
+        )
+    return table(
+        ["period ms", "mean W", "mJ per product, detuned", "their spread", "at the period itself, each load"],
+        rows,
+    )
+
+
+def phases() -> str:
+    rows = []
+    for name, _, m in records():
+
+        def per(key: str, m: dict[str, float | None] = m) -> str:
+            value, u95 = m[f"energy/{key}_j_per_token"], m[f"energy/{key}_j_per_token_u95"]
+            return "-" if value is None or u95 is None else f"{1e3 * value:.3g} ± {1e3 * u95:.2g}"
+
+        rows.append(
+            [
+                name,
+                per("prefill"),
+                per("decode"),
+                f"{number(m['energy/request_p50_j'])} / {number(m['energy/request_p95_j'])}",
+                number(m["energy/dynamic_j_per_output_token"]),
+                number(m["attribution/condition_number"], 2),
+            ]
+        )
+    return table(["run", "prefill, mJ per token", "decode, mJ per token", "J per request p50 / p95", "J per output token without idle", "condition number"], rows)  # fmt: skip
+
+
+TABLES = {
+    "main-job": main_job,
+    "sources": sources,
+    "budget": budget,
+    "phases": phases,
+    "period": period,
+    "sampler": sampler,
+    "overhead": overhead,
+}
 
 
 def main() -> None:
