@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from synthetic_record import SyntheticRun, steady_requests
+from synthetic_record import SyntheticRun, observation, steady_requests
 
 from wattcount.cli.main import main
 from wattcount.config.schema import Weights
@@ -66,6 +66,8 @@ def test_csv_has_plain_numbers_and_empty_cells(tmp_path: Path, capsys: pytest.Ca
         ({"evidence": Evidence.EMULATED}, "different evidence: measured"),
         ({"weights": Weights.random}, "different weights: real"),
         ({"validity": Validity(False, ["engine_died"], ["died"])}, "invalid: "),
+        ({"gpu_facts": {"mig_mode": 1}}, "invalid: "),
+        ({"observations": [observation("clock_event_reasons", 50, 0x40)]}, "invalid: "),
     ],
 )
 def test_will_not_mix_unless_told_to(

@@ -26,6 +26,8 @@ SHORT = (
     "energy/gpu_j",
     "energy/batch_gpu_j",
     "energy/gpu_j_per_output_token",
+    "energy/dynamic_j_per_output_token",
+    "energy_steady/gpu_j_per_output_token",
     "energy/gpu_j_per_request",
     "energy/gpu_j_per_good_request",
     "power/gpu_mean_w",
