@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wattcount.metrics.drift import Drifts, backlog
+from wattcount.metrics.locking import locking
 from wattcount.metrics.observations import MISSING, Ints, Requests, held, int_column, starts_in
 from wattcount.metrics.window import Window, phase_window
 from wattcount.power.events import Source
@@ -26,6 +27,8 @@ SOURCE_DISAGREEMENT = 0.05
 agree within 1 %; the ring aliases loads that repeat faster than some 100 ms, by up to 16 %."""
 SOURCE_DISAGREEMENT_FATAL = 0.25
 """More than aliasing can explain: one of the two sources is broken."""
+LOCKED_ERROR_SHARE = 0.01
+"""Of the energy, that a load which keeps step with the sensor may be off by."""
 AVERAGE_MIN_WINDOW_S = 10.0
 """The 1 s average is compared where its lag of up to a second cannot matter much."""
 SEND_LAG_MS = 10.0
@@ -103,6 +106,7 @@ def check(record: Record, window: Window | None, drifts: Drifts | None = None) -
             *_read_gaps(record, window),
             *_short_window(record, window),
             *_sources(record, window),
+            *_locked(record, window),
             *_requests(record, window),
             *_throttles(record, window),
             *_settings(record, window),
@@ -215,6 +219,27 @@ def _sources(record: Record, window: Window) -> Iterator[Finding]:
                 "1",
                 f"{name} of {uuid} gives {integral / counter - 1:+.1%} of the counter's energy",
                 share > SOURCE_DISAGREEMENT_FATAL,
+            )
+
+
+def _locked(record: Record, window: Window) -> Iterator[Finding]:
+    """Steps that keep step with the sensor's samples."""
+    logged_ns = np.sort(int_column(record.steps, "logged_ns"))
+    inside = logged_ns[(logged_ns >= window.start_ns) & (logged_ns < window.end_ns)]
+    for uuid in record.power.gpu_uuids:
+        stamps_us = np.unique(record.power.of(uuid, Source.POWER_SAMPLES)["source_ts_us"])
+        if len(stamps_us) < 2:
+            continue
+        found = locking(inside, 1e3 * float(np.median(np.diff(stamps_us))))
+        if found is not None and found.error_share > LOCKED_ERROR_SHARE:
+            yield Finding(
+                "load_locks_to_sensor",
+                found.error_share,
+                LOCKED_ERROR_SHARE,
+                "1",
+                f"engine steps of {found.step_ns / 1e6:.1f} ms keep step with the power samples{_on(record, uuid)} "
+                f"(coherence {found.coherence:.2f}): the energy may be off by up to {found.error_share:.0%}",
+                False,
             )
 
 
