@@ -86,7 +86,7 @@ def main() -> None:
     )
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--load", choices=("none", "matmul"), default="none")
-    parser.add_argument("--counter-period-ms", type=float, default=PowerConfig().energy_counter_period_ms)
+    parser.add_argument("--counter-period-ms", type=float, help="default: the sampler's own")
     parser.add_argument("--emulated", action="store_true", help="use the emulated library")
     parser.add_argument("--json", type=Path, help="write the result here")
     args = parser.parse_args()

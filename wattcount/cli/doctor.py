@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from wattcount import __version__
+from wattcount.cli import sensors
 from wattcount.config import paths
 from wattcount.config.schema import GpuConfig, PowerBackend, PowerConfig
 from wattcount.engine.vllm_install import SUPPORTED, find_vllm
@@ -74,10 +75,15 @@ class Report:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print it as JSON")
+    sensors.add_arguments(parser)
 
 
 def main(args: argparse.Namespace) -> int:
     """0: this machine can measure (or emulate); 1: something that is needed is missing."""
+    if args.sensors:
+        return sensors.main(args)
+    if args.load or args.plot or args.emulated:
+        raise NotStartedError("--load, --plot and --emulated belong to --sensors")
     report = examine()
     if args.json:
         print(json.dumps(to_json(report), indent=2))

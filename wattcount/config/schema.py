@@ -270,10 +270,13 @@ class PowerConfig:
     """Where power is read and how often. Rates say how often NVML is asked, not how often it has news."""
 
     backend: PowerBackend = PowerBackend.auto
-    energy_counter_period_ms: float = 1009.0
-    power_period_ms: float = 20.0
-    samples_period_ms: float = 1000.0
+    energy_counter_period_ms: float | None = None
+    """None, here and below: chosen by what the sensors are like (`wattcount doctor --sensors`)."""
+    power_period_ms: float | None = None
+    samples_period_ms: float | None = None
     """How often the driver's samples ring is drained; shortened on the spot where it would overflow."""
+    probe: bool | None = None
+    """Read the sensors fast for some seconds before the first run on a GPU, to know them. None: on real GPUs only."""
     status_period_ms: float = 1000.0
     """Temperature, clocks, utilisation, memory, clock event reasons, power limit, processes."""
     heartbeat_ms: float = 1000.0

@@ -353,7 +353,7 @@ def _power(cfg: RunConfig) -> Iterator[str]:
         "heartbeat_ms",
     ):
         value = getattr(power, key)
-        if not 0.5 <= value <= 60_000:
+        if value is not None and not 0.5 <= value <= 60_000:
             yield f"power.{key}: must be between 0.5 and 60000 ms, not {value:g} ms"
     yield from _at_least("power.buffer_mib_per_gpu", power.buffer_mib_per_gpu, 1, " MiB")
 

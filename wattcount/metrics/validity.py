@@ -174,7 +174,7 @@ def _read_gaps(record: Record, window: Window) -> Iterator[Finding]:
     for index, uuid in enumerate(trace.gpu_uuids):
         mine = trace.events[(trace.events["gpu"] == index) & (trace.events["nvml_return"] == 0)]
         for source, period_ms in (
-            (Source.ENERGY_COUNTER, float(settings.get("energy_counter_period_ms", 1000.0))),
+            (Source.ENERGY_COUNTER, float(settings.get("energy_counter_period_ms") or 1000.0)),
             (Source.POWER_AVERAGE, heartbeat_ms),
             (Source.POWER_USAGE, heartbeat_ms),
         ):

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from wattcount.config.schema import PowerConfig
 from wattcount.errors import NotStartedError, RunFailedError
 from wattcount.power import _native
+from wattcount.power.characterise import sampling_plan
 from wattcount.power.events import EVENT_DTYPE, SOURCE_UNITS, Source
 from wattcount.power.nvml import GpuFacts, NvmlSession, attach_session
 from wattcount.power.trace import PowerTrace
@@ -57,7 +58,7 @@ class PowerSampler:
             if len(set(self.gpu_uuids)) < len(self.gpu_uuids):
                 raise NotStartedError(f"a GPU is named twice: {', '.join(map(str, gpus or ()))}")
             self._native = _native.Sampler(
-                self.session.native, list(self.gpu_uuids), _plan(config or PowerConfig())
+                self.session.native, list(self.gpu_uuids), _plan(sampling_plan(None, config or PowerConfig()))
             )
         except BaseException as error:
             if self._own_session:
@@ -170,7 +171,8 @@ class PowerSampler:
 
 
 def _plan(config: PowerConfig) -> dict[str, int]:
-    def ns(ms: float) -> int:
+    def ns(ms: float | None) -> int:
+        assert ms is not None
         return round(ms * 1e6)
 
     return {

@@ -196,6 +196,8 @@ class RunInfo:
     """Lines a reader should know of that spoil nothing."""
     complete: bool = False
     """Every phase was run to its end."""
+    characterisation: dict[str, Any] = field(default_factory=dict)
+    """By GPU UUID: what its power sensors are like (`power.characterise`), found before this run or an earlier one."""
     timing: dict[str, float] = field(default_factory=dict)
     """Where the run's process spent its time, seconds: see `run.worker`."""
     warmup: dict[str, Any] = field(default_factory=dict)

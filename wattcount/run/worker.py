@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 from wattcount import ownership
 from wattcount.clock import now_ns
-from wattcount.config.plain import from_json
+from wattcount.config.plain import from_json, to_json
 from wattcount.config.schema import RunConfig
 from wattcount.engine import create as create_engine
 from wattcount.engine.base import Engine
@@ -46,6 +46,7 @@ from wattcount.errors import (
 )
 from wattcount.load import tokenizer
 from wattcount.load.build import build_plan
+from wattcount.power.characterise import sampling_plan
 from wattcount.power.nvml import NvmlSession, attach_session
 from wattcount.power.rapl import RaplSampler, find_rapl
 from wattcount.power.sampler import PowerSampler
@@ -54,6 +55,7 @@ from wattcount.record.writer import RecordWriter
 from wattcount.run.facts import versions
 from wattcount.run.messages import Ended, Message, encode
 from wattcount.run.process import TIMEOUT_SIGNAL
+from wattcount.run.sensors import characterised
 from wattcount.scenario import Journal, Progress, RunContext
 from wattcount.scenario import create as create_scenario
 
@@ -198,6 +200,9 @@ class Run:
         info.gpus = [gpu.to_json() for gpu in gpus]
         info.nvml = session.library
         self._engine = engine = create_engine(cfg, uuids, self._writer.folder)
+        info.characterisation = characterised(session, uuids, cfg.power)
+        cfg.power = sampling_plan(next(iter(info.characterisation.values()), None), cfg.power)
+        info.config["power"] = to_json(cfg)["power"]
         self._sampler = sampler = PowerSampler(uuids, session, cfg.power, keep=False)
         rapl = find_rapl()
         info.host["rapl"] = rapl.to_json()
