@@ -53,7 +53,7 @@ FROM_PYPI = {
     "codecarbon": "codecarbon==3.3.2",
     "ai_energymeter": "ai-energymeter==2.0.2",
 }
-OWN = ("wattcount", "counter_edges", "pynvml_10hz")
+OWN = ("wattcount", "counter_edges", "counter_ends", "pynvml_10hz")
 TOOLS = (*OWN, *FROM_PYPI)
 OURS = "wattcount"
 NEEDED_FOR_P99 = 100
@@ -77,7 +77,7 @@ class Plan:
         plan = []
         for length_s, count in self.lanes:
             for _ in range(count):
-                lane, at_s = [], float(rng.uniform(0, min(length_s, self.duration_s / 4)))
+                lane, at_s = [], float(rng.uniform(0, min(length_s, self.duration_s - length_s)))
                 while at_s + length_s <= self.duration_s:
                     lane.append((round(at_s, 6), round(at_s + length_s, 6)))
                     at_s += length_s + float(rng.uniform(0.25, 0.55))
@@ -122,7 +122,7 @@ def llm(duration_s: float, rng: np.random.Generator) -> Points:
         step = EngineStep(
             0, None, None, 512 * prefilled, len(running), len(running) + prefilled, waiting, None
         )
-        points.append((at_s, power.step_power_w(step) * rng.normal(1, 0.02)))
+        points.append((at_s, min(power.step_power_w(step) * rng.normal(1, 0.02), 700.0)))
         waiting -= prefilled
         running = np.append(running + 1, np.ones(prefilled, np.int64))
         running = running[running < 128]
@@ -376,54 +376,100 @@ def tables(
 
 
 def advantage(rows: Sequence[dict[str, Any]], figure: str) -> list[dict[str, Any]]:
-    """For each load and length the best of the others, and how many times greater its error is than wattcount's."""
+    """For each load and length the best of the others, and how many times greater its error is than wattcount's.
+
+    `best_other`: of all others; `best_package`: of those from PyPI.
+    """
     found = []
-    for ours in (row for row in rows if row["tool"] == OURS):
+    for ours in (row for row in rows if row["tool"] == OURS and row[figure]):
+        place = (ours["load"], ours["window_s"])
+        cell = {"load": ours["load"], "window_s": ours["window_s"], "wattcount_pct": ours[figure]}
         others = [
             row
             for row in rows
-            if row["tool"] != OURS
-            and (row["load"], row["window_s"]) == (ours["load"], ours["window_s"])
-            and row[figure] is not None
+            if (row["load"], row["window_s"]) == place and row["tool"] != OURS and row[figure] is not None
         ]
-        if others and ours[figure]:
-            best = min(others, key=lambda row: row[figure])
-            found.append(
-                {
-                    "load": ours["load"],
-                    "window_s": ours["window_s"],
-                    "best_other": best["tool"],
-                    "best_other_pct": best[figure],
-                    "wattcount_pct": ours[figure],
-                    "times": best[figure] / ours[figure],
-                }
-            )
+        for name, among in (
+            ("other", others),
+            ("package", [row for row in others if row["tool"] in FROM_PYPI]),
+        ):
+            best = min(among, key=lambda row: row[figure], default=None)
+            cell |= {
+                f"best_{name}": best and best["tool"],
+                f"best_{name}_pct": best and best[figure],
+                f"times_{name}": best and best[figure] / ours[figure],
+            }
+        found.append(cell)
     return found
 
 
-def show(value: float | None, digits: int = 2) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
+def show(value: float | None, form: str = ".2f") -> str:
+    return "-" if value is None else format(value, form)
 
 
-def report(rows: Sequence[dict[str, Any]], figure: str) -> None:
-    print("| load | window | tool | windows | mean % | p99 % | worst % | covered |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A Markdown table."""
+    for cells in (head, ["---"] * len(head), *rows):
+        print(f"| {' | '.join(cells)} |")
+    print()
+
+
+def report(rows: Sequence[dict[str, Any]], tools: Sequence[str], figure: str) -> None:
+    cells = {(row["load"], row["window_s"], row["tool"]): row for row in rows}
+    for title, key, form in (
+        ("Mean error, % (signed)", "mean_pct", "+.2f"),
+        ("p99 of the absolute error, %", "p99_pct", ".2f"),
+        ("Worst absolute error, %", "worst_pct", ".2f"),
+    ):
+        print(f"{title}:\n")
+        print_table(
+            ["load", "window", "windows", *tools],
+            [
+                [load, f"{length_s:g} s", str(row["windows"])]
+                + [show(cells[load, length_s, tool][key], form) for tool in tools]
+                for (load, length_s, first), row in cells.items()
+                if first == tools[0]
+            ],
+        )
     for row in rows:
-        count = f"{row['windows'] - row['refused']}" + (f" of {row['windows']}" if row["refused"] else "")
-        mean = "-" if row["mean_pct"] is None else f"{row['mean_pct']:+.2f}"
-        print(
-            f"| {row['load']} | {row['window_s']:g} s | {row['tool']} | {count} | {mean} | {show(row['p99_pct'])} | "
-            f"{show(row['worst_pct'])} | {show(row['covered_share'])} |"
+        if row["refused"]:
+            print(
+                f"No value of {row['tool']} for {row['refused']} of {row['windows']} windows of "
+                f"{row['window_s']:g} s of {row['load']}.\n"
+            )
+    if told := [row for row in rows if row["covered_share"] is not None]:
+        print("Share of windows whose truth lies within wattcount's 95 % interval:\n")
+        print_table(
+            ["load", "window", "share"],
+            [[row["load"], f"{row['window_s']:g} s", show(row["covered_share"])] for row in told],
         )
-    print(
-        f"\n| load | window | best of the others | its {figure.removesuffix('_pct')} % | wattcount's | times |"
+    print(f"How many times greater the {figure.removesuffix('_pct')} error of the best of the others is:\n")
+    print_table(
+        [
+            "load",
+            "window",
+            "wattcount, %",
+            "best of all others",
+            "its, %",
+            "times",
+            "best package",
+            "its, %",
+            "times",
+        ],
+        [
+            [row["load"], f"{row['window_s']:g} s", show(row["wattcount_pct"])]
+            + [
+                text
+                for kind in ("other", "package")
+                for text in (
+                    row[f"best_{kind}"] or "-",
+                    show(row[f"best_{kind}_pct"]),
+                    show(row[f"times_{kind}"], ".1f"),
+                )
+            ]
+            for row in advantage(rows, figure)
+        ],
     )
-    print("| --- | --- | --- | --- | --- | --- |")
-    for row in advantage(rows, figure):
-        print(
-            f"| {row['load']} | {row['window_s']:g} s | {row['best_other']} | {show(row['best_other_pct'])} | "
-            f"{show(row['wattcount_pct'])} | {row['times']:.1f} |"
-        )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -453,21 +499,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="wattcount-bench-") as temporary:
         folder = Path(temporary)
         stage = run_stage(plan, tools, loads, args.profile, pythons, folder / "windows")
-        cpu_plan = QUICK if args.quick else CPU
-        cpu = run_stage(cpu_plan, ("harness", *tools), loads[:1], args.profile, pythons, folder / "cpu")
+        cpu = run_stage(CPU, ("harness", *tools), loads[:1], args.profile, pythons, folder / "cpu")
     rows = tables(stage, tools, loads, lengths)
     figure = "worst_pct" if args.quick else "p99_pct"
-    report(rows, figure)
+    report(rows, tools, figure)
     idle = cpu.cpu_share["harness", loads[0]]
     print(
-        f"\n| tool | version | CPU, % of a core ({loads[0]}, one window at a time; harness {100 * idle:.2f} taken off) |"
+        f"CPU with one window at a time, % of a core ({loads[0]}; {100 * idle:.2f} of the harness taken off):\n"
     )
-    print("| --- | --- | --- |")
-    for tool in tools:
-        print(f"| {tool} | {stage.versions[tool]} | {100 * (cpu.cpu_share[tool, loads[0]] - idle):.2f} |")
+    print_table(
+        ["tool", "version", "CPU, %"],
+        [
+            [tool, stage.versions[tool] or "-", show(100 * max(0.0, cpu.cpu_share[tool, loads[0]] - idle))]
+            for tool in tools
+        ],
+    )
     late = np.array(stage.late_ms)
     print(
-        f"\nWindows began late by {np.median(late):.2f} ms (median), {np.percentile(late, 99):.2f} ms (p99), "
+        f"Windows began late by {np.median(late):.2f} ms (median), {np.percentile(late, 99):.2f} ms (p99), "
         f"{late.max():.1f} ms at most; {stage.clamped} points of the true curve were moved."
     )
     if args.json is not None:
