@@ -63,7 +63,7 @@ def test_windows_of_a_lane_do_not_overlap(bench: ModuleType) -> None:
         length = round(lane[0][1] - lane[0][0], 3)
         counts[length] = counts.get(length, 0) + len(lane)
     assert set(counts) == {1.0, 5.0, 10.0}
-    assert min(counts.values()) >= bench.NEEDED_FOR_P99
+    assert min(counts.values()) * bench.BOARDS >= bench.NEEDED_FOR_P99
     for plan in (bench.QUICK, bench.CPU):
         assert all(plan.windows(np.random.default_rng(bench.SEED)))
 
@@ -102,6 +102,7 @@ def test_a_tool_that_fails_is_named(bench: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"nonesuch on bursts ended with code 1: .*KeyError: 'nonesuch'"):
         bench.run_stage(
             bench.QUICK,
+            1,
             ("nonesuch",),
             ("bursts",),
             "h200",
@@ -123,7 +124,7 @@ def test_tools_that_need_nothing_from_pypi(
     assert {row["tool"] for row in found["rows"]} == set(bench.OWN)
     worst = {row["tool"]: row["worst_pct"] for row in found["rows"]}
     assert worst["wattcount"] < 3
-    assert max(worst.values()) < 50
+    assert min(worst.values()) > 0  # 0: the truth was the tool's own answer
     assert {row["windows"] - row["refused"] for row in found["rows"]} <= {2, 3, 4}
     assert all(0 <= share < 0.5 for share in found["cpu_share"].values())
     head = "| load | window | windows | wattcount | counter_edges | counter_ends | pynvml_10hz |"
