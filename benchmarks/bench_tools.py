@@ -4,9 +4,9 @@
     python benchmarks/bench_tools.py --venv VENV --json tools.json
     python benchmarks/bench_tools.py --quick --tools wattcount,pynvml_10hz,counter_edges     # nothing from PyPI
 
-Each tool runs in a process of its own for each load and sees an emulated H200 (gain 1, offset 0) through NVML's own
-interface. For one load all tools see the same board: the same true power at the same moment, the same sensor
-phases. Every tool is asked for the same windows, by its own means: it is told to begin and to end, or asked afterwards
+Each tool runs in a process of its own for each board and sees an emulated H200 (gain 1, offset 0) through NVML's own
+interface, on several boards of each load. All tools see the same boards: the same true power at the same moment, the
+same sensor phases. Every tool is asked for the same windows, by its own means: it is told to begin and to end, or asked afterwards
 for the stretch in between. The truth is the energy between the return of the begin call and the end call.
 
 All processes run at once: emulated boards do not make each other wait, as one real board would, and the tools use
@@ -53,11 +53,10 @@ FROM_PYPI = {
     "codecarbon": "codecarbon==3.3.2",
     "ai_energymeter": "ai-energymeter==2.0.2",
 }
-OWN = ("wattcount", "counter_edges", "pynvml_10hz")
+OWN = ("wattcount", "counter_edges", "counter_ends", "pynvml_10hz")
 TOOLS = (*OWN, *FROM_PYPI)
 OURS = "wattcount"
 NEEDED_FOR_P99 = 100
-START_TIMEOUT_S = 180
 SEED = 20260401
 
 Points = list[tuple[float, float]]
@@ -77,7 +76,7 @@ class Plan:
         plan = []
         for length_s, count in self.lanes:
             for _ in range(count):
-                lane, at_s = [], float(rng.uniform(0, min(length_s, self.duration_s / 4)))
+                lane, at_s = [], float(rng.uniform(0, min(length_s, self.duration_s - length_s)))
                 while at_s + length_s <= self.duration_s:
                     lane.append((round(at_s, 6), round(at_s + length_s, 6)))
                     at_s += length_s + float(rng.uniform(0.25, 0.55))
@@ -85,7 +84,8 @@ class Plan:
         return plan
 
 
-FULL = Plan(240.0, ((1.0, 1), (5.0, 3), (10.0, 5)))
+FULL = Plan(205.0, ((1.0, 1), (5.0, 1), (10.0, 2)))
+BOARDS = 3
 QUICK = Plan(6.0, ((1.0, 1), (5.0, 1)))
 CPU = Plan(12.0, ((10.0, 1),))
 
@@ -122,7 +122,7 @@ def llm(duration_s: float, rng: np.random.Generator) -> Points:
         step = EngineStep(
             0, None, None, 512 * prefilled, len(running), len(running) + prefilled, waiting, None
         )
-        points.append((at_s, power.step_power_w(step) * rng.normal(1, 0.02)))
+        points.append((at_s, min(power.step_power_w(step) * rng.normal(1, 0.02), 700.0)))
         waiting -= prefilled
         running = np.append(running + 1, np.ones(prefilled, np.int64))
         running = running[running < 128]
@@ -184,7 +184,8 @@ class Truth:
 @dataclass
 class Worker:
     tool: str
-    load: str
+    board: tuple[str, int]
+    """Its load and number."""
     process: subprocess.Popen[str]
     log: Path
     version: str | None = None
@@ -196,14 +197,14 @@ class Worker:
             self.process.wait()
             tail = self.log.read_text(errors="replace").strip().splitlines()[-3:]
             raise SystemExit(
-                f"{self.tool} on {self.load} ended with code {self.process.returncode}: {' | '.join(tail) or 'no output'}"
+                f"{self.tool} on {self.board[0]} ended with code {self.process.returncode}: {' | '.join(tail) or 'no output'}"
             )
         answer: dict[str, Any] = json.loads(line)
         return answer
 
 
 def start_worker(
-    tool: str, load: str, machine: EmulatedMachine, python: Path, plan: Path, folder: Path
+    tool: str, board: tuple[str, int], machine: EmulatedMachine, python: Path, plan: Path, folder: Path
 ) -> Worker:
     environment = {
         key: value for key, value in os.environ.items() if key not in (CONFIG_ENV, LIBRARY_ENV, "PYTHONPATH")
@@ -216,13 +217,13 @@ def start_worker(
         "PATH": f"{_nvidia_smi(folder)}{os.pathsep}{os.environ['PATH']}",
         "OMP_NUM_THREADS": "1",
     }
-    log = folder / f"{tool}-{load}.log"
+    log = folder / f"{tool}-{board[0]}-{board[1]}.log"
     with log.open("w") as errors:
         process = subprocess.Popen(
             [python, WORKER, tool, plan], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=errors, text=True, cwd=folder,
         )  # fmt: skip
-    return Worker(tool, load, process, log)
+    return Worker(tool, board, process, log)
 
 
 def _nvidia_smi(folder: Path) -> Path:
@@ -252,43 +253,47 @@ class Stage:
     windows: list[Window]
     late_ms: list[float]
     cpu_share: dict[tuple[str, str], float]
-    """By tool and load, of one core."""
+    """By tool and load, of one core; where there are several boards, of one of them."""
     versions: dict[str, str | None]
     clamped: int
 
 
 def run_stage(
     plan: Plan,
+    boards: int,
     tools: Sequence[str],
     loads: Sequence[str],
     profile: str,
     pythons: dict[str, Path],
     folder: Path,
 ) -> Stage:
-    """Runs every tool on every load, all at once."""
+    """Runs every tool on every board of every load, all at once."""
     folder.mkdir()
     lengths = [length for length, count in plan.lanes for _ in range(count)]
-    lanes = plan.windows(np.random.default_rng(SEED))
-    plan_path = folder / "plan.json"
-    plan_path.write_text(json.dumps({"lanes": lanes}))
-    machines = {
-        load: EmulatedMachine([EmulatedGpu(profile, options={"seed": SEED + number})], folder / load)
-        for number, load in enumerate(loads)
-    }
+    machines: dict[tuple[str, int], EmulatedMachine] = {}
+    plans: dict[int, Path] = {}
+    for number in range(boards):
+        plans[number] = folder / f"plan-{number}.json"
+        lanes = plan.windows(np.random.default_rng([SEED, number]))
+        plans[number].write_text(json.dumps({"lanes": lanes}))
+        for load in loads:
+            gpu = EmulatedGpu(profile, options={"seed": SEED + len(machines)})
+            machines[load, number] = EmulatedMachine([gpu], folder / f"{load}-{number}")
     stage = Stage([], [], {}, {}, 0)
     with ExitStack() as stack:
         workers = []
         for tool in tools:
-            for load in loads:
-                worker = start_worker(tool, load, machines[load], pythons[tool], plan_path, folder)
+            for board, machine in machines.items():
+                worker = start_worker(tool, board, machine, pythons[tool], plans[board[1]], folder)
                 stack.callback(_end, worker.process)
                 workers.append(worker)
         for worker in workers:
             stage.versions[worker.tool] = worker.answer()["version"]
         epoch_ns = now_ns() + 2 * S_NS
-        for number, (load, machine) in enumerate(machines.items()):
+        for (load, number), machine in machines.items():
             (live,) = machine.live.values()
-            for at_s, power_w in LOADS[load](plan.duration_s + 3, np.random.default_rng([SEED, number])):
+            rng = np.random.default_rng([SEED, number, list(LOADS).index(load)])
+            for at_s, power_w in LOADS[load](plan.duration_s + 3, rng):
                 live.append(epoch_ns + round(at_s * S_NS), round(power_w * 1e3))
             stage.clamped += live.clamped
         for worker in workers:
@@ -296,13 +301,14 @@ def run_stage(
             print(epoch_ns, file=worker.process.stdin, flush=True)
         for worker in workers:
             answer = worker.answer()
-            (live,) = machines[worker.load].live.values()
+            load, _ = worker.board
+            (live,) = machines[worker.board].live.values()
             truth = Truth(*live.history())
             stage.late_ms += answer["late_ms"]
-            stage.cpu_share[worker.tool, worker.load] = answer["cpu_s"] / answer["wall_s"]
+            stage.cpu_share[worker.tool, load] = answer["cpu_s"] / answer["wall_s"]
             for length_s, lane, u95_j in zip(lengths, answer["lanes"], answer["u95_j"], strict=True):
                 stage.windows += [
-                    Window(worker.tool, worker.load, length_s, truth.energy_j(a, b), value_j, u95)
+                    Window(worker.tool, load, length_s, truth.energy_j(a, b), value_j, u95)
                     for (a, b, value_j), u95 in zip(lane, u95_j, strict=True)
                 ]
     return stage
@@ -376,54 +382,100 @@ def tables(
 
 
 def advantage(rows: Sequence[dict[str, Any]], figure: str) -> list[dict[str, Any]]:
-    """For each load and length the best of the others, and how many times greater its error is than wattcount's."""
+    """For each load and length the best of the others, and how many times greater its error is than wattcount's.
+
+    `best_other`: of all others; `best_package`: of those from PyPI.
+    """
     found = []
-    for ours in (row for row in rows if row["tool"] == OURS):
+    for ours in (row for row in rows if row["tool"] == OURS and row[figure]):
+        place = (ours["load"], ours["window_s"])
+        cell = {"load": ours["load"], "window_s": ours["window_s"], "wattcount_pct": ours[figure]}
         others = [
             row
             for row in rows
-            if row["tool"] != OURS
-            and (row["load"], row["window_s"]) == (ours["load"], ours["window_s"])
-            and row[figure] is not None
+            if (row["load"], row["window_s"]) == place and row["tool"] != OURS and row[figure] is not None
         ]
-        if others and ours[figure]:
-            best = min(others, key=lambda row: row[figure])
-            found.append(
-                {
-                    "load": ours["load"],
-                    "window_s": ours["window_s"],
-                    "best_other": best["tool"],
-                    "best_other_pct": best[figure],
-                    "wattcount_pct": ours[figure],
-                    "times": best[figure] / ours[figure],
-                }
-            )
+        for name, among in (
+            ("other", others),
+            ("package", [row for row in others if row["tool"] in FROM_PYPI]),
+        ):
+            best = min(among, key=lambda row: row[figure], default=None)
+            cell |= {
+                f"best_{name}": best and best["tool"],
+                f"best_{name}_pct": best and best[figure],
+                f"times_{name}": best and best[figure] / ours[figure],
+            }
+        found.append(cell)
     return found
 
 
-def show(value: float | None, digits: int = 2) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
+def show(value: float | None, form: str = ".2f") -> str:
+    return "-" if value is None else format(value, form)
 
 
-def report(rows: Sequence[dict[str, Any]], figure: str) -> None:
-    print("| load | window | tool | windows | mean % | p99 % | worst % | covered |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A Markdown table."""
+    for cells in (head, ["---"] * len(head), *rows):
+        print(f"| {' | '.join(cells)} |")
+    print()
+
+
+def report(rows: Sequence[dict[str, Any]], tools: Sequence[str], figure: str) -> None:
+    cells = {(row["load"], row["window_s"], row["tool"]): row for row in rows}
+    for title, key, form in (
+        ("Mean error, % (signed)", "mean_pct", "+.2f"),
+        ("p99 of the absolute error, %", "p99_pct", ".2f"),
+        ("Worst absolute error, %", "worst_pct", ".2f"),
+    ):
+        print(f"{title}:\n")
+        print_table(
+            ["load", "window", "windows", *tools],
+            [
+                [load, f"{length_s:g} s", str(row["windows"])]
+                + [show(cells[load, length_s, tool][key], form) for tool in tools]
+                for (load, length_s, first), row in cells.items()
+                if first == tools[0]
+            ],
+        )
     for row in rows:
-        count = f"{row['windows'] - row['refused']}" + (f" of {row['windows']}" if row["refused"] else "")
-        mean = "-" if row["mean_pct"] is None else f"{row['mean_pct']:+.2f}"
-        print(
-            f"| {row['load']} | {row['window_s']:g} s | {row['tool']} | {count} | {mean} | {show(row['p99_pct'])} | "
-            f"{show(row['worst_pct'])} | {show(row['covered_share'])} |"
+        if row["refused"]:
+            print(
+                f"No value of {row['tool']} for {row['refused']} of {row['windows']} windows of "
+                f"{row['window_s']:g} s of {row['load']}.\n"
+            )
+    if told := [row for row in rows if row["covered_share"] is not None]:
+        print("Share of windows whose truth lies within wattcount's 95 % interval:\n")
+        print_table(
+            ["load", "window", "share"],
+            [[row["load"], f"{row['window_s']:g} s", show(row["covered_share"])] for row in told],
         )
-    print(
-        f"\n| load | window | best of the others | its {figure.removesuffix('_pct')} % | wattcount's | times |"
+    print(f"How many times greater the {figure.removesuffix('_pct')} error of the best of the others is:\n")
+    print_table(
+        [
+            "load",
+            "window",
+            "wattcount, %",
+            "best of all others",
+            "its, %",
+            "times",
+            "best package",
+            "its, %",
+            "times",
+        ],
+        [
+            [row["load"], f"{row['window_s']:g} s", show(row["wattcount_pct"])]
+            + [
+                text
+                for kind in ("other", "package")
+                for text in (
+                    row[f"best_{kind}"] or "-",
+                    show(row[f"best_{kind}_pct"]),
+                    show(row[f"times_{kind}"], ".1f"),
+                )
+            ]
+            for row in advantage(rows, figure)
+        ],
     )
-    print("| --- | --- | --- | --- | --- | --- |")
-    for row in advantage(rows, figure):
-        print(
-            f"| {row['load']} | {row['window_s']:g} s | {row['best_other']} | {show(row['best_other_pct'])} | "
-            f"{show(row['wattcount_pct'])} | {row['times']:.1f} |"
-        )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -432,6 +484,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--tools", default=",".join(TOOLS), help=f"of {', '.join(TOOLS)}")
     parser.add_argument("--loads", default=",".join(LOADS), help=f"of {', '.join(LOADS)}")
+    parser.add_argument("--boards", type=int, default=BOARDS, help="emulated GPUs for each load")
     parser.add_argument("--profile", default="h200", help="sensors of the emulated GPU")
     parser.add_argument(
         "--venv", type=Path, default=ROOT / "build" / "bench-tools-venv", help="of the tools from PyPI"
@@ -452,22 +505,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     lengths = [length for length, _ in plan.lanes]
     with tempfile.TemporaryDirectory(prefix="wattcount-bench-") as temporary:
         folder = Path(temporary)
-        stage = run_stage(plan, tools, loads, args.profile, pythons, folder / "windows")
-        cpu_plan = QUICK if args.quick else CPU
-        cpu = run_stage(cpu_plan, ("harness", *tools), loads[:1], args.profile, pythons, folder / "cpu")
+        boards = 1 if args.quick else args.boards
+        stage = run_stage(plan, boards, tools, loads, args.profile, pythons, folder / "windows")
+        cpu = run_stage(CPU, 1, ("harness", *tools), loads[:1], args.profile, pythons, folder / "cpu")
     rows = tables(stage, tools, loads, lengths)
     figure = "worst_pct" if args.quick else "p99_pct"
-    report(rows, figure)
+    report(rows, tools, figure)
     idle = cpu.cpu_share["harness", loads[0]]
     print(
-        f"\n| tool | version | CPU, % of a core ({loads[0]}, one window at a time; harness {100 * idle:.2f} taken off) |"
+        f"CPU with one window at a time, % of a core ({loads[0]}; {100 * idle:.2f} of the harness taken off):\n"
     )
-    print("| --- | --- | --- |")
-    for tool in tools:
-        print(f"| {tool} | {stage.versions[tool]} | {100 * (cpu.cpu_share[tool, loads[0]] - idle):.2f} |")
+    print_table(
+        ["tool", "version", "CPU, %"],
+        [
+            [tool, stage.versions[tool] or "-", show(100 * max(0.0, cpu.cpu_share[tool, loads[0]] - idle))]
+            for tool in tools
+        ],
+    )
     late = np.array(stage.late_ms)
     print(
-        f"\nWindows began late by {np.median(late):.2f} ms (median), {np.percentile(late, 99):.2f} ms (p99), "
+        f"Windows began late by {np.median(late):.2f} ms (median), {np.percentile(late, 99):.2f} ms (p99), "
         f"{late.max():.1f} ms at most; {stage.clamped} points of the true curve were moved."
     )
     if args.json is not None:
@@ -475,6 +532,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             json.dumps(
                 {
                     "profile": args.profile,
+                    "boards": boards,
                     "duration_s": plan.duration_s,
                     "python": platform.python_version(),
                     "cpus": os.cpu_count(),

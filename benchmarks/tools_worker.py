@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import sys
 import threading
 import time
@@ -229,6 +230,40 @@ class CounterEdgesTool(Poller):
         return float(high - low)
 
 
+class CounterEndsTool(Tool):
+    """The energy counter polled until it changes, once at each end; the power in between is taken as constant."""
+
+    package = "nvidia-ml-py"
+
+    def __init__(self) -> None:
+        import pynvml
+
+        pynvml.nvmlInit()
+        self._nvml = pynvml
+        self._gpu = pynvml.nvmlDeviceGetHandleByIndex(0)
+
+    def _edge(self) -> tuple[int, int]:
+        """(ns, millijoules) at the next change."""
+        before_ns = time.monotonic_ns()
+        old = self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._gpu)
+        while True:
+            call_ns = time.monotonic_ns()
+            value = self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._gpu)
+            if value != old:
+                return (before_ns + time.monotonic_ns()) // 2, value
+            before_ns = call_ns
+
+    def begin(self, lane: int, prepared: Any) -> Any:  # noqa: ARG002
+        return self._edge()
+
+    def end(self, lane: int, begun: Any) -> Any:  # noqa: ARG002
+        return begun, self._edge()
+
+    def energy_j(self, ended: Any, a_ns: int, b_ns: int) -> float | None:
+        (first_ns, first_mj), (last_ns, last_mj) = ended
+        return float((last_mj - first_mj) / 1e3 * (b_ns - a_ns) / (last_ns - first_ns))
+
+
 class WattcountTool(Tool):
     """wattcount's sampler as it comes, and its estimate of each window."""
 
@@ -262,6 +297,7 @@ TOOLS: dict[str, type[Tool]] = {
     "codecarbon": CodecarbonTool,
     "ai_energymeter": EnergyMeterTool,
     "pynvml_10hz": PynvmlTool,
+    "counter_ends": CounterEndsTool,
     "counter_edges": CounterEdgesTool,
 }
 
@@ -274,17 +310,19 @@ def sleep_until(t_ns: int) -> None:
 
 def tree_cpu_s() -> float:
     """CPU time of this process and all its descendants, ended ones that were waited for included."""
-    times: dict[int, tuple[int, int]] = {}
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    own_s = time.process_time() + children.ru_utime + children.ru_stime
+    ticks: dict[int, tuple[int, int]] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = stat.read_text().rsplit(")", 1)[1].split()
         except OSError:
             continue  # it has ended meanwhile
-        times[int(stat.parent.name)] = (int(fields[1]), sum(int(field) for field in fields[11:15]))
+        ticks[int(stat.parent.name)] = (int(fields[1]), sum(int(field) for field in fields[11:15]))
     family = {os.getpid()}
-    while grown := {pid for pid, (parent, _) in times.items() if parent in family} - family:
+    while grown := {pid for pid, (parent, _) in ticks.items() if parent in family} - family:
         family |= grown
-    return float(sum(times[pid][1] for pid in family)) / os.sysconf("SC_CLK_TCK")
+    return own_s + sum(ticks[pid][1] for pid in family - {os.getpid()}) / os.sysconf("SC_CLK_TCK")
 
 
 def run_lane(tool: Tool, lane: int, windows: list[list[float]], epoch_ns: int, results: list[Any]) -> None:
