@@ -8,8 +8,9 @@ Shown are the error of `energy/prefill_j` and `energy/decode_j` and how often th
 
 With records: a model is fitted to the mixed runs (`--fit`), to each alone and to all of them together, and predicts the
 energy above idle of runs that are all prefill (scenario.lengths.output_tokens=1) or all decode (a prompt of a few
-tokens, long outputs), J per token. Steps of the pure runs should be like those of the mixed ones: prompts of the
-same length, a batch and a context of about the same size.
+tokens, long outputs), per token of the kind there is more of. Steps of the pure runs should be like those of the mixed
+ones: prompts of the same length, a batch and a context of about the same size. `--against` takes mixed runs, too:
+then it shows how well one load predicts another.
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ def against_pure_runs(mixed: list[Run], pure: list[Run]) -> None:
         sys.exit("measured and emulated records are never mixed")
     fits = []
     print("coefficients, mJ per unit, +- 95 % of the fit alone")
-    print(f"{'fitted to':<58}" + "".join(f"{term:>22}" for term in attribution.TERMS) + f"{'condition':>12}")
+    print(f"{'fitted to':<50}" + "".join(f"{term:>22}" for term in attribution.TERMS) + f"{'condition':>12}")
     every = [(run.name, [run]) for run in mixed]
     if len(mixed) > 1:
         every.append(("all of them", mixed))
@@ -124,17 +125,18 @@ def against_pure_runs(mixed: list[Run], pure: list[Run]) -> None:
         for term, value, u in zip(fit.terms, fit.value_j, u95, strict=True):
             cells[term] = f"{1e3 * value:.2f} +- {1e3 * u:.2f}" if value > 0 else "0"
         print(
-            f"{name:<58}"
+            f"{name:<50}"
             + "".join(f"{cell:>22}" for cell in cells.values())
             + f"{fit.condition_number:>12.1f}"
         )
 
-    print(f"\n{'pure run':<58}{'measured mJ/token':>24}   predicted by")
+    print(f"\n{'run':<50}{'measured, mJ above idle (+- idle)':>42}   predicted by")
     for run in pure:
         is_prefill = run.done[0] > run.done[1]
         tokens = run.done[0] if is_prefill else run.done[1]
         measured, idle_u95 = run.above_j.sum() / tokens, run.idle_u95_j / tokens
-        print(f"{run.name:<58}{f'{1e3 * measured:.2f} +- {1e3 * idle_u95:.2f} (idle)':>24}")
+        unit = "prompt token" if is_prefill else "decoded token"
+        print(f"{run.name:<50}{f'{1e3 * measured:.2f} +- {1e3 * idle_u95:.2f} / {unit}':>42}")
         for name, fit in fits:
             amount = run.done[list(fit.terms)]
             predicted = float(fit.value_j @ amount) / tokens
@@ -142,7 +144,7 @@ def against_pure_runs(mixed: list[Run], pure: list[Run]) -> None:
                 attribution.t_975(max(fit.freedom, 5)) * np.sqrt(amount @ fit.covariance_j2 @ amount) / tokens
             )
             figures = f"{1e3 * predicted:.2f} +- {1e3 * u95:.2f}"
-            print(f"{'':<85}{name:<58}{figures:>20} {100 * (predicted / measured - 1):>+8.1f} %")
+            print(f"{'':<95}{name:<50}{figures:>20} {100 * (predicted / measured - 1):>+8.1f} %")
 
 
 def main() -> None:

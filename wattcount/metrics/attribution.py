@@ -153,7 +153,7 @@ def locate_steps(
         start_ns = late_ns = end_ns - duration_ns[order]
     else:
         begun = np.sort(begun_ns[begun_ns != MISSING])
-        first_ns = min(int(end_ns[0]) - 1, *begun[:1].tolist())
+        first_ns = min([int(end_ns[0]) - 1, *begun[:1].tolist()])
         before = np.concatenate(([first_ns], end_ns[:-1]))
         two_before = np.concatenate((before[:1], before[:-1]))
         resumed = np.append(begun, np.iinfo(np.int64).max)[np.searchsorted(begun, before)]
