@@ -521,18 +521,18 @@ def test_metrics_are_null_with_the_reason(run: SyntheticRun, reason: str, tmp_pa
     assert {content["null_reasons"][key] for key in keys} == {reason}
 
 
-def ring(power_w: float) -> list[dict[str, object]]:
-    """Samples of a constant power, every 20 ms, and one pair of clocks."""
+def ring(power_w: float, source: str = "power_samples", rate_hz: int = 50) -> list[dict[str, object]]:
+    """Two minutes of samples of a constant power, and one pair of clocks."""
     clock = {"gpu": 0, "prev_t0_ns": -1, "source_ts_us": -1, "nvml_return": 0}
     rows: list[dict[str, object]] = [
         clock | {"source": "realtime", "t0_ns": at(0), "t1_ns": at(0), "value": at(0)}
     ]
-    for i in range(6000):
-        t_ns = at(i / 50)
+    for i in range(120 * rate_hz):
+        t_ns = at(i / rate_hz)
         rows.append(
             clock
             | {
-                "source": "power_samples",
+                "source": source,
                 "t0_ns": t_ns,
                 "t1_ns": t_ns,
                 "source_ts_us": t_ns // 1000,
@@ -547,3 +547,15 @@ def test_constant_power_says_nothing_of_phases(tmp_path: Path) -> None:
     content = metrics_of(run, tmp_path)
     assert content["null_reasons"]["energy/prefill_j"] == "phases_collinear"
     assert content["metrics"]["energy/gpu_j"] is not None
+
+
+@pytest.mark.parametrize(("source", "rate_hz"), [("power_samples", 50), ("power_instant", 10)])
+def test_the_curve_is_as_fine_as_its_samples(source: str, rate_hz: int, tmp_path: Path) -> None:
+    record = Record.open(SyntheticRun(observations=ring(300.0, source, rate_hz)).write(tmp_path))
+    (uuid,) = record.power.gpu_uuids
+    basis = record.power.energy(at(40), at(100), uuid).basis
+    curve = attribution.power_curve(record.power, uuid, basis or "")
+    assert curve is not None
+    energy_at, spacing_s = curve
+    assert spacing_s == pytest.approx(1 / rate_hz)
+    assert np.diff(energy_at(ns(1040, 1041.5))) == pytest.approx([450], rel=1e-3)

@@ -237,14 +237,15 @@ class Fit:
 
 
 def fit(amounts: Floats, energy_j: Floats, terms: Sequence[int]) -> Fit:
-    """Fits `energy_j[n]` by the columns `terms` of `amounts[n, m]`, each of which must hold some work.
+    """Fits `energy_j[n]` by the columns `terms` of `amounts[n, m]`.
 
     The covariance is Newey and West's (Econometrica 55, 1987), Bartlett kernel, 4 (n / 100)^(2/9) lags, times
     n / (n - k): neither equal variances nor independence of neighbouring intervals is assumed.
     """
     chosen = tuple(terms)
     columns = amounts[:, chosen]
-    scale = np.linalg.norm(columns, axis=0)
+    length = np.linalg.norm(columns, axis=0)
+    scale = np.where(length > 0, length, 1.0)
     scaled = columns / scale
     singular = np.linalg.svd(scaled, compute_uv=False)
     condition = float(singular[0] / singular[-1]) if singular[-1] > 0 else math.inf
@@ -349,7 +350,8 @@ def attribute(
     energy_j = np.diff(energy_at(edges_ns))
     done, total_j = amounts.sum(axis=0), float(energy_j.sum())
     above_j = total_j - idle_w * window.duration_s
-    if above_j <= 0 or not best.value_j @ done[list(terms)] > 0:
+    above = design.above_idle(lag_ns, idle_w)
+    if above_j <= 0 or above.mean() <= 0 or not best.value_j @ done[list(terms)] > 0:
         return NOT_RESOLVED
     parts = _divide(best, amounts, energy_j, idle_w * np.diff(edges_ns) / 1e9)
 
@@ -379,7 +381,6 @@ def attribute(
         done[_DECODE_TOKEN] > 0 and decode_u95 >= decode_j
     ):
         return NOT_RESOLVED
-    above = design.above_idle(lag_ns, idle_w)
     variation = float(((above - above.mean()) ** 2).sum())
     return Attribution(
         idle_j=idle_j,
