@@ -30,6 +30,8 @@ from wattcount.record.schema import Phase
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from synthetic_steps import SimulatedEngine
 
+FIRST_SEED = 1000
+"""The length of the intervals was chosen on seeds 0 to 39: what is reported comes from others."""
 SCENARIOS: dict[str, dict[str, object]] = {
     "server, 1 request/s": {"rate_rps": 1.0, "count": 60},
     "server, 2 requests/s": {"rate_rps": 2.0, "count": 100},
@@ -45,7 +47,7 @@ def against_truth(seeds: int) -> None:
     print(f"{'decode J: rms, worst error, u95 %':>36}{'covered %':>10}")
     for name, settings in SCENARIOS.items():
         rows = []
-        for seed in range(seeds):
+        for seed in range(FIRST_SEED, FIRST_SEED + seeds):
             engine = SimulatedEngine(seed=seed, **settings).run()  # type: ignore[arg-type]
             window = engine.window()
             work = engine.work(exact="stamped" in name)
