@@ -32,9 +32,9 @@ Floats = NDArray[np.float64]
 EnergyAt = Callable[[Ints], Floats]
 """Joules since some moment at each of the times, all GPUs together."""
 
-MIN_INTERVAL_S = 0.2
-SAMPLES_PER_INTERVAL = 10
-"""Power samples to an interval: what a sample misplaces at its ends stays under a tenth."""
+MIN_INTERVAL_S = 0.4
+SAMPLES_PER_INTERVAL = 20
+"""Power samples to an interval: a sample that straddles its end misplaces at most a twentieth of its energy."""
 SPANS_PER_INTERVAL = 5
 """How much longer an interval is than the stretch within which a step is known to have run (percentile 95)."""
 MIN_INTERVALS = 20
@@ -107,20 +107,21 @@ class Work:
     """What an engine's steps computed and within which stretch each of them ran, in the order of time.
 
     start_ns, end_ns               int64[steps], start < end
+    late_start_ns                  int64[steps], start <= late start < end: the other end of what is plausible
     prefill_tokens, decode_tokens  int64[steps]
     """
 
     start_ns: Ints
+    late_start_ns: Ints
     end_ns: Ints
     prefill_tokens: Ints
     decode_tokens: Ints
 
-    def terms(self, edges_ns: Ints) -> Floats:
+    def terms(self, edges_ns: Ints, *, late: bool = False) -> Floats:
         """Prompt tokens, decoded tokens and decode steps of each interval: float64[edges - 1, 3]."""
+        start_ns = self.late_start_ns if late else self.start_ns
         amounts = (self.prefill_tokens, self.decode_tokens, self.decode_tokens > 0)
-        columns = [
-            Spans(self.start_ns, self.end_ns, np.asarray(a, np.float64)).between(edges_ns) for a in amounts
-        ]
+        columns = [Spans(start_ns, self.end_ns, np.asarray(a, np.float64)).between(edges_ns) for a in amounts]
         return np.stack(columns, axis=1)
 
 
@@ -140,7 +141,7 @@ def locate_steps(
     while one runs, so reports come up to a step late. After a pause it began when a request was scheduled.
 
     in_flight   int64[steps], running and waiting requests after the step
-    begun_ns    when requests were scheduled (or sent, where that is not known), in any order
+    begun_ns    when requests were scheduled (or sent, where that is not known), in any order, `MISSING` where never
     """
     if not len(logged_ns) or (prefill_tokens == MISSING).any() or (decode_tokens == MISSING).any():
         return None
@@ -149,19 +150,19 @@ def locate_steps(
     order = np.lexsort((in_flight, decode_tokens, prefill_tokens, end_ns))
     end_ns, prefill, decode = end_ns[order], prefill_tokens[order], decode_tokens[order]
     if exact:
-        start_ns = end_ns - duration_ns[order]
+        start_ns = late_ns = end_ns - duration_ns[order]
     else:
-        before = np.concatenate((end_ns[:1] - 1, end_ns[:-1]))
+        begun = np.sort(begun_ns[begun_ns != MISSING])
+        first_ns = min([int(end_ns[0]) - 1, *begun[:1].tolist()])
+        before = np.concatenate(([first_ns], end_ns[:-1]))
         two_before = np.concatenate((before[:1], before[:-1]))
-        begun = np.sort(begun_ns)
-        following = np.searchsorted(begun, before)
-        resumed = np.append(begun, np.iinfo(np.int64).max)[following]
+        resumed = np.append(begun, np.iinfo(np.int64).max)[np.searchsorted(begun, before)]
         paused = np.concatenate(([True], in_flight[order][:-1] == 0)) & (resumed < end_ns)
         floor = np.where(paused, resumed, np.iinfo(np.int64).min)
+        late_ns = np.maximum(before, floor)
         # The second step of a burst did not begin before the burst either.
-        floor = np.maximum(floor, np.concatenate((floor[:1], floor[:-1])))
-        start_ns = np.maximum(two_before, floor)
-    return Work(np.minimum(start_ns, end_ns - 1), end_ns, prefill, decode)
+        start_ns = np.maximum(two_before, np.maximum(floor, np.concatenate((floor[:1], floor[:-1]))))
+    return Work(np.minimum(start_ns, end_ns - 1), np.minimum(late_ns, end_ns - 1), end_ns, prefill, decode)
 
 
 @dataclass(frozen=True)
@@ -236,14 +237,15 @@ class Fit:
 
 
 def fit(amounts: Floats, energy_j: Floats, terms: Sequence[int]) -> Fit:
-    """Fits `energy_j[n]` by the columns `terms` of `amounts[n, m]`, each of which must hold some work.
+    """Fits `energy_j[n]` by the columns `terms` of `amounts[n, m]`.
 
     The covariance is Newey and West's (Econometrica 55, 1987), Bartlett kernel, 4 (n / 100)^(2/9) lags, times
     n / (n - k): neither equal variances nor independence of neighbouring intervals is assumed.
     """
     chosen = tuple(terms)
     columns = amounts[:, chosen]
-    scale = np.linalg.norm(columns, axis=0)
+    length = np.linalg.norm(columns, axis=0)
+    scale = np.where(length > 0, length, 1.0)
     scaled = columns / scale
     singular = np.linalg.svd(scaled, compute_uv=False)
     condition = float(singular[0] / singular[-1]) if singular[-1] > 0 else math.inf
@@ -308,6 +310,12 @@ def choose_interval_s(work: Work, window: Window, resolution_s: float) -> float:
     return max(MIN_INTERVAL_S, SAMPLES_PER_INTERVAL * resolution_s, SPANS_PER_INTERVAL * longest_s)
 
 
+def interval_edges(window: Window, interval_s: float) -> Ints:
+    """Bounds of equal intervals, at least `interval_s` long, that fill the window."""
+    count = max(int(window.duration_s / interval_s), 1)
+    return np.linspace(0, window.end_ns - window.start_ns, count + 1).astype(np.int64) + window.start_ns
+
+
 def attribute(
     energy_at: EnergyAt,
     window: Window,
@@ -325,16 +333,15 @@ def attribute(
     energy_u95_share  95 % uncertainty of the window's energy, relative
     resolution_s      spacing of the power samples behind `energy_at`
     """
-    count = int(window.duration_s / choose_interval_s(work, window, resolution_s))
-    if count < MIN_INTERVALS:
+    edges_ns = interval_edges(window, choose_interval_s(work, window, resolution_s))
+    if len(edges_ns) - 1 < MIN_INTERVALS:
         return TOO_FEW_INTERVALS
-    edges_ns = np.linspace(0, window.end_ns - window.start_ns, count + 1).astype(np.int64) + window.start_ns
     # Shifted by a lag, the outermost intervals would leave the window.
-    model = _Model(energy_at, edges_ns[1:-1], work)
-    terms = model.separable_terms(idle_w)
+    design = Design(energy_at, edges_ns[1:-1], work)
+    terms = design.separable_terms(idle_w)
     if isinstance(terms, str):
         return terms
-    fits = {int(lag): model.fit(terms, int(lag), idle_w) for lag in LAGS_NS}
+    fits = {int(lag): design.fit(terms, int(lag), idle_w) for lag in LAGS_NS}
     lag_ns, plausible = _lag(fits)
     best = fits[lag_ns]
 
@@ -343,21 +350,30 @@ def attribute(
     energy_j = np.diff(energy_at(edges_ns))
     done, total_j = amounts.sum(axis=0), float(energy_j.sum())
     above_j = total_j - idle_w * window.duration_s
-    if above_j <= 0 or not best.value_j @ done[list(terms)] > 0:
+    above = design.above_idle(lag_ns, idle_w)
+    if above_j <= 0 or above.mean() <= 0 or not best.value_j @ done[list(terms)] > 0:
         return NOT_RESOLVED
     parts = _divide(best, amounts, energy_j, idle_w * np.diff(edges_ns) / 1e9)
 
-    figures, u95 = _figures(best, done, above_j)
-    by_lag = [_figures(fits[lag], done, above_j)[0] for lag in plausible]
-    by_idle = [
-        _figures(model.fit(terms, lag_ns, power_w), done, total_j - power_w * window.duration_s)[0]
-        for power_w in (idle_w - idle_u95_w, idle_w + idle_u95_w)
-    ]
+    figures, statistical_u95 = _figures(best, done, above_j)
+
+    def moved(other: Fit, other_above_j: float = above_j) -> Floats:
+        return np.abs(_figures(other, done, other_above_j)[0] - figures)
+
     u95 = np.sqrt(
-        u95**2
-        + np.abs(np.array(by_lag) - figures).max(axis=0) ** 2
-        + np.abs(np.array(by_idle) - figures).max(axis=0) ** 2
+        statistical_u95**2
+        + (_sum_u95(best) / above_j * figures) ** 2
         + (energy_u95_share * figures) ** 2
+        + moved(design.fit(terms, lag_ns, idle_w, late=True)) ** 2
+        + np.max([moved(fits[lag]) for lag in plausible], axis=0) ** 2
+        + np.max(
+            [
+                moved(design.fit(terms, lag_ns, power_w), total_j - power_w * window.duration_s)
+                for power_w in (idle_w - idle_u95_w, idle_w + idle_u95_w)
+            ],
+            axis=0,
+        )
+        ** 2
     )
     *_, prefill_u95, decode_u95 = (float(u) for u in u95)
     idle_j, prefill_j, decode_j = (math.fsum(part) for part in parts)
@@ -365,7 +381,6 @@ def attribute(
         done[_DECODE_TOKEN] > 0 and decode_u95 >= decode_j
     ):
         return NOT_RESOLVED
-    above = model.above_idle(lag_ns, idle_w)
     variation = float(((above - above.mean()) ** 2).sum())
     return Attribution(
         idle_j=idle_j,
@@ -391,13 +406,17 @@ def attribute(
     )
 
 
-class _Model:
-    """Energy above idle and work of each interval of `edges_ns`, for any lag and idle power."""
+class Design:
+    """Energy above idle and work of each interval of `edges_ns`, for any lag and idle power.
+
+    amounts   float64[n, 3], work by term (`TERMS`)
+    """
 
     def __init__(self, energy_at: EnergyAt, edges_ns: Ints, work: Work) -> None:
         self._energy_at = energy_at
         self._edges_ns = edges_ns
         self.amounts = work.terms(edges_ns)
+        self._late_amounts = work.terms(edges_ns, late=True)
 
     def above_idle(self, lag_ns: int, idle_w: float) -> Floats:
         """float64[n], joules drawn `lag_ns` before the work of each interval was logged."""
@@ -406,8 +425,9 @@ class _Model:
         )
         return above
 
-    def fit(self, terms: Sequence[int], lag_ns: int, idle_w: float) -> Fit:
-        return fit(self.amounts, self.above_idle(lag_ns, idle_w), terms)
+    def fit(self, terms: Sequence[int], lag_ns: int, idle_w: float, *, late: bool = False) -> Fit:
+        amounts = self._late_amounts if late else self.amounts
+        return fit(amounts, self.above_idle(lag_ns, idle_w), terms)
 
     def separable_terms(self, idle_w: float) -> tuple[int, ...] | str:
         """The terms whose coefficients can be told apart, or the code of why none can.
@@ -439,6 +459,12 @@ def _lag(fits: dict[int, Fit]) -> tuple[int, list[int]]:
     limit = fits[best].squares * (1 + t_975(freedom) ** 2 / freedom)
     plausible = [lag for lag, found in fits.items() if found.squares <= limit]
     return (0 if 0 in plausible else best), plausible
+
+
+def _sum_u95(found: Fit) -> float:
+    """95 % uncertainty, J, of the sum of the residuals: power that is not the work's."""
+    variance = float(_long_run(found.residual_j[:, None])[0, 0])
+    return t_975(max(found.freedom, 5)) * math.sqrt(max(variance, 0.0))
 
 
 def _figures(found: Fit, done: Floats, above_j: float) -> tuple[Floats, Floats]:
@@ -581,8 +607,20 @@ def _at(t_ns: Ints, grid_ns: Ints, value: Floats) -> Floats:
 # -- from a record ------------------------------------------------------------------------------------
 
 
-def attribute_record(record: Record, window: Window) -> Attribution | str:
-    """`attribute` with what a record holds; a code where it does not hold enough."""
+@dataclass(frozen=True)
+class Inputs:
+    """What `attribute` wants to know of a window, from a record."""
+
+    energy_at: EnergyAt
+    energy_u95_share: float
+    resolution_s: float
+    work: Work
+    idle_w: float
+    idle_u95_w: float
+
+
+def read_inputs(record: Record, window: Window) -> Inputs | str:
+    """A code of `REASONS` where the record does not hold enough."""
     work = _work_of(record)
     if work is None:
         return NO_STEPS
@@ -604,14 +642,29 @@ def attribute_record(record: Record, window: Window) -> Attribution | str:
         u95_j += estimate.u95_j or 0.0
     if not curves or total_j <= 0:
         return NO_CURVE
-    return attribute(
-        lambda t_ns: np.sum([curve(t_ns) for curve in curves], axis=0),
-        window,
-        work,
-        idle[0],
-        idle_u95_w=idle[1],
+    return Inputs(
+        energy_at=lambda t_ns: np.sum([curve(t_ns) for curve in curves], axis=0),
         energy_u95_share=u95_j / total_j,
         resolution_s=resolution_s,
+        work=work,
+        idle_w=idle[0],
+        idle_u95_w=idle[1],
+    )
+
+
+def attribute_record(record: Record, window: Window) -> Attribution | str:
+    """`attribute` with what a record holds; a code of `REASONS` where it does not hold enough."""
+    inputs = read_inputs(record, window)
+    if isinstance(inputs, str):
+        return inputs
+    return attribute(
+        inputs.energy_at,
+        window,
+        inputs.work,
+        inputs.idle_w,
+        idle_u95_w=inputs.idle_u95_w,
+        energy_u95_share=inputs.energy_u95_share,
+        resolution_s=inputs.resolution_s,
     )
 
 

@@ -1,0 +1,203 @@
+"""A continuous-batching engine in virtual time, whose steps draw a known energy: the truth for attribution.
+
+A step computes the prompts that fit into its budget and one token for every request that is running. It draws
+`prefill_token_j` for each prompt token, `decode_token_j` for each token decoded and `decode_step_j` if it decoded
+any, evenly while it runs, above idle. Its report comes late: by a millisecond, and by part of the next step where
+that is a prefill, as a front end under asynchronous scheduling hears of it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wattcount.metrics.attribution import Spans, Work, locate_steps
+from wattcount.metrics.observations import MISSING, Requests
+from wattcount.metrics.window import Window
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+T0_NS = 1_000_000_000_000_000
+NOISE_STEP_NS = 20_000_000
+MARGIN_S = 2.0
+"""Of idle before the first request and after the last."""
+
+
+@dataclass
+class Truth:
+    """What was drawn in the window above idle, J, and by each request (float64[requests])."""
+
+    prefill_j: float
+    decode_j: float
+    prefill_tokens: float
+    decode_tokens: float
+
+
+@dataclass
+class SimulatedEngine:
+    """`run()` fills the rest. Rates in 1/s, `rate_rps` None: a batch, all at once."""
+
+    seed: int = 0
+    rate_rps: float | None = 8.0
+    count: int = 400
+    prompt: int = 512
+    output: int = 128
+    slots: int = 128
+    budget: int = 2048
+    prefill_token_j: float = 0.014
+    decode_token_j: float = 0.026
+    decode_step_j: float = 1.8
+    idle_w: float = 118.0
+    noise_w: float = 10.0
+    """Standard deviation of the power reading, one sample every 20 ms; correlated over `noise_tau_s`."""
+    noise_tau_s: float = 0.05
+    step_scatter: float = 0.03
+    """Relative standard deviation of a step's energy about what it should draw."""
+    late_reports: bool = True
+    start_s: list[float] = field(default_factory=list)
+    end_s: list[float] = field(default_factory=list)
+    prefill: list[int] = field(default_factory=list)
+    decode: list[int] = field(default_factory=list)
+    in_flight: list[int] = field(default_factory=list)
+
+    def run(self) -> SimulatedEngine:
+        random = np.random.default_rng(self.seed)
+        gaps = random.exponential(1 / self.rate_rps, self.count) if self.rate_rps else np.zeros(self.count)
+        self.arrival_s = MARGIN_S + np.cumsum(gaps)
+        self.scheduled_s = np.full(self.count, np.nan)
+        self.token_steps: list[list[int]] = [[] for _ in range(self.count)]
+        waiting: deque[int] = deque()
+        running: dict[int, int] = {}  # request -> tokens to come
+        partly: dict[int, int] = {}  # request -> prompt tokens to come
+        now, upcoming = 0.0, 0
+        while upcoming < self.count or waiting or running or partly:
+            if not (waiting or running or partly):
+                now = max(now, float(self.arrival_s[upcoming]))
+            while upcoming < self.count and self.arrival_s[upcoming] <= now:
+                waiting.append(upcoming)
+                upcoming += 1
+            decoding = list(running)
+            budget = self.budget - len(decoding)
+            while waiting and len(running) + len(partly) < self.slots and budget > sum(partly.values()):
+                request = waiting.popleft()
+                self.scheduled_s[request] = now
+                partly[request] = self.prompt
+            computed, finished = 0, []
+            for request in partly:
+                tokens = min(partly[request], budget - computed)
+                partly[request] -= tokens
+                computed += tokens
+                if partly[request] == 0:
+                    finished.append(request)
+            seconds = 0.005 + 2.5e-5 * computed + 3e-5 * len(decoding)
+            step = len(self.end_s)
+            for request in decoding:
+                self.token_steps[request].append(step)
+                running[request] -= 1
+                if running[request] == 0:
+                    del running[request]
+            for request in finished:
+                del partly[request]
+                self.token_steps[request].append(step)
+                if self.output > 1:
+                    running[request] = self.output - 1
+            self.start_s.append(now)
+            now += seconds
+            self.end_s.append(now)
+            self.prefill.append(computed)
+            self.decode.append(len(decoding))
+            self.in_flight.append(len(running) + len(partly) + len(waiting))
+        self._draw(random)
+        return self
+
+    def _draw(self, random: np.random.Generator) -> None:
+        prefill, decode = np.array(self.prefill, float), np.array(self.decode, float)
+        scatter = 1 + self.step_scatter * random.standard_normal((2, len(prefill)))
+        self.step_prefill_j = self.prefill_token_j * prefill * scatter[0]
+        self.step_decode_j = (self.decode_token_j * decode + self.decode_step_j * (decode > 0)) * scatter[1]
+        self.start_ns = T0_NS + np.round(np.array(self.start_s) * 1e9).astype(np.int64)
+        self.end_ns = T0_NS + np.round(np.array(self.end_s) * 1e9).astype(np.int64)
+        lengths = np.diff(np.append(self.end_ns, self.end_ns[-1] + 5_000_000))
+        late = (
+            np.where(np.append(prefill[1:], 0) > 0, 0.7 * lengths, 0).astype(np.int64)
+            if self.late_reports
+            else 0
+        )
+        self.logged_ns = np.maximum.accumulate(self.end_ns + 1_000_000 + late)
+
+        self.grid_ns = np.arange(T0_NS, self.end_ns[-1] + round(2 * MARGIN_S * 1e9), NOISE_STEP_NS)
+        keep = np.exp(-NOISE_STEP_NS / 1e9 / self.noise_tau_s)
+        shocks = random.standard_normal(len(self.grid_ns)) * self.noise_w * np.sqrt(1 - keep**2)
+        noise = np.zeros(len(shocks))
+        for i in range(1, len(shocks)):
+            noise[i] = keep * noise[i - 1] + shocks[i]
+        second = np.arange(len(noise)) // round(1e9 / NOISE_STEP_NS)
+        # The reading is scaled to the energy counter once a second: within it the noise averages out.
+        noise -= (np.bincount(second, noise) / np.bincount(second))[second]
+        drawn = Spans(self.start_ns, self.end_ns, self.step_prefill_j + self.step_decode_j).between(
+            self.grid_ns
+        )
+        power_j = (self.idle_w + noise[:-1]) * (NOISE_STEP_NS / 1e9) + drawn
+        self._cumulative_j = np.concatenate(([0.0], np.cumsum(np.maximum(power_j, 0.0))))
+
+    def energy_at(self, t_ns: Ints) -> Floats:
+        return np.interp(t_ns - T0_NS, self.grid_ns - T0_NS, self._cumulative_j)
+
+    def window(self, skip_s: float = 2.0) -> Window:
+        """From a moment after the first step to shortly before the last."""
+        return Window(int(self.start_ns[0]) + round(skip_s * 1e9), int(self.end_ns[-1]) - round(skip_s * 1e9))
+
+    def truth(self, window: Window) -> Truth:
+        edges = np.array([window.start_ns, window.end_ns])
+
+        def inside(amount: Floats) -> float:
+            return float(Spans(self.start_ns, self.end_ns, np.asarray(amount, float)).between(edges)[0])
+
+        return Truth(
+            inside(self.step_prefill_j),
+            inside(self.step_decode_j),
+            inside(np.array(self.prefill, float)),
+            inside(np.array(self.decode, float)),
+        )
+
+    def work(self, *, exact: bool = False) -> Work:
+        none = np.full(len(self.end_ns), MISSING, np.int64)
+        found = locate_steps(
+            self.logged_ns,
+            self.end_ns if exact else none,
+            self.end_ns - self.start_ns if exact else none,
+            np.array(self.prefill, np.int64),
+            np.array(self.decode, np.int64),
+            np.array(self.in_flight, np.int64),
+            T0_NS + np.round(self.scheduled_s * 1e9).astype(np.int64),
+        )
+        assert found is not None
+        return found
+
+    def requests(self) -> Requests:
+        stamps = [self.logged_ns[steps] for steps in self.token_steps]
+        arrival_ns = T0_NS + np.round(self.arrival_s * 1e9).astype(np.int64)
+        full = np.ones(self.count, np.int64)
+        yes, no = np.ones(self.count, np.bool_), np.zeros(self.count, np.bool_)
+        return Requests(
+            planned_send_ns=arrival_ns,
+            actual_send_ns=arrival_ns,
+            first_token_ns=np.array([s[0] for s in stamps]),
+            last_token_ns=np.array([s[-1] for s in stamps]),
+            input_tokens=self.prompt * full,
+            cached_tokens=0 * full,
+            output_tokens=self.output * full,
+            preemptions=0 * full,
+            engine_scheduled_ns=T0_NS + np.round(self.scheduled_s * 1e9).astype(np.int64),
+            completed=yes,
+            failed=no,
+            cancelled=no,
+            for_window=yes,
+            token_ts_ns=np.concatenate(stamps),
+            token_count=np.ones(sum(len(s) for s in stamps), np.int64),
+            token_request=np.repeat(np.arange(self.count), [len(s) for s in stamps]),
+        )
