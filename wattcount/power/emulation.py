@@ -335,7 +335,8 @@ def virtual_trace(
         (Source.POWER_USAGE, "usage", sensors.usage_w),
     ):
         if source in sources and profile.get(name):
-            polled(source, read, power_period_s if source != Source.POWER_USAGE else 1.0, 1e-6)
+            slow = source == Source.POWER_USAGE and bool(profile.get("average"))
+            polled(source, read, 1.0 if slow else power_period_s, 1e-6)
     if Source.POWER_SAMPLES in sources and profile["ring"]:
         _, stamps_ns, power_w = sensors.samples(start_ns - 2 * S_NS, end_ns - round(drain_period_s * S_NS))
         drains_ns = np.arange(start_ns, end_ns, round(drain_period_s * S_NS), dtype=np.int64)
