@@ -1,11 +1,18 @@
-"""Energy of an interval against a real GPU's counter: one read in twenty predicts the others.
+"""Energy of an interval against a real GPU's counter: reads that were left out are predicted.
 
     python benchmarks/bench_energy_recorded.py [FOLDER]        # default ../shared/data/h200 or $WATTCOUNT_SHARED_DATA/h200
 
-Recordings of an H200 at full rate (`*_trace.csv`: kind,t0,t1,value; E energy counter in mJ, R samples ring, I and A
-fields 186 and 185 in mW). The counter's reads are thinned to what the sampler takes; windows then start and end
-at ticks that were left out, where the full recording says what the counter counted. That places a tick to some
-10 ms, which is part of the errors shown.
+Two kinds of recordings of H200s:
+
+- at full rate (`*_trace.csv` in FOLDER: kind,t0,t1,value; E energy counter in mJ, R samples ring, I and A fields 186 and
+  185 in mW). The counter's reads are thinned to what the sampler takes, one in twenty; windows start and end at ticks
+  that were left out.
+- wattcount's own records (`data/h200/records`), where the counter was read once a second: every second read is left
+  out, and windows lie between two of these, some 2 s apart; each tick in the middle was seen, so that an error says how
+  well a whole interval between two seen ticks is divided.
+
+Ticks are placed on the grid that the full set of reads shows; that all of them may be late alike is not tested. The
+counter's own gain is in none of the errors.
 """
 
 from __future__ import annotations
@@ -17,16 +24,23 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from wattcount.power import PowerTrace
 from wattcount.power.events import EVENT_DTYPE, Source
+from wattcount.power.uncertainty import COVERAGE_95
+from wattcount.record import Record
 
 S_NS = 1_000_000_000
 GPU = "GPU"
 KINDS = {"R": Source.POWER_SAMPLES, "I": Source.POWER_INSTANT, "A": Source.POWER_AVERAGE}
+RECORDS = Path(__file__).resolve().parents[1] / "data" / "h200" / "records"
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
 
 
-def read(path: Path, period_s: float) -> tuple[PowerTrace, np.ndarray, np.ndarray]:
+def read(path: Path, period_s: float) -> tuple[PowerTrace, Ints, Floats]:
     """(trace with a thinned counter, ticks ns, joules at them)."""
     rows: list[tuple[int, ...]] = []
     counter: list[tuple[int, int, int]] = []
@@ -45,10 +59,92 @@ def read(path: Path, period_s: float) -> tuple[PowerTrace, np.ndarray, np.ndarra
             rows.append((-1, t0, t1, -1, value, 0, Source.ENERGY_COUNTER, 0))
             due = t0 + int(period_s * S_NS * rng.uniform(0.95, 1.05))
     rows += [(-1, t, t, -1, t, 0, Source.REALTIME, 0) for t in (counter[0][0], counter[-1][0])]
+    trace = PowerTrace((GPU,), np.array(rows, EVENT_DTYPE))
     reads = np.array(counter)
     changed = np.flatnonzero(np.diff(reads[:, 2])) + 1
-    ticks_ns = (reads[changed - 1, 0] + reads[changed, 1]) // 2 - 10_000_000
-    return PowerTrace((GPU,), np.array(rows, EVENT_DTYPE)), ticks_ns, reads[changed, 2] / 1e3
+    seen_ns = (reads[changed - 1, 0] + reads[changed, 1]) // 2
+    grid, ticks_ns = trace.model(GPU).counter.grid, trace.model(GPU).counter.ticks_ns
+    if grid is None:
+        return trace, seen_ns - 10_000_000, reads[changed, 2] / 1e3
+    # The same grid that the thinned reads were placed on; where within it a change was seen does not matter.
+    offset_ns = np.median((seen_ns - ticks_ns[0] + grid.period_ns / 2) % grid.period_ns - grid.period_ns / 2)
+    number = np.round((seen_ns - ticks_ns[0] - offset_ns) / grid.period_ns)
+    return trace, (ticks_ns[0] + number * grid.period_ns).astype(np.int64), reads[changed, 2] / 1e3
+
+
+def summary(errors: Floats) -> str:
+    return f"{np.sqrt(np.mean(np.square(errors))):.2f} / {np.abs(errors).max():.1f}"
+
+
+def alone(trace: PowerTrace, name: str) -> Callable[[int, int], float | None]:
+    """What one source says by itself of [start, end]."""
+    return lambda start_ns, end_ns: trace.energy_by_source(start_ns, end_ns, GPU)[name].value_j
+
+
+def recordings(folder: Path, period_s: float) -> None:
+    names = ("estimate", "covered, width", "counter, straight", "ring alone", "instant, held", "1 s average")
+    print(f"{'recording':<12} {'window':>7}   " + "".join(f"{name:>19}" for name in names))
+    print(f"{'':<12} {'s':>7}   {'rms / worst %':>19}{'% of windows, %':>19}" + f"{'rms / worst %':>19}" * 4)
+    for path in sorted(folder.glob("*_trace.csv")):
+        trace, ticks_ns, energy_j = read(path, period_s)
+
+        methods = [
+            alone(trace, name)
+            for name in ("energy_counter", "power_samples", "power_instant", "power_average")
+        ]
+        for span in (10, 50, 100):
+            pairs = [
+                (int(ticks_ns[i]), int(ticks_ns[i + span])) for i in range(20, len(ticks_ns) - span - 20, 2)
+            ]
+            true_j = np.array(
+                [energy_j[i + span] - energy_j[i] for i in range(20, len(ticks_ns) - span - 20, 2)]
+            )
+            estimates = [trace.energy(a, b, GPU) for a, b in pairs]
+            found = np.array([np.nan if e.value_j is None else e.value_j for e in estimates])
+            u95 = np.array([np.nan if e.u95_method_j is None else e.u95_method_j for e in estimates])
+            cells = [
+                summary(100 * (found / true_j - 1)),
+                f"{100 * np.mean(np.abs(found - true_j) <= u95):.0f}, {100 * np.mean(u95 / true_j):.2f}",
+            ]
+            for method in methods:
+                values = np.array([np.nan if (v := method(a, b)) is None else v for a, b in pairs])
+                cells.append(summary(100 * (values / true_j - 1)[~np.isnan(values)]))
+            print(f"{path.stem:<12} {span / 10:>7.0f}   " + "".join(f"{cell:>19}" for cell in cells))
+
+
+def records() -> None:
+    print(f"\n{'record':<44} {'ticks':>5} {'rms / worst J':>15} {'rms / worst %':>15} {'covered %':>9} {'straight line %':>16}")  # fmt: skip
+    for path in sorted(RECORDS.glob("*/*/")):
+        record = Record.open(path)
+        (uuid,) = record.power.gpu_uuids
+        whole = record.power.model(uuid).counter
+        reads = np.flatnonzero(record.power.events["source"] == Source.ENERGY_COUNTER)
+        reads = reads[np.argsort(record.power.events["t0_ns"][reads])]
+        kept = np.ones(len(record.power.events), bool)
+        kept[reads[1::2]] = False
+        thinned = PowerTrace(record.power.gpu_uuids, record.power.events[kept])
+        best, line = thinned.model(uuid).scaled, thinned.model(uuid).straight
+        assert best is not None
+        assert line is not None
+        seen = np.isin(np.round(whole.energy_j * 1e3), np.round(best.energy_j * 1e3))
+        # From a tick that was seen to the next one, which was left out.
+        first = np.flatnonzero(seen[:-1] & ~seen[1:])
+        first = first[
+            (whole.ticks_ns[first + 1] - whole.ticks_ns[first] > S_NS // 2)
+            & (whole.ticks_ns[first + 1] < best.ticks_ns[-1])
+        ]
+        a, b = whole.ticks_ns[first], whole.ticks_ns[first + 1]
+        true_j = whole.energy_j[first + 1] - whole.energy_j[first]
+        value_j, parts = best.estimates(a, b)
+        u95_j = COVERAGE_95 * np.sqrt(np.sum([part**2 for part in parts.values()], axis=0))
+        straight_j, _ = line.estimates(a, b)
+        scenario = record.info.config["scenario"]
+        rate = scenario.get("rate_rps")
+        name = f"{record.info.config['model']['name']}, {'batch' if rate is None else f'{rate:g} requests/s'} ({uuid[4:8]})"
+        print(
+            f"{name:<44} {len(a):>5} {summary(value_j - true_j):>15} {summary(100 * (value_j / true_j - 1)):>15} "
+            f"{100 * np.mean(np.abs(value_j - true_j) <= u95_j):>9.0f} {summary(100 * (straight_j / true_j - 1)):>16}"
+        )
 
 
 def main() -> None:
@@ -60,34 +156,11 @@ def main() -> None:
     parser.add_argument("folder", type=Path, nargs="?", default=default)
     parser.add_argument("--counter-period-s", type=float, default=1.009)
     args = parser.parse_args()
-    if not args.folder.is_dir():
-        print(f"skipped: there are no recordings at {args.folder}")
-        return
-    print(f"{'recording':<12} {'window':>7}   " + "".join(f"{name:>22}" for name in ("estimate", "counter, straight", "ring alone", "instant, held", "1 s average")))  # fmt: skip
-    print(f"{'':<12} {'s':>7}   " + f"{'rms / worst %':>22}" * 5)
-    for path in sorted(args.folder.glob("*_trace.csv")):
-        trace, ticks_ns, energy_j = read(path, args.counter_period_s)
-
-        def alone(name: str, trace: PowerTrace = trace) -> Callable[[int, int], float | None]:
-            return lambda a, b: trace.energy_by_source(a, b, GPU)[name].value_j
-
-        methods: list[Callable[[int, int], float | None]] = [
-            lambda a, b, trace=trace: trace.energy(a, b, GPU).value_j,  # type: ignore[misc]
-            alone("energy_counter"),
-            alone("power_samples"),
-            alone("power_instant"),
-            alone("power_average"),
-        ]
-        for span in (10, 50, 100):
-            cells = []
-            for method in methods:
-                errors = []
-                for i in range(20, len(ticks_ns) - span - 20, 2):
-                    value = method(int(ticks_ns[i]), int(ticks_ns[i + span]))
-                    if value is not None:
-                        errors.append(100 * (value / (energy_j[i + span] - energy_j[i]) - 1))
-                cells.append(f"{np.sqrt(np.mean(np.square(errors))):.2f} / {np.abs(errors).max():.1f}")
-            print(f"{path.stem:<12} {span / 10:>7.0f}   " + "".join(f"{cell:>22}" for cell in cells))
+    if args.folder.is_dir():
+        recordings(args.folder, args.counter_period_s)
+    else:
+        print(f"recordings at full rate: skipped, there are none at {args.folder}")
+    records()
 
 
 if __name__ == "__main__":
