@@ -56,6 +56,7 @@ PRIOR_STEEPNESS = 1 / 12
 LEAST_STEEPNESS = 0.055
 """Held-out ticks do not see errors of a load that keeps step with the counter: less than this is not believed."""
 LEAST_LOCAL = 0.7
+"""A stretch that was predicted well by chance is not made surer than this against the whole."""
 PRIOR_FLOOR_J2_PER_S = 0.01
 PRIOR_TICK_SD_S = 0.001
 PRIOR_WEIGHT = 4.0
@@ -63,9 +64,12 @@ PRIOR_WEIGHT = 4.0
 LOCAL_TICKS = 8
 """On either side: held-out ticks whose errors say how far a stretch is off from the run's own average."""
 LOCAL_WEIGHT = 6.0
-MEAN_ROUNDS = 60
-SHRINK_TICKS = 1.0
-"""Weight of "the samples are right", in held-out ticks of average informativeness, when their share is chosen."""
+FIT_ROUNDS = 60
+"""Of the multiplicative updates; the components move by less than a per mille after some 40."""
+BELIEF_TICKS = 0.3
+WHOLE_TICKS = 6.0
+"""Weights, in held-out ticks of average informativeness, of "the samples are right" in the share that is best for the whole
+trace, and of that in the share of a stretch."""
 
 
 class HeldOut:
@@ -93,16 +97,20 @@ class HeldOut:
     def samples_weight(self) -> Floats:
         """Share w of the samples, 0..1, in the shape of each interval between ticks; float64[len(ticks) - 1].
 
-        Least squares of `off_line_j` on `shown_off_line_j` over the ticks around, with some belief in w = 1 where they
-        say nothing.
+        Least squares of `off_line_j` on `shown_off_line_j` over the ticks around, with some belief in the share that
+        is best for the whole trace; in that, with a little belief in w = 1.
         """
         intervals = len(self.ticks_ns) - 1
         if not len(self.off_line_j):
             return np.ones(intervals)
         x, y = self.shown_off_line_j, self.off_line_j
         scale = float(np.mean(x**2))
-        around = _around(x * x, intervals) + SHRINK_TICKS * scale
-        weight: Floats = (_around(x * y, intervals) + SHRINK_TICKS * scale) / np.maximum(around, 1e-30)
+        if scale == 0.0:
+            return np.ones(intervals)
+        whole = (float(x @ y) + BELIEF_TICKS * scale) / (float(x @ x) + BELIEF_TICKS * scale)
+        whole = min(max(whole, 0.0), 1.0)
+        around = _around(x * x, intervals) + WHOLE_TICKS * scale
+        weight: Floats = (_around(x * y, intervals) + WHOLE_TICKS * scale * whole) / around
         return np.clip(weight, 0.0, 1.0)
 
     def errors_j(self, weight: Floats) -> Floats:
@@ -253,7 +261,7 @@ def _fit(parts: Floats, errors_j: Floats, prior: Floats, least_tick_sd_s: float)
     squares = errors_j**2
     if len(errors_j):
         usual = parts.mean(axis=1)
-        for _ in range(MEAN_ROUNDS):
+        for _ in range(FIT_ROUNDS):
             variance = np.maximum(components @ parts, 1e-12)
             ahead = (parts * (squares / variance**2)).sum(axis=1)
             behind = (parts / variance).sum(axis=1)
@@ -264,12 +272,11 @@ def _fit(parts: Floats, errors_j: Floats, prior: Floats, least_tick_sd_s: float)
             behind += PRIOR_WEIGHT * usual / expected
             # A component that no held-out tick speaks of stays as believed.
             components = components * np.sqrt(np.where(behind > 0, ahead / np.maximum(behind, 1e-30), 1.0))
-        variance = np.maximum(components @ parts, 1e-12)
-        intervals = len(errors_j) + 1
-        count = _around(np.ones(len(errors_j)), intervals)
         components[0] = max(components[0], LEAST_STEEPNESS if usual[0] > 0 else 0.0)
         components[2] = max(components[2], least_tick_sd_s**2)
         variance = np.maximum(components @ parts, 1e-12)
+        intervals = len(errors_j) + 1
+        count = _around(np.ones(len(errors_j)), intervals)
         local = (LOCAL_WEIGHT + _around(squares / variance, intervals)) / (LOCAL_WEIGHT + count)
         local = np.maximum(local, LEAST_LOCAL)
     else:
