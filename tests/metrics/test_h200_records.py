@@ -46,10 +46,23 @@ def test_every_source_agrees_on_the_energy(record: Record) -> None:
         assert metrics[f"energy_by_source/{source}_j"] == pytest.approx(energy_j, rel=share)
 
 
+IDLE_W = {"GPU-ebd2": (77.9, 117.2), "GPU-6837": (82.0, 125.2)}
+"""Bare and loaded, by board."""
+
+
 def test_idle_is_where_this_gpu_idles(record: Record) -> None:
     metrics = compute(record)["metrics"]
-    assert metrics["power/idle_bare_w"] == pytest.approx(77.9, rel=0.01)
-    assert metrics["power/idle_loaded_w"] == pytest.approx(117.2, rel=0.01)
+    (gpu,) = record.info.gpus
+    bare_w, loaded_w = IDLE_W[gpu["uuid"][:8]]
+    assert metrics["power/idle_bare_w"] == pytest.approx(bare_w, rel=0.01)
+    assert metrics["power/idle_loaded_w"] == pytest.approx(loaded_w, rel=0.01)
+
+
+def test_the_uncertainty_is_the_boards_and_little_of_it_the_methods(record: Record) -> None:
+    metrics = compute(record)["metrics"]
+    energy_j = metrics["energy/gpu_j"]
+    assert metrics["energy/gpu_j_u95_method"] < 0.001 * energy_j
+    assert metrics["energy/gpu_j_u95_sensor"] == pytest.approx(0.05 * energy_j, rel=0.02)
 
 
 def test_the_sampler_took_under_a_hundredth_of_a_core(record: Record) -> None:

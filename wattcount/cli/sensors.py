@@ -185,7 +185,7 @@ def _pyplot() -> Any:
         matplotlib.use("Agg")
         import matplotlib.pyplot as plt
     except ImportError as error:
-        raise NotStartedError("--plot needs matplotlib: pip install 'wattcount[bench]'") from error
+        raise NotStartedError("--plot needs matplotlib: pip install 'wattcount[plot]'") from error
     return plt
 
 

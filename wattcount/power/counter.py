@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wattcount.power.curve import S_NS, Floats, Ints, PowerCurve
+from wattcount.power.uncertainty import doubt_j2, local_gain
 
 GRID_PERIODS_NS = (100_000_000, 50_000_000, 20_000_000)
 """Update periods of the counter that are looked for."""
@@ -50,7 +51,9 @@ CLOCK_SD = MAX_DRIFT / 3**0.5
 TICK_ENDS_SD_NS = 7e6
 """How far the first and last tick of a fit are off, as far as reads tell: a fraction of the time a tick takes to show."""
 SETTLED_SHARE = 0.2
-"""Of the counter's step: a read whose joules are this close to a tick's saw that tick."""
+SETTLED_DOUBT = 0.25
+"""Of the counter's step: a read whose joules are this close to a tick's saw that tick, where the samples may be off by no more
+than that (standard deviation)."""
 STARTS_NS: Floats = np.asarray(np.arange(-30e6, 20e6 + 1, 5e5), np.float64)
 """Where, against the fitted phase, a tick may begin to show."""
 TRAILS_NS: Floats = np.asarray(np.arange(-40e6, 40e6 + 1, 2.5e5), np.float64)
@@ -204,14 +207,37 @@ def _numbers(
     asked = np.flatnonzero(~clear)
     candidates = number[asked, None] + np.array([-1, 0, 1])
     drawn = shape.at(grid.tick_ns(candidates) + trails_ns)
-    off_j = np.abs(np.interp(drawn, anchors_j, energy_j[clear]) - energy_j[asked, None])
+    # From the clear ticks on either side, as far as the samples can be trusted between them and the one in question.
+    after = np.clip(np.searchsorted(number[clear], number[asked]), 1, len(anchors_j) - 1)[:, None]
+    before = after - 1
+    energy_clear_j = energy_j[clear]
+    gain = local_gain(energy_clear_j, anchors_j)[before]
+    anchors_j2, drawn_j2 = (
+        _doubt_at(shape, grid.tick_ns(n) + trails_ns) for n in (number[clear], candidates)
+    )
+    left, right = drawn_j2 - anchors_j2[before], anchors_j2[after] - drawn_j2
+    from_before_j = energy_clear_j[before] + gain * (drawn - anchors_j[before])
+    from_after_j = energy_clear_j[after] - gain * (anchors_j[after] - drawn)
+    share = np.clip(left / np.maximum(left + right, 1e-30), 0.0, 1.0)
+    off_j = np.abs((1 - share) * from_before_j + share * from_after_j - energy_j[asked, None])
     best = np.argmin(off_j, axis=1)
     step_j = (drawn[:, 2] - drawn[:, 0]) / 2
     inside = (drawn[:, 0] > anchors_j[0]) & (drawn[:, 2] < anchors_j[-1])
-    settled = inside & (off_j.min(axis=1, initial=np.inf) < SETTLED_SHARE * step_j)
+    sd_j = np.sqrt(np.abs(left * right) / np.maximum(left + right, 1e-30))[:, 1]
+    sure = (off_j.min(axis=1, initial=np.inf) < SETTLED_SHARE * step_j) & (sd_j < SETTLED_DOUBT * step_j)
+    settled = inside & sure
     number[asked] = candidates[np.arange(len(asked)), best]
     clear[asked] = settled
     return number, clear
+
+
+def _doubt_at(shape: PowerCurve, t_ns: Ints) -> Floats:
+    """Variance of what the samples may have missed up to each time, joule^2."""
+    first_ns = shape.t_ns[0]
+    variance: Floats = np.interp(
+        (t_ns - first_ns).astype(float), (shape.t_ns - first_ns).astype(float), doubt_j2(shape)
+    )
+    return variance
 
 
 def _begins_to_show(age_ns: Ints, period_ns: float) -> Floats:

@@ -11,6 +11,7 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 S_NS = 1_000_000_000
+LONG_GAP_STEPS = 4.0
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,8 @@ class PowerCurve:
     t_ns          int64[n], increasing: the knots
     coefficients  float64[4, n - 1], W: power at share u (0..1) of a segment is the sum of coefficients[i] * u**i
     energy_j      float64[n], since the first knot
-    change_w      float64[n - 1]: by how much the readings at a segment's ends differ
+    change_w      float64[n - 1]: by how much the readings at a segment's ends differ; in a long gap at least by as much
+                  as power varies
     gaps_ns       int64[m, 2]: stretches that were bridged, not seen
     """
 
@@ -50,8 +52,13 @@ class PowerCurve:
         slope[0], slope[-1] = secant[0], secant[-1]
         p0, p1, m0, m1 = power_w[:-1], power_w[1:], h * slope[:-1], h * slope[1:]
         coefficients = np.stack((p0, m0, 3 * (p1 - p0) - 2 * m0 - m1, 2 * (p0 - p1) + m0 + m1))
-        lost = np.flatnonzero(steps_ns > 1.5 * float(np.median(steps_ns)))
-        return cls._of(t_ns, coefficients, np.diff(power_w), _spans(t_ns, lost))
+        usual_ns = float(np.median(steps_ns))
+        lost = np.flatnonzero(steps_ns > 1.5 * usual_ns)
+        change_w = np.diff(power_w)
+        # In a long gap power may have gone anywhere, whatever it was at its ends.
+        long = steps_ns > LONG_GAP_STEPS * usual_ns
+        change_w[long] = np.maximum(np.abs(change_w[long]), float(np.std(power_w)))
+        return cls._of(t_ns, coefficients, change_w, _spans(t_ns, lost))
 
     @classmethod
     def held(cls, t_ns: Ints, power_w: Floats, longest_ns: float) -> PowerCurve:

@@ -42,6 +42,8 @@ BOX_NS = 1_000_000_000
 """Length of the box that averaged power (field 185) is the mean of, on the GPUs where it was measured."""
 CLOCK_STEP_NS = 50_000_000
 """The wall clock is slewed by less than this between two pairs; a larger change is a step."""
+FROZEN_SAMPLES = 12
+"""So many equal samples in a row are a sensor that stands still: an idle H200 gave up to 9."""
 LONGEST_GAP_NS = S_NS // 2
 """What of power alone was not seen for longer has no energy."""
 LONGEST_HOLD_NS = 3 * S_NS
@@ -91,6 +93,7 @@ class EnergyModel:
 
     def __init__(self, sources: Mapping[Source, Events]) -> None:
         self._notes: list[str] = []
+        self._frozen_ns = np.empty((0, 2), np.int64)
         self.ring = self._ring(sources[Source.POWER_SAMPLES], sources[Source.REALTIME])
         self.instant = self._held(sources[Source.POWER_INSTANT])
         self.usage = self._held(sources[Source.POWER_USAGE])
@@ -185,9 +188,15 @@ class EnergyModel:
             )
             t_ns = stamps_utc_ns - base - np.round(offsets).astype(np.int64)
         t_ns, keep = np.unique(t_ns, return_index=True)
+        value = samples["value"][keep]
+        frozen = _same_for_long(value, FROZEN_SAMPLES)
+        if frozen.any():
+            spans = np.flatnonzero(np.diff(np.concatenate(([False], frozen, [False])).astype(int)))
+            self._frozen_ns = np.stack((t_ns[spans[::2]], t_ns[spans[1::2] - 1]), axis=1)
+            t_ns, value = t_ns[~frozen], value[~frozen]
         if len(t_ns) < 3:
             return None
-        return PowerCurve.through(t_ns, samples["value"][keep] / 1e3)
+        return PowerCurve.through(t_ns, value / 1e3)
 
     def _held(self, events: Events) -> PowerCurve | None:
         """Polled power, each value held from when it was first seen until the next one was."""
@@ -274,6 +283,8 @@ class EnergyModel:
 
     def _window_notes(self, start_ns: int, end_ns: int) -> tuple[str, ...]:
         notes = list(self._notes)
+        if overlaps(self._frozen_ns, start_ns, end_ns):
+            notes.append("power_samples_frozen")
         for code, spans in self._errors.items():
             if overlaps(spans, start_ns, end_ns):
                 notes.append(code)
@@ -445,6 +456,15 @@ def _check(start_ns: int, end_ns: int) -> None:
 
 def _with(estimate: EnergyEstimate, reasons: tuple[str, ...]) -> EnergyEstimate:
     return replace(estimate, reasons=tuple(dict.fromkeys((*estimate.reasons, *reasons))))
+
+
+def _same_for_long(value: Ints, length: int) -> NDArray[np.bool_]:
+    """Values that repeat the one before in a run of at least `length` equal ones; the first of a run is good."""
+    run = np.cumsum(np.concatenate(([True], np.diff(value) != 0)))
+    lengths = np.bincount(run)
+    repeats = np.concatenate(([False], np.diff(value) == 0))
+    long: NDArray[np.bool_] = repeats & (lengths[run] >= length)
+    return long
 
 
 def _hold_ns(steps_ns: Ints) -> float:

@@ -59,6 +59,8 @@ LEAST_LOCAL = 0.7
 """A stretch that was predicted well by chance is not made surer than this against the whole."""
 PRIOR_FLOOR_J2_PER_S = 0.01
 PRIOR_TICK_SD_S = 0.001
+LEAST_TICK_SD_S = 0.001
+"""Single ticks are off by more than most: seldom enough that a fit to a hundred of them misses it."""
 PRIOR_WEIGHT = 4.0
 """Held-out ticks that the priors above count as."""
 LOCAL_TICKS = 8
@@ -120,10 +122,14 @@ class HeldOut:
 
 
 def local_gain(energy_j: Floats, shown_j: Floats) -> Floats:
-    """Counter's joules against the samples' around each interval between ticks; float64[len(ticks) - 1]."""
-    intervals = len(energy_j) - 1
-    shown = np.maximum(_around(np.diff(shown_j), intervals, 1), 1e-30)
-    gain: Floats = _around(np.diff(energy_j), intervals, 1) / shown
+    """Counter's joules against the samples' around each interval between ticks; float64[len(ticks) - 1].
+
+    The median over the `LOCAL_TICKS` intervals on either side: one across a gap in the samples does not count.
+    """
+    ratios = np.diff(energy_j) / np.maximum(np.diff(shown_j), 1e-30)
+    reach = min(LOCAL_TICKS, len(ratios) - 1)
+    padded = np.pad(ratios, reach, mode="reflect") if reach else ratios
+    gain: Floats = np.median(np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 1), axis=1)
     return gain
 
 
@@ -134,12 +140,12 @@ def doubt_j2(shape: PowerCurve) -> Floats:
     return np.concatenate(([0.0], np.cumsum(steps)))
 
 
-def _around(values: Floats, intervals: int, centre: int = 0) -> Floats:
-    """Of each interval, the sum over the held-out ticks (centre 1: the intervals) within `LOCAL_TICKS` of it."""
+def _around(values: Floats, intervals: int) -> Floats:
+    """Of each interval, the sum over the held-out ticks within `LOCAL_TICKS` of it."""
     total = np.concatenate(([0.0], np.cumsum(values)))
     index = np.arange(intervals)
     low = np.clip(index - LOCAL_TICKS, 0, len(values))
-    high = np.clip(index + LOCAL_TICKS + centre, 0, len(values))
+    high = np.clip(index + LOCAL_TICKS, 0, len(values))
     sums: Floats = total[high] - total[low]
     return sums
 
@@ -273,7 +279,7 @@ def _fit(parts: Floats, errors_j: Floats, prior: Floats, least_tick_sd_s: float)
             # A component that no held-out tick speaks of stays as believed.
             components = components * np.sqrt(np.where(behind > 0, ahead / np.maximum(behind, 1e-30), 1.0))
         components[0] = max(components[0], LEAST_STEEPNESS if usual[0] > 0 else 0.0)
-        components[2] = max(components[2], least_tick_sd_s**2)
+        components[2] = max(components[2], LEAST_TICK_SD_S**2, least_tick_sd_s**2)
         variance = np.maximum(components @ parts, 1e-12)
         intervals = len(errors_j) + 1
         count = _around(np.ones(len(errors_j)), intervals)
