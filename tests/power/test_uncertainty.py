@@ -238,6 +238,15 @@ def test_samples_that_stand_still_are_told() -> None:
     assert abs(across.value_j - true_j) <= across.u95_method_j
 
 
+def test_a_coarse_sensor_does_not_stand_still() -> None:
+    events = BASE.events.copy()
+    ring = events["source"] == Source.POWER_SAMPLES
+    events["value"][ring] = np.maximum(events["value"][ring] // 50_000, 1) * 50_000
+    coarse = PowerTrace(BASE.gpu_uuids, events)
+    estimate = coarse.energy(START_NS + 5 * S, START_NS + 30 * S, BASE.gpu_uuids[0])
+    assert "power_samples_frozen" not in estimate.reasons
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.floats(1.01, 2.0), st.floats(5.0, 20.0), st.floats(0.5, 10.0))
 def test_more_power_is_more_energy(factor: float, start_s: float, length_s: float) -> None:

@@ -459,11 +459,15 @@ def _with(estimate: EnergyEstimate, reasons: tuple[str, ...]) -> EnergyEstimate:
 
 
 def _same_for_long(value: Ints, length: int) -> NDArray[np.bool_]:
-    """Values that repeat the one before in a run of at least `length` equal ones; the first of a run is good."""
+    """Values that repeat the one before in a run of at least `length` equal ones; the first of a run is good.
+
+    Where long runs are usual, because the sensor is coarse, a run must be three times as long as those nine tenths of the
+    values are in.
+    """
     run = np.cumsum(np.concatenate(([True], np.diff(value) != 0)))
-    lengths = np.bincount(run)
+    lengths = np.bincount(run)[run]
     repeats = np.concatenate(([False], np.diff(value) == 0))
-    long: NDArray[np.bool_] = repeats & (lengths[run] >= length)
+    long: NDArray[np.bool_] = repeats & (lengths >= max(length, 3 * float(np.quantile(lengths, 0.9))))
     return long
 
 
