@@ -59,7 +59,7 @@ LEAST_LOCAL = 0.7
 """A stretch that was predicted well by chance is not made surer than this against the whole."""
 PRIOR_FLOOR_J2_PER_S = 0.01
 PRIOR_TICK_SD_S = 0.001
-LEAST_TICK_SD_S = 0.001
+LEAST_TICK_SD_S = 0.0007
 """Single ticks are off by more than most: seldom enough that a fit to a hundred of them misses it."""
 PRIOR_WEIGHT = 4.0
 """Held-out ticks that the priors above count as."""
