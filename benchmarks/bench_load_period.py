@@ -195,6 +195,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the result here")
     args = parser.parse_args()
     gpu = Gpu()
+    if not gpu.cuda and not args.emulated:
+        print("skipped: torch finds no CUDA device (--emulated rehearses the bookkeeping without one)")
+        return
     config = PowerConfig(
         backend=PowerBackend.emulated if args.emulated else PowerBackend.auto,
         energy_counter_period_ms=args.counter_period_ms,

@@ -1,7 +1,8 @@
 """Does the sampler disturb what it measures? Interleaved on/off stretches in one engine.
 
     python benchmarks/bench_sampler_overhead.py model=llama3_8b model.weights=random
-    python benchmarks/bench_sampler_overhead.py --idle-pairs 2 --decode-pairs 2 --batch 8 model=tiny power.backend=emulated
+    python benchmarks/bench_sampler_overhead.py --rehearse --idle-pairs 2 --decode-pairs 2 --batch 8 --decode-tokens 1500 \
+        --decode-s 0.6 model=tiny engine=tiny power.backend=emulated
 
 One engine is started. First come stretches of loaded idle, with the native sampler off and on in the order
 off-on, on-off, off-on, ... so that drift cancels. Then a batch of requests decodes steadily, and while it
@@ -23,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import ctypes
 import json
 import sys
 import tempfile
@@ -76,7 +78,9 @@ class Stretch:
 class Counter:
     """The energy counter read the plain way, by polling until it changes."""
 
-    def __init__(self, uuid: str) -> None:
+    def __init__(self, uuid: str, library_path: str) -> None:
+        # The library of the session, whatever its name: the emulated one is not on the linker's path.
+        pynvml.nvmlLib = ctypes.CDLL(library_path)
         pynvml.nvmlInit()
         self._handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
 
@@ -99,7 +103,7 @@ class Bench:
     ) -> None:
         self.args, self.cfg, self.session, self.uuid, self.engine = args, cfg, session, uuid, engine
         self.info: EngineInfo
-        self.counter = Counter(uuid)
+        self.counter = Counter(uuid, session.library["path"])
         self.stretches: list[Stretch] = []
         self.cpu_shares: list[float] = []
         self.arrivals: list[tuple[int, int]] = []
@@ -313,6 +317,10 @@ async def measure(args: argparse.Namespace) -> dict[str, object]:
         ]
     )
     session = open_session(cfg.power, cfg.gpu)
+    if session.evidence == "emulated" and not args.rehearse:
+        session.close()
+        print("skipped: there is no GPU to disturb (--rehearse runs on an emulated one all the same)")
+        raise SystemExit(0)
     cfg = preflight(cfg, session)
     (gpu,) = session.select(cfg.gpu)
     engine = create(cfg, [gpu.uuid], Path(tempfile.mkdtemp()))
@@ -369,6 +377,9 @@ def main() -> None:
     parser.add_argument("--decode-s", type=float, default=1.5)
     parser.add_argument("--json", type=Path, help="write the result here")
     parser.add_argument("--stretches", type=Path, help="append each stretch here")
+    parser.add_argument(
+        "--rehearse", action="store_true", help="on an emulated GPU; says nothing of a real one"
+    )
     parser.add_argument("overrides", nargs="*", help="config overrides, as for python -m wattcount")
     args = parser.parse_args()
     result = asyncio.run(measure(args))
