@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from synthetic_record import SyntheticRun, at, steady_requests
 
+from wattcount.metrics import compute
 from wattcount.metrics.locking import locking
+from wattcount.record import Record
 
 MS = 1_000_000
 
@@ -60,3 +65,47 @@ def test_chance_is_not_taken_for_coherence() -> None:
 def test_too_few_steps_tell_nothing() -> None:
     assert locking(steps(20.0, count=10), 20e6) is None
     assert locking(np.zeros(100, np.int64), 20e6) is None
+
+
+@pytest.mark.parametrize(("length_ms", "locked"), [(20.0, True), (17.3, False)])
+def test_what_locking_may_do_is_in_the_sensors_part(length_ms: float, locked: bool, tmp_path: Path) -> None:
+    columns = ("prefill_tokens", "decode_tokens", "running", "waiting")
+    run = SyntheticRun(
+        requests=steady_requests(),
+        steps=[
+            {
+                "logged_ns": at(20 + k * length_ms / 1e3),
+                "engine_ts_ns": None,
+                "duration_ns": None,
+                "kv_cache_usage": None,
+            }
+            | dict.fromkeys(columns, 1)
+            for k in range(int(80e3 / length_ms))
+        ],
+        observations=[
+            {
+                "gpu": 0,
+                "source": "power_samples",
+                "prev_t0_ns": -1,
+                "t0_ns": at(k * 0.02),
+                "t1_ns": at(k * 0.02),
+                "source_ts_us": at(k * 0.02) // 1000,
+                "value": 300_000 + k % 7,
+                "nvml_return": 0,
+            }
+            for k in range(6000)
+        ],
+    )
+    content = compute(Record.open(run.write(tmp_path)))
+    ((_, energy),) = content["energy"].items()
+    codes = {finding["code"] for finding in content["validity"]["findings"]}
+    if locked:
+        assert energy["budget_j"]["locking"] == pytest.approx(0.16 * energy["value_j"], rel=0.05)
+        assert energy["u95_sensor_j"] > energy["budget_j"]["locking"]
+        assert content["metrics"]["energy/gpu_j_u95_sensor"] == pytest.approx(
+            energy["u95_sensor_j"], rel=1e-9
+        )
+        assert "load_locks_to_sensor" in codes
+    else:
+        assert energy["budget_j"]["locking"] < 0.01 * energy["value_j"]
+        assert "load_locks_to_sensor" not in codes

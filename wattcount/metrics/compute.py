@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from wattcount.metrics import attribution, drift, percentiles
 from wattcount.metrics.idle import Cell, idle_powers, idle_split
+from wattcount.metrics.locking import window_energy
 from wattcount.metrics.observations import MISSING, Bools, Requests, ends_in, held, int_column, starts_in
 from wattcount.metrics.registry import (
     ENERGY_SOURCES,
@@ -201,7 +202,7 @@ def _estimates(record: Record, window: Window | None) -> dict[str, dict[str, Any
     for uuid in gpu_uuids(record) if window is not None else ():
         assert window is not None
         if uuid in record.power.gpu_uuids:
-            estimate = record.power.energy(window.start_ns, window.end_ns, uuid)
+            estimate = window_energy(record, window, uuid)
             found[uuid] = {
                 "value_j": _canonical_or_none(estimate.value_j),
                 "u95_j": _canonical_or_none(estimate.u95_j),
@@ -302,9 +303,7 @@ def _host_energy(sheet: _Sheet, record: Record, window: Window) -> None:
 def _uncertainty(sheet: _Sheet, record: Record, window: Window, reason: str | None) -> None:
     """Of the sum over the GPUs: the estimator's errors are independent, those of the boards' sensors may not be."""
     estimates = [
-        record.power.energy(window.start_ns, window.end_ns, uuid)
-        for uuid in gpu_uuids(record)
-        if uuid in record.power.gpu_uuids
+        window_energy(record, window, uuid) for uuid in gpu_uuids(record) if uuid in record.power.gpu_uuids
     ]
     method = _total([None if e.u95_method_j is None else e.u95_method_j**2 for e in estimates])
     sensor = _total([e.u95_sensor_j for e in estimates])

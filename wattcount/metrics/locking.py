@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+
+from wattcount.metrics.observations import int_column
+from wattcount.metrics.window import Window
+from wattcount.power import EnergyEstimate
+from wattcount.power.events import Source
+from wattcount.record import Record
 
 Ints = NDArray[np.int64]
 
@@ -51,3 +58,37 @@ def locking(step_ns: Ints, sample_period_ns: float) -> Locking | None:
     square = float(np.mean(np.cos(phase)) ** 2 + np.mean(np.sin(phase)) ** 2)
     chance = 1 / len(step_ns)
     return Locking(length_ns, a_sample, max(0.0, (square - chance) / (1 - chance)) ** 0.5)
+
+
+def locking_of(record: Record, window: Window, gpu_uuid: str) -> Locking | None:
+    """Of a record's engine steps in a window against one GPU's samples ring; None where either is missing."""
+    logged_ns = np.sort(int_column(record.steps, "logged_ns"))
+    inside = logged_ns[(logged_ns >= window.start_ns) & (logged_ns < window.end_ns)]
+    stamps_us = np.unique(record.power.of(gpu_uuid, Source.POWER_SAMPLES)["source_ts_us"])
+    if len(stamps_us) < 2:
+        return None
+    return locking(inside, 1e3 * float(np.median(np.diff(stamps_us))))
+
+
+def window_energy(record: Record, window: Window, gpu_uuid: str) -> EnergyEstimate:
+    """Energy of a window, with what locking may do to it in the sensor's part of the uncertainty (`locking`).
+
+    The sensor's, because runs of the same load on one board would share it.
+    """
+    estimate = record.power.energy(window.start_ns, window.end_ns, gpu_uuid)
+    found = locking_of(record, window, gpu_uuid)
+    if (
+        found is None
+        or estimate.value_j is None
+        or estimate.u95_method_j is None
+        or estimate.u95_sensor_j is None
+    ):
+        return estimate
+    locked_j = found.error_share * estimate.value_j
+    sensor_j = math.hypot(estimate.u95_sensor_j, locked_j)
+    return replace(
+        estimate,
+        u95_j=math.hypot(estimate.u95_method_j, sensor_j),
+        u95_sensor_j=sensor_j,
+        budget_j={**estimate.budget_j, "locking": locked_j},
+    )

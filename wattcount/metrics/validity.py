@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wattcount.metrics.drift import Drifts, backlog
-from wattcount.metrics.locking import locking
+from wattcount.metrics.locking import locking_of
 from wattcount.metrics.observations import MISSING, Ints, Requests, held, int_column, starts_in
 from wattcount.metrics.window import Window, phase_window
 from wattcount.power.events import Source
@@ -224,13 +224,8 @@ def _sources(record: Record, window: Window) -> Iterator[Finding]:
 
 def _locked(record: Record, window: Window) -> Iterator[Finding]:
     """Steps that keep step with the sensor's samples."""
-    logged_ns = np.sort(int_column(record.steps, "logged_ns"))
-    inside = logged_ns[(logged_ns >= window.start_ns) & (logged_ns < window.end_ns)]
     for uuid in record.power.gpu_uuids:
-        stamps_us = np.unique(record.power.of(uuid, Source.POWER_SAMPLES)["source_ts_us"])
-        if len(stamps_us) < 2:
-            continue
-        found = locking(inside, 1e3 * float(np.median(np.diff(stamps_us))))
+        found = locking_of(record, window, uuid)
         if found is not None and found.error_share > LOCKED_ERROR_SHARE:
             yield Finding(
                 "load_locks_to_sensor",
