@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wattcount.trend import MIN_VALUES, residual, theil_sen
+from wattcount.trend import MIN_VALUES, residual, spread, t_975, theil_sen
 
 
 @settings(max_examples=100, deadline=None)
@@ -60,3 +60,21 @@ def test_the_residual_has_no_line_left_in_it():
 def test_a_load_that_does_not_vary_explains_nothing():
     values = np.arange(10.0)
     assert residual(values, np.full(10, 7.0)).tolist() == (values - 4.5).tolist()
+
+
+@pytest.mark.parametrize(
+    ("freedom", "value"), [(1, 12.706), (2, 4.3027), (4, 2.7764), (5, 2.5706), (10, 2.2281), (1000, 1.9623)]
+)
+def test_students_t(freedom: int, value: float) -> None:
+    assert t_975(freedom) == pytest.approx(value, rel=2e-3)
+
+
+def test_students_t_needs_a_degree_of_freedom() -> None:
+    with pytest.raises(ValueError, match="at least one degree of freedom, got 0"):
+        t_975(0)
+
+
+def test_spread_of_repeats() -> None:
+    mean, deviation, half = spread([1.0, 2.0, 3.0])
+    assert (mean, deviation) == (2.0, 1.0)
+    assert half == pytest.approx(4.30265 / 3**0.5)

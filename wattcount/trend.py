@@ -1,4 +1,4 @@
-"""Trends in series that vary by chance.
+"""Trends in series that vary by chance, and the spread of repeats.
 
 The slope is the median of the slopes between all pairs of values (Theil-Sen: P. K. Sen, J. Am. Stat. Assoc. 63
 (1968) 1379), which a few odd values do not move; its interval is Sen's, from the distribution of Kendall's S.
@@ -7,6 +7,7 @@ It supposes that the values vary independently.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import floor, sqrt
 
@@ -70,3 +71,28 @@ def residual(values: Floats, by: Floats) -> Floats:
     if spread > 0:
         rest = rest - float(centred @ rest) / spread * centred
     return rest
+
+
+_T_975_SMALL = {1: 12.7062, 2: 4.30265, 3: 3.18245, 4: 2.77645}
+
+
+def t_975(freedom: int) -> float:
+    """97.5 % point of Student's t; from 5 degrees of freedom on by Cornish and Fisher's expansion (Abramowitz and
+    Stegun 26.7.5). ValueError below 1."""
+    if freedom < 1:
+        raise ValueError(f"Student's t needs at least one degree of freedom, got {freedom}")
+    if freedom in _T_975_SMALL:
+        return _T_975_SMALL[freedom]
+    z, v = 1.959963984540054, float(freedom)
+    return (
+        z
+        + (z**3 + z) / (4 * v)
+        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v**2)
+        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * v**3)
+    )
+
+
+def spread(values: Sequence[float]) -> tuple[float, float, float]:
+    """(mean, standard deviation, 95 % half width of the mean by Student's t) of at least two values."""
+    mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1))
+    return mean, deviation, t_975(len(values) - 1) * deviation / sqrt(len(values))

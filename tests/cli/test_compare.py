@@ -32,6 +32,28 @@ def test_side_by_side_with_ratios(tmp_path: Path, capsys: pytest.CaptureFixture[
         assert path in out
 
 
+def test_what_a_difference_must_exceed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = records(tmp_path, *PAIR)
+    assert main(["compare", *paths]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "hides" in line]
+    assert line.startswith("One board: the method's own error hides differences of energy under ")
+
+
+def test_repeats_of_one_point_have_a_mean_and_an_interval(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = records(tmp_path, *({"power_w": watts} for watts in (300.0, 303.0, 306.0)))
+    assert main(["compare", *paths]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "runs of" in line]
+    # Mean 303 W, sd 3 W: 1 %, and t(2) x sd / sqrt(3) = 2.48 %.
+    assert "3 runs of " in line
+    assert "6.886 ± 0.17 J per output token (95 %), sd 0.99 %." in line
+    assert len(line) <= 80
+    paths = records(tmp_path / "other", {}, {"rate_rps": 16.0, "requests": steady_requests(16)})
+    assert main(["compare", *paths]) == 0
+    assert "runs of" not in capsys.readouterr().out
+
+
 def test_many_records_fit_80_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     records(tmp_path, *({"power_w": 100.0 * i} for i in range(1, 7)))
     assert main(["compare", str(tmp_path)]) == 0

@@ -18,6 +18,7 @@ from wattcount.metrics.observations import MISSING, Requests
 from wattcount.metrics.window import Window, phase_window
 from wattcount.record import Record
 from wattcount.record.schema import Phase, PhaseSpan
+from wattcount.trend import t_975
 
 S_NS = 1_000_000_000
 H200 = sorted((Path(__file__).resolve().parents[2] / "data" / "h200" / "records").glob("*/*/"))
@@ -188,7 +189,7 @@ def test_errors_that_hold_on_widen_the_interval() -> None:
 
 @pytest.mark.parametrize(("freedom", "value"), [(5, 2.5706), (10, 2.2281), (30, 2.0423), (1000, 1.9623)])
 def test_students_t(freedom: int, value: float) -> None:
-    assert attribution.t_975(freedom) == pytest.approx(value, rel=2e-3)
+    assert t_975(freedom) == pytest.approx(value, rel=2e-3)
 
 
 # -- phases of a window ---------------------------------------------------------------------------

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from wattcount.metrics.summary import WIDTH, console, describe, evidence_label, 
 from wattcount.metrics.units import scale_for, significant
 from wattcount.record import Record
 from wattcount.record.schema import RunInfo
+from wattcount.trend import spread
 
 SHORT = (
     "energy/gpu_j",
@@ -40,6 +42,7 @@ SHORT = (
     "load/offered_rps",
     "load/achieved_rps",
 )
+PER_TOKEN = "energy/gpu_j_per_output_token"
 UNIT_WIDTH, FIRST_WIDTH, COLUMN_WIDTH = 11, 9, 15
 """Characters that columns need at least: `requests/s`, `1234.5`, `1234.5 x0.512`"""
 
@@ -143,6 +146,8 @@ def _tables(out: Console, entries: Sequence[Entry], keys: Sequence[str]) -> None
     if not keys:
         out.print("\nnone of them has a metric to compare")
         return
+    for line in _how_sure(entries):
+        out.print(line, style="dim")
     first, others = entries[0], list(enumerate(entries[1:], 2))
     taken = max(map(len, keys)) + UNIT_WIDTH + FIRST_WIDTH
     beside = max(((out.width if out.is_terminal else WIDTH) - taken) // COLUMN_WIDTH, 1)
@@ -161,6 +166,40 @@ def _tables(out: Console, entries: Sequence[Entry], keys: Sequence[str]) -> None
             table.add_row(key, unit, *cells)
         out.print()
         out.print(table)
+
+
+def _how_sure(entries: Sequence[Entry]) -> Iterator[str]:
+    """What a difference in energy must exceed, and how far repeats of one point scatter."""
+    shares = {}
+    for part in ("method", "sensor"):
+        values = [
+            u95 / energy
+            for entry in entries
+            if (u95 := entry.value(f"energy/gpu_j_u95_{part}")) and (energy := entry.value("energy/gpu_j"))
+        ]
+        shares[part] = max(values, default=None)
+    boards = {tuple(str(gpu.get("uuid")) for gpu in entry.info.gpus) for entry in entries}
+    method, sensor = shares["method"], shares["sensor"]
+    if method is not None and sensor is not None:
+        # Two independent errors of the larger size.
+        least = 100 * math.sqrt(2) * (method if len(boards) == 1 else math.hypot(method, sensor))
+        of = (
+            "One board: the method's own error hides" if len(boards) == 1 else "Boards may differ: that hides"
+        )
+        yield f"{of} differences of energy under {significant(least, 2)} % (95 %)."
+    points: dict[str, list[float]] = {}
+    for entry in entries:
+        value = entry.value(PER_TOKEN)
+        if value is not None:
+            points.setdefault(entry.info.point_id, []).append(value)
+    for point, values in points.items():
+        if len(values) > 1:
+            mean, deviation, half = spread(values)
+            scale, unit = scale_for(values, spec(PER_TOKEN).unit)
+            yield (
+                f"{len(values)} runs of {point[:12]}: {significant(mean / scale)} ± {significant(half / scale, 2)} {unit} per output "
+                f"token (95 %), sd {significant(100 * deviation / mean, 2)} %."
+            )
 
 
 def _cell(entry: Entry, key: str, first: Entry, scale: float) -> str:

@@ -27,6 +27,7 @@ from wattcount.power.events import Source
 from wattcount.power.trace import PowerTrace
 from wattcount.record import Record
 from wattcount.record.schema import Phase
+from wattcount.trend import t_975
 
 Floats = NDArray[np.float64]
 EnergyAt = Callable[[Ints], Floats]
@@ -289,17 +290,6 @@ def _long_run(scores: Floats) -> Floats:
         moved = scores[lag:].T @ scores[:-lag]
         total = total + (1 - lag / (lags + 1)) * (moved + moved.T)
     return np.asarray(total, np.float64)
-
-
-def t_975(freedom: int) -> float:
-    """97.5 % point of Student's t: Cornish and Fisher's expansion (Abramowitz and Stegun 26.7.5), freedom >= 5."""
-    z, v = 1.959963984540054, float(freedom)
-    return (
-        z
-        + (z**3 + z) / (4 * v)
-        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v**2)
-        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * v**3)
-    )
 
 
 def choose_interval_s(work: Work, window: Window, resolution_s: float) -> float:
