@@ -56,6 +56,7 @@ SamplingPlan plan_from_python(const py::dict& dict) {
   plan.status_period_ns = required_ns(dict, "status_period_ns", kLeastPeriodNs);
   plan.heartbeat_ns = required_ns(dict, "heartbeat_ns", 1);
   plan.capacity_events = static_cast<std::size_t>(required_ns(dict, "capacity_events", 1));
+  plan.usage_beside_average = dict["usage_beside_average"].cast<bool>();
   return plan;
 }
 

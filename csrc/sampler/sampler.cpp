@@ -139,7 +139,8 @@ void GpuSampler::start() {
   const std::int64_t now = monotonic_ns();
   std::int64_t stagger = 0;
   for (Call& call : calls_) {
-    if (call.sources.front() == Source::kPowerUsage && average.seen && average.nvml_return == kSuccess) {
+    if (call.sources.front() == Source::kPowerUsage && !plan_.usage_beside_average && average.seen &&
+        average.nvml_return == kSuccess) {
       call.period_ns = plan_.status_period_ns;
       const std::lock_guard<std::mutex> lock(mutex_);
       health_.sources[static_cast<std::size_t>(Source::kPowerUsage)].period_ns = call.period_ns;

@@ -33,6 +33,7 @@ struct SamplingPlan {
   std::int64_t samples_period_ns = 1'000'000'000;
   std::int64_t status_period_ns = 1'000'000'000;
   std::int64_t heartbeat_ns = 1'000'000'000;
+  bool usage_beside_average = false;  // read GetPowerUsage at the fields' pace even where there is a field 185
   std::size_t capacity_events = 64 * 1024 * 1024 / sizeof(Event);
   std::int64_t (*wall_clock_ns)() = &realtime_ns;  // the clock of the ring's stamps; tests set their own back
 };

@@ -256,4 +256,6 @@ def test_a_hub_token(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_its_arguments() -> None:
     parser = argparse.ArgumentParser()
     doctor.add_arguments(parser)
-    assert parser.parse_args(["--json"]).json is True
+    assert parser.parse_args([]).json is None
+    assert parser.parse_args(["--json"]).json == "-"
+    assert parser.parse_args(["--json", "out.json"]).json == "out.json"

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from wattcount.config.schema import GpuConfig, PowerBackend, PowerConfig
-from wattcount.power.nvml import open_session
+from wattcount.power.emulation import EmulatedGpu, EmulatedMachine
+from wattcount.power.nvml import attach_session, open_session
 from wattcount.run import sensors
 
 EMULATED = PowerConfig(backend=PowerBackend.emulated)
@@ -31,7 +32,17 @@ def test_what_is_kept_is_known_for_that_gpu_and_driver_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{", "[]", "{}", '{"version": 99, "characterisation": {"sources": {}}}', '{"version": 1}']
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        "{}",
+        '{"version": 99, "characterisation": {"sources": {}}}',
+        '{"version": 1}',
+        '{"version": 1, "characterisation": {"sources": {}}}',
+        '{"version": 1, "characterisation": {"sources": {"power_usage": 3}, "ring": {"depth": 120}}}',
+    ],
 )
 def test_a_damaged_file_is_as_good_as_none(content: str) -> None:
     path = sensors.keep("GPU-1", None, FOUND)
@@ -70,3 +81,12 @@ def test_a_probe_that_fails_spoils_no_run(monkeypatch: pytest.MonkeyPatch) -> No
         (gpu,) = session.gpus()
         asked = PowerConfig(backend=PowerBackend.emulated, probe=True)
         assert sensors.characterised(session, [gpu.uuid], asked) == {}
+
+
+def test_get_power_usage_is_probed_beside_field_185(tmp_path: Path) -> None:
+    """They are not the same on every GPU, and one that is read once a second shows no period."""
+    with EmulatedMachine([EmulatedGpu("a100")], tmp_path / "machine"), attach_session() as session:
+        (gpu,) = session.gpus()
+        found = sensors.probe(session, [gpu.uuid], 1.5)[gpu.uuid]["sources"]
+    for name in ("power_average", "power_usage"):
+        assert found[name]["update_period_ms"] == pytest.approx(100.0, rel=0.05)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import json
 import os
 import platform
 import shutil
@@ -74,7 +73,9 @@ class Report:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print it as JSON")
+    parser.add_argument(
+        "--json", nargs="?", const="-", metavar="FILE", help="print it as JSON, or write it to a file"
+    )
     sensors.add_arguments(parser)
 
 
@@ -85,9 +86,9 @@ def main(args: argparse.Namespace) -> int:
     if args.load or args.plot or args.emulated:
         raise NotStartedError("--load, --plot and --emulated belong to --sensors")
     report = examine()
-    if args.json:
-        print(json.dumps(to_json(report), indent=2))
-    else:
+    if args.json is not None:
+        sensors.write_json(args.json, to_json(report))
+    if args.json != "-":
         show(report)
     return EXIT_OK if report.ok else EXIT_FAILED
 

@@ -71,7 +71,7 @@ def main(args: argparse.Namespace) -> int:
                 "characterisation": found,
                 "kept": None if kept is None else str(kept),
             }
-            if not args.json:
+            if args.json != "-":
                 show(console(), facts, session.evidence, found)
             if args.plot is not None:
                 place = args.plot
@@ -79,16 +79,28 @@ def main(args: argparse.Namespace) -> int:
                     place = place.with_name(f"{place.stem}-gpu{facts.index}{place.suffix}")
                 plot(place, f"{facts.name} ({session.evidence})", trace, facts.uuid, loads, found)
                 print(f"plot: {place}", file=sys.stderr)
-    if args.json:
-        print(json.dumps(results, indent=2))
+    if args.json is not None:
+        write_json(args.json, results)
     return EXIT_OK
+
+
+def write_json(place: str, content: object) -> None:
+    """To a file, or to standard output for `-`."""
+    text = json.dumps(content, indent=2)
+    if place == "-":
+        print(text)
+        return
+    try:
+        Path(place).write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise NotStartedError(f"--json {place}: {error.strerror}") from error
 
 
 def _probe(
     session: NvmlSession, facts: GpuFacts, with_load: bool
 ) -> tuple[PowerTrace, list[Load], dict[str, Any]]:
     loads: list[Load] = []
-    with PowerSampler([facts.uuid], session, PROBE_CONFIG) as sampler:
+    with PowerSampler([facts.uuid], session, PROBE_CONFIG, usage_beside_average=True) as sampler:
         if with_load:
             time.sleep(2.0)
             loads = run_waves(session, facts.uuid)

@@ -11,14 +11,15 @@ because power did not vary or no load was there, is None.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wattcount.config.schema import PowerConfig
+from wattcount.power.counter import CounterGrid
 from wattcount.power.curve import S_NS, Floats, Ints, PowerCurve
 from wattcount.power.events import Source
 from wattcount.power.trace import PowerTrace
@@ -57,6 +58,8 @@ MIN_SWING_W = 10.0
 SLOW_ON_MS = 800.0
 EXPLAINED = 0.7
 """Share of a source's variance that a mean over a box must explain, for the box to be believed."""
+TRIMMED_TO = 0.85
+"""Share of new values that must be near the mean of a box. Only steps tell boxes apart: a median would not see them."""
 MAX_COUNTER_SHARE = 0.003
 """Of the time that reads of the counter may take (idle; under load they take half as long again)."""
 COUNTER_PERIOD_MS = (250.0, 1500.0)
@@ -65,6 +68,10 @@ READS_AN_UPDATE = 5
 RING_SHARE = 0.4
 """Of the ring's length, after which it is drained."""
 LONGEST_DRAIN_MS = 1000.0
+ROUNDING = 1
+"""Of the difference of two rounded values."""
+COMMON = 0.05
+"""Share of a source's steps that are alike, for them to be called its resolution."""
 
 
 @dataclass(frozen=True)
@@ -139,12 +146,12 @@ def characterise(
     counter: dict[str, Any] = {"present": len(reads) > 0, "moves": None}
     if len(reads):
         moves = bool(reads["value"][-1] > reads["value"][0])
-        grid = model.counter.grid
-        period_ms = _update_ms(reads, health, Source.ENERGY_COUNTER) if grid is None else grid.period_ns / 1e6
+        period_ms = _counter_period_ms(_update_ms(reads, health, Source.ENERGY_COUNTER), model.counter.grid)
         counter = {"present": True, "moves": moves, **_agreement(trace, gpu_uuid, loads)}
         sources["energy_counter"] = SourceCharacter(
             update_period_ms=period_ms if moves else None,
-            resolution_w=_resolution(reads["value"]) / 1e3,
+            # A sum has no step of its own: at steady power all of its steps are alike.
+            resolution_w=float(np.gcd.reduce(np.diff(reads["value"]))) / 1e3,
             **_calls(health, Source.ENERGY_COUNTER),
         )
     return {
@@ -193,6 +200,17 @@ def sampling_plan(found: Mapping[str, Any] | None, config: PowerConfig) -> Power
     )
 
 
+def common_plan(found: Collection[Mapping[str, Any]], config: PowerConfig) -> PowerConfig:
+    """One plan for several GPUs: the counter as seldom as the dearest needs, the rest as often as the fastest."""
+    plans = [sampling_plan(each, config) for each in found] or [sampling_plan(None, config)]
+    return replace(
+        plans[0],
+        energy_counter_period_ms=max(plan.energy_counter_period_ms or 0.0 for plan in plans),
+        power_period_ms=min(plan.power_period_ms or np.inf for plan in plans),
+        samples_period_ms=min(plan.samples_period_ms or np.inf for plan in plans),
+    )
+
+
 def _good(events: NDArray[np.void]) -> NDArray[np.void]:
     good: NDArray[np.void] = events[events["nvml_return"] == 0]
     return good
@@ -234,9 +252,33 @@ def _update_ms(
     return None if period_ms < 1.5 * read_ms else period_ms
 
 
+def _counter_period_ms(seen_ms: float | None, grid: CounterGrid | None) -> float | None:
+    """The fitted grid is exact, but one of half the period fits as well; what was seen to be new tells them apart."""
+    if grid is None:
+        return seen_ms
+    fitted_ms = grid.period_ns / 1e6
+    return seen_ms if seen_ms is not None and seen_ms > 1.5 * fitted_ms else fitted_ms
+
+
 def _resolution(values: Ints) -> float:
-    steps = np.unique(np.abs(np.diff(np.unique(values))))
-    return float(np.gcd.reduce(steps)) if len(steps) else 0.0
+    """The smallest step between one value and the next that is common: a converter's step varies with the level,
+    and is not 1 although values are rounded to 1. Where none is common, the greatest common divisor."""
+    steps = np.abs(np.diff(values))
+    steps = steps[steps > 0]
+    if not len(steps):
+        return 0.0
+    sizes = np.unique(steps)
+    alike = np.array([(np.abs(steps - size) <= ROUNDING).sum() for size in sizes])
+    common = sizes[alike >= max(3.0, COMMON * len(steps))]
+    if not len(common):
+        return float(np.gcd.reduce(steps))
+    return float(np.median(steps[np.abs(steps - common[0] - ROUNDING) <= ROUNDING]))
+
+
+def _trimmed_mean(off: Floats) -> float:
+    """Of absolute deviations: the worst are left out, where the samples alias and say nothing of the box."""
+    kept = np.sort(off)[: max(1, round(TRIMMED_TO * len(off)))]
+    return float(np.mean(kept))
 
 
 def _box(events: NDArray[np.void], ring: PowerCurve) -> tuple[float, float] | None:
@@ -256,7 +298,7 @@ def _box(events: NDArray[np.void], ring: PowerCurve) -> tuple[float, float] | No
             mean_w = (ring.at(end_ns) - ring.at(end_ns - round(box_ms * 1e6))) / (box_ms / 1e3)
         # The samples may have another gain on this load.
         off = value_w - mean_w * (value_w.mean() / max(float(mean_w.mean()), 1e-9))
-        return float(np.median(np.abs(off)))
+        return _trimmed_mean(np.abs(off))
 
     fits = [(misfit(box, float(delay)), box, float(delay)) for box in BOXES_MS for delay in DELAYS_MS]
     _, box, delay = min(fits)
@@ -264,7 +306,7 @@ def _box(events: NDArray[np.void], ring: PowerCurve) -> tuple[float, float] | No
     least, box, delay = min(
         (misfit(float(b), float(d)), float(b), float(d)) for b in around for d in delay + np.arange(-4.0, 5.0)
     )
-    usual = float(np.median(np.abs(value_w - np.median(value_w))))
+    usual = _trimmed_mean(np.abs(value_w - np.median(value_w)))
     if least > (1 - EXPLAINED) * max(usual, 1e-9):
         return None
     return round(box, 1), round(delay, 1)
@@ -291,7 +333,10 @@ def _step(t_ns: Ints, power_w: Floats, loads: Sequence[Load]) -> dict[str, float
     since = since_ms[inside][order]
     level = np.maximum.accumulate((power_w[inside][order] - low) / (high - low))
     tenth, half, most = (float(since[np.argmax(level >= share)]) for share in (0.1, 0.5, 0.9))
-    return {"rise_ms": round(most - tenth, 1), "step_delay_ms": round(half, 1)}
+    # Updates are as far apart as this, the bursts laid over each other: what rises faster cannot be told.
+    apart_ms = load.on_ms / float(inside.sum())
+    rise_ms = round(most - tenth, 1) if most - tenth >= 2 * apart_ms else None
+    return {"rise_ms": rise_ms, "step_delay_ms": round(half, 1)}
 
 
 def _agreement(trace: PowerTrace, gpu_uuid: str, loads: Sequence[Load]) -> dict[str, Any]:

@@ -34,6 +34,8 @@ class PowerSampler:
     session  an open NVML session; default the library that the environment names
     config   periods and buffer size
     keep     keep what is drained for `trace()`; off where the caller stores it
+    usage_beside_average  read GetPowerUsage as fast as the fields even where field 185 works. Off: at the status
+             rate, since on most GPUs it repeats field 185; a probe must not take that for granted (A100)
     Raises `NotStartedError` if NVML or a GPU is not there.
     """
 
@@ -44,6 +46,7 @@ class PowerSampler:
         config: PowerConfig | None = None,
         *,
         keep: bool = True,
+        usage_beside_average: bool = False,
     ) -> None:
         self._own_session = session is None
         self.session = session if session is not None else attach_session()
@@ -58,7 +61,9 @@ class PowerSampler:
             if len(set(self.gpu_uuids)) < len(self.gpu_uuids):
                 raise NotStartedError(f"a GPU is named twice: {', '.join(map(str, gpus or ()))}")
             self._native = _native.Sampler(
-                self.session.native, list(self.gpu_uuids), _plan(sampling_plan(None, config or PowerConfig()))
+                self.session.native,
+                list(self.gpu_uuids),
+                _plan(sampling_plan(None, config or PowerConfig()), usage_beside_average),
             )
         except BaseException as error:
             if self._own_session:
@@ -170,7 +175,7 @@ class PowerSampler:
             self.session.close()
 
 
-def _plan(config: PowerConfig) -> dict[str, int]:
+def _plan(config: PowerConfig, usage_beside_average: bool) -> dict[str, int]:
     def ns(ms: float | None) -> int:
         assert ms is not None
         return round(ms * 1e6)
@@ -182,6 +187,7 @@ def _plan(config: PowerConfig) -> dict[str, int]:
         "status_period_ns": ns(config.status_period_ms),
         "heartbeat_ns": ns(config.heartbeat_ms),
         "capacity_events": config.buffer_mib_per_gpu * 2**20 // EVENT_BYTES,
+        "usage_beside_average": usage_beside_average,
     }
 
 

@@ -20,8 +20,14 @@ from wattcount.power.characterise import Load
 from wattcount.power.nvml import NvmlSession
 
 S_NS = 1_000_000_000
-WAVES = ((2000.0, 1000.0, 8.0), (20.0, 10.0, 3.0), (100.0, 25.0, 3.0), (101.7, 25.0, 3.0), (130.0, 40.0, 3.0))
-"""(period ms, on ms, seconds): steps first, then loads that samples of 20 ms and 100 ms alias."""
+WAVES = (
+    (2513.0, 1257.0, 10.1),
+    (20.0, 10.0, 3.0),
+    (100.0, 25.0, 3.0),
+    (101.7, 25.0, 3.0),
+    (130.0, 40.0, 3.0),
+)
+"""(period ms, on ms, seconds): steps first, longer than a box of 1 s and out of step with 100 ms; then loads that samples of 20 ms and 100 ms alias."""
 PAUSE_S = 1.0
 TIMEOUT_S = 120.0
 PRODUCT_SIZE = 4096

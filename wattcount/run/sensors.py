@@ -16,7 +16,7 @@ from wattcount.config import paths
 from wattcount.config.schema import PowerConfig
 from wattcount.errors import WattcountError
 from wattcount.power import PowerSampler
-from wattcount.power.characterise import FIRST_PROBE_S, PROBE_CONFIG, characterise
+from wattcount.power.characterise import FIRST_PROBE_S, PROBE_CONFIG, characterise, sampling_plan
 from wattcount.power.nvml import NvmlSession
 
 KNOWN_VERSION = 1
@@ -37,7 +37,16 @@ def known(gpu_uuid: str, driver_version: str | None) -> dict[str, Any] | None:
     if not isinstance(content, dict) or content.get("version") != KNOWN_VERSION:
         return None
     found = content.get("characterisation")
-    return found if isinstance(found, dict) and "sources" in found else None
+    return found if isinstance(found, dict) and _whole(found) else None
+
+
+def _whole(found: dict[str, Any]) -> bool:
+    """Whether a plan of reads can be made of it: a file may be damaged and still be JSON."""
+    try:
+        sampling_plan(found, PowerConfig())
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return False
+    return True
 
 
 def keep(gpu_uuid: str, driver_version: str | None, found: dict[str, Any]) -> Path | None:
@@ -58,7 +67,7 @@ def keep(gpu_uuid: str, driver_version: str | None, found: dict[str, Any]) -> Pa
 
 def probe(session: NvmlSession, gpu_uuids: Sequence[str], seconds: float) -> dict[str, dict[str, Any]]:
     """Reads all sources of the GPUs fast for some seconds; what they are like, by UUID."""
-    with PowerSampler(list(gpu_uuids), session, PROBE_CONFIG) as sampler:
+    with PowerSampler(list(gpu_uuids), session, PROBE_CONFIG, usage_beside_average=True) as sampler:
         time.sleep(seconds)
     trace, healths = sampler.trace(), {health["uuid"]: health for health in sampler.health()}
     return {uuid: characterise(trace, uuid, healths[uuid]) for uuid in gpu_uuids}

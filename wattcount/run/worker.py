@@ -46,7 +46,7 @@ from wattcount.errors import (
 )
 from wattcount.load import tokenizer
 from wattcount.load.build import build_plan
-from wattcount.power.characterise import sampling_plan
+from wattcount.power.characterise import common_plan
 from wattcount.power.nvml import NvmlSession, attach_session
 from wattcount.power.rapl import RaplSampler, find_rapl
 from wattcount.power.sampler import PowerSampler
@@ -201,7 +201,7 @@ class Run:
         info.nvml = session.library
         self._engine = engine = create_engine(cfg, uuids, self._writer.folder)
         info.characterisation = characterised(session, uuids, cfg.power)
-        cfg.power = sampling_plan(next(iter(info.characterisation.values()), None), cfg.power)
+        cfg.power = common_plan(info.characterisation.values(), cfg.power)
         info.config["power"] = to_json(cfg)["power"]
         self._sampler = sampler = PowerSampler(uuids, session, cfg.power, keep=False)
         rapl = find_rapl()
