@@ -89,6 +89,7 @@ OUTSIDE = [
     "power=emulated",
     "power.power_period_ms=5",
     "allow_busy_gpu=true",
+    "gpu_lock_timeout_s=5",
     "gpu=h200",
     "gpu.devices=[GPU-1]",
     "gpu.tdp_w=600",

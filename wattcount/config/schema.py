@@ -320,3 +320,5 @@ class RunConfig:
     """`$WATTCOUNT_HOME/records`, without that variable `~/.local/share/wattcount/records`."""
     allow_busy_gpu: bool = False
     """Measure although another process computes on the GPU; the record says so."""
+    gpu_lock_timeout_s: float = 3600.0
+    """How long to wait for another run on a GPU of this one to end; 0: not at all."""

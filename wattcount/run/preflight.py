@@ -57,6 +57,7 @@ WEIGHT_FILES = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf")
 def preflight(cfg: RunConfig, nvml: NvmlSession) -> RunConfig:
     """`cfg` resolved for this machine, checked; `cfg` itself is left as it is.
 
+    Whether a GPU is busy is left to `check_busy`, once no other run can be on it.
     Raises `NotStartedError` with one line that says what is wrong and what to do.
     """
     cfg = copy.deepcopy(cfg)
@@ -70,7 +71,6 @@ def preflight(cfg: RunConfig, nvml: NvmlSession) -> RunConfig:
     _resolve_fingerprints(cfg)
     check_dtype(cfg)
     check_fit(cfg, gpus, available_memory_bytes())
-    check_busy(cfg, gpus, nvml.native.compute_processes)
     check_load(cfg)
     check_folder(Path(cfg.records_dir).expanduser())
     uuids = [gpu.uuid for gpu in gpus] if cfg.engine.device is Device.cuda else []
