@@ -90,6 +90,7 @@ OUTSIDE = [
     "power.power_period_ms=5",
     "allow_busy_gpu=true",
     "gpu_lock_timeout_s=5",
+    "resume=true",
     "gpu=h200",
     "gpu.devices=[GPU-1]",
     "gpu.tdp_w=600",

@@ -1,8 +1,9 @@
 """The parent's side of a run: starts the run's process, waits for it, and leaves nothing behind.
 
-preflight -- lock GPUs -- draft record -- start ------ wait -------------------- kill what is left -- metrics
-                                          own session  on its pipe and its end,  of the session;
-                                                       without spinning          recover the record
+resolve -- finished before?
+check ---- lock point and GPUs -- draft record -- start ------ wait ------------------- kill what is left -- metrics
+                                                  own session  on its pipe and its end, of the session;
+                                                               without spinning         recover the record
 """
 
 from __future__ import annotations
@@ -46,8 +47,9 @@ from wattcount.run.facts import host_facts, versions
 from wattcount.run.gpu_lock import gpus_locked
 from wattcount.run.leftovers import TEMPORARY_PREFIX, clear_up
 from wattcount.run.messages import Ended, Lines, Notice, decode
-from wattcount.run.preflight import check_busy, preflight
+from wattcount.run.preflight import check, check_busy, resolve
 from wattcount.run.process import TIMEOUT_SIGNAL, SessionProcess
+from wattcount.run.resume import Wanted
 from wattcount.scenario.journal import Progress
 
 JOB_JSON = "job.json"
@@ -93,28 +95,49 @@ class Outcome:
     reason: str | None
     """Stable code; None: the run is valid."""
     message: str | None
+    measured_before: bool = False
+    """The record was there already; nothing was started."""
 
 
-def run_point(cfg: RunConfig, display: Display, *, meanwhile: Callable[[], object] | None = None) -> Outcome:
+def run_point(
+    cfg: RunConfig,
+    display: Display,
+    *,
+    meanwhile: Callable[[], object] | None = None,
+    wait_for_others: bool = True,
+) -> Outcome:
     """Measures one point and returns when nothing of the run is left but its record.
 
     `meanwhile` is called once, in a thread, while the run's process measures bare idle: time for slow
-    imports. Raises `NotStartedError` for what preflight finds; everything later is in the outcome.
+    imports. With `cfg.resume` a point that is finished is left as it is, and one that another run
+    measures right now is waited for, or raises `MeasuredElsewhereError` without `wait_for_others`.
+
+    Raises `NotStartedError` for what preflight finds; everything later is in the outcome.
     """
     started_ns = now_ns()
     with open_session(cfg.power, cfg.gpu) as session:
-        cfg = preflight(cfg, session)
+        cfg = resolve(cfg, session)
+        records_dir = Path(cfg.records_dir).expanduser().absolute()
+        clear_up(records_dir, display.notice)  # of what a killed run left, something may be a finished record
+        wanted = Wanted(records_dir, point_id(cfg), cfg.seed, cfg.repeat)
+        if cfg.resume and (found := wanted.finished()) is not None:
+            return Outcome(EXIT_OK, found, None, None, measured_before=True)
+        check(cfg, session)
         waiting_ns = now_ns()
-        with _gpus_locked(cfg, session, display) as locks:
-            started_ns += now_ns() - waiting_ns  # waiting is no part of the run
-            return _measure(cfg, session, display, started_ns, meanwhile, locks)
+        purpose = f"{cfg.model.name}, {cfg.scenario.name}"
+        alone = bool(cfg.resume)
+        with wanted.claimed(purpose, display.notice, alone=alone, wait=wait_for_others) as claims:
+            if cfg.resume and (found := wanted.finished()) is not None:  # meanwhile
+                return Outcome(EXIT_OK, found, None, None, measured_before=True)
+            with _gpus_locked(cfg, session, purpose, display) as locks:
+                started_ns += now_ns() - waiting_ns  # waiting is no part of the run
+                return _measure(cfg, session, display, started_ns, meanwhile, [*claims, *locks])
 
 
 @contextlib.contextmanager
-def _gpus_locked(cfg: RunConfig, session: NvmlSession, display: Display) -> Iterator[list[int]]:
+def _gpus_locked(cfg: RunConfig, session: NvmlSession, purpose: str, display: Display) -> Iterator[list[int]]:
     """Holds the run's GPUs, on which nobody else computes; yields the descriptors of the locks."""
     gpus = session.select(cfg.gpu)
-    purpose = f"{cfg.model.name}, {cfg.scenario.name}"
     # The GPUs of a machine that was made for this run are nobody else's.
     wanted = gpus if session.machine is None else []
     with gpus_locked(wanted, purpose, cfg.gpu_lock_timeout_s, display.notice) as locks:
@@ -131,10 +154,8 @@ def _measure(
     locks: Sequence[int],
 ) -> Outcome:
     """`cfg` is resolved; `locks` are descriptors for the run's process to hold."""
-    records_dir = Path(cfg.records_dir).expanduser().absolute()
-    clear_up(records_dir, display.notice)
     info = _draft(cfg, session)
-    writer = RecordWriter.create(records_dir, info.point_id, info.run_id)
+    writer = RecordWriter.create(Path(cfg.records_dir).expanduser().absolute(), info.point_id, info.run_id)
     try:
         writer.save_draft(info)
     except RunFailedError:
