@@ -35,6 +35,12 @@ def _no_rapl(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WATTCOUNT_POWERCAP", "/nowhere/powercap")
 
 
+@pytest.fixture(autouse=True)
+def _locks_of_this_test(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Emulated GPUs have the same UUIDs in every test, and tests run side by side."""
+    monkeypatch.setenv("WATTCOUNT_LOCK_DIR", str(tmp_path / "gpu-locks"))
+
+
 @pytest.fixture
 def tiny_run(tmp_path: Path) -> Callable[..., RunConfig]:
     """Makes the config of a run of about a second: tiny engine, emulated H200. `batch=True` for a batch.

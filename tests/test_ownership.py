@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -149,3 +153,100 @@ def test_without_locks_nobody_is_taken_for_dead(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(ownership.fcntl, "flock", no_locks)
     assert ownership.claim(tmp_path / "lock") is None
     assert not (tmp_path / "lock").exists()
+
+
+LOCKER = """
+import sys, time
+from pathlib import Path
+from wattcount import ownership
+print("held", ownership.lock(Path(sys.argv[1]), "llama3_8b") is not None, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def locker(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that holds the lock `tmp_path/lock`."""
+    command = [sys.executable, "-c", LOCKER, str(tmp_path / "lock")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held True\n"
+    process.stdout.close()
+    yield process
+    end(process)
+
+
+def test_a_lock_is_held_until_its_owner_is_killed(tmp_path: Path, locker: subprocess.Popen[str]) -> None:
+    path = tmp_path / "lock"
+    assert ownership.lock(path, "another") is None
+    assert ownership.holder(path) == f"pid {locker.pid} on {socket.gethostname()}, llama3_8b"
+    end(locker)
+    taken = ownership.lock(path, "")
+    assert taken is not None
+    assert ownership.holder(path) == f"pid {os.getpid()} on {socket.gethostname()}"
+    assert ownership.lock(path, "once more") is None
+    taken.release()
+    with pytest.raises(RuntimeError, match="was released"):
+        _ = taken.descriptor
+
+
+def test_a_lock_is_held_by_a_child_that_inherits_it(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    lock = ownership.lock(path, "")
+    assert lock is not None
+    child = subprocess.Popen(["sleep", "60"], pass_fds=[lock.descriptor])
+    try:
+        lock.release()
+        assert ownership.lock(path, "") is None
+    finally:
+        child.kill()
+        child.wait(10)
+    assert ownership.lock(path, "") is not None
+
+
+def test_a_lock_whose_file_was_removed_is_taken_anew(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    first = ownership.lock(path, "")
+    assert first is not None
+    first.release(remove=True)
+    assert not path.exists()
+    assert ownership.holder(path) == "a process that has not said which"
+    second = ownership.lock(path, "", for_everyone=True)
+    assert second is not None
+    assert path.stat().st_mode & 0o777 == 0o666
+
+
+def test_of_many_that_lock_and_remove_one_holds_at_a_time(tmp_path: Path) -> None:
+    """Removing lets a file be opened, removed and made anew in any order; still nobody holds it twice."""
+    path, inside, most = tmp_path / "lock", [0], [0]
+    guard = threading.Lock()
+
+    def work() -> None:
+        done = 0
+        while done < 50:
+            lock = ownership.lock(path, "")
+            if lock is None:
+                time.sleep(0.0001)
+                continue
+            with guard:
+                inside[0] += 1
+                most[0] = max(most[0], inside[0])
+            time.sleep(0)
+            with guard:
+                inside[0] -= 1
+            lock.release(remove=True)
+            done += 1
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert most[0] == 1
+
+
+@pytest.mark.parametrize("place", ["no-such-folder/lock", "link"])
+def test_a_lock_that_cannot_be_made(tmp_path: Path, place: str) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match=r"lock|link"):
+        ownership.lock(tmp_path / place, "")

@@ -23,6 +23,10 @@ class NotStartedError(WattcountError):
     """Found before the engine starts: bad config, wrong GPU, model does not fit (exit code 2)."""
 
 
+class MeasuredElsewhereError(NotStartedError):
+    """Another run measures the same point and repeat into the same folder right now."""
+
+
 class RunFailedError(WattcountError):
     """Something failed while running (exit code 1).
 

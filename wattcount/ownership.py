@@ -1,8 +1,9 @@
-"""Who works in a folder, and whether they surely do not any more.
+"""Who works in a folder or with a device, and whether they surely do not any more.
 
 A claim is a small file that says which host its owner is on, with a lock (`flock`) that the kernel lets
 go of when the last process holding it has ended, however it ended. It may be left behind; then, and only
-then, another process of the same host can take it over.
+then, another process of the same host can take it over. A lock (`lock`) is such a file that one owner at a
+time can hold, whoever left it there.
 """
 
 from __future__ import annotations
@@ -25,6 +26,13 @@ class Claim:
     def __init__(self, path: Path, descriptor: int) -> None:
         self.path = path
         self._descriptor: int | None = descriptor
+
+    @property
+    def descriptor(self) -> int:
+        """Of the open file; a process that inherits it holds the claim too, until it has ended."""
+        if self._descriptor is None:
+            raise RuntimeError(f"the claim {self.path} was released")
+        return self._descriptor
 
     def release(self, *, remove: bool = False) -> None:
         """`remove`: what was claimed is gone, or in its place. May be called more than once."""
@@ -89,6 +97,57 @@ def take_over(path: Path) -> Claim | None:
         pass
     os.close(descriptor)
     return None
+
+
+def lock(path: Path, purpose: str, *, for_everyone: bool = False) -> Claim | None:
+    """A claim that nobody else holds; None where someone does, and `holder` says who.
+
+    purpose       told to whoever finds the lock taken
+    for_everyone  other users can take the lock too, once it is free
+
+    Raises OSError where the file cannot be made, or the file system has no locks.
+    """
+    while True:
+        descriptor = _open_or_make(path, for_everyone)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Its holder may have removed it since it was opened.
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
+                os.ftruncate(descriptor, 0)
+                os.write(descriptor, json.dumps({**_host(), "pid": os.getpid(), "for": purpose}).encode())
+                return Claim(path, descriptor)
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _open_or_make(path: Path, for_everyone: bool) -> int:
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+    while True:
+        # In a sticky folder the kernel may refuse O_CREAT on a file of another user, so it is tried without.
+        with contextlib.suppress(FileNotFoundError):
+            return os.open(path, flags)
+        with contextlib.suppress(FileExistsError):
+            descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o644)
+            if for_everyone:
+                os.fchmod(descriptor, 0o666)  # whatever the umask
+            return descriptor
+
+
+def holder(path: Path) -> str:
+    """Who took a lock last: `pid 12 on node3, llama3_8b`; for people."""
+    try:
+        owner: Any = json.loads(path.read_bytes())
+        purpose = f", {owner['for']}" if owner["for"] else ""
+        return f"pid {owner['pid']} on {owner['hostname']}{purpose}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "a process that has not said which"
 
 
 def is_of_this_host(path: Path) -> bool:

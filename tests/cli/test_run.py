@@ -15,7 +15,7 @@ from wattcount.cli import run as entry
 from wattcount.cli.main import main
 from wattcount.cli.run import PointResult, exit_code
 from wattcount.config import RunConfig
-from wattcount.errors import NotStartedError, RunFailedError
+from wattcount.errors import MeasuredElsewhereError, NotStartedError, RunFailedError
 
 
 @dataclasses.dataclass
@@ -25,8 +25,11 @@ class Calls:
     answer: Callable[[RunConfig], int | BaseException]
     runs: list[RunConfig] = dataclasses.field(default_factory=list)
 
-    def __call__(self, run: RunConfig, overrides: tuple[str, ...]) -> PointResult:
+    waits: list[bool] = dataclasses.field(default_factory=list)
+
+    def __call__(self, run: RunConfig, overrides: tuple[str, ...], *, wait_for_others: bool) -> PointResult:
         self.runs.append(run)
+        self.waits.append(wait_for_others)
         answer = self.answer(run)
         if isinstance(answer, BaseException):
             raise answer
@@ -211,3 +214,41 @@ def test_exit_codes_of_a_sweep() -> None:
     assert of(0, 2) == 1
     assert of(0, 1) == 1
     assert of(1, 2) == 1
+
+
+def test_a_sweep_leaves_out_what_is_finished_and_a_single_run_does_not(calls: Calls) -> None:
+    assert main(["-m", "model=tiny", "seed=0,1"]) == 0
+    assert main(["model=tiny"]) == 0
+    assert main(["-m", "model=tiny", "seed=0,1", "resume=false"]) == 0
+    assert main(["model=tiny", "resume=true"]) == 0
+    assert [run.resume for run in calls.runs] == [True, True, False, False, False, True]
+    assert calls.waits == [False, False, True, False, False, True]
+
+
+def test_a_record_that_was_there_is_marked(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert home
+    monkeypatch.setattr(
+        entry, "_measure", lambda _run, overrides, **_: PointResult(0, overrides, "/records/1", None, True)
+    )
+    assert main(["-m", "model=tiny", "seed=0,1"]) == 0
+    line = "already measured (resume=false measures again):\nrecord: /records/1\n"
+    assert capsys.readouterr().out == 2 * line
+
+
+def test_points_that_another_sweep_measures_come_last(
+    calls: Calls, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls.answer = lambda run: (
+        MeasuredElsewhereError("measured by another run")
+        if run.seed in (0, 2) and not calls.waits[-1]
+        else int(run.seed == 2)
+    )
+    assert main(["-m", "model=tiny", "seed=0,1,2,3"]) == 1
+    assert [(run.seed, wait) for run, wait in zip(calls.runs, calls.waits, strict=True)] == [
+        (0, False), (1, False), (2, False), (3, False), (0, True), (2, True),
+    ]  # fmt: skip
+    captured = capsys.readouterr()
+    assert captured.out.count("record: ") == 4
+    assert "1 of 4 points not done:\n  model=tiny seed=2: failed: what went wrong" in captured.err

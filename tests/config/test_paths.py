@@ -16,6 +16,14 @@ def test_the_variable_wins_and_is_made_absolute(monkeypatch: pytest.MonkeyPatch,
     assert paths.default_tracking_uri() == f"sqlite:///{tmp_path}/here/mlflow.db"
 
 
+def test_the_folder_of_the_gpu_locks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TMPDIR", "/of/this/job")
+    monkeypatch.setenv("WATTCOUNT_LOCK_DIR", str(tmp_path))
+    assert paths.gpu_lock_dir() == tmp_path
+    monkeypatch.delenv("WATTCOUNT_LOCK_DIR")
+    assert paths.gpu_lock_dir() == Path("/tmp/wattcount-gpus")
+
+
 def test_xdg_data_home_unless_it_is_relative(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("WATTCOUNT_HOME", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))

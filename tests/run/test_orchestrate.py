@@ -395,14 +395,14 @@ def test_a_gpu_that_is_lost_ends_the_run(
 def test_another_nvml_library_than_the_one_prepared_for(
     tiny_run: Callable[..., RunConfig], witness: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = orchestrate.preflight
+    real = orchestrate.resolve
 
     def turned(cfg: RunConfig, session: Any) -> RunConfig:
         cfg = real(cfg, session)
         cfg.evidence = "measured"
         return cfg
 
-    monkeypatch.setattr(orchestrate, "preflight", turned)
+    monkeypatch.setattr(orchestrate, "resolve", turned)
     cfg = tiny_run()
     outcome = run_point(cfg, witness)
     assert outcome.reason == "setup_failed"
@@ -488,7 +488,7 @@ def test_a_killed_parent_takes_its_run_with_it(tiny_run: Callable[..., RunConfig
     program.process.kill()
     program.end()
     worker.wait(10)
-    (path,) = records(cfg)
+    (path,) = Path(cfg.records_dir).glob("*/r0-*")
     record = Record.open(path)
     record.verify()
     assert record.info.validity.reasons == ["interrupted"]

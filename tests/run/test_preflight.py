@@ -245,10 +245,13 @@ class TestWithAGpu:
     def test_a_busy_gpu(self) -> None:
         other = psutil.Process(os.getppid())
         session = Session([H200], evidence="measured", processes=[(other.pid, 2 * GIB)])
-        text = refused([], session)
+        processes = session.native.compute_processes
+        with pytest.raises(NotStartedError) as caught:
+            check_busy(checked([], session), [H200], processes)  # type: ignore[list-item]
+        text = str(caught.value)
         assert text.startswith(f"NVIDIA H200 (GPU-1) is busy: {other.name()} (pid {other.pid}, 2.0 GiB)")
         assert "allow_busy_gpu=true" in text
-        assert checked(["allow_busy_gpu=true"], session).allow_busy_gpu
+        check_busy(checked(["allow_busy_gpu=true"], session), [H200], processes)  # type: ignore[list-item]
 
     def test_the_emulated_library_on_a_machine_with_a_gpu(self) -> None:
         run = checked(["power=emulated"], Session([H200]))
@@ -354,7 +357,9 @@ class TestWithTheEmulatedLibrary:
 
         cfg = compose(list(overrides))
         with open_session(cfg.power, cfg.gpu) as session:
-            return preflight(cfg, session)
+            cfg = preflight(cfg, session)
+            check_busy(cfg, session.select(cfg.gpu), session.native.compute_processes)
+            return cfg
 
     def test_every_variant_is_emulated_under_its_own_name(self) -> None:
         """And from one machine to the next in one process, as a sweep does."""

@@ -39,6 +39,7 @@ from wattcount.errors import (
     EXIT_NOT_STARTED,
     EXIT_OK,
     EXIT_TERMINATED,
+    MeasuredElsewhereError,
     NotStartedError,
     WattcountError,
 )
@@ -52,6 +53,12 @@ class PointResult:
     overrides: tuple[str, ...]
     record_path: str | None
     message: str | None
+    measured_before: bool = False
+    """The record was there already; nothing was started."""
+
+
+Later = list[tuple[RunConfig, tuple[str, ...]]]
+"""Points that another run measures right now, with their overrides, to be looked at again."""
 
 
 class Interrupted(BaseException):
@@ -81,18 +88,41 @@ def main(args: Sequence[str]) -> int:
         return stop.exit_code
 
 
-def run_task(cfg: DictConfig) -> PointResult:
-    """Hydra's task: runs one point. Never raises an `Exception`: one bad point must not end a sweep."""
+def run_task(cfg: DictConfig, later: Later | None = None) -> PointResult:
+    """Hydra's task: runs one point. Never raises an `Exception`: one bad point must not end a sweep.
+
+    A point that another run measures right now is put into `later`; without it, it is waited for.
+    """
     overrides = tuple(str(override) for override in HydraConfig.get().overrides.task)
     try:
         run = from_hydra(cfg)
-        result = _measure(run, overrides)
+    except NotStartedError as error:
+        return _told(PointResult(EXIT_NOT_STARTED, overrides, None, str(error)))
+    if run.resume is None:
+        run.resume = HydraConfig.get().mode is RunMode.MULTIRUN
+    return _run_one(run, overrides, later)
+
+
+def _run_one(run: RunConfig, overrides: tuple[str, ...], later: Later | None = None) -> PointResult:
+    try:
+        result = _measure(run, overrides, wait_for_others=later is None)
+    except MeasuredElsewhereError as error:
+        assert later is not None
+        later.append((run, overrides))
+        result = PointResult(EXIT_NOT_STARTED, overrides, None, str(error))
     except NotStartedError as error:
         result = PointResult(EXIT_NOT_STARTED, overrides, None, str(error))
     except WattcountError as error:
         result = PointResult(EXIT_FAILED, overrides, None, str(error))
+    return _told(result)
+
+
+def _told(result: PointResult) -> PointResult:
+    """Says what became of a point; raises `Interrupted` where nothing more is wanted."""
     if result.message:
         print(f"wattcount: {result.message}", file=sys.stderr)
+    if result.measured_before:
+        print("already measured (resume=false measures again):")
     if result.record_path:
         print(f"record: {result.record_path}", flush=True)
     if result.exit_code in (EXIT_INTERRUPTED, EXIT_TERMINATED):
@@ -100,17 +130,23 @@ def run_task(cfg: DictConfig) -> PointResult:
     return result
 
 
-def _measure(run: RunConfig, overrides: tuple[str, ...]) -> PointResult:
+def _measure(run: RunConfig, overrides: tuple[str, ...], *, wait_for_others: bool) -> PointResult:
     from wattcount.run import display, orchestrate
 
     # Importing MLflow and making its database takes seconds, which there is time for meanwhile.
     meanwhile = functools.partial(_prepare_tracking, run) if run.tracking.enabled else None
-    outcome = orchestrate.run_point(run, display.create(run.display), meanwhile=meanwhile)
+    outcome = orchestrate.run_point(
+        run, display.create(run.display), meanwhile=meanwhile, wait_for_others=wait_for_others
+    )
     path = outcome.record_path
-    if path is not None and run.tracking.enabled:
+    if path is not None and run.tracking.enabled and not outcome.measured_before:
         _track(Path(path), run)
     return PointResult(
-        outcome.exit_code, overrides, None if path is None else str(path), outcome.message or None
+        outcome.exit_code,
+        overrides,
+        None if path is None else str(path),
+        outcome.message or None,
+        outcome.measured_before,
     )
 
 
@@ -194,11 +230,17 @@ def _single(hydra: Hydra, config_name: str, overrides: list[str]) -> int:
 
 
 def _sweep(hydra: Hydra, config_name: str, overrides: list[str]) -> int:
+    later: Later = []
     with plain_errors():
         batches = hydra.multirun(
-            config_name=config_name, task_function=run_task, overrides=[*overrides, "hydra.mode=MULTIRUN"]
+            config_name=config_name,
+            task_function=functools.partial(run_task, later=later),
+            overrides=[*overrides, "hydra.mode=MULTIRUN"],
         )
     results = [_result(job) for batch in batches or () for job in batch]
+    # Only now: two sweeps over the same points share them, and wait for each other at the end.
+    waited = {overrides: _run_one(run, overrides) for run, overrides in later}
+    results = [waited.get(result.overrides, result) for result in results]
     wrong = [result for result in results if result.exit_code != EXIT_OK]
     if wrong:
         print(f"wattcount: {len(wrong)} of {len(results)} points not done:", file=sys.stderr)

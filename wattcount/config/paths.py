@@ -17,6 +17,14 @@ def data_home() -> Path:
     return base / "wattcount"
 
 
+def gpu_lock_dir() -> Path:
+    """`$WATTCOUNT_LOCK_DIR`, else `/tmp/wattcount-gpus`: the same for all users of the host.
+
+    Not `$TMPDIR`, which batch systems set for each job. Containers that share a GPU share this folder as a volume.
+    """
+    return Path(os.environ.get("WATTCOUNT_LOCK_DIR") or "/tmp/wattcount-gpus").expanduser().absolute()
+
+
 def default_records_dir() -> str:
     return str(data_home() / "records")
 

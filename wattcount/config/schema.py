@@ -318,5 +318,9 @@ class RunConfig:
     repeat: int = 0
     records_dir: str = field(default_factory=default_records_dir)
     """`$WATTCOUNT_HOME/records`, without that variable `~/.local/share/wattcount/records`."""
+    resume: bool | None = None
+    """Leave out what `records_dir` has a valid record of. None: in a sweep, yes; a single run measures again."""
     allow_busy_gpu: bool = False
     """Measure although another process computes on the GPU; the record says so."""
+    gpu_lock_timeout_s: float = 3600.0
+    """How long to wait for another run on a GPU of this one to end; 0: not at all."""

@@ -8,7 +8,8 @@ from pathlib import Path
 
 TEMPORARY_PREFIX = ".tmp-"
 CLAIMS_FOLDER = ".running"
-"""In records_dir: a claim (`wattcount.ownership`) for each record that is being made."""
+"""In records_dir: a claim (`wattcount.ownership`) for each record that is being made, and for its point."""
+POINT_LOCK_SUFFIX = ".point"
 
 
 def new_run_id(at: datetime | None = None) -> str:
@@ -24,6 +25,11 @@ def temporary_folder(records_dir: Path, point_id: str, run_id: str) -> Path:
 
 def claim_file(records_dir: Path, run_id: str) -> Path:
     return records_dir / CLAIMS_FOLDER / f"{run_id}.lock"
+
+
+def point_lock_file(records_dir: Path, point_id: str, seed: int, repeat: int) -> Path:
+    """Held by whoever measures this repeat of the point."""
+    return records_dir / CLAIMS_FOLDER / f"{point_id}-s{seed}-r{repeat}{POINT_LOCK_SUFFIX}"
 
 
 def final_folder(records_dir: Path, point_id: str, repeat: int, run_id: str) -> Path:

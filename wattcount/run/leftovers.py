@@ -11,6 +11,7 @@ from pathlib import Path
 from wattcount import ownership
 from wattcount.errors import WattcountError
 from wattcount.record.orphans import close_orphans
+from wattcount.run.resume import remove_stale_claims
 
 TEMPORARY_PREFIX = "wattcount-"
 """Of the folders that runs make for temporary files."""
@@ -23,6 +24,7 @@ def clear_up(records_dir: Path, notice: Callable[[str], object]) -> None:
             notice(closed.message)
             if closed.path is not None:
                 _compute_metrics(closed.path, notice)
+        remove_stale_claims(records_dir)
         remove_temporary(Path(tempfile.gettempdir()))
     except OSError as error:
         notice(f"what killed runs left behind could not be cleared away: {error}")

@@ -1,8 +1,9 @@
 """The parent's side of a run: starts the run's process, waits for it, and leaves nothing behind.
 
-preflight -- draft record -- start ------ wait -------------------- kill what is left -- metrics
-                             own session  on its pipe and its end,  of the session;
-                                          without spinning          recover the record
+resolve -- finished before?
+check ---- lock point and GPUs -- draft record -- start ------ wait ------------------- kill what is left -- metrics
+                                                  own session  on its pipe and its end, of the session;
+                                                               without spinning         recover the record
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,10 +44,12 @@ from wattcount.record.place import final_folder, new_run_id
 from wattcount.record.schema import ENGINE_LOG, RECORD_SCHEMA_VERSION, Evidence, Phase, RunInfo, Validity
 from wattcount.record.writer import RecordWriter
 from wattcount.run.facts import host_facts, versions
+from wattcount.run.gpu_lock import gpus_locked
 from wattcount.run.leftovers import TEMPORARY_PREFIX, clear_up
 from wattcount.run.messages import Ended, Lines, Notice, decode
-from wattcount.run.preflight import preflight
+from wattcount.run.preflight import check, check_busy, resolve
 from wattcount.run.process import TIMEOUT_SIGNAL, SessionProcess
+from wattcount.run.resume import Wanted
 from wattcount.scenario.journal import Progress
 
 JOB_JSON = "job.json"
@@ -92,36 +95,82 @@ class Outcome:
     reason: str | None
     """Stable code; None: the run is valid."""
     message: str | None
+    measured_before: bool = False
+    """The record was there already; nothing was started."""
 
 
-def run_point(cfg: RunConfig, display: Display, *, meanwhile: Callable[[], object] | None = None) -> Outcome:
+def run_point(
+    cfg: RunConfig,
+    display: Display,
+    *,
+    meanwhile: Callable[[], object] | None = None,
+    wait_for_others: bool = True,
+) -> Outcome:
     """Measures one point and returns when nothing of the run is left but its record.
 
     `meanwhile` is called once, in a thread, while the run's process measures bare idle: time for slow
-    imports. Raises `NotStartedError` for what preflight finds; everything later is in the outcome.
+    imports. With `cfg.resume` a point that is finished is left as it is, and one that another run
+    measures right now is waited for, or raises `MeasuredElsewhereError` without `wait_for_others`.
+
+    Raises `NotStartedError` for what preflight finds; everything later is in the outcome.
     """
     started_ns = now_ns()
     with open_session(cfg.power, cfg.gpu) as session:
-        cfg = preflight(cfg, session)
+        cfg = resolve(cfg, session)
         records_dir = Path(cfg.records_dir).expanduser().absolute()
-        clear_up(records_dir, display.notice)
-        info = _draft(cfg, session)
-        writer = RecordWriter.create(records_dir, info.point_id, info.run_id)
-        try:
-            writer.save_draft(info)
-        except RunFailedError:
-            writer.discard()
-            raise
-        display.started(cfg)
-        path: Path | None = None
-        try:
-            claim = session.machine.claim if session.machine is not None else None
-            outcome = _Watch(writer, info, display, started_ns, meanwhile, claim).run()
-            path = outcome.record_path
-        finally:
-            writer.let_go()
-            _compute_metrics(path, display)
-            display.ended(path)
+        clear_up(records_dir, display.notice)  # of what a killed run left, something may be a finished record
+        wanted = Wanted(records_dir, point_id(cfg), cfg.seed, cfg.repeat)
+        if cfg.resume and (found := wanted.finished()) is not None:
+            return Outcome(EXIT_OK, found, None, None, measured_before=True)
+        check(cfg, session)
+        waiting_ns = now_ns()
+        purpose = f"{cfg.model.name}, {cfg.scenario.name}"
+        alone = bool(cfg.resume)
+        with wanted.claimed(purpose, display.notice, alone=alone, wait=wait_for_others) as claims:
+            if cfg.resume and (found := wanted.finished()) is not None:  # meanwhile
+                return Outcome(EXIT_OK, found, None, None, measured_before=True)
+            with _gpus_locked(cfg, session, purpose, display) as locks:
+                started_ns += now_ns() - waiting_ns  # waiting is no part of the run
+                return _measure(cfg, session, display, started_ns, meanwhile, [*claims, *locks])
+
+
+@contextlib.contextmanager
+def _gpus_locked(cfg: RunConfig, session: NvmlSession, purpose: str, display: Display) -> Iterator[list[int]]:
+    """Holds the run's GPUs, on which nobody else computes; yields the descriptors of the locks."""
+    gpus = session.select(cfg.gpu)
+    # The GPUs of a machine that was made for this run are nobody else's.
+    wanted = gpus if session.machine is None else []
+    with gpus_locked(wanted, purpose, cfg.gpu_lock_timeout_s, display.notice) as locks:
+        check_busy(cfg, gpus, session.native.compute_processes)
+        yield locks
+
+
+def _measure(
+    cfg: RunConfig,
+    session: NvmlSession,
+    display: Display,
+    started_ns: int,
+    meanwhile: Callable[[], object] | None,
+    locks: Sequence[int],
+) -> Outcome:
+    """`cfg` is resolved; `locks` are descriptors for the run's process to hold."""
+    info = _draft(cfg, session)
+    writer = RecordWriter.create(Path(cfg.records_dir).expanduser().absolute(), info.point_id, info.run_id)
+    try:
+        writer.save_draft(info)
+    except RunFailedError:
+        writer.discard()
+        raise
+    display.started(cfg)
+    path: Path | None = None
+    try:
+        claim = session.machine.claim if session.machine is not None else None
+        outcome = _Watch(writer, info, display, started_ns, meanwhile, claim, locks).run()
+        path = outcome.record_path
+    finally:
+        writer.let_go()
+        _compute_metrics(path, display)
+        display.ended(path)
     return outcome
 
 
@@ -177,10 +226,13 @@ class _Watch:
         started_ns: int,
         meanwhile: Callable[[], object] | None,
         machine: ownership.Claim | None,
+        locks: Sequence[int],
     ) -> None:
         self._writer = writer
         self._claims = [str(machine.path)] if machine is not None else []
         """Of the run's temporary folders."""
+        self._locks = locks
+        """Descriptors that the run's process inherits."""
         self._info = info
         self._display = display
         self._started_ns = started_ns
@@ -204,7 +256,7 @@ class _Watch:
 
     def _run(self, environment: dict[str, str]) -> Outcome:
         try:
-            process = SessionProcess(self._command, self._log, environment)
+            process = SessionProcess(self._command, self._log, environment, self._locks)
         except OSError as error:
             return self._recover("worker_not_started", f"cannot start the run's process: {error}")
         with process:
@@ -226,6 +278,7 @@ class _Watch:
             "started_ns": self._started_ns,
             "launched_ns": now_ns(),
             "claims": self._claims,
+            "locks": list(self._locks),
         }
         file = self._writer.folder / "spool" / JOB_JSON
         file.write_text(json.dumps(job), encoding="utf-8")

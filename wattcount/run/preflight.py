@@ -1,8 +1,8 @@
 """What can be found out before the engine starts: everything that would otherwise fail minutes later.
 
-`preflight` also resolves the configuration: what was `auto` becomes what this machine has, and the
-fields that wattcount fills in (device name, vLLM's version, fingerprints, evidence) get their values, so
-that the point has an identity.
+`resolve` comes first: what was `auto` becomes what this machine has, and the fields that wattcount fills in
+(device name, vLLM's version, fingerprints, evidence) get their values, so that the point has an identity. `check`
+looks at everything else, `check_busy` at other processes on the GPU once no other run can be there.
 """
 
 from __future__ import annotations
@@ -55,7 +55,14 @@ WEIGHT_FILES = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf")
 
 
 def preflight(cfg: RunConfig, nvml: NvmlSession) -> RunConfig:
-    """`cfg` resolved for this machine, checked; `cfg` itself is left as it is.
+    """`resolve` and `check` in one."""
+    cfg = resolve(cfg, nvml)
+    check(cfg, nvml)
+    return cfg
+
+
+def resolve(cfg: RunConfig, nvml: NvmlSession) -> RunConfig:
+    """`cfg` for this machine, valid and with an identity; `cfg` itself is left as it is.
 
     Raises `NotStartedError` with one line that says what is wrong and what to do.
     """
@@ -68,15 +75,22 @@ def preflight(cfg: RunConfig, nvml: NvmlSession) -> RunConfig:
     _resolve_model(cfg, gpus)
     validate(cfg)  # what `auto` became is checked like anything else
     _resolve_fingerprints(cfg)
+    return cfg
+
+
+def check(cfg: RunConfig, nvml: NvmlSession) -> None:
+    """Whether this machine can run `cfg`, which is resolved.
+
+    Raises `NotStartedError` with one line that says what is wrong and what to do.
+    """
+    gpus = nvml.select(cfg.gpu)
     check_dtype(cfg)
     check_fit(cfg, gpus, available_memory_bytes())
-    check_busy(cfg, gpus, nvml.native.compute_processes)
     check_load(cfg)
     check_folder(Path(cfg.records_dir).expanduser())
     uuids = [gpu.uuid for gpu in gpus] if cfg.engine.device is Device.cuda else []
     with tempfile.TemporaryDirectory(prefix="wattcount-preflight-") as scratch:
         create_engine(cfg, uuids, Path(scratch))  # the engine's own checks
-    return cfg
 
 
 def _resolve_gpu(cfg: RunConfig, gpus: Sequence[GpuFacts]) -> None:

@@ -30,7 +30,8 @@ class SessionProcess:
         # nothing of the session is left
 
     `make_command` gets the number of the pipe's writing end, which the child inherits. Standard output and
-    error go to `log`, `environment` goes on top of this process' own. Raises OSError if it cannot be started.
+    error go to `log`, `environment` goes on top of this process' own, `inherited` are further descriptors for the
+    child. Raises OSError if it cannot be started.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class SessionProcess:
         make_command: Callable[[int], Sequence[str]],
         log: Path,
         environment: Mapping[str, str] | None = None,
+        inherited: Sequence[int] = (),
     ) -> None:
         self._read_end, write_end = os.pipe()
         os.set_blocking(self._read_end, False)
@@ -48,7 +50,7 @@ class SessionProcess:
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
-                    pass_fds=(write_end,),
+                    pass_fds=(write_end, *inherited),
                     env=None if environment is None else {**os.environ, **environment},
                     start_new_session=True,
                 )

@@ -81,6 +81,8 @@ class Job:
     launched_ns: int
     claims: list[str]
     """Of the folders that the parent made for this run (`wattcount.ownership`): held here too."""
+    locks: list[int]
+    """Inherited descriptors of locks on what the run uses, held here too until the process has ended."""
 
 
 class Pipe:
@@ -436,6 +438,8 @@ def main(argv: list[str]) -> int:
     pipe = Pipe(job.progress_fd)
     for file in job.claims:
         ownership.join(Path(file))  # until the end of the process
+    for descriptor in job.locks:
+        os.set_inheritable(descriptor, False)
     _end_with_parent(job.parent_pid)
     _keep_pandas_out_of_arrow()
     return asyncio.run(Run(job, pipe).execute())
