@@ -96,6 +96,19 @@ class ParameterCount:
         return self.total - self.inactive
 
 
+KINDS = ("dense", "moe", "ssm", "hybrid")
+
+
+def model_kind(hf_config: Mapping[str, Any]) -> str:
+    """One of `KINDS`: dense transformer, mixture of experts, state-space, or state-space with attention."""
+    c = text_config(hf_config)
+    if c.get("model_type") == "nemotron_h":
+        return "hybrid"
+    if c.get("model_type") == "falcon_mamba":
+        return "ssm"
+    return "moe" if _int(c, "num_experts", "num_local_experts", "n_routed_experts") else "dense"
+
+
 def text_config(hf_config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The language model's part of a `config.json` (multimodal models nest it)."""
     inner = hf_config.get("text_config")
@@ -202,7 +215,14 @@ def _count_nemotron_h(c: Mapping[str, Any]) -> ParameterCount | None:
     pattern = str(c.get("hybrid_override_pattern", ""))
     d, vocab, heads = _int(c, "hidden_size"), _int(c, "vocab_size"), _int(c, "num_attention_heads")
     mamba = _mamba2_shape(c)
-    if not pattern or set(pattern) - set("M*E-") or d is None or vocab is None or heads is None or mamba is None:
+    if (
+        not pattern
+        or set(pattern) - set("M*E-")
+        or d is None
+        or vocab is None
+        or heads is None
+        or mamba is None
+    ):
         return None
     mamba_heads, inner, convolved, kernel = mamba
     mixer = d * (inner + convolved + mamba_heads) + inner * d
@@ -214,7 +234,9 @@ def _count_nemotron_h(c: Mapping[str, Any]) -> ParameterCount | None:
     experts = _int(c, "n_routed_experts") or 0
     chosen = _int(c, "num_experts_per_tok") or experts
     expert = 2 * d * (_int(c, "moe_intermediate_size") or 0)
-    shared = (_int(c, "n_shared_experts") or 0) * 2 * d * (_int(c, "moe_shared_expert_intermediate_size") or 0)
+    shared = (
+        (_int(c, "n_shared_experts") or 0) * 2 * d * (_int(c, "moe_shared_expert_intermediate_size") or 0)
+    )
     moe = experts * expert + shared + experts * d
 
     count = pattern.count
