@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir, initialize_config_module
@@ -36,6 +36,8 @@ from wattcount.config.schema import (
 )
 from wattcount.config.sweeper import SWEEPER_TARGET, PointSweeper
 from wattcount.config.validation import validate
+
+T = TypeVar("T", GpuConfig, ModelConfig)
 
 CONFIG_NAME = "config"
 VERSION_BASE = "1.3"
@@ -159,16 +161,25 @@ def options(group: str, config_dir: str | None = None) -> list[str]:
 
 def gpu_catalogue() -> dict[str, GpuConfig]:
     """The packaged options of the group `gpu` but `auto`, by name."""
+    return {name: gpu for name, gpu in _catalogue("gpu", GpuConfig).items() if gpu.nvml_names}
+
+
+def model_catalogue() -> dict[str, ModelConfig]:
+    """The packaged options of the group `model` but `auto` and `custom`, by name."""
+    return {name: model for name, model in _catalogue("model", ModelConfig).items() if model.hf_config}
+
+
+def _catalogue(group: str, cls: type[T]) -> dict[str, T]:
+    """The packaged options of a group by name, read without Hydra, which takes a tenth of a second for each."""
     spec = importlib.util.find_spec("wattcount.conf")
     folder = Path(spec.origin).parent if spec is not None and spec.origin else Path(conf_path())
     found = {}
-    for file in sorted((folder / "gpu").glob("*.yaml")):
+    for file in sorted((folder / group).glob("*.yaml")):
         values = OmegaConf.to_container(OmegaConf.load(file))
         assert isinstance(values, dict)
         values.pop("defaults", None)
-        if values.get("nvml_names"):
-            plain = {str(key): value for key, value in values.items()}
-            found[file.stem] = from_plain_group(GpuConfig, plain, f"gpu={file.stem}")
+        plain = {str(key): value for key, value in values.items()}
+        found[file.stem] = from_plain_group(cls, plain, f"{group}={file.stem}")
     return found
 
 

@@ -5,8 +5,9 @@
 
 vLLM starts when the longest request alone fits and queues the rest, so that is what `fits` asks; how much
 the scenario's requests would take all at once is reported beside it. The arithmetic is for decoder-only
-transformers (grouped-query attention, mixture of experts, sliding windows, tied embeddings, MLA caches) and
-agrees with the published parameter counts within 1 %.
+transformers (grouped-query attention, mixture of experts, sliding windows, tied embeddings, MLA caches), for
+the state-space model Mamba as FalconMamba has it, and for Nemotron-H, which mixes Mamba-2 layers with attention and
+experts; it agrees exactly with the models that transformers builds.
 """
 
 from __future__ import annotations
@@ -63,18 +64,26 @@ _QKV_BIAS = {"qwen2", "qwen2_moe"}
 _QK_NORM_FULL = {"olmoe", "olmo2"}
 _QK_NORM_HEAD = {"qwen3", "qwen3_moe", "gemma3", "gemma3_text"}
 _FOUR_NORMS = {"gemma2", "gemma3", "gemma3_text"}
+_ALTERNATING_WINDOWS = {"gemma2", "gpt_oss"}
+_LAYER_NORM = {"gpt2", "gptj", "gpt_neox", "phi", "nemotron", "phimoe"}
+"""Norms with a bias."""
+_ONE_NORM = {"gptj", "phi"}
+"""Attention and feed-forward side by side behind one norm."""
+_ATTENTION_BIAS = {"gpt2", "gpt_neox", "phi"}
+_MLP_BIAS = {"gpt2", "gptj", "gpt_neox", "phi"}
+_HEAD_BIAS = {"gptj", "phi"}
 _TIED_BY_DEFAULT = {"gemma", "gemma2", "gemma3", "gemma3_text", "gpt2"}
 _NOT_A_PLAIN_TRANSFORMER = ("mamba", "nemotron_h", "jamba", "bamba", "falcon_h1", "rwkv", "zamba")
 
 
 @dataclass(frozen=True)
 class ParameterCount:
-    """Parameters of a decoder-only transformer."""
+    """Parameters of a decoder."""
 
     linear: int
     """In the matrices of the layers, which quantisation shrinks."""
     other: int
-    """Embeddings, output head and norms, which it mostly does not."""
+    """Embeddings, output head, norms, convolutions, which it mostly does not; attention where config.json says so."""
     inactive: int
     """Of `linear`: experts that one token does not use."""
 
@@ -87,6 +96,19 @@ class ParameterCount:
         return self.total - self.inactive
 
 
+KINDS = ("dense", "moe", "ssm", "hybrid")
+
+
+def model_kind(hf_config: Mapping[str, Any]) -> str:
+    """One of `KINDS`: dense transformer, mixture of experts, state-space, or state-space with attention."""
+    c = text_config(hf_config)
+    if c.get("model_type") == "nemotron_h":
+        return "hybrid"
+    if c.get("model_type") == "falcon_mamba":
+        return "ssm"
+    return "moe" if _int(c, "num_experts", "num_local_experts", "n_routed_experts") else "dense"
+
+
 def text_config(hf_config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The language model's part of a `config.json` (multimodal models nest it)."""
     inner = hf_config.get("text_config")
@@ -94,9 +116,13 @@ def text_config(hf_config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def count_parameters(hf_config: Mapping[str, Any]) -> ParameterCount | None:
-    """Parameters by the shape in `config.json`; None where it does not describe a plain transformer."""
+    """Parameters by the shape in `config.json`; None where it is of a kind that is not known here."""
     c = text_config(hf_config)
     kind = str(c.get("model_type", ""))
+    if kind == "falcon_mamba":
+        return _count_mamba(c)
+    if kind == "nemotron_h":
+        return _count_nemotron_h(c)
     if any(kind.startswith(name) for name in _NOT_A_PLAIN_TRANSFORMER) or c.get("kv_lora_rank"):
         return None
     d = _int(c, "hidden_size", "n_embd")
@@ -113,9 +139,12 @@ def count_parameters(hf_config: Mapping[str, Any]) -> ParameterCount | None:
     attention = d * q + 2 * d * kv + q * d
     if kind in _QKV_BIAS:
         attention += q + 2 * kv
-    elif c.get("attention_bias"):
+    elif c.get("attention_bias", kind in _ATTENTION_BIAS):
         attention += q + 2 * kv + d
-    norms = (4 if kind in _FOUR_NORMS else 2) * d
+    if kind == "gpt_oss":
+        attention += heads  # the attention sinks
+    norm = 2 * d if kind in _LAYER_NORM else d
+    norms = (4 if kind in _FOUR_NORMS else 1 if kind in _ONE_NORM else 2) * norm
     if kind in _QK_NORM_FULL:
         norms += q + kv
     elif kind in _QK_NORM_HEAD:
@@ -123,25 +152,143 @@ def count_parameters(hf_config: Mapping[str, Any]) -> ParameterCount | None:
 
     matrices = 2 if kind in _UNGATED else 3
     dense = matrices * d * inner
+    if kind in _MLP_BIAS:
+        dense += inner + d
     experts = _int(c, "num_experts", "num_local_experts", "n_routed_experts")
     inactive = 0
     if experts:
-        expert = matrices * d * (_int(c, "moe_intermediate_size") or inner)
+        expert_inner = _int(c, "moe_intermediate_size") or inner
+        expert = matrices * d * expert_inner
+        router = d * experts
+        if kind == "gpt_oss":
+            expert += (matrices - 1) * expert_inner + d
+            router += experts
         chosen = _int(c, "num_experts_per_tok", "moe_top_k") or experts
         shared_inner = _int(c, "shared_expert_intermediate_size")
         shared = matrices * d * shared_inner + d if shared_inner else 0
         shared += (_int(c, "n_shared_experts") or 0) * expert
         dense_layers = _int(c, "first_k_dense_replace") or 0
-        moe = experts * expert + shared + d * experts
+        moe = experts * expert + shared + router
         mlp = dense_layers * dense + (layers - dense_layers) * moe
         inactive = (layers - dense_layers) * (experts - chosen) * expert
     else:
         mlp = layers * dense
     tied = bool(c.get("tie_word_embeddings", hf_config.get("tie_word_embeddings", kind in _TIED_BY_DEFAULT)))
     embeddings = vocab * d * (1 if tied else 2)
-    return ParameterCount(
-        linear=layers * attention + mlp, other=embeddings + layers * norms + d, inactive=inactive
+    if kind == "gpt2":
+        embeddings += (_int(c, "n_positions", "max_position_embeddings") or 0) * d
+    if c.get("lm_head_bias", kind in _HEAD_BIAS):
+        embeddings += vocab
+    linear, other = mlp, embeddings + layers * norms + norm
+    if _attention_is_quantized(hf_config):
+        linear += layers * attention
+    else:
+        other += layers * attention
+    return ParameterCount(linear=linear, other=other, inactive=inactive)
+
+
+def _attention_is_quantized(hf_config: Mapping[str, Any]) -> bool:
+    declared = hf_config.get("quantization_config")
+    kept = declared.get("modules_to_not_convert") if isinstance(declared, Mapping) else None
+    return not any("self_attn" in str(module) for module in kept or [])
+
+
+def _count_mamba(c: Mapping[str, Any]) -> ParameterCount | None:
+    """FalconMamba: Mamba-1 layers (arXiv 2312.00752) and nothing else."""
+    d, layers, vocab = _int(c, "hidden_size"), _int(c, "num_hidden_layers"), _int(c, "vocab_size")
+    state, kernel = _int(c, "state_size"), _int(c, "conv_kernel")
+    if d is None or layers is None or vocab is None or state is None or kernel is None:
+        return None
+    inner = _int(c, "intermediate_size") or (_int(c, "expand") or 2) * d
+    rank = _int(c, "time_step_rank") or math.ceil(d / 16)
+    linear = 2 * d * inner + inner * (rank + 2 * state) + rank * inner + inner * d
+    if c.get("use_bias"):
+        linear += 2 * inner + d
+    convolution = inner * kernel + (inner if c.get("use_conv_bias", True) else 0)
+    other = convolution + inner + inner * state + inner + d  # step bias, A, D, norm
+    embeddings = vocab * d * (1 if c.get("tie_word_embeddings", True) else 2)
+    return ParameterCount(linear=layers * linear, other=layers * other + embeddings + d, inactive=0)
+
+
+def _count_nemotron_h(c: Mapping[str, Any]) -> ParameterCount | None:
+    """Nemotron-H: one letter of `hybrid_override_pattern` a layer, M Mamba-2, * attention, E experts, - dense."""
+    pattern = str(c.get("hybrid_override_pattern", ""))
+    d, vocab, heads = _int(c, "hidden_size"), _int(c, "vocab_size"), _int(c, "num_attention_heads")
+    mamba = _mamba2_shape(c)
+    if (
+        not pattern
+        or set(pattern) - set("M*E-")
+        or d is None
+        or vocab is None
+        or heads is None
+        or mamba is None
+    ):
+        return None
+    mamba_heads, inner, convolved, kernel = mamba
+    mixer = d * (inner + convolved + mamba_heads) + inner * d
+    mixer_other = convolved * (kernel + (1 if c.get("use_conv_bias", True) else 0)) + 3 * mamba_heads + inner
+
+    head = _int(c, "head_dim") or d // heads
+    attention = 2 * d * head * (heads + (_int(c, "num_key_value_heads") or heads))
+
+    experts = _int(c, "n_routed_experts") or 0
+    chosen = _int(c, "num_experts_per_tok") or experts
+    expert = 2 * d * (_int(c, "moe_intermediate_size") or 0)
+    shared = (
+        (_int(c, "n_shared_experts") or 0) * 2 * d * (_int(c, "moe_shared_expert_intermediate_size") or 0)
     )
+    moe = experts * expert + shared + experts * d
+
+    count = pattern.count
+    linear = count("M") * mixer + count("*") * attention + count("E") * moe
+    linear += count("-") * 2 * d * (_int(c, "intermediate_size") or 4 * d)
+    embeddings = vocab * d * (1 if c.get("tie_word_embeddings", False) else 2)
+    return ParameterCount(
+        linear=linear,
+        other=count("M") * mixer_other + len(pattern) * d + d + embeddings,
+        inactive=count("E") * (experts - chosen) * expert,
+    )
+
+
+def _mamba2_shape(c: Mapping[str, Any]) -> tuple[int, int, int, int] | None:
+    """Heads, inner width, convolved channels (inner, B and C) and kernel of a Mamba-2 layer."""
+    heads, width = _int(c, "mamba_num_heads"), _int(c, "mamba_head_dim")
+    groups, state, kernel = _int(c, "n_groups"), _int(c, "ssm_state_size"), _int(c, "conv_kernel")
+    if heads is None or width is None or groups is None or state is None or kernel is None:
+        return None
+    return heads, heads * width, heads * width + 2 * groups * state, kernel
+
+
+def state_bytes(hf_config: Mapping[str, Any], element_bytes: float, tensor_parallel: int = 1) -> int:
+    """Bytes of recurrent state a request takes on one GPU, however long it is: 0 without state-space layers.
+
+    Each such layer keeps the last inputs of its convolution, channels x (kernel - 1), and its state,
+    inner width x state size; the latter in 32 bit where `mamba_ssm_cache_dtype` says so.
+    """
+    c = text_config(hf_config)
+    kind = c.get("model_type")
+    ssm_element = 4.0 if c.get("mamba_ssm_cache_dtype") == "float32" else element_bytes
+    if kind == "falcon_mamba":
+        layers, state, kernel = (
+            _int(c, "num_hidden_layers"),
+            _int(c, "state_size"),
+            _int(c, "conv_kernel"),
+        )
+        inner = convolved = _int(c, "intermediate_size") or (_int(c, "expand") or 2) * (
+            _int(c, "hidden_size") or 0
+        )
+    elif kind == "nemotron_h":
+        shape = _mamba2_shape(c)
+        if shape is None:
+            return 0
+        layers, state = str(c.get("hybrid_override_pattern", "")).count("M"), _int(c, "ssm_state_size")
+        _, inner, convolved, kernel = shape
+    else:
+        return 0
+    if layers is None or state is None or kernel is None:
+        return 0
+    each = convolved * (kernel - 1) * element_bytes + inner * state * ssm_element
+    return math.ceil(layers * each / tensor_parallel)
 
 
 def kv_bytes_per_token(hf_config: Mapping[str, Any], element_bytes: float, tensor_parallel: int = 1) -> int:
@@ -156,7 +303,10 @@ def kv_bytes_per_token(hf_config: Mapping[str, Any], element_bytes: float, tenso
 def kv_cache_bytes(
     hf_config: Mapping[str, Any], tokens: int, element_bytes: float, tensor_parallel: int = 1
 ) -> int:
-    """Bytes a request of `tokens` takes on one GPU; layers with a sliding window keep only the window."""
+    """Bytes a request of `tokens` takes on one GPU, without recurrent state (`state_bytes`).
+
+    Layers with a sliding window keep only the window.
+    """
     full, sliding = _kv_layers(hf_config, element_bytes, tensor_parallel)
     window = _int(text_config(hf_config), "sliding_window") or tokens
     return int(full * tokens + sliding * min(tokens, window))
@@ -216,9 +366,11 @@ class FitReport:
     needed_bytes: int
     weights_bytes: int
     kv_cache_bytes: int
-    """Of the longest request alone."""
+    """Of the longest request alone, with its recurrent state."""
     kv_cache_all_bytes: int
-    """Of `concurrency` requests of mean length at once."""
+    """Of `concurrency` requests of mean length at once, with their recurrent state."""
+    state_bytes: int
+    """Recurrent state of one request, in `kv_cache_bytes`; 0 without state-space layers."""
     activation_bytes: int
     overhead_bytes: int
     parameters: int | None
@@ -240,10 +392,11 @@ class FitReport:
         if self.parameters is None:
             return "the size of this model is not known; whether it fits shows when the engine starts"
         share = f" / {self.tensor_parallel} GPUs" if self.tensor_parallel > 1 else ""
+        state = f" + state {self.state_bytes / 2**20:.0f} MiB" if self.state_bytes else ""
         return (
             f"weights {_gib(self.weights_bytes)} ({self.parameters / 1e9:.2f}e9 parameters x "
             f"{self.weight_bits:g} bit{share}) + KV cache {_gib(self.kv_cache_bytes)} "
-            f"({self.model_len} tokens x {self.kv_bytes_per_token / 1024:.0f} KiB) + activations "
+            f"({self.model_len} tokens x {self.kv_bytes_per_token / 1024:.0f} KiB{state}) + activations "
             f"{_gib(self.activation_bytes)} + engine {_gib(self.overhead_bytes)} = "
             f"{_gib(self.needed_bytes)} of {_gib(self.usable_bytes)} usable"
         )
@@ -274,8 +427,10 @@ def estimate(cfg: RunConfig, memory_bytes: int) -> FitReport:
     at_once = concurrency(cfg)
     kv_element = 1.0 if cfg.engine.kv_cache_dtype.startswith("fp8") else element
     kv_token = kv_bytes_per_token(hf, kv_element, tp)
-    kv_one = kv_cache_bytes(hf, length, kv_element, tp)
-    kv_all = at_once * kv_cache_bytes(hf, min(length, mean_request_tokens(cfg.scenario)), kv_element, tp)
+    state = state_bytes(hf, element, tp)
+    kv_one = kv_cache_bytes(hf, length, kv_element, tp) + state
+    mean_length = min(length, mean_request_tokens(cfg.scenario))
+    kv_all = at_once * (kv_cache_bytes(hf, mean_length, kv_element, tp) + state)
     activations = _activation_bytes(cfg, element, at_once, length)
     overhead = CPU_OVERHEAD_BYTES if on_cpu else CUDA_OVERHEAD_BYTES
     usable = memory_bytes if on_cpu else int(memory_bytes * cfg.engine.gpu_memory_utilization)
@@ -288,6 +443,7 @@ def estimate(cfg: RunConfig, memory_bytes: int) -> FitReport:
         weights_bytes=weights,
         kv_cache_bytes=kv_one,
         kv_cache_all_bytes=max(kv_one, kv_all),
+        state_bytes=state,
         activation_bytes=activations,
         overhead_bytes=overhead,
         parameters=parameters,
@@ -337,6 +493,8 @@ def _kv_layers(
     d = _int(c, "hidden_size", "n_embd")
     if layers is None or heads is None or d is None:
         return 0.0, 0.0
+    if c.get("model_type") == "nemotron_h":
+        layers = str(c.get("hybrid_override_pattern", "")).count("*")
     latent = _int(c, "kv_lora_rank")
     if latent:
         return layers * (latent + (_int(c, "qk_rope_head_dim") or 0)) * element_bytes, 0.0
@@ -354,7 +512,7 @@ def _sliding_layers(c: Mapping[str, Any], layers: int) -> int:
     if isinstance(types, list):
         return sum(kind == "sliding_attention" for kind in types)
     kind = c.get("model_type")
-    if kind == "gemma2":
+    if kind in _ALTERNATING_WINDOWS:
         return (layers + 1) // 2
     if kind in ("gemma3", "gemma3_text"):
         pattern = _int(c, "sliding_window_pattern") or 6

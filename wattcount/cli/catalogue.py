@@ -1,0 +1,151 @@
+"""What `wattcount models` and `wattcount gpus` share: pairs of model and GPU, and tables for 80 columns."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from wattcount.config import compose, fit
+from wattcount.config.plain import did_you_mean
+from wattcount.config.schema import GpuConfig, ModelConfig, RunConfig
+from wattcount.errors import NotStartedError
+
+T = TypeVar("T")
+
+Row = Sequence[str]
+
+WIDTH = 79
+
+
+def add_fit_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dtype", help="of weights and KV cache, e.g. float16; default: the model's own")
+    parser.add_argument("--quantization", metavar="METHOD", help="of the weights, e.g. fp8 or awq")
+    parser.add_argument("--tensor-parallel", type=int, default=1, metavar="N", help="spread over N GPUs")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="the load and the engine to fit, e.g. scenario=batch engine.max_model_len=8192",
+    )
+
+
+def fit_base(args: argparse.Namespace) -> RunConfig:
+    """The run whose model and GPU `report` fills in. Raises `NotStartedError` for what is no configuration."""
+    for override in args.overrides:
+        if override.split("=")[0].split(".")[0] not in ("scenario", "engine"):
+            raise NotStartedError(f"{override!r}: only keys of scenario and engine say what is to fit")
+    if args.tensor_parallel < 1:
+        raise NotStartedError(f"--tensor-parallel {args.tensor_parallel} must be at least 1")
+    if args.dtype is not None and args.dtype not in fit.DTYPE_BYTES:
+        raise NotStartedError(f"--dtype {args.dtype!r} is none of {', '.join(fit.DTYPE_BYTES)}")
+    if args.quantization is not None and args.quantization not in fit.QUANTIZED_BITS:
+        raise NotStartedError(
+            f"--quantization {args.quantization!r} is none of {', '.join(fit.QUANTIZED_BITS)}"
+        )
+    parallel = [f"gpu.count={args.tensor_parallel}", f"engine.tensor_parallel_size={args.tensor_parallel}"]
+    return compose(["model=tiny", "engine.device=cuda", *parallel, *args.overrides])
+
+
+def asked_for_a_fit(args: argparse.Namespace) -> bool:
+    """Whether there is a pair to judge. Raises `NotStartedError` for options that only make sense with one."""
+    if args.fits:
+        return True
+    if args.dtype or args.quantization or args.tensor_parallel != 1 or args.overrides:
+        raise NotStartedError("--dtype, --quantization, --tensor-parallel and KEY=VALUE need --fits")
+    return False
+
+
+def report(base: RunConfig, model: ModelConfig, gpu: GpuConfig, args: argparse.Namespace) -> fit.FitReport:
+    """The fit arithmetic of one pair on the GPU's nominal memory."""
+    assert gpu.memory_gib is not None
+    asked = {"dtype": args.dtype, "quantization": args.quantization}
+    chosen = dataclasses.replace(model, **{key: value for key, value in asked.items() if value})
+    run = copy.copy(base)
+    run.model, run.gpu = chosen, gpu
+    return fit.estimate(run, int(gpu.memory_gib * fit.GIB))
+
+
+def pair_json(model: ModelConfig, gpu: GpuConfig, found: fit.FitReport) -> dict[str, Any]:
+    values = dataclasses.asdict(found)
+    return {"model": model.name, "gpu": gpu.name, **values, "explanation": found.explain()}
+
+
+FIT_HEAD = ("weights", "KV", "act.", "engine", "needed", "usable", "fits")
+
+
+def fit_cells(found: fit.FitReport) -> Row:
+    parts = (found.weights_bytes, found.kv_cache_bytes, found.activation_bytes, found.overhead_bytes)
+    total = (found.needed_bytes, found.usable_bytes)
+    fits = "no" if not found.fits else "yes" if found.all_at_once else "queues"
+    return (*(f"{size / fit.GIB:.1f}" for size in (*parts, *total)), fits)
+
+
+def fit_legend(base: RunConfig) -> str:
+    parallel = base.engine.tensor_parallel_size
+    gpus = f" on each of {parallel} GPUs" if parallel > 1 else ""
+    asked = base.engine.max_model_len
+    tokens = fit.longest_request_tokens(base.scenario) if asked is None else asked
+    return textwrap.fill(
+        f"GiB{gpus}. needed = weights + KV cache of one request of {tokens} tokens + activations + engine; "
+        "usable = nominal memory x gpu_memory_utilization (a real GPU shows up to a tenth less). "
+        f"queues: fits, but not {fit.concurrency(base)} requests of mean length at once.",
+        WIDTH,
+    )
+
+
+def bfloat16_notes(
+    models: Iterable[ModelConfig], gpus: Iterable[GpuConfig], args: argparse.Namespace
+) -> Iterator[str]:
+    """What to do on GPUs without bfloat16, where it would be used."""
+    if (args.dtype or "bfloat16") != "bfloat16" or all(model.dtype != "bfloat16" for model in models):
+        return
+    without = [gpu.name for gpu in gpus if float(gpu.compute_capability or 8.0) < 8.0]
+    if without:
+        names = ", ".join(without)
+        yield textwrap.fill(
+            f"No bfloat16 on {names}: run with model.dtype=float16, which takes as much.", WIDTH
+        )
+
+
+def chosen(names: Iterable[str], known: Mapping[str, T], what: str) -> dict[str, T]:
+    """Those of `known` that are named, each also as a comma-separated list."""
+    found = {}
+    for name in (part for given in names for part in given.split(",") if part):
+        if name not in known:
+            raise NotStartedError(
+                f"{name!r} is no {what}{did_you_mean(name, known)}; wattcount {what}s lists them"
+            )
+        found[name] = known[name]
+    return found
+
+
+def of_family(
+    values: Mapping[str, T], family: str | None, words: Mapping[str, Sequence[str]]
+) -> dict[str, T]:
+    """Those for which one of the `words` begins with `family`, whatever its case and punctuation."""
+    if family is None:
+        return dict(values)
+    wanted = _bare(family)
+    return {
+        name: value for name, value in values.items() if any(_bare(w).startswith(wanted) for w in words[name])
+    }
+
+
+def _bare(word: str) -> str:
+    return "".join(letter for letter in word.lower() if letter.isalnum())
+
+
+def table(head: Row, rows: Sequence[Row], left: int = 1) -> str:
+    """Columns as wide as their widest cell; the first `left` are words, the others right-aligned figures."""
+    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if i < left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in (head, *rows)
+    )

@@ -1,0 +1,139 @@
+"""`wattcount models`: the packaged models, and which of them a GPU holds."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from wattcount.cli.catalogue import (
+    FIT_HEAD,
+    add_fit_arguments,
+    asked_for_a_fit,
+    bfloat16_notes,
+    chosen,
+    fit_base,
+    fit_cells,
+    fit_legend,
+    of_family,
+    pair_json,
+    report,
+    table,
+)
+from wattcount.config import fit
+from wattcount.config.composition import gpu_catalogue, model_catalogue
+from wattcount.config.schema import ModelConfig
+from wattcount.errors import EXIT_OK, NotStartedError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--family",
+        metavar="NAME",
+        help="only models whose name, hub id or model_type begins so: qwen3, llama, mistralai",
+    )
+    parser.add_argument("--kind", choices=fit.KINDS, help="only models of this kind")
+    parser.add_argument("--max-parameters-b", type=float, metavar="N", help="only up to N 10^9 parameters")
+    parser.add_argument(
+        "--fits",
+        action="append",
+        metavar="GPU[,GPU...]",
+        help="with the arithmetic, whether they fit these GPUs",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_fit_arguments(parser)
+
+
+def main(args: argparse.Namespace) -> int:
+    with_fit = asked_for_a_fit(args)
+    models = _selected(args)
+    if not with_fit:
+        print(json.dumps([_facts(m) for m in models.values()], indent=2) if args.json else _listing(models))
+        return EXIT_OK
+    gpus = chosen(args.fits, gpu_catalogue(), "gpu")
+    base = fit_base(args)
+    pairs = {(gpu, name): report(base, models[name], gpus[gpu], args) for gpu in gpus for name in models}
+    if args.json:
+        listed = [pair_json(models[name], gpus[gpu], found) for (gpu, name), found in pairs.items()]
+        print(json.dumps(listed, indent=2))
+        return EXIT_OK
+    for gpu in gpus:
+        reports = {name: pairs[gpu, name] for name in models}
+        fitting = sum(found.fits for found in reports.values())
+        print(f"{gpu}, {gpus[gpu].memory_gib:g} GiB: {fitting} of {len(models)} fit\n")
+        rows = [(name, *fit_cells(found)) for name, found in reports.items()]
+        print(table(("model", *FIT_HEAD), rows) + "\n")
+    for note in (*bfloat16_notes(models.values(), gpus.values(), args), fit_legend(base)):
+        print(note)
+    return EXIT_OK
+
+
+def _selected(args: argparse.Namespace) -> dict[str, ModelConfig]:
+    models = model_catalogue()
+    words = {
+        name: (name, model.hf_id or "", (model.hf_id or "").rpartition("/")[2], _architecture(model))
+        for name, model in models.items()
+    }
+    models = of_family(models, args.family, words)
+    if args.kind is not None:
+        models = {name: m for name, m in models.items() if fit.model_kind(m.hf_config) == args.kind}
+    if args.max_parameters_b is not None:
+        models = {name: m for name, m in models.items() if _count(m).total <= args.max_parameters_b * 1e9}
+    if not models:
+        raise NotStartedError("no model is left; wattcount models without filters lists them all")
+    return dict(sorted(models.items(), key=lambda item: (_count(item[1]).total, item[0])))
+
+
+def _count(model: ModelConfig) -> fit.ParameterCount:
+    found = fit.count_parameters(model.hf_config)
+    assert found is not None, f"conf/model/{model.name}.yaml names no shape that can be counted"
+    return found
+
+
+def _architecture(model: ModelConfig) -> str:
+    return str(fit.text_config(model.hf_config).get("model_type", ""))
+
+
+def _facts(model: ModelConfig) -> dict[str, Any]:
+    count, element = _count(model), fit.DTYPE_BYTES[model.dtype]
+    return {
+        "name": model.name,
+        "hf_id": model.hf_id,
+        "model_type": _architecture(model),
+        "kind": fit.model_kind(model.hf_config),
+        "dtype": model.dtype,
+        "gated": model.gated,
+        "parameters": count.total,
+        "active_parameters": count.active,
+        "kv_bytes_per_token": fit.kv_bytes_per_token(model.hf_config, element),
+        "state_bytes_per_request": fit.state_bytes(model.hf_config, element),
+        "context_tokens": fit.text_config(model.hf_config).get(
+            "max_position_embeddings", model.hf_config.get("n_positions")
+        ),
+        "source": model.source,
+    }
+
+
+def _listing(models: dict[str, ModelConfig]) -> str:
+    rows = [
+        (
+            facts["name"],
+            facts["model_type"],
+            facts["kind"],
+            _billions(facts["parameters"]),
+            _billions(facts["active_parameters"]),
+            f"{facts['kv_bytes_per_token'] / 1024:g}",
+            str(facts["context_tokens"] or "-"),
+        )
+        for facts in map(_facts, models.values())
+    ]
+    head = ("model", "model_type", "kind", "params", "active", "KV", "context")
+    legend = "params, active: 10^9 with all embeddings; KV: KiB a token; context: tokens"
+    return f"{table(head, rows, left=3)}\n\n{legend}"
+
+
+def _billions(parameters: int) -> str:
+    billions = parameters / 1e9
+    if billions < 0.1:
+        return f"{billions:.3f}"
+    return f"{billions:#.3g}" if billions < 100 else f"{billions:.0f}"
