@@ -16,6 +16,7 @@ from wattcount.cli.main import main
 from wattcount.cli.run import PointResult, exit_code
 from wattcount.config import RunConfig
 from wattcount.errors import MeasuredElsewhereError, NotStartedError, RunFailedError
+from wattcount.run.cooldown import Rest
 
 
 @dataclasses.dataclass
@@ -26,10 +27,14 @@ class Calls:
     runs: list[RunConfig] = dataclasses.field(default_factory=list)
 
     waits: list[bool] = dataclasses.field(default_factory=list)
+    rests: list[Rest | None] = dataclasses.field(default_factory=list)
 
-    def __call__(self, run: RunConfig, overrides: tuple[str, ...], *, wait_for_others: bool) -> PointResult:
+    def __call__(
+        self, run: RunConfig, overrides: tuple[str, ...], *, wait_for_others: bool, rest: Rest | None
+    ) -> PointResult:
         self.runs.append(run)
         self.waits.append(wait_for_others)
+        self.rests.append(rest)
         answer = self.answer(run)
         if isinstance(answer, BaseException):
             raise answer
@@ -252,3 +257,12 @@ def test_points_that_another_sweep_measures_come_last(
     captured = capsys.readouterr()
     assert captured.out.count("record: ") == 4
     assert "1 of 4 points not done:\n  model=tiny seed=2: failed: what went wrong" in captured.err
+
+
+def test_the_runs_of_a_sweep_have_one_rest_between_them(calls: Calls) -> None:
+    assert main(["-m", "model=tiny", "seed=0,1"]) == 0
+    assert main(["model=tiny"]) == 0
+    first, second, single = calls.rests
+    assert first is second
+    assert first is not None
+    assert single is None

@@ -91,6 +91,7 @@ OUTSIDE = [
     "allow_busy_gpu=true",
     "gpu_lock_timeout_s=5",
     "resume=true",
+    "cooldown_limit_s=5",
     "gpu=h200",
     "gpu.devices=[GPU-1]",
     "gpu.tdp_w=600",

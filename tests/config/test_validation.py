@@ -137,6 +137,7 @@ def refused(*overrides: str) -> str:
         ("power.heartbeat_ms=1e9", "power.heartbeat_ms: must be between 0.5 and 60000 ms"),
         ("power.buffer_mib_per_gpu=0", "power.buffer_mib_per_gpu: must be at least 1 MiB"),
         ("tracking.experiment=''", "tracking.experiment: must not be empty"),
+        ("cooldown_limit_s=-1", "cooldown_limit_s: must be at least 0 s"),
         ("gpu_lock_timeout_s=-1", "gpu_lock_timeout_s: must be at least 0 s"),
         ("display.plain_interval_s=0", "display.plain_interval_s: must be above 0 s"),
         ("seed=-1", "seed: must be between 0 and"),
@@ -208,6 +209,7 @@ FLOAT_KEYS = [
     "engine.start_timeout_s",
     "display.plain_interval_s",
     "gpu_lock_timeout_s",
+    "cooldown_limit_s",
     "gpu.tdp_w",
     "model.parameters_b",
 ]

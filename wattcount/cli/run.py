@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra import version as hydra_version
 from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
@@ -43,6 +43,9 @@ from wattcount.errors import (
     NotStartedError,
     WattcountError,
 )
+
+if TYPE_CHECKING:
+    from wattcount.run.cooldown import Rest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,10 +91,11 @@ def main(args: Sequence[str]) -> int:
         return stop.exit_code
 
 
-def run_task(cfg: DictConfig, later: Later | None = None) -> PointResult:
+def run_task(cfg: DictConfig, later: Later | None = None, rest: Rest | None = None) -> PointResult:
     """Hydra's task: runs one point. Never raises an `Exception`: one bad point must not end a sweep.
 
-    A point that another run measures right now is put into `later`; without it, it is waited for.
+    A point that another run measures right now is put into `later`; without it, it is waited for. `rest` is the
+    sweep's: what the GPU is to be like before each run.
     """
     overrides = tuple(str(override) for override in HydraConfig.get().overrides.task)
     try:
@@ -100,12 +104,14 @@ def run_task(cfg: DictConfig, later: Later | None = None) -> PointResult:
         return _told(PointResult(EXIT_NOT_STARTED, overrides, None, str(error)))
     if run.resume is None:
         run.resume = HydraConfig.get().mode is RunMode.MULTIRUN
-    return _run_one(run, overrides, later)
+    return _run_one(run, overrides, later, rest)
 
 
-def _run_one(run: RunConfig, overrides: tuple[str, ...], later: Later | None = None) -> PointResult:
+def _run_one(
+    run: RunConfig, overrides: tuple[str, ...], later: Later | None, rest: Rest | None
+) -> PointResult:
     try:
-        result = _measure(run, overrides, wait_for_others=later is None)
+        result = _measure(run, overrides, wait_for_others=later is None, rest=rest)
     except MeasuredElsewhereError as error:
         assert later is not None
         later.append((run, overrides))
@@ -130,13 +136,15 @@ def _told(result: PointResult) -> PointResult:
     return result
 
 
-def _measure(run: RunConfig, overrides: tuple[str, ...], *, wait_for_others: bool) -> PointResult:
+def _measure(
+    run: RunConfig, overrides: tuple[str, ...], *, wait_for_others: bool, rest: Rest | None
+) -> PointResult:
     from wattcount.run import display, orchestrate
 
     # Importing MLflow and making its database takes seconds, which there is time for meanwhile.
     meanwhile = functools.partial(_prepare_tracking, run) if run.tracking.enabled else None
     outcome = orchestrate.run_point(
-        run, display.create(run.display), meanwhile=meanwhile, wait_for_others=wait_for_others
+        run, display.create(run.display), meanwhile=meanwhile, wait_for_others=wait_for_others, rest=rest
     )
     path = outcome.record_path
     if path is not None and run.tracking.enabled and not outcome.measured_before:
@@ -230,16 +238,19 @@ def _single(hydra: Hydra, config_name: str, overrides: list[str]) -> int:
 
 
 def _sweep(hydra: Hydra, config_name: str, overrides: list[str]) -> int:
+    from wattcount.run.cooldown import Rest
+
     later: Later = []
+    rest = Rest()
     with plain_errors():
         batches = hydra.multirun(
             config_name=config_name,
-            task_function=functools.partial(run_task, later=later),
+            task_function=functools.partial(run_task, later=later, rest=rest),
             overrides=[*overrides, "hydra.mode=MULTIRUN"],
         )
     results = [_result(job) for batch in batches or () for job in batch]
     # Only now: two sweeps over the same points share them, and wait for each other at the end.
-    waited = {overrides: _run_one(run, overrides) for run, overrides in later}
+    waited = {overrides: _run_one(run, overrides, None, rest) for run, overrides in later}
     results = [waited.get(result.overrides, result) for result in results]
     wrong = [result for result in results if result.exit_code != EXIT_OK]
     if wrong:

@@ -362,6 +362,7 @@ def _run(cfg: RunConfig) -> Iterator[str]:
     if cfg.tracking.enabled and not cfg.tracking.experiment.strip():
         yield "tracking.experiment: must not be empty"
     yield from _above("display.plain_interval_s", cfg.display.plain_interval_s, 0, " s")
+    yield from _at_least("cooldown_limit_s", cfg.cooldown_limit_s, 0, " s")
     yield from _at_least("gpu_lock_timeout_s", cfg.gpu_lock_timeout_s, 0, " s")
     for key in ("seed", "repeat"):
         value = getattr(cfg, key)

@@ -203,6 +203,10 @@ class RunInfo:
     warmup: dict[str, Any] = field(default_factory=dict)
     """How an adaptive warm-up ended: `settled`, `seconds`, `limit_s`, `unsettled` (percent of drift, by what still
     drifted) and `needed_s` (twice as long as a request lived; None: none had ended). Empty where its length was fixed."""
+    cooldown: dict[str, Any] = field(default_factory=dict)
+    """How long a sweep waited for the GPU to cool down before this run: `seconds`, `limit_s`, `ended` (`back` to what it
+    was before the first run, `steady`, or at the `limit`), and by GPU UUID `power_w` and `temperature_c` `before` the first
+    run and `after` the wait. Empty for a single run."""
     files: dict[str, FileFacts] = field(default_factory=dict)
     """The raw files as they were written, by name; a file that differs is damaged."""
 

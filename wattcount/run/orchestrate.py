@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import Protocol
+from typing import Any, Protocol
 
 from wattcount import ownership
 from wattcount.clock import ClockPair, now_ns
@@ -43,6 +43,7 @@ from wattcount.record.orphans import WORKER_DIED
 from wattcount.record.place import final_folder, new_run_id
 from wattcount.record.schema import ENGINE_LOG, RECORD_SCHEMA_VERSION, Evidence, Phase, RunInfo, Validity
 from wattcount.record.writer import RecordWriter
+from wattcount.run.cooldown import Rest
 from wattcount.run.facts import host_facts, versions
 from wattcount.run.gpu_lock import gpus_locked
 from wattcount.run.leftovers import TEMPORARY_PREFIX, clear_up
@@ -105,12 +106,14 @@ def run_point(
     *,
     meanwhile: Callable[[], object] | None = None,
     wait_for_others: bool = True,
+    rest: Rest | None = None,
 ) -> Outcome:
     """Measures one point and returns when nothing of the run is left but its record.
 
     `meanwhile` is called once, in a thread, while the run's process measures bare idle: time for slow
     imports. With `cfg.resume` a point that is finished is left as it is, and one that another run
     measures right now is waited for, or raises `MeasuredElsewhereError` without `wait_for_others`.
+    `rest` is the sweep's, whose runs begin with GPUs that have cooled down.
 
     Raises `NotStartedError` for what preflight finds; everything later is in the outcome.
     """
@@ -130,8 +133,11 @@ def run_point(
             if cfg.resume and (found := wanted.finished()) is not None:  # meanwhile
                 return Outcome(EXIT_OK, found, None, None, measured_before=True)
             with _gpus_locked(cfg, session, purpose, display) as locks:
+                cooldown = _cool_down(rest, cfg, session, display) if rest is not None else {}
                 started_ns += now_ns() - waiting_ns  # waiting is no part of the run
-                return _measure(cfg, session, display, started_ns, meanwhile, [*claims, *locks])
+                info = _draft(cfg, session)
+                info.cooldown = cooldown
+                return _measure(cfg, info, session, display, started_ns, meanwhile, [*claims, *locks])
 
 
 @contextlib.contextmanager
@@ -145,8 +151,18 @@ def _gpus_locked(cfg: RunConfig, session: NvmlSession, purpose: str, display: Di
         yield locks
 
 
+def _cool_down(rest: Rest, cfg: RunConfig, session: NvmlSession, display: Display) -> dict[str, Any]:
+    uuids = [gpu.uuid for gpu in session.select(cfg.gpu)]
+    try:
+        return rest.wait(session, uuids, cfg.cooldown_limit_s, display.notice)
+    except WattcountError as error:  # the run will say in its record what is wrong with the GPU
+        display.notice(f"cannot tell whether the GPU has cooled down: {error}")
+        return {}
+
+
 def _measure(
     cfg: RunConfig,
+    info: RunInfo,
     session: NvmlSession,
     display: Display,
     started_ns: int,
@@ -154,7 +170,6 @@ def _measure(
     locks: Sequence[int],
 ) -> Outcome:
     """`cfg` is resolved; `locks` are descriptors for the run's process to hold."""
-    info = _draft(cfg, session)
     writer = RecordWriter.create(Path(cfg.records_dir).expanduser().absolute(), info.point_id, info.run_id)
     try:
         writer.save_draft(info)
