@@ -149,10 +149,11 @@ def test_no_checkpoint_is_there_twice() -> None:
 
 
 def test_all_models_and_gpus_of_watt_counts_are_there() -> None:
-    folder = os.environ.get("WATTCOUNT_SHARED_DATA")
-    if not folder or not (Path(folder) / "wattgpu").is_dir():
-        pytest.skip("WATTCOUNT_SHARED_DATA names no folder with the Watt Counts data set (wattgpu)")
-    with (Path(folder) / "wattgpu" / "model_features.csv").open(newline="") as file:
+    default = Path(__file__).resolve().parents[3] / "shared" / "data"
+    folder = Path(os.environ.get("WATTCOUNT_SHARED_DATA", default)) / "wattgpu"
+    if not folder.is_dir():
+        pytest.skip(f"no Watt Counts data set at {folder}")
+    with (folder / "model_features.csv").open(newline="") as file:
         rows = list(csv.DictReader(file, delimiter=";"))
     by_id = {model.hf_id: model for model in MODELS.values()}
     assert {row["model_name"] for row in rows} - set(by_id) == set()
@@ -165,7 +166,7 @@ def test_all_models_and_gpus_of_watt_counts_are_there() -> None:
             int(row["hidden_size"]),
             int(row["vocab_size"]),
         ), row["model_name"]
-    with (Path(folder) / "wattgpu" / "gpu_features.csv").open(newline="") as file:
+    with (folder / "gpu_features.csv").open(newline="") as file:
         names = [row["gpu_type"] for row in csv.DictReader(file, delimiter=";")]
     assert [name for name in names if match_gpu(name) is None] == []
 
