@@ -150,7 +150,7 @@ class VllmEngine(Engine):
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        if not self._engine_config.args.get("trust_remote_code"):
+        if self._model.weights is Weights.random or not self._engine_config.args.get("trust_remote_code"):
             from wattcount.engine.vllm_configs import register
 
             register()
