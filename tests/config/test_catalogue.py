@@ -74,8 +74,11 @@ PUBLISHED_B = {
     "qwen3_8b": 8.2,
     "qwen3_14b": 14.8,
     "qwen3_32b": 32.8,
+    "qwen3_4b_2507": 4.0,
     "qwen3_30b_a3b": 30.5,
+    "qwen3_30b_a3b_2507": 30.5,
     "qwen3_235b_a22b": 235,
+    "qwen3_235b_a22b_2507": 235,
     "r1_distill_llama_8b": 8,
     "r1_distill_llama_70b": 70,
     "r1_distill_qwen_1_5b": 1.78,
@@ -96,7 +99,9 @@ PUBLISHED_ACTIVE_B = {
     "olmoe_1b_7b": 1.3,
     "qwen1_5_moe_a2_7b": 2.7,
     "qwen3_30b_a3b": 3.3,
+    "qwen3_30b_a3b_2507": 3.3,
     "qwen3_235b_a22b": 22,
+    "qwen3_235b_a22b_2507": 22,
 }
 """Of mixtures of experts, where the card counts the embeddings too, as `active_parameters_b` does."""
 

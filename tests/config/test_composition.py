@@ -15,6 +15,7 @@ from wattcount.config.composition import (
     conf_path,
     gpu_catalogue,
     match_gpu,
+    model_catalogue,
     options,
 )
 from wattcount.config.schema import BatchConfig, EngineKind, PowerBackend, ServerConfig, Weights
@@ -211,6 +212,13 @@ def test_a_mistake_in_a_group_of_ones_own_is_found(tmp_path: Path) -> None:
 def test_device_names_tell_variants_apart(found: str, option: str | None) -> None:
     gpu = match_gpu(found)
     assert (gpu.name if gpu else None) == option
+
+
+def test_changing_a_packaged_option_changes_no_other_copy_of_it() -> None:
+    gpu_catalogue()["l4"].nvml_names.append("NVIDIA L5")
+    model_catalogue()["tiny"].hf_config["vocab_size"] = 1
+    assert gpu_catalogue()["l4"].nvml_names == ["NVIDIA L4"]
+    assert model_catalogue()["tiny"].hf_config["vocab_size"] == 8192
 
 
 def test_gpu_facts_are_complete_and_plausible() -> None:

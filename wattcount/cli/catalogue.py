@@ -28,7 +28,7 @@ def add_fit_arguments(parser: argparse.ArgumentParser, other: str) -> None:
         "--fits",
         action="append",
         metavar=f"{other.upper()}[,{other.upper()}...]",
-        help=f"with the arithmetic, whether each fits with these {other}s",
+        help=f"with the arithmetic, which pairs with {'GPUs' if other == 'gpu' else 'models'} named fit",
     )
     parser.add_argument("--fitting", action="store_true", help="with --fits, only the pairs that fit")
     parser.add_argument("--json", action="store_true", help="print JSON")
