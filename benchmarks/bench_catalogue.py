@@ -19,6 +19,7 @@ import hashlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -175,10 +176,10 @@ def attempt(name: str, timeout_s: float) -> dict[str, Any]:
     return found | {"wall_s": round(time.monotonic() - started, 1)}
 
 
-def end(process: subprocess.Popen[str]) -> None:
-    with psutil.Process(process.pid).oneshot():
-        family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
-    for member in family:
+def end(process: subprocess.Popen[Any]) -> None:
+    """The process and all that it started; vLLM's engine core would outlive it."""
+    parent = psutil.Process(process.pid)
+    for member in (*parent.children(recursive=True), parent):
         member.kill()
     process.wait()
 
@@ -237,4 +238,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an interrupt: the engine is ended too
     main()

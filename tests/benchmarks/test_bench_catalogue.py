@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import psutil
 import pytest
 
 from wattcount.config import fit
@@ -114,6 +115,12 @@ def test_what_was_tried_is_not_tried_again(
     assert run("tiny", "phi2", version="0.31.0") == ["tiny", "phi2"]
     with pytest.raises(SystemExit, match="no such model: nothing"):
         run("nothing")
+
+
+def test_a_model_that_takes_too_long_is_ended(bench: ModuleType) -> None:
+    before = set(psutil.Process().children(recursive=True))
+    assert bench.attempt("tiny", 0.3) == {"outcome": "timeout", "message": "not done within 0.3 s"}
+    assert set(psutil.Process().children(recursive=True)) <= before
 
 
 def test_it_says_why_it_does_nothing_without_vllm(
