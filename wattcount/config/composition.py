@@ -6,6 +6,8 @@ resolver `${wattcount.home:SUBPATH}` and the sweeper; all of it may be done more
 
 from __future__ import annotations
 
+import copy
+import functools
 import importlib.util
 import os
 import re
@@ -170,7 +172,16 @@ def model_catalogue() -> dict[str, ModelConfig]:
 
 
 def _catalogue(group: str, cls: type[T]) -> dict[str, T]:
-    """The packaged options of a group by name, read without Hydra, which takes a tenth of a second for each."""
+    """The packaged options of a group by name, each a value of its own that may be changed."""
+    return {
+        name: from_plain_group(cls, copy.deepcopy(plain), f"{group}={name}")
+        for name, plain in _packaged(group).items()
+    }
+
+
+@functools.cache
+def _packaged(group: str) -> dict[str, dict[str, Any]]:
+    """What the files of a group say, read without Hydra, which takes a tenth of a second for each."""
     spec = importlib.util.find_spec("wattcount.conf")
     folder = Path(spec.origin).parent if spec is not None and spec.origin else Path(conf_path())
     found = {}
@@ -178,8 +189,7 @@ def _catalogue(group: str, cls: type[T]) -> dict[str, T]:
         values = OmegaConf.to_container(OmegaConf.load(file))
         assert isinstance(values, dict)
         values.pop("defaults", None)
-        plain = {str(key): value for key, value in values.items()}
-        found[file.stem] = from_plain_group(cls, plain, f"{group}={file.stem}")
+        found[file.stem] = {str(key): value for key, value in values.items()}
     return found
 
 
