@@ -412,7 +412,7 @@ def estimate(cfg: RunConfig, memory_bytes: int) -> FitReport:
     hf = cfg.model.hf_config
     counted = count_parameters(hf)
     element = DTYPE_BYTES.get(cfg.model.dtype, 2.0)
-    bits = _weight_bits(cfg.model, element)
+    bits = weight_bits(cfg.model)
     parameters: int | None
     if counted is not None:
         parameters = counted.total
@@ -472,7 +472,9 @@ def _activation_bytes(cfg: RunConfig, element: float, at_once: int, length: int)
     return int(tokens * per_token + logits)
 
 
-def _weight_bits(model: ModelConfig, element: float) -> float:
+def weight_bits(model: ModelConfig) -> float:
+    """Bits a weight of a linear layer takes, with its share of scales; by quantisation, else by dtype."""
+    element = DTYPE_BYTES.get(model.dtype, 2.0)
     method = model.quantization
     declared = model.hf_config.get("quantization_config")
     if isinstance(declared, Mapping):
