@@ -1,7 +1,7 @@
 """Composition with Hydra: groups under `conf/`, the dataclasses as their schemas, users' own folders.
 
 Importing this module registers the schemas (`model/model_schema`, `scenario/batch_schema`, ...), the
-resolver `${wattcount.home:SUBPATH}` and the sweeper; all of it may be done more than once.
+resolver `${wattcount.home:SUBPATH}` and the sweeper's name; all of it may be done more than once.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir, initialize_config_module
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, OmegaConf
 
 from wattcount.config import paths
@@ -34,13 +33,14 @@ from wattcount.config.schema import (
     ServerConfig,
     TrackingConfig,
 )
-from wattcount.config.sweeper import SWEEPER_TARGET, PointSweeper
 from wattcount.config.validation import validate
 
 T = TypeVar("T", GpuConfig, ModelConfig)
 
 CONFIG_NAME = "config"
 VERSION_BASE = "1.3"
+SWEEPER_TARGET = "hydra_plugins.wattcount.PointSweeper"
+"""The name that `sweep.sweeper` goes by in Hydra's config."""
 
 GROUP_SCHEMAS: dict[str, dict[str, type]] = {
     "model": {"model_schema": ModelConfig},
@@ -99,11 +99,9 @@ def register() -> None:
     store.store(
         group="hydra/sweeper",
         name="wattcount",
-        node={"_target_": SWEEPER_TARGET, "max_batch_size": None, "params": None},
+        node={"_target_": SWEEPER_TARGET, "max_batch_size": None, "params": None, "cases": None},
         provider="wattcount",
     )
-    # Hydra takes plugins only by names below `hydra_plugins`, which no editable install can provide.
-    Plugins.instance().class_name_to_class[SWEEPER_TARGET] = PointSweeper
     OmegaConf.register_new_resolver("wattcount.home", _home, replace=True)
 
 

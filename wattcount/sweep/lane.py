@@ -91,7 +91,12 @@ class Lane:
             )
         except _Ended as end:
             result = PointResult(
-                end.exit_code, task.overrides, None, "interrupted before it began", key=task.key, reason="interrupted"
+                end.exit_code,
+                task.overrides,
+                None,
+                "interrupted before it began",
+                key=task.key,
+                reason="interrupted",
             )
         return Finished(result, rest.before)
 
@@ -159,4 +164,7 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    # What is sent must be of the module by its name, not of `__main__`.
+    from wattcount.sweep import lane
+
+    sys.exit(lane.main(sys.argv[1:]))

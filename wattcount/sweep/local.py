@@ -18,11 +18,10 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
@@ -244,7 +243,11 @@ class Lanes:
         pid = lane.pid
         del self._lanes[lane]
         status = lane.close()
-        how = f"by {signal.Signals(-status).name}" if -status in set(signal.Signals) else f"with exit code {status}"
+        how = (
+            f"by {signal.Signals(-status).name}"
+            if -status in set(signal.Signals)
+            else f"with exit code {status}"
+        )
         code = self._interrupted()
         result = PointResult(
             EXIT_FAILED if code is None else code,
@@ -326,5 +329,3 @@ def lane_limit(jobs: Sequence[Job], workers: int | None) -> int:
     if workers is not None and gpus and not alone:
         room = min(workers, len(gpus))
     return max(1, min(room, len(jobs)))
-
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from wattcount.config import fit
-from wattcount.config.schema import ArrivalKind, Device, EngineConfig, EngineKind, LengthKind, RunConfig, Weights
+from wattcount.config.schema import (
+    ArrivalKind,
+    Device,
+    EngineConfig,
+    EngineKind,
+    LengthKind,
+    RunConfig,
+    Weights,
+)
 from wattcount.engine.vllm_install import find_vllm
 from wattcount.errors import NotStartedError
 from wattcount.power.nvml import GpuFacts, matches, open_session
@@ -103,10 +112,8 @@ class ThisMachine:
         key = (id(asked.model), id(asked.gpu), id(asked.power), id(asked.engine), id(asked.scenario))
         if key not in self._models:
             model = asked.model
-            try:
+            with contextlib.suppress(NotStartedError):  # said when the run is started
                 model = preflight.resolved_model(run, gpus)
-            except NotStartedError:
-                pass  # said when the run is started
             self._models[key] = (asked, model)
         return self._models[key][1]
 
@@ -162,5 +169,7 @@ def _look_for_gpus(cfg: RunConfig) -> _Gpus:
     name = (usable or tuple(chosen))[0].name
     gpu = preflight.described(cfg.gpu, name) if cfg.gpu.name == "auto" else cfg.gpu
     if len(usable) < cfg.gpu.count and not emulated_for_it:
-        return _Gpus(gpu, evidence, tuple(chosen), (), f"gpu.count={cfg.gpu.count}: only {len(usable)} {name} here")
+        return _Gpus(
+            gpu, evidence, tuple(chosen), (), f"gpu.count={cfg.gpu.count}: only {len(usable)} {name} here"
+        )
     return _Gpus(gpu, evidence, usable or tuple(chosen), usable, None)

@@ -151,7 +151,10 @@ class _Labels:
     def of(self, cfg: RunConfig) -> str:
         node = cfg.scenario
         if id(node) not in self._known:
-            self._known[id(node)] = (node, load_label(to_json(dataclasses.replace(cfg, scenario=node))["scenario"]))
+            self._known[id(node)] = (
+                node,
+                load_label(to_json(dataclasses.replace(cfg, scenario=node))["scenario"]),
+            )
         return self._known[id(node)][1]
 
 

@@ -5,10 +5,16 @@ from __future__ import annotations
 import textwrap
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
+from wattcount.errors import EXIT_NOT_STARTED
 from wattcount.sweep.estimate import MEASURED
 from wattcount.sweep.plan import Plan, PlannedPoint, PlanState
 from wattcount.sweep.planner import NOT_WHAT
+from wattcount.sweep.task import PointResult
+
+if TYPE_CHECKING:
+    from wattcount.sweep.sweeper import StudyResult
 
 WIDTH = 80
 KWH_J = 3.6e6
@@ -60,21 +66,51 @@ def _estimate_lines(to_run: Sequence[PlannedPoint], at_once: int | None) -> Iter
     yield f"            ({basis})"
 
 
-def problem_lines(problems: Sequence[Problem], total: int) -> Iterator[str]:
-    """What is missing at the end, one entry a point. For standard error."""
-    yield f"{len(problems):,} of {total:,} points not done:"
-    for problem in problems:
-        yield from _wrapped("  ", f"{problem.overrides}: {problem.state}: {problem.message}", "      ")
-        facts = [text for text in (problem.reason, problem.tried) if text]
-        if facts:
-            yield from _wrapped("      ", ", ".join(facts), "      ")
-        if problem.log_line:
-            yield _cut(f"      log: {problem.log_line}")
+def end_lines(study: StudyResult) -> Iterator[str]:
+    """What is missing at the end, one entry a point, and counts of the rest; nothing where nothing is missing."""
+    plan = study.plan
+    if study.dry_run:
+        return
+    wrong = [
+        (point, study.results.get(point.key))
+        for point in plan.in_state(PlanState.to_run)
+        if point.key not in study.results or not study.results[point.key].done
+    ]
+    before, skipped = plan.in_state(PlanState.done), plan.in_state(PlanState.skipped)
+    wanted = len(plan.points) - len(skipped)
+    if wrong:
+        yield f"wattcount: {len(wrong):,} of {wanted:,} points not done:"
+    for point, result in wrong:
+        yield from _problem(point, result)
+    if wrong or skipped:
+        yield (
+            f"study {plan.name}: {wanted - len(wrong):,} done ({len(before):,} before), {len(wrong):,} not done, "
+            f"{len(skipped):,} skipped"
+        )
+    for reason, count in sorted(Counter(point.reason or "" for point in skipped).items()):
+        yield f"  skipped {count:,}: {reason}"
+
+
+def _problem(point: PlannedPoint, result: PointResult | None) -> Iterator[str]:
+    what = short_overrides(point.overrides)
+    if result is None:
+        yield from _wrapped("  ", f"{what}: not begun", "      ")
+        return
+    if result.invalid:
+        state = "invalid"
+    else:
+        state = "not started" if result.exit_code == EXIT_NOT_STARTED else "failed"
+    yield from _wrapped("  ", f"{what}: {state}: {result.message}", "      ")
+    if result.reason is not None and result.exit_code != EXIT_NOT_STARTED:
+        tries = "1 try" if result.attempt == 1 else f"{result.attempt} tries"
+        yield f"      {result.reason}, {tries}"
+    if result.log_line:
+        yield _cut(f"      log: {result.log_line}")
 
 
 def short_overrides(overrides: Sequence[str]) -> str:
-    """Those that say what a point is."""
-    return " ".join(text for text in overrides if not text.startswith(NOT_WHAT))
+    """Those that say what a point is, and not its study."""
+    return " ".join(text for text in overrides if not text.startswith((*NOT_WHAT, "experiment=")))
 
 
 def duration(seconds: float) -> str:
@@ -100,7 +136,12 @@ def energy(joules: float) -> str:
 
 def _wrapped(first: str, text: str, rest: str) -> list[str]:
     return textwrap.wrap(
-        text, WIDTH, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False, break_long_words=False
+        text,
+        WIDTH,
+        initial_indent=first,
+        subsequent_indent=rest,
+        break_on_hyphens=False,
+        break_long_words=False,
     ) or [first.rstrip()]
 
 

@@ -84,7 +84,9 @@ def _unsupported(cfg: RunConfig) -> Skip | None:
             DTYPE_UNSUPPORTED, f"{has}, bfloat16 begins at 8.0: model.dtype=float16 (another point) would do"
         )
     declared = cfg.model.hf_config.get("quantization_config")
-    method = cfg.model.quantization or (declared.get("quant_method") if isinstance(declared, Mapping) else None)
+    method = cfg.model.quantization or (
+        declared.get("quant_method") if isinstance(declared, Mapping) else None
+    )
     least = QUANTIZATION_CAPABILITY.get(str(method))
     if least is not None and capability < least:
         return Skip(QUANTIZATION_UNSUPPORTED, f"{has}, {method} begins at {least}")
