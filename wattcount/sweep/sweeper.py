@@ -141,7 +141,7 @@ class PointSweeper(BasicSweeper):
                     )
                     results, interrupted = lanes.run(jobs)
                 else:
-                    results = self._launch(plan, first)
+                    results = self._launch(plan)
                 reason = "finished" if interrupted is None else "interrupted"
             except KeyboardInterrupt:
                 reason = "interrupted"
@@ -150,9 +150,11 @@ class PointSweeper(BasicSweeper):
                 ledger.append(Event(EventKind.end, reason=reason))
         return StudyResult(plan, results, interrupted)
 
-    def _launch(self, plan: Plan, first: RunConfig) -> dict[str, PointResult]:
+    def _launch(self, plan: Plan) -> dict[str, PointResult]:
         """Through the launcher that the person chose, in groups by GPU."""
-        raise NotImplementedError
+        raise NotStartedError(
+            f"hydra/launcher: a study of {len(plan.points)} points cannot be sent to a launcher yet; leave it out"
+        )
 
 
 def register() -> None:
