@@ -58,7 +58,7 @@ def claim(path: Path) -> Claim | None:
         path.unlink(missing_ok=True)
         return None
     # Written only now: a claim without content is one that is being made.
-    os.write(descriptor, json.dumps({**_host(), "pid": os.getpid()}).encode())
+    os.write(descriptor, json.dumps(mark()).encode())
     return Claim(path, descriptor)
 
 
@@ -114,7 +114,7 @@ def lock(path: Path, purpose: str, *, for_everyone: bool = False) -> Claim | Non
             # Its holder may have removed it since it was opened.
             if os.path.samestat(os.fstat(descriptor), path.stat()):
                 os.ftruncate(descriptor, 0)
-                os.write(descriptor, json.dumps({**_host(), "pid": os.getpid(), "for": purpose}).encode())
+                os.write(descriptor, json.dumps({**mark(), "for": purpose}).encode())
                 return Claim(path, descriptor)
         except BlockingIOError:
             os.close(descriptor)
@@ -153,9 +153,18 @@ def holder(path: Path) -> str:
 def is_of_this_host(path: Path) -> bool:
     """Whether a claim was made on this host: under this kernel, or before this host was last started."""
     try:
-        owner: Any = json.loads(path.read_bytes())
+        return is_here(json.loads(path.read_bytes()))
     except (OSError, ValueError):
         return False
+
+
+def mark() -> dict[str, Any]:
+    """Says which process on which host this is, for a file that its owner keeps locked; `is_here` reads it."""
+    return {**_host(), "pid": os.getpid()}
+
+
+def is_here(owner: object) -> bool:
+    """Whether the `mark` is of this host, now or before it was last started."""
     if not isinstance(owner, dict):
         return False
     here = _host()
@@ -164,6 +173,24 @@ def is_of_this_host(path: Path) -> bool:
     return bool(here["machine_id"]) and all(
         owner.get(name) == here[name] for name in ("machine_id", "hostname")
     )
+
+
+def is_held(path: Path) -> bool | None:
+    """Whether somebody of this host holds a lock on the file alone; None where the file system has no locks.
+
+    Asking disturbs nobody: who takes the lock at the same moment may find it taken, so only files that are
+    locked as they are made and never again can be asked about. Raises OSError where it cannot be read.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
 
 
 def _host() -> dict[str, str]:
