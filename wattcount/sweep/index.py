@@ -75,9 +75,7 @@ class RecordIndex:
 
     def runs(self, point: str, seed: int, repeat: int, facts: Mapping[str, str | None]) -> list[Entry]:
         """Records of one repeat, of machines of which all that is known in `facts` holds too."""
-        return [
-            entry for entry in self._by_run.get((point, seed, repeat), ()) if _agree(entry.facts, facts)
-        ]
+        return [entry for entry in self._by_run.get((point, seed, repeat), ()) if _agree(entry.facts, facts)]
 
     def valid(self, point: str, facts: Mapping[str, str | None]) -> list[Entry]:
         """Valid records of a point, whatever their seed and repeat."""

@@ -197,7 +197,9 @@ def read_plan(records_dir: str | Path, name: str) -> Plan:
     """The latest plan. Raises `WattcountError` where there is none, or it is damaged."""
     file = _folder(records_dir, name) / PLAN_FILE
     try:
-        return _plan(pq.read_table(file))
+        # Not `read_table`, which imports pandas.
+        with pq.ParquetFile(file) as stored:
+            return _plan(stored.read())
     except FileNotFoundError:
         raise WattcountError(f"no study {name!r} in {Path(records_dir).expanduser()}") from None
     except (OSError, pa.ArrowException, ValueError, KeyError, TypeError) as error:

@@ -213,7 +213,7 @@ class Tally:
             counts=counts,
             starts=starts,
             energy_j=sum(self._energy_j.values()) if self._energy_j else None,
-            energy_of=sum(p.state is State.done and p.record in self._energy_j for p in points),
+            energy_of=sum(p.state is State.done and self._has_energy(p) for p in points),
             work_left_s=work_left_s,
             time_left_s=work_left_s / max(counts[State.running], 1)
             if alive and work_left_s is not None
@@ -221,6 +221,10 @@ class Tally:
             time_left_basis=basis,
             latest=max(measured, key=lambda p: p.result.t_utc_ns if p.result else 0, default=None),
         )
+
+    def _has_energy(self, done: PointState) -> bool:
+        told = done.result is not None and done.result.energy_j is not None
+        return told or done.record in self._energy_j
 
     def _point(self, point: PlannedPoint, restarted_ns: int | None) -> PointState:
         story = self._stories.get(point.key)
@@ -270,7 +274,7 @@ def _work_left(
     points: Sequence[PointState], measured: Sequence[PointState], t_utc_ns: int
 ) -> tuple[float | None, str | None]:
     """Seconds and what they rest on. A point takes as long as those like it did, else as the plan expected."""
-    left = [point for point in points if point.state in (State.waiting, State.running)]
+    left = [point for point in points if point.state in (State.waiting, State.running, State.lost)]
     if not left:
         return 0.0, None
     taken: defaultdict[tuple[str, ...], list[float]] = defaultdict(list)
