@@ -4,7 +4,7 @@ import pytest
 
 from wattcount.sweep.events import Event, EventKind
 from wattcount.sweep.plan import Plan, PlannedPoint, PlanState
-from wattcount.sweep.state import State, Tally, Writer, study_state
+from wattcount.sweep.state import State, Tally, Writer, tally
 
 S = 1_000_000_000
 NOW = 1000 * S
@@ -32,7 +32,7 @@ def event(kind: str, key: str | None = None, at_s: float = 0, pid: int = 1, **ot
 
 
 def one(writers, points=("a",), is_there=lambda _: True):
-    return study_state(plan(*points), writers, NOW, is_there)
+    return tally(plan(*points), writers, is_there).state(NOW)
 
 
 def state_of(*events: Event, alive: bool = True, planned: PlannedPoint | str = "a", is_there=lambda _: True):
@@ -261,10 +261,10 @@ def test_nothing_left():
 
 
 def test_a_tally_moves_on_as_events_come():
-    tally = Tally(plan("a", "b"))
-    tally.add(event("start"))
-    tally.add(event("started", "a", 1))
-    assert tally.state(NOW).counts[State.running] == 1
-    tally.add(event("done", "a", 2, wall_s=1.0, energy_j=5.0))
-    after = tally.state(NOW)
+    made = Tally(plan("a", "b"))
+    made.add(event("start"))
+    made.add(event("started", "a", 1))
+    assert made.state(NOW).counts[State.running] == 1
+    made.add(event("done", "a", 2, wall_s=1.0, energy_j=5.0))
+    after = made.state(NOW)
     assert (after.counts[State.running], after.counts[State.done], after.energy_j) == (0, 1, 5.0)

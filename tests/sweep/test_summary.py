@@ -9,7 +9,7 @@ from study_ledger import make_study, planned
 
 from wattcount.sweep.ledger import Event, EventKind, Ledger, read_state
 from wattcount.sweep.plan import Plan, PlanState
-from wattcount.sweep.state import Writer, study_state
+from wattcount.sweep.state import Writer, tally
 from wattcount.sweep.summary import clock, evidence_line, render, to_json, when
 
 S = 1_000_000_000
@@ -72,21 +72,21 @@ def test_a_finished_study_asks_for_nothing():
     plan = Plan(
         "big", (planned("a", state=PlanState.done), planned("b", state=PlanState.skipped)), "", ("x",)
     )
-    text = shown(study_state(plan, [], 5 * S))
+    text = shown(tally(plan, []).state(5 * S))
     assert "big: finished" in text
     assert "nothing left to measure" in text
     assert "go on with" not in text
 
 
 def test_nothing_known_is_said_so():
-    text = shown(study_state(Plan("big", (planned("a"),), "", ()), [], 5 * S))
+    text = shown(tally(Plan("big", (planned("a"),), "", ()), []).state(5 * S))
     assert "not started yet" in text
     assert text.count("not known yet") == 2
 
 
 def test_a_study_without_a_point():
-    assert "0 points" not in shown(study_state(Plan("big", (), "", ()), [], 5 * S))
-    assert to_json(study_state(Plan("big", (), "", ()), [], 5 * S))["points"] == 0
+    assert "0 points" not in shown(tally(Plan("big", (), "", ()), []).state(5 * S))
+    assert to_json(tally(Plan("big", (), "", ()), []).state(5 * S))["points"] == 0
 
 
 def many_failures(number: int):
@@ -94,7 +94,7 @@ def many_failures(number: int):
     events = [
         Event(EventKind.failed, str(i), S, reason=f"reason{i % 15}", message=f"no {i}") for i in range(number)
     ]
-    return study_state(Plan("big", points, "", ()), [Writer(events, False)], 5 * S)
+    return tally(Plan("big", points, "", ()), [Writer(events, False)]).state(5 * S)
 
 
 def test_many_failures_are_a_line_a_reason_unless_all_are_asked_for():

@@ -32,7 +32,7 @@ from wattcount import ownership
 from wattcount.errors import WattcountError
 from wattcount.sweep.events import Event, EventKind, decode, encode
 from wattcount.sweep.plan import Plan, PlannedPoint, PlanState
-from wattcount.sweep.state import PointState, State, StudyState, Writer, study_state
+from wattcount.sweep.state import PointState, State, StudyState, Tally, Writer, tally
 
 __all__ = [
     "Event",
@@ -43,6 +43,7 @@ __all__ = [
     "StudyState",
     "read_plan",
     "read_state",
+    "read_tally",
     "studies",
 ]
 
@@ -214,9 +215,13 @@ def read_state(records_dir: str | Path, name: str) -> StudyState:
 
     Raises `WattcountError` where there is no such study, or its plan is damaged.
     """
+    return read_tally(records_dir, name).state(time.time_ns())
+
+
+def read_tally(records_dir: str | Path, name: str) -> Tally:
+    """The same, to be added to as further events come."""
     plan = read_plan(records_dir, name)
-    writers = list(_writers(_folder(records_dir, name) / EVENTS_FOLDER))
-    return study_state(plan, writers, time.time_ns(), _is_there)
+    return tally(plan, _writers(_folder(records_dir, name) / EVENTS_FOLDER), _is_there)
 
 
 def _is_there(record: str) -> bool:

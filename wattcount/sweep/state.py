@@ -147,7 +147,7 @@ class Tally:
     """
 
     def __init__(self, plan: Plan, is_there: Callable[[str], bool] = lambda _record: True) -> None:
-        self._plan = plan
+        self.plan = plan
         self._is_there = is_there
         self._stories: defaultdict[str, _Story] = defaultdict(_Story)
         self._starts: dict[tuple[str | None, int | None, int], Start] = {}
@@ -198,7 +198,7 @@ class Tally:
     def state(self, t_utc_ns: int) -> StudyState:
         starts = tuple(sorted(self._starts.values(), key=lambda start: start.began_utc_ns))
         restarted_ns = max((start.began_utc_ns for start in starts if start.alive), default=None)
-        points = tuple(self._point(point, restarted_ns) for point in self._plan.points)
+        points = tuple(self._point(point, restarted_ns) for point in self.plan.points)
         counts = dict.fromkeys(State, 0)
         for point in points:
             counts[point.state] += 1
@@ -207,7 +207,7 @@ class Tally:
         work_left_s, basis = _work_left(points, measured, t_utc_ns)
         alive = restarted_ns is not None
         return StudyState(
-            plan=self._plan,
+            plan=self.plan,
             points=points,
             t_utc_ns=t_utc_ns,
             counts=counts,
@@ -259,15 +259,13 @@ class Tally:
         return PointState(point, State.waiting)
 
 
-def study_state(
-    plan: Plan, writers: Iterable[Writer], t_utc_ns: int, is_there: Callable[[str], bool] = lambda _: True
-) -> StudyState:
-    """The state at `t_utc_ns` of a study whose events were written by `writers`, in any order."""
-    tally = Tally(plan, is_there)
+def tally(plan: Plan, writers: Iterable[Writer], is_there: Callable[[str], bool] = lambda _: True) -> Tally:
+    """Of what `writers` wrote, in any order."""
+    made = Tally(plan, is_there)
     told = [(event, writer.alive) for writer in writers for event in writer.events]
     for event, alive in sorted(told, key=lambda pair: pair[0].t_utc_ns):
-        tally.add(event, alive=alive)
-    return tally.state(t_utc_ns)
+        made.add(event, alive=alive)
+    return made
 
 
 def _work_left(
