@@ -45,6 +45,14 @@ def gpus_locked(
         yield [lock.descriptor for lock in locks]
 
 
+def is_free(gpu_uuid: str) -> bool:
+    """Whether no run holds the GPU right now; where nobody can tell, it is."""
+    try:
+        return not ownership.is_held(gpu_lock_dir() / f"{gpu_uuid}.lock")
+    except OSError:
+        return True  # it was never locked
+
+
 def _wait_for(
     gpu: GpuFacts,
     folder: Path,
