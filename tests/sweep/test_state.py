@@ -133,6 +133,25 @@ def test_one_sweep_told_that_another_measures_the_point_ends_nothing():
     assert found.running.pid == 1
 
 
+@pytest.mark.parametrize("alive", [True, False])
+def test_a_point_left_to_another_sweep_is_no_try_and_no_failure(alive):
+    events = [event("started", "a", 1), event("not_started", "a", 2, reason="measured_elsewhere")]
+    found = state_of(*events, alive=alive)
+    assert (found.state, found.tries, found.failure) == (State.waiting, 0, None)
+
+
+def test_an_invalid_record_that_is_not_measured_again_is_invalid():
+    planned = point("a", state=PlanState.skipped, reason="invalid_before", message="not steady")
+    assert one([], [planned]).points[0].state is State.invalid
+    found = state_of(event("started", "a", 1), event("invalid", "a", 2, reason="not_steady"), planned=planned)
+    assert (found.state, found.tries) == (State.invalid, 1)
+    assert found.failure is not None
+
+
+def test_a_refusal_that_was_begun_is_one_try():
+    assert state_of(event("started", "a", 1), event("not_started", "a", 2, reason="not_started")).tries == 1
+
+
 def test_the_sweep_writes_off_a_lane_that_died():
     lane = Writer([event("started", "a", 1, pid=7)], False)
     parent = Writer([event("start", at_s=0), event("lost", "a", 2, pid=7, reason="worker_died")], True)

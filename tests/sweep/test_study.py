@@ -134,7 +134,7 @@ def test_a_killed_lane_costs_a_try_and_not_the_sweep(home: Path) -> None:
         wait_for(lambda: running(home))
         (lane,) = lanes(process.pid)
         lane.kill()
-        out, err = process.communicate(timeout=60)
+        _out, err = process.communicate(timeout=60)
     assert process.returncode == 0
     assert "ended by SIGKILL (try 1, to be tried again)" in err
     assert sorted(valid(home).values()) == [1, 1]

@@ -30,11 +30,12 @@ import pyarrow.parquet as pq
 
 from wattcount import ownership
 from wattcount.errors import WattcountError
-from wattcount.sweep.events import Event, EventKind, decode, encode
+from wattcount.sweep.events import MEASURED_ELSEWHERE, Event, EventKind, decode, encode
 from wattcount.sweep.plan import Plan, PlannedPoint, PlanState
 from wattcount.sweep.state import PointState, State, StudyState, Tally, Writer, tally
 
 __all__ = [
+    "MEASURED_ELSEWHERE",
     "Event",
     "EventKind",
     "Ledger",
@@ -45,6 +46,7 @@ __all__ = [
     "read_state",
     "read_tally",
     "studies",
+    "study_folder",
 ]
 
 STUDIES_FOLDER = ".studies"
@@ -107,7 +109,7 @@ class Ledger:
 
         Raises `WattcountError` for a name that is no folder's, or where the folders cannot be made.
         """
-        folder = _folder(records_dir, name)
+        folder = study_folder(records_dir, name)
         try:
             (folder / EVENTS_FOLDER).mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -196,7 +198,7 @@ def studies(records_dir: str | Path) -> list[str]:
 
 def read_plan(records_dir: str | Path, name: str) -> Plan:
     """The latest plan. Raises `WattcountError` where there is none, or it is damaged."""
-    file = _folder(records_dir, name) / PLAN_FILE
+    file = study_folder(records_dir, name) / PLAN_FILE
     try:
         # Not `read_table`, which imports pandas.
         with pq.ParquetFile(file) as stored:
@@ -221,7 +223,7 @@ def read_state(records_dir: str | Path, name: str) -> StudyState:
 def read_tally(records_dir: str | Path, name: str) -> Tally:
     """The same, to be added to as further events come."""
     plan = read_plan(records_dir, name)
-    return tally(plan, _writers(_folder(records_dir, name) / EVENTS_FOLDER), _is_there)
+    return tally(plan, _writers(study_folder(records_dir, name) / EVENTS_FOLDER), _is_there)
 
 
 def _is_there(record: str) -> bool:
@@ -254,7 +256,8 @@ def _is_alive(file: Path) -> bool:
         return time.time() - os.fstat(stream.fileno()).st_mtime < SILENT_S
 
 
-def _folder(records_dir: str | Path, name: str) -> Path:
+def study_folder(records_dir: str | Path, name: str) -> Path:
+    """`records_dir/.studies/<name>`. Raises `WattcountError` for a name that is no folder's."""
     if not _NAME.fullmatch(name):
         raise WattcountError(
             f"{name!r} is no name of a study: letters, digits and . _ + = @ - only, and no . or - first"
