@@ -5,7 +5,8 @@
 One batch is run on the tiny engine and an emulated H200. Its record is copied, with ids of its own, for every point of a
 study of 50 models x 10 GPUs; raw files are linked, as nobody reads them here. The ledger holds what a sweep in three
 starts would have written: every point started and done, every twentieth failed once before. Then the program is started
-afresh and timed from outside, with the files in the page cache and, where that is permitted, without.
+afresh and timed from outside, with the files in the page cache and, where that is permitted, without: then most of the time is Python and its
+libraries being read from the disk, and the limit is not asked of it.
 """
 
 from __future__ import annotations
@@ -134,7 +135,8 @@ def main() -> int:
                             DROP_CACHES.write_text("3")
                     seconds, printed = timed(top / "records", *options)
                     times.append(seconds)
-                worst = max(worst, *times)
+                if "dropped" not in cache:
+                    worst = max(worst, *times)
                 print(f"{cache}, {what}: best {min(times):.2f} s, worst {max(times):.2f} s")
         found = json.loads(printed)
         print(f"counts {found['counts']}")

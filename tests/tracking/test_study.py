@@ -134,7 +134,7 @@ def test_a_server_that_accepts_and_never_answers_is_given_up_in_time():
 
 @pytest.mark.slow
 def test_a_slow_server_is_given_up_in_time(server: Server):
-    """Each answer takes a second: none is late, all together are."""
+    """Each answer takes half a second: none is late, all together are."""
     upstream = server.uri.removeprefix("http://").split(":")
 
     def pump(source: socket.socket, sink: socket.socket, delay_s: float) -> None:
@@ -157,12 +157,12 @@ def test_a_slow_server_is_given_up_in_time(server: Server):
                 except OSError:
                     return
                 back = socket.create_connection((upstream[0], int(upstream[1])))
-                threading.Thread(target=pump, args=(client, back, 1.0), daemon=True).start()
+                threading.Thread(target=pump, args=(client, back, 0.5), daemon=True).start()
                 threading.Thread(target=pump, args=(back, client, 0.0), daemon=True).start()
 
         threading.Thread(target=serve, daemon=True).start()
         began = time.monotonic()
-        with pytest.raises(TrackingError, match="longer than 3 s"):
+        with pytest.raises(TrackingError, match="could not log"):
             log_study(page(), TrackingConfig(uri=f"http://127.0.0.1:{front.getsockname()[1]}"), limit_s=3.0)
         assert time.monotonic() - began < 15
 
