@@ -30,6 +30,7 @@ from wattcount.sweep.ledger import Event, EventKind, Ledger
 from wattcount.sweep.machine import AnotherMachine, ThisMachine
 from wattcount.sweep.plan import Plan, PlannedPoint, PlanState
 from wattcount.sweep.planner import Planned, make_plan, records_folder, study_name
+from wattcount.sweep.study_log import StudyLog
 from wattcount.sweep.task import PointResult
 
 # Hydra's search for plugins executes their modules once more and so defines every class anew: a class
@@ -124,6 +125,7 @@ class PointSweeper(BasicSweeper):
     ) -> StudyResult:
         plan = planned.plan
         _record_lines(plan)
+        logs = StudyLog(first.records_dir, plan.name, first.tracking, _complain)
         with Ledger.open(first.records_dir, plan.name) as ledger:
             ledger.write_plan(plan)
             ledger.append(Event(EventKind.start))
@@ -134,7 +136,7 @@ class PointSweeper(BasicSweeper):
                     lanes = local.Lanes(
                         plan.name,
                         ledger,
-                        Lines(len(jobs)),
+                        Lines(len(jobs), logs if first.tracking.enabled else None),
                         limit=at_once,
                         attempts=first.sweep.attempts,
                         retry_invalid=first.sweep.retry_invalid,
@@ -148,6 +150,8 @@ class PointSweeper(BasicSweeper):
                 raise
             finally:
                 ledger.append(Event(EventKind.end, reason=reason))
+        if first.tracking.enabled and interrupted is None and plan.in_state(PlanState.to_run):
+            logs.close()
         return StudyResult(plan, results, interrupted)
 
     def _launch(self, plan: Plan) -> dict[str, PointResult]:
@@ -188,8 +192,9 @@ def exit_code(study: StudyResult) -> int:
 class Lines(local.Watcher):
     """A line or two a point, as it ends."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, logs: StudyLog | None) -> None:
         self._total = total
+        self._logs = logs
         self._ended = 0
 
     def started(self, job: local.Job) -> None: ...
@@ -216,7 +221,13 @@ class Lines(local.Watcher):
         if result.record_path:
             print(f"record: {result.record_path}", flush=True)
 
-    def tick(self) -> None: ...
+    def tick(self) -> None:
+        if self._logs is not None:
+            self._logs.refresh()
+
+
+def _complain(problem: str) -> None:
+    print(f"wattcount: {problem}", file=sys.stderr, flush=True)
 
 
 def _title(point: PlannedPoint) -> str:
