@@ -110,7 +110,7 @@ def test_gpus(two_gpus: list[str], capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_gpu_without_a_data_sheet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("WATTCOUNT_NVML_PATH")
-    gpu = emulation.EmulatedGpu("l40s", name="NVIDIA RTX 6000 Ada Generation")
+    gpu = emulation.EmulatedGpu("l40s", name="NVIDIA Prototype 1")
     with emulation.EmulatedMachine([gpu], tmp_path / "machine"):
         report = doctor.examine()
     assert report.facts["gpus"][0]["option"] is None

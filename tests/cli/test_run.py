@@ -41,8 +41,9 @@ class Calls:
         wait_for_others: bool,
         rest: Rest | None,
         display: Display | None,
+        study: str | None,
     ) -> PointResult:
-        del display
+        del display, study
         self.runs.append(run)
         self.waits.append(wait_for_others)
         self.rests.append(rest)
@@ -206,7 +207,7 @@ def test_groups_of_ones_own(calls: Calls, tmp_path: Path, capsys: pytest.Capture
         "defaults: [model_schema, _self_]\nname: my\nhf_id: me/my\nweights: random\n"
     )
     assert main(["--config-dir", str(folder), "model=my"]) == 0
-    assert main(["-m", "--config-dir", str(folder), "model=my,tiny"]) == 0
+    assert main(["-m", "--config-dir", str(folder), "model=my,tiny", "tracking=none"]) == 0
     assert [run.model.name for run in calls.runs] == ["my", "my", "tiny"]
     assert main(["--config-dir", str(tmp_path / "nope"), "model=my"]) == 2
     assert capsys.readouterr().err == f"wattcount: --config-dir: no folder at {tmp_path / 'nope'}\n"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,18 @@ def test_gpus_with_curves_of_their_own_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "curve.csv").write_text("t_s,power_w\n0,100\n")
     with EmulatedMachine([EmulatedGpu("h200", truth=str(tmp_path / "curve.csv"))], tmp_path / "machine"):
         assert EmulatedActivity.attach(GPU) is None
+
+
+def test_runs_on_two_gpus_of_one_machine_leave_each_other_alone(tmp_path: Path) -> None:
+    from wattcount.power.emulation import EmulatedGpu, EmulatedMachine
+
+    gpus = [EmulatedGpu("h200", uuid="GPU-a"), EmulatedGpu("h200", uuid="GPU-b")]
+    with EmulatedMachine(gpus, tmp_path / "machine"):
+        made = [EmulatedActivity.attach(dataclasses.replace(GPU, devices=[gpu.uuid])) for gpu in gpus]
+        for following in made:
+            assert following is not None
+            following.engine_up()
+            following.on_step(step(64, decode=64))
 
 
 def test_without_an_emulated_machine_there_is_nothing_to_follow(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import time
 from collections.abc import Sequence
@@ -121,7 +122,7 @@ def _log_study(args: argparse.Namespace, logging: _Logging) -> None:
     # The counts last, so that they are those of the records above.
     if args.pending and not wait_for_quiet(max(logging.left_s(), 0.0)):
         return
-    tracking = tracking_of(Path(state.records[-1]), args) if state.records else _given(args)
+    tracking = _tracking_of_the_last([Path(record) for record in state.records], args)
     try:
         run_id = log_study(
             study_page(read_state(args.records_dir, args.study), args.records_dir),
@@ -133,6 +134,14 @@ def _log_study(args: argparse.Namespace, logging: _Logging) -> None:
         return
     logging.uris[resolve_uri(tracking)] = None
     print(f"{run_id}  study {args.study}")
+
+
+def _tracking_of_the_last(records: Sequence[Path], args: argparse.Namespace) -> TrackingConfig:
+    """Of the newest record that can be read."""
+    for record in reversed(records):
+        with contextlib.suppress(WattcountError):
+            return tracking_of(record, args)
+    return _given(args)
 
 
 def tracking_of(path: Path, args: argparse.Namespace) -> TrackingConfig:

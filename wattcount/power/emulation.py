@@ -190,13 +190,16 @@ class LiveTruth:
             self._writer = _native.LiveTruthWriter(str(path), capacity)
 
     @classmethod
-    def attach(cls, config_path: Path) -> dict[str, LiveTruth]:
-        """Writers, by GPU UUID, of all live truths of a machine's configuration, continuing where they are."""
+    def attach(cls, config_path: Path, gpu_uuids: Sequence[str] = ()) -> dict[str, LiveTruth]:
+        """Writers, by GPU UUID, of the live truths of a machine's configuration, continuing where they are.
+
+        Of the GPUs named, or of all. Who wrote them before no longer can.
+        """
         config = json.loads(config_path.read_text())
         live = {}
         for gpu in config["gpus"]:
             kind, _, name = gpu["truth"].partition(":")
-            if kind == "live":
+            if kind == "live" and (not gpu_uuids or gpu["uuid"] in gpu_uuids):
                 live[gpu["uuid"]] = cls(config_path.parent / name, attach=True)
         return live
 

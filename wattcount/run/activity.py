@@ -30,11 +30,11 @@ class EmulatedActivity:
 
     @classmethod
     def attach(cls, gpu: GpuConfig) -> EmulatedActivity | None:
-        """To the machine that the environment names; None where its GPUs follow curves of their own."""
+        """To the run's GPUs on the machine that the environment names; None where they follow curves of their own."""
         config = os.environ.get(CONFIG_ENV)
         if config is None:
             return None
-        truths = LiveTruth.attach(Path(config))
+        truths = LiveTruth.attach(Path(config), gpu.devices)
         return cls(gpu, truths) if truths else None
 
     def engine_up(self) -> None:

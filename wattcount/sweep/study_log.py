@@ -111,6 +111,10 @@ class StudyLog:
             )
         return whole and not left
 
+    def abandon(self) -> None:
+        """Ends what works on the page; what it had not logged keeps its note."""
+        self._kill()
+
     def _start(self, limit_s: float) -> None:
         command = [
             "nice", "-n", str(NICENESS), sys.executable, "-m", "wattcount", "log", "--study", self._study, "--records-dir", self._records_dir,

@@ -150,6 +150,8 @@ class PointSweeper(BasicSweeper):
                 raise
             finally:
                 ledger.append(Event(EventKind.end, reason=reason))
+                if not (first.tracking.enabled and reason == "finished"):
+                    logs.abandon()
         if first.tracking.enabled and interrupted is None and plan.in_state(PlanState.to_run):
             logs.close()
         return StudyResult(plan, results, interrupted)
