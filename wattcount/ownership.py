@@ -166,12 +166,17 @@ def is_of_this_host(path: Path) -> bool:
     )
 
 
+def boot_id() -> str:
+    """Changes when the host is started again; empty where that cannot be told."""
+    return _line("/proc/sys/kernel/random/boot_id")
+
+
 def _host() -> dict[str, str]:
     """Containers share the kernel, and with it `boot_id` and locks, but neither of the other two."""
     return {
         "hostname": socket.gethostname(),
         "machine_id": _line("/etc/machine-id"),
-        "boot_id": _line("/proc/sys/kernel/random/boot_id"),
+        "boot_id": boot_id(),
     }
 
 

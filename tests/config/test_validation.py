@@ -102,7 +102,10 @@ def refused(*overrides: str) -> str:
         ("engine.gpu_memory_utilization=0", "engine.gpu_memory_utilization: must be above 0 and at most 1"),
         ("engine.start_timeout_s=0", "engine.start_timeout_s: must be above 0 s"),
         ("engine.tensor_parallel_size=0", "engine.tensor_parallel_size: must be at least 1"),
-        ("engine.tensor_parallel_size=2", "gpu.count: the engine is spread over 2 GPUs but gpu.count is 1"),
+        (
+            "engine.tensor_parallel_size=2",
+            "gpu.count: the engine is spread over 2 GPUs (tensor_parallel_size=2) but gpu.count is 1",
+        ),
         ("gpu.count=2", "gpu.count: the engine would use 1 of 2 GPUs and the rest would idle"),
         (
             "model=qwen2_5_7b gpu.count=8 engine.tensor_parallel_size=8",

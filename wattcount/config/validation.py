@@ -368,7 +368,9 @@ def _speculative(cfg: RunConfig) -> Iterator[str]:
         for key in ("prompt_lookup_min", "prompt_lookup_max", "draft_model"):
             if getattr(spec, key) is not None:
                 yield f"{where}.{key}: needs {where}.method"
-        if isinstance(passed_on, dict) and passed_on.get("method") in {known.value for known in SpeculativeMethod}:
+        if isinstance(passed_on, dict) and passed_on.get("method") in {
+            known.value for known in SpeculativeMethod
+        }:
             yield f"engine.args.speculative_config: set {where}.method={passed_on['method']} instead"
         return
     if passed_on is not None:

@@ -50,9 +50,11 @@ from wattcount.power.characterise import common_plan
 from wattcount.power.nvml import NvmlSession, attach_session
 from wattcount.power.rapl import RaplSampler, find_rapl
 from wattcount.power.sampler import PowerSampler
+from wattcount.power.settings import UndoError
 from wattcount.record.schema import TRUTH_CSV, Phase, RunInfo, Validity
 from wattcount.record.writer import RecordWriter
 from wattcount.run.facts import versions
+from wattcount.run.gpu_settings import restore_recorded
 from wattcount.run.messages import Ended, Message, encode
 from wattcount.run.process import TIMEOUT_SIGNAL
 from wattcount.run.sensors import characterised
@@ -314,9 +316,16 @@ class Run:
         if self._activity is not None:
             self._activity.save(writer.folder / TRUTH_CSV)
         if self._session is not None:
+            self._restore_settings(self._session)
             self._session.close()
         info.timing = self._timing(closing_ns)
         return writer.place(info)
+
+    def _restore_settings(self, session: NvmlSession) -> None:
+        try:
+            restore_recorded(session, self._info.gpu_settings)
+        except UndoError as error:  # the parent tries again
+            self._info.notes.append(f"the GPU's settings were not restored by the run's process: {error}")
 
     async def _stop_engine(self) -> bool:
         """Ends the engine, once; whether it ended cleanly."""
