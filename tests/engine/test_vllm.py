@@ -25,6 +25,7 @@ from wattcount.config.schema import (
     ModelConfig,
     RunConfig,
     ServerConfig,
+    SpeculativeMethod,
     Weights,
 )
 from wattcount.engine import create
@@ -133,7 +134,8 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"engine__args": {"max_num_seqs": 16}}, r"set engine\.max_num_seqs instead"),
         ({"engine__args": {"model": "x"}}, r"set model instead"),
         ({"engine__device": Device.cuda}, r"engine\.device=cuda.*CPUs only.*wattcount\[vllm\]"),
-        ({"engine__tensor_parallel_size": 0}, r"tensor_parallel_size must be at least 1"),
+        ({"engine__tensor_parallel_size": 0}, r"data_parallel_size must be at least 1"),
+        ({"model__quantization": "fp8"}, r"model\.quantization=fp8: vLLM's CPU build has no kernels for it"),
         ({"engine__max_model_len": 512}, r"engine\.max_model_len=512 is less than the 1000 tokens"),
         (
             {"scenario__lengths": LengthConfig(input_tokens=1000, output_tokens=500)},
@@ -185,9 +187,71 @@ def test_install_that_does_not_fit_is_refused(
 
 def test_gpus_must_match_tensor_parallel_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "find_vllm", lambda: VllmInstall("vllm", "0.32.0", cpu_build=False))
-    with pytest.raises(NotStartedError, match=r"tensor_parallel_size=2 does not match the 1 GPUs"):
+    with pytest.raises(NotStartedError, match=r"data_parallel_size is 2, but 1 GPUs are selected"):
         VllmEngine(config(engine__device=Device.cuda, engine__tensor_parallel_size=2), ["GPU-1"], tmp_path)
     VllmEngine(config(engine__device=Device.cuda), ["GPU-1"], tmp_path)
+
+
+@pytest.mark.parametrize("size", ["pipeline_parallel_size", "data_parallel_size"])
+def test_an_engine_is_given_all_its_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: str) -> None:
+    monkeypatch.setattr(module, "find_vllm", lambda: VllmInstall("vllm", "0.32.0", cpu_build=False))
+    changes = {"engine__device": Device.cuda, "engine__tensor_parallel_size": 2, f"engine__{size}": 2}
+    engine = VllmEngine(config(**changes), ["GPU-1", "GPU-2", "GPU-3", "GPU-4"], tmp_path)
+    engine._scratch = tmp_path
+    assert engine._arguments()[size] == 2
+    with pytest.raises(NotStartedError, match="is 4, but 2 GPUs are selected"):
+        VllmEngine(config(**changes), ["GPU-1", "GPU-2"], tmp_path)
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, {}),
+        ({"engine__enable_chunked_prefill": False}, {"enable_chunked_prefill": False}),
+        ({"engine__enable_chunked_prefill": True}, {"enable_chunked_prefill": True}),
+        (
+            {
+                "engine__speculative__method": SpeculativeMethod.ngram,
+                "engine__speculative__prompt_lookup_max": 3,
+            },
+            {"speculative_config": {"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_max": 3}},
+        ),
+    ],
+)
+def test_levers_become_arguments_of_vllm(
+    tmp_path: Path, changes: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    engine = VllmEngine(config(**changes), [], tmp_path)
+    engine._scratch = tmp_path
+    found = engine._arguments()
+    assert {
+        name: found[name] for name in ("enable_chunked_prefill", "speculative_config") if name in found
+    } == expected
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_draft_model_of_random_weights_is_a_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WATTCOUNT_HOME", str(tmp_path / "home"))
+    changes = {
+        "engine__speculative__method": SpeculativeMethod.draft_model,
+        "engine__speculative__draft_model": "qwen2_5_0_5b",
+    }
+    engine = VllmEngine(config(**changes), [], tmp_path)
+    engine._scratch = tmp_path
+    speculative = engine._arguments()["speculative_config"]
+    shape = json.loads((Path(speculative["model"]) / "config.json").read_text())
+    assert (speculative["method"], shape["model_type"], shape["num_hidden_layers"]) == (
+        "draft_model",
+        "qwen2",
+        24,
+    )
+    changes |= {"model__weights": Weights.hub, "model__hf_id": "me/big"}
+    engine = VllmEngine(config(**changes), [], tmp_path)
+    assert engine._arguments()["speculative_config"]["model"] == "Qwen/Qwen2.5-0.5B-Instruct"
+    changes["engine__speculative__draft_model"] = "tiny"
+    with pytest.raises(NotStartedError, match="tiny is no option of the group model with weights on the hub"):
+        VllmEngine(config(**changes), [], tmp_path)
 
 
 @pytest.mark.usefixtures("installed")

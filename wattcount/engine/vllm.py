@@ -102,6 +102,10 @@ class VllmEngine(Engine):
                 f"model.initializer={cfg.model.initializer.value}: vLLM packs its weights on a CPU as it loads them, so "
                 "that they cannot be drawn again; use model.initializer=dummy there"
             )
+        if cfg.model.quantization == "fp8" and self._device == "cpu":
+            raise NotStartedError(
+                "model.quantization=fp8: vLLM's CPU build has no kernels for it; leave it out, or run on a GPU"
+            )
         self._hf_config = _check_model(cfg.model)
         self._max_model_len = _check_context(cfg, self._hf_config)
         self._engine_config = cfg.engine
@@ -297,9 +301,9 @@ class VllmEngine(Engine):
     def _draft_location(self) -> str:
         """Of the draft model, whose weights vLLM loads as it loads the model's: a shape alone where those are random."""
         assert self._draft is not None
-        assert self._scratch is not None
         if self._model.weights is not Weights.random:
             return str(self._draft.hf_id)
+        assert self._scratch is not None
         return str(shape_folder(self._draft.hf_config, self._scratch / "draft"))
 
     def _model_location(self) -> str:

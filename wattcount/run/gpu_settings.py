@@ -166,6 +166,17 @@ def restore_left(session: NvmlSession, uuid: str) -> str | None:
     return f"{journal.setting.describe()}, by pid {journal.pid}"
 
 
+def restore_if_free(session: NvmlSession, uuid: str) -> str | None:
+    """`restore_left`, unless a run holds the GPU's lock."""
+    lock = ownership.lock(gpu_lock_dir() / f"{uuid}.lock", "restoring its settings", for_everyone=True)
+    if lock is None:
+        return None
+    try:
+        return restore_left(session, uuid)
+    finally:
+        lock.release()
+
+
 def restore_before(session: NvmlSession, gpus: Sequence[GpuFacts], notice: Notice) -> None:
     """`restore_left` before a run; raises `NotStartedError` where it fails, or the run would not be what it says."""
     for gpu in gpus:

@@ -233,7 +233,7 @@ class Run:
         if self._session.evidence == "emulated":
             from wattcount.run.activity import EmulatedActivity
 
-            self._activity = EmulatedActivity.attach(self._cfg.gpu)
+            self._activity = EmulatedActivity.attach(self._cfg.gpu, self._cfg.gpu.power_limit_w)
         activity = self._activity
         if activity is None:
             engine.on_step = journal.on_step
