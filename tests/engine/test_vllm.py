@@ -318,6 +318,8 @@ def test_step_takes_details_where_there_are_any() -> None:
         iteration_details=SimpleNamespace(num_ctx_tokens=40, num_generation_tokens=2, elapsed_ms=1.5),
     )
     assert engine_step(scheduler, None, 7) == EngineStep(7, None, 1_500_000, 40, 2, 3, 3, 0.25)
+    scheduler.spec_decoding_stats = SimpleNamespace(num_draft_tokens=12, num_accepted_tokens=5)
+    assert engine_step(scheduler, None, 7) == EngineStep(7, None, 1_500_000, 40, 2, 3, 3, 0.25, 12, 5)
 
 
 def test_step_without_details_counts_what_came_out() -> None:

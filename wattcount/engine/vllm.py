@@ -539,6 +539,7 @@ def engine_step(scheduler_stats: Any, iteration_stats: Any, logged_ns: int) -> E
         decode = int(iteration_stats.num_generation_tokens) - len(iteration_stats.time_to_first_tokens_iter)
     else:
         prefill = decode = 0
+    drafts = getattr(scheduler_stats, "spec_decoding_stats", None)
     return EngineStep(
         logged_ns=logged_ns,
         engine_ts_ns=None,
@@ -549,6 +550,8 @@ def engine_step(scheduler_stats: Any, iteration_stats: Any, logged_ns: int) -> E
         waiting=int(scheduler_stats.num_waiting_reqs)
         + int(getattr(scheduler_stats, "num_skipped_waiting_reqs", 0)),
         kv_cache_usage=float(scheduler_stats.kv_cache_usage),
+        draft_tokens=int(drafts.num_draft_tokens) if drafts is not None else None,
+        accepted_tokens=int(drafts.num_accepted_tokens) if drafts is not None else None,
     )
 
 

@@ -109,9 +109,15 @@ STEPS_SCHEMA = pa.schema(
         ("running", pa.int32()),
         ("waiting", pa.int32()),
         ("kv_cache_usage", pa.float64()),
+        ("draft_tokens", pa.int32()),
+        ("accepted_tokens", pa.int32()),
     ]
 )
-"""`steps.parquet`, one row an engine step (`engine.base.EngineStep`), in the order in which they were logged."""
+"""`steps.parquet`, one row an engine step (`engine.base.EngineStep`), in the order in which they were logged. Of several
+replicas each has steps of its own."""
+
+ADDED_LATER = frozenset({"draft_tokens", "accepted_tokens"})
+"""Columns that older records of this schema do not have: null in all their rows."""
 
 HOST_POWER_SCHEMA = pa.schema(
     [
