@@ -609,6 +609,47 @@ class TestStart:
         assert failure.value.reason == "engine_start_failed"
         assert "\n" not in str(failure.value)
 
+    def test_levers_are_in_force(self, tmp_path: Path, runner: asyncio.Runner) -> None:
+        changes = {
+            "engine__speculative__method": SpeculativeMethod.ngram,
+            "engine__speculative__num_speculative_tokens": 3,
+            "engine__speculative__prompt_lookup_min": 1,
+            "engine__speculative__prompt_lookup_max": 2,
+            "engine__enable_chunked_prefill": False,
+            "engine__enable_prefix_caching": True,
+            "engine__max_num_batched_tokens": 1024,
+            "engine__max_num_seqs": 2,
+        }
+        engine = create(config(**changes), [], tmp_path)
+        steps: list[EngineStep] = []
+        engine.on_step = steps.append
+        try:
+            info = runner.run(engine.start())
+            assert isinstance(engine, VllmEngine)
+            chunks = [runner.run(complete(engine, request(f"{i}", 300, 40))) for i in range(2)]
+        finally:
+            runner.run(engine.stop())
+        expected = {
+            "enable_chunked_prefill": False,
+            "enable_prefix_caching": True,
+            "max_num_batched_tokens": 1024,
+            "max_num_seqs": 2,
+            "enforce_eager": True,
+            "kv_cache_dtype": "auto",
+            "data_parallel_size": 1,
+            "speculative": {
+                "method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_min": 1, "prompt_lookup_max": 2,
+            },
+        }  # fmt: skip
+        assert {name: info.details[name] for name in expected} == expected
+        assert [sum(chunk.token_count for chunk in one) for one in chunks] == [40, 40]
+        stamps = chunks[1][-1].stamps
+        assert stamps is not None
+        assert (stamps.cached_tokens or 0) > 0
+        assert sum(step.draft_tokens or 0 for step in steps) >= sum(
+            step.accepted_tokens or 0 for step in steps
+        )
+
     def test_start_timeout_leaves_nothing_behind(self, tmp_path: Path, runner: asyncio.Runner) -> None:
         environment = dict(os.environ)
         engine = create(config(engine__start_timeout_s=4.0), [], tmp_path)

@@ -15,14 +15,23 @@ import pytest
 from witness import Program, Witness, kill, worker_pid
 
 from wattcount import ownership
-from wattcount.config.schema import PowerBackend, RunConfig
+from wattcount.config.paths import gpu_lock_dir
+from wattcount.config.schema import GpuConfig, PowerBackend, RunConfig
 from wattcount.errors import NotStartedError
+from wattcount.power.emulation import EmulatedGpu, EmulatedMachine
 from wattcount.power.events import Source
 from wattcount.power.nvml import NvmlSession, attach_session
 from wattcount.power.settings import Setting, put_in_force
 from wattcount.record import Record
 from wattcount.record.schema import Phase
-from wattcount.run.gpu_settings import Journal, journal_file, left_behind, restore_before, restore_left
+from wattcount.run.gpu_settings import (
+    Journal,
+    gpu_settings,
+    journal_file,
+    left_behind,
+    restore_before,
+    restore_left,
+)
 from wattcount.run.orchestrate import run_point
 
 pytestmark = pytest.mark.timeout(120)
@@ -125,6 +134,24 @@ def test_without_permission_nothing_starts(
         assert limit_w(session) == 700  # set before, and put back
     assert left_behind() == []
     assert not list(Path(cfg.records_dir).glob("*/r*"))
+
+
+def test_where_one_gpu_of_two_refuses_both_are_as_before(tmp_path: Path) -> None:
+    second_refuses = [{"kind": "error", "function": "nvmlDeviceSetGpuLockedClocks", "code": 4, "gpu": 1}]
+    gpu = GpuConfig(count=2, sm_clock_mhz=ASKED_MHZ, power_limit_w=ASKED_W)
+    gpu_lock_dir().mkdir()
+    with (
+        EmulatedMachine([EmulatedGpu("h200")] * 2, tmp_path / "machine", faults=second_refuses),
+        attach_session() as session,
+    ):
+        told: list[str] = []
+        with (
+            pytest.raises(NotStartedError, match="no permission"),
+            gpu_settings(gpu, session.gpus(), session, told.append),
+        ):
+            pass
+        assert [found.power_limit_mw for found in session.gpus()] == [700_000, 700_000]
+        assert (told, left_behind()) == ([], [])
 
 
 @pytest.mark.parametrize("victim", ["worker", "parent", "both"])

@@ -407,7 +407,7 @@ class VllmEngine(Engine):
         forced = request.force_output_length
         return SamplingParams(
             ignore_eos=forced,
-            # Nothing else can end it then; vLLM 0.26 does not take the two together.
+            # Nothing else can end it then, and not every version takes min_tokens beside speculation.
             min_tokens=tokens if forced and not self._speculates else 0,
             max_tokens=tokens,
             # Without a tokenizer vLLM knows of no end-of-sequence token.

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 from wattcount import ownership
 from wattcount.clock import now_ns
 from wattcount.config.plain import from_json, to_json
-from wattcount.config.schema import RunConfig
+from wattcount.config.schema import RunConfig, Weights
 from wattcount.engine import create as create_engine
 from wattcount.engine.base import Engine
 from wattcount.errors import (
@@ -354,6 +354,12 @@ class Run:
                     f"{gpu['uuid']}: {gpu['dropped_events']} observations were lost to a full buffer;"
                     " raise power.buffer_mib_per_gpu"
                 )
+        spec = self._cfg.engine.speculative.method
+        if spec is not None and self._cfg.model.weights is Weights.random:
+            self._info.notes.append(
+                f"speculative decoding ({spec.value}) with random weights: how much is accepted, and so what it saves, "
+                "means nothing"
+            )
         cancelled = self._journal.unfinished() if self._journal is not None else 0
         if cancelled and self._info.complete:
             self._info.notes.append(
