@@ -6,7 +6,7 @@ SOURCES := pyproject.toml CMakeLists.txt tools/install.sh $(shell find csrc -nam
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint test-cpp test-python bench docs clean
+.PHONY: help setup run test lint test-cpp test-python test-postgres bench docs clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,10 @@ test-cpp: setup ## C++ unit tests, plain and under ASan+UBSan and TSan
 
 test-python: setup ## Python tests (no GPU, no network)
 	$(PY) -m pytest $(ARGS)
+
+test-postgres: setup ## Tracking against a server with PostgreSQL (apt-get install postgresql; extra `postgres`)
+	$(PY) -m pip install -q 'psycopg2-binary>=2.9'
+	$(PY) -m pytest -m postgres tests/tracking $(ARGS)
 
 bench: setup ## Benchmarks (extra `bench`); each file in benchmarks/ says what it shows
 	@set -e; for b in benchmarks/bench_*.py; do echo "== $$b"; $(PY) $$b; done

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -250,3 +251,23 @@ def test_a_lock_that_cannot_be_made(tmp_path: Path, place: str) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(OSError, match=r"lock|link"):
         ownership.lock(tmp_path / place, "")
+
+
+def test_a_lock_can_be_asked_about_without_taking_it(tmp_path):
+    file = tmp_path / "x.lock"
+    held = ownership.lock(file, "")
+    assert held is not None
+    assert ownership.is_held(file) is True
+    held.release()
+    assert ownership.is_held(file) is False
+    with pytest.raises(FileNotFoundError):
+        ownership.is_held(tmp_path / "none")
+
+
+def test_nobody_can_tell_where_there_are_no_locks(tmp_path, monkeypatch):
+    def none(*_args: object) -> None:
+        raise OSError(errno.ENOLCK, "no locks")
+
+    (tmp_path / "x").touch()
+    monkeypatch.setattr(ownership.fcntl, "flock", none)
+    assert ownership.is_held(tmp_path / "x") is None

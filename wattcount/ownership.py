@@ -58,7 +58,7 @@ def claim(path: Path) -> Claim | None:
         path.unlink(missing_ok=True)
         return None
     # Written only now: a claim without content is one that is being made.
-    os.write(descriptor, json.dumps({**_host(), "pid": os.getpid()}).encode())
+    os.write(descriptor, json.dumps(mark()).encode())
     return Claim(path, descriptor)
 
 
@@ -108,13 +108,13 @@ def lock(path: Path, purpose: str, *, for_everyone: bool = False) -> Claim | Non
     Raises OSError where the file cannot be made, or the file system has no locks.
     """
     while True:
-        descriptor = _open_or_make(path, for_everyone)
+        descriptor = open_lock_file(path, for_everyone=for_everyone)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Its holder may have removed it since it was opened.
             if os.path.samestat(os.fstat(descriptor), path.stat()):
                 os.ftruncate(descriptor, 0)
-                os.write(descriptor, json.dumps({**_host(), "pid": os.getpid(), "for": purpose}).encode())
+                os.write(descriptor, json.dumps({**mark(), "for": purpose}).encode())
                 return Claim(path, descriptor)
         except BlockingIOError:
             os.close(descriptor)
@@ -127,7 +127,8 @@ def lock(path: Path, purpose: str, *, for_everyone: bool = False) -> Claim | Non
         os.close(descriptor)
 
 
-def _open_or_make(path: Path, for_everyone: bool) -> int:
+def open_lock_file(path: Path, *, for_everyone: bool) -> int:
+    """A descriptor of the file, made where there is none; `for_everyone`: other users can open it too."""
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
     while True:
         # In a sticky folder the kernel may refuse O_CREAT on a file of another user, so it is tried without.
@@ -153,9 +154,18 @@ def holder(path: Path) -> str:
 def is_of_this_host(path: Path) -> bool:
     """Whether a claim was made on this host: under this kernel, or before this host was last started."""
     try:
-        owner: Any = json.loads(path.read_bytes())
+        return is_here(json.loads(path.read_bytes()))
     except (OSError, ValueError):
         return False
+
+
+def mark() -> dict[str, Any]:
+    """Says which process on which host this is, for a file that its owner keeps locked; `is_here` reads it."""
+    return {**_host(), "pid": os.getpid()}
+
+
+def is_here(owner: object) -> bool:
+    """Whether the `mark` is of this host, now or before it was last started."""
     if not isinstance(owner, dict):
         return False
     here = _host()
@@ -169,6 +179,24 @@ def is_of_this_host(path: Path) -> bool:
 def boot_id() -> str:
     """Changes when the host is started again; empty where that cannot be told."""
     return _line("/proc/sys/kernel/random/boot_id")
+
+
+def is_held(path: Path) -> bool | None:
+    """Whether somebody of this host holds a lock on the file alone; None where the file system has no locks.
+
+    Asking disturbs nobody: who takes the lock at the same moment may find it taken, so only files that are
+    locked as they are made and never again can be asked about. Raises OSError where it cannot be read.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
 
 
 def _host() -> dict[str, str]:

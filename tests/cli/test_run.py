@@ -10,18 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from in_process_lane import InProcessLane
 
-from wattcount.cli import run as entry
 from wattcount.cli.main import main
-from wattcount.cli.run import PointResult, exit_code
 from wattcount.config import RunConfig
 from wattcount.errors import MeasuredElsewhereError, NotStartedError, RunFailedError
 from wattcount.run.cooldown import Rest
+from wattcount.run.orchestrate import Display
+from wattcount.sweep import local, task
+from wattcount.sweep.plan import Plan, PlannedPoint, PlanState
+from wattcount.sweep.sweeper import StudyResult, exit_code
+from wattcount.sweep.task import PointResult
 
 
 @dataclasses.dataclass
 class Calls:
-    """Stands in for `_measure`: notes what it was asked for and answers what the test wants."""
+    """Stands in for `task._measure`: notes what it was asked for and answers what the test wants."""
 
     answer: Callable[[RunConfig], int | BaseException]
     runs: list[RunConfig] = dataclasses.field(default_factory=list)
@@ -30,8 +34,15 @@ class Calls:
     rests: list[Rest | None] = dataclasses.field(default_factory=list)
 
     def __call__(
-        self, run: RunConfig, overrides: tuple[str, ...], *, wait_for_others: bool, rest: Rest | None
+        self,
+        run: RunConfig,
+        overrides: tuple[str, ...],
+        *,
+        wait_for_others: bool,
+        rest: Rest | None,
+        display: Display | None,
     ) -> PointResult:
+        del display
         self.runs.append(run)
         self.waits.append(wait_for_others)
         self.rests.append(rest)
@@ -55,7 +66,8 @@ def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def calls(home: Path, monkeypatch: pytest.MonkeyPatch) -> Calls:
     assert home
     calls = Calls(lambda _run: 0)
-    monkeypatch.setattr(entry, "_measure", calls)
+    monkeypatch.setattr(task, "_measure", calls)
+    monkeypatch.setattr(local, "ChildLane", InProcessLane)
     return calls
 
 
@@ -78,7 +90,8 @@ def test_nothing_is_left_in_the_working_directory(calls: Calls, home: Path) -> N
     assert main(["-m", "seed=1,2", "model=tiny"]) == 0
     assert len(calls.runs) == 2
     assert list(Path.cwd().iterdir()) == []
-    assert [file.name for file in home.rglob("*") if file.is_file()] == ["multirun.yaml"]
+    files = [file for file in home.rglob("*") if file.is_file() and ".studies" not in file.parts]
+    assert [file.name for file in files] == ["multirun.yaml"]
 
 
 @pytest.mark.parametrize("answer", [1, 2])
@@ -141,7 +154,7 @@ def test_one_failure_does_not_end_a_sweep(calls: Calls, capsys: pytest.CaptureFi
         4: 0,
     }
     calls.answer = lambda run: answers[run.seed]
-    assert main(["-m", "model=tiny", "seed=0,1,2,3,4"]) == 1
+    assert main(["-m", "model=tiny", "seed=0,1,2,3,4", "sweep.attempts=1"]) == 1
     assert len(calls.runs) == 5
     captured = capsys.readouterr()
     assert captured.out.count("record: ") == 3
@@ -153,20 +166,20 @@ def test_one_failure_does_not_end_a_sweep(calls: Calls, capsys: pytest.CaptureFi
 @pytest.mark.parametrize("code", [130, 143])
 def test_an_interrupt_ends_a_sweep(code: int, calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
     calls.answer = lambda run: code if run.seed == 1 else 0
-    assert main(["-m", "model=tiny", "seed=0,1,2"]) == code
+    assert main(["-m", "model=tiny", "seed=0,1,2", "sweep.order=given"]) == code
     assert [run.seed for run in calls.runs] == [0, 1]
     assert capsys.readouterr().out.count("record: ") == 2
 
 
-def test_sigterm_ends_with_its_own_code(calls: Calls) -> None:
+@pytest.mark.parametrize("arguments", [["-m", "seed=0,1"], ["seed=0"]])
+def test_sigterm_ends_with_its_own_code(arguments: list[str], calls: Calls) -> None:
     def kill(_run: RunConfig) -> int:
         os.kill(os.getpid(), signal.SIGTERM)
-        signal.pause()
         return 0
 
     calls.answer = kill
     before = signal.getsignal(signal.SIGTERM)
-    assert main(["-m", "model=tiny", "seed=0,1"]) == 143
+    assert main([*arguments, "model=tiny"]) == 143
     assert len(calls.runs) == 1
     assert signal.getsignal(signal.SIGTERM) is before
 
@@ -211,7 +224,11 @@ def test_flags_of_hydra(calls: Calls, capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_exit_codes_of_a_sweep() -> None:
     def of(*codes: int) -> int:
-        return exit_code(PointResult(code, (), None, None) for code in codes)
+        points = [
+            PlannedPoint(str(n), (), "tiny", "h200", "batch", "batch of 8", 0, n) for n in range(len(codes))
+        ] or [PlannedPoint("0", (), "tiny", "h200", "batch", "batch of 8", 0, 0, PlanState.done)]
+        results = {str(n): PointResult(code, (), None, None) for n, code in enumerate(codes)}
+        return exit_code(StudyResult(Plan("s", tuple(points), "", ()), results))
 
     assert of() == 0
     assert of(0, 0) == 0
@@ -234,12 +251,13 @@ def test_a_record_that_was_there_is_marked(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert home
+    monkeypatch.setattr(local, "ChildLane", InProcessLane)
     monkeypatch.setattr(
-        entry, "_measure", lambda _run, overrides, **_: PointResult(0, overrides, "/records/1", None, True)
+        task, "_measure", lambda _run, overrides, **_: PointResult(0, overrides, "/records/1", None, True)
     )
     assert main(["-m", "model=tiny", "seed=0,1"]) == 0
     line = "already measured (resume=false measures again):\nrecord: /records/1\n"
-    assert capsys.readouterr().out == 2 * line
+    assert capsys.readouterr().out.endswith(2 * line)
 
 
 def test_points_that_another_sweep_measures_come_last(
@@ -250,7 +268,7 @@ def test_points_that_another_sweep_measures_come_last(
         if run.seed in (0, 2) and not calls.waits[-1]
         else int(run.seed == 2)
     )
-    assert main(["-m", "model=tiny", "seed=0,1,2,3"]) == 1
+    assert main(["-m", "model=tiny", "seed=0,1,2,3", "sweep.order=given", "sweep.attempts=1"]) == 1
     assert [(run.seed, wait) for run, wait in zip(calls.runs, calls.waits, strict=True)] == [
         (0, False), (1, False), (2, False), (3, False), (0, True), (2, True),
     ]  # fmt: skip
@@ -260,9 +278,16 @@ def test_points_that_another_sweep_measures_come_last(
 
 
 def test_the_runs_of_a_sweep_have_one_rest_between_them(calls: Calls) -> None:
+    def cool_down(_run: RunConfig) -> int:
+        if calls.rests[-1] is not None:
+            calls.rests[-1].before.setdefault("GPU-1", {"power_w": 80.0 + 10 * len(calls.runs) - 10})
+        return 0
+
+    calls.answer = cool_down
     assert main(["-m", "model=tiny", "seed=0,1"]) == 0
     assert main(["model=tiny"]) == 0
     first, second, single = calls.rests
-    assert first is second
     assert first is not None
+    assert second is not None
+    assert second.before == {"GPU-1": {"power_w": 80.0}}
     assert single is None

@@ -8,16 +8,14 @@ sweeper and launcher, whatever they are.
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import functools
+import re
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
 
 from hydra import version as hydra_version
 from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
@@ -26,7 +24,6 @@ from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.utils import JobReturn
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
@@ -34,34 +31,17 @@ from wattcount.config import RunConfig
 from wattcount.config.composition import CONFIG_NAME, VERSION_BASE, conf_path, from_hydra
 from wattcount.config.hydra_errors import plain_errors
 from wattcount.errors import (
-    EXIT_FAILED,
     EXIT_INTERRUPTED,
     EXIT_NOT_STARTED,
     EXIT_OK,
     EXIT_TERMINATED,
-    MeasuredElsewhereError,
     NotStartedError,
-    WattcountError,
 )
+from wattcount.sweep import report, sweeper, task
+from wattcount.sweep.sweeper import StudyResult, exit_code
+from wattcount.sweep.task import PointResult
 
-if TYPE_CHECKING:
-    from wattcount.run.cooldown import Rest
-
-
-@dataclasses.dataclass(frozen=True)
-class PointResult:
-    """What became of one point; plain, so that a launcher can send it from another machine."""
-
-    exit_code: int
-    overrides: tuple[str, ...]
-    record_path: str | None
-    message: str | None
-    measured_before: bool = False
-    """The record was there already; nothing was started."""
-
-
-Later = list[tuple[RunConfig, tuple[str, ...]]]
-"""Points that another run measures right now, with their overrides, to be looked at again."""
+sweeper.register()
 
 
 class Interrupted(BaseException):
@@ -91,40 +71,32 @@ def main(args: Sequence[str]) -> int:
         return stop.exit_code
 
 
-def run_task(cfg: DictConfig, later: Later | None = None, rest: Rest | None = None) -> PointResult:
-    """Hydra's task: runs one point. Never raises an `Exception`: one bad point must not end a sweep.
-
-    A point that another run measures right now is put into `later`; without it, it is waited for. `rest` is the
-    sweep's: what the GPU is to be like before each run.
-    """
+def run_task(cfg: DictConfig) -> PointResult:
+    """Hydra's task for a single run: measures it, or with `dry_run` says what would be measured."""
     overrides = tuple(str(override) for override in HydraConfig.get().overrides.task)
     try:
         run = from_hydra(cfg)
+        if run.dry_run:
+            return _dry(run, overrides)
     except NotStartedError as error:
         return _told(PointResult(EXIT_NOT_STARTED, overrides, None, str(error)))
-    if run.resume is None:
-        run.resume = HydraConfig.get().mode is RunMode.MULTIRUN
-    return _run_one(run, overrides, later, rest)
+    run.resume = bool(run.resume)
+    return _told(task.measure(run, overrides))
 
 
-def _run_one(
-    run: RunConfig, overrides: tuple[str, ...], later: Later | None, rest: Rest | None
-) -> PointResult:
-    try:
-        result = _measure(run, overrides, wait_for_others=later is None, rest=rest)
-    except MeasuredElsewhereError as error:
-        assert later is not None
-        later.append((run, overrides))
-        result = PointResult(EXIT_NOT_STARTED, overrides, None, str(error))
-    except NotStartedError as error:
-        result = PointResult(EXIT_NOT_STARTED, overrides, None, str(error))
-    except WattcountError as error:
-        result = PointResult(EXIT_FAILED, overrides, None, str(error))
-    return _told(result)
+def _dry(run: RunConfig, overrides: tuple[str, ...]) -> PointResult:
+    from wattcount.power.nvml import open_session
+    from wattcount.run.display import headline
+    from wattcount.run.preflight import preflight
+
+    with open_session(run.power, run.gpu) as session:
+        resolved = preflight(run, session)
+    print(f"{headline(resolved)}: could be measured here; dry run: nothing was started")
+    return PointResult(EXIT_OK, overrides, None, None)
 
 
 def _told(result: PointResult) -> PointResult:
-    """Says what became of a point; raises `Interrupted` where nothing more is wanted."""
+    """Says what became of a run; raises `Interrupted` where it was."""
     if result.message:
         print(f"wattcount: {result.message}", file=sys.stderr)
     if result.measured_before:
@@ -136,66 +108,13 @@ def _told(result: PointResult) -> PointResult:
     return result
 
 
-def _measure(
-    run: RunConfig, overrides: tuple[str, ...], *, wait_for_others: bool, rest: Rest | None
-) -> PointResult:
-    from wattcount.run import display, orchestrate
-
-    # Importing MLflow and making its database takes seconds, which there is time for meanwhile.
-    meanwhile = functools.partial(_prepare_tracking, run) if run.tracking.enabled else None
-    outcome = orchestrate.run_point(
-        run, display.create(run.display), meanwhile=meanwhile, wait_for_others=wait_for_others, rest=rest
-    )
-    path = outcome.record_path
-    if path is not None and run.tracking.enabled and not outcome.measured_before:
-        _track(Path(path), run)
-    return PointResult(
-        outcome.exit_code,
-        overrides,
-        None if path is None else str(path),
-        outcome.message or None,
-        outcome.measured_before,
-    )
-
-
-def _prepare_tracking(run: RunConfig) -> None:
-    from wattcount.tracking import prepare
-
-    prepare(run.tracking)
-
-
-def _track(path: Path, run: RunConfig) -> None:
-    """Logs a record; whatever goes wrong there, the record is safe and can be logged later."""
-    try:
-        from wattcount.tracking import log_record, resolve_uri, ui_command
-
-        log_record(path, run.tracking)
-        print(f"see it with: {ui_command(resolve_uri(run.tracking))}", flush=True)
-    except WattcountError as error:
-        print(f"wattcount: {error}", file=sys.stderr)
-    except Exception as error:  # the run must not be lost to its logging
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        print(
-            f"wattcount: could not log to MLflow: {reason}; the record is kept, log it later with: "
-            f"wattcount log {path}",
-            file=sys.stderr,
-        )
-
-
-def exit_code(results: Iterable[PointResult]) -> int:
-    """Of a sweep: 0 all points done, 2 none was started, 1 anything else (see `wattcount.errors`)."""
-    codes = {result.exit_code for result in results}
-    if codes <= {EXIT_OK}:
-        return EXIT_OK
-    return EXIT_NOT_STARTED if codes == {EXIT_NOT_STARTED} else EXIT_FAILED
-
-
 def _run(parsed: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     if parsed.config_path is not None or parsed.experimental_rerun is not None:
         raise NotStartedError("--config-path and --experimental-rerun do not work here; use --config-dir DIR")
     hydra_version.setbase(VERSION_BASE)
     config_name = parsed.config_name or CONFIG_NAME
-    overrides = list(parsed.overrides)
+    # Both ways of choosing an experiment: Hydra takes `+` only for groups that have no choice yet.
+    overrides = [re.sub(r"^\+(?=experiment=)", "", override) for override in parsed.overrides]
     with plain_errors():
         hydra = Hydra.create_main_hydra2(
             task_name="wattcount", config_search_path=_search_path(parsed.config_dir)
@@ -238,33 +157,13 @@ def _single(hydra: Hydra, config_name: str, overrides: list[str]) -> int:
 
 
 def _sweep(hydra: Hydra, config_name: str, overrides: list[str]) -> int:
-    from wattcount.run.cooldown import Rest
-
-    later: Later = []
-    rest = Rest()
     with plain_errors():
-        batches = hydra.multirun(
-            config_name=config_name,
-            task_function=functools.partial(run_task, later=later, rest=rest),
-            overrides=[*overrides, "hydra.mode=MULTIRUN"],
+        study: StudyResult = hydra.multirun(
+            config_name=config_name, task_function=run_task, overrides=[*overrides, "hydra.mode=MULTIRUN"]
         )
-    results = [_result(job) for batch in batches or () for job in batch]
-    # Only now: two sweeps over the same points share them, and wait for each other at the end.
-    waited = {overrides: _run_one(run, overrides, None, rest) for run, overrides in later}
-    results = [waited.get(result.overrides, result) for result in results]
-    wrong = [result for result in results if result.exit_code != EXIT_OK]
-    if wrong:
-        print(f"wattcount: {len(wrong)} of {len(results)} points not done:", file=sys.stderr)
-        for result in wrong:
-            state = "not started" if result.exit_code == EXIT_NOT_STARTED else "failed"
-            print(f"  {' '.join(result.overrides)}: {state}: {result.message}", file=sys.stderr)
-    return exit_code(results)
-
-
-def _result(job: JobReturn) -> PointResult:
-    value: Any = job.return_value
-    assert isinstance(value, PointResult)
-    return value
+    for line in report.end_lines(study):
+        print(line, file=sys.stderr)
+    return exit_code(study)
 
 
 def _search_path(config_dir: str | None) -> ConfigSearchPathImpl:

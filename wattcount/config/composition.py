@@ -1,11 +1,12 @@
 """Composition with Hydra: groups under `conf/`, the dataclasses as their schemas, users' own folders.
 
 Importing this module registers the schemas (`model/model_schema`, `scenario/batch_schema`, ...), the
-resolver `${wattcount.home:SUBPATH}` and the sweeper; all of it may be done more than once.
+resolver `${wattcount.home:SUBPATH}` and the sweeper's name; all of it may be done more than once.
 """
 
 from __future__ import annotations
 
+import copy
 import functools
 import importlib.util
 import os
@@ -19,7 +20,6 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir, initialize_config_module
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, OmegaConf
 
 from wattcount.config import paths
@@ -35,13 +35,14 @@ from wattcount.config.schema import (
     ServerConfig,
     TrackingConfig,
 )
-from wattcount.config.sweeper import SWEEPER_TARGET, PointSweeper
 from wattcount.config.validation import validate
 
 T = TypeVar("T", GpuConfig, ModelConfig)
 
 CONFIG_NAME = "config"
 VERSION_BASE = "1.3"
+SWEEPER_TARGET = "hydra_plugins.wattcount.PointSweeper"
+"""The name that `sweep.sweeper` goes by in Hydra's config."""
 
 GROUP_SCHEMAS: dict[str, dict[str, type]] = {
     "model": {"model_schema": ModelConfig},
@@ -100,11 +101,9 @@ def register() -> None:
     store.store(
         group="hydra/sweeper",
         name="wattcount",
-        node={"_target_": SWEEPER_TARGET, "max_batch_size": None, "params": None},
+        node={"_target_": SWEEPER_TARGET, "max_batch_size": None, "params": None, "cases": None},
         provider="wattcount",
     )
-    # Hydra takes plugins only by names below `hydra_plugins`, which no editable install can provide.
-    Plugins.instance().class_name_to_class[SWEEPER_TARGET] = PointSweeper
     OmegaConf.register_new_resolver("wattcount.home", _home, replace=True)
 
 
@@ -179,7 +178,7 @@ def catalogued_model(name: str) -> ModelConfig | None:
 
 
 def _catalogue(group: str, cls: type[T]) -> dict[str, T]:
-    """The packaged options of a group by name, read without Hydra, which takes a tenth of a second for each."""
+    """The packaged options of a group by name, each a value of its own that may be changed."""
     return {file.stem: _option(file, group, cls) for file in sorted(_packaged(group).glob("*.yaml"))}
 
 
@@ -190,10 +189,16 @@ def _packaged(group: str) -> Path:
 
 
 def _option(file: Path, group: str, cls: type[T]) -> T:
+    return from_plain_group(cls, copy.deepcopy(_values(file)), f"{group}={file.stem}")
+
+
+@functools.cache
+def _values(file: Path) -> dict[str, Any]:
+    """What an option's file says, read without Hydra, which takes a tenth of a second for each."""
     values = OmegaConf.to_container(OmegaConf.load(file))
     assert isinstance(values, dict)
     values.pop("defaults", None)
-    return from_plain_group(cls, {str(key): value for key, value in values.items()}, f"{group}={file.stem}")
+    return {str(key): value for key, value in values.items()}
 
 
 def match_gpu(found_name: str) -> GpuConfig | None:

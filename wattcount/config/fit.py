@@ -427,7 +427,7 @@ def estimate(cfg: RunConfig, memory_bytes: int) -> FitReport:
     hf = cfg.model.hf_config
     counted = count_parameters(hf)
     element = DTYPE_BYTES.get(cfg.model.dtype, 2.0)
-    bits = _weight_bits(cfg.model, element)
+    bits = weight_bits(cfg.model)
     parameters: int | None
     if counted is not None:
         parameters = counted.total
@@ -523,12 +523,17 @@ def _activation_bytes(cfg: RunConfig, element: float, at_once: int, length: int)
     return int(tokens * per_token + logits)
 
 
-def _weight_bits(model: ModelConfig, element: float) -> float:
+def weight_bits(model: ModelConfig) -> float:
+    """Bits a weight of a quantised layer takes, its share of scales and zero points included; else the dtype's."""
+    element = DTYPE_BYTES.get(model.dtype, 2.0)
     method = model.quantization
     declared = model.hf_config.get("quantization_config")
     if isinstance(declared, Mapping):
         bits = declared.get("bits")
         if isinstance(bits, int | float) and bits > 0:
+            group = _int(declared, "group_size")
+            if group is not None and group > 0:
+                return bits + (16.0 + bits) / group  # a 16-bit scale and a zero point each
             return float(bits) + (0.25 if bits < 8 else 0.0)
         method = method or str(declared.get("quant_method", ""))
     return QUANTIZED_BITS.get(method, element * 8) if method else element * 8

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Collection
 from enum import Enum
 from typing import Any
 
@@ -36,25 +37,26 @@ def canonical_json(cfg: RunConfig) -> str:
 
 def identity_fields(cfg: RunConfig) -> dict[str, Any]:
     """The identity fields that differ from their defaults, nested as in the configuration."""
-    fields = _differing(cfg)
+    fields = differing(cfg)
     if cfg.model.weights is not Weights.random:
         # Real weights bring their own config.json; what conf/ says of it is only for the fit arithmetic.
         fields.get("model", {}).pop("hf_config", None)
     return fields
 
 
-def _differing(node: Any) -> dict[str, Any]:
+def differing(node: Any, without: Collection[str] = ()) -> dict[str, Any]:
+    """The identity fields of a dataclass that differ from their defaults; `without` names fields to leave out."""
     found: dict[str, Any] = {}
     for item in dataclasses.fields(node):
-        if not item.metadata.get(IDENTITY):
+        if not item.metadata.get(IDENTITY) or item.name in without:
             continue
         value = getattr(node, item.name)
         if dataclasses.is_dataclass(value):
-            nested = _differing(value)
+            nested = differing(value, without)
             if nested:
                 found[item.name] = nested
         elif item.metadata.get(ALWAYS) or value != _default(item):
-            found[item.name] = _plain(value)
+            found[item.name] = plain_value(value)
     return found
 
 
@@ -64,15 +66,15 @@ def _default(item: dataclasses.Field[Any]) -> Any:
     return item.default
 
 
-def _plain(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, float) and value.is_integer():
         return int(value)  # 500000.0 and 500000 are one value, whoever wrote it
     if isinstance(value, dict):
-        return {str(key): _plain(entry) for key, entry in value.items()}
+        return {str(key): plain_value(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
+        return [plain_value(entry) for entry in value]
     return value
 
 

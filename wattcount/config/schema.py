@@ -337,6 +337,33 @@ class DisplayConfig:
     plain_interval_s: float = 10.0
 
 
+class SweepOrder(Enum):
+    """In which order the points of a sweep are measured."""
+
+    blocks = "blocks"
+    """All points of the first repeat in random order, then all of the next, ...: drift does not look like a model."""
+    given = "given"
+    """As the sweep lists them."""
+
+
+@dataclass
+class SweepConfig:
+    """How a sweep goes about its points; nothing here changes what a point is."""
+
+    name: str | None = None
+    """Of the study. None: the experiment's name, else one made from the sweep's arguments."""
+    workers: int | None = None
+    """Runs at once on this machine, at most. None: as many as free GPUs match; emulated GPUs: one."""
+    order: SweepOrder = SweepOrder.blocks
+    order_seed: int = 0
+    attempts: int = 2
+    """How often a point that fails is tried, each time the sweep is started."""
+    retry_invalid: bool = False
+    """Try a run again too that went to its end but did not meet the checks of validity."""
+    time_limit_s: float | None = None
+    """A run that takes longer is ended (reason `timeout`). None: only the limits of its phases."""
+
+
 @dataclass
 class RunConfig:
     """One point and its repeat: what `python -m wattcount` composes."""
@@ -349,6 +376,9 @@ class RunConfig:
     power: PowerConfig = field(default_factory=PowerConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     display: DisplayConfig = field(default_factory=DisplayConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
+    dry_run: bool = False
+    """Show what a sweep would measure, and measure nothing."""
     evidence: str | None = identity(None)
     """Filled in by wattcount from the NVML library that was loaded."""
     seed: int = 0

@@ -305,7 +305,7 @@ def _server(scenario: ServerConfig) -> Iterator[str]:
     if expected < 1:
         yield (
             f"scenario.window_s: {rate:g} requests/s for {scenario.window_s:g} s is {expected:.2g} requests; "
-            f"make it at least {math.ceil(1 / rate)} s"
+            f"make it at least {math.ceil(min(1 / rate, 1e18))} s"
         )
     longest_s = max(scenario.warmup_s, scenario.warmup_limit_s) + scenario.window_s
     if rate * longest_s > MAX_REQUESTS:
@@ -463,6 +463,14 @@ def _run(cfg: RunConfig) -> Iterator[str]:
     yield from _above("display.plain_interval_s", cfg.display.plain_interval_s, 0, " s")
     yield from _at_least("cooldown_limit_s", cfg.cooldown_limit_s, 0, " s")
     yield from _at_least("gpu_lock_timeout_s", cfg.gpu_lock_timeout_s, 0, " s")
+    sweep = cfg.sweep
+    if sweep.name is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", sweep.name):
+        yield f"sweep.name: '{sweep.name}' becomes a folder; use letters, digits, '-', '_' and '.'"
+    yield from _at_least("sweep.attempts", sweep.attempts, 1)
+    if sweep.workers is not None:
+        yield from _at_least("sweep.workers", sweep.workers, 1)
+    yield from _above("sweep.time_limit_s", sweep.time_limit_s, 0, " s")
+    yield from _at_least("sweep.order_seed", sweep.order_seed, 0)
     for key in ("seed", "repeat"):
         value = getattr(cfg, key)
         if not 0 <= value < 2**31:

@@ -215,8 +215,13 @@ class RunInfo:
     which died; its parent, or whoever came next, has done it. Empty where nothing was asked for."""
     cooldown: dict[str, Any] = field(default_factory=dict)
     """How long a sweep waited for the GPU to cool down before this run: `seconds`, `limit_s`, `ended` (`back` to what it
-    was before the first run, `steady`, or at the `limit`), and by GPU UUID `power_w` and `temperature_c` `before` the first
-    run and `after` the wait. Empty for a single run."""
+    was before the first run, `steady`, or at the `limit`), and by GPU UUID `power_w`, `temperature_c` and
+    `memory_used_bytes` `before` the first run and `after` the wait. Empty for a single run."""
+    attempt: int = 1
+    """How many times this repeat of the point was tried with this seed, with this one: one more than there were
+    records of it."""
+    log_tail: list[str] = field(default_factory=list)
+    """The last lines of `engine.log`, of a run that failed."""
     files: dict[str, FileFacts] = field(default_factory=dict)
     """The raw files as they were written, by name; a file that differs is damaged."""
 

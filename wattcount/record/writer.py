@@ -37,6 +37,9 @@ from wattcount.record.spool import (
 
 UNWRITABLE = "record_unwritable"
 
+LOG_TAIL_LINES = 20
+LOG_LINE_LENGTH = 300
+
 _SPOOL = "spool"
 _DRAFT = "run.json"
 _ROW_GROUP = 1 << 20
@@ -178,6 +181,8 @@ class RecordWriter:
         """Writes `run.json` and renames the folder; returns the final path. `info.files` is `write_tables`'s."""
         target = final_folder(self.folder.parent.parent, info.point_id, info.repeat, info.run_id)
         claimed = self._claim_file
+        if not info.validity.valid:
+            info.log_tail = last_lines(self.folder / schema.ENGINE_LOG, LOG_TAIL_LINES)
         with _clear_errors(self.folder):
             _write_synced(self.folder / schema.RUN_JSON, _to_bytes(info))
             # Before this, an interrupted `place` begins anew from the spool; after it, from run.json.
@@ -250,6 +255,17 @@ class RecordWriter:
         if self._spool is None:
             raise RuntimeError("the spool is not open")
         return self._spool
+
+
+def last_lines(log: Path, count: int) -> list[str]:
+    """The last `count` lines of a log that are not empty, at most LOG_LINE_LENGTH characters of each."""
+    try:
+        with log.open("rb") as stream:
+            stream.seek(max(0, log.stat().st_size - 4 * count * LOG_LINE_LENGTH))
+            lines = stream.read().decode("utf-8", "replace").splitlines()
+    except OSError:
+        return []
+    return [line.rstrip()[:LOG_LINE_LENGTH] for line in lines if line.strip()][-count:]
 
 
 class _clear_errors:  # noqa: N801 - reads as a statement

@@ -9,6 +9,7 @@ check ---- lock point and GPUs -- draft record -- start ------ wait ------------
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import getpass
 import json
 import os
@@ -38,20 +39,21 @@ from wattcount.errors import (
     RunFailedError,
     WattcountError,
 )
-from wattcount.power.nvml import NvmlSession, open_session
+from wattcount.power.nvml import NvmlSession, matches, open_session
 from wattcount.power.settings import UndoError
 from wattcount.record.orphans import WORKER_DIED
 from wattcount.record.place import final_folder, new_run_id
 from wattcount.record.schema import ENGINE_LOG, RECORD_SCHEMA_VERSION, Evidence, Phase, RunInfo, Validity
-from wattcount.record.writer import RecordWriter
+from wattcount.record.writer import RecordWriter, last_lines
 from wattcount.run.cooldown import Rest
 from wattcount.run.facts import host_facts, versions
-from wattcount.run.gpu_lock import gpus_locked
+from wattcount.run.gpu_lock import gpus_locked, is_free
 from wattcount.run.gpu_settings import gpu_settings, restore_before, restore_recorded
 from wattcount.run.leftovers import TEMPORARY_PREFIX, clear_up
 from wattcount.run.messages import Ended, Lines, Notice, decode
 from wattcount.run.preflight import check, check_busy, resolve
 from wattcount.run.process import TIMEOUT_SIGNAL, SessionProcess
+from wattcount.run.quiet import OwnWindow
 from wattcount.run.resume import Wanted
 from wattcount.scenario.journal import Progress
 
@@ -121,7 +123,8 @@ def run_point(
     """
     started_ns = now_ns()
     with open_session(cfg.power, cfg.gpu) as session:
-        cfg = resolve(cfg, session)
+        asked = cfg
+        cfg = resolve(_on_free_gpus(asked, session), session)
         records_dir = Path(cfg.records_dir).expanduser().absolute()
         clear_up(records_dir, display.notice)  # of what a killed run left, something may be a finished record
         wanted = Wanted(records_dir, point_id(cfg), cfg.seed, cfg.repeat)
@@ -134,13 +137,31 @@ def run_point(
         with wanted.claimed(purpose, display.notice, alone=alone, wait=wait_for_others) as claims:
             if cfg.resume and (found := wanted.finished()) is not None:  # meanwhile
                 return Outcome(EXIT_OK, found, None, None, measured_before=True)
+            # Others may have taken them while this run was prepared.
+            cfg.gpu.devices = _on_free_gpus(asked, session, cfg.gpu.found_name).gpu.devices or cfg.gpu.devices
             with _gpus_locked(cfg, session, purpose, display) as locks:
                 cooldown = _cool_down(rest, cfg, session, display) if rest is not None else {}
                 started_ns += now_ns() - waiting_ns  # waiting is no part of the run
                 with gpu_settings(cfg.gpu, session.select(cfg.gpu), session, display.notice) as settings:
                     info = _draft(cfg, session)
+                    info.attempt = wanted.attempts() + 1
                     info.cooldown, info.gpu_settings = cooldown, settings
                     return _measure(cfg, info, session, display, started_ns, meanwhile, [*claims, *locks])
+
+
+def _on_free_gpus(cfg: RunConfig, session: NvmlSession, found_name: str | None = None) -> RunConfig:
+    """`cfg` with the first GPUs that match and that no run holds; as it is where there are not enough of them.
+
+    All are of one model: that of the first one that is free, or `found_name`.
+    """
+    if cfg.gpu.devices or session.machine is not None:
+        return cfg
+    free = [gpu for gpu in session.gpus() if matches(cfg.gpu, gpu) and is_free(gpu.uuid)]
+    name = found_name or next((gpu.name for gpu in free), None)
+    chosen = [gpu.uuid for gpu in free if gpu.name == name][: cfg.gpu.count]
+    if len(chosen) < cfg.gpu.count:
+        return cfg
+    return dataclasses.replace(cfg, gpu=dataclasses.replace(cfg.gpu, devices=chosen))
 
 
 @contextlib.contextmanager
@@ -267,13 +288,20 @@ class _Watch:
         self._heard_ns = now_ns()
         self._deadline_ns = self._heard_ns + _ns(SETUP_LIMIT_S)
         self._deadline_what = f"was not ready to measure after {SETUP_LIMIT_S:g} s"
+        limit_s = info.config["sweep"]["time_limit_s"]
+        self._limit_ns = None if limit_s is None else self._heard_ns + _ns(limit_s)
+        self._limit_what = f"took longer than sweep.time_limit_s={limit_s} s"
         self._phase: Phase | None = None
         self._asked_to_end = False
+        self._window = OwnWindow()
 
     def run(self) -> Outcome:
         with _scratch() as (environment, claim):
             self._claims += [str(claim.path)] if claim is not None else []
-            return self._run(environment)
+            try:
+                return self._run(environment)
+            finally:
+                self._window.release()
 
     def _run(self, environment: dict[str, str]) -> Outcome:
         try:
@@ -334,6 +362,7 @@ class _Watch:
             self._display.progress(message)
 
     def _follow(self, progress: Progress) -> None:
+        self._window.follow(progress.phase)
         if self._meanwhile is not None and progress.phase is not None:
             work, self._meanwhile = self._meanwhile, None
             threading.Thread(target=_quietly, args=(work,), name="wattcount-meanwhile", daemon=True).start()
@@ -357,13 +386,15 @@ class _Watch:
     def _enforce_limits(self, process: SessionProcess) -> None:
         at_ns = now_ns()
         late = at_ns > self._deadline_ns
+        over = self._limit_ns is not None and at_ns > self._limit_ns and self._ended is None
         silent = self._ended is None and at_ns > self._heard_ns + _ns(SILENCE_LIMIT_S)
-        if not late and not (silent and not self._asked_to_end):
+        if not late and not ((silent or over) and not self._asked_to_end):
             return
         if self._asked_to_end or self._ended is not None:
             process.kill()
             return
-        what = self._deadline_what if late else f"was silent for {SILENCE_LIMIT_S:g} s"
+        silence = f"was silent for {SILENCE_LIMIT_S:g} s"
+        what = self._limit_what if over else self._deadline_what if late else silence
         self._give_up(TIMEOUT, f"the run's process {what}")
         self._ask_to_end(process, TIMEOUT_SIGNAL)
 
@@ -446,14 +477,8 @@ class _Watch:
         return WORKER_DIED, f"{what}{self._last_log_line()}"
 
     def _last_log_line(self) -> str:
-        try:
-            with self._log.open("rb") as log:
-                log.seek(max(0, self._log.stat().st_size - 4096))
-                lines = log.read().decode("utf-8", "replace").splitlines()
-        except OSError:
-            return ""
-        last = next((" ".join(line.split()) for line in reversed(lines) if line.strip()), "")
-        return f"; {ENGINE_LOG} ends: {last[:300]}" if last else ""
+        last = last_lines(self._log, 1)
+        return f"; {ENGINE_LOG} ends: {' '.join(last[0].split())}" if last else ""
 
     def _restore_settings(self) -> None:
         """What the run's process would have done at its end, for the record."""

@@ -74,7 +74,7 @@ def resolve(cfg: RunConfig, nvml: NvmlSession) -> RunConfig:
     _resolve_gpu(cfg, gpus)
     install = find_vllm()
     _resolve_device(cfg, install, emulated=nvml.evidence == "emulated")
-    _resolve_model(cfg, gpus)
+    cfg.model = resolved_model(cfg, gpus)
     validate(cfg)  # what `auto` became is checked like anything else
     _resolve_fingerprints(cfg)
     return cfg
@@ -105,14 +105,14 @@ def _resolve_gpu(cfg: RunConfig, gpus: Sequence[GpuFacts]) -> None:
         )
     (found_name,) = names
     if cfg.gpu.name == "auto":
-        cfg.gpu = _described(cfg.gpu, found_name)
+        cfg.gpu = described(cfg.gpu, found_name)
     cfg.gpu.found_name = found_name
     cfg.gpu.devices = [gpu.uuid for gpu in gpus]
     if cfg.gpu.memory_gib is None and gpus[0].memory_total_bytes is not None:
         cfg.gpu.memory_gib = round(gpus[0].memory_total_bytes / fit.GIB, 1)
 
 
-def _described(asked: GpuConfig, found_name: str) -> GpuConfig:
+def described(asked: GpuConfig, found_name: str) -> GpuConfig:
     """The data-sheet facts of the GPU that is there, under what was set by hand."""
     from wattcount.config.composition import match_gpu
 
@@ -149,7 +149,7 @@ def _resolve_device(cfg: RunConfig, install: VllmInstall | None, *, emulated: bo
     assert install.minor is not None
     cfg.engine.version_minor = "{}.{}".format(*install.minor)
     if cfg.engine.device is Device.auto:
-        cfg.engine.device = Device.cpu if install.cpu_build or not _cuda_device_present() else Device.cuda
+        cfg.engine.device = Device.cuda if computes_on_gpu(install) else Device.cpu
         if not emulated and cfg.engine.device is Device.cpu:
             raise NotStartedError(
                 f"{install.distribution} {install.version} computes on the CPU only and cannot use this GPU: "
@@ -162,18 +162,24 @@ def _resolve_device(cfg: RunConfig, install: VllmInstall | None, *, emulated: bo
         )
 
 
+def computes_on_gpu(install: VllmInstall) -> bool:
+    """Whether `engine.device=auto` is CUDA here: by vLLM's build, and a GPU that CUDA may use."""
+    return not install.cpu_build and _cuda_device_present()
+
+
 def _cuda_device_present() -> bool:
     """A GPU that CUDA may use, without loading CUDA: the driver's device node, or WSL's."""
     return os.path.exists("/dev/nvidiactl") or os.path.exists("/dev/dxg")  # noqa: PTH110
 
 
-def _resolve_model(cfg: RunConfig, gpus: Sequence[GpuFacts]) -> None:
-    if cfg.model.name == "auto":
-        cfg.model = _auto_model(cfg, gpus)
-    if cfg.model.path is not None:
-        cfg.model.path = str(Path(cfg.model.path).expanduser().absolute())
-        # The folder's own config.json is what the engine will load.
-        cfg.model.hf_config = _read_json(Path(cfg.model.path) / "config.json")
+def resolved_model(cfg: RunConfig, gpus: Sequence[GpuFacts]) -> ModelConfig:
+    """What `model=auto` is on these GPUs, and the shape that lies at `model.path`; `cfg` is left as it is."""
+    model = _auto_model(cfg, gpus) if cfg.model.name == "auto" else cfg.model
+    if model.path is None:
+        return model
+    path = str(Path(model.path).expanduser().absolute())
+    # The folder's own config.json is what the engine will load.
+    return dataclasses.replace(model, path=path, hf_config=_read_json(Path(path) / "config.json"))
 
 
 def _auto_model(cfg: RunConfig, gpus: Sequence[GpuFacts]) -> ModelConfig:

@@ -37,6 +37,15 @@ class Wanted:
                 continue  # a damaged record stands for nothing
         return None
 
+    def attempts(self) -> int:
+        """How many records there are of it, whatever became of them."""
+        pattern = final_folder(self.records_dir, self.point_id, self.repeat, "*")
+        found = 0
+        for folder in pattern.parent.glob(pattern.name):
+            with contextlib.suppress(WattcountError, OSError, ValueError):
+                found += self._is_of(Record.open(folder))
+        return found
+
     def _is_of(self, record: Record) -> bool:
         info = record.info
         return (info.point_id, info.seed, info.repeat) == (self.point_id, self.seed, self.repeat)

@@ -181,6 +181,9 @@ class Run:
     def _interruption(self) -> _Failed:
         by = self._stop_signal or signal.SIGTERM
         if by is TIMEOUT_SIGNAL:
+            limit_s = self._cfg.sweep.time_limit_s
+            if limit_s is not None and now_ns() > self._job.launched_ns + limit_s * 1e9:
+                return _Failed("timeout", f"the run took longer than sweep.time_limit_s={limit_s:g} s")
             current = self._journal.phases.current if self._journal is not None else None
             where = f"the phase {current.phase}" if current is not None else "the time between phases"
             return _Failed("timeout", f"{where} took longer than it may")

@@ -1,0 +1,271 @@
+"""Hydra's sweeper for studies: plan, show, stop (`dry_run`) or measure what is missing, and say what is left.
+
+What Hydra's own would do, compose and launch every product of values one after the other, is not enough for
+thousands of points: `config.points` builds them, `planner` leaves out what is done or cannot be, and `local` or a
+launcher's groups (`launch`) measure the rest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from omegaconf import DictConfig, OmegaConf
+
+from wattcount.config.composition import GROUPS, SWEEPER_TARGET, from_hydra
+from wattcount.config.hydra_errors import plain_errors
+from wattcount.config.points import build_points
+from wattcount.config.schema import RunConfig
+from wattcount.errors import EXIT_NOT_STARTED, EXIT_OK, NotStartedError
+from wattcount.sweep import cases, local, report
+from wattcount.sweep.index import RecordIndex, read_index
+from wattcount.sweep.lane import Said
+from wattcount.sweep.ledger import Event, EventKind, Ledger
+from wattcount.sweep.machine import AnotherMachine, ThisMachine
+from wattcount.sweep.plan import Plan, PlannedPoint, PlanState
+from wattcount.sweep.planner import Planned, make_plan, records_folder, study_name
+from wattcount.sweep.study_log import StudyLog
+from wattcount.sweep.task import PointResult
+
+# Hydra's search for plugins executes their modules once more and so defines every class anew: a class
+# derived from what was imported before that search would have a base that its own module has forgotten.
+Plugins.instance()
+
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher  # noqa: E402
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # noqa: E402
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """What became of a study that was started.
+
+    results       of the points that were begun, by key
+    interrupted   the exit code of an interruption
+    """
+
+    plan: Plan
+    results: Mapping[str, PointResult] = field(default_factory=dict)
+    interrupted: int | None = None
+    dry_run: bool = False
+
+
+class PointSweeper(BasicSweeper):
+    """See the module. `cases` are declared beside `params`, see `sweep.cases`."""
+
+    def __init__(
+        self,
+        max_batch_size: int | None = None,
+        params: Mapping[str, Any] | None = None,
+        cases: Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
+        super().__init__(max_batch_size, dict(params or {}))
+        self._cases = list(cases or ())
+
+    def sweep(self, arguments: list[str]) -> StudyResult:
+        """`arguments`: the command line's overrides. Raises `NotStartedError` where a point makes no sense."""
+        assert self.config is not None
+        batch = self._expand(arguments)
+        runs = self._build(batch)
+        first = _common(runs)
+        here = isinstance(self.launcher, BasicLauncher)
+        folder = records_folder(first)
+        planned = make_plan(
+            study_name(first, arguments),
+            _as_typed(self.config, arguments),
+            zip(batch, runs, strict=True),
+            ThisMachine() if here else AnotherMachine(),
+            RecordIndex(folder, ()) if first.resume is False else read_index(folder),
+        )
+        jobs = _jobs(planned) if here else []
+        at_once = local.lane_limit(jobs, first.sweep.workers) if here else None
+        for line in report.plan_lines(planned.plan, at_once, planned.repeated):
+            print(line, flush=True)
+        if first.dry_run:
+            print("dry run: nothing was started")
+            return StudyResult(planned.plan, dry_run=True)
+        sweep_dir = Path(self.config.hydra.sweep.dir)
+        sweep_dir.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(self.config, sweep_dir / "multirun.yaml")
+        return self._measure(planned, jobs, first, at_once)
+
+    def _expand(self, arguments: list[str]) -> list[tuple[str, ...]]:
+        assert self.hydra_context is not None
+        with plain_errors():
+            parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+            points = cases.expand(self.params, self._cases, arguments, parser)
+        if not points:
+            raise NotStartedError("the study has no point: none of its cases has the values asked for")
+        return points
+
+    def _build(self, batch: Sequence[tuple[str, ...]]) -> list[RunConfig]:
+        """Every point's configuration; one line for each problem, all of them at once, and nothing started."""
+        assert self.hydra_context is not None
+        assert self.config is not None
+        loader, master = self.hydra_context.config_loader, self.config
+
+        def compose(overrides: Sequence[str]) -> DictConfig:
+            with plain_errors():
+                return loader.load_sweep_config(master, list(overrides))
+
+        runs, problems = build_points(batch, compose, from_hydra, GROUPS)
+        if problems:
+            raise NotStartedError(
+                "\n".join(f"{line}  (in the point: {point})" for line, point in problems.items())
+            )
+        return [run for run in runs if run is not None]
+
+    def _measure(
+        self, planned: Planned, jobs: Sequence[local.Job], first: RunConfig, at_once: int | None
+    ) -> StudyResult:
+        plan = planned.plan
+        _record_lines(plan)
+        logs = StudyLog(first.records_dir, plan.name, first.tracking, _complain)
+        with Ledger.open(first.records_dir, plan.name) as ledger:
+            ledger.write_plan(plan)
+            ledger.append(Event(EventKind.start))
+            interrupted: int | None = None
+            reason = "failed"
+            try:
+                if at_once is not None:
+                    lanes = local.Lanes(
+                        plan.name,
+                        ledger,
+                        Lines(len(jobs), logs if first.tracking.enabled else None),
+                        limit=at_once,
+                        attempts=first.sweep.attempts,
+                        retry_invalid=first.sweep.retry_invalid,
+                    )
+                    results, interrupted = lanes.run(jobs)
+                else:
+                    results = self._launch(plan)
+                reason = "finished" if interrupted is None else "interrupted"
+            except KeyboardInterrupt:
+                reason = "interrupted"
+                raise
+            finally:
+                ledger.append(Event(EventKind.end, reason=reason))
+        if first.tracking.enabled and interrupted is None and plan.in_state(PlanState.to_run):
+            logs.close()
+        return StudyResult(plan, results, interrupted)
+
+    def _launch(self, plan: Plan) -> dict[str, PointResult]:
+        """Through the launcher that the person chose, in groups by GPU."""
+        raise NotStartedError(
+            f"hydra/launcher: a study of {len(plan.points)} points cannot be sent to a launcher yet; leave it out"
+        )
+
+
+def register() -> None:
+    """Makes `hydra/sweeper=wattcount` this one."""
+    # Hydra takes plugins only by names below `hydra_plugins`, which no editable install can provide.
+    Plugins.instance().class_name_to_class[SWEEPER_TARGET] = PointSweeper
+
+
+def exit_code(study: StudyResult) -> int:
+    """0 all that can be done is done, 2 nothing was started, 1 anything else (see `wattcount.errors`)."""
+    if study.interrupted is not None:
+        return study.interrupted
+    if study.dry_run:
+        return EXIT_OK
+    done = bool(study.plan.in_state(PlanState.done))
+    codes = {
+        result.exit_code if result.exit_code != EXIT_OK or result.done else 1
+        for result in study.results.values()
+    }
+    if len(study.results) < len(study.plan.in_state(PlanState.to_run)):
+        codes.add(1)
+    if any(point.reason == "invalid_before" for point in study.plan.points):
+        codes.add(1)
+    if not codes:
+        return EXIT_OK if done else EXIT_NOT_STARTED
+    if codes == {EXIT_OK}:
+        return EXIT_OK
+    return EXIT_NOT_STARTED if codes == {EXIT_NOT_STARTED} and not done else 1
+
+
+class Lines(local.Watcher):
+    """A line or two a point, as it ends."""
+
+    def __init__(self, total: int, logs: StudyLog | None) -> None:
+        self._total = total
+        self._logs = logs
+        self._ended = 0
+
+    def started(self, job: local.Job) -> None: ...
+
+    def said(self, job: local.Job, said: Said) -> None:
+        if said.text is not None:
+            print(f"{_title(job.point)}: {said.text}", flush=True)
+
+    def ended(self, job: local.Job, result: PointResult, *, again: bool) -> None:
+        if result.elsewhere and again:
+            print(f"{_title(job.point)}: {result.message}; looked at again at the end", flush=True)
+            return
+        self._ended += not again
+        if result.message:
+            tail = f" (try {result.attempt}, to be tried again)" if again else ""
+            print(f"wattcount: {_title(job.point)}: {result.message}{tail}", file=sys.stderr, flush=True)
+        figures = [f"{result.wall_s:.0f} s"] if result.wall_s is not None else []
+        if result.j_per_output_token is not None:
+            figures.append(f"{result.j_per_output_token:.3g} J per output token")
+        if result.done and not result.measured_before:
+            print(f"[{self._ended}/{self._total}] {_title(job.point)}: {', '.join(figures) or 'done'}")
+        if result.measured_before:
+            print("already measured (resume=false measures again):")
+        if result.record_path:
+            print(f"record: {result.record_path}", flush=True)
+
+    def tick(self) -> None:
+        if self._logs is not None:
+            self._logs.refresh()
+
+
+def _complain(problem: str) -> None:
+    print(f"wattcount: {problem}", file=sys.stderr, flush=True)
+
+
+def _title(point: PlannedPoint) -> str:
+    return f"{point.model} on {point.gpu}, {point.scenario} ({point.load}), r{point.repeat}"
+
+
+def _record_lines(plan: Plan) -> None:
+    """Where the records are that make points done before anything is started."""
+    done = plan.in_state(PlanState.done)
+    if done:
+        print("already measured (resume=false measures again):")
+    for point in done:
+        print(f"record: {point.record}")
+
+
+def _common(runs: Sequence[RunConfig]) -> RunConfig:
+    first = runs[0]
+    for name in ("records_dir", "sweep", "dry_run"):
+        if any(getattr(run, name) != getattr(first, name) for run in runs):
+            raise NotStartedError(f"{name}: must be the same for all points of a study")
+    return first
+
+
+def _as_typed(master: DictConfig, arguments: Sequence[str]) -> list[str]:
+    """The command line that starts this study again."""
+    return [*arguments, *(text for text in master.hydra.overrides.hydra if not text.startswith("hydra.mode"))]
+
+
+def _jobs(planned: Planned) -> list[local.Job]:
+    return [
+        local.Job(
+            point,
+            _to_measure(planned.configs[point.key]),
+            tuple(gpu.uuid for gpu in planned.here[point.key].gpus),
+        )
+        for point in planned.plan.in_state(PlanState.to_run)
+    ]
+
+
+def _to_measure(cfg: RunConfig) -> RunConfig:
+    return dataclasses.replace(cfg, resume=cfg.resume is not False)
