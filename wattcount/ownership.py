@@ -176,6 +176,11 @@ def is_here(owner: object) -> bool:
     )
 
 
+def boot_id() -> str:
+    """Changes when the host is started again; empty where that cannot be told."""
+    return _line("/proc/sys/kernel/random/boot_id")
+
+
 def is_held(path: Path) -> bool | None:
     """Whether somebody of this host holds a lock on the file alone; None where the file system has no locks.
 
@@ -199,7 +204,7 @@ def _host() -> dict[str, str]:
     return {
         "hostname": socket.gethostname(),
         "machine_id": _line("/etc/machine-id"),
-        "boot_id": _line("/proc/sys/kernel/random/boot_id"),
+        "boot_id": boot_id(),
     }
 
 

@@ -13,10 +13,15 @@ import psutil
 import pytest
 from powercap_tree import two_sockets, zone
 
+from wattcount import ownership
 from wattcount.cli import doctor
 from wattcount.cli.main import main
+from wattcount.config.paths import gpu_lock_dir
 from wattcount.engine.vllm_install import VllmInstall
+from wattcount.power.nvml import attach_session
+from wattcount.power.settings import Setting, put_in_force
 from wattcount.record import RecordWriter
+from wattcount.run.gpu_settings import Journal, journal_file
 
 emulation = pytest.importorskip("wattcount.power.emulation", reason="needs the native module")
 
@@ -259,3 +264,41 @@ def test_its_arguments() -> None:
     assert parser.parse_args([]).json is None
     assert parser.parse_args(["--json"]).json == "-"
     assert parser.parse_args(["--json", "out.json"]).json == "out.json"
+
+
+def leave_settings(uuid: str) -> None:
+    """As a run that was killed leaves them."""
+    file = journal_file(uuid)
+    file.parent.mkdir(exist_ok=True)
+    setting = Setting(uuid, 1410, 400_000, 700_000)
+    Journal(setting, 1, ownership.boot_id()).write()
+    with attach_session() as session:
+        put_in_force(session.native, setting)
+
+
+def test_settings_of_a_killed_run_are_restored(two_gpus: list[str]) -> None:
+    leave_settings(two_gpus[0])
+    running = ownership.lock(gpu_lock_dir() / f"{two_gpus[0]}.lock", "")
+    assert running is not None
+    report = doctor.examine()
+    assert (report.facts["left_settings"], report.facts["gpus"][0]["power_limit_mw"]) == ({}, 400_000)
+    running.release()
+    report = doctor.examine()
+    assert report.facts["left_settings"] == {
+        two_gpus[0]: "SM clock locked to 1410 MHz, power limit 400 W instead of 700 W, by pid 1"
+    }
+    assert report.facts["gpus"][0]["power_limit_mw"] == 700_000
+    assert any(f.text.startswith("restored what a run") for f in topics(report)["GPU 0"])
+    with attach_session() as session:
+        assert session.gpus()[0].power_limit_mw == 700_000
+    assert doctor.examine().facts["left_settings"] == {}
+
+
+def test_settings_that_cannot_be_restored_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("WATTCOUNT_NVML_PATH")
+    refused = [{"kind": "error", "function": "nvmlDeviceResetGpuLockedClocks", "code": 4}]
+    with emulation.EmulatedMachine([emulation.EmulatedGpu("h200")], tmp_path / "m", faults=refused):
+        leave_settings(emulation.emulated_uuid("h200", 0))
+        (told,) = [f for f in topics(doctor.examine())["GPU 0"] if "killed" in f.text]
+    assert told.fix == "sudo wattcount doctor"
+    assert "sudo nvidia-smi -i GPU-" in told.text

@@ -209,6 +209,47 @@ def test_the_report_adds_up_and_explains_itself() -> None:
     assert not tight.all_at_once
 
 
+def of(model: str, *overrides: str) -> fit.FitReport:
+    return fit.estimate(compose([f"model={model}", "scenario=batch", *overrides]), 80 * GIB)
+
+
+def test_stages_of_a_pipeline_share_layers_and_cache() -> None:
+    one, two = of("llama3_8b"), of("llama3_8b", "gpu.count=2", "engine.pipeline_parallel_size=2")
+    assert two.weights_bytes == pytest.approx(one.weights_bytes / 2, rel=1e-3)
+    assert two.kv_cache_bytes == one.kv_cache_bytes / 2
+    assert two.concurrency == one.concurrency
+    assert "/ 2 GPUs" in two.explain()
+    # 32 layers in 3 stages: the fullest has 11; the last holds the output head alone.
+    three = of("llama3_8b", "gpu.count=3", "engine.pipeline_parallel_size=3")
+    layers = 8_030_261_248 - 2 * 128256 * 4096
+    assert three.weights_bytes == pytest.approx(2 * (layers * 11 / 32 + 128256 * 4096), rel=1e-3)
+    four = of("llama3_8b", "gpu.count=4", "engine.pipeline_parallel_size=2", "engine.tensor_parallel_size=2")
+    assert four.weights_bytes == pytest.approx(one.weights_bytes / 4, rel=1e-3)
+
+
+def test_replicas_share_requests_and_nothing_else() -> None:
+    one, two = of("llama3_8b"), of("llama3_8b", "gpu.count=2", "engine.data_parallel_size=2")
+    assert two.weights_bytes == one.weights_bytes
+    assert two.kv_cache_bytes == one.kv_cache_bytes
+    assert two.concurrency == one.concurrency / 2
+    assert two.kv_cache_all_bytes == one.kv_cache_all_bytes / 2
+
+
+def test_replicas_of_a_mixture_of_experts_share_the_experts() -> None:
+    one, two = of("qwen3_30b_a3b"), of("qwen3_30b_a3b", "gpu.count=2", "engine.data_parallel_size=2")
+    experts = 48 * 128 * 3 * 2048 * 768
+    assert one.weights_bytes - two.weights_bytes == pytest.approx(2 * experts / 2, rel=1e-6)
+
+
+def test_a_draft_model_takes_its_weights_and_cache() -> None:
+    draft = ("engine.speculative.method=draft_model", "engine.speculative.draft_model=llama3_2_1b")
+    alone, both = of("llama3_1_8b"), of("llama3_1_8b", *draft)
+    assert both.draft_bytes == 2 * 1_235_814_400 + 768 * 16 * 2 * 8 * 64 * 2
+    assert both.needed_bytes - alone.needed_bytes == both.draft_bytes
+    assert "draft model 2.3 GiB" in both.explain()
+    assert alone.draft_bytes == 0
+
+
 def test_a_cpu_engine_uses_the_memory_that_is_free() -> None:
     run = compose(["model=qwen2_5_0_5b"])
     run.engine.device = Device.cpu

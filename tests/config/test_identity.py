@@ -130,13 +130,26 @@ INSIDE = [
     "engine.enforce_eager=true",
     "engine.args.async_scheduling=false",
     "engine.kv_cache_dtype=fp8",
+    "engine.pipeline_parallel_size=2",
+    "engine.data_parallel_size=2",
+    "engine.enable_chunked_prefill=false",
+    "engine.enable_chunked_prefill=true",
+    "engine.speculative.method=ngram",
+    "engine.speculative.num_speculative_tokens=2",
+    "gpu.sm_clock_mhz=1410",
+    "gpu.power_limit_w=400",
 ]
 
 
 def test_what_is_measured_counts() -> None:
     runs = [resolved("model=llama3_8b")]
     for override in INSIDE:
-        extra = ["engine.tensor_parallel_size=2"] if override == "gpu.count=2" else []
+        extra = {
+            "gpu.count=2": ["engine.tensor_parallel_size=2"],
+            "engine.pipeline_parallel_size=2": ["gpu.count=2"],
+            "engine.data_parallel_size=2": ["gpu.count=2"],
+            "engine.speculative.num_speculative_tokens=2": ["engine.speculative.method=ngram"],
+        }.get(override, [])
         runs.append(resolved("model=llama3_8b", override, *extra))
     for key, value in (("evidence", "emulated"),):
         changed = copy.deepcopy(runs[0])
@@ -244,6 +257,8 @@ DEFAULTS: dict[str, Any] = {
     "model.tokenizer": None,
     "gpu.count": 1,
     "gpu.found_name": None,
+    "gpu.sm_clock_mhz": None,
+    "gpu.power_limit_w": None,
     "batch.kind": "batch",
     "batch.lengths.kind": "fixed",
     "batch.lengths.input_tokens": 512,
@@ -300,6 +315,14 @@ DEFAULTS: dict[str, Any] = {
     "engine.enable_prefix_caching": False,
     "engine.kv_cache_dtype": "auto",
     "engine.args": {},
+    "engine.pipeline_parallel_size": 1,
+    "engine.data_parallel_size": 1,
+    "engine.enable_chunked_prefill": None,
+    "engine.speculative.method": None,
+    "engine.speculative.num_speculative_tokens": 4,
+    "engine.speculative.prompt_lookup_min": None,
+    "engine.speculative.prompt_lookup_max": None,
+    "engine.speculative.draft_model": None,
 }
 """What is left out of a hash because it is the default. To change a default is to change the meaning of
 every hash that left it out: give the new value in `conf/` instead, and leave this table alone."""

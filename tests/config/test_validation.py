@@ -42,6 +42,79 @@ def refused(*overrides: str) -> str:
             "model.initializer: normal needs wattcount's own worker extension",
         ),
         ("scenario.rate_rps=0", "scenario.rate_rps: must be above 0"),
+        ("engine.pipeline_parallel_size=0", "engine.pipeline_parallel_size: must be at least 1"),
+        ("engine.data_parallel_size=0", "engine.data_parallel_size: must be at least 1"),
+        (
+            "engine.pipeline_parallel_size=2 engine.data_parallel_size=3 gpu.count=2",
+            "gpu.count: the engine is spread over 6 GPUs (pipeline_parallel_size=2 x data_parallel_size=3) but gpu.count is 2; "
+            "set gpu.count=6",
+        ),
+        (
+            "gpu.count=4 engine.pipeline_parallel_size=2",
+            "gpu.count: the engine would use 2 of 4 GPUs and the rest would idle; set engine.tensor_parallel_size, "
+            "pipeline_parallel_size or data_parallel_size so that they multiply to 4, or gpu.count=2",
+        ),
+        (
+            "model=tiny gpu.count=5 engine.pipeline_parallel_size=5",
+            "engine.pipeline_parallel_size: 5 is more than the 4 layers of tiny",
+        ),
+        (
+            "engine.args.data_parallel_size=2",
+            "engine.args.data_parallel_size: set engine.data_parallel_size instead",
+        ),
+        ("engine.kv_cache_dtype=int3", "engine.kv_cache_dtype: 'int3' is not one of auto, "),
+        (
+            "engine.max_num_seqs=64 engine.max_num_batched_tokens=32",
+            "engine.max_num_batched_tokens: 32 is less than engine.max_num_seqs, 64",
+        ),
+        (
+            "engine.enable_chunked_prefill=false engine.max_num_batched_tokens=256",
+            "engine.max_num_batched_tokens: 256 cannot hold a prompt of engine.max_model_len=768 in one step",
+        ),
+        (
+            "engine=tiny engine.speculative.method=ngram",
+            "engine.speculative.method: only engine=vllm can do that",
+        ),
+        (
+            "engine.speculative.method=ngram engine.speculative.num_speculative_tokens=0",
+            "engine.speculative.num_speculative_tokens: must be at least 1",
+        ),
+        (
+            "engine.speculative.prompt_lookup_max=3",
+            "engine.speculative.prompt_lookup_max: needs engine.speculative.method",
+        ),
+        (
+            "engine.speculative.method=ngram engine.speculative.prompt_lookup_min=4 engine.speculative.prompt_lookup_max=2",
+            "engine.speculative.prompt_lookup_min: 4 is above prompt_lookup_max, 2",
+        ),
+        (
+            "engine.speculative.method=ngram engine.speculative.draft_model=llama3_2_1b",
+            "engine.speculative.draft_model: ngram needs none",
+        ),
+        ("engine.speculative.method=draft_model", "engine.speculative.draft_model: must be given"),
+        (
+            "engine.speculative.method=draft_model engine.speculative.draft_model=../gpu/h200",
+            "engine.speculative.draft_model: '../gpu/h200' is no option of the group model",
+        ),
+        (
+            "model=llama3_1_8b engine.speculative.method=draft_model engine.speculative.draft_model=qwen3_0_6b",
+            "engine.speculative.draft_model: qwen3_0_6b has a vocabulary of 151936 tokens and llama3_1_8b one of 128256",
+        ),
+        (
+            "engine.speculative.method=draft_model engine.speculative.draft_model=llama3_2_1b "
+            "engine.speculative.prompt_lookup_max=2",
+            "engine.speculative.prompt_lookup_max: is for engine.speculative.method=ngram",
+        ),
+        (
+            "engine.args.speculative_config={method:ngram,num_speculative_tokens:2}",
+            "engine.args.speculative_config: set engine.speculative.method=ngram instead",
+        ),
+        (
+            "engine.speculative.method=ngram engine.args.speculative_config={method:eagle}",
+            "engine.args.speculative_config: leave it out, or leave engine.speculative.method at null",
+        ),
+        ("gpu.sm_clock_mhz=0", "gpu.sm_clock_mhz: must be above 0 MHz"),
+        ("gpu.power_limit_w=-5", "gpu.power_limit_w: must be above 0 W, not -5 W"),
         ("scenario.rate_rps=nan", "scenario.rate_rps: must be a finite number, not nan"),
         ("scenario.window_s=inf", "scenario.window_s: must be a finite number, not inf"),
         ("scenario.rate_rps=null", "scenario.rate_rps: must be given for poisson arrivals"),
@@ -102,7 +175,10 @@ def refused(*overrides: str) -> str:
         ("engine.gpu_memory_utilization=0", "engine.gpu_memory_utilization: must be above 0 and at most 1"),
         ("engine.start_timeout_s=0", "engine.start_timeout_s: must be above 0 s"),
         ("engine.tensor_parallel_size=0", "engine.tensor_parallel_size: must be at least 1"),
-        ("engine.tensor_parallel_size=2", "gpu.count: the engine is spread over 2 GPUs but gpu.count is 1"),
+        (
+            "engine.tensor_parallel_size=2",
+            "gpu.count: the engine is spread over 2 GPUs (tensor_parallel_size=2) but gpu.count is 1",
+        ),
         ("gpu.count=2", "gpu.count: the engine would use 1 of 2 GPUs and the rest would idle"),
         (
             "model=qwen2_5_7b gpu.count=8 engine.tensor_parallel_size=8",
@@ -110,10 +186,6 @@ def refused(*overrides: str) -> str:
         ),
         ("engine.args.dtype=half", "engine.args.dtype: set model.dtype instead"),
         ("engine.args.seed=3", "engine.args.seed: set seed instead"),
-        (
-            "engine.args.pipeline_parallel_size=zero",
-            "engine.args.pipeline_parallel_size: must be a whole number of at least 1",
-        ),
         ("gpu.count=0", "gpu.count: must be at least 1"),
         ("gpu.devices=[a,b]", "gpu.devices: names 2 GPUs but gpu.count is 1; set gpu.count=2"),
         (
@@ -179,7 +251,13 @@ def test_trace_files(tmp_path: Path) -> None:
         "scenario.lengths.kind=uniform",
         "scenario.bare_idle_s=0 scenario.loaded_idle_s=0 scenario.warmup_s=0",
         "gpu.count=4 engine.tensor_parallel_size=4 model=llama3_8b",
-        "gpu.count=4 engine.tensor_parallel_size=2 engine.args.pipeline_parallel_size=2 model=llama3_8b",
+        "gpu.count=4 engine.tensor_parallel_size=2 engine.pipeline_parallel_size=2 model=llama3_8b",
+        "gpu.count=8 engine.tensor_parallel_size=2 engine.pipeline_parallel_size=2 engine.data_parallel_size=2",
+        "engine.enable_chunked_prefill=false engine.max_num_batched_tokens=768",
+        "engine.speculative.method=ngram engine.speculative.prompt_lookup_max=4",
+        "model=llama3_1_8b engine.speculative.method=draft_model engine.speculative.draft_model=llama3_2_1b",
+        "engine.args.speculative_config={method:eagle,model:me/head}",
+        "gpu.sm_clock_mhz=1410 gpu.power_limit_w=400",
         "gpu.count=2 gpu.devices=[0,1] engine.tensor_parallel_size=2",
         "gpu.count=2 power=emulated",
         "model=llama3_1_8b engine.max_model_len=131072",

@@ -233,6 +233,42 @@ def test_clocks_and_utilisation_follow_the_load(make: Callable[..., EmulatedMach
     assert after[2] == 0
 
 
+def test_what_a_client_sets_is_seen_by_the_next_one(make: Callable[..., EmulatedMachine]) -> None:
+    machine = make("h200", "v100", curve="t_s,power_w\n-100,500\n")
+    ask(
+        machine,
+        "n.nvmlDeviceSetPowerManagementLimit(gpu(), 400_000); n.nvmlDeviceSetGpuLockedClocks(gpu(), 1410, 1410); show(1)",
+    )
+    look = "show([n.nvmlDeviceGetEnforcedPowerLimit(gpu(i)) for i in (0, 1)] + [n.nvmlDeviceGetClockInfo(gpu(i), 1) for i in (0, 1)] + field(gpu(), 190))"
+    assert ask(machine, look) == [400_000, 300_000, 1410, 1530, 0, 400_000]
+    ask(machine, "n.nvmlDeviceResetGpuLockedClocks(gpu()); show(1)")
+    assert ask(machine, look)[2] == 1980
+    # A machine made anew in the same place is another one.
+    assert ask(make("h200", "v100", curve="t_s,power_w\n-100,500\n"), look)[0] == 700_000
+
+
+def test_settings_out_of_range(make: Callable[..., EmulatedMachine]) -> None:
+    invalid, not_found = 2, 6
+    found = ask(
+        make(),
+        """
+        show([
+            n.nvmlDeviceGetPowerManagementLimitConstraints(gpu()),
+            code(n.nvmlDeviceSetPowerManagementLimit, gpu(), 209_999),
+            code(n.nvmlDeviceSetPowerManagementLimit, gpu(), 700_001),
+            code(n.nvmlDeviceSetGpuLockedClocks, gpu(), 1500, 1400),
+            code(n.nvmlDeviceGetSupportedGraphicsClocks, gpu(), 1),
+        ])
+    """,
+    )
+    assert found == [[210_000, 700_000], invalid, invalid, invalid, not_found]
+    clocks = ask(
+        make(),
+        "show(n.nvmlDeviceGetSupportedGraphicsClocks(gpu(), n.nvmlDeviceGetSupportedMemoryClocks(gpu())[0]))",
+    )
+    assert (clocks[0], clocks[-1], len(clocks)) == (1980, 345, 110)
+
+
 def test_calls_cost_what_they_cost_on_the_gpu(make: Callable[..., EmulatedMachine]) -> None:
     """A counter read blocks for milliseconds, more so under load, and takes the fields beside it along."""
     costs = ask(

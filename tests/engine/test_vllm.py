@@ -25,6 +25,7 @@ from wattcount.config.schema import (
     ModelConfig,
     RunConfig,
     ServerConfig,
+    SpeculativeMethod,
     Weights,
 )
 from wattcount.engine import create
@@ -147,7 +148,8 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"engine__args": {"max_num_seqs": 16}}, r"set engine\.max_num_seqs instead"),
         ({"engine__args": {"model": "x"}}, r"set model instead"),
         ({"engine__device": Device.cuda}, r"engine\.device=cuda.*CPUs only.*wattcount\[vllm\]"),
-        ({"engine__tensor_parallel_size": 0}, r"tensor_parallel_size must be at least 1"),
+        ({"engine__tensor_parallel_size": 0}, r"data_parallel_size must be at least 1"),
+        ({"model__quantization": "fp8"}, r"model\.quantization=fp8: vLLM's CPU build has no kernels for it"),
         ({"engine__max_model_len": 512}, r"engine\.max_model_len=512 is less than the 1000 tokens"),
         (
             {"scenario__lengths": LengthConfig(input_tokens=1000, output_tokens=500)},
@@ -199,9 +201,71 @@ def test_install_that_does_not_fit_is_refused(
 
 def test_gpus_must_match_tensor_parallel_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "find_vllm", lambda: VllmInstall("vllm", "0.32.0", cpu_build=False))
-    with pytest.raises(NotStartedError, match=r"tensor_parallel_size=2 does not match the 1 GPUs"):
+    with pytest.raises(NotStartedError, match=r"data_parallel_size is 2, but 1 GPUs are selected"):
         VllmEngine(config(engine__device=Device.cuda, engine__tensor_parallel_size=2), ["GPU-1"], tmp_path)
     VllmEngine(config(engine__device=Device.cuda), ["GPU-1"], tmp_path)
+
+
+@pytest.mark.parametrize("size", ["pipeline_parallel_size", "data_parallel_size"])
+def test_an_engine_is_given_all_its_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: str) -> None:
+    monkeypatch.setattr(module, "find_vllm", lambda: VllmInstall("vllm", "0.32.0", cpu_build=False))
+    changes = {"engine__device": Device.cuda, "engine__tensor_parallel_size": 2, f"engine__{size}": 2}
+    engine = VllmEngine(config(**changes), ["GPU-1", "GPU-2", "GPU-3", "GPU-4"], tmp_path)
+    engine._scratch = tmp_path
+    assert engine._arguments()[size] == 2
+    with pytest.raises(NotStartedError, match="is 4, but 2 GPUs are selected"):
+        VllmEngine(config(**changes), ["GPU-1", "GPU-2"], tmp_path)
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, {}),
+        ({"engine__enable_chunked_prefill": False}, {"enable_chunked_prefill": False}),
+        ({"engine__enable_chunked_prefill": True}, {"enable_chunked_prefill": True}),
+        (
+            {
+                "engine__speculative__method": SpeculativeMethod.ngram,
+                "engine__speculative__prompt_lookup_max": 3,
+            },
+            {"speculative_config": {"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_max": 3}},
+        ),
+    ],
+)
+def test_levers_become_arguments_of_vllm(
+    tmp_path: Path, changes: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    engine = VllmEngine(config(**changes), [], tmp_path)
+    engine._scratch = tmp_path
+    found = engine._arguments()
+    assert {
+        name: found[name] for name in ("enable_chunked_prefill", "speculative_config") if name in found
+    } == expected
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_draft_model_of_random_weights_is_a_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WATTCOUNT_HOME", str(tmp_path / "home"))
+    changes = {
+        "engine__speculative__method": SpeculativeMethod.draft_model,
+        "engine__speculative__draft_model": "qwen2_5_0_5b",
+    }
+    engine = VllmEngine(config(**changes), [], tmp_path)
+    engine._scratch = tmp_path
+    speculative = engine._arguments()["speculative_config"]
+    shape = json.loads((Path(speculative["model"]) / "config.json").read_text())
+    assert (speculative["method"], shape["model_type"], shape["num_hidden_layers"]) == (
+        "draft_model",
+        "qwen2",
+        24,
+    )
+    changes |= {"model__weights": Weights.hub, "model__hf_id": "me/big"}
+    engine = VllmEngine(config(**changes), [], tmp_path)
+    assert engine._arguments()["speculative_config"]["model"] == "Qwen/Qwen2.5-0.5B-Instruct"
+    changes["engine__speculative__draft_model"] = "tiny"
+    with pytest.raises(NotStartedError, match="tiny is no option of the group model with weights on the hub"):
+        VllmEngine(config(**changes), [], tmp_path)
 
 
 @pytest.mark.usefixtures("installed")
@@ -268,6 +332,8 @@ def test_step_takes_details_where_there_are_any() -> None:
         iteration_details=SimpleNamespace(num_ctx_tokens=40, num_generation_tokens=2, elapsed_ms=1.5),
     )
     assert engine_step(scheduler, None, 7) == EngineStep(7, None, 1_500_000, 40, 2, 3, 3, 0.25)
+    scheduler.spec_decoding_stats = SimpleNamespace(num_draft_tokens=12, num_accepted_tokens=5)
+    assert engine_step(scheduler, None, 7) == EngineStep(7, None, 1_500_000, 40, 2, 3, 3, 0.25, 12, 5)
 
 
 def test_step_without_details_counts_what_came_out() -> None:
@@ -569,6 +635,47 @@ class TestStart:
             runner.run(engine.start())
         assert failure.value.reason == "engine_start_failed"
         assert "\n" not in str(failure.value)
+
+    def test_levers_are_in_force(self, tmp_path: Path, runner: asyncio.Runner) -> None:
+        changes = {
+            "engine__speculative__method": SpeculativeMethod.ngram,
+            "engine__speculative__num_speculative_tokens": 3,
+            "engine__speculative__prompt_lookup_min": 1,
+            "engine__speculative__prompt_lookup_max": 2,
+            "engine__enable_chunked_prefill": False,
+            "engine__enable_prefix_caching": True,
+            "engine__max_num_batched_tokens": 1024,
+            "engine__max_num_seqs": 2,
+        }
+        engine = create(config(**changes), [], tmp_path)
+        steps: list[EngineStep] = []
+        engine.on_step = steps.append
+        try:
+            info = runner.run(engine.start())
+            assert isinstance(engine, VllmEngine)
+            chunks = [runner.run(complete(engine, request(f"{i}", 300, 40))) for i in range(2)]
+        finally:
+            runner.run(engine.stop())
+        expected = {
+            "enable_chunked_prefill": False,
+            "enable_prefix_caching": True,
+            "max_num_batched_tokens": 1024,
+            "max_num_seqs": 2,
+            "enforce_eager": True,
+            "kv_cache_dtype": "auto",
+            "data_parallel_size": 1,
+            "speculative": {
+                "method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_min": 1, "prompt_lookup_max": 2,
+            },
+        }  # fmt: skip
+        assert {name: info.details[name] for name in expected} == expected
+        assert [sum(chunk.token_count for chunk in one) for one in chunks] == [40, 40]
+        stamps = chunks[1][-1].stamps
+        assert stamps is not None
+        assert (stamps.cached_tokens or 0) > 0
+        assert sum(step.draft_tokens or 0 for step in steps) >= sum(
+            step.accepted_tokens or 0 for step in steps
+        )
 
     def test_start_timeout_leaves_nothing_behind(self, tmp_path: Path, runner: asyncio.Runner) -> None:
         environment = dict(os.environ)

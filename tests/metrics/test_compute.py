@@ -364,6 +364,20 @@ def test_engine_figures_of_the_window_only(tmp_path):
     assert found["engine/kv_cache_usage_max"] == 0.25
 
 
+def test_proposals_that_were_accepted(tmp_path):
+    steps = [
+        step(35, draft_tokens=99, accepted_tokens=99),
+        step(50, draft_tokens=8, accepted_tokens=2),
+        step(60, draft_tokens=4, accepted_tokens=1),
+        step(70),
+    ]
+    found = values_of(SyntheticRun(steps=steps), tmp_path / "with")
+    assert (found["engine/draft_tokens"], found["engine/draft_acceptance"]) == (12, 0.25)
+    content = metrics_of(SyntheticRun(steps=[step(50)]), tmp_path / "without")
+    for key in ("engine/draft_tokens", "engine/draft_acceptance"):
+        assert (content["metrics"][key], content["null_reasons"][key]) == (None, "no_draft_tokens")
+
+
 def test_preemptions_and_cached_tokens(tmp_path):
     rows = steady_requests(preemptions=1, cached_tokens=100)
     found = values_of(SyntheticRun(requests=rows), tmp_path)

@@ -177,6 +177,44 @@ def test_a_power_limit_that_changed_before_the_window(tmp_path):
     assert findings(SyntheticRun(observations=seen), tmp_path) == {}
 
 
+def asking(folder: Path, observations: list[dict], **gpu: float) -> dict[str, dict]:
+    run = SyntheticRun(observations=observations)
+    plain = run.config()
+    plain["gpu"] |= gpu
+    run.config = lambda: plain  # type: ignore[method-assign]
+    return findings(run, folder)
+
+
+def test_a_power_limit_that_is_not_the_one_asked_for(tmp_path):
+    seen = held_at("power_limit", (1, 400_000), (70, 350_000), (80, 400_000))
+    found = asking(tmp_path / "a", seen, power_limit_w=400.0)["power_limit_not_held"]
+    assert (found["figure"], found["limit"], found["invalidates"]) == (50.0, 1.0, True)
+    assert "for 10 s of the window" in found["message"]
+    assert "350 W" in found["message"]
+    held = held_at("power_limit", (1, 400_400), (105, 700_000))
+    assert asking(tmp_path / "b", held, power_limit_w=400.0) == {}
+
+
+@pytest.mark.parametrize(("low_s", "told"), [(2.0, False), (6.0, True)])
+def test_a_locked_clock_that_did_not_stay(tmp_path, low_s, told):
+    seen = held_at("clock_sm", (1, 345), (39, 1410), (60, 1200), (60 + low_s, 1410), (100.5, 345))
+    found = asking(tmp_path, seen, sm_clock_mhz=1410)
+    assert ("sm_clock_not_held" in found) == told
+    if told:
+        assert found["sm_clock_not_held"]["figure"] == pytest.approx(0.1)
+        assert found["sm_clock_not_held"]["invalidates"]
+        assert "1200 to 1200 MHz for 10% of" in found["sm_clock_not_held"]["message"]
+
+
+def test_an_idle_gpu_may_clock_down(tmp_path):
+    seen = held_at("clock_sm", (1, 345), (39, 1410), (60, 345), (80, 1410))
+    seen += held_at("clock_event_reasons", (1, 1), (39, 0), (60, 1), (80, 0))
+    assert "sm_clock_not_held" not in asking(tmp_path / "a", seen, sm_clock_mhz=1410)
+    # A read that failed says nothing of the clock.
+    lost = [*held_at("clock_sm", (39, 1410)), observation("clock_sm", 60, 0, nvml_return=999)]
+    assert "sm_clock_not_held" not in asking(tmp_path / "b", lost, sm_clock_mhz=1410)
+
+
 @pytest.mark.parametrize("source", ["clock_sm", "clock_memory"])
 @pytest.mark.parametrize(("low", "told"), [(1900, False), (1200, True)])
 def test_clocks_that_moved(tmp_path, source, low, told):

@@ -15,7 +15,7 @@ from synthetic_record import SyntheticRun
 from wattcount.errors import WattcountError
 from wattcount.power.rapl import HostReading
 from wattcount.record import Record, RecordWriter
-from wattcount.record.schema import RunInfo
+from wattcount.record.schema import STEPS_SCHEMA, RunInfo
 
 
 @pytest.fixture
@@ -133,6 +133,15 @@ def test_damaged_tables_are_found(path: Path, name: str, damage: str) -> None:
     with pytest.raises(WattcountError, match=r"damaged|not what was measured") as caught:
         Record.open(path).verify()
     assert name in str(caught.value)
+
+
+def test_older_records_lack_columns_that_came_later(path: Path) -> None:
+    file = path / "steps.parquet"
+    pq.write_table(pq.read_table(file).drop_columns(["draft_tokens", "accepted_tokens"]), file)
+    edit_run_json(path, lambda d: d.pop("files"))
+    steps = Record.open(path).steps
+    assert steps.schema == STEPS_SCHEMA
+    assert steps["draft_tokens"].null_count == len(steps) == 50
 
 
 def test_damage_is_found_without_sizes_too(path: Path) -> None:

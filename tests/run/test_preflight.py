@@ -37,6 +37,7 @@ class Gpu:
     uuid: str
     name: str
     memory_total_bytes: int | None
+    compute_capability: str | None = None
 
 
 H200 = Gpu("GPU-1", "NVIDIA H200", 140 * GIB)
@@ -235,6 +236,23 @@ class TestWithAGpu:
         assert text == (
             "model.dtype: Tesla T4 has no bfloat16 (compute capability 7.5); set model.dtype=float16"
         )
+
+    @pytest.mark.parametrize(
+        ("override", "message"),
+        [
+            (
+                "engine.kv_cache_dtype=fp8",
+                "engine.kv_cache_dtype: fp8 needs compute capability 8, Tesla T4 has 7.5",
+            ),
+            (
+                "model.quantization=mxfp4",
+                "model.quantization: mxfp4 needs compute capability 8, Tesla T4 has 7.5",
+            ),
+        ],
+    )
+    def test_formats_that_the_gpu_does_not_have(self, override: str, message: str) -> None:
+        given = ["model=qwen2_5_0_5b", "model.dtype=float16", override]
+        assert refused(given, Session([T4], evidence="measured")).startswith(message)
 
     def test_the_model_must_fit(self) -> None:
         given = ["model=llama3_8b", "model.weights=random", "model.dtype=float16"]

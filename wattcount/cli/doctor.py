@@ -25,7 +25,9 @@ from wattcount.config.schema import GpuConfig, PowerBackend, PowerConfig
 from wattcount.engine.vllm_install import SUPPORTED, find_vllm
 from wattcount.errors import EXIT_FAILED, EXIT_OK, NotStartedError, WattcountError
 from wattcount.power import rapl
+from wattcount.power.settings import UndoError
 from wattcount.record.orphans import open_folders
+from wattcount.run.gpu_settings import left_behind, restore_if_free
 from wattcount.run.preflight import (
     MIN_DISK_BYTES,
     available_memory_bytes,
@@ -154,6 +156,7 @@ def _gpus(report: Report) -> None:
             )
         else:
             report.add(OK, "NVML", text)
+        _left_settings(report, session)
         gpus = session.gpus()
         if not gpus:
             report.add(
@@ -164,6 +167,27 @@ def _gpus(report: Report) -> None:
             _gpu(report, session, gpu, live.get(gpu.uuid))
     finally:
         session.close()
+
+
+def _left_settings(report: Report, session: NvmlSession) -> None:
+    """Clocks and power limits that runs which were killed have left: restored, unless a run goes on."""
+    there = {gpu.uuid: gpu for gpu in session.gpus()}
+    left = report.facts["left_settings"] = {}
+    for uuid in left_behind():
+        if uuid not in there:
+            continue
+        topic = f"GPU {there[uuid].index}"
+        try:
+            restored = restore_if_free(session, uuid)
+        except (UndoError, OSError) as error:
+            left[uuid] = str(error)
+            report.add(
+                NOTE, topic, f"has the settings of a run that was killed: {error}", "sudo wattcount doctor"
+            )
+            continue
+        if restored is not None:
+            left[uuid] = restored
+            report.add(NOTE, topic, f"restored what a run that was killed had left: {restored}")
 
 
 def _gpu(report: Report, session: NvmlSession, gpu: GpuFacts, sensors: dict[str, Any] | None) -> None:

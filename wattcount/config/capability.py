@@ -1,6 +1,6 @@
 """What a GPU's compute capability allows: number formats of weights, activations and KV cache.
 
-Least capabilities are those that vLLM asks for (`get_min_capability` of its quantisation methods, 0.26 to 0.32).
+Least capabilities are those that vLLM asks for (`get_min_capability` of its quantisation methods, as of 0.32).
 """
 
 from __future__ import annotations

@@ -59,11 +59,16 @@ class EngineStep:
     prefill_tokens: int | None
     """Prompt tokens computed (again after a preemption); the first output token of a request comes with the last."""
     decode_tokens: int | None
-    """Tokens computed for requests past their prompt: output tokens emitted, less the first of each request."""
+    """Tokens computed for requests past their prompt: output tokens emitted, less the first of each request; with
+    speculative decoding the proposals that were checked, too."""
     running: int
     waiting: int
     kv_cache_usage: float | None
     """0..1."""
+    draft_tokens: int | None = None
+    """Proposals of speculative decoding that this step checked; None: none were made."""
+    accepted_tokens: int | None = None
+    """Of these, how many became output."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,15 @@ import psutil
 
 from wattcount.clock import now_ns
 from wattcount.config.paths import data_home
-from wattcount.config.schema import Device, Initializer, ModelConfig, RunConfig, Weights
+from wattcount.config.schema import (
+    Device,
+    EngineConfig,
+    Initializer,
+    ModelConfig,
+    RunConfig,
+    SpeculativeMethod,
+    Weights,
+)
 from wattcount.engine.base import Engine, EngineInfo, EngineStamps, EngineStep, GenerationRequest, TokenChunk
 from wattcount.engine.limits import max_request_tokens
 from wattcount.engine.vllm_errors import describe, log_size, one_line, root_cause, start_error
@@ -60,6 +68,9 @@ _OWN_KEYS = {
     "enforce_eager": "engine.enforce_eager",
     "enable_prefix_caching": "engine.enable_prefix_caching",
     "kv_cache_dtype": "engine.kv_cache_dtype",
+    "pipeline_parallel_size": "engine.pipeline_parallel_size",
+    "data_parallel_size": "engine.data_parallel_size",
+    "enable_chunked_prefill": "engine.enable_chunked_prefill",
 }
 """Engine arguments that have a configuration key of their own: two places for one value would give one point two identities."""
 
@@ -74,7 +85,7 @@ on an H200 the engine core was still tearing down after 3 s (vLLM 0.26)."""
 class VllmEngine(Engine):
     """See the module.
 
-    `gpu_uuids`: NVML UUIDs of the GPUs to compute on, as many as `engine.tensor_parallel_size`; not
+    `gpu_uuids`: NVML UUIDs of the GPUs to compute on, as many as the engine is spread over; not
     looked at on a CPU. The log of vLLM and its child processes is appended to `log_dir/engine.log`.
     """
 
@@ -83,7 +94,7 @@ class VllmEngine(Engine):
         self._install = _check_install()
         self._device = _check_device(cfg.engine.device, self._install, gpu_uuids)
         self._gpu_uuids = tuple(gpu_uuids) if self._device == "cuda" else ()
-        _check_gpus(cfg.engine.tensor_parallel_size, self._device, self._gpu_uuids)
+        _check_gpus(cfg.engine, self._device, self._gpu_uuids)
         _check_arguments(cfg.engine.args)
         self._model = cfg.model
         if cfg.model.initializer is not Initializer.dummy and self._device == "cpu":
@@ -91,9 +102,14 @@ class VllmEngine(Engine):
                 f"model.initializer={cfg.model.initializer.value}: vLLM packs its weights on a CPU as it loads them, so "
                 "that they cannot be drawn again; use model.initializer=dummy there"
             )
+        if cfg.model.quantization == "fp8" and self._device == "cpu":
+            raise NotStartedError(
+                "model.quantization=fp8: vLLM's CPU build has no kernels for it; leave it out, or run on a GPU"
+            )
         self._hf_config = _check_model(cfg.model)
         self._max_model_len = _check_context(cfg, self._hf_config)
         self._engine_config = cfg.engine
+        self._draft = _check_draft(cfg)
         self._log = Path(log_dir) / ENGINE_LOG
         self._log_offset = 0
         self._scratch: Path | None = None
@@ -172,14 +188,12 @@ class VllmEngine(Engine):
         self._check_devices(reports)
         initialised = await self._initialise(llm)
         self._eos_ids = _eos_ids(model_config)
-        cache = llm.vllm_config.cache_config
-        scheduler = llm.vllm_config.scheduler_config
         torch = sys.modules["torch"]
         return EngineInfo(
             name="vllm",
             version=self._install.version,
             device=self._device,
-            gpu_uuids=tuple(report["uuid"] for report in reports if "uuid" in report) or self._gpu_uuids,
+            gpu_uuids=self._found_gpus(reports),
             vocab_size=int(model_config.get_vocab_size()),
             max_model_len=int(model_config.max_model_len),
             details={
@@ -191,11 +205,7 @@ class VllmEngine(Engine):
                 "architecture": str(getattr(model_config, "architecture", None)),
                 "dtype": str(model_config.dtype),
                 "weight_initializer": initialised,
-                "kv_cache_blocks": getattr(cache, "num_gpu_blocks", None),
-                "kv_cache_block_size": getattr(cache, "block_size", None),
-                "max_num_seqs": getattr(scheduler, "max_num_seqs", None),
-                "max_num_batched_tokens": getattr(scheduler, "max_num_batched_tokens", None),
-                "async_scheduling": getattr(scheduler, "async_scheduling", None),
+                **resolved_settings(llm.vllm_config),
                 "arguments": {key: value for key, value in self._arguments().items() if key != "model"},
                 "environment": self._environment(),
             },
@@ -226,12 +236,20 @@ class VllmEngine(Engine):
     def _check_devices(self, reports: Sequence[dict[str, Any]]) -> None:
         found = [str(report["uuid"]) for report in reports if "uuid" in report]
         wanted = [uuid for uuid in self._gpu_uuids if uuid.startswith("GPU-")]
-        if found and wanted and set(found) != set(wanted):
+        # Of several replicas the first one answers for all.
+        replicas = self._engine_config.data_parallel_size
+        right = set(found) < set(wanted) if replicas > 1 else set(found) == set(wanted)
+        if found and wanted and not right:
             raise RunFailedError(
                 "engine_start_failed",
                 f"vLLM computes on {', '.join(found)} while {', '.join(wanted)} is measured: unset"
                 " CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER",
             )
+
+    def _found_gpus(self, reports: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+        if self._engine_config.data_parallel_size > 1:
+            return self._gpu_uuids
+        return tuple(report["uuid"] for report in reports if "uuid" in report) or self._gpu_uuids
 
     def _arguments(self) -> dict[str, Any]:
         """What `AsyncEngineArgs` is made with."""
@@ -241,6 +259,8 @@ class VllmEngine(Engine):
             "dtype": model.dtype,
             "max_model_len": self._max_model_len,
             "tensor_parallel_size": engine.tensor_parallel_size,
+            "pipeline_parallel_size": engine.pipeline_parallel_size,
+            "data_parallel_size": engine.data_parallel_size,
             "enforce_eager": engine.enforce_eager,
             "enable_prefix_caching": engine.enable_prefix_caching,
             "kv_cache_dtype": engine.kv_cache_dtype,
@@ -250,7 +270,7 @@ class VllmEngine(Engine):
         }
         if self._device == "cuda":
             arguments["gpu_memory_utilization"] = engine.gpu_memory_utilization
-        for name in ("max_num_seqs", "max_num_batched_tokens"):
+        for name in ("max_num_seqs", "max_num_batched_tokens", "enable_chunked_prefill"):
             if (value := getattr(engine, name)) is not None:
                 arguments[name] = value
         if model.quantization is not None:
@@ -263,7 +283,32 @@ class VllmEngine(Engine):
             arguments["skip_tokenizer_init"] = True
         else:
             arguments["tokenizer"] = model.tokenizer
+        if (speculative := self._speculative_config()) is not None:
+            arguments["speculative_config"] = speculative
         return arguments | dict(engine.args)
+
+    def _speculative_config(self) -> dict[str, Any] | None:
+        spec = self._engine_config.speculative
+        if spec.method is None:
+            return None
+        config: dict[str, Any] = {
+            "method": spec.method.value,
+            "num_speculative_tokens": spec.num_speculative_tokens,
+        }
+        if spec.method is SpeculativeMethod.draft_model:
+            return config | {"model": self._draft_location()}
+        for name in ("prompt_lookup_min", "prompt_lookup_max"):
+            if (value := getattr(spec, name)) is not None:
+                config[name] = value
+        return config
+
+    def _draft_location(self) -> str:
+        """Of the draft model, whose weights vLLM loads as it loads the model's: a shape alone where those are random."""
+        assert self._draft is not None
+        if self._model.weights is not Weights.random:
+            return str(self._draft.hf_id)
+        assert self._scratch is not None
+        return str(shape_folder(self._draft.hf_config, self._scratch / "draft"))
 
     def _model_location(self) -> str:
         """A folder, or the model's id on the hub."""
@@ -296,12 +341,22 @@ class VllmEngine(Engine):
             if "kv_cache_memory_bytes" not in self._engine_config.args:
                 defaults["VLLM_CPU_KVCACHE_SPACE"] = "1"
         else:
-            environment["CUDA_VISIBLE_DEVICES"] = ",".join(self._gpu_uuids)
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(self._visible_devices())
             environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
             if not _has_flashinfer():
                 defaults["VLLM_USE_FLASHINFER_SAMPLER"] = "0"
         kept = self._environment_before or {}
         return environment | {name: kept.get(name, value) for name, value in defaults.items()}
+
+    def _visible_devices(self) -> Sequence[str]:
+        if self._engine_config.data_parallel_size == 1:
+            return self._gpu_uuids
+        # Dealing GPUs out to replicas, not every version takes UUIDs.
+        from wattcount.power.nvml import attach_session
+
+        with attach_session() as session:
+            indices = {gpu.uuid: str(gpu.index) for gpu in session.gpus()}
+        return [indices[uuid] for uuid in self._gpu_uuids]
 
     async def _abandon(self, launch: asyncio.Future[None], before: set[psutil.Process]) -> None:
         """Cleans up after a start that failed, was cancelled or took too long."""
@@ -341,6 +396,13 @@ class VllmEngine(Engine):
             self._active.discard(request.request_id)
             await stream.aclose()
 
+    @property
+    def _speculates(self) -> bool:
+        return (
+            self._engine_config.speculative.method is not None
+            or "speculative_config" in self._engine_config.args
+        )
+
     def _sampling(self, request: GenerationRequest) -> Any:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
@@ -349,7 +411,8 @@ class VllmEngine(Engine):
         forced = request.force_output_length
         return SamplingParams(
             ignore_eos=forced,
-            min_tokens=tokens if forced else 0,
+            # Nothing else can end it then, and not every version takes min_tokens beside speculation.
+            min_tokens=tokens if forced and not self._speculates else 0,
             max_tokens=tokens,
             # Without a tokenizer vLLM knows of no end-of-sequence token.
             stop_token_ids=None if forced else self._eos_ids,
@@ -431,6 +494,36 @@ class VllmEngine(Engine):
             await _in_thread(lambda: llm.shutdown(timeout=grace_s))
 
 
+def resolved_settings(vllm_config: Any) -> dict[str, Any]:
+    """What is in force, as vLLM resolved it: what was left to it, and what it changed. None: not told."""
+    cache, scheduler = vllm_config.cache_config, vllm_config.scheduler_config
+    parallel, model = vllm_config.parallel_config, vllm_config.model_config
+    speculative = getattr(vllm_config, "speculative_config", None)
+    compilation = getattr(vllm_config, "compilation_config", None)
+    cuda_graphs = getattr(compilation, "cudagraph_mode", None)
+    settings = {
+        "kv_cache_blocks": getattr(cache, "num_gpu_blocks", None),
+        "kv_cache_block_size": getattr(cache, "block_size", None),
+        "kv_cache_dtype": getattr(cache, "cache_dtype", None),
+        "enable_prefix_caching": getattr(cache, "enable_prefix_caching", None),
+        "max_num_seqs": getattr(scheduler, "max_num_seqs", None),
+        "max_num_batched_tokens": getattr(scheduler, "max_num_batched_tokens", None),
+        "enable_chunked_prefill": getattr(scheduler, "enable_chunked_prefill", None),
+        "async_scheduling": getattr(scheduler, "async_scheduling", None),
+        "quantization": getattr(model, "quantization", None),
+        "enforce_eager": getattr(model, "enforce_eager", None),
+        "cuda_graphs": getattr(cuda_graphs, "name", None),
+        "tensor_parallel_size": getattr(parallel, "tensor_parallel_size", None),
+        "pipeline_parallel_size": getattr(parallel, "pipeline_parallel_size", None),
+        "data_parallel_size": getattr(parallel, "data_parallel_size", None),
+        "speculative": None,
+    }
+    if speculative is not None:
+        names = ("method", "num_speculative_tokens", "prompt_lookup_min", "prompt_lookup_max")
+        settings["speculative"] = {name: getattr(speculative, name, None) for name in names}
+    return settings
+
+
 def engine_step(scheduler_stats: Any, iteration_stats: Any, logged_ns: int) -> EngineStep:
     """vLLM's report of a step as an `EngineStep`.
 
@@ -450,6 +543,7 @@ def engine_step(scheduler_stats: Any, iteration_stats: Any, logged_ns: int) -> E
         decode = int(iteration_stats.num_generation_tokens) - len(iteration_stats.time_to_first_tokens_iter)
     else:
         prefill = decode = 0
+    drafts = getattr(scheduler_stats, "spec_decoding_stats", None)
     return EngineStep(
         logged_ns=logged_ns,
         engine_ts_ns=None,
@@ -460,6 +554,8 @@ def engine_step(scheduler_stats: Any, iteration_stats: Any, logged_ns: int) -> E
         waiting=int(scheduler_stats.num_waiting_reqs)
         + int(getattr(scheduler_stats, "num_skipped_waiting_reqs", 0)),
         kv_cache_usage=float(scheduler_stats.kv_cache_usage),
+        draft_tokens=int(drafts.num_draft_tokens) if drafts is not None else None,
+        accepted_tokens=int(drafts.num_accepted_tokens) if drafts is not None else None,
     )
 
 
@@ -563,14 +659,31 @@ def _check_device(device: Device, install: VllmInstall, gpu_uuids: Sequence[str]
     return str(device.value)
 
 
-def _check_gpus(tensor_parallel_size: int, device: str, gpu_uuids: Sequence[str]) -> None:
-    if tensor_parallel_size < 1:
-        raise NotStartedError(f"engine.tensor_parallel_size must be at least 1, got {tensor_parallel_size}")
-    if device == "cuda" and len(gpu_uuids) != tensor_parallel_size:
+def _check_gpus(engine: EngineConfig, device: str, gpu_uuids: Sequence[str]) -> None:
+    sizes = (engine.tensor_parallel_size, engine.pipeline_parallel_size, engine.data_parallel_size)
+    if min(sizes) < 1:
         raise NotStartedError(
-            f"engine.tensor_parallel_size={tensor_parallel_size} does not match the {len(gpu_uuids)} GPUs selected:"
-            " set gpu.count and engine.tensor_parallel_size to the same number"
+            "engine.tensor_parallel_size, pipeline_parallel_size and data_parallel_size must be at least 1"
         )
+    if device == "cuda" and len(gpu_uuids) != math.prod(sizes):
+        raise NotStartedError(
+            f"engine.tensor_parallel_size x pipeline_parallel_size x data_parallel_size is {math.prod(sizes)}, but"
+            f" {len(gpu_uuids)} GPUs are selected: make that product and gpu.count the same number"
+        )
+
+
+def _check_draft(cfg: RunConfig) -> ModelConfig | None:
+    name = cfg.engine.speculative.draft_model
+    if cfg.engine.speculative.method is not SpeculativeMethod.draft_model or name is None:
+        return None
+    from wattcount.config.composition import catalogued_model
+
+    draft = catalogued_model(name)
+    if draft is None or (cfg.model.weights is not Weights.random and draft.hf_id is None):
+        raise NotStartedError(
+            f"engine.speculative.draft_model: {name} is no option of the group model with weights on the hub"
+        )
+    return draft
 
 
 def _check_arguments(args: dict[str, Any]) -> None:

@@ -53,6 +53,7 @@ NOT_BATCH = NOT_A_BATCH
 BATCH = "batch_has_no_rate"
 NOT_A_SERVER = "not_a_server"
 NOT_RECORDED = "not_recorded"
+NO_DRAFTS = "no_draft_tokens"
 SINGLE_TOKEN = "single_token_outputs"
 NO_PREFILL = "no_prefill_tokens"
 NO_DECODE = "no_decode_tokens"
@@ -70,6 +71,7 @@ NULL_REASONS: dict[str, str] = {
     NOT_A_SERVER: "only server scenarios have it",
     BATCH: "a batch sends everything at once",
     NOT_RECORDED: "the engine or the sensor does not tell",
+    NO_DRAFTS: "no token was proposed in the window: speculative decoding is off, or had nothing to propose",
     SINGLE_TOKEN: "every output is a single token",
     UNFINISHED: "the percentile falls on a request that never finished",
     percentiles.NO_REQUESTS: "no request was sent in the window",
@@ -471,6 +473,13 @@ def _engine(sheet: _Sheet, record: Record, requests: Requests, window: Window) -
     usage = np.asarray(steps["kv_cache_usage"].to_numpy(), dtype=np.float64)[inside]
     usage = usage[~np.isnan(usage)]
     sheet.put("engine/kv_cache_usage_max", float(usage.max()) if len(usage) else None)
+    drafted, accepted = (int_column(steps, name)[inside] for name in ("draft_tokens", "accepted_tokens"))
+    told = (drafted != MISSING) & (accepted != MISSING)
+    proposals = int(drafted[told].sum())
+    sheet.put("engine/draft_tokens", proposals if told.any() else None, NO_DRAFTS)
+    sheet.put(
+        "engine/draft_acceptance", int(accepted[told].sum()) / proposals if proposals else None, NO_DRAFTS
+    )
     preempted = requests.preemptions[requests.sent_in(window)]
     preempted = preempted[preempted != MISSING]
     sheet.put("engine/preemptions", int(preempted.sum()) if len(preempted) else None)

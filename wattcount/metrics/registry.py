@@ -167,6 +167,8 @@ def _registry() -> dict[str, MetricSpec]:
     add("engine/running_max", "1", "largest number of running requests in the window")
     add("engine/waiting_max", "1", "largest number of waiting requests in the window", "lower")
     add("engine/kv_cache_usage_max", "1", "largest share of the KV cache in use in the window, 0..1")
+    add("engine/draft_tokens", "1", "proposals of speculative decoding that were checked in the window")
+    add("engine/draft_acceptance", "1", "share of them that became output, 0..1", "higher")
     add("engine/preemptions", "1", "preemptions of the requests sent in the window", "lower")
 
     add("gpu/temperature_min_c", "C", "lowest GPU temperature in the window")

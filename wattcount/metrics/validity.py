@@ -48,6 +48,11 @@ CAPPED_SHARE = 0.05
 """Above a single read of the status in 20; a power cap is how a board works at its limit."""
 BACKLOG_SHARE = 0.05
 """Share of the requests sent in a window by which those in flight may grow, before the server cannot keep up."""
+LIMIT_TOLERANCE_W = 1.0
+CLOCK_TOLERANCE = 0.01
+"""Share of a locked SM clock; clocks come in steps of 15 MHz, so this is less than one."""
+NOT_HELD_SHARE = 0.05
+"""Share of a window's time under load in which a locked clock may be another; above a single read in 20."""
 CLOCK_SPREAD = 0.1
 """Share of the window's highest SM clock between percentiles 5 and 95 (by time)."""
 TEMPERATURE_C = (10.0, 85.0)
@@ -70,6 +75,7 @@ THROTTLES = (
 )
 """Bits of nvmlDeviceGetCurrentClocksEventReasons (nvml.h) that slow the clocks. `applications_clocks` (0x2) is a
 setting and `gpu_idle` (0x1) a state: neither is a finding."""
+GPU_IDLE = 0x1
 SLOWING = 0x4 | 0x8 | 0x10 | 0x20 | 0x40 | 0x80
 
 
@@ -110,6 +116,7 @@ def check(record: Record, window: Window | None, drifts: Drifts | None = None) -
             *_requests(record, window),
             *_throttles(record, window),
             *_settings(record, window),
+            *_asked_of_gpu(record, window),
             *_temperature(record, window),
             *_warmup(record),
             *_overloaded(record, window),
@@ -404,6 +411,63 @@ def _settings(record: Record, window: Window) -> Iterator[Finding]:
                     f"the {name} clock{_on(record, uuid)} moved between {low_mhz} and {high_mhz} MHz in the window",
                     False,
                 )
+
+
+def _asked_of_gpu(record: Record, window: Window) -> Iterator[Finding]:
+    """SM clock and power limit that the point asked for, against what was there."""
+    gpu = record.info.config.get("gpu") or {}
+    clock_mhz, limit_w = gpu.get("sm_clock_mhz"), gpu.get("power_limit_w")
+    for index, uuid in enumerate(record.power.gpu_uuids):
+        if limit_w is not None:
+            limits, lengths = held(record.power.events, index, Source.POWER_LIMIT, window)
+            away_w = np.abs(limits / 1e3 - float(limit_w))
+            if len(away_w) and away_w.max() > LIMIT_TOLERANCE_W:
+                worst_w = int(limits[np.argmax(away_w)]) / 1e3
+                seconds = int(lengths[away_w > LIMIT_TOLERANCE_W].sum()) / 1e9
+                yield Finding(
+                    "power_limit_not_held",
+                    float(away_w.max()),
+                    LIMIT_TOLERANCE_W,
+                    "W",
+                    f"{limit_w:g} W were asked for, but for {seconds:.3g} s of the window the power "
+                    f"limit{_on(record, uuid)} was another, such as {worst_w:g} W",
+                    True,
+                )
+        if clock_mhz is not None:
+            clocks, lengths = _clock_under_load(record, index, window)
+            off = np.abs(clocks - int(clock_mhz)) > CLOCK_TOLERANCE * int(clock_mhz)
+            share = int(lengths[off].sum()) / int(lengths.sum()) if len(lengths) else 0.0
+            if share > NOT_HELD_SHARE:
+                low, high = int(clocks[off].min()), int(clocks[off].max())
+                yield Finding(
+                    "sm_clock_not_held",
+                    share,
+                    NOT_HELD_SHARE,
+                    "1",
+                    f"the SM clock{_on(record, uuid)} was {low} to {high} MHz for {share:.0%} of the window's time under "
+                    f"load, {clock_mhz} MHz was asked for",
+                    True,
+                )
+
+
+def _clock_under_load(record: Record, index: int, window: Window) -> tuple[Ints, Ints]:
+    """(SM clock in MHz, nanoseconds) while the GPU does not say that it is idle: an idle one may clock down."""
+    events = record.power.events[record.power.events["gpu"] == index]
+    series = []
+    for source in (Source.CLOCK_SM, Source.CLOCK_EVENT_REASONS):
+        mine = np.sort(events[events["source"] == source], order="t1_ns")
+        values = np.where(mine["nvml_return"] == 0, mine["value"], MISSING).astype(np.int64)
+        series.append((mine["t1_ns"].astype(np.int64), values))
+    inside = [times[(times > window.start_ns) & (times < window.end_ns)] for times, _ in series]
+    edges = np.unique(np.concatenate([[window.start_ns, window.end_ns], *inside]))
+
+    def at(times: Ints, values: Ints) -> Ints:
+        # The first entry stands for the time before anything was read.
+        return np.append(MISSING, values)[np.searchsorted(times, edges[:-1], side="right")]
+
+    clocks, reasons = at(*series[0]), at(*series[1])
+    loaded = (clocks != MISSING) & ((reasons == MISSING) | (reasons & GPU_IDLE == 0))
+    return clocks[loaded], np.diff(edges)[loaded]
 
 
 def _by_time(values: Ints, lengths: Ints, share: float) -> int:

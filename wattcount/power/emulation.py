@@ -118,6 +118,8 @@ class EmulatedMachine:
         config: dict[str, Any] = {"gpus": described, "faults": [dict(fault) for fault in faults]}
         if epoch_ns is not None:
             config["epoch_ns"] = epoch_ns
+        # A new machine: what was set on one before it in this folder is gone.
+        self.config_path.with_name(f"{self.config_path.name}.settings").unlink(missing_ok=True)
         self.config_path.write_text(json.dumps(config, indent=1))
 
     @classmethod

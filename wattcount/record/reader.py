@@ -140,9 +140,11 @@ class Record:
                     f"{file} is damaged: it has {file.stat().st_size} bytes, {facts.bytes} were written"
                 )
             table = pq.read_table(file, partitioning=None, page_checksum_verification=True)
-            missing = [item.name for item in columns if item.name not in table.column_names]
-            if missing:
-                raise WattcountError(f"{file} is damaged: it has no column {', '.join(missing)}")
+            missing = [item for item in columns if item.name not in table.column_names]
+            if lost := [item.name for item in missing if item.name not in schema.ADDED_LATER]:
+                raise WattcountError(f"{file} is damaged: it has no column {', '.join(lost)}")
+            for item in missing:
+                table = table.append_column(item, pa.nulls(len(table), item.type))
             return table.select(columns.names).cast(columns)
         except FileNotFoundError:
             raise WattcountError(f"{self.path} is damaged: {name} is missing") from None

@@ -109,9 +109,15 @@ STEPS_SCHEMA = pa.schema(
         ("running", pa.int32()),
         ("waiting", pa.int32()),
         ("kv_cache_usage", pa.float64()),
+        ("draft_tokens", pa.int32()),
+        ("accepted_tokens", pa.int32()),
     ]
 )
-"""`steps.parquet`, one row an engine step (`engine.base.EngineStep`), in the order in which they were logged."""
+"""`steps.parquet`, one row an engine step (`engine.base.EngineStep`), in the order in which they were logged. Of several
+replicas each has steps of its own."""
+
+ADDED_LATER = frozenset({"draft_tokens", "accepted_tokens"})
+"""Columns that older records of this schema do not have: null in all their rows."""
 
 HOST_POWER_SCHEMA = pa.schema(
     [
@@ -203,6 +209,10 @@ class RunInfo:
     warmup: dict[str, Any] = field(default_factory=dict)
     """How an adaptive warm-up ended: `settled`, `seconds`, `limit_s`, `unsettled` (percent of drift, by what still
     drifted) and `needed_s` (twice as long as a request lived; None: none had ended). Empty where its length was fixed."""
+    gpu_settings: dict[str, Any] = field(default_factory=dict)
+    """By GPU UUID, what the run has set: `power_limit_mw` (`before`, `asked`, `read_back`, `enforced`, `restored`) and
+    `sm_clock_mhz` (`before` null: NVML does not tell, `asked`, `restored`). `restored` null: not by the run's own process,
+    which died; its parent, or whoever came next, has done it. Empty where nothing was asked for."""
     cooldown: dict[str, Any] = field(default_factory=dict)
     """How long a sweep waited for the GPU to cool down before this run: `seconds`, `limit_s`, `ended` (`back` to what it
     was before the first run, `steady`, or at the `limit`), and by GPU UUID `power_w`, `temperature_c` and

@@ -20,7 +20,9 @@ class EmulatedActivity:
     A step is heard of when it has ended, so its power holds until the next one is heard of.
     """
 
-    def __init__(self, gpu: GpuConfig, truths: dict[str, LiveTruth]) -> None:
+    def __init__(self, gpu: GpuConfig, truths: dict[str, LiveTruth], limit_w: float | None = None) -> None:
+        """`limit_w`: the power limit in force, which no step exceeds."""
+        self._limit_w = limit_w if limit_w is not None else float("inf")
         self._model = ActivityPower(gpu)
         self._truths = truths
         self._idle_w = self._model.idle_bare_w
@@ -29,13 +31,13 @@ class EmulatedActivity:
         self._set(self._idle_w)
 
     @classmethod
-    def attach(cls, gpu: GpuConfig) -> EmulatedActivity | None:
+    def attach(cls, gpu: GpuConfig, limit_w: float | None = None) -> EmulatedActivity | None:
         """To the run's GPUs on the machine that the environment names; None where they follow curves of their own."""
         config = os.environ.get(CONFIG_ENV)
         if config is None:
             return None
         truths = LiveTruth.attach(Path(config), gpu.devices)
-        return cls(gpu, truths) if truths else None
+        return cls(gpu, truths, limit_w) if truths else None
 
     def engine_up(self) -> None:
         self._idle_w = self._model.idle_loaded_w
@@ -66,6 +68,6 @@ class EmulatedActivity:
         next(iter(self._truths.values())).save(path)
 
     def _set(self, power_w: float) -> None:
-        t_ns, power_mw = now_ns(), round(power_w * 1e3)
+        t_ns, power_mw = now_ns(), round(min(power_w, self._limit_w) * 1e3)
         for truth in self._truths.values():
             truth.append(t_ns, power_mw)

@@ -40,6 +40,7 @@ from wattcount.errors import (
     WattcountError,
 )
 from wattcount.power.nvml import NvmlSession, matches, open_session
+from wattcount.power.settings import UndoError
 from wattcount.record.orphans import WORKER_DIED
 from wattcount.record.place import final_folder, new_run_id
 from wattcount.record.schema import ENGINE_LOG, RECORD_SCHEMA_VERSION, Evidence, Phase, RunInfo, Validity
@@ -47,6 +48,7 @@ from wattcount.record.writer import RecordWriter, last_lines
 from wattcount.run.cooldown import Rest
 from wattcount.run.facts import host_facts, versions
 from wattcount.run.gpu_lock import gpus_locked, is_free
+from wattcount.run.gpu_settings import gpu_settings, restore_before, restore_recorded
 from wattcount.run.leftovers import TEMPORARY_PREFIX, clear_up
 from wattcount.run.messages import Ended, Lines, Notice, decode
 from wattcount.run.preflight import check, check_busy, resolve
@@ -140,10 +142,11 @@ def run_point(
             with _gpus_locked(cfg, session, purpose, display) as locks:
                 cooldown = _cool_down(rest, cfg, session, display) if rest is not None else {}
                 started_ns += now_ns() - waiting_ns  # waiting is no part of the run
-                info = _draft(cfg, session)
-                info.attempt = wanted.attempts() + 1
-                info.cooldown = cooldown
-                return _measure(cfg, info, session, display, started_ns, meanwhile, [*claims, *locks])
+                with gpu_settings(cfg.gpu, session.select(cfg.gpu), session, display.notice) as settings:
+                    info = _draft(cfg, session)
+                    info.attempt = wanted.attempts() + 1
+                    info.cooldown, info.gpu_settings = cooldown, settings
+                    return _measure(cfg, info, session, display, started_ns, meanwhile, [*claims, *locks])
 
 
 def _on_free_gpus(cfg: RunConfig, session: NvmlSession, found_name: str | None = None) -> RunConfig:
@@ -168,6 +171,7 @@ def _gpus_locked(cfg: RunConfig, session: NvmlSession, purpose: str, display: Di
     # The GPUs of a machine that was made for this run are nobody else's.
     wanted = gpus if session.machine is None else []
     with gpus_locked(wanted, purpose, cfg.gpu_lock_timeout_s, display.notice) as locks:
+        restore_before(session, wanted, display.notice)
         check_busy(cfg, gpus, session.native.compute_processes)
         yield locks
 
@@ -201,7 +205,7 @@ def _measure(
     path: Path | None = None
     try:
         claim = session.machine.claim if session.machine is not None else None
-        outcome = _Watch(writer, info, display, started_ns, meanwhile, claim, locks).run()
+        outcome = _Watch(writer, info, display, started_ns, meanwhile, claim, locks, session).run()
         path = outcome.record_path
     finally:
         writer.let_go()
@@ -263,8 +267,10 @@ class _Watch:
         meanwhile: Callable[[], object] | None,
         machine: ownership.Claim | None,
         locks: Sequence[int],
+        session: NvmlSession,
     ) -> None:
         self._writer = writer
+        self._session = session
         self._claims = [str(machine.path)] if machine is not None else []
         """Of the run's temporary folders."""
         self._locks = locks
@@ -474,8 +480,18 @@ class _Watch:
         last = last_lines(self._log, 1)
         return f"; {ENGINE_LOG} ends: {' '.join(last[0].split())}" if last else ""
 
+    def _restore_settings(self) -> None:
+        """What the run's process would have done at its end, for the record."""
+        if self._info.gpu_settings:
+            with contextlib.suppress(UndoError, OSError, ValueError, TypeError, KeyError, RunFailedError):
+                restore_recorded(self._session, self._info.gpu_settings)
+                draft = self._writer.draft()
+                draft.gpu_settings = self._info.gpu_settings
+                self._writer.save_draft(draft)
+
     def _recover(self, reason: str, message: str) -> Outcome:
         code = self._exit_code(reason)
+        self._restore_settings()
         try:
             path = RecordWriter.recover(self._writer.folder, reason, message)
         except RunFailedError as error:

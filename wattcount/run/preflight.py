@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import psutil
 
 from wattcount.config import fit
+from wattcount.config.capability import unsupported
 from wattcount.config.schema import (
     ArrivalKind,
     Device,
@@ -38,6 +39,7 @@ from wattcount.engine import create as create_engine
 from wattcount.engine.vllm_install import SUPPORTED, VllmInstall, find_vllm
 from wattcount.errors import NotStartedError
 from wattcount.load.build import build_plan
+from wattcount.power.settings import plan as plan_settings
 
 if TYPE_CHECKING:
     from wattcount.power.nvml import GpuFacts, NvmlSession
@@ -84,10 +86,11 @@ def check(cfg: RunConfig, nvml: NvmlSession) -> None:
     Raises `NotStartedError` with one line that says what is wrong and what to do.
     """
     gpus = nvml.select(cfg.gpu)
-    check_dtype(cfg)
+    check_capability(cfg, gpus)
     check_fit(cfg, gpus, available_memory_bytes())
     check_load(cfg)
     check_folder(Path(cfg.records_dir).expanduser())
+    plan_settings(cfg.gpu, gpus, nvml.native)  # what NVML says a GPU cannot do
     uuids = [gpu.uuid for gpu in gpus] if cfg.engine.device is Device.cuda else []
     with tempfile.TemporaryDirectory(prefix="wattcount-preflight-") as scratch:
         create_engine(cfg, uuids, Path(scratch))  # the engine's own checks
@@ -243,18 +246,13 @@ def file_sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def check_dtype(cfg: RunConfig) -> None:
-    capability = cfg.gpu.compute_capability
-    if (
-        cfg.engine.device is Device.cuda
-        and cfg.model.dtype == "bfloat16"
-        and capability is not None
-        and float(capability) < 8.0
-    ):
-        raise NotStartedError(
-            f"model.dtype: {cfg.gpu.found_name} has no bfloat16 (compute capability {capability}); "
-            "set model.dtype=float16"
-        )
+def check_capability(cfg: RunConfig, gpus: Sequence[GpuFacts]) -> None:
+    """What the GPU can compute with and what the model brings along, as far as the engine computes on it."""
+    if cfg.engine.name is EngineKind.tiny:
+        return
+    there = gpus[0].compute_capability or cfg.gpu.compute_capability
+    for problem in unsupported(cfg, there if cfg.engine.device is Device.cuda else None):
+        raise NotStartedError(problem.message)
 
 
 def check_fit(cfg: RunConfig, gpus: Sequence[GpuFacts], host_available_bytes: int) -> None:
@@ -270,7 +268,8 @@ def check_fit(cfg: RunConfig, gpus: Sequence[GpuFacts], host_available_bytes: in
         if not report.fits:
             raise NotStartedError(
                 f"model {cfg.model.name} does not fit {gpu.name}: {report.explain()}; use a smaller model, "
-                "model.quantization, engine.tensor_parallel_size with more GPUs, or a GPU with more memory"
+                "model.quantization, engine.tensor_parallel_size or pipeline_parallel_size with more GPUs, or a GPU with "
+                "more memory"
             )
     if cfg.engine.device is Device.cpu:
         report = fit.estimate(cfg, host_available_bytes)

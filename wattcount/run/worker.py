@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 from wattcount import ownership
 from wattcount.clock import now_ns
 from wattcount.config.plain import from_json, to_json
-from wattcount.config.schema import RunConfig
+from wattcount.config.schema import RunConfig, Weights
 from wattcount.engine import create as create_engine
 from wattcount.engine.base import Engine
 from wattcount.errors import (
@@ -50,9 +50,11 @@ from wattcount.power.characterise import common_plan
 from wattcount.power.nvml import NvmlSession, attach_session
 from wattcount.power.rapl import RaplSampler, find_rapl
 from wattcount.power.sampler import PowerSampler
+from wattcount.power.settings import UndoError
 from wattcount.record.schema import TRUTH_CSV, Phase, RunInfo, Validity
 from wattcount.record.writer import RecordWriter
 from wattcount.run.facts import versions
+from wattcount.run.gpu_settings import restore_recorded
 from wattcount.run.messages import Ended, Message, encode
 from wattcount.run.process import TIMEOUT_SIGNAL
 from wattcount.run.sensors import characterised
@@ -234,7 +236,7 @@ class Run:
         if self._session.evidence == "emulated":
             from wattcount.run.activity import EmulatedActivity
 
-            self._activity = EmulatedActivity.attach(self._cfg.gpu)
+            self._activity = EmulatedActivity.attach(self._cfg.gpu, self._cfg.gpu.power_limit_w)
         activity = self._activity
         if activity is None:
             engine.on_step = journal.on_step
@@ -317,9 +319,16 @@ class Run:
         if self._activity is not None:
             self._activity.save(writer.folder / TRUTH_CSV)
         if self._session is not None:
+            self._restore_settings(self._session)
             self._session.close()
         info.timing = self._timing(closing_ns)
         return writer.place(info)
+
+    def _restore_settings(self, session: NvmlSession) -> None:
+        try:
+            restore_recorded(session, self._info.gpu_settings)
+        except UndoError as error:  # the parent tries again
+            self._info.notes.append(f"the GPU's settings were not restored by the run's process: {error}")
 
     async def _stop_engine(self) -> bool:
         """Ends the engine, once; whether it ended cleanly."""
@@ -348,6 +357,12 @@ class Run:
                     f"{gpu['uuid']}: {gpu['dropped_events']} observations were lost to a full buffer;"
                     " raise power.buffer_mib_per_gpu"
                 )
+        spec = self._cfg.engine.speculative.method
+        if spec is not None and self._cfg.model.weights is Weights.random:
+            self._info.notes.append(
+                f"speculative decoding ({spec.value}) with random weights: how much is accepted, and so what it saves, "
+                "means nothing"
+            )
         cancelled = self._journal.unfinished() if self._journal is not None else 0
         if cancelled and self._info.complete:
             self._info.notes.append(

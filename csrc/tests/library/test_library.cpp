@@ -50,6 +50,39 @@ TEST(the_emulated_library_is_known_as_such) {
   }
 }
 
+TEST(settings_are_made_and_taken_back) {
+  configure();
+  const nvml::Library library(EMULATOR_LIBRARY);
+  const auto limit_mw = [&] {
+    for (const auto& [name, fact] : library.device_info("GPU-a")) {
+      if (name == "power_limit_mw") {
+        return std::get<std::int64_t>(fact);
+      }
+    }
+    return std::int64_t{-1};
+  };
+  const auto clocks = library.supported_sm_clocks_mhz("GPU-a");
+  CHECK(clocks.front() == 345 && clocks.back() == 1980);
+  library.set_power_limit_mw("GPU-a", 400'000);
+  CHECK(limit_mw() == 400'000);
+  CHECK_THROWS(library.set_power_limit_mw("GPU-a", 1), nvml::Error);
+  library.set_power_limit_mw("GPU-a", 700'000);
+  CHECK(limit_mw() == 700'000);
+  library.lock_sm_clock_mhz("GPU-a", 1410);
+  library.unlock_sm_clock("GPU-a");
+  CHECK_THROWS(library.unlock_sm_clock("GPU-none"), nvml::Error);
+}
+
+TEST(a_library_without_the_setters_says_so) {
+  nvml::Functions functions;
+  functions.DeviceGetHandleByUUID = [](const char*, nvml::Device*) { return nvml::Return{nvml::kSuccess}; };
+  const nvml::Library library(functions);
+  CHECK(library.supported_sm_clocks_mhz("GPU-a").empty());
+  CHECK_THROWS(library.set_power_limit_mw("GPU-a", 1), nvml::Error);
+  CHECK_THROWS(library.lock_sm_clock_mhz("GPU-a", 1), nvml::Error);
+  CHECK_THROWS(library.unlock_sm_clock("GPU-a"), nvml::Error);
+}
+
 TEST(samplers_run_side_by_side_over_the_emulated_library) {
   configure();
   const nvml::Library library(EMULATOR_LIBRARY);

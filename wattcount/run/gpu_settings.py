@@ -1,0 +1,237 @@
+"""Sets clock and power limit of a run's GPUs for as long as it lasts, and puts back what was there, whatever happens.
+
+What to go back to is on disk before anything is set: a journal beside the GPU's lock. It is worked off by the
+first of these that gets to it, each holding that lock:
+
+    the run's process, at its end          everything went well: the record says what was restored
+    its parent                             the run's process died
+    the guard (`run.gpu_guard`)            both died; it waits on a pipe to the parent, in a session of its own
+    the next run, or `wattcount doctor`    all three died: the host was switched off, or the whole job was killed
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wattcount import ownership
+from wattcount.config.paths import gpu_lock_dir
+from wattcount.config.schema import GpuConfig
+from wattcount.errors import NotStartedError
+from wattcount.power.nvml import GpuFacts, NvmlSession
+from wattcount.power.settings import Setting, UndoError, plan, put_in_force, undo
+
+GUARD_LIMIT_S = 30.0
+"""To start, and to end."""
+JOURNAL_SUFFIX = ".settings.json"
+
+Notice = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class Journal:
+    """What one run has changed on a GPU and is to be undone."""
+
+    setting: Setting
+    pid: int
+    """Of the run's parent."""
+    boot_id: str
+    """Locked clocks are gone after a restart of the host, and a lock found then is someone else's."""
+
+    @property
+    def path(self) -> Path:
+        return journal_file(self.setting.uuid)
+
+    def write(self) -> None:
+        """Raises OSError; when it returns, the journal is on the disk."""
+        beside = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(beside, flags, 0o644)
+        try:
+            os.write(descriptor, json.dumps(dataclasses.asdict(self)).encode())
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        beside.replace(self.path)
+        _sync(self.path.parent)
+
+    @classmethod
+    def read(cls, uuid: str) -> Journal | None:
+        """None where there is none that this user may believe: anyone can write to the folder of the locks."""
+        try:
+            descriptor = os.open(journal_file(uuid), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            return None
+        with os.fdopen(descriptor, "rb") as file:
+            if os.fstat(file.fileno()).st_uid not in (0, os.geteuid()):
+                return None
+            try:
+                values = json.loads(file.read())
+                journal = cls(Setting(**values["setting"]), int(values["pid"]), str(values["boot_id"]))
+            except (OSError, ValueError, TypeError, KeyError):
+                return None
+        return journal if journal.setting.uuid == uuid else None
+
+
+def journal_file(uuid: str) -> Path:
+    return gpu_lock_dir() / f"{uuid}{JOURNAL_SUFFIX}"
+
+
+def remove_journal(uuid: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        journal_file(uuid).unlink()
+        _sync(gpu_lock_dir())
+
+
+@contextlib.contextmanager
+def gpu_settings(
+    gpu: GpuConfig, gpus: Sequence[GpuFacts], session: NvmlSession, notice: Notice
+) -> Iterator[dict[str, Any]]:
+    """Has what `gpu` asks for in force; yields what was found, by GPU UUID, for `RunInfo.gpu_settings`.
+
+    The caller holds the locks of `gpus`. Raises `NotStartedError`, with nothing changed, where it cannot be done.
+    """
+    wanted = plan(gpu, gpus, session.native)
+    if not wanted:
+        yield {}
+        return
+    # A machine that was made for this run ends with it.
+    kept = session.machine is None
+    to_undo: dict[str, Setting] = {}
+    found: dict[str, Any] = {}
+    with _guarded([setting.uuid for setting in wanted] if kept else []):
+        try:
+            for setting in wanted:
+                if kept:
+                    _keep(Journal(setting, os.getpid(), ownership.boot_id()))
+                to_undo[setting.uuid] = dataclasses.replace(setting, sm_clock_mhz=None)
+                found[setting.uuid] = put_in_force(session.native, setting)
+                to_undo[setting.uuid] = setting
+            yield found
+        finally:
+            for uuid, setting in to_undo.items():
+                _put_back(session, setting, found.get(uuid, {}), notice)
+
+
+def _keep(journal: Journal) -> None:
+    try:
+        journal.write()
+    except OSError as error:
+        raise NotStartedError(
+            f"gpu.sm_clock_mhz, gpu.power_limit_w: what is to be restored cannot be kept in {gpu_lock_dir()}: "
+            f"{error.strerror}; set $WATTCOUNT_LOCK_DIR to a folder of this user"
+        ) from error
+
+
+def _put_back(session: NvmlSession, setting: Setting, found: dict[str, Any], notice: Notice) -> None:
+    try:
+        _undo(session, setting, found)
+        if session.machine is None:
+            remove_journal(setting.uuid)
+    except (UndoError, OSError) as error:
+        notice(f"{setting.uuid} could not be restored: {error}")
+
+
+def _undo(session: NvmlSession, setting: Setting, found: dict[str, Any]) -> None:
+    for name, value in undo(session.native, setting).items():
+        if name in found:
+            found[name]["restored"] = value
+
+
+def restore_recorded(session: NvmlSession, facts: dict[str, Any]) -> None:
+    """Undoes what `gpu_settings` has yielded, and notes in it what is in force now. Raises `UndoError`."""
+    for uuid, found in facts.items():
+        power, clock = found.get("power_limit_mw", {}), found.get("sm_clock_mhz", {})
+        _undo(session, Setting(uuid, clock.get("asked"), power.get("asked"), power.get("before")), found)
+
+
+def restore_left(session: NvmlSession, uuid: str) -> str | None:
+    """Undoes what a dead run has left on a GPU whose lock the caller holds; what that was, None: nothing.
+
+    Raises `UndoError` or OSError where it cannot be undone; the journal then stays.
+    """
+    journal = Journal.read(uuid)
+    if journal is None:
+        return None
+    undo(session.native, journal.setting, clocks=journal.boot_id == ownership.boot_id())
+    remove_journal(uuid)
+    return f"{journal.setting.describe()}, by pid {journal.pid}"
+
+
+def restore_if_free(session: NvmlSession, uuid: str) -> str | None:
+    """`restore_left`, unless a run holds the GPU's lock."""
+    lock = ownership.lock(gpu_lock_dir() / f"{uuid}.lock", "restoring its settings", for_everyone=True)
+    if lock is None:
+        return None
+    try:
+        return restore_left(session, uuid)
+    finally:
+        lock.release()
+
+
+def restore_before(session: NvmlSession, gpus: Sequence[GpuFacts], notice: Notice) -> None:
+    """`restore_left` before a run; raises `NotStartedError` where it fails, or the run would not be what it says."""
+    for gpu in gpus:
+        try:
+            left = restore_left(session, gpu.uuid)
+        except (UndoError, OSError) as error:
+            raise NotStartedError(
+                f"{gpu.name} ({gpu.uuid}) still has the settings of a run that was killed, and they cannot be restored "
+                f"({error}): run wattcount doctor as root"
+            ) from error
+        if left is not None:
+            notice(f"{gpu.name} ({gpu.uuid}): restored what a run that was killed had left: {left}")
+
+
+def left_behind() -> list[str]:
+    """UUIDs of GPUs with a journal, whether or not its run goes on."""
+    return sorted(
+        file.name.removesuffix(JOURNAL_SUFFIX) for file in gpu_lock_dir().glob(f"GPU-*{JOURNAL_SUFFIX}")
+    )
+
+
+@contextlib.contextmanager
+def _guarded(uuids: Sequence[str]) -> Iterator[None]:
+    """A guard that restores should this process die. It has started when this yields."""
+    if not uuids:
+        yield
+        return
+    guard = subprocess.Popen(
+        [sys.executable, "-m", "wattcount.run.gpu_guard", str(os.getpid()), *uuids],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    assert guard.stdin is not None
+    assert guard.stdout is not None
+    try:
+        if guard.stdout.read(1) != b"+":
+            raise NotStartedError(
+                "gpu.sm_clock_mhz, gpu.power_limit_w: the process that guards them did not start"
+            )
+        yield
+    finally:
+        guard.stdin.close()
+        guard.stdout.close()
+        try:
+            guard.wait(GUARD_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            guard.kill()
+            guard.wait()
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
