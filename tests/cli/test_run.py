@@ -88,7 +88,7 @@ def test_no_arguments_is_a_run(calls: Calls) -> None:
 
 
 def test_nothing_is_left_in_the_working_directory(calls: Calls, home: Path) -> None:
-    assert main(["-m", "seed=1,2", "model=tiny"]) == 0
+    assert main(["-m", "seed=1,2", "model=tiny", "tracking=none"]) == 0
     assert len(calls.runs) == 2
     assert list(Path.cwd().iterdir()) == []
     files = [file for file in home.rglob("*") if file.is_file() and ".studies" not in file.parts]

@@ -27,7 +27,7 @@ LIMIT_S = 300.0
 REQUEST_LIMIT_S = 20.0
 TRIES = 3
 MAKING_LIMIT_S = 60.0
-_CHATTER = ("mlflow", "alembic", "urllib3.connectionpool")
+_CHATTER = ("mlflow", "alembic", "urllib3")
 
 _BOUNDS = {
     # MLflow's own are 7 retries of 120 s with backoff: a server that is down would hold a sweep for minutes.
