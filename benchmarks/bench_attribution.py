@@ -9,7 +9,8 @@ Shown are the error of `energy/prefill_j` and `energy/decode_j` and how often th
 With records: a model is fitted to the mixed runs (`--fit`), to each alone and to all of them together, and predicts the
 energy above idle of runs that are all prefill (scenario.lengths.output_tokens=1) or all decode (a prompt of a few
 tokens, long outputs), per token of the kind there is more of. Steps of the pure runs should be like those of the mixed
-ones: prompts of the same length, a batch and a context of about the same size. `--against` takes mixed runs, too:
+ones: prompts of the same length, a batch of about the same size. Decoding costs more the longer the context is; a run
+that is all decode shows by how much, and what it would cost at the context of the mixed runs. `--against` takes mixed runs, too:
 then it shows how well one load predicts another.
 """
 
@@ -23,6 +24,7 @@ import numpy as np
 
 from wattcount.metrics import attribution
 from wattcount.metrics.attribution import Attribution, Design, Inputs
+from wattcount.metrics.observations import Requests
 from wattcount.metrics.window import Window, phase_window
 from wattcount.record import Record
 from wattcount.record.schema import Phase
@@ -32,6 +34,8 @@ from synthetic_steps import SimulatedEngine
 
 FIRST_SEED = 1000
 """The length of the intervals was chosen on seeds 0 to 39: what is reported comes from others."""
+CONTEXT_INTERVALS = 12
+"""Into which a run that is all decode is cut; the first and the last, where not all requests run, are left out."""
 SCENARIOS: dict[str, dict[str, object]] = {
     "server, 1 request/s": {"rate_rps": 1.0, "count": 60},
     "server, 2 requests/s": {"rate_rps": 2.0, "count": 100},
@@ -104,6 +108,19 @@ class Run:
         self.amounts, self.above_j = design.amounts, design.above_idle(lag_ns, inputs.idle_w)
         self.done = self.amounts.sum(axis=0)
         self.idle_u95_j = inputs.idle_u95_w * window.duration_s
+        self.requests = Requests.of(record.requests)
+
+    def context_tokens(self) -> tuple[np.ndarray, np.ndarray]:
+        """When each token arrived in the window, int64[n] ns, and how many tokens its step could look back on."""
+        requests = self.requests
+        count = requests.token_count
+        before = np.cumsum(count) - count
+        first = np.unique(requests.token_request, return_index=True)[1]
+        earlier = before - np.repeat(before[first], np.diff(np.append(first, len(count))))
+        context = requests.input_tokens[requests.token_request] + earlier
+        inside = (requests.token_ts_ns > self.window.start_ns) & (requests.token_ts_ns <= self.window.end_ns)
+        order = np.argsort(requests.token_ts_ns[inside])
+        return requests.token_ts_ns[inside][order], context[inside][order]
 
 
 def against_pure_runs(mixed: list[Run], pure: list[Run]) -> None:
@@ -147,6 +164,37 @@ def against_pure_runs(mixed: list[Run], pure: list[Run]) -> None:
             )
             figures = f"{1e3 * predicted:.2f} +- {1e3 * u95:.2f}"
             print(f"{'':<95}{name:<50}{figures:>20} {100 * (predicted / measured - 1):>+8.1f} %")
+        if not is_prefill:
+            by_context(run, mixed)
+
+
+def by_context(run: Run, mixed: list[Run]) -> None:
+    """Decoding alone, at the context that the mixed runs had: attention reads all of it for each token."""
+    arrived_ns, context = run.context_tokens()
+    edges_ns = np.linspace(run.window.start_ns, run.window.end_ns, CONTEXT_INTERVALS + 3).astype(np.int64)[
+        1:-1
+    ]
+    seconds = np.diff(edges_ns) / 1e9
+    which = np.searchsorted(edges_ns, arrived_ns) - 1
+    tokens = np.array([(which == k).sum() for k in range(len(seconds))])
+    mean_context = np.array([context[which == k].mean() for k in range(len(seconds))])
+    above_j = np.diff(run.inputs.energy_at(edges_ns)) - run.inputs.idle_w * seconds
+    slope, at_zero = np.polyfit(mean_context, 1e3 * above_j / tokens, 1)
+    scatter = np.std(1e3 * above_j / tokens - np.polyval((slope, at_zero), mean_context), ddof=2)
+    print(
+        f"{'':<50}by context, {mean_context.min():.0f} to {mean_context.max():.0f} tokens: {at_zero:.2f} + "
+        f"{100 * slope:.2f} / 100 tokens, +- {scatter:.2f} (sd of {len(seconds)} stretches)"
+    )
+    for other in mixed:
+        there = float(other.context_tokens()[1].mean())
+        found = other.found
+        alone = at_zero + slope * there
+        if isinstance(found, Attribution):
+            told = 1e3 * found.decode_j / found.decode_tokens
+            print(
+                f"{'':<50}{other.name:<46} context {there:.0f}: {told:.2f} attributed, {alone:.2f} alone "
+                f"{100 * (told / alone - 1):>+7.1f} %"
+            )
 
 
 def main() -> None:

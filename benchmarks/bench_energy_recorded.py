@@ -140,7 +140,8 @@ def records() -> None:
         straight_j, _ = line.estimates(a, b)
         scenario = record.info.config["scenario"]
         rate = scenario.get("rate_rps")
-        name = f"{record.info.config['model']['name']}, {'batch' if rate is None else f'{rate:g} requests/s'} ({uuid[4:8]})"
+        point = record.info.point_id[:4]
+        name = f"{record.info.config['model']['name']}, {'batch' if rate is None else f'{rate:g} requests/s'} ({point}, {uuid[4:8]})"
         print(
             f"{name:<44} {len(a):>5} {summary(value_j - true_j):>15} {summary(100 * (value_j / true_j - 1)):>15} "
             f"{100 * np.mean(np.abs(value_j - true_j) <= u95_j):>9.0f} {summary(100 * (straight_j / true_j - 1)):>16}"

@@ -154,6 +154,10 @@ void bind_nvml(py::module_& m) {
              return processes;
            },
            "uuid"_a)
+      .def("supported_sm_clocks_mhz", &nvml::Library::supported_sm_clocks_mhz, "uuid"_a)
+      .def("set_power_limit_mw", &nvml::Library::set_power_limit_mw, "uuid"_a, "limit_mw"_a)
+      .def("lock_sm_clock_mhz", &nvml::Library::lock_sm_clock_mhz, "uuid"_a, "clock_mhz"_a)
+      .def("unlock_sm_clock", &nvml::Library::unlock_sm_clock, "uuid"_a)
       .def("close", &nvml::Library::close);
 }
 

@@ -35,6 +35,11 @@ def records() -> list[tuple[str, Record, dict[str, float | None]]]:
         rate = scenario.get("rate_rps")
         load = f"batch of {scenario['num_requests']}" if rate is None else f"server, {rate:g} requests/s"
         name = f"{record.info.config['model']['name']}, {load}"
+        if (initializer := record.info.config["model"].get("initializer", "dummy")) != "dummy":
+            name += f", {initializer} weights"
+        lengths = scenario["lengths"]
+        if lengths["output_tokens"] not in (128, 256):
+            name += f", {lengths['input_tokens']} in, {lengths['output_tokens']} out"
         found.append(((rate or 0.0, name), name, record, compute(record)["metrics"]))
     return [(name, record, metrics) for _, name, record, metrics in sorted(found, key=lambda item: item[0])]
 
@@ -202,7 +207,46 @@ def phases() -> str:
     return table(["run", "prefill, mJ per token", "decode, mJ per token", "J per request p50 / p95", "J per output token without idle", "condition number"], rows)  # fmt: skip
 
 
+def reproducible() -> str:
+    rows: list[list[str]] = []
+    dummies = []
+    batches = [
+        (record.info.started_utc, record, m)
+        for name, record, m in records()
+        if name.startswith("llama3_8b, batch of 512")
+    ]
+    for started, record, m in sorted(batches, key=lambda item: item[0]):
+        (gpu,) = record.info.gpus
+        # Records of before there was a choice have none.
+        initializer = record.info.config["model"].get("initializer", "dummy")
+        if initializer == "dummy":
+            dummies.append(m["energy/gpu_j_per_output_token"])
+        rows.append(
+            [
+                started[:16].replace("T", " "),
+                gpu["uuid"][4:8],
+                initializer,
+                f"{1e3 * (m['energy/gpu_j_per_output_token'] or math.nan):.2f}",
+                f"{1e3 * (m['energy_steady/gpu_j_per_output_token'] or math.nan):.2f}",
+                number(m["power/gpu_mean_w"], 4),
+                number(m["throughput/output_tokens_per_s"], 4),
+            ]
+        )
+    head = ["UTC", "board", "initialiser", "mJ per output token", "of the steady window", "mean W", "output tokens/s"]  # fmt: skip
+    dummy = np.array(dummies)
+    stretches = pq.read_table(H200 / "sampler_overhead.parquet").to_pandas()
+    batch = stretches[stretches["kind"] == "batch"]
+    within = (batch["energy_j"] / batch["tokens"]).to_numpy()
+    spread = (
+        f"Between {len(dummy)} boards, each on an occasion of its own (`dummy`): sd {100 * dummy.std(ddof=1) / dummy.mean():.2f} %, "
+        f"{100 * (dummy.max() / dummy.min() - 1):.1f} % from lowest to highest. Within one occasion, {len(within)} batches of one "
+        f"engine on board ebd2: sd {100 * within.std(ddof=1) / within.mean():.2f} %."
+    )
+    return table(head, rows) + "\n\n" + spread
+
+
 TABLES = {
+    "reproducible": reproducible,
     "main-job": main_job,
     "sources": sources,
     "budget": budget,

@@ -145,6 +145,10 @@ Machine::Machine(const std::string& config_path, std::int64_t now_ns) {
     for (const Json& gpu : need(root, "gpus", "the file").array("gpus")) {
       read_gpu(gpu, "gpus[" + std::to_string(number++) + "]", folder);
     }
+    settings_ = std::make_unique<SettingsFile>(config_path + ".settings", gpus_.size());
+    for (auto& gpu : gpus_) {
+      gpu->settings = &settings_->of(gpu->index);
+    }
     number = 0;
     if (const Json* faults = find(root, "faults")) {
       for (const Json& fault : faults->array("faults")) {
@@ -184,7 +188,7 @@ void Machine::read_gpu(const Json& json, const std::string& where, const std::st
   gpu->name = name != nullptr ? name->text(where + ".name") : profile->device_name;
   gpu->uuid = need(object, "uuid", where).text(where + ".uuid");
   gpu->memory_gib = number_or(object, "memory_gib", where, profile->memory_gib);
-  gpu->power_limit_w = number_or(object, "power_limit_w", where, profile->tdp_w);
+  gpu->configured_limit_w = number_or(object, "power_limit_w", where, profile->tdp_w);
   if (const Json* processes = find(object, "processes")) {
     for (const Json& pid : processes->array(where + ".processes")) {
       gpu->processes.push_back(static_cast<unsigned int>(pid.number(where + ".processes")));

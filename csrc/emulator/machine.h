@@ -9,6 +9,9 @@
 // Fault kinds: error (needs code), missing (the function answers that it is not there), slow (needs ms),
 // zero_power, counter_reset, counter_freeze, gpu_lost. Times are seconds since t=0 of the curves; calls are
 // counted from 1 for each function and GPU. Without a bound a fault holds from the start, or to the end.
+//
+// Power limit and locked clocks that a client sets are kept in `FILE.settings` beside the configuration. They show in
+// what NVML says of them; the true power is the curve's, whatever is set.
 #pragma once
 
 #include <cstdint>
@@ -22,6 +25,7 @@
 #include "emulator/json.h"
 #include "emulator/live_truth.h"
 #include "emulator/sensor.h"
+#include "emulator/settings.h"
 
 namespace wattcount::emulator {
 
@@ -47,12 +51,18 @@ class Gpu {
   std::string name;
   std::string uuid;
   double memory_gib = 0.0;
-  double power_limit_w = 0.0;
+  double configured_limit_w = 0.0;
+  Settings* settings = nullptr;  // of the machine
   std::vector<unsigned int> processes;
   std::map<std::string, std::uint64_t> calls;
   std::uint64_t counter_reads = 0;
   Sensors sensors;
   std::optional<LiveReader> live;
+
+  double power_limit_w() const {
+    const std::uint32_t set_mw = settings->power_limit_mw.load();
+    return set_mw != 0 ? set_mw * 1e-3 : configured_limit_w;
+  }
 };
 
 class Machine {
@@ -83,6 +93,7 @@ class Machine {
   bool active(const Fault& fault, const Gpu& gpu, std::int64_t now_ns) const;
 
   std::vector<std::unique_ptr<Gpu>> gpus_;
+  std::unique_ptr<SettingsFile> settings_;
   std::vector<Fault> faults_;
   std::string driver_version_ = "580.159.04";
   std::int64_t epoch_ns_ = 0;

@@ -12,6 +12,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <vector>
 
 #include "emulator/machine.h"
 #include "nvml/abi.h"
@@ -132,6 +133,19 @@ Return put(T* out, T value) {
   return nvml::kSuccess;
 }
 
+Return list(const std::vector<unsigned int>& values, unsigned int* count, unsigned int* out) {
+  if (count == nullptr) {
+    return nvml::kErrorInvalidArgument;
+  }
+  const unsigned int room = *count;
+  *count = static_cast<unsigned int>(values.size());
+  if (out == nullptr || room < values.size()) {
+    return nvml::kErrorInsufficientSize;
+  }
+  std::copy(values.begin(), values.end(), out);
+  return nvml::kSuccess;
+}
+
 unsigned int to_mw(double power_w) { return static_cast<unsigned int>(std::llround(std::max(0.0, power_w) * 1e3)); }
 
 unsigned int utilization_percent(const Gpu& gpu, std::int64_t t_ns) {
@@ -146,14 +160,24 @@ unsigned int temperature_c(const Gpu& gpu, std::int64_t t_ns) {
   return static_cast<unsigned int>(std::lround(28.0 + 40.0 * mean_w / gpu.sensors.profile().tdp_w));
 }
 
+constexpr int kIdleSmMhz = 345;
+constexpr int kSmStepMhz = 15;
+
 unsigned int clock_mhz(const Gpu& gpu, int kind, bool maximum, std::int64_t t_ns) {
   const Facts& facts = gpu.sensors.profile().facts;
   if (kind == nvml::kClockMemory) {
     return static_cast<unsigned int>(facts.memory_clock_mhz);
   }
-  constexpr int kIdleMhz = 345;
-  return static_cast<unsigned int>(maximum || busy(gpu, t_ns) ? facts.sm_clock_mhz : kIdleMhz);
+  const int free_mhz = maximum || busy(gpu, t_ns) ? facts.sm_clock_mhz : kIdleSmMhz;
+  const auto most_mhz = static_cast<int>(gpu.settings->locked_max_mhz.load());
+  if (maximum || most_mhz == 0) {
+    return static_cast<unsigned int>(free_mhz);
+  }
+  return static_cast<unsigned int>(std::clamp(free_mhz, static_cast<int>(gpu.settings->locked_min_mhz.load()), most_mhz));
 }
+
+double least_limit_w(const Gpu& gpu) { return 0.3 * gpu.sensors.profile().tdp_w; }
+double most_limit_w(const Gpu& gpu) { return std::max(gpu.sensors.profile().tdp_w, gpu.configured_limit_w); }
 
 unsigned long long memory_bytes(const Gpu& gpu) {
   return static_cast<unsigned long long>(gpu.memory_gib * 1073741824.0);
@@ -179,15 +203,17 @@ void field(nvml::FieldValue& value, Gpu& gpu, std::int64_t t_ns) {
       }
       break;
     case nvml::kFieldPowerMinLimit:
-      value.value.ui = to_mw(0.3 * profile.tdp_w);
+      value.value.ui = to_mw(least_limit_w(gpu));
       return;
     case nvml::kFieldPowerMaxLimit:
+      value.value.ui = to_mw(most_limit_w(gpu));
+      return;
     case nvml::kFieldPowerDefaultLimit:
       value.value.ui = to_mw(profile.tdp_w);
       return;
     case nvml::kFieldPowerCurrentLimit:
     case nvml::kFieldPowerRequestedLimit:
-      value.value.ui = to_mw(gpu.power_limit_w);
+      value.value.ui = to_mw(gpu.power_limit_w());
       return;
     case nvml::kFieldTotalEnergyConsumption:
       if (profile.counter) {
@@ -525,7 +551,7 @@ EXPORT Return nvmlDeviceGetUtilizationRates(Device device, nvml::Utilization* ut
 }
 EXPORT Return nvmlDeviceGetEnforcedPowerLimit(Device device, unsigned int* limit_mw) {
   return on_device(device, "nvmlDeviceGetEnforcedPowerLimit", 0.003,
-                   [&](Gpu& gpu, std::int64_t) { return put(limit_mw, to_mw(gpu.power_limit_w)); });
+                   [&](Gpu& gpu, std::int64_t) { return put(limit_mw, to_mw(gpu.power_limit_w())); });
 }
 EXPORT Return nvmlDeviceGetPowerManagementLimit(Device device, unsigned int* limit_mw) {
   return nvmlDeviceGetEnforcedPowerLimit(device, limit_mw);
@@ -536,9 +562,52 @@ EXPORT Return nvmlDeviceGetPowerManagementDefaultLimit(Device device, unsigned i
 }
 EXPORT Return nvmlDeviceGetPowerManagementLimitConstraints(Device device, unsigned int* least_mw, unsigned int* most_mw) {
   return on_device(device, "nvmlDeviceGetPowerManagementLimitConstraints", 0.0, [&](Gpu& gpu, std::int64_t) -> Return {
-    const double tdp_w = gpu.sensors.profile().tdp_w;
-    const Return code = put(least_mw, to_mw(0.3 * tdp_w));
-    return code != nvml::kSuccess ? code : put(most_mw, to_mw(tdp_w));
+    const Return code = put(least_mw, to_mw(least_limit_w(gpu)));
+    return code != nvml::kSuccess ? code : put(most_mw, to_mw(most_limit_w(gpu)));
+  });
+}
+EXPORT Return nvmlDeviceSetPowerManagementLimit(Device device, unsigned int limit_mw) {
+  return on_device(device, "nvmlDeviceSetPowerManagementLimit", 0.0, [&](Gpu& gpu, std::int64_t) -> Return {
+    if (limit_mw < to_mw(least_limit_w(gpu)) || limit_mw > to_mw(most_limit_w(gpu))) {
+      return nvml::kErrorInvalidArgument;
+    }
+    gpu.settings->power_limit_mw.store(limit_mw);
+    return nvml::kSuccess;
+  });
+}
+EXPORT Return nvmlDeviceSetGpuLockedClocks(Device device, unsigned int least_mhz, unsigned int most_mhz) {
+  return on_device(device, "nvmlDeviceSetGpuLockedClocks", 0.0, [&](Gpu& gpu, std::int64_t) -> Return {
+    if (most_mhz == 0 || least_mhz > most_mhz) {
+      return nvml::kErrorInvalidArgument;
+    }
+    gpu.settings->locked_min_mhz.store(least_mhz);
+    gpu.settings->locked_max_mhz.store(most_mhz);
+    return nvml::kSuccess;
+  });
+}
+EXPORT Return nvmlDeviceResetGpuLockedClocks(Device device) {
+  return on_device(device, "nvmlDeviceResetGpuLockedClocks", 0.0, [&](Gpu& gpu, std::int64_t) {
+    gpu.settings->locked_min_mhz.store(0);
+    gpu.settings->locked_max_mhz.store(0);
+    return nvml::kSuccess;
+  });
+}
+EXPORT Return nvmlDeviceGetSupportedMemoryClocks(Device device, unsigned int* count, unsigned int* clocks_mhz) {
+  return on_device(device, "nvmlDeviceGetSupportedMemoryClocks", 0.0, [&](Gpu& gpu, std::int64_t) {
+    return list({clock_mhz(gpu, nvml::kClockMemory, true, 0)}, count, clocks_mhz);
+  });
+}
+EXPORT Return nvmlDeviceGetSupportedGraphicsClocks(Device device, unsigned int memory_mhz, unsigned int* count,
+                                                   unsigned int* clocks_mhz) {
+  return on_device(device, "nvmlDeviceGetSupportedGraphicsClocks", 0.0, [&](Gpu& gpu, std::int64_t) -> Return {
+    if (memory_mhz != clock_mhz(gpu, nvml::kClockMemory, true, 0)) {
+      return nvml::kErrorNotFound;
+    }
+    std::vector<unsigned int> all;
+    for (int mhz = gpu.sensors.profile().facts.sm_clock_mhz; mhz >= kIdleSmMhz; mhz -= kSmStepMhz) {
+      all.push_back(static_cast<unsigned int>(mhz));
+    }
+    return list(all, count, clocks_mhz);
   });
 }
 EXPORT Return nvmlDeviceGetPowerManagementMode(Device device, unsigned int* mode) {
@@ -547,7 +616,7 @@ EXPORT Return nvmlDeviceGetPowerManagementMode(Device device, unsigned int* mode
 EXPORT Return nvmlDeviceGetCurrentClocksEventReasons(Device device, unsigned long long* reasons) {
   return on_device(device, "nvmlDeviceGetCurrentClocksEventReasons", 0.003, [&](Gpu& gpu, std::int64_t t_ns) {
     // 1: GPU idle, 4: software power cap (nvmlClocksEventReason*).
-    const bool capped = gpu.sensors.truth().power_w(t_ns) > 0.98 * gpu.power_limit_w;
+    const bool capped = gpu.sensors.truth().power_w(t_ns) > 0.98 * gpu.power_limit_w();
     return put(reasons, capped ? 4ULL : busy(gpu, t_ns) ? 0ULL : 1ULL);
   });
 }
@@ -716,19 +785,14 @@ UNSUPPORTED(nvmlDeviceGetProcessUtilization)
 UNSUPPORTED(nvmlDeviceGetRemappedRows)
 UNSUPPORTED(nvmlDeviceGetRetiredPages)
 UNSUPPORTED(nvmlDeviceGetRunningProcessDetailList)
-UNSUPPORTED(nvmlDeviceGetSupportedGraphicsClocks)
-UNSUPPORTED(nvmlDeviceGetSupportedMemoryClocks)
 UNSUPPORTED(nvmlDeviceGetTemperatureV)
 UNSUPPORTED(nvmlDeviceGetTopologyCommonAncestor)
 UNSUPPORTED(nvmlDeviceGetTotalEccErrors)
 UNSUPPORTED(nvmlDeviceGetViolationStatus)
 UNSUPPORTED(nvmlDeviceRegisterEvents)
 UNSUPPORTED(nvmlDeviceResetApplicationsClocks)
-UNSUPPORTED(nvmlDeviceResetGpuLockedClocks)
 UNSUPPORTED(nvmlDeviceSetApplicationsClocks)
-UNSUPPORTED(nvmlDeviceSetGpuLockedClocks)
 UNSUPPORTED(nvmlDeviceSetPersistenceMode)
-UNSUPPORTED(nvmlDeviceSetPowerManagementLimit)
 UNSUPPORTED(nvmlEventSetCreate)
 UNSUPPORTED(nvmlEventSetFree)
 UNSUPPORTED(nvmlEventSetWait_v2)

@@ -4,6 +4,7 @@
 #include <link.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <climits>
 #include <cstdlib>
@@ -74,6 +75,11 @@ Library::Library(const std::optional<std::string>& path) {
   load(f.DeviceGetPowerManagementLimit, {"nvmlDeviceGetPowerManagementLimit"});
   load(f.DeviceGetPowerManagementDefaultLimit, {"nvmlDeviceGetPowerManagementDefaultLimit"});
   load(f.DeviceGetPowerManagementLimitConstraints, {"nvmlDeviceGetPowerManagementLimitConstraints"});
+  load(f.DeviceSetPowerManagementLimit, {"nvmlDeviceSetPowerManagementLimit"});
+  load(f.DeviceSetGpuLockedClocks, {"nvmlDeviceSetGpuLockedClocks"});
+  load(f.DeviceResetGpuLockedClocks, {"nvmlDeviceResetGpuLockedClocks"});
+  load(f.DeviceGetSupportedMemoryClocks, {"nvmlDeviceGetSupportedMemoryClocks"});
+  load(f.DeviceGetSupportedGraphicsClocks, {"nvmlDeviceGetSupportedGraphicsClocks"});
   load(f.DeviceGetClockInfo, {"nvmlDeviceGetClockInfo"});
   load(f.DeviceGetMaxClockInfo, {"nvmlDeviceGetMaxClockInfo"});
   load(f.DeviceGetApplicationsClock, {"nvmlDeviceGetApplicationsClock"});
@@ -287,6 +293,47 @@ std::vector<ComputeProcess> Library::compute_processes(const std::string& uuid) 
     processes.push_back({infos[i].pid, used == kValueNotAvailable ? std::nullopt : std::optional<std::uint64_t>(used)});
   }
   return processes;
+}
+
+std::vector<unsigned int> Library::supported_sm_clocks_mhz(const std::string& uuid) const {
+  const Device dev = device(uuid);
+  const auto get_memory = functions_.DeviceGetSupportedMemoryClocks;
+  const auto get = functions_.DeviceGetSupportedGraphicsClocks;
+  if (get_memory == nullptr || get == nullptr) {
+    return {};
+  }
+  constexpr unsigned int kMost = 1024;
+  std::vector<unsigned int> memory(kMost);
+  unsigned int count = kMost;
+  if (get_memory(dev, &count, memory.data()) != kSuccess || count == 0) {
+    return {};
+  }
+  memory.resize(std::min(count, kMost));
+  // Under load a GPU is in the state with its highest memory clock.
+  std::vector<unsigned int> clocks(kMost);
+  count = kMost;
+  if (get(dev, *std::max_element(memory.begin(), memory.end()), &count, clocks.data()) != kSuccess) {
+    return {};
+  }
+  clocks.resize(std::min(count, kMost));
+  std::sort(clocks.begin(), clocks.end());
+  return clocks;
+}
+
+void Library::set_power_limit_mw(const std::string& uuid, unsigned int limit_mw) const {
+  const auto set = functions_.DeviceSetPowerManagementLimit;
+  check(set != nullptr ? set(device(uuid), limit_mw) : kErrorFunctionNotFound, "nvmlDeviceSetPowerManagementLimit");
+}
+
+void Library::lock_sm_clock_mhz(const std::string& uuid, unsigned int clock_mhz) const {
+  const auto lock = functions_.DeviceSetGpuLockedClocks;
+  check(lock != nullptr ? lock(device(uuid), clock_mhz, clock_mhz) : kErrorFunctionNotFound,
+        "nvmlDeviceSetGpuLockedClocks");
+}
+
+void Library::unlock_sm_clock(const std::string& uuid) const {
+  const auto reset = functions_.DeviceResetGpuLockedClocks;
+  check(reset != nullptr ? reset(device(uuid)) : kErrorFunctionNotFound, "nvmlDeviceResetGpuLockedClocks");
 }
 
 }  // namespace wattcount::nvml

@@ -56,6 +56,11 @@ struct Functions {
   Return (*DeviceGetPowerManagementLimit)(Device, unsigned int*) = nullptr;
   Return (*DeviceGetPowerManagementDefaultLimit)(Device, unsigned int*) = nullptr;
   Return (*DeviceGetPowerManagementLimitConstraints)(Device, unsigned int*, unsigned int*) = nullptr;
+  Return (*DeviceSetPowerManagementLimit)(Device, unsigned int) = nullptr;
+  Return (*DeviceSetGpuLockedClocks)(Device, unsigned int, unsigned int) = nullptr;
+  Return (*DeviceResetGpuLockedClocks)(Device) = nullptr;
+  Return (*DeviceGetSupportedMemoryClocks)(Device, unsigned int*, unsigned int*) = nullptr;
+  Return (*DeviceGetSupportedGraphicsClocks)(Device, unsigned int, unsigned int*, unsigned int*) = nullptr;
   Return (*DeviceGetClockInfo)(Device, int, unsigned int*) = nullptr;
   Return (*DeviceGetMaxClockInfo)(Device, int, unsigned int*) = nullptr;
   Return (*DeviceGetApplicationsClock)(Device, int, unsigned int*) = nullptr;
@@ -114,6 +119,13 @@ class Library {
   // Name and value of everything asked; names are those of `GpuFacts` in wattcount/power/nvml.py.
   std::vector<std::pair<std::string, Fact>> device_info(const std::string& uuid) const;
   std::vector<ComputeProcess> compute_processes(const std::string& uuid) const;
+  // SM clocks the device can be locked to (MHz, ascending); empty where NVML does not tell.
+  std::vector<unsigned int> supported_sm_clocks_mhz(const std::string& uuid) const;
+
+  // What changes the device, for every process on it and beyond the end of this one. Throws Error.
+  void set_power_limit_mw(const std::string& uuid, unsigned int limit_mw) const;
+  void lock_sm_clock_mhz(const std::string& uuid, unsigned int clock_mhz) const;
+  void unlock_sm_clock(const std::string& uuid) const;
 
  private:
   void check(Return code, const char* function) const;

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import psutil
 import pytest
@@ -30,7 +30,7 @@ from wattcount.config.schema import (
 from wattcount.engine import create
 from wattcount.engine import vllm as module
 from wattcount.engine.base import EngineInfo, EngineStep, GenerationRequest, TokenChunk
-from wattcount.engine.vllm import VllmEngine, engine_step
+from wattcount.engine.vllm import VllmEngine, engine_step, shape_folder
 from wattcount.engine.vllm_install import VllmInstall, find_vllm
 from wattcount.errors import NotStartedError, RunFailedError
 from wattcount.load import LoadGenerator, build_plan
@@ -460,8 +460,9 @@ class TestStarted:
 
     def test_killed_engine_core_is_engine_died_and_stop_cleans_up(self, started: Started) -> None:
         """Last of the class: no test after it can use the engine."""
-        folder = Path(started.engine._model_location())
-        assert (folder / "config.json").is_file()
+        folder = started.engine._scratch
+        assert folder is not None
+        assert folder.is_dir()
 
         async def load() -> list[Any]:
             tasks = [
@@ -485,6 +486,42 @@ class TestStarted:
         assert engine_children() == []
         assert dict(os.environ) == started.environment
         assert not folder.exists()
+
+
+class TestShapeFolder:
+    """Where vLLM finds the config.json of random weights; by its path it finds what it compiled before."""
+
+    HF_CONFIG: ClassVar = {"architectures": ["LlamaForCausalLM"], "hidden_size": 64}
+
+    @pytest.fixture(autouse=True)
+    def _home(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("WATTCOUNT_HOME", str(tmp_path / "home"))
+
+    def test_is_the_same_for_the_same_shape_whatever_the_run(self, tmp_path: Path) -> None:
+        first = shape_folder(dict(self.HF_CONFIG), tmp_path / "a")
+        again = shape_folder(dict(reversed(self.HF_CONFIG.items())), tmp_path / "b")
+        assert first == again
+        assert json.loads((first / "config.json").read_text()) == self.HF_CONFIG
+        assert [file.name for file in first.iterdir()] == ["config.json"]
+
+    def test_another_shape_has_another_folder(self, tmp_path: Path) -> None:
+        other = self.HF_CONFIG | {"hidden_size": 128}
+        assert shape_folder(self.HF_CONFIG, tmp_path) != shape_folder(other, tmp_path)
+
+    def test_a_file_that_was_damaged_is_written_again(self, tmp_path: Path) -> None:
+        file = shape_folder(self.HF_CONFIG, tmp_path) / "config.json"
+        file.write_text("{")
+        shape_folder(self.HF_CONFIG, tmp_path)
+        assert json.loads(file.read_text()) == self.HF_CONFIG
+
+    def test_without_a_home_it_is_in_the_runs_own_folder(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "file").write_text("")
+        monkeypatch.setenv("WATTCOUNT_HOME", str(tmp_path / "file" / "home"))
+        folder = shape_folder(self.HF_CONFIG, tmp_path)
+        assert folder == tmp_path / "model"
+        assert json.loads((folder / "config.json").read_text()) == self.HF_CONFIG
 
 
 class TestStart:

@@ -42,11 +42,17 @@ def test_they_are_measured_and_valid(record: Record) -> None:
 def test_every_source_agrees_on_the_energy(record: Record) -> None:
     metrics = compute(record)["metrics"]
     energy_j = metrics["energy/gpu_j"]
-    for source, share in (("energy_counter", 0.01), ("power_samples", 0.005), ("power_average", 0.01)):
+    # The counter alone is a straight line between its reads, a second apart.
+    counter_share = 0.01 if metrics["window/duration_s"] > 10 else 0.015
+    for source, share in (
+        ("energy_counter", counter_share),
+        ("power_samples", 0.005),
+        ("power_average", 0.01),
+    ):
         assert metrics[f"energy_by_source/{source}_j"] == pytest.approx(energy_j, rel=share)
 
 
-IDLE_W = {"GPU-ebd2": (77.9, 117.2), "GPU-6837": (82.0, 125.2)}
+IDLE_W = {"GPU-ebd2": (77.9, 117.2), "GPU-6837": (82.0, 125.2), "GPU-ff43": (77.2, 120.2)}
 """Bare and loaded, by board."""
 
 
@@ -61,7 +67,10 @@ def test_idle_is_where_this_gpu_idles(record: Record) -> None:
 def test_the_uncertainty_is_the_boards_and_little_of_it_the_methods(record: Record) -> None:
     metrics = compute(record)["metrics"]
     energy_j = metrics["energy/gpu_j"]
-    assert metrics["energy/gpu_j_u95_method"] < 0.001 * energy_j
+    assert (
+        metrics["energy/gpu_j_u95_method"]
+        < (0.001 if metrics["window/duration_s"] > 10 else 0.002) * energy_j
+    )
     assert metrics["energy/gpu_j_u95_sensor"] == pytest.approx(0.05 * energy_j, rel=0.02)
 
 

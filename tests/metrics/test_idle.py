@@ -84,6 +84,38 @@ def test_no_tokens_no_joules_per_token(tmp_path):
     assert reasons["energy/dynamic_j_per_request"] == "no_completed_requests"
 
 
+CLOCKS_MHZ = ((0, 345), (16, 1980), (123, 345))
+"""Up from the start of the engine until 2 s after bare idle has begun again at 121 s."""
+
+
+def clocks(*changes: tuple[float, int]) -> list[dict]:
+    return [observation("clock_sm", t, mhz) for t, mhz in changes]
+
+
+def power_with_raised_clocks_w(t: float) -> float:
+    return 124.0 if 120 <= t < 123 else power_w(t)
+
+
+def test_bare_idle_afterwards_begins_when_the_clocks_are_down(tmp_path):
+    run = {"power_w": power_with_raised_clocks_w, "phases": phases(), "last_read_s": 130.0}
+    made = SyntheticRun(**run, observations=clocks(*CLOCKS_MHZ))
+    found = compute(Record.open(made.write(tmp_path)))["metrics"]
+    assert found["power/idle_bare_after_w"] == pytest.approx(90, rel=0.01)
+
+
+def test_clocks_that_stay_up_are_no_bare_idle(tmp_path):
+    content = content_of(tmp_path, observations=clocks(*CLOCKS_MHZ[:2], (125.5, 345)))
+    assert content["metrics"]["power/idle_bare_after_w"] is None
+    assert content["null_reasons"]["power/idle_bare_after_w"] == "clocks_still_up"
+    assert content["null_reasons"]["power/idle_bare_drift_percent"] == "clocks_still_up"
+    assert content["metrics"]["energy/bare_idle_j"] == pytest.approx(80 * 60)
+
+
+def test_clocks_that_are_never_raised_leave_the_whole_phase(tmp_path):
+    content = content_of(tmp_path, observations=clocks((0, 1980)))
+    assert content["metrics"]["power/idle_bare_after_w"] == pytest.approx(90)
+
+
 def test_temperatures_of_the_idle_phases(tmp_path):
     # 30 degrees, from 25 s on 40, from 100 s on 60, from 111 s on 50.
     seen = [observation("temperature_gpu", t, c) for t, c in ((0, 30), (25, 40), (100, 60), (111, 50))]

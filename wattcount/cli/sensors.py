@@ -129,7 +129,7 @@ def show(out: Console, facts: GpuFacts, evidence: str, found: dict[str, Any]) ->
         mean_of = "a moment" if source["box_ms"] == 0 else _ms(source["box_ms"])
         calls = "-"
         if source["call_p50_ms"] is not None:
-            calls = f"{source['call_p50_ms']:.2g} / {source['call_p99_ms']:.2g} ms"
+            calls = _call(source["call_p50_ms"], source["call_p99_ms"])
         unit = "J" if name == "energy_counter" else "W"
         table.add_row(
             label,
@@ -138,7 +138,7 @@ def show(out: Console, facts: GpuFacts, evidence: str, found: dict[str, Any]) ->
             _ms(delay),
             _ms(source["rise_ms"]),
             calls,
-            "-" if source["resolution_w"] is None else f"{source['resolution_w']:g} {unit}",
+            "-" if source["resolution_w"] is None else f"{source['resolution_w']:.2g} {unit}",
         )
     out.print(table)
     counter, ring = found["counter"], found["ring"]
@@ -184,6 +184,11 @@ def _aliasing(loads: Sequence[dict[str, Any]]) -> Table:
     return table
 
 
+def _call(p50_ms: float, p99_ms: float) -> str:
+    scale, unit = (1.0, "ms") if p99_ms >= 0.1 else (1e3, "us")
+    return f"{scale * p50_ms:.2g} / {scale * p99_ms:.2g} {unit}"
+
+
 def _ms(value: float | None) -> str:
     if value is None:
         return "-"
@@ -218,8 +223,9 @@ def plot(
         for k, begin_ns in enumerate(slow[0].edges_ns):
             if start_ns < begin_ns < end_ns:
                 since_s = (begin_ns - edge_ns) / 1e9
+                until_s = min(since_s + slow[0].on_ms / 1e3, (end_ns - edge_ns) / 1e9)
                 label = "load" if k == 1 else None
-                top.axvspan(since_s, since_s + slow[0].on_ms / 1e3, color="0.92", label=label, zorder=0)
+                top.axvspan(since_s, until_s, color="0.92", label=label, zorder=0)
     else:
         t_ns = trace.events["t0_ns"]
         edge_ns, start_ns, end_ns = int(t_ns.min()), int(t_ns.min()), int(t_ns.max())

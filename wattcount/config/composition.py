@@ -6,6 +6,7 @@ resolver `${wattcount.home:SUBPATH}` and the sweeper's name; all of it may be do
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import re
@@ -179,18 +180,30 @@ def model_catalogue() -> dict[str, ModelConfig]:
     return {name: model for name, model in _catalogue("model", ModelConfig).items() if model.hf_config}
 
 
+@functools.cache
+def catalogued_model(name: str) -> ModelConfig | None:
+    """One option of `model_catalogue`, to be read only; None where there is none of that name."""
+    file = _packaged("model") / f"{name}.yaml"
+    model = _option(file, "model", ModelConfig) if file.parent.name == "model" and file.is_file() else None
+    return model if model is not None and model.hf_config else None
+
+
 def _catalogue(group: str, cls: type[T]) -> dict[str, T]:
     """The packaged options of a group by name, read without Hydra, which takes a tenth of a second for each."""
+    return {file.stem: _option(file, group, cls) for file in sorted(_packaged(group).glob("*.yaml"))}
+
+
+def _packaged(group: str) -> Path:
     spec = importlib.util.find_spec("wattcount.conf")
     folder = Path(spec.origin).parent if spec is not None and spec.origin else Path(conf_path())
-    found = {}
-    for file in sorted((folder / group).glob("*.yaml")):
-        values = OmegaConf.to_container(OmegaConf.load(file))
-        assert isinstance(values, dict)
-        values.pop("defaults", None)
-        plain = {str(key): value for key, value in values.items()}
-        found[file.stem] = from_plain_group(cls, plain, f"{group}={file.stem}")
-    return found
+    return folder / group
+
+
+def _option(file: Path, group: str, cls: type[T]) -> T:
+    values = OmegaConf.to_container(OmegaConf.load(file))
+    assert isinstance(values, dict)
+    values.pop("defaults", None)
+    return from_plain_group(cls, {str(key): value for key, value in values.items()}, f"{group}={file.stem}")
 
 
 def match_gpu(found_name: str) -> GpuConfig | None:

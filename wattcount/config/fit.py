@@ -1,7 +1,11 @@
 """Whether a model fits: weights + KV cache + activations against the memory of one GPU (or the host).
 
     usable = memory x gpu_memory_utilization                          (a CPU engine: the memory that is free)
-    needed = weights / tp + KV cache of the longest request + activations + what the engine takes besides
+    needed = weights / GPUs + KV cache of the longest request + activations + what the engine takes besides
+
+of the GPU that has most to hold. Tensor parallelism splits each layer, pipeline parallelism deals out the layers
+(the first stage holds the embeddings too, the last the output head), data parallelism makes whole replicas, which
+share no more than the experts of a mixture of experts. A draft model of speculative decoding comes on top.
 
 vLLM starts when the longest request alone fits and queues the rest, so that is what `fits` asks; how much
 the scenario's requests would take all at once is reported beside it. The arithmetic is for decoder-only
@@ -358,7 +362,7 @@ def concurrency(cfg: RunConfig) -> int:
 
 @dataclass(frozen=True)
 class FitReport:
-    """Bytes are on one GPU (of `tensor_parallel`), or on the host for a CPU engine."""
+    """Bytes are on one GPU of the `gpus` that share the model, or on the host for a CPU engine."""
 
     fits: bool
     memory_bytes: int
@@ -373,12 +377,17 @@ class FitReport:
     """Recurrent state of one request, in `kv_cache_bytes`; 0 without state-space layers."""
     activation_bytes: int
     overhead_bytes: int
+    draft_bytes: int
+    """Of `needed_bytes`: weights and KV cache of a draft model."""
     parameters: int | None
     """None: not known, and nothing was concluded."""
     kv_bytes_per_token: int
     model_len: int
     concurrency: int
+    """Of one replica."""
     tensor_parallel: int
+    pipeline_parallel: int
+    data_parallel: int
     weight_bits: float
     device: str
 
@@ -391,12 +400,14 @@ class FitReport:
         """The arithmetic, one line."""
         if self.parameters is None:
             return "the size of this model is not known; whether it fits shows when the engine starts"
-        share = f" / {self.tensor_parallel} GPUs" if self.tensor_parallel > 1 else ""
+        gpus = self.tensor_parallel * self.pipeline_parallel
+        share = f" / {gpus} GPUs" if gpus > 1 else ""
+        draft = f" + draft model {_gib(self.draft_bytes)}" if self.draft_bytes else ""
         state = f" + state {self.state_bytes / 2**20:.0f} MiB" if self.state_bytes else ""
         return (
             f"weights {_gib(self.weights_bytes)} ({self.parameters / 1e9:.2f}e9 parameters x "
             f"{self.weight_bits:g} bit{share}) + KV cache {_gib(self.kv_cache_bytes)} "
-            f"({self.model_len} tokens x {self.kv_bytes_per_token / 1024:.0f} KiB{state}) + activations "
+            f"({self.model_len} tokens x {self.kv_bytes_per_token / 1024:.0f} KiB{state}){draft} + activations "
             f"{_gib(self.activation_bytes)} + engine {_gib(self.overhead_bytes)} = "
             f"{_gib(self.needed_bytes)} of {_gib(self.usable_bytes)} usable"
         )
@@ -408,7 +419,11 @@ def estimate(cfg: RunConfig, memory_bytes: int) -> FitReport:
     Where neither `hf_config` nor `parameters_b` tells the size, `fits` is True and `parameters` None.
     """
     on_cpu = cfg.engine.device is Device.cpu
-    tp = cfg.engine.tensor_parallel_size
+    tp, pp, dp = (
+        cfg.engine.tensor_parallel_size,
+        cfg.engine.pipeline_parallel_size,
+        cfg.engine.data_parallel_size,
+    )
     hf = cfg.model.hf_config
     counted = count_parameters(hf)
     element = DTYPE_BYTES.get(cfg.model.dtype, 2.0)
@@ -416,25 +431,29 @@ def estimate(cfg: RunConfig, memory_bytes: int) -> FitReport:
     parameters: int | None
     if counted is not None:
         parameters = counted.total
-        weights = int((counted.linear * bits / 8 + counted.other * element) / tp)
+        experts = _expert_parameters(hf, counted)
+        layers = (counted.linear - experts) / tp + experts / (tp * dp)
+        weights = int(layers * bits / 8 * _stage(hf, pp) + counted.other * element / tp / min(pp, 2))
     elif cfg.model.parameters_b is not None:
         parameters = int(cfg.model.parameters_b * 1e9)
-        weights = int(parameters * bits / 8 / tp)
+        weights = int(parameters * bits / 8 / tp / pp)
     else:
         parameters, weights = None, 0
 
     length = max_model_len(cfg)
-    at_once = concurrency(cfg)
+    at_once = math.ceil(concurrency(cfg) / dp)
+    stage = _stage(hf, pp)
     kv_element = 1.0 if cfg.engine.kv_cache_dtype.startswith("fp8") else element
-    kv_token = kv_bytes_per_token(hf, kv_element, tp)
-    state = state_bytes(hf, element, tp)
-    kv_one = kv_cache_bytes(hf, length, kv_element, tp) + state
+    kv_token = int(kv_bytes_per_token(hf, kv_element, tp) * stage)
+    state = int(state_bytes(hf, element, tp) * stage)
+    kv_one = int(kv_cache_bytes(hf, length, kv_element, tp) * stage) + state
     mean_length = min(length, mean_request_tokens(cfg.scenario))
-    kv_all = at_once * (kv_cache_bytes(hf, mean_length, kv_element, tp) + state)
+    kv_all = at_once * (int(kv_cache_bytes(hf, mean_length, kv_element, tp) * stage) + state)
+    draft = _draft_bytes(cfg, length, kv_element)
     activations = _activation_bytes(cfg, element, at_once, length)
     overhead = CPU_OVERHEAD_BYTES if on_cpu else CUDA_OVERHEAD_BYTES
     usable = memory_bytes if on_cpu else int(memory_bytes * cfg.engine.gpu_memory_utilization)
-    needed = weights + kv_one + activations + overhead
+    needed = weights + kv_one + draft + activations + overhead
     return FitReport(
         fits=parameters is None or needed <= usable,
         memory_bytes=memory_bytes,
@@ -446,14 +465,46 @@ def estimate(cfg: RunConfig, memory_bytes: int) -> FitReport:
         state_bytes=state,
         activation_bytes=activations,
         overhead_bytes=overhead,
+        draft_bytes=draft,
         parameters=parameters,
         kv_bytes_per_token=kv_token,
         model_len=length,
         concurrency=at_once,
         tensor_parallel=tp,
+        pipeline_parallel=pp,
+        data_parallel=dp,
         weight_bits=bits,
         device="cpu" if on_cpu else "cuda",
     )
+
+
+def _stage(hf_config: Mapping[str, Any], pipeline_parallel: int) -> float:
+    """Share of the layers in the stage that has most of them."""
+    layers = _int(text_config(hf_config), "num_hidden_layers", "n_layer") or pipeline_parallel
+    return math.ceil(layers / pipeline_parallel) / layers
+
+
+def _expert_parameters(hf_config: Mapping[str, Any], counted: ParameterCount) -> float:
+    """Parameters in routed experts, over which vLLM spreads data parallelism, too; 0 where each token uses all."""
+    c = text_config(hf_config)
+    experts = _int(c, "num_experts", "num_local_experts", "n_routed_experts") or 0
+    unused = experts - (_int(c, "num_experts_per_tok", "moe_top_k") or experts)
+    return counted.inactive * experts / unused if unused > 0 else 0.0
+
+
+def _draft_bytes(cfg: RunConfig, length: int, kv_element: float) -> int:
+    """Weights and KV cache of the draft model on one GPU; it is split over tensor parallelism only."""
+    if cfg.engine.speculative.draft_model is None:
+        return 0
+    from wattcount.config.composition import catalogued_model
+
+    draft = catalogued_model(cfg.engine.speculative.draft_model)
+    counted = count_parameters(draft.hf_config) if draft is not None else None
+    if draft is None or counted is None:
+        return 0
+    tp = cfg.engine.tensor_parallel_size
+    weights = counted.total * DTYPE_BYTES.get(cfg.model.dtype, 2.0) / tp
+    return int(weights) + kv_cache_bytes(draft.hf_config, length, kv_element, tp)
 
 
 def _activation_bytes(cfg: RunConfig, element: float, at_once: int, length: int) -> int:

@@ -81,6 +81,13 @@ class ArrivalKind(Enum):
     trace = "trace"
 
 
+class SpeculativeMethod(Enum):
+    ngram = "ngram"
+    """Proposes what followed the last tokens where they stood before, in prompt or output; no second model."""
+    draft_model = "draft_model"
+    """A smaller model of the same vocabulary proposes."""
+
+
 class LengthKind(Enum):
     fixed = "fixed"
     uniform = "uniform"
@@ -136,6 +143,10 @@ class GpuConfig:
     count: int = identity(1)
     devices: list[str] = field(default_factory=list)
     """UUIDs or indices of the GPUs to use; empty: the first `count` that match."""
+    sm_clock_mhz: int | None = identity(None)
+    """Lock the SM clock to this while the run goes on; None: leave it alone. Needs root; always undone."""
+    power_limit_w: float | None = identity(None)
+    """Set the power limit to this while the run goes on; None: leave it alone. Needs root; always undone."""
     found_name: str | None = identity(None)
     """Filled in by wattcount: the device name as NVML gives it (with the MIG profile where there is one)."""
     architecture: str | None = None
@@ -245,6 +256,24 @@ class ServerConfig(ScenarioConfig):
 
 
 @dataclass
+class SpeculativeConfig:
+    """Speculative decoding: several tokens are proposed cheaply and checked in one step of the model.
+
+    How many are accepted decides what it saves, and depends on the text: of random weights it means nothing.
+    """
+
+    method: SpeculativeMethod | None = identity(None)
+    """None: off. Methods that need weights of their own (EAGLE, MTP, ...): `engine.args.speculative_config`."""
+    num_speculative_tokens: int = identity(4)
+    """Proposed in each step."""
+    prompt_lookup_min: int | None = identity(None)
+    prompt_lookup_max: int | None = identity(None)
+    """Tokens that must match, for `ngram`; None: the engine's (5 in vLLM)."""
+    draft_model: str | None = identity(None)
+    """For `draft_model`: an option of the group `model`. Its weights come from where the model's do, hub or random."""
+
+
+@dataclass
 class EngineConfig:
     name: EngineKind = identity(EngineKind.vllm)
     device: Device = identity(Device.auto)
@@ -252,6 +281,11 @@ class EngineConfig:
     version_minor: str | None = identity(None)
     """Filled in by wattcount, e.g. `0.26`."""
     tensor_parallel_size: int = identity(1)
+    """GPUs that each layer is split over."""
+    pipeline_parallel_size: int = identity(1)
+    """Groups of GPUs that the layers are dealt out to."""
+    data_parallel_size: int = identity(1)
+    """Replicas, each with its own GPUs and KV cache; requests are spread over them."""
     max_model_len: int | None = identity(None)
     """None: the longest prompt plus completion of the scenario, rounded up to 256."""
     max_num_seqs: int | None = identity(None)
@@ -260,6 +294,9 @@ class EngineConfig:
     enforce_eager: bool = identity(False)
     enable_prefix_caching: bool = identity(False)
     kv_cache_dtype: str = identity("auto")
+    enable_chunked_prefill: bool | None = identity(None)
+    """None: the engine's (on in vLLM, for models that can)."""
+    speculative: SpeculativeConfig = field(default_factory=SpeculativeConfig, metadata={IDENTITY: True})
     args: dict[str, Any] = identity({})
     """Any further engine argument, by its name in the engine (`AsyncEngineArgs` for vLLM)."""
     start_timeout_s: float = 1800.0

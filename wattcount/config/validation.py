@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from wattcount.config.fit import longest_request_tokens, model_context_limit
+from wattcount.config.fit import longest_request_tokens, max_model_len, model_context_limit, text_config
 from wattcount.config.schema import (
     ArrivalKind,
     BatchConfig,
@@ -20,6 +20,7 @@ from wattcount.config.schema import (
     PowerBackend,
     RunConfig,
     ServerConfig,
+    SpeculativeMethod,
     Weights,
 )
 from wattcount.errors import NotStartedError
@@ -43,8 +44,13 @@ ENGINE_ARGS_WITH_A_KEY = {
     "enforce_eager": "engine.enforce_eager",
     "enable_prefix_caching": "engine.enable_prefix_caching",
     "kv_cache_dtype": "engine.kv_cache_dtype",
+    "pipeline_parallel_size": "engine.pipeline_parallel_size",
+    "data_parallel_size": "engine.data_parallel_size",
+    "enable_chunked_prefill": "engine.enable_chunked_prefill",
 }
 """Engine arguments that have a key of their own here: given twice they could contradict each other."""
+
+KV_CACHE_DTYPES = ("auto", "bfloat16", "float16", "fp8", "fp8_e4m3", "fp8_e5m2")
 
 MAX_REQUESTS = 5_000_000
 """A plan is kept in memory, and a record holds a row a request."""
@@ -202,6 +208,8 @@ def _gpu(cfg: RunConfig) -> Iterator[str]:
     for key in ("memory_gib", "memory_bandwidth_gb_s", "fp16_dense_tflops", "fp8_dense_tflops", "tdp_w"):
         yield from _above(f"gpu.{key}", getattr(gpu, key))
     yield from _at_least("gpu.idle_w", gpu.idle_w, 0, " W")
+    yield from _above("gpu.sm_clock_mhz", gpu.sm_clock_mhz, 0, " MHz")
+    yield from _above("gpu.power_limit_w", gpu.power_limit_w, 0, " W")
 
 
 def _lengths(cfg: RunConfig) -> Iterator[str]:
@@ -306,7 +314,9 @@ def _server(scenario: ServerConfig) -> Iterator[str]:
 
 def _engine(cfg: RunConfig) -> Iterator[str]:
     engine = cfg.engine
-    yield from _at_least("engine.tensor_parallel_size", engine.tensor_parallel_size, 1)
+    sizes = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
+    for key in sizes:
+        yield from _at_least(f"engine.{key}", getattr(engine, key), 1)
     for key in ("max_model_len", "max_num_seqs", "max_num_batched_tokens"):
         value = getattr(engine, key)
         if value is not None:
@@ -316,30 +326,119 @@ def _engine(cfg: RunConfig) -> Iterator[str]:
             f"engine.gpu_memory_utilization: must be above 0 and at most 1, not "
             f"{engine.gpu_memory_utilization:g}"
         )
+    if engine.kv_cache_dtype not in KV_CACHE_DTYPES:
+        yield f"engine.kv_cache_dtype: '{engine.kv_cache_dtype}' is not one of {', '.join(KV_CACHE_DTYPES)}"
     yield from _above("engine.start_timeout_s", engine.start_timeout_s, 0, " s")
     for name in engine.args:
         own = ENGINE_ARGS_WITH_A_KEY.get(name)
         if own is not None:
             yield f"engine.args.{name}: set {own} instead"
-    if engine.name is not EngineKind.vllm or engine.tensor_parallel_size < 1 or cfg.gpu.count < 1:
+    yield from _batching(cfg)
+    yield from _speculative(cfg)
+    if (
+        engine.name is EngineKind.vllm
+        and cfg.gpu.count >= 1
+        and all(getattr(engine, key) >= 1 for key in sizes)
+    ):
+        yield from _parallel(cfg)
+
+
+def _batching(cfg: RunConfig) -> Iterator[str]:
+    engine = cfg.engine
+    tokens = engine.max_num_batched_tokens
+    if tokens is None or tokens < 1:
         return
-    parallel = engine.tensor_parallel_size
-    for name in ("pipeline_parallel_size", "data_parallel_size"):
-        value = engine.args.get(name, 1)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            yield f"engine.args.{name}: must be a whole number of at least 1, not {value!r}"
-            return
-        parallel *= value
+    if engine.max_num_seqs is not None and tokens < engine.max_num_seqs:
+        yield (
+            f"engine.max_num_batched_tokens: {tokens} is less than engine.max_num_seqs, {engine.max_num_seqs}; "
+            "each running request takes a token of every step"
+        )
+    length = max_model_len(cfg)
+    if engine.enable_chunked_prefill is False and tokens < length:
+        yield (
+            f"engine.max_num_batched_tokens: {tokens} cannot hold a prompt of engine.max_model_len={length} in one "
+            f"step, which engine.enable_chunked_prefill=false asks for; make it at least {length}"
+        )
+
+
+def _speculative(cfg: RunConfig) -> Iterator[str]:
+    spec, where = cfg.engine.speculative, "engine.speculative"
+    passed_on = cfg.engine.args.get("speculative_config")
+    if spec.method is None:
+        for key in ("prompt_lookup_min", "prompt_lookup_max", "draft_model"):
+            if getattr(spec, key) is not None:
+                yield f"{where}.{key}: needs {where}.method"
+        if isinstance(passed_on, dict) and passed_on.get("method") in {
+            known.value for known in SpeculativeMethod
+        }:
+            yield f"engine.args.speculative_config: set {where}.method={passed_on['method']} instead"
+        return
+    if passed_on is not None:
+        yield f"engine.args.speculative_config: leave it out, or leave {where}.method at null"
+    if cfg.engine.name is not EngineKind.vllm:
+        yield f"{where}.method: only engine=vllm can do that"
+    yield from _at_least(f"{where}.num_speculative_tokens", spec.num_speculative_tokens, 1)
+    least, most = spec.prompt_lookup_min, spec.prompt_lookup_max
+    if spec.method is SpeculativeMethod.ngram:
+        yield from _at_least(f"{where}.prompt_lookup_min", least, 1)
+        yield from _at_least(f"{where}.prompt_lookup_max", most, 1)
+        if least is not None and most is not None and least > most:
+            yield f"{where}.prompt_lookup_min: {least} is above prompt_lookup_max, {most}"
+        if spec.draft_model is not None:
+            yield f"{where}.draft_model: ngram needs none; set {where}.method=draft_model to use it"
+        return
+    if least is not None or most is not None:
+        yield f"{where}.prompt_lookup_max: is for {where}.method=ngram"
+    yield from _draft(cfg)
+
+
+def _draft(cfg: RunConfig) -> Iterator[str]:
+    from wattcount.config.composition import catalogued_model
+
+    where = "engine.speculative.draft_model"
+    name = cfg.engine.speculative.draft_model
+    if name is None:
+        yield f"{where}: must be given: an option of the group model (wattcount models lists them)"
+        return
+    draft = catalogued_model(name)
+    if draft is None:
+        yield f"{where}: '{name}' is no option of the group model (wattcount models lists them)"
+        return
+    vocab, target = (text_config(hf).get("vocab_size") for hf in (draft.hf_config, cfg.model.hf_config))
+    if vocab is not None and target is not None and vocab != target:
+        yield (
+            f"{where}: {name} has a vocabulary of {vocab} tokens and {cfg.model.name} one of {target}; choose one of "
+            "the same family"
+        )
+
+
+def _parallel(cfg: RunConfig) -> Iterator[str]:
+    """The GPUs of the run are those that the engine is spread over: others would idle, and be counted."""
+    engine = cfg.engine
+    sizes = {
+        "tensor_parallel_size": engine.tensor_parallel_size,
+        "pipeline_parallel_size": engine.pipeline_parallel_size,
+        "data_parallel_size": engine.data_parallel_size,
+    }
+    layers = text_config(cfg.model.hf_config).get("num_hidden_layers")
+    if isinstance(layers, int) and engine.pipeline_parallel_size > layers:
+        yield (
+            f"engine.pipeline_parallel_size: {engine.pipeline_parallel_size} is more than the {layers} layers of "
+            f"{cfg.model.name}"
+        )
+    parallel = math.prod(sizes.values())
+    chosen = " x ".join(f"{key}={size}" for key, size in sizes.items() if size > 1)
     if parallel > cfg.gpu.count:
         yield (
-            f"gpu.count: the engine is spread over {parallel} GPUs but gpu.count is {cfg.gpu.count}; "
-            f"set gpu.count={parallel} or engine.tensor_parallel_size lower"
+            f"gpu.count: the engine is spread over {parallel} GPUs ({chosen}) but gpu.count is {cfg.gpu.count}; "
+            f"set gpu.count={parallel} or one of these lower"
         )
     emulated = cfg.power.backend is PowerBackend.emulated or engine.device is Device.cpu
     if parallel < cfg.gpu.count and not emulated:
         yield (
-            f"gpu.count: the engine would use {parallel} of {cfg.gpu.count} GPUs and the rest would idle; "
-            f"set engine.tensor_parallel_size={cfg.gpu.count} or gpu.count={parallel}"
+            f"gpu.count: the engine would use {parallel} of {cfg.gpu.count} GPUs and the rest would idle; set "
+            f"engine.tensor_parallel_size, pipeline_parallel_size or data_parallel_size so that they multiply to "
+            f"{cfg.gpu.count}, or gpu.count={parallel}"
         )
 
 

@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import difflib
 import gc
+import hashlib
 import json
 import logging.config
 import math
@@ -32,6 +33,7 @@ from typing import Any, TypeVar
 import psutil
 
 from wattcount.clock import now_ns
+from wattcount.config.paths import data_home
 from wattcount.config.schema import Device, Initializer, ModelConfig, RunConfig, Weights
 from wattcount.engine.base import Engine, EngineInfo, EngineStamps, EngineStep, GenerationRequest, TokenChunk
 from wattcount.engine.limits import max_request_tokens
@@ -266,10 +268,7 @@ class VllmEngine(Engine):
             return str(Path(str(model.path)).expanduser().resolve())
         if model.weights is Weights.random and self._hf_config:
             assert self._scratch is not None
-            folder = self._scratch / "model"
-            folder.mkdir(exist_ok=True)
-            (folder / "config.json").write_text(json.dumps(self._hf_config), encoding="utf-8")
-            return str(folder)
+            return str(shape_folder(self._hf_config, self._scratch))
         return str(model.hf_id)
 
     def _environment(self) -> dict[str, str]:
@@ -604,6 +603,30 @@ def _check_model(model: ModelConfig) -> dict[str, Any]:
             " config.json) or model.hf_id"
         )
     return {}
+
+
+def shape_folder(hf_config: dict[str, Any], scratch: Path) -> Path:
+    """A folder with the `config.json` of random weights: the same one for the same shape, in any run.
+
+    vLLM keeps compiled kernels by the model's path, too: a new folder would compile them anew each time. Below
+    `scratch` where wattcount's home cannot be written to.
+    """
+    content = json.dumps(hf_config, sort_keys=True)
+    name = hashlib.sha256(content.encode()).hexdigest()[:16]
+    try:
+        return _with_config_json(data_home() / "shapes" / name, content)
+    except OSError:
+        return _with_config_json(scratch / "model", content)
+
+
+def _with_config_json(folder: Path, content: str) -> Path:
+    file = folder / "config.json"
+    if not file.exists() or file.read_text(encoding="utf-8") != content:
+        folder.mkdir(parents=True, exist_ok=True)
+        whole = folder / f".{os.getpid()}.tmp"
+        whole.write_text(content, encoding="utf-8")
+        whole.replace(file)
+    return folder
 
 
 def _read_config_json(path: str | None, why: str) -> dict[str, Any]:

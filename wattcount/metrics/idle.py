@@ -8,6 +8,9 @@
 
 P_bare and P_loaded are means of what was measured before and after the load, where both were: the GPU is
 warmer afterwards and leaks more, and the window lies between. How far the two are apart is the drift.
+
+The driver keeps the clocks up for a while after the last context has gone (an H200 for 2 s, at 124 instead of 77 W);
+bare idle after the engine begins when they are down.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from wattcount.metrics.drift import Joules
-from wattcount.metrics.observations import held
+from wattcount.metrics.observations import held, stretches
 from wattcount.metrics.window import Window, phase_window
 from wattcount.power.events import Source
 from wattcount.record import Record
@@ -26,6 +29,11 @@ Cell = tuple[float | None, str | None]
 
 NO_PHASE = "phase_missing"
 NOT_RECORDED = "not_recorded"
+CLOCKS_UP = "clocks_still_up"
+
+RAISED_CLOCK = 1.2
+"""Times the SM clock of bare idle before the engine: above that it is not down yet."""
+MIN_BARE_AFTER_S = 1.0
 
 PHASES = (
     ("bare", Phase.BARE_IDLE),
@@ -44,6 +52,11 @@ def idle_powers(record: Record, joules: Joules, last_ns: int | None) -> dict[str
         if span is None:
             cells[power] = cells[temperature] = (None, NO_PHASE)
             continue
+        if phase is Phase.BARE_IDLE_AFTER:
+            span = _with_clocks_down(record, span)
+            if span.duration_s < MIN_BARE_AFTER_S:
+                cells[power] = cells[temperature] = (None, CLOCKS_UP)
+                continue
         value, reason = joules(span.start_ns, span.end_ns)
         cells[power] = (None, reason) if value is None else (value / span.duration_s, None)
         cells[temperature] = (_temperature(record, span), NOT_RECORDED)
@@ -94,6 +107,22 @@ def idle_split(value: Callable[[str], Cell], window: Window) -> dict[str, Cell]:
 def _mean(before: Cell, after: Cell) -> Cell:
     known = [cell[0] for cell in (before, after) if cell[0] is not None]
     return (sum(known) / len(known), None) if known else before
+
+
+def _with_clocks_down(record: Record, after: Window) -> Window:
+    """The rest of `after` once every GPU's SM clock is as it was before the engine; all of it where none is known."""
+    start_ns = after.start_ns
+    before = phase_window(record.info.phases, Phase.BARE_IDLE)
+    for index in range(len(record.power.gpu_uuids)):
+        if before is None:
+            break
+        clock, lengths = held(record.power.events, index, Source.CLOCK_SM, before)
+        if not len(clock):
+            continue
+        idle = float((clock * lengths).sum() / lengths.sum())
+        clock, _, until_ns = stretches(record.power.events, index, Source.CLOCK_SM, after)
+        start_ns = max([start_ns, *until_ns[clock > RAISED_CLOCK * idle].tolist()])
+    return Window(start_ns, after.end_ns)
 
 
 def _temperature(record: Record, span: Window) -> float | None:

@@ -118,7 +118,13 @@ def ends_in(t_ns: Ints, window: Window) -> Bools:
 
 
 def held(events: NDArray[np.void], gpu: int, source: Source, window: Window) -> tuple[Ints, Ints]:
-    """(value, nanoseconds it held) within the window, for a source that is kept when it changes.
+    """(value, nanoseconds it held) within the window, for a source that is kept when it changes."""
+    value, start_ns, end_ns = stretches(events, gpu, source, window)
+    return value, end_ns - start_ns
+
+
+def stretches(events: NDArray[np.void], gpu: int, source: Source, window: Window) -> tuple[Ints, Ints, Ints]:
+    """(value, since when, until when it held) within the window, for a source that is kept when it changes.
 
     A value holds from the end of the call that returned it to the end of the next call that is kept;
     while the source returned an error nothing holds.
@@ -127,6 +133,5 @@ def held(events: NDArray[np.void], gpu: int, source: Source, window: Window) -> 
     chosen = chosen[np.lexsort((chosen["value"], chosen["t0_ns"], chosen["t1_ns"]))]
     starts = np.clip(chosen["t1_ns"].astype(np.int64), window.start_ns, window.end_ns)
     ends = np.append(starts[1:], window.end_ns) if len(starts) else starts
-    durations = ends - starts
-    keep = (durations > 0) & (chosen["nvml_return"] == 0)
-    return chosen["value"][keep].astype(np.int64), durations[keep]
+    keep = (ends > starts) & (chosen["nvml_return"] == 0)
+    return chosen["value"][keep].astype(np.int64), starts[keep], ends[keep]

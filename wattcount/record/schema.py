@@ -205,8 +205,8 @@ class RunInfo:
     drifted) and `needed_s` (twice as long as a request lived; None: none had ended). Empty where its length was fixed."""
     cooldown: dict[str, Any] = field(default_factory=dict)
     """How long a sweep waited for the GPU to cool down before this run: `seconds`, `limit_s`, `ended` (`back` to what it
-    was before the first run, `steady`, or at the `limit`), and by GPU UUID `power_w` and `temperature_c` `before` the first
-    run and `after` the wait. Empty for a single run."""
+    was before the first run, `steady`, or at the `limit`), and by GPU UUID `power_w`, `temperature_c` and
+    `memory_used_bytes` `before` the first run and `after` the wait. Empty for a single run."""
     attempt: int = 1
     """How many times this repeat of the point was tried with this seed, with this one: one more than there were
     records of it."""

@@ -1,7 +1,7 @@
 """Between runs of a sweep: waits until the GPU is as it was before the first one, or changes no more.
 
 A GPU that is still warm from the run before leaks more current at idle, and boosts less: the order of the runs
-would show in their energies.
+would show in their energies. And what an engine that is gone still holds of its memory, the next one lacks.
 """
 
 from __future__ import annotations
@@ -23,15 +23,16 @@ SAMPLE_S = 0.5
 NEAR_C = 3.0
 NEAR_POWER_PERCENT = 5.0
 """Within these of what it was before the first run, a GPU is back."""
+NEAR_MEMORY_BYTES = 256 * 2**20
 STEADY_SAMPLES = 40
 """20 s: a temperature is told in whole degrees."""
 STEADY_PERCENT = 2.0
 """A trend within this over STEADY_SAMPLES is none, however certain."""
 
 _POWER = ("power_average", "power_usage", "power_instant", "power_samples")
-POWER_W, TEMPERATURE_C = "power_w", "temperature_c"
+POWER_W, TEMPERATURE_C, MEMORY_USED_BYTES = "power_w", "temperature_c", "memory_used_bytes"
 Readings = dict[str, dict[str, float]]
-"""By GPU UUID: POWER_W and TEMPERATURE_C, those that NVML tells."""
+"""By GPU UUID: POWER_W, TEMPERATURE_C and MEMORY_USED_BYTES, those that NVML tells."""
 
 
 @dataclass
@@ -47,7 +48,7 @@ class Rest:
         limit_s: float,
         notice: Callable[[str], object],
     ) -> dict[str, Any]:
-        """Returns once all GPUs are back or steady, or after `limit_s`; what it found, for `run.json`.
+        """Returns once all GPUs are back, or steady with their memory back, or after `limit_s`; for `run.json`.
 
         Raises `WattcountError` where the GPUs cannot be read.
         """
@@ -62,7 +63,11 @@ class Rest:
                 for uuid in gpu_uuids:
                     self.before.setdefault(uuid, now[uuid])
                 back = all(is_near(now[uuid], self.before[uuid]) for uuid in gpu_uuids)
-                steady = not back and all(is_steady([sample[uuid] for sample in last]) for uuid in gpu_uuids)
+                steady = not back and all(
+                    has_memory_back(now[uuid], self.before[uuid])
+                    and is_steady([sample[uuid] for sample in last])
+                    for uuid in gpu_uuids
+                )
                 waited_s = time.monotonic() - began_s
                 if back or steady or waited_s >= limit_s:
                     return {
@@ -84,8 +89,15 @@ def is_near(now: Mapping[str, float], before: Mapping[str, float]) -> bool:
     limits = {
         POWER_W: before.get(POWER_W, 0.0) * (1 + NEAR_POWER_PERCENT / 100),
         TEMPERATURE_C: before.get(TEMPERATURE_C, 0.0) + NEAR_C,
+        MEMORY_USED_BYTES: before.get(MEMORY_USED_BYTES, 0.0) + NEAR_MEMORY_BYTES,
     }
     return all(now[name] <= limits[name] for name in known)
+
+
+def has_memory_back(now: Mapping[str, float], before: Mapping[str, float]) -> bool:
+    """Whether no more of the GPU's memory is in use than before, as far as it is known."""
+    used, base = now.get(MEMORY_USED_BYTES), before.get(MEMORY_USED_BYTES)
+    return used is None or base is None or used <= base + NEAR_MEMORY_BYTES
 
 
 def is_steady(samples: Sequence[Mapping[str, float]]) -> bool:
@@ -106,4 +118,6 @@ def _reading(latest: Mapping[str, int]) -> dict[str, float]:
         found[POWER_W] = latest[power] / 1e3
     if "temperature_gpu" in latest:
         found[TEMPERATURE_C] = float(latest["temperature_gpu"])
+    if "memory_used" in latest:
+        found[MEMORY_USED_BYTES] = float(latest["memory_used"])
     return found

@@ -19,7 +19,7 @@ MEASURED, PREDICTED = "measured", "predicted"
 BANDWIDTH_SHARE = 0.6
 TENSOR_SHARE = 0.4
 """Shares of a data sheet's peak that serving reaches."""
-STEP_S = 0.004
+STEP_S, EAGER_STEP_S = 0.001, 0.01
 """Of an engine step, besides what the GPU computes."""
 ENGINE_START_S = 25.0
 COMPILE_S = 45.0
@@ -31,8 +31,9 @@ OVERHEAD_S = 6.0
 TINY_START_S, TINY_OVERHEAD_S = 0.1, 2.0
 BUSY_POWER_SHARE = 0.9
 """Of the power limit, with the tensor cores busy."""
-DECODE_POWER_SHARE = 0.55
-"""Of the power limit, with a few requests decoding."""
+DECODE_POWER_SHARE = 0.4
+"""Of the power limit, with one request decoding; with BUSY_REQUESTS at once it is as busy as it gets."""
+BUSY_REQUESTS = 16.0
 LOADED_IDLE_FACTOR = 1.5
 """Of bare idle power, with an engine up."""
 UNKNOWN_TDP_W, UNKNOWN_IDLE_W = 300.0, 50.0
@@ -89,9 +90,11 @@ def predict(cfg: RunConfig) -> Estimate:
         assert isinstance(scenario, ServerConfig)
         warmup_s = min((scenario.warmup_s + scenario.warmup_limit_s) / 2, scenario.warmup_limit_s)
         busy_s = (warmup_s if scenario.warmup_s else 0.0) + scenario.window_s + prefill_s + decode_s
-        running = min(1.0, (scenario.rate_rps or 1.0) * (prefill_s + decode_s))
+        running = (scenario.rate_rps or 1.0) * (prefill_s + decode_s)
+        more = (BUSY_POWER_SHARE - DECODE_POWER_SHARE) * min(1.0, running / BUSY_REQUESTS)
         loaded_w = LOADED_IDLE_FACTOR * idle_w
-        busy_w = loaded_w + running * max(0.0, DECODE_POWER_SHARE * tdp_w - loaded_w)
+        full_w = (DECODE_POWER_SHARE + more) * tdp_w
+        busy_w = loaded_w + min(1.0, running) * max(0.0, full_w - loaded_w)
     wall_s = bare_s + idle_s + busy_s + (TINY_OVERHEAD_S if tiny else OVERHEAD_S)
     energy_j = bare_s * idle_w + idle_s * LOADED_IDLE_FACTOR * idle_w + busy_s * busy_w
     return Estimate(wall_s, gpu.count * energy_j, PREDICTED)
@@ -106,7 +109,7 @@ def _request_s(cfg: RunConfig, at_once: float) -> tuple[float, float]:
     """Seconds of a request's prefill, and of its decoding with `at_once` requests in every step."""
     lengths, gpu = cfg.scenario.lengths, cfg.gpu
     if cfg.engine.name is EngineKind.tiny or gpu.memory_bandwidth_gb_s is None:
-        return 0.0, lengths.output_tokens * STEP_S
+        return 0.0, lengths.output_tokens * EAGER_STEP_S
     counted = fit.count_parameters(cfg.model.hf_config)
     active = counted.active if counted is not None else (cfg.model.parameters_b or 7.0) * 1e9
     flops = 2.0 * active
@@ -114,7 +117,8 @@ def _request_s(cfg: RunConfig, at_once: float) -> tuple[float, float]:
     bandwidth = gpu.memory_bandwidth_gb_s * 1e9 * BANDWIDTH_SHARE * gpu.count
     context = lengths.input_tokens + lengths.output_tokens / 2
     kv_bytes = at_once * context * fit.kv_bytes_per_token(cfg.model.hf_config, 2.0)
-    step_s = max((_weight_bytes(cfg) + kv_bytes) / bandwidth, at_once * flops / peak) + STEP_S
+    step_s = max((_weight_bytes(cfg) + kv_bytes) / bandwidth, at_once * flops / peak)
+    step_s += EAGER_STEP_S if cfg.engine.enforce_eager else STEP_S
     return lengths.input_tokens * flops / peak, lengths.output_tokens * step_s
 
 

@@ -31,7 +31,7 @@ def plan_lines(plan: Plan, at_once: int | None, repeated: int = 0) -> Iterator[s
     if repeated:
         yield f"  {repeated:,} more say the same as one of these and are left out"
     for name in ("model", "gpu", "scenario"):
-        values = list(dict.fromkeys(getattr(point, name) for point in plan.points))
+        values = sorted({getattr(point, name) for point in plan.points})
         yield from _wrapped(f"  {name + 's':<10}", f"{', '.join(values)}", " " * 12)
     repeats = sorted({point.repeat for point in plan.points})
     if len(repeats) > 1:
@@ -49,7 +49,7 @@ def skip_lines(plan: Plan) -> Iterator[str]:
     for (reason, gpu), points in sorted(groups.items()):
         models = Counter(point.model for point in points)
         yield f"  skipped: {reason} on {gpu}: {len(points):,} points of {len(models)} models"
-        yield from _wrapped("    ", ", ".join(models), "    ")
+        yield from _wrapped("    ", ", ".join(sorted(models)), "    ")
         example = points[0]
         yield from _wrapped(f"    e.g. {example.model}: ", example.message or "", "      ")
 

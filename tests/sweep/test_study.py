@@ -1,0 +1,236 @@
+"""Whole studies on this machine, with the tiny engine on emulated GPUs: to the end, whatever is killed on the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from wattcount.power.emulation import EmulatedGpu, EmulatedMachine
+from wattcount.record import Record
+from wattcount.sweep.ledger import State, read_state
+
+pytestmark = pytest.mark.timeout(120)
+
+SHORT = (
+    "model=tiny", "engine=tiny", "tracking=none", "scenario=batch", "scenario.num_requests=4",
+    "scenario.warmup_requests=0", "scenario.lengths.input_tokens=8", "scenario.lengths.output_tokens=4",
+    "scenario.bare_idle_s=0.2", "scenario.loaded_idle_s=0.2", "scenario.bare_idle_after_s=0.2",
+    "power.probe=false", "sweep.name=s",
+)  # fmt: skip
+EMULATED = (*SHORT, "power=emulated", "gpu=h200")
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("WATTCOUNT_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "wattcount", "-m", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def run(*arguments: str) -> tuple[int, str, str]:
+    with start(*arguments) as process:
+        out, err = process.communicate(timeout=100)
+    return process.returncode, out, err
+
+
+def records(home: Path) -> list[Record]:
+    return [Record.open(run.parent) for run in sorted((home / "records").glob("*/r*/run.json"))]
+
+
+def valid(home: Path) -> Counter[tuple[str, int]]:
+    """Valid records by point and repeat."""
+    found = [record.info for record in records(home) if record.info.validity.valid and record.info.complete]
+    return Counter((info.point_id[:12], info.repeat) for info in found)
+
+
+def wait_for(condition: Callable[[], Any], limit_s: float = 30.0) -> Any:
+    deadline = time.monotonic() + limit_s
+    while not (found := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return found
+
+
+def running(home: Path) -> list[Path]:
+    return list((home / "records").glob("*/.tmp-*/spool/power.arrows"))
+
+
+def lanes(parent: int) -> list[psutil.Process]:
+    try:
+        children = psutil.Process(parent).children()
+        return [child for child in children if "wattcount.sweep.lane" in child.cmdline()]
+    except psutil.Error:
+        return []
+
+
+def states(home: Path) -> Counter[State]:
+    return Counter(point.state for point in read_state(home / "records", "s").points)
+
+
+def test_the_plan_alone(home: Path) -> None:
+    code, out, err = run(*EMULATED, "repeat=0,1", "dry_run=true")
+    assert (code, err) == (0, "")
+    assert "2 points: 2 to run, 0 done before, 0 skipped" in out
+    assert "estimate: " in out
+    assert not home.exists()
+
+
+def test_two_lanes_and_then_only_what_is_new(home: Path) -> None:
+    code, out, _ = run(*EMULATED, "repeat=0,1", "sweep.workers=2")
+    assert code == 0
+    assert out.count("record: ") == 2
+    assert states(home) == {State.done: 2}
+    times = sorted((r.info.phases[0].start_ns, r.info.phases[-1].end_ns or 0) for r in records(home))
+    assert times[1][0] < times[0][1], "they did not run at once"
+    code, out, _ = run(*EMULATED, "repeat=0,1,2")
+    assert code == 0
+    assert "3 points: 1 to run, 2 done before" in out
+    assert sorted(valid(home).values()) == [1, 1, 1]
+
+
+def test_a_failure_is_tried_again_counted_and_explained(home: Path) -> None:
+    args = (*EMULATED, "engine.args.fail_at_start=out_of_memory")
+    code, out, err = run(*args)
+    assert code == 1
+    assert out.count("record: ") == 2
+    assert "1 of 1 points not done:" in err
+    assert "out_of_memory, 2 tries" in err
+    assert max(map(len, err.splitlines()[-4:])) <= 80
+    assert run(*args, "sweep.attempts=1")[0] == 1
+    infos = sorted((record.info for record in records(home)), key=lambda info: info.run_id)
+    assert [info.attempt for info in infos] == [1, 2, 3]
+    assert {info.validity.reasons[0] for info in infos} == {"out_of_memory"}
+    assert states(home) == {State.failed: 1}
+
+
+def test_a_run_that_takes_too_long_is_ended(home: Path) -> None:
+    code, _, err = run(
+        *EMULATED, "engine.args.hang_at_start=true", "sweep.time_limit_s=1", "sweep.attempts=1"
+    )
+    assert code == 1
+    assert "timeout" in err
+    (record,) = records(home)
+    assert record.info.validity.reasons == ["timeout"]
+    assert "sweep.time_limit_s=1" in record.info.validity.messages[0]
+
+
+def test_a_killed_lane_costs_a_try_and_not_the_sweep(home: Path) -> None:
+    with start(*EMULATED, "repeat=0,1") as process:
+        wait_for(lambda: running(home))
+        (lane,) = lanes(process.pid)
+        lane.kill()
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "ended by SIGKILL (try 1, to be tried again)" in err
+    assert sorted(valid(home).values()) == [1, 1]
+    events = [
+        json.loads(line)["kind"]
+        for file in (home / "records/.studies/s/events").glob("*.jsonl")
+        for line in file.read_text().splitlines()[1:]
+    ]
+    assert events.count("lost") == 1
+    assert states(home) == {State.done: 2}
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_one_interrupt_ends_every_run_with_its_record(number: int, code: int, home: Path) -> None:
+    with start(*EMULATED, "repeat=0,1,2", "sweep.workers=2", "scenario.loaded_idle_s=20") as process:
+        wait_for(lambda: len(running(home)) == 2)
+        process.send_signal(number)
+        process.communicate(timeout=60)
+    assert process.returncode == code
+    infos = [record.info for record in records(home)]
+    assert [info.validity.reasons for info in infos] == [["interrupted"]] * 2
+    assert running(home) == []
+
+
+def test_a_killed_sweep_leaves_nothing_running_and_goes_on_where_it_was(home: Path) -> None:
+    with start(*EMULATED, "repeat=0,1,2") as process:
+        wait_for(lambda: valid(home))
+        (lane,) = lanes(process.pid)
+        wait_for(lambda: running(home))
+        process.kill()
+        process.communicate()
+    gone, alive = psutil.wait_procs([lane], timeout=30)
+    assert (len(gone), alive) == (1, [])
+    code, out, _ = run(*EMULATED, "repeat=0,1,2")
+    assert code == 0
+    assert "3 points: 2 to run, 1 done before" in out
+    assert sorted(valid(home).values()) == [1, 1, 1]
+
+
+@pytest.fixture
+def three_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EmulatedMachine:
+    gpus = [
+        EmulatedGpu("h200", uuid="GPU-a"),
+        EmulatedGpu("h200", uuid="GPU-b"),
+        EmulatedGpu("l4", uuid="GPU-c"),
+    ]
+    machine = EmulatedMachine(gpus, tmp_path / "machine")
+    monkeypatch.setenv("WATTCOUNT_NVML_EMULATOR", str(machine.config_path))
+    monkeypatch.setenv("WATTCOUNT_NVML_PATH", machine.library_path)
+    monkeypatch.setenv("WATTCOUNT_LOCK_DIR", str(tmp_path / "locks"))
+    return machine
+
+
+def used(home: Path) -> dict[tuple[str, int], list[str]]:
+    return {
+        (r.info.config["gpu"]["name"], r.info.repeat): [gpu["uuid"] for gpu in r.info.gpus]
+        for r in records(home)
+    }
+
+
+def test_as_many_runs_at_once_as_there_are_gpus(home: Path, three_gpus: EmulatedMachine) -> None:
+    assert three_gpus
+    code, out, err = run(*SHORT, "gpu=h200,l4", "repeat=0,1", "cooldown_limit_s=0")
+    assert (code, err) == (0, "")
+    assert "with 3 at once" in out
+    found = used(home)
+    assert sorted(found) == [("h200", 0), ("h200", 1), ("l4", 0), ("l4", 1)]
+    assert {uuid for (name, _), uuids in found.items() if name == "h200" for uuid in uuids} == {
+        "GPU-a",
+        "GPU-b",
+    }
+    assert found["l4", 0] == found["l4", 1] == ["GPU-c"]
+
+
+def test_a_run_of_two_gpus_takes_two_and_what_is_not_here_is_skipped(
+    home: Path, three_gpus: EmulatedMachine
+) -> None:
+    assert three_gpus
+    code, out, err = run(*SHORT, "gpu=h200,l4,t4", "gpu.count=2", "cooldown_limit_s=0")
+    assert code == 0
+    assert used(home) == {("h200", 0): ["GPU-a", "GPU-b"]}
+    assert "skipped: no_such_gpu on l4" in out
+    assert "skipped 2: no_such_gpu" in err
+    assert run(*SHORT, "gpu=t4")[0] == 2
+
+
+def test_a_measured_gpu_is_passed_over(home: Path, three_gpus: EmulatedMachine) -> None:
+    from wattcount import ownership
+
+    assert three_gpus
+    folder = Path(os.environ["WATTCOUNT_LOCK_DIR"])
+    folder.mkdir()
+    lock = ownership.lock(folder / "GPU-a.lock", "somebody else")
+    assert lock is not None
+    try:
+        assert run(*SHORT, "gpu=auto", "seed=0,1", "cooldown_limit_s=0")[0] == 0
+    finally:
+        lock.release()
+    assert {uuid for uuids in used(home).values() for uuid in uuids} == {"GPU-b"}
