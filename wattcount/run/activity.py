@@ -34,7 +34,12 @@ class EmulatedActivity:
         config = os.environ.get(CONFIG_ENV)
         if config is None:
             return None
-        truths = LiveTruth.attach(Path(config))
+        # Those of the run: another run of the same machine moves the others.
+        truths = {
+            uuid: truth
+            for uuid, truth in LiveTruth.attach(Path(config)).items()
+            if not gpu.devices or uuid in gpu.devices
+        }
         return cls(gpu, truths) if truths else None
 
     def engine_up(self) -> None:

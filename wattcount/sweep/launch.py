@@ -132,6 +132,8 @@ class Launch:
     def run(self, ledger: Ledger, watcher: Watcher) -> tuple[dict[str, PointResult], int | None]:
         """Results by key, and the exit code of an interruption. Points that were never begun have no result."""
         self._ledger, self._watcher = ledger, watcher
+        if self._kind == _SLURM:
+            slurm.leave_accounting_alone()
         try:
             with self._watching_signals():
                 for group in self._groups:
@@ -298,7 +300,8 @@ class Launch:
         try:
             from wattcount.tracking.fetch import fetch_record
 
-            found = fetch_record(Path(result.record_path), self._records_dir, self._first.tracking)
+            run_id = Path(result.record_path).name.partition("-")[2]
+            found = fetch_record(run_id, self._records_dir, self._first.tracking)
             return replace(result, record_path=str(found))
         except (WattcountError, OSError) as error:
             message = f"its record stayed on its node, at {result.record_path}: {error}"

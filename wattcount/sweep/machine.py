@@ -154,7 +154,7 @@ def _look_for_gpus(cfg: RunConfig) -> _Gpus:
     try:
         with open_session(cfg.power, cfg.gpu) as session:
             emulated_for_it = session.machine is not None
-            there = () if emulated_for_it else tuple(session.gpus())
+            there = () if emulated_for_it else tuple(session.usable())
             chosen = session.select(cfg.gpu)
             evidence = session.evidence
     except NotStartedError as error:

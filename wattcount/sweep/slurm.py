@@ -1,7 +1,7 @@
 """Which of a call's SLURM jobs are still in the queue, and what became of those that are not.
 
-submitit asks `sacct`, which knows nothing on a cluster without accounting: it would wait for a dead job for ever.
-`squeue` answers everywhere.
+submitit asks `sacct`, which knows nothing on a cluster without accounting: it would wait for a dead job for ever, and
+complain all the while. `squeue` answers everywhere.
 """
 
 from __future__ import annotations
@@ -22,6 +22,16 @@ _HINTS = {
     "OUT_OF_MEMORY": "raise hydra.launcher.mem_gb",
 }
 CANCELLED = "CANCELLED"
+
+
+def leave_accounting_alone() -> None:
+    """submitit in this process asks `sacct` no more, and learns from the jobs' result files alone."""
+    from submitit.slurm.slurm import SlurmInfoWatcher, SlurmJob
+
+    class Silent(SlurmInfoWatcher):
+        def update(self) -> None: ...
+
+    SlurmJob.watcher = Silent()
 
 
 def job_ids(folder: Path) -> list[str]:

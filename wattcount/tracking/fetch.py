@@ -15,9 +15,9 @@ from wattcount.tracking.store import (
     LOGGING_TAG,
     RUN_ID_TAG,
     TrackingError,
-    quiet_and_bounded,
+    _client,
+    _quiet_and_bounded,
     resolve_uri,
-    tracking_client,
 )
 
 RECORD_ARTIFACT = "record"
@@ -34,9 +34,9 @@ def fetch_record(run_id: str, records_dir: Path, tracking: TrackingConfig | None
     records_dir.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=".tmp-fetch-", dir=records_dir))
     try:
-        with quiet_and_bounded():
+        with _quiet_and_bounded():
             try:
-                client = tracking_client(uri)
+                client = _client(uri)
                 experiment = client.get_experiment_by_name(tracking.experiment)
                 wanted = f"tags.`{RUN_ID_TAG}` = '{run_id}' and tags.`{LOGGING_TAG}` = '{COMPLETE}'"
                 runs = [] if experiment is None else client.search_runs([experiment.experiment_id], wanted)
