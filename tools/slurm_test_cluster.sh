@@ -85,30 +85,11 @@ PROLOG
 }
 
 emulate_gpus() {
-  "$PY" - "$DIR" "$GPUS_PER_NODE" "${KINDS[@]}" <<'PYTHON'
-import sys
-from pathlib import Path
-from uuid import NAMESPACE_URL, uuid5
-
-from wattcount.config.composition import compose
-from wattcount.power.emulation import CONFIG_ENV, LIBRARY_ENV, EmulatedGpu, EmulatedMachine
-
-folder, count, *kinds = sys.argv[1:]
-for kind in kinds:
-    gpu = compose([f"gpu={kind}"]).gpu
-    gpus = [
-        EmulatedGpu(
-            gpu.emulator_profile or kind,
-            name=gpu.emulated_name,
-            uuid=f"GPU-{uuid5(NAMESPACE_URL, f'wattcount-slurm-{kind}-{index}')}",
-        )
-        for index in range(int(count))
-    ]
-    machine = EmulatedMachine(gpus, Path(folder) / f"machine-{kind}")
-    exports = {CONFIG_ENV: machine.config_path, LIBRARY_ENV: machine.library_path}
-    lines = [f"echo export {name}={value}\n" for name, value in exports.items()]
-    (Path(folder) / f"wc-{kind}.env").write_text("".join(lines))
-PYTHON
+  local kind
+  for kind in "${KINDS[@]}"; do
+    "$PY" "$(dirname "$0")/emulated_node.py" "$DIR/machine-$kind" "$kind" "$GPUS_PER_NODE" |
+      sed 's/^/echo export /' >"$DIR/wc-$kind.env"
+  done
 }
 
 start() {
