@@ -188,6 +188,7 @@ class Launch:
             if self._kind == _RAY:
                 # A worker that dies is Ray's to start again; the job counts its tries itself.
                 defaults = {"ray": {"remote": {"max_retries": -1}}}
+                OmegaConf.set_struct(own.ray.remote, False)  # Ray's options, which its launcher does not list
                 own = OmegaConf.merge(own, OmegaConf.merge(defaults, own, asked))
             else:
                 own = OmegaConf.merge(own, asked)
