@@ -25,7 +25,14 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from wattcount.config.composition import from_hydra
-from wattcount.errors import EXIT_FAILED, EXIT_NOT_STARTED, NotStartedError, WattcountError
+from wattcount.errors import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_NOT_STARTED,
+    EXIT_TERMINATED,
+    NotStartedError,
+    WattcountError,
+)
 from wattcount.run.cooldown import Rest
 from wattcount.sweep.keys import plan_key
 from wattcount.sweep.ledger import BEAT_S, Event, EventKind, Ledger
@@ -91,8 +98,14 @@ def measure_job(cfg: DictConfig, *, errand: Errand) -> PointResult:
                 rest=rest,
             )
             _keep_rest(folder.parent, rest, known)
-        write_result(folder, result)
+        if not was_interrupted(result):  # a job that makes way for another is started again
+            write_result(folder, result)
     return result
+
+
+def was_interrupted(result: PointResult) -> bool:
+    """By whoever manages the node: a time limit, a job that goes before, a person."""
+    return result.exit_code in (EXIT_INTERRUPTED, EXIT_TERMINATED)
 
 
 @contextlib.contextmanager

@@ -42,7 +42,7 @@ from wattcount.errors import (
     WattcountError,
 )
 from wattcount.sweep import placement, slurm
-from wattcount.sweep.job import JOB_LOST, Errand, measure_job, read_result
+from wattcount.sweep.job import JOB_LOST, Errand, measure_job, read_result, was_interrupted
 from wattcount.sweep.ledger import Event, EventKind, Ledger
 from wattcount.sweep.local import Job, Watcher
 from wattcount.sweep.placement import Group, RayResources, SlurmNodes
@@ -246,7 +246,7 @@ class Launch:
             self._read_results(call)
             if returned is not None:
                 self._take_returned(call, returned)
-            elif queue is not None and (jobs := slurm.job_ids(call.submitit_folder)):
+            if queue is not None and (jobs := slurm.job_ids(call.submitit_folder)):
                 self._take_gone(call, jobs, queue)
             elif error is not None and not (self._kind == _SLURM and slurm.job_ids(call.submitit_folder)):
                 self._take_error(call, error)
@@ -273,7 +273,8 @@ class Launch:
             except Exception as error:  # what the job raised, on the other machine
                 self._lost(call, point.key, f"its job failed: {type(error).__name__}: {error}")
                 continue
-            self._ended(call, point.key, self._with_record_here(result))
+            if self._kind != _SLURM or not was_interrupted(result):  # else the queue tells what becomes of it
+                self._ended(call, point.key, self._with_record_here(result))
 
     def _take_gone(self, call: Call, jobs: Sequence[str], queue: frozenset[str]) -> None:
         if len(jobs) != len(call.group.points):
@@ -340,8 +341,7 @@ class Launch:
             return False
         if result.exit_code == EXIT_OK:
             return result.invalid and self._first.sweep.retry_invalid
-        ended = result.exit_code in (EXIT_INTERRUPTED, EXIT_TERMINATED)  # someone wanted that
-        return not ended and result.reason not in (NOT_STARTED, CANCELLED) and not result.elsewhere
+        return result.reason not in (NOT_STARTED, CANCELLED) and not result.elsewhere
 
     def _begin_later(self) -> None:
         """Points that other runs measured, once nothing else is left to do."""
