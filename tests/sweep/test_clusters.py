@@ -25,13 +25,13 @@ from wattcount.sweep.ledger import State, read_state
 
 pytestmark = pytest.mark.timeout(280)
 
+# Windows that the sensors can tell on a busy machine too: no run may be invalid here.
 SHORT = (
-    "model=tiny", "engine=tiny", "tracking=none", "scenario=batch", "scenario.num_requests=4",
-    "scenario.warmup_requests=0", "scenario.lengths.input_tokens=8", "scenario.lengths.output_tokens=4",
-    "scenario.bare_idle_s=0.2", "scenario.loaded_idle_s=0.2", "scenario.bare_idle_after_s=0.2",
-    "power=nvml", "power.probe=false", "sweep.name=s", "cooldown_limit_s=0",
+    "model=tiny", "engine=tiny", "tracking=none", "scenario=server", "scenario.rate_rps=10",
+    "scenario.warmup_s=1", "scenario.warmup_limit_s=1", "scenario.window_s=6", "scenario.lengths.input_tokens=32",
+    "scenario.lengths.output_tokens=16", "scenario.bare_idle_s=1", "scenario.loaded_idle_s=1",
+    "scenario.bare_idle_after_s=0.5", "power=nvml", "power.probe=false", "sweep.name=s", "cooldown_limit_s=0",
 )  # fmt: skip
-LONG = ("scenario.bare_idle_s=8",)
 KINDS = ("gpu=a100,l4", "repeat=0,1,2,3,4,5")
 NAMES = {"a100": "NVIDIA A100-SXM4-80GB", "l4": "NVIDIA L4"}
 
@@ -62,13 +62,13 @@ def without_ray() -> str | None:
 
 
 @pytest.fixture
-def slurm(request: pytest.FixtureRequest) -> None:
+def slurm() -> None:
     if (reason := without_slurm()) is not None:
         pytest.skip(reason)
 
 
 @pytest.fixture
-def ray(request: pytest.FixtureRequest) -> None:
+def ray() -> None:
     if (reason := without_ray()) is not None:
         pytest.skip(reason)
 
@@ -136,46 +136,59 @@ def test_slurm_measures_each_point_once_on_a_gpu_of_its_kind(home: Path) -> None
     assert_each_point_once(home)
     assert len({record.info.gpus[0]["uuid"] for record in records(home)}) == 4, "some GPU was not used"
     assert states(home) == {State.done: 12}
-    # And again: nothing is left to do.
-    code, _, err = run(SLURM, *KINDS)
-    assert (code, err) == (0, "")
-    assert len(records(home)) == 12
 
 
 @pytest.mark.slurm
 @pytest.mark.usefixtures("slurm")
-@pytest.mark.parametrize("how", [("--full", "--signal=KILL"), ()], ids=["killed", "cancelled"])
-def test_a_slurm_job_that_dies_costs_its_point_and_a_restart_measures_that_one(
-    home: Path, how: tuple[str, ...]
-) -> None:
-    with start(SLURM, *KINDS, *LONG, "sweep.attempts=1") as process:
-        job = wait_for(lambda: [job for job in slurm_jobs("running") if running(home)])[0]
-        subprocess.run(["scancel", *how, job], check=True)
+def test_a_slurm_job_that_is_cancelled_costs_its_point_and_a_restart_measures_that_one(home: Path) -> None:
+    with start(SLURM, *KINDS) as process:
+        job = wait_for(lambda: running(home) and slurm_jobs("running"))[0]
+        subprocess.run(["scancel", job], check=True)
         _, err = process.communicate(timeout=250)
     assert process.returncode == 1
     assert "1 of 12 points not done:" in err
-    assert states(home)[State.done] == 11
-    code, out, err = run(SLURM, *KINDS, *LONG)
+    assert f"SLURM job {job} ended: CANCELLED" in err
+    assert states(home) == {State.done: 11, State.lost: 1}
+    code, out, err = run(SLURM, *KINDS)
     assert (code, err) == (0, "")
+    # That its nodes only emulate is not known here, so every point is sent, and 11 are found done there.
+    assert out.count("already measured") == 11
     assert_each_point_once(home)
 
 
 @pytest.mark.slurm
 @pytest.mark.usefixtures("slurm")
 def test_a_slurm_job_that_is_killed_is_tried_again(home: Path) -> None:
-    with start(SLURM, "gpu=l4", "repeat=0,1", *LONG) as process:
-        job = wait_for(lambda: [job for job in slurm_jobs("running") if running(home)])[0]
-        subprocess.run(["scancel", "--full", "--signal=KILL", job], check=True)
+    with start(SLURM, "gpu=l4", "repeat=0,1") as process:
+        wait_for(lambda: running(home))
+        jobs = [job for job in psutil.process_iter(["cmdline"]) if is_job_of(home, job.info["cmdline"] or [])]
+        jobs[0].kill()
         _, err = process.communicate(timeout=250)
     assert process.returncode == 0, err
     assert "(try 1, to be tried again)" in err
     assert states(home) == {State.done: 2}
 
 
+def is_job_of(home: Path, command: list[str]) -> bool:
+    return "submitit.core._submit" in command and any(str(home) in word for word in command)
+
+
+@pytest.mark.slurm
+@pytest.mark.usefixtures("slurm")
+def test_a_gpu_may_be_emulated_on_any_node_and_a_restart_has_nothing_to_do(home: Path) -> None:
+    emulated = (SLURM, "gpu=h100,t4", "power=emulated")
+    code, _, err = run(*emulated)
+    assert (code, err) == (0, "")
+    assert {record.info.gpus[0]["name"] for record in records(home)} == {"NVIDIA H100 80GB HBM3", "Tesla T4"}
+    code, out, err = run(*emulated)
+    assert (code, err) == (0, "")
+    assert "2 points: 0 to run, 2 done before" in out
+
+
 @pytest.mark.slurm
 @pytest.mark.usefixtures("slurm")
 def test_an_interrupted_study_leaves_no_job_in_the_queue(home: Path) -> None:
-    with start(SLURM, *KINDS, *LONG) as process:
+    with start(SLURM, *KINDS) as process:
         wait_for(lambda: slurm_jobs("running") and running(home))
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=120)
@@ -194,7 +207,8 @@ def test_a_gpu_that_the_cluster_has_not_stops_before_anything_starts(home: Path)
 
 @pytest.mark.slurm
 @pytest.mark.usefixtures("slurm")
-def test_a_gpu_is_checked_where_the_job_is(home: Path) -> None:
+@pytest.mark.usefixtures("home")
+def test_a_gpu_is_checked_where_the_job_is() -> None:
     code, _, err = run(SLURM, "gpu=a100", "sweep.placement.a100.gres='gpu:l4:1'")
     assert code == 2
     assert "gpu=a100, but" in err
@@ -203,7 +217,8 @@ def test_a_gpu_is_checked_where_the_job_is(home: Path) -> None:
 
 @pytest.mark.slurm
 @pytest.mark.usefixtures("slurm")
-def test_slurm_refuses_what_makes_no_sense(home: Path) -> None:
+@pytest.mark.usefixtures("home")
+def test_slurm_refuses_what_makes_no_sense() -> None:
     code, _, err = run(SLURM, "gpu=l4", "hydra.launcher.partition=nowhere", "sweep.attempts=1")
     assert code == 1
     assert "invalid partition" in err.replace("\n      ", " ")
@@ -238,7 +253,7 @@ def test_ray_measures_each_point_once_on_a_gpu_of_its_kind(home: Path) -> None:
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray")
 def test_a_ray_worker_that_is_killed_costs_its_point_and_a_restart_measures_that_one(home: Path) -> None:
-    with start(RAY, *KINDS, *LONG, "sweep.attempts=1") as process:
+    with start(RAY, *KINDS, "sweep.attempts=1") as process:
         wait_for(lambda: running(home))
         ray_workers()[0].kill()
         _, err = process.communicate(timeout=250)
@@ -246,7 +261,7 @@ def test_a_ray_worker_that_is_killed_costs_its_point_and_a_restart_measures_that
     assert "1 of 12 points not done:" in err
     assert "job_lost, 1 try" in err
     assert states(home) == {State.done: 11, State.lost: 1}
-    code, _, err = run(RAY, *KINDS, *LONG)
+    code, _, err = run(RAY, *KINDS)
     assert (code, err) == (0, "")
     assert_each_point_once(home)
 
@@ -254,7 +269,7 @@ def test_a_ray_worker_that_is_killed_costs_its_point_and_a_restart_measures_that
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray")
 def test_a_ray_worker_that_is_killed_is_tried_again(home: Path) -> None:
-    with start(RAY, "gpu=l4", "repeat=0,1", *LONG) as process:
+    with start(RAY, "gpu=l4", "repeat=0,1") as process:
         wait_for(lambda: running(home))
         ray_workers()[0].kill()
         _, err = process.communicate(timeout=250)
