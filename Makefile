@@ -6,7 +6,7 @@ SOURCES := pyproject.toml CMakeLists.txt tools/install.sh $(shell find csrc -nam
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint test-cpp test-python bench docs clean \
+.PHONY: help setup run test lint test-cpp test-python test-postgres bench docs clean \
   slurm-up slurm-down test-slurm ray-up ray-down test-ray
 
 help: ## List the targets
@@ -51,6 +51,10 @@ ray-down: ## End it
 
 test-ray: ray-up ## Sweeps through Ray
 	eval "$$(PYTHON=$(PY) tools/ray_test_cluster.sh env)"; $(PY) -m pytest -m ray tests/sweep/test_clusters.py $(ARGS)
+
+test-postgres: setup ## Tracking against a server with PostgreSQL (apt-get install postgresql; extra `postgres`)
+	$(PY) -m pip install -q 'psycopg2-binary>=2.9'
+	$(PY) -m pytest -m postgres tests/tracking $(ARGS)
 
 bench: setup ## Benchmarks (extra `bench`); each file in benchmarks/ says what it shows
 	@set -e; for b in benchmarks/bench_*.py; do echo "== $$b"; $(PY) $$b; done

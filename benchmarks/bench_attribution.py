@@ -43,6 +43,13 @@ SCENARIOS: dict[str, dict[str, object]] = {
     "server, 16 requests/s": {"rate_rps": 16.0, "count": 640},
     "the same, steps stamped": {"rate_rps": 16.0, "count": 640},
     "batch of 512": {"rate_rps": None, "count": 512, "output": 256},
+    "prompts 64 to 4,096": {
+        "rate_rps": 8.0,
+        "count": 400,
+        "prompt": 64,
+        "prompt_max": 4096,
+        "context_token_j": 2e-5,
+    },
 }
 
 

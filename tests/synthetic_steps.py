@@ -1,8 +1,8 @@
 """A continuous-batching engine in virtual time, whose steps draw a known energy: the truth for attribution.
 
 A step computes the prompts that fit into its budget and one token for every request that is running. It draws
-`prefill_token_j` for each prompt token, `decode_token_j` for each token decoded and `decode_step_j` if it decoded
-any, evenly while it runs, above idle. Its report comes late: by a millisecond, and by part of the next step where
+`prefill_token_j` for each prompt token, `decode_token_j` for each token decoded, `decode_step_j` if it decoded
+any, and `context_token_j` for each token that a decoded one looked back on, evenly while it runs, above idle. Its report comes late: by a millisecond, and by part of the next step where
 that is a prefill, as a front end under asynchronous scheduling hears of it.
 """
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from wattcount.metrics.attribution import Spans, Work, locate_steps
+from wattcount.metrics.attribution import Context, Spans, Work, locate_steps
 from wattcount.metrics.observations import MISSING, Requests
 from wattcount.metrics.window import Window
 
@@ -45,12 +45,15 @@ class SimulatedEngine:
     rate_rps: float | None = 8.0
     count: int = 400
     prompt: int = 512
+    prompt_max: int | None = None
+    """Lengths are then drawn evenly from `prompt` to here."""
     output: int = 128
     slots: int = 128
     budget: int = 2048
     prefill_token_j: float = 0.014
     decode_token_j: float = 0.026
     decode_step_j: float = 1.8
+    context_token_j: float = 0.0
     idle_w: float = 118.0
     noise_w: float = 10.0
     """Standard deviation of the power reading, one sample every 20 ms; correlated over `noise_tau_s`."""
@@ -62,11 +65,14 @@ class SimulatedEngine:
     end_s: list[float] = field(default_factory=list)
     prefill: list[int] = field(default_factory=list)
     decode: list[int] = field(default_factory=list)
+    context: list[int] = field(default_factory=list)
     in_flight: list[int] = field(default_factory=list)
 
     def run(self) -> SimulatedEngine:
         random = np.random.default_rng(self.seed)
         gaps = random.exponential(1 / self.rate_rps, self.count) if self.rate_rps else np.zeros(self.count)
+        longest = self.prompt_max if self.prompt_max is not None else self.prompt
+        self.prompts = random.integers(self.prompt, longest, self.count, endpoint=True)
         self.arrival_s = MARGIN_S + np.cumsum(gaps)
         self.scheduled_s = np.full(self.count, np.nan)
         self.token_steps: list[list[int]] = [[] for _ in range(self.count)]
@@ -85,7 +91,7 @@ class SimulatedEngine:
             while waiting and len(running) + len(partly) < self.slots and budget > sum(partly.values()):
                 request = waiting.popleft()
                 self.scheduled_s[request] = now
-                partly[request] = self.prompt
+                partly[request] = int(self.prompts[request])
             computed, finished = 0, []
             for request in partly:
                 tokens = min(partly[request], budget - computed)
@@ -95,6 +101,7 @@ class SimulatedEngine:
                     finished.append(request)
             seconds = 0.005 + 2.5e-5 * computed + 3e-5 * len(decoding)
             step = len(self.end_s)
+            self.context.append(sum(int(self.prompts[r]) + len(self.token_steps[r]) for r in decoding))
             for request in decoding:
                 self.token_steps[request].append(step)
                 running[request] -= 1
@@ -118,7 +125,11 @@ class SimulatedEngine:
         prefill, decode = np.array(self.prefill, float), np.array(self.decode, float)
         scatter = 1 + self.step_scatter * random.standard_normal((2, len(prefill)))
         self.step_prefill_j = self.prefill_token_j * prefill * scatter[0]
-        self.step_decode_j = (self.decode_token_j * decode + self.decode_step_j * (decode > 0)) * scatter[1]
+        self.step_decode_j = (
+            self.decode_token_j * decode
+            + self.decode_step_j * (decode > 0)
+            + self.context_token_j * np.array(self.context, float)
+        ) * scatter[1]
         self.start_ns = T0_NS + np.round(np.array(self.start_s) * 1e9).astype(np.int64)
         self.end_ns = T0_NS + np.round(np.array(self.end_s) * 1e9).astype(np.int64)
         lengths = np.diff(np.append(self.end_ns, self.end_ns[-1] + 5_000_000))
@@ -164,7 +175,19 @@ class SimulatedEngine:
             inside(np.array(self.decode, float)),
         )
 
-    def work(self, *, exact: bool = False) -> Work:
+    def request_decode_j(self) -> Floats:
+        """What decoding each request should draw, float64[requests]; a step is shared by those that decode in it."""
+        drawn = np.zeros(self.count)
+        for request, steps in enumerate(self.token_steps):
+            for made, step in enumerate(steps[1:], start=1):
+                drawn[request] += (
+                    self.decode_token_j
+                    + self.decode_step_j / self.decode[step]
+                    + self.context_token_j * (self.prompts[request] + made)
+                )
+        return drawn
+
+    def work(self, *, exact: bool = False, context: Context | None = None) -> Work:
         none = np.full(len(self.end_ns), MISSING, np.int64)
         found = locate_steps(
             self.logged_ns,
@@ -174,6 +197,7 @@ class SimulatedEngine:
             np.array(self.decode, np.int64),
             np.array(self.in_flight, np.int64),
             T0_NS + np.round(self.scheduled_s * 1e9).astype(np.int64),
+            context or Context.of(self.requests()),
         )
         assert found is not None
         return found
@@ -188,7 +212,7 @@ class SimulatedEngine:
             actual_send_ns=arrival_ns,
             first_token_ns=np.array([s[0] for s in stamps]),
             last_token_ns=np.array([s[-1] for s in stamps]),
-            input_tokens=self.prompt * full,
+            input_tokens=self.prompts.astype(np.int64),
             cached_tokens=0 * full,
             output_tokens=self.output * full,
             preemptions=0 * full,

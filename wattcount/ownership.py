@@ -108,7 +108,7 @@ def lock(path: Path, purpose: str, *, for_everyone: bool = False) -> Claim | Non
     Raises OSError where the file cannot be made, or the file system has no locks.
     """
     while True:
-        descriptor = _open_or_make(path, for_everyone)
+        descriptor = open_lock_file(path, for_everyone=for_everyone)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Its holder may have removed it since it was opened.
@@ -127,7 +127,8 @@ def lock(path: Path, purpose: str, *, for_everyone: bool = False) -> Claim | Non
         os.close(descriptor)
 
 
-def _open_or_make(path: Path, for_everyone: bool) -> int:
+def open_lock_file(path: Path, *, for_everyone: bool) -> int:
+    """A descriptor of the file, made where there is none; `for_everyone`: other users can open it too."""
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
     while True:
         # In a sticky folder the kernel may refuse O_CREAT on a file of another user, so it is tried without.

@@ -17,9 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def rows(out: str) -> list[list[str]]:
     """The cells of each line of a printed table."""
-    return [
-        line.split() for line in out.splitlines() if line.split() and line.split()[0] in model_catalogue()
-    ]
+    names = set(model_catalogue())
+    return [line.split() for line in out.splitlines() if line.split() and line.split()[0] in names]
 
 
 def test_every_model_is_listed_smallest_first_in_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
@@ -29,9 +28,11 @@ def test_every_model_is_listed_smallest_first_in_80_columns(capsys: pytest.Captu
     names = [row[0] for row in rows(out)]
     assert sorted(names) == sorted(model_catalogue())
     assert names[0] == "tiny"
-    assert names[-1] == "qwen3_235b_a22b"
-    assert ["llama3_8b", "llama", "dense", "8.03", "8.03", "128", "8192"] in rows(out)
-    assert ["olmoe_1b_7b", "olmoe", "moe", "6.92", "1.28", "128", "4096"] in rows(out)
+    assert names[-1] == "qwen3_235b_a22b_2507"
+    assert ["llama3_8b", "llama", "dense", "8.03", "8.03", "16", "128", "8K"] in rows(out)
+    assert ["olmoe_1b_7b", "olmoe", "moe", "6.92", "1.28", "16", "128", "4K"] in rows(out)
+    assert ["qwen3_8b_awq", "qwen3", "dense", "8.19", "8.19", "4.16", "144", "40K"] in rows(out)
+    assert ["falcon3_mamba_7b", "falcon_mamba", "ssm", "7.27", "7.27", "16", "0", "-"] in rows(out)
 
 
 @pytest.mark.parametrize(
@@ -43,6 +44,8 @@ def test_every_model_is_listed_smallest_first_in_80_columns(capsys: pytest.Captu
         (["--kind", "ssm"], ["falcon3_mamba_7b"]),
         (["--kind", "hybrid"], ["nemotron3_nano_30b_a3b"]),
         (["--max-parameters-b", "0.4"], ["tiny", "gpt2"]),
+        (["--min-parameters-b", "100"], ["gpt_oss_120b", "qwen3_235b_a22b", "qwen3_235b_a22b_2507"]),
+        (["--min-parameters-b", "7.25", "--max-parameters-b", "7.4"], ["falcon3_mamba_7b", "olmo2_7b"]),
     ],
 )
 def test_filters(args: list[str], names: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -82,6 +85,26 @@ def test_the_fit_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert [row[-1] for row in rows(out) if row[0] == "llama3_1_70b"] == ["no", "no"]
 
 
+def test_only_what_fits(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "--fits", "l4,h200", "--family", "llama3_1", "--fitting"]) == 0
+    out = capsys.readouterr().out
+    assert "l4, 24 GiB: 2 of 3 fit" in out
+    assert [row[0] for row in rows(out)] == ["llama3_1_minitron_4b_width", "llama3_1_8b"] * 2
+    assert main(["models", "--fits", "l4,h200", "--family", "llama3_1", "--fitting", "--json"]) == 0
+    pairs = json.loads(capsys.readouterr().out)
+    assert [pair["gpu"] for pair in pairs] == ["l4", "l4", "h200", "h200"]
+    assert main(["models", "--fits", "l4", "--family", "llama3_1_70b", "--fitting"]) == 0
+    out = capsys.readouterr().out
+    assert "l4, 24 GiB: 0 of 1 fit" in out
+    assert rows(out) == []
+
+
+def test_a_quantised_checkpoint_fits_where_its_original_does_not(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "--fits", "l4", "--family", "qwen3_14b"]) == 0
+    fits = {row[0]: row[-1] for row in rows(capsys.readouterr().out)}
+    assert fits == {"qwen3_14b": "no", "qwen3_14b_awq": "yes", "qwen3_14b_fp8": "yes"}
+
+
 def test_dtype_quantisation_length_and_gpus_count(capsys: pytest.CaptureFixture[str]) -> None:
     def needed(*args: str) -> int:
         assert main(["models", "--family", "llama3_8b", "--fits", "l4", "--json", *args]) == 0
@@ -115,6 +138,7 @@ def test_a_gpu_without_bfloat16_is_pointed_out(gpu: str, capsys: pytest.CaptureF
         (["--family", "nothing"], "no model is left"),
         (["--max-parameters-b", "0.001"], "no model is left"),
         (["--dtype", "float16"], "need --fits"),
+        (["--fitting"], "need --fits"),
         (["engine.max_model_len=8192"], "need --fits"),
         (["--fits", "l4", "--dtype", "int3"], "--dtype 'int3'"),
         (["--fits", "l4", "--quantization", "magic"], "--quantization 'magic'"),

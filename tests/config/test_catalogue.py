@@ -23,6 +23,8 @@ PUBLISHED_B = {
     "deepseek_moe_16b": 16.4,
     "falcon3_mamba_7b": 7.27,
     "gemma2_2b": 2.61,
+    "gemma2_9b": 9.24,
+    "gemma2_27b": 27.2,
     "gemma3_1b": 1,
     "gemma3_4b": 4,
     "gemma3_12b": 12,
@@ -46,6 +48,8 @@ PUBLISHED_B = {
     "mistral_7b": 7.25,
     "mistral_small_2409": 22,
     "mistral_small_2501": 24,
+    "mistral_small_2503": 24,
+    "mistral_small_2506": 24,
     "nemotron3_nano_30b_a3b": 31.6,
     "olmo2_7b": 7.3,
     "olmo2_13b": 13.7,
@@ -54,22 +58,33 @@ PUBLISHED_B = {
     "phi3_medium": 14,
     "phi3_mini": 3.8,
     "phi4": 14.7,
+    "phi4_mini": 3.8,
     "phi_tiny_moe": 3.8,
     "qwen1_5_moe_a2_7b": 14.3,
     "qwen2_5_0_5b": 0.49,
     "qwen2_5_1_5b": 1.54,
     "qwen2_5_3b": 3.09,
     "qwen2_5_7b": 7.61,
+    "qwen2_5_14b": 14.7,
+    "qwen2_5_32b": 32.5,
+    "qwen2_5_72b": 72.7,
     "qwen3_0_6b": 0.6,
     "qwen3_1_7b": 1.7,
     "qwen3_4b": 4.0,
     "qwen3_8b": 8.2,
     "qwen3_14b": 14.8,
     "qwen3_32b": 32.8,
+    "qwen3_4b_2507": 4.0,
     "qwen3_30b_a3b": 30.5,
+    "qwen3_30b_a3b_2507": 30.5,
     "qwen3_235b_a22b": 235,
+    "qwen3_235b_a22b_2507": 235,
     "r1_distill_llama_8b": 8,
     "r1_distill_llama_70b": 70,
+    "r1_distill_qwen_1_5b": 1.78,
+    "r1_distill_qwen_7b": 7.62,
+    "r1_distill_qwen_14b": 14.8,
+    "r1_distill_qwen_32b": 32.8,
     "smollm2_1_7b": 1.7,
     "solar_10_7b": 10.7,
     "solar_pro_preview": 22.1,
@@ -84,12 +99,21 @@ PUBLISHED_ACTIVE_B = {
     "olmoe_1b_7b": 1.3,
     "qwen1_5_moe_a2_7b": 2.7,
     "qwen3_30b_a3b": 3.3,
+    "qwen3_30b_a3b_2507": 3.3,
     "qwen3_235b_a22b": 22,
+    "qwen3_235b_a22b_2507": 22,
 }
 """Of mixtures of experts, where the card counts the embeddings too, as `active_parameters_b` does."""
 
 CLASS_ON_THE_HUB = {"internlm2", "deepseek", "solar"}
-"""Kinds whose config class comes with the weights."""
+"""Kinds whose config class comes with the weights; tests/engine/test_vllm_configs.py builds theirs."""
+
+QUANTIZED = {
+    name: next(base for base in MODELS if name.startswith(f"{base}_") and base != name)
+    for name in MODELS
+    if name.endswith(("_fp8", "_awq", "_gptq_int4"))
+}
+"""Quantised checkpoints, with the option of the original."""
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -120,7 +144,23 @@ def test_active_counts_agree_with_the_published_ones(name: str, billions: float)
     assert counted.active / 1e9 == pytest.approx(billions, rel=0.05)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("name", "base"), QUANTIZED.items())
+def test_a_quantised_checkpoint_has_the_shape_of_its_original(name: str, base: str) -> None:
+    quantized, original = MODELS[name], MODELS[base]
+    apart = {"quantization_config", "torch_dtype"}
+    assert {k: v for k, v in quantized.hf_config.items() if k not in apart} == {
+        k: v for k, v in original.hf_config.items() if k not in apart
+    }
+    assert quantized.parameters_b == original.parameters_b
+    bits = fit.weight_bits(quantized)
+    assert bits == (8.0 if name.endswith("_fp8") else 4 + 20 / 128)
+    small, large = (
+        fit.estimate(compose([f"model={option}"]), 80 * fit.GIB).weights_bytes for option in (name, base)
+    )
+    assert bits / 16 < small / large < bits / 16 + 0.2  # embeddings and output head stay in 16 bit
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name not in QUANTIZED])
 def test_transformers_builds_the_same_number_of_parameters(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,6 +262,12 @@ def test_mxfp4_leaves_attention_in_16_bit(name: str, gib: float) -> None:
 )
 def test_kinds(name: str, kind: str) -> None:
     assert fit.model_kind(MODELS[name].hf_config) == kind
+
+
+def test_the_documentation_lists_all() -> None:
+    """`make docs` writes it."""
+    text = (Path(__file__).resolve().parents[2] / "docs" / "catalogue.md").read_text()
+    assert [name for name in (*MODELS, *gpu_catalogue()) if f"| `{name}` |" not in text] == []
 
 
 def test_the_gpu_catalogue_has_no_auto() -> None:

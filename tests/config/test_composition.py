@@ -15,10 +15,12 @@ from wattcount.config.composition import (
     conf_path,
     gpu_catalogue,
     match_gpu,
+    model_catalogue,
     options,
 )
 from wattcount.config.schema import BatchConfig, EngineKind, PowerBackend, ServerConfig, Weights
 from wattcount.errors import NotStartedError
+from wattcount.power import emulation
 
 GPUS = [
     "t4",
@@ -186,7 +188,23 @@ def test_a_mistake_in_a_group_of_ones_own_is_found(tmp_path: Path) -> None:
         ("NVIDIA GeForce RTX 3090", "rtx3090"),
         ("NVIDIA GeForce RTX 4090", "rtx4090"),
         ("NVIDIA B200", "b200"),
-        ("NVIDIA L40", None),
+        ("NVIDIA GB200", "gb200"),
+        ("NVIDIA B300 SXM6 AC", "b300"),
+        ("NVIDIA GB300", "gb300"),
+        ("NVIDIA GH200 480GB", "gh200"),
+        ("NVIDIA H20", "h20"),
+        ("NVIDIA L40", "l40"),
+        ("NVIDIA A10", "a10"),
+        ("NVIDIA A10G", "a10g"),
+        ("NVIDIA A2", "a2"),
+        ("NVIDIA A40", "a40"),
+        ("NVIDIA RTX A6000", "rtx_a6000"),
+        ("NVIDIA RTX 6000 Ada Generation", "rtx6000_ada"),
+        ("NVIDIA GeForce RTX 5090", "rtx5090"),
+        ("NVIDIA RTX PRO 6000 Blackwell Workstation Edition", "rtx_pro_6000"),
+        ("NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition", "rtx_pro_6000_max_q"),
+        ("NVIDIA RTX PRO 6000 Blackwell Server Edition", None),
+        ("NVIDIA GeForce RTX 5090 D", None),
         ("NVIDIA GeForce RTX 3090 Ti", None),
         ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
     ],
@@ -196,23 +214,35 @@ def test_device_names_tell_variants_apart(found: str, option: str | None) -> Non
     assert (gpu.name if gpu else None) == option
 
 
+def test_changing_a_packaged_option_changes_no_other_copy_of_it() -> None:
+    gpu_catalogue()["l4"].nvml_names.append("NVIDIA L5")
+    model_catalogue()["tiny"].hf_config["vocab_size"] = 1
+    assert gpu_catalogue()["l4"].nvml_names == ["NVIDIA L4"]
+    assert model_catalogue()["tiny"].hf_config["vocab_size"] == 8192
+
+
 def test_gpu_facts_are_complete_and_plausible() -> None:
     catalogue = gpu_catalogue()
+    profiles = {profile["name"] for profile in emulation.profiles()}
     assert set(GPUS) - {"auto"} <= set(catalogue)
     assert "auto" not in catalogue
     for name, gpu in catalogue.items():
         assert gpu.name == name
         assert gpu.source
-        assert gpu.emulator_profile
+        assert gpu.emulator_profile in profiles
+        assert gpu.emulated_name is not None
+        found = match_gpu(gpu.emulated_name)
+        assert found is not None
+        assert found.nvml_names == gpu.nvml_names
         assert gpu.architecture
         assert gpu.memory_gib is not None
-        assert 16 <= gpu.memory_gib <= 192
+        assert 16 <= gpu.memory_gib <= 288
         assert gpu.memory_bandwidth_gb_s is not None
-        assert 300 <= gpu.memory_bandwidth_gb_s <= 8000
+        assert 200 <= gpu.memory_bandwidth_gb_s <= 8000
         assert gpu.fp16_dense_tflops is not None
         assert gpu.tdp_w is not None
-        assert gpu.idle_w is not None
-        assert 0.05 * gpu.tdp_w <= gpu.idle_w < 0.3 * gpu.tdp_w or gpu.name.startswith("rtx")
+        if gpu.idle_w is not None:
+            assert 0.05 * gpu.tdp_w <= gpu.idle_w < 0.3 * gpu.tdp_w or gpu.name.startswith("rtx")
         assert gpu.compute_capability is not None
         has_fp8 = float(gpu.compute_capability) >= 8.9
         assert (gpu.fp8_dense_tflops is not None) is has_fp8

@@ -246,6 +246,24 @@ def test_declared_quantisation() -> None:
     assert fit.estimate(run, 80 * GIB).weight_bits == 8.0
 
 
+@pytest.mark.parametrize(
+    ("bits", "group_size", "expected"), [(4, 128, 4.15625), (8, 128, 8.1875), (4, 32, 4.625), (4, -1, 4.25)]
+)
+def test_groups_add_their_scales_and_zero_points(bits: int, group_size: int, expected: float) -> None:
+    run = compose(["model=llama3_8b"])
+    declared = {"quant_method": "gptq", "bits": bits, "group_size": group_size}
+    run.model.hf_config = {**run.model.hf_config, "quantization_config": declared}
+    assert fit.estimate(run, 80 * GIB).weight_bits == expected
+
+
+def test_a_quantised_checkpoint_is_as_large_as_its_files() -> None:
+    """Against the 5.58e9 bytes of Qwen/Qwen2.5-7B-Instruct-AWQ on the hub."""
+    run = compose(["model=qwen2_5_7b"])
+    declared = {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True, "version": "gemm"}
+    run.model.hf_config = {**run.model.hf_config, "quantization_config": declared}
+    assert fit.estimate(run, 80 * GIB).weights_bytes == pytest.approx(5.58e9, rel=0.01)
+
+
 def test_model_len_is_rounded_up_within_the_context() -> None:
     def length(tokens: int, model: str = "llama3_8b") -> int:
         return fit.max_model_len(compose([f"model={model}", f"scenario.lengths.input_tokens={tokens - 128}"]))

@@ -53,6 +53,20 @@ LLAMA: dict[str, Any] = {
     "tie_word_embeddings": False,
 }
 
+DEEPSEEK_MOE: dict[str, Any] = LLAMA | {
+    "architectures": ["DeepseekForCausalLM"],
+    "model_type": "deepseek",
+    "num_key_value_heads": 4,
+    "moe_intermediate_size": 64,
+    "n_routed_experts": 8,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 2,
+    "first_k_dense_replace": 1,
+    "moe_layer_freq": 1,
+    "norm_topk_prob": False,
+    "scoring_func": "softmax",
+}
+
 INSTALL = find_vllm()
 
 needs_vllm = pytest.mark.skipif(
@@ -535,6 +549,19 @@ class TestStart:
         assert failure.value.reason == "unsupported_model"
         assert "\n" not in str(failure.value)
         assert engine_children() == []
+
+    def test_a_config_class_of_our_own_reaches_the_engine_core(
+        self, tmp_path: Path, runner: asyncio.Runner
+    ) -> None:
+        """An architecture of vLLM whose config neither it nor transformers can read."""
+        engine = create(config(model__hf_config=DEEPSEEK_MOE), [], tmp_path)
+        try:
+            info = runner.run(engine.start())
+            chunks = runner.run(complete(engine, request("a", output_tokens=4)))
+        finally:
+            runner.run(engine.stop())
+        assert info.details["architecture"] == "DeepseekForCausalLM"
+        assert sum(chunk.token_count for chunk in chunks) == 4
 
     def test_rejected_argument_value(self, tmp_path: Path, runner: asyncio.Runner) -> None:
         engine = create(config(engine__args={"seed": "many"}), [], tmp_path)

@@ -13,7 +13,15 @@ from synthetic_record import SyntheticRun, at, steady_requests
 from synthetic_steps import SimulatedEngine
 
 from wattcount.metrics import attribution, compute
-from wattcount.metrics.attribution import Attribution, Spans, Work, attribute, divide_among_requests, fit
+from wattcount.metrics.attribution import (
+    Attribution,
+    Context,
+    Spans,
+    Work,
+    attribute,
+    divide_among_requests,
+    fit,
+)
 from wattcount.metrics.observations import MISSING, Requests
 from wattcount.metrics.window import Window, phase_window
 from wattcount.record import Record
@@ -129,12 +137,16 @@ def test_steps_in_any_order_are_the_same_steps() -> None:
     simulated = engine(count=20)
     order = np.random.default_rng(1).permutation(len(simulated.end_ns))
     expected = simulated.work()
+    context = Context.of(simulated.requests())
     for name in ("logged_ns", "end_ns", "start_ns"):
         setattr(simulated, name, getattr(simulated, name)[order])
     for name in ("prefill", "decode", "in_flight"):
         setattr(simulated, name, np.array(getattr(simulated, name))[order])
     for item in dataclasses.fields(Work):
-        assert getattr(simulated.work(), item.name).tolist() == getattr(expected, item.name).tolist()
+        assert (
+            getattr(simulated.work(context=context), item.name).tolist()
+            == getattr(expected, item.name).tolist()
+        )
 
 
 def test_without_tokens_there_is_no_work() -> None:
@@ -290,6 +302,37 @@ def test_a_full_batch_has_one_term_for_decode() -> None:
     assert found.prefill_j == pytest.approx(simulated.truth(simulated.window()).prefill_j, rel=0.02)
 
 
+def test_reading_the_context_is_found_again() -> None:
+    """Prompts of 64 to 4,096 tokens: what decode costs grows with what it looks back on."""
+    simulated = engine(prompt=64, prompt_max=4096, context_token_j=2e-5, noise_w=0.0, step_scatter=0.0)
+    truth = simulated.truth(simulated.window())
+    found = told(simulated, exact=True)
+    assert found.coefficients["context_token"].value_j == pytest.approx(2e-5, rel=0.05)
+    assert found.decode_j == pytest.approx(truth.decode_j, rel=0.005)
+    assert found.prefill_j == pytest.approx(truth.prefill_j, rel=0.01)
+
+
+def test_a_long_context_costs_its_request_more() -> None:
+    simulated = engine(prompt=64, prompt_max=4096, context_token_j=2e-5, count=400)
+    found = told(simulated)
+    divided = divide_among_requests(found, simulated.requests())
+    by_tokens = divide_among_requests(
+        dataclasses.replace(found, context_split_j=0 * found.context_split_j), simulated.requests()
+    )
+    truth = simulated.request_decode_j()[divided.whole]
+    error, error_by_tokens = (
+        float(np.sqrt(np.mean((each.decode_j[divided.whole] / truth - 1) ** 2)))
+        for each in (divided, by_tokens)
+    )
+    assert error < 0.08
+    assert error < 0.6 * error_by_tokens
+
+
+def test_a_context_that_costs_nothing_is_left_out() -> None:
+    found = told(engine(prompt=64, prompt_max=4096, context_token_j=0.0))
+    assert "context_token" not in found.coefficients
+
+
 # -- refusals -------------------------------------------------------------------------------------
 
 
@@ -297,7 +340,7 @@ def even_work(count: int, prefill: int, decode: int) -> Work:
     """Steps of 20 ms, back to back, all alike."""
     end = np.arange(1, count + 1, dtype=np.int64) * 20_000_000
     full = np.ones(count, np.int64)
-    return Work(end - 20_000_000, end - 20_000_000, end, prefill * full, decode * full)
+    return Work(end - 20_000_000, end - 20_000_000, end, prefill * full, decode * full, np.zeros(len(end)))
 
 
 def steady_w(power_w: float) -> attribution.EnergyAt:
@@ -344,11 +387,28 @@ def test_power_below_idle_is_refused() -> None:
     assert found == attribution.NOT_RESOLVED
 
 
+# -- context --------------------------------------------------------------------------------------
+
+
+def test_the_context_is_prompt_and_what_was_made() -> None:
+    """A prompt of 10 with tokens at 1, 2 and 3 s, and one of 100 with two tokens at 2 s and one at 4 s."""
+    two = Context.of(requests((0, 10, [1, 2, 3]), (0, 100, [2, 4])))
+    assert two.mean_at(ns(1, 1.5, 2.5, 3.5, 5)).tolist() == [0, 11, (12 + 101) / 2, 101, 0]
+
+
+def test_without_tokens_there_is_no_context() -> None:
+    assert Context.of(requests((0, 10, []))).mean_at(ns(1)).tolist() == [0]
+
+
 # -- requests -------------------------------------------------------------------------------------
 
 
 def split(
-    edges_s: list[float], idle_j: list[float], prefill_j: list[float], decode_j: list[float]
+    edges_s: list[float],
+    idle_j: list[float],
+    prefill_j: list[float],
+    decode_j: list[float],
+    context_j: list[float] | None = None,
 ) -> Attribution:
     return Attribution(
         idle_j=sum(idle_j),
@@ -367,6 +427,7 @@ def split(
         idle_split_j=np.array(idle_j),
         prefill_split_j=np.array(prefill_j),
         decode_split_j=np.array(decode_j),
+        context_split_j=np.array(context_j if context_j is not None else [0.0] * len(decode_j)),
     )
 
 

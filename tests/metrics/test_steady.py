@@ -191,6 +191,10 @@ def test_recorded_batches(path):
     record = Record.open(path)
     if record.info.config["scenario"]["kind"] != "batch":
         pytest.skip("a server")
+    if record.info.config["scenario"]["num_requests"] != 512:
+        # 128 at once never wait; of prompts with one token out, none runs on after its step.
+        assert compute(record)["null_reasons"]["energy_steady/gpu_j"] == "never_saturated"
+        return
     span = next(p for p in record.info.phases if p.phase is Phase.WINDOW)
     assert span.end_ns is not None
     requests, window = Requests.of(record.requests), Window(span.start_ns, span.end_ns)

@@ -81,7 +81,7 @@ def launch(
             study = Launch(config, context, planned, configs, "s", first)
             with Ledger.open(first.records_dir, "s") as ledger:
                 ledger.write_plan(Plan("s", tuple(planned), "2026-01-01T00:00:00+00:00", ()))
-                results, interrupted = study.run(ledger, Lines(len(planned)))
+                results, interrupted = study.run(ledger, Lines(len(planned), None))
     finally:
         Singleton.set_state(state)
     assert interrupted is None

@@ -4,7 +4,7 @@ import pytest
 
 from wattcount.sweep.events import Event, EventKind
 from wattcount.sweep.plan import Plan, PlannedPoint, PlanState
-from wattcount.sweep.state import State, Tally, Writer, study_state
+from wattcount.sweep.state import State, Tally, Writer, tally
 
 S = 1_000_000_000
 NOW = 1000 * S
@@ -32,7 +32,7 @@ def event(kind: str, key: str | None = None, at_s: float = 0, pid: int = 1, **ot
 
 
 def one(writers, points=("a",), is_there=lambda _: True):
-    return study_state(plan(*points), writers, NOW, is_there)
+    return tally(plan(*points), writers, is_there).state(NOW)
 
 
 def state_of(*events: Event, alive: bool = True, planned: PlannedPoint | str = "a", is_there=lambda _: True):
@@ -131,6 +131,25 @@ def test_one_sweep_told_that_another_measures_the_point_ends_nothing():
     assert found.state is State.running
     assert found.running is not None
     assert found.running.pid == 1
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_a_point_left_to_another_sweep_is_no_try_and_no_failure(alive):
+    events = [event("started", "a", 1), event("not_started", "a", 2, reason="measured_elsewhere")]
+    found = state_of(*events, alive=alive)
+    assert (found.state, found.tries, found.failure) == (State.waiting, 0, None)
+
+
+def test_an_invalid_record_that_is_not_measured_again_is_invalid():
+    planned = point("a", state=PlanState.skipped, reason="invalid_before", message="not steady")
+    assert one([], [planned]).points[0].state is State.invalid
+    found = state_of(event("started", "a", 1), event("invalid", "a", 2, reason="not_steady"), planned=planned)
+    assert (found.state, found.tries) == (State.invalid, 1)
+    assert found.failure is not None
+
+
+def test_a_refusal_that_was_begun_is_one_try():
+    assert state_of(event("started", "a", 1), event("not_started", "a", 2, reason="not_started")).tries == 1
 
 
 def test_the_sweep_writes_off_a_lane_that_died():
@@ -261,10 +280,10 @@ def test_nothing_left():
 
 
 def test_a_tally_moves_on_as_events_come():
-    tally = Tally(plan("a", "b"))
-    tally.add(event("start"))
-    tally.add(event("started", "a", 1))
-    assert tally.state(NOW).counts[State.running] == 1
-    tally.add(event("done", "a", 2, wall_s=1.0, energy_j=5.0))
-    after = tally.state(NOW)
+    made = Tally(plan("a", "b"))
+    made.add(event("start"))
+    made.add(event("started", "a", 1))
+    assert made.state(NOW).counts[State.running] == 1
+    made.add(event("done", "a", 2, wall_s=1.0, energy_j=5.0))
+    after = made.state(NOW)
     assert (after.counts[State.running], after.counts[State.done], after.energy_j) == (0, 1, 5.0)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import copy
 import dataclasses
+import json
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from wattcount.config import compose, fit
@@ -21,7 +22,16 @@ Row = Sequence[str]
 WIDTH = 79
 
 
-def add_fit_arguments(parser: argparse.ArgumentParser) -> None:
+def add_fit_arguments(parser: argparse.ArgumentParser, other: str) -> None:
+    """The options that judge pairs; `other` is what the listed things are to fit or to hold."""
+    parser.add_argument(
+        "--fits",
+        action="append",
+        metavar=f"{other.upper()}[,{other.upper()}...]",
+        help=f"with the arithmetic, which pairs with {'GPUs' if other == 'gpu' else 'models'} named fit",
+    )
+    parser.add_argument("--fitting", action="store_true", help="with --fits, only the pairs that fit")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--dtype", help="of weights and KV cache, e.g. float16; default: the model's own")
     parser.add_argument("--quantization", metavar="METHOD", help="of the weights, e.g. fp8 or awq")
     parser.add_argument("--tensor-parallel", type=int, default=1, metavar="N", help="spread over N GPUs")
@@ -54,9 +64,39 @@ def asked_for_a_fit(args: argparse.Namespace) -> bool:
     """Whether there is a pair to judge. Raises `NotStartedError` for options that only make sense with one."""
     if args.fits:
         return True
-    if args.dtype or args.quantization or args.tensor_parallel != 1 or args.overrides:
-        raise NotStartedError("--dtype, --quantization, --tensor-parallel and KEY=VALUE need --fits")
+    if args.dtype or args.quantization or args.tensor_parallel != 1 or args.fitting or args.overrides:
+        raise NotStartedError(
+            "--dtype, --quantization, --tensor-parallel, --fitting and KEY=VALUE need --fits"
+        )
     return False
+
+
+def show_pairs(
+    args: argparse.Namespace,
+    listed: str,
+    names: Sequence[str],
+    titles: Mapping[str, str],
+    pair: Callable[[str, str], tuple[ModelConfig, GpuConfig]],
+) -> None:
+    """Prints a table for each of `titles`, by name, with a row for each of `names`, which are of kind `listed`.
+
+    `pair` has the model and the GPU of a table and a row. A title has two `{}`: how many fit, and of how many.
+    """
+    base = fit_base(args)
+    pairs = {(title, name): pair(title, name) for title in titles for name in names}
+    reports = {key: report(base, *both, args) for key, both in pairs.items()}
+    shown = {key: found for key, found in reports.items() if found.fits or not args.fitting}
+    if args.json:
+        print(json.dumps([pair_json(*pairs[key], found) for key, found in shown.items()], indent=2))
+        return
+    for title, text in titles.items():
+        print(text.format(sum(reports[title, name].fits for name in names), len(names)) + "\n")
+        rows = [(name, *fit_cells(shown[title, name])) for name in names if (title, name) in shown]
+        if rows:
+            print(table((listed, *FIT_HEAD), rows) + "\n")
+    models, gpus = zip(*pairs.values(), strict=True)
+    for note in (*bfloat16_notes(models, gpus, args), fit_legend(base)):
+        print(note)
 
 
 def report(base: RunConfig, model: ModelConfig, gpu: GpuConfig, args: argparse.Namespace) -> fit.FitReport:
@@ -103,7 +143,7 @@ def bfloat16_notes(
     """What to do on GPUs without bfloat16, where it would be used."""
     if (args.dtype or "bfloat16") != "bfloat16" or all(model.dtype != "bfloat16" for model in models):
         return
-    without = [gpu.name for gpu in gpus if float(gpu.compute_capability or 8.0) < 8.0]
+    without = {gpu.name: None for gpu in gpus if float(gpu.compute_capability or 8.0) < 8.0}
     if without:
         names = ", ".join(without)
         yield textwrap.fill(

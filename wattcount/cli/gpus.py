@@ -6,17 +6,11 @@ import argparse
 import json
 
 from wattcount.cli.catalogue import (
-    FIT_HEAD,
     add_fit_arguments,
     asked_for_a_fit,
-    bfloat16_notes,
     chosen,
-    fit_base,
-    fit_cells,
-    fit_legend,
     of_family,
-    pair_json,
-    report,
+    show_pairs,
     table,
 )
 from wattcount.config.composition import gpu_catalogue, model_catalogue
@@ -41,36 +35,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--family", metavar="NAME", help="only GPUs whose name or architecture begins so: a100, Ada"
     )
-    parser.add_argument(
-        "--fits",
-        action="append",
-        metavar="MODEL[,MODEL...]",
-        help="with the arithmetic, whether they hold these models",
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    add_fit_arguments(parser)
+    parser.add_argument("--min-memory-gib", type=float, metavar="N", help="only with at least N GiB")
+    add_fit_arguments(parser, "model")
 
 
 def main(args: argparse.Namespace) -> int:
     with_fit = asked_for_a_fit(args)
     gpus = _selected(args)
-    if not with_fit:
-        listed = [{key: getattr(gpu, key) for key in FACTS} for gpu in gpus.values()]
-        print(json.dumps(listed, indent=2) if args.json else _listing(gpus))
-        return EXIT_OK
-    models = chosen(args.fits, model_catalogue(), "model")
-    base = fit_base(args)
-    pairs = {(name, gpu): report(base, models[name], gpus[gpu], args) for name in models for gpu in gpus}
-    if args.json:
-        listed = [pair_json(models[name], gpus[gpu], found) for (name, gpu), found in pairs.items()]
-        print(json.dumps(listed, indent=2))
-        return EXIT_OK
-    for name in models:
-        reports = {gpu: pairs[name, gpu] for gpu in gpus}
-        print(f"{name}: fits {sum(found.fits for found in reports.values())} of {len(gpus)} GPUs\n")
-        print(table(("gpu", *FIT_HEAD), [(gpu, *fit_cells(found)) for gpu, found in reports.items()]) + "\n")
-    for note in (*bfloat16_notes(models.values(), gpus.values(), args), fit_legend(base)):
-        print(note)
+    if with_fit:
+        models = chosen(args.fits, model_catalogue(), "model")
+        titles = {name: f"{name}: fits {{}} of {{}} GPUs" for name in models}
+        show_pairs(args, "gpu", list(gpus), titles, lambda model, gpu: (models[model], gpus[gpu]))
+    elif args.json:
+        print(json.dumps([{key: getattr(gpu, key) for key in FACTS} for gpu in gpus.values()], indent=2))
+    else:
+        print(_listing(gpus))
     return EXIT_OK
 
 
@@ -78,6 +57,8 @@ def _selected(args: argparse.Namespace) -> dict[str, GpuConfig]:
     gpus = gpu_catalogue()
     words = {name: (name, gpu.architecture or "") for name, gpu in gpus.items()}
     gpus = of_family(gpus, args.family, words)
+    if args.min_memory_gib is not None:
+        gpus = {name: gpu for name, gpu in gpus.items() if (gpu.memory_gib or 0.0) >= args.min_memory_gib}
     if not gpus:
         raise NotStartedError("no GPU is left; wattcount gpus without filters lists them all")
     return dict(sorted(gpus.items(), key=lambda item: (item[1].memory_gib or 0.0, item[0])))

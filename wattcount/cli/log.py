@@ -1,50 +1,143 @@
-"""`wattcount log PATH`: records that are not in MLflow yet."""
+"""`wattcount log PATH`, `wattcount log --study NAME`: records that are not in MLflow yet."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
 
 from wattcount.cli.records import find_records
+from wattcount.config.paths import default_records_dir
 from wattcount.config.schema import TrackingConfig
-from wattcount.errors import EXIT_FAILED, EXIT_OK, WattcountError
+from wattcount.errors import EXIT_FAILED, EXIT_OK, NotStartedError, WattcountError
 from wattcount.record import Record
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "path", metavar="PATH", nargs="+", help="a run record, or a folder with records below it"
+        "path", metavar="PATH", nargs="*", help="a run record, or a folder with records below it"
+    )
+    parser.add_argument("--study", metavar="NAME", help="all records of a study, below a run of its own")
+    parser.add_argument(
+        "--records-dir", metavar="DIR", default=default_records_dir(), help="of --study (%(default)s)"
     )
     parser.add_argument(
         "--uri", help="tracking URI; else the record's own, else $MLFLOW_TRACKING_URI, else sqlite"
     )
     parser.add_argument("--experiment", help="MLflow experiment; else the record's own")
     parser.add_argument("--force", action="store_true", help="log again what is already there")
+    parser.add_argument(
+        "--pending",
+        action="store_true",
+        help="of --study: only what its sweep could not log; nothing while a run of this host is in its window",
+    )
+    parser.add_argument("--limit-s", metavar="S", type=float, help="begin nothing more after S seconds")
 
 
 def main(args: argparse.Namespace) -> int:
     """Logs every record; those that fail are named, the others logged all the same."""
-    from wattcount.tracking import log_record, resolve_uri, ui_command
+    if bool(args.path) == bool(args.study):
+        raise NotStartedError("give PATHs of records or --study NAME, one of the two")
+    if args.pending and not args.study:
+        raise NotStartedError("--pending is of --study NAME")
+    logging = _Logging(args)
+    if args.study:
+        _log_study(args, logging)
+    else:
+        for path in find_records(args.path):
+            logging.record(path)
+    for uri in logging.uris:
+        from wattcount.tracking import ui_command
 
-    paths = find_records(args.path)
-    failed = 0
-    uris: dict[str, None] = {}
-    for path in paths:
-        try:
-            tracking = _tracking(Record.open(path).info.config.get("tracking") or {}, args)
-            run_id = log_record(path, tracking, force=args.force)
-        except WattcountError as error:
-            failed += 1
-            print(f"wattcount: {error}", file=sys.stderr)
-            continue
-        uris[resolve_uri(tracking)] = None
-        print(f"{run_id}  {path}")
-    for uri in uris:
         print(f"see them with: {ui_command(uri)}")
-    return EXIT_FAILED if failed else EXIT_OK
+    return EXIT_FAILED if logging.failed else EXIT_OK
 
 
-def _tracking(recorded: dict[str, object], args: argparse.Namespace) -> TrackingConfig:
+class _Logging:
+    """What was logged where, and what failed."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self._args = args
+        self._end_s = float("inf") if args.limit_s is None else time.monotonic() + args.limit_s
+        self.uris: dict[str, None] = {}
+        self.failed = 0
+
+    def left_s(self) -> float:
+        return self._end_s - time.monotonic()
+
+    def record(
+        self, path: Path, study: str | None = None, folder: Path | None = None
+    ) -> WattcountError | None:
+        """What went wrong, which has been said."""
+        from wattcount.tracking import log_record, resolve_uri, study_run
+        from wattcount.tracking.connection import LIMIT_S
+
+        limit_s = min(LIMIT_S, max(self.left_s(), 1.0))
+        try:
+            tracking = tracking_of(path, self._args)
+            parent = None
+            if study is not None and folder is not None:
+                parent = study_run(study, folder, tracking, limit_s=limit_s)
+            run_id = log_record(path, tracking, force=self._args.force, parent=parent, limit_s=limit_s)
+        except WattcountError as error:
+            self.fail(error)
+            return error
+        self.uris[resolve_uri(tracking)] = None
+        print(f"{run_id}  {path}", flush=True)
+        return None
+
+    def fail(self, error: WattcountError) -> None:
+        self.failed += 1
+        print(f"wattcount: {error}", file=sys.stderr)
+
+
+def _log_study(args: argparse.Namespace, logging: _Logging) -> None:
+    from wattcount.sweep.ledger import read_state, studies, study_folder
+    from wattcount.sweep.page import study_page
+    from wattcount.sweep.study_log import logged, pending, wait_for_quiet
+    from wattcount.tracking import TrackingError, log_study, resolve_uri
+
+    if args.study not in studies(args.records_dir):
+        raise NotStartedError(
+            f"no study {args.study!r} in {args.records_dir}; wattcount status --all lists them"
+        )
+    folder = study_folder(args.records_dir, args.study)
+    state = read_state(args.records_dir, args.study)
+    records: Sequence[Path] = [Path(record) for record in state.records if Path(record).is_dir()]
+    if args.pending:
+        records = pending(folder)
+    for record in records:
+        if args.pending and not wait_for_quiet(logging.left_s()):
+            break
+        if logging.left_s() <= 0:
+            break
+        error = logging.record(record, args.study, folder)
+        if not isinstance(error, TrackingError):
+            logged(folder, record)  # or damaged, which no further try will change
+        elif args.pending:
+            return  # a store that does not answer is not asked for every record
+    # The counts last, so that they are those of the records above.
+    if args.pending and not wait_for_quiet(max(logging.left_s(), 0.0)):
+        return
+    tracking = tracking_of(Path(state.records[-1]), args) if state.records else _given(args)
+    try:
+        run_id = log_study(
+            study_page(read_state(args.records_dir, args.study), args.records_dir),
+            tracking,
+            limit_s=min(300.0, max(logging.left_s(), 30.0)),
+        )
+    except TrackingError as error:
+        logging.fail(error)
+        return
+    logging.uris[resolve_uri(tracking)] = None
+    print(f"{run_id}  study {args.study}")
+
+
+def tracking_of(path: Path, args: argparse.Namespace) -> TrackingConfig:
+    """The record's own, as far as nothing else is asked for. Raises `WattcountError` where `path` is no record."""
+    recorded: dict[str, object] = Record.open(path).info.config.get("tracking") or {}
     tags = recorded.get("tags")
     name = recorded.get("run_name")
     return TrackingConfig(
@@ -53,3 +146,7 @@ def _tracking(recorded: dict[str, object], args: argparse.Namespace) -> Tracking
         run_name=str(name) if name else None,
         tags={str(k): str(v) for k, v in tags.items()} if isinstance(tags, dict) else {},
     )
+
+
+def _given(args: argparse.Namespace) -> TrackingConfig:
+    return TrackingConfig(uri=args.uri, experiment=args.experiment or TrackingConfig.experiment)

@@ -7,17 +7,11 @@ import json
 from typing import Any
 
 from wattcount.cli.catalogue import (
-    FIT_HEAD,
     add_fit_arguments,
     asked_for_a_fit,
-    bfloat16_notes,
     chosen,
-    fit_base,
-    fit_cells,
-    fit_legend,
     of_family,
-    pair_json,
-    report,
+    show_pairs,
     table,
 )
 from wattcount.config import fit
@@ -33,38 +27,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="only models whose name, hub id or model_type begins so: qwen3, llama, mistralai",
     )
     parser.add_argument("--kind", choices=fit.KINDS, help="only models of this kind")
+    parser.add_argument("--min-parameters-b", type=float, metavar="N", help="only from N 10^9 parameters on")
     parser.add_argument("--max-parameters-b", type=float, metavar="N", help="only up to N 10^9 parameters")
-    parser.add_argument(
-        "--fits",
-        action="append",
-        metavar="GPU[,GPU...]",
-        help="with the arithmetic, whether they fit these GPUs",
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    add_fit_arguments(parser)
+    add_fit_arguments(parser, "gpu")
 
 
 def main(args: argparse.Namespace) -> int:
     with_fit = asked_for_a_fit(args)
     models = _selected(args)
-    if not with_fit:
-        print(json.dumps([_facts(m) for m in models.values()], indent=2) if args.json else _listing(models))
-        return EXIT_OK
-    gpus = chosen(args.fits, gpu_catalogue(), "gpu")
-    base = fit_base(args)
-    pairs = {(gpu, name): report(base, models[name], gpus[gpu], args) for gpu in gpus for name in models}
-    if args.json:
-        listed = [pair_json(models[name], gpus[gpu], found) for (gpu, name), found in pairs.items()]
-        print(json.dumps(listed, indent=2))
-        return EXIT_OK
-    for gpu in gpus:
-        reports = {name: pairs[gpu, name] for name in models}
-        fitting = sum(found.fits for found in reports.values())
-        print(f"{gpu}, {gpus[gpu].memory_gib:g} GiB: {fitting} of {len(models)} fit\n")
-        rows = [(name, *fit_cells(found)) for name, found in reports.items()]
-        print(table(("model", *FIT_HEAD), rows) + "\n")
-    for note in (*bfloat16_notes(models.values(), gpus.values(), args), fit_legend(base)):
-        print(note)
+    if with_fit:
+        gpus = chosen(args.fits, gpu_catalogue(), "gpu")
+        titles = {name: f"{name}, {gpu.memory_gib:g} GiB: {{}} of {{}} fit" for name, gpu in gpus.items()}
+        show_pairs(args, "model", list(models), titles, lambda gpu, model: (models[model], gpus[gpu]))
+    elif args.json:
+        print(json.dumps([_facts(model) for model in models.values()], indent=2))
+    else:
+        print(_listing(models))
     return EXIT_OK
 
 
@@ -77,6 +55,8 @@ def _selected(args: argparse.Namespace) -> dict[str, ModelConfig]:
     models = of_family(models, args.family, words)
     if args.kind is not None:
         models = {name: m for name, m in models.items() if fit.model_kind(m.hf_config) == args.kind}
+    if args.min_parameters_b is not None:
+        models = {name: m for name, m in models.items() if _count(m).total >= args.min_parameters_b * 1e9}
     if args.max_parameters_b is not None:
         models = {name: m for name, m in models.items() if _count(m).total <= args.max_parameters_b * 1e9}
     if not models:
@@ -102,6 +82,8 @@ def _facts(model: ModelConfig) -> dict[str, Any]:
         "model_type": _architecture(model),
         "kind": fit.model_kind(model.hf_config),
         "dtype": model.dtype,
+        "quantization": (model.hf_config.get("quantization_config") or {}).get("quant_method"),
+        "weight_bits": fit.weight_bits(model),
         "gated": model.gated,
         "parameters": count.total,
         "active_parameters": count.active,
@@ -122,14 +104,24 @@ def _listing(models: dict[str, ModelConfig]) -> str:
             facts["kind"],
             _billions(facts["parameters"]),
             _billions(facts["active_parameters"]),
+            f"{facts['weight_bits']:.3g}",
             f"{facts['kv_bytes_per_token'] / 1024:g}",
-            str(facts["context_tokens"] or "-"),
+            _context(facts["context_tokens"]),
         )
         for facts in map(_facts, models.values())
     ]
-    head = ("model", "model_type", "kind", "params", "active", "KV", "context")
-    legend = "params, active: 10^9 with all embeddings; KV: KiB a token; context: tokens"
+    head = ("model", "model_type", "kind", "total", "used", "bits", "KV", "ctx")
+    legend = (
+        "total: 10^9 parameters, all embeddings included; used: of these, for one token;\n"
+        "bits: of a weight in a layer; KV: KiB a token in the cache; ctx: context, tokens"
+    )
     return f"{table(head, rows, left=3)}\n\n{legend}"
+
+
+def _context(tokens: int | None) -> str:
+    if tokens is None:
+        return "-"
+    return f"{tokens // 1024}K" if tokens >= 1024 else str(tokens)
 
 
 def _billions(parameters: int) -> str:

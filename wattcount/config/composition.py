@@ -6,6 +6,7 @@ resolver `${wattcount.home:SUBPATH}` and the sweeper's name; all of it may be do
 
 from __future__ import annotations
 
+import copy
 import functools
 import importlib.util
 import os
@@ -189,7 +190,7 @@ def catalogued_model(name: str) -> ModelConfig | None:
 
 
 def _catalogue(group: str, cls: type[T]) -> dict[str, T]:
-    """The packaged options of a group by name, read without Hydra, which takes a tenth of a second for each."""
+    """The packaged options of a group by name, each a value of its own that may be changed."""
     return {file.stem: _option(file, group, cls) for file in sorted(_packaged(group).glob("*.yaml"))}
 
 
@@ -200,10 +201,16 @@ def _packaged(group: str) -> Path:
 
 
 def _option(file: Path, group: str, cls: type[T]) -> T:
+    return from_plain_group(cls, copy.deepcopy(_values(file)), f"{group}={file.stem}")
+
+
+@functools.cache
+def _values(file: Path) -> dict[str, Any]:
+    """What an option's file says, read without Hydra, which takes a tenth of a second for each."""
     values = OmegaConf.to_container(OmegaConf.load(file))
     assert isinstance(values, dict)
     values.pop("defaults", None)
-    return from_plain_group(cls, {str(key): value for key, value in values.items()}, f"{group}={file.stem}")
+    return {str(key): value for key, value in values.items()}
 
 
 def match_gpu(found_name: str) -> GpuConfig | None:

@@ -524,13 +524,16 @@ def _activation_bytes(cfg: RunConfig, element: float, at_once: int, length: int)
 
 
 def weight_bits(model: ModelConfig) -> float:
-    """Bits a weight of a linear layer takes, with its share of scales; by quantisation, else by dtype."""
+    """Bits a weight of a quantised layer takes, its share of scales and zero points included; else the dtype's."""
     element = DTYPE_BYTES.get(model.dtype, 2.0)
     method = model.quantization
     declared = model.hf_config.get("quantization_config")
     if isinstance(declared, Mapping):
         bits = declared.get("bits")
         if isinstance(bits, int | float) and bits > 0:
+            group = _int(declared, "group_size")
+            if group is not None and group > 0:
+                return bits + (16.0 + bits) / group  # a 16-bit scale and a zero point each
             return float(bits) + (0.25 if bits < 8 else 0.0)
         method = method or str(declared.get("quant_method", ""))
     return QUANTIZED_BITS.get(method, element * 8) if method else element * 8

@@ -152,6 +152,10 @@ class VllmEngine(Engine):
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
+        if self._model.weights is Weights.random or not self._engine_config.args.get("trust_remote_code"):
+            from wattcount.engine.vllm_configs import register
+
+            register()
         # For this process, where vllm may have been imported before; children read it from the environment.
         logging.config.dictConfig(_logging_config(self._log))
         args = AsyncEngineArgs(**self._arguments())

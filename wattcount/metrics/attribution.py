@@ -3,7 +3,8 @@
 ::
 
     energy of an interval = idle power x length
-                          + a x prompt tokens computed + b x tokens decoded + c x decode steps + rest
+                          + a x prompt tokens computed
+                          + b x tokens decoded + c x decode steps + d x context tokens read + rest
 
 The coefficients are fitted over short intervals of the window (non-negative least squares); each interval's
 energy above idle is then divided in the proportion of its terms, so that the parts sum to the whole. It is a
@@ -69,8 +70,14 @@ REASONS = {
 }
 """Codes of why there is no attribution."""
 
-TERMS = ("prefill_token", "decode_token", "decode_step")
-_PREFILL, _DECODE_TOKEN, _DECODE_STEP = range(3)
+TERMS = ("prefill_token", "decode_token", "decode_step", "context_token")
+_PREFILL, _DECODE_TOKEN, _DECODE_STEP, _CONTEXT = range(4)
+TERMS_OF_DECODE = (
+    (_DECODE_TOKEN, _DECODE_STEP, _CONTEXT),
+    (_DECODE_TOKEN, _DECODE_STEP),
+    (_DECODE_TOKEN, _CONTEXT),
+)
+"""What stands for decode: the first of these that can be told apart; else tokens or steps, whichever fits better."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +117,7 @@ class Work:
     start_ns, end_ns               int64[steps], start < end
     late_start_ns                  int64[steps], start <= late start < end: the other end of what is plausible
     prefill_tokens, decode_tokens  int64[steps]
+    context_tokens                 float64[steps], that its decoded tokens looked back on, all together; 0 where unknown
     """
 
     start_ns: Ints
@@ -117,11 +125,12 @@ class Work:
     end_ns: Ints
     prefill_tokens: Ints
     decode_tokens: Ints
+    context_tokens: Floats
 
     def terms(self, edges_ns: Ints, *, late: bool = False) -> Floats:
-        """Prompt tokens, decoded tokens and decode steps of each interval: float64[edges - 1, 3]."""
+        """Amounts of work in each interval by term (`TERMS`): float64[edges - 1, 4]."""
         start_ns = self.late_start_ns if late else self.start_ns
-        amounts = (self.prefill_tokens, self.decode_tokens, self.decode_tokens > 0)
+        amounts = (self.prefill_tokens, self.decode_tokens, self.decode_tokens > 0, self.context_tokens)
         columns = [Spans(start_ns, self.end_ns, np.asarray(a, np.float64)).between(edges_ns) for a in amounts]
         return np.stack(columns, axis=1)
 
@@ -134,6 +143,7 @@ def locate_steps(
     decode_tokens: Ints,
     in_flight: Ints,
     begun_ns: Ints,
+    context: Context | None = None,
 ) -> Work | None:
     """When each step ran, as far as can be told; None where tokens are missing. `MISSING` stands for null.
 
@@ -143,6 +153,7 @@ def locate_steps(
 
     in_flight   int64[steps], running and waiting requests after the step
     begun_ns    when requests were scheduled (or sent, where that is not known), in any order, `MISSING` where never
+    context     of the requests that decode
     """
     if not len(logged_ns) or (prefill_tokens == MISSING).any() or (decode_tokens == MISSING).any():
         return None
@@ -163,7 +174,57 @@ def locate_steps(
         late_ns = np.maximum(before, floor)
         # The second step of a burst did not begin before the burst either.
         start_ns = np.maximum(two_before, np.maximum(floor, np.concatenate((floor[:1], floor[:-1]))))
-    return Work(np.minimum(start_ns, end_ns - 1), np.minimum(late_ns, end_ns - 1), end_ns, prefill, decode)
+    looked_back: Floats = np.zeros(len(decode)) if context is None else decode * context.mean_at(end_ns)
+    return Work(
+        np.minimum(start_ns, end_ns - 1),
+        np.minimum(late_ns, end_ns - 1),
+        end_ns,
+        prefill,
+        decode,
+        looked_back,
+    )
+
+
+@dataclass(frozen=True)
+class Context:
+    """How many tokens the requests that decode look back on, as steps of time.
+
+    t_ns     int64[n], increasing
+    tokens   float64[n], of all requests together, from each time on
+    requests int64[n], how many they are
+    """
+
+    t_ns: Ints
+    tokens: Floats
+    requests: Ints
+
+    @classmethod
+    def of(cls, requests: Requests) -> Context:
+        """Each request from its first token to its last, with its prompt and what it has made so far."""
+        order = np.lexsort((requests.token_ts_ns, requests.token_request))
+        owner, stamp = requests.token_request[order], requests.token_ts_ns[order]
+        if not len(owner):
+            return cls(np.zeros(1, np.int64), np.zeros(1), np.zeros(1, np.int64))
+        count = requests.token_count[order]
+        is_first = np.concatenate(([True], owner[1:] != owner[:-1]))
+        is_last = np.concatenate((is_first[1:], [True]))
+        prompt = requests.input_tokens[owner]
+        change = np.where(is_first, prompt + count, count).astype(np.float64)
+        change[is_last] -= (prompt + tokens_before(requests)[order] + count)[is_last]
+        by_time = np.argsort(stamp, kind="stable")
+        return cls(
+            stamp[by_time],
+            np.cumsum(change[by_time]),
+            np.cumsum(is_first[by_time].astype(np.int64) - is_last[by_time]),
+        )
+
+    def mean_at(self, t_ns: Ints) -> Floats:
+        """Of a request, just before each time: float64[len(t_ns)]; 0 while none decodes."""
+        at = np.searchsorted(self.t_ns, t_ns, side="left") - 1
+        tokens = np.where(at < 0, 0.0, self.tokens[at])
+        requests = np.where(at < 0, 0, self.requests[at])
+        mean: Floats = np.divide(tokens, requests, out=np.zeros(len(t_ns)), where=requests > 0)
+        return mean
 
 
 @dataclass(frozen=True)
@@ -187,6 +248,7 @@ class Attribution:
     lag_ns             how much later than its power work is logged
     edges_ns           int64[n + 1], of the intervals
     idle_split_j, prefill_split_j, decode_split_j   float64[n], each interval's parts
+    context_split_j    float64[n], what of the decode part is for reading the context
     """
 
     idle_j: float
@@ -205,6 +267,7 @@ class Attribution:
     idle_split_j: Floats
     prefill_split_j: Floats
     decode_split_j: Floats
+    context_split_j: Floats
 
     @property
     def interval_s(self) -> float:
@@ -235,6 +298,12 @@ class Fit:
     @property
     def squares(self) -> float:
         return float(self.residual_j @ self.residual_j)
+
+    def is_certain(self, term: int) -> bool:
+        """Whether its coefficient is above 0 by twice its 95 % uncertainty."""
+        at = self.terms.index(term)
+        u95 = t_975(max(self.freedom, 5)) * math.sqrt(max(float(self.covariance_j2[at, at]), 0.0))
+        return float(self.value_j[at]) > 2 * u95
 
 
 def fit(amounts: Floats, energy_j: Floats, terms: Sequence[int]) -> Fit:
@@ -366,7 +435,7 @@ def attribute(
         ** 2
     )
     *_, prefill_u95, decode_u95 = (float(u) for u in u95)
-    idle_j, prefill_j, decode_j = (math.fsum(part) for part in parts)
+    idle_j, prefill_j, decode_j, _ = (math.fsum(part) for part in parts)
     if (done[_PREFILL] > 0 and prefill_u95 >= prefill_j) or (
         done[_DECODE_TOKEN] > 0 and decode_u95 >= decode_j
     ):
@@ -393,13 +462,14 @@ def attribute(
         idle_split_j=parts[0],
         prefill_split_j=parts[1],
         decode_split_j=parts[2],
+        context_split_j=parts[3],
     )
 
 
 class Design:
     """Energy above idle and work of each interval of `edges_ns`, for any lag and idle power.
 
-    amounts   float64[n, 3], work by term (`TERMS`)
+    amounts   float64[n, 4], work by term (`TERMS`)
     """
 
     def __init__(self, energy_at: EnergyAt, edges_ns: Ints, work: Work) -> None:
@@ -422,7 +492,8 @@ class Design:
     def separable_terms(self, idle_w: float) -> tuple[int, ...] | str:
         """The terms whose coefficients can be told apart, or the code of why none can.
 
-        Tokens and steps of decode may go together (a batch that stays full): then one of them stands for both.
+        Tokens, steps and context of decode may go together (a batch that stays full, contexts that are all as long):
+        then some of them stand for the others. The context counts where it certainly costs something.
         """
         held = self.amounts.sum(axis=0)
         if not held.any():
@@ -434,9 +505,14 @@ class Design:
         prefill = (_PREFILL,) if held[_PREFILL] > 0 else ()
         if held[_DECODE_TOKEN] == 0:
             return prefill
-        full = self.fit((*prefill, _DECODE_TOKEN, _DECODE_STEP), 0, idle_w)
-        if full.condition_number <= MAX_CONDITION_NUMBER:
-            return full.terms
+        for terms in TERMS_OF_DECODE:
+            if _CONTEXT in terms and held[_CONTEXT] == 0:
+                continue
+            found = self.fit((*prefill, *terms), 0, idle_w)
+            if found.condition_number <= MAX_CONDITION_NUMBER and (
+                _CONTEXT not in terms or found.is_certain(_CONTEXT)
+            ):
+                return found.terms
         reduced = [self.fit((*prefill, decode), 0, idle_w) for decode in (_DECODE_TOKEN, _DECODE_STEP)]
         told = [found for found in reduced if found.condition_number <= MAX_CONDITION_NUMBER]
         return min(told, key=lambda found: found.squares).terms if told else COLLINEAR
@@ -478,17 +554,25 @@ def _figures(found: Fit, done: Floats, above_j: float) -> tuple[Floats, Floats]:
     return np.array(values), np.array(u95)
 
 
-def _divide(found: Fit, amounts: Floats, energy_j: Floats, idle_j: Floats) -> tuple[Floats, Floats, Floats]:
-    """Each interval's energy as (idle, prefill, decode), all >= 0: what the model does not say goes with what it says.
+def _divide(
+    found: Fit, amounts: Floats, energy_j: Floats, idle_j: Floats
+) -> tuple[Floats, Floats, Floats, Floats]:
+    """Each interval's energy as idle, prefill and decode, all >= 0, and what of decode is for the context.
 
-    An interval that drew less than idle is all idle, and so is one without work.
+    What the model does not say goes with what it says. An interval that drew less than idle is all idle, and so is
+    one without work.
     """
     modelled = amounts[:, list(found.terms)] * found.value_j
     total = modelled.sum(axis=1)
     above = np.where(total > 0, np.maximum(energy_j - idle_j, 0.0), 0.0)
-    prefill = modelled[:, np.array(found.terms) == _PREFILL].sum(axis=1)
-    share = np.divide(prefill, total, out=np.zeros_like(total), where=total > 0)
-    return energy_j - above, above * share, above * (1 - share)
+
+    def part(term: int) -> Floats:
+        column = modelled[:, np.array(found.terms) == term].sum(axis=1)
+        share: Floats = np.divide(column, total, out=np.zeros_like(total), where=total > 0)
+        return share
+
+    prefill = above * part(_PREFILL)
+    return energy_j - above, prefill, above - prefill, above * part(_CONTEXT)
 
 
 @dataclass(frozen=True)
@@ -515,8 +599,9 @@ def divide_among_requests(found: Attribution, requests: Requests) -> RequestEner
     """Each interval's prefill, decode and idle energy divided among the requests that were there.
 
     Prefill by prompt tokens computed, evenly between a request's scheduling and its first token; decode by
-    tokens, each between the arrival before it and its own; idle in equal shares between all requests that are
-    between their scheduling and their last token.
+    tokens, each between the arrival before it and its own, and what of it is for the context by the tokens that
+    were looked back on; idle in equal shares between all requests that are between their scheduling and their last
+    token.
     """
     edges_ns = found.edges_ns + found.lag_ns  # requests' stamps are as late as the steps'
     begun = begun_ns(requests)
@@ -539,13 +624,38 @@ def divide_among_requests(found: Attribution, requests: Requests) -> RequestEner
     before = np.where(follows, np.concatenate((stamp[:1], stamp[:-1])), begun[owner])
     tokens[~follows] -= 1  # its first token came out of its prefill
     decoded = (tokens > 0) & (before != MISSING)
-    decode = Spans(np.minimum(before, stamp - 1)[decoded], stamp[decoded], tokens[decoded])
-    decode_j, decode_left = _share(decode, owner[decoded], count, found.decode_split_j, edges_ns)
+    start, end, whose = np.minimum(before, stamp - 1)[decoded], stamp[decoded], owner[decoded]
+    decode_j, decode_left = _share(
+        Spans(start, end, tokens[decoded]),
+        whose,
+        count,
+        found.decode_split_j - found.context_split_j,
+        edges_ns,
+    )
+    context = (requests.input_tokens[owner] + tokens_before(requests)[order])[decoded] * tokens[decoded]
+    context_j, context_left = _share(
+        Spans(start, end, context), whose, count, found.context_split_j, edges_ns
+    )
 
     idle_j, idle_left = _share_equally(begun[there], last[there], there, count, found.idle_split_j, edges_ns)
     inside = (begun >= found.edges_ns[0]) & (last <= found.edges_ns[-1]) & (last > begun)
     whole = requests.completed & inside
-    return RequestEnergies(prefill_j, decode_j, idle_j, whole, prefill_left + decode_left + idle_left)
+    left_j = prefill_left + decode_left + context_left + idle_left
+    return RequestEnergies(prefill_j, decode_j + context_j, idle_j, whole, left_j)
+
+
+def tokens_before(requests: Requests) -> Floats:
+    """How many tokens its request had made before each arrival of tokens: float64, as `requests.token_ts_ns`."""
+    order = np.lexsort((requests.token_ts_ns, requests.token_request))
+    owner = requests.token_request[order]
+    made = np.cumsum(requests.token_count[order]) - requests.token_count[order]
+    first = (
+        np.flatnonzero(np.concatenate(([True], owner[1:] != owner[:-1]))) if len(owner) else np.zeros(0, int)
+    )
+    made = made - np.repeat(made[first], np.diff(np.append(first, len(owner))))
+    before = np.empty(len(owner))
+    before[order] = made
+    return before
 
 
 def begun_ns(requests: Requests) -> Ints:
@@ -695,6 +805,7 @@ def _gpus(record: Record) -> list[str]:
 def _work_of(record: Record) -> Work | None:
     steps = record.steps
     running, waiting = int_column(steps, "running"), int_column(steps, "waiting")
+    requests = Requests.of(record.requests)
     return locate_steps(
         int_column(steps, "logged_ns"),
         int_column(steps, "engine_ts_ns"),
@@ -702,7 +813,8 @@ def _work_of(record: Record) -> Work | None:
         int_column(steps, "prefill_tokens"),
         int_column(steps, "decode_tokens"),
         np.where((running == MISSING) | (waiting == MISSING), 1, running + waiting),
-        begun_ns(Requests.of(record.requests)),
+        begun_ns(requests),
+        Context.of(requests),
     )
 
 

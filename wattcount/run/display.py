@@ -24,7 +24,7 @@ WIDTH = 80
 EMULATED = "EMULATED: power comes from a model of a GPU, not from a meter. Not a result."
 RANDOM_WEIGHTS = "RANDOM WEIGHTS: not comparable with runs of the real weights."
 
-_NAMES = {
+PHASE_NAMES = {
     Phase.BARE_IDLE: "bare idle",
     Phase.ENGINE_START: "engine start",
     Phase.LOADED_IDLE: "loaded idle",
@@ -158,7 +158,7 @@ class PlainDisplay(Display):
             self._phase = progress.phase
             if progress.phase is not None:
                 length = f", {progress.planned_s:g} s" if progress.planned_s is not None else ""
-                self._line(f"{_NAMES[progress.phase]}{length}")
+                self._line(f"{PHASE_NAMES[progress.phase]}{length}")
         else:
             self._maybe()
 
@@ -180,7 +180,7 @@ class PlainDisplay(Display):
             shown = state.progress
             of = f"/{shown.planned_s:g}" if shown.planned_s is not None else ""
             parts = [
-                f"{_NAMES[self._phase]} {state.phase_elapsed_s():.0f}{of} s",
+                f"{PHASE_NAMES[self._phase]} {state.phase_elapsed_s():.0f}{of} s",
                 state.requests(),
                 state.rates(),
             ]
@@ -274,14 +274,16 @@ class LiveDisplay(Display):
                     width=28,
                     pulse=planned_s is None,
                 )
-                table.add_row(Text(f"> {_NAMES[phase]}", style="bold"), bar, f"{clock(elapsed_s)}{of}")
+                table.add_row(Text(f"> {PHASE_NAMES[phase]}", style="bold"), bar, f"{clock(elapsed_s)}{of}")
             elif phase in self._lengths:
                 table.add_row(
-                    Text(f"  {_NAMES[phase]}"), Text("done", style="green"), clock(self._lengths[phase])
+                    Text(f"  {PHASE_NAMES[phase]}"), Text("done", style="green"), clock(self._lengths[phase])
                 )
             else:
                 table.add_row(
-                    Text(f"  {_NAMES[phase]}", style="dim"), "", Text(of.removeprefix(" of "), style="dim")
+                    Text(f"  {PHASE_NAMES[phase]}", style="dim"),
+                    "",
+                    Text(of.removeprefix(" of "), style="dim"),
                 )
         return [table]
 

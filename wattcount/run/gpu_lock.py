@@ -34,7 +34,7 @@ def gpus_locked(
         # Always in the same order, or two runs would wait for each other.
         for gpu in sorted(gpus, key=lambda gpu: gpu.uuid):
             try:
-                _make_shared(folder)
+                make_shared(folder)
                 locks.append(_wait_for(gpu, folder, purpose, deadline_s, limit_s, notice))
             except OSError as error:
                 raise NotStartedError(
@@ -77,7 +77,7 @@ def _wait_for(
     return lock
 
 
-def _make_shared(folder: Path) -> None:
+def make_shared(folder: Path) -> None:
     """As /tmp: everyone may make files, and remove their own."""
     with contextlib.suppress(FileExistsError):
         folder.mkdir(parents=True)

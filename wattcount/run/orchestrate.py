@@ -51,6 +51,7 @@ from wattcount.run.leftovers import TEMPORARY_PREFIX, clear_up
 from wattcount.run.messages import Ended, Lines, Notice, decode
 from wattcount.run.preflight import check, check_busy, resolve
 from wattcount.run.process import TIMEOUT_SIGNAL, SessionProcess
+from wattcount.run.quiet import OwnWindow
 from wattcount.run.resume import Wanted
 from wattcount.scenario.journal import Progress
 
@@ -286,11 +287,15 @@ class _Watch:
         self._limit_what = f"took longer than sweep.time_limit_s={limit_s} s"
         self._phase: Phase | None = None
         self._asked_to_end = False
+        self._window = OwnWindow()
 
     def run(self) -> Outcome:
         with _scratch() as (environment, claim):
             self._claims += [str(claim.path)] if claim is not None else []
-            return self._run(environment)
+            try:
+                return self._run(environment)
+            finally:
+                self._window.release()
 
     def _run(self, environment: dict[str, str]) -> Outcome:
         try:
@@ -351,6 +356,7 @@ class _Watch:
             self._display.progress(message)
 
     def _follow(self, progress: Progress) -> None:
+        self._window.follow(progress.phase)
         if self._meanwhile is not None and progress.phase is not None:
             work, self._meanwhile = self._meanwhile, None
             threading.Thread(target=_quietly, args=(work,), name="wattcount-meanwhile", daemon=True).start()

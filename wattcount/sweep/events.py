@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+MEASURED_ELSEWHERE = "measured_elsewhere"
+"""Reason of a `not_started`: another run measures the same point right now."""
+
 
 class EventKind(Enum):
     """What happened to a point, or (`start`, `end`) to the sweep as a whole."""

@@ -30,11 +30,12 @@ import pyarrow.parquet as pq
 
 from wattcount import ownership
 from wattcount.errors import WattcountError
-from wattcount.sweep.events import Event, EventKind, decode, encode
+from wattcount.sweep.events import MEASURED_ELSEWHERE, Event, EventKind, decode, encode
 from wattcount.sweep.plan import Plan, PlannedPoint, PlanState
-from wattcount.sweep.state import PointState, State, StudyState, Writer, study_state
+from wattcount.sweep.state import PointState, State, StudyState, Tally, Writer, tally
 
 __all__ = [
+    "MEASURED_ELSEWHERE",
     "Event",
     "EventKind",
     "Ledger",
@@ -43,7 +44,9 @@ __all__ = [
     "StudyState",
     "read_plan",
     "read_state",
+    "read_tally",
     "studies",
+    "study_folder",
 ]
 
 STUDIES_FOLDER = ".studies"
@@ -106,7 +109,7 @@ class Ledger:
 
         Raises `WattcountError` for a name that is no folder's, or where the folders cannot be made.
         """
-        folder = _folder(records_dir, name)
+        folder = study_folder(records_dir, name)
         try:
             (folder / EVENTS_FOLDER).mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -195,9 +198,11 @@ def studies(records_dir: str | Path) -> list[str]:
 
 def read_plan(records_dir: str | Path, name: str) -> Plan:
     """The latest plan. Raises `WattcountError` where there is none, or it is damaged."""
-    file = _folder(records_dir, name) / PLAN_FILE
+    file = study_folder(records_dir, name) / PLAN_FILE
     try:
-        return _plan(pq.read_table(file))
+        # Not `read_table`, which imports pandas.
+        with pq.ParquetFile(file) as stored:
+            return _plan(stored.read())
     except FileNotFoundError:
         raise WattcountError(f"no study {name!r} in {Path(records_dir).expanduser()}") from None
     except (OSError, pa.ArrowException, ValueError, KeyError, TypeError) as error:
@@ -212,9 +217,13 @@ def read_state(records_dir: str | Path, name: str) -> StudyState:
 
     Raises `WattcountError` where there is no such study, or its plan is damaged.
     """
+    return read_tally(records_dir, name).state(time.time_ns())
+
+
+def read_tally(records_dir: str | Path, name: str) -> Tally:
+    """The same, to be added to as further events come."""
     plan = read_plan(records_dir, name)
-    writers = list(_writers(_folder(records_dir, name) / EVENTS_FOLDER))
-    return study_state(plan, writers, time.time_ns(), _is_there)
+    return tally(plan, _writers(study_folder(records_dir, name) / EVENTS_FOLDER), _is_there)
 
 
 def _is_there(record: str) -> bool:
@@ -247,7 +256,8 @@ def _is_alive(file: Path) -> bool:
         return time.time() - os.fstat(stream.fileno()).st_mtime < SILENT_S
 
 
-def _folder(records_dir: str | Path, name: str) -> Path:
+def study_folder(records_dir: str | Path, name: str) -> Path:
+    """`records_dir/.studies/<name>`. Raises `WattcountError` for a name that is no folder's."""
     if not _NAME.fullmatch(name):
         raise WattcountError(
             f"{name!r} is no name of a study: letters, digits and . _ + = @ - only, and no . or - first"

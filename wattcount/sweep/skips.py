@@ -9,10 +9,13 @@ from wattcount.config import fit
 from wattcount.config.capability import unsupported
 from wattcount.config.schema import Device, EngineKind, RunConfig
 from wattcount.sweep.machine import Here
+from wattcount.sweep.state import INVALID_BEFORE
 
 NO_SUCH_GPU = "no_such_gpu"
 DOES_NOT_FIT = "does_not_fit"
-INVALID_BEFORE = "invalid_before"
+
+
+__all__ = ["DOES_NOT_FIT", "INVALID_BEFORE", "NO_SUCH_GPU", "Skip"]
 
 
 @dataclass(frozen=True)

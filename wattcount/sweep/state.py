@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from statistics import fmean
 
-from wattcount.sweep.events import Event, EventKind
+from wattcount.sweep.events import MEASURED_ELSEWHERE, Event, EventKind
 from wattcount.sweep.plan import Plan, PlannedPoint, PlanState
 
 
@@ -84,6 +84,7 @@ class StudyState:
     time_left_s     the same, with as many at once as run now; None too where no start is alive
     time_left_basis `measured` where all of it comes from runs of this study or like records, else `predicted`
     latest          the point that was measured last
+    records         paths of all records that events or plan tell of, failed ones too
     """
 
     plan: Plan
@@ -97,6 +98,7 @@ class StudyState:
     time_left_s: float | None
     time_left_basis: str | None
     latest: PointState | None
+    records: tuple[str, ...]
 
     @property
     def name(self) -> str:
@@ -140,6 +142,10 @@ class _Story:
     refusals: int = 0
 
 
+INVALID_BEFORE = "invalid_before"
+"""Reason of a planned skip: its record is there, but invalid, and not asked to be measured again."""
+
+
 class Tally:
     """Takes events as they come, in the order of their time, and says how the study stands.
 
@@ -147,10 +153,11 @@ class Tally:
     """
 
     def __init__(self, plan: Plan, is_there: Callable[[str], bool] = lambda _record: True) -> None:
-        self._plan = plan
+        self.plan = plan
         self._is_there = is_there
         self._stories: defaultdict[str, _Story] = defaultdict(_Story)
         self._starts: dict[tuple[str | None, int | None, int], Start] = {}
+        self._records: dict[str, None] = {}
         self._energy_j: dict[str, float] = {}
         """By record, or by what else tells one run from another."""
 
@@ -173,6 +180,8 @@ class Tally:
 
     def _add_to(self, story: _Story, event: Event, alive: bool) -> None:
         who = (event.host, event.pid)
+        left = story.dead is not None and who == (story.dead.host, story.dead.pid)
+        began = who in story.open or left
         if event.kind is EventKind.started:
             story.starts += 1
             if alive:
@@ -185,20 +194,26 @@ class Tally:
             story.open.pop(who, None)
         else:
             story.open.clear()
+        if event.reason == MEASURED_ELSEWHERE:
+            story.starts -= began
+            story.dead = None if left else story.dead
+            return
         story.dead = None
-        if event.kind is EventKind.not_started:
+        if event.kind is EventKind.not_started and not began:
             story.refusals += 1
         if event.kind not in _DONE:
             story.failure = event
         elif event.record is None or all(known.record != event.record for known in story.results):
             story.results.append(event)
+        if event.record is not None:
+            self._records[event.record] = None
         if event.energy_j is not None:
             self._energy_j[event.record or f"{event.key} {event.t_utc_ns}"] = event.energy_j
 
     def state(self, t_utc_ns: int) -> StudyState:
         starts = tuple(sorted(self._starts.values(), key=lambda start: start.began_utc_ns))
         restarted_ns = max((start.began_utc_ns for start in starts if start.alive), default=None)
-        points = tuple(self._point(point, restarted_ns) for point in self._plan.points)
+        points = tuple(self._point(point, restarted_ns) for point in self.plan.points)
         counts = dict.fromkeys(State, 0)
         for point in points:
             counts[point.state] += 1
@@ -207,20 +222,25 @@ class Tally:
         work_left_s, basis = _work_left(points, measured, t_utc_ns)
         alive = restarted_ns is not None
         return StudyState(
-            plan=self._plan,
+            plan=self.plan,
             points=points,
             t_utc_ns=t_utc_ns,
             counts=counts,
             starts=starts,
             energy_j=sum(self._energy_j.values()) if self._energy_j else None,
-            energy_of=sum(p.state is State.done and p.record in self._energy_j for p in points),
+            energy_of=sum(p.state is State.done and self._has_energy(p) for p in points),
             work_left_s=work_left_s,
             time_left_s=work_left_s / max(counts[State.running], 1)
             if alive and work_left_s is not None
             else None,
             time_left_basis=basis,
+            records=tuple(self._records | dict.fromkeys(p.record for p in points if p.record is not None)),
             latest=max(measured, key=lambda p: p.result.t_utc_ns if p.result else 0, default=None),
         )
+
+    def _has_energy(self, done: PointState) -> bool:
+        told = done.result is not None and done.result.energy_j is not None
+        return told or done.record in self._energy_j
 
     def _point(self, point: PlannedPoint, restarted_ns: int | None) -> PointState:
         story = self._stories.get(point.key)
@@ -237,7 +257,8 @@ class Tally:
             return PointState(point, State.done, tries, result=result, record=result.record)
         untold = self._untold(point)
         if untold.state is not State.waiting:
-            return untold
+            failure = story.failure if untold.state is State.invalid else None
+            return replace(untold, tries=tries, failure=failure)
         failure, state = story.failure, State.waiting
         if story.dead is not None and (failure is None or story.dead.t_utc_ns > failure.t_utc_ns):
             failure, state = story.dead, State.lost
@@ -249,28 +270,27 @@ class Tally:
 
     def _untold(self, point: PlannedPoint) -> PointState:
         if point.state is PlanState.skipped:
-            return PointState(point, State.skipped)
+            invalid = point.reason == INVALID_BEFORE
+            return PointState(point, State.invalid if invalid else State.skipped)
         if point.state is PlanState.done and (point.record is None or self._is_there(point.record)):
             return PointState(point, State.done, record=point.record)
         return PointState(point, State.waiting)
 
 
-def study_state(
-    plan: Plan, writers: Iterable[Writer], t_utc_ns: int, is_there: Callable[[str], bool] = lambda _: True
-) -> StudyState:
-    """The state at `t_utc_ns` of a study whose events were written by `writers`, in any order."""
-    tally = Tally(plan, is_there)
+def tally(plan: Plan, writers: Iterable[Writer], is_there: Callable[[str], bool] = lambda _: True) -> Tally:
+    """Of what `writers` wrote, in any order."""
+    made = Tally(plan, is_there)
     told = [(event, writer.alive) for writer in writers for event in writer.events]
     for event, alive in sorted(told, key=lambda pair: pair[0].t_utc_ns):
-        tally.add(event, alive=alive)
-    return tally.state(t_utc_ns)
+        made.add(event, alive=alive)
+    return made
 
 
 def _work_left(
     points: Sequence[PointState], measured: Sequence[PointState], t_utc_ns: int
 ) -> tuple[float | None, str | None]:
     """Seconds and what they rest on. A point takes as long as those like it did, else as the plan expected."""
-    left = [point for point in points if point.state in (State.waiting, State.running)]
+    left = [point for point in points if point.state in (State.waiting, State.running, State.lost)]
     if not left:
         return 0.0, None
     taken: defaultdict[tuple[str, ...], list[float]] = defaultdict(list)

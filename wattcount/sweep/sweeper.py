@@ -30,6 +30,7 @@ from wattcount.sweep.ledger import Event, EventKind, Ledger
 from wattcount.sweep.machine import AnotherMachine, ThisMachine
 from wattcount.sweep.plan import Plan, PlannedPoint, PlanState
 from wattcount.sweep.planner import Planned, make_plan, records_folder, study_name
+from wattcount.sweep.study_log import StudyLog
 from wattcount.sweep.task import PointResult
 
 # Hydra's search for plugins executes their modules once more and so defines every class anew: a class
@@ -130,20 +131,21 @@ class PointSweeper(BasicSweeper):
     ) -> StudyResult:
         plan = planned.plan
         _record_lines(plan)
+        logs = StudyLog(first.records_dir, plan.name, first.tracking, _complain)
         with Ledger.open(first.records_dir, plan.name) as ledger:
             ledger.write_plan(plan)
             ledger.append(Event(EventKind.start))
+            watcher = Lines(len(plan.in_state(PlanState.to_run)), logs if first.tracking.enabled else None)
             interrupted: int | None = None
             reason = "failed"
             try:
                 if elsewhere is not None:
-                    to_run = len(plan.in_state(PlanState.to_run))
-                    results, interrupted = elsewhere.run(ledger, Lines(to_run))
+                    results, interrupted = elsewhere.run(ledger, watcher)
                 else:
                     lanes = local.Lanes(
                         plan.name,
                         ledger,
-                        Lines(len(jobs)),
+                        watcher,
                         limit=at_once or 1,
                         attempts=first.sweep.attempts,
                         retry_invalid=first.sweep.retry_invalid,
@@ -155,6 +157,8 @@ class PointSweeper(BasicSweeper):
                 raise
             finally:
                 ledger.append(Event(EventKind.end, reason=reason))
+        if first.tracking.enabled and interrupted is None and plan.in_state(PlanState.to_run):
+            logs.close()
         return StudyResult(plan, results, interrupted)
 
     def _launch(self, planned: Planned, first: RunConfig) -> launch.Launch:
@@ -198,8 +202,9 @@ def exit_code(study: StudyResult) -> int:
 class Lines(local.Watcher):
     """A line or two a point, as it ends."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, logs: StudyLog | None) -> None:
         self._total = total
+        self._logs = logs
         self._ended = 0
 
     def started(self, job: local.Job) -> None: ...
@@ -226,7 +231,13 @@ class Lines(local.Watcher):
         if result.record_path:
             print(f"record: {result.record_path}", flush=True)
 
-    def tick(self) -> None: ...
+    def tick(self) -> None:
+        if self._logs is not None:
+            self._logs.refresh()
+
+
+def _complain(problem: str) -> None:
+    print(f"wattcount: {problem}", file=sys.stderr, flush=True)
 
 
 def _title(point: PlannedPoint) -> str:

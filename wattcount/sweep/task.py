@@ -27,10 +27,10 @@ from wattcount.run.cooldown import Rest
 from wattcount.run.orchestrate import Display
 from wattcount.sweep.index import Status, run_energy_j, run_wall_s, verdict
 from wattcount.sweep.keys import plan_key
-from wattcount.sweep.ledger import Event, EventKind, Ledger
+from wattcount.sweep.ledger import MEASURED_ELSEWHERE, Event, EventKind, Ledger
+from wattcount.sweep.study_log import LaneLog
 
 NOT_STARTED = "not_started"
-MEASURED_ELSEWHERE = "measured_elsewhere"
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,8 @@ def measure_planned(
             ledger.append(dataclasses.replace(event, key=key, attempt=attempt))
 
     tell(Event(EventKind.started, gpu_uuid=",".join(cfg.gpu.devices) or None))
-    result = measure(cfg, overrides, wait_for_others=wait_for_others, rest=rest, display=display)
+    study = None if ledger is None else ledger.folder.name
+    result = measure(cfg, overrides, wait_for_others=wait_for_others, rest=rest, display=display, study=study)
     result = dataclasses.replace(result, key=key, attempt=attempt)
     tell(_event(result))
     return result
@@ -140,10 +141,13 @@ def measure(
     wait_for_others: bool = True,
     rest: Rest | None = None,
     display: Display | None = None,
+    study: str | None = None,
 ) -> PointResult:
     """Runs one point; what goes wrong is in the result. An interruption is an exit code too."""
     try:
-        return _measure(cfg, overrides, wait_for_others=wait_for_others, rest=rest, display=display)
+        return _measure(
+            cfg, overrides, wait_for_others=wait_for_others, rest=rest, display=display, study=study
+        )
     except MeasuredElsewhereError as error:
         return PointResult(EXIT_NOT_STARTED, overrides, None, str(error), reason=MEASURED_ELSEWHERE)
     except NotStartedError as error:
@@ -160,6 +164,7 @@ def _measure(
     wait_for_others: bool,
     rest: Rest | None,
     display: Display | None,
+    study: str | None,
 ) -> PointResult:
     from wattcount.run import display as displays
     from wattcount.run import orchestrate
@@ -185,7 +190,7 @@ def _measure(
     if path is None or outcome.measured_before:
         return result
     if run.tracking.enabled:
-        _track(path, run, display)
+        _track(path, run, display, study)
     return _with_figures(result, path)
 
 
@@ -242,8 +247,16 @@ def _prepare_tracking(run: RunConfig) -> None:
     prepare(run.tracking)
 
 
-def _track(path: Path, run: RunConfig, display: Display | None) -> None:
+_LANE_LOG = LaneLog()
+"""Kept from point to point: it knows how the store does."""
+
+
+def _track(path: Path, run: RunConfig, display: Display | None, study: str | None) -> None:
     """Logs a record; whatever goes wrong there, the record is safe and can be logged later."""
+    if study is not None:
+        notice = _complain if display is None else display.notice
+        _LANE_LOG.record(path, run.tracking, run.records_dir, study, notice)
+        return
     try:
         from wattcount.tracking import log_record, resolve_uri, ui_command
 
@@ -259,6 +272,10 @@ def _track(path: Path, run: RunConfig, display: Display | None) -> None:
             f"could not log to MLflow: {reason}; the record is kept, log it later with: wattcount log {path}"
         )
     if display is None:
-        print(f"wattcount: {problem}", file=sys.stderr)
+        _complain(problem)
     else:
         display.notice(problem)
+
+
+def _complain(problem: str) -> None:
+    print(f"wattcount: {problem}", file=sys.stderr)

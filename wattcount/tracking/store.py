@@ -11,23 +11,19 @@ The run is closed as FAILED as soon as it exists, so whatever kills the logging 
 from __future__ import annotations
 
 import json
-import logging
 import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, unquote, urlsplit
 
-from wattcount.config.paths import default_tracking_uri
 from wattcount.config.schema import TrackingConfig
-from wattcount.errors import WattcountError
 from wattcount.metrics.load import load_metrics
 from wattcount.record import Record
 from wattcount.record.schema import REQUESTS_PARQUET
 from wattcount.tracking import content
+from wattcount.tracking.connection import LIMIT_S, TrackingError, connected, experiment, resolve_uri
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -35,85 +31,50 @@ if TYPE_CHECKING:
 RUN_ID_TAG = "wattcount.run_id"
 LOGGING_TAG = "wattcount.logging"
 COMPLETE = "complete"
+PARENT_TAG = "mlflow.parentRunId"
 ENTITIES_PER_BATCH = 100
 METRICS_PER_BATCH = 1000
 
-_BOUNDS = {
-    # MLflow's own are 7 retries of 120 s with backoff: a server that is down would hold a sweep for minutes.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-}
 
-
-class TrackingError(WattcountError):
-    """Logging did not work. The record is untouched."""
-
-
-def resolve_uri(tracking: TrackingConfig | None = None) -> str:
-    """`tracking.uri`, else `$MLFLOW_TRACKING_URI`, else sqlite in wattcount's data folder."""
-    configured = tracking.uri if tracking is not None else None
-    return configured or os.environ.get("MLFLOW_TRACKING_URI") or default_tracking_uri()
-
-
-def ui_command(uri: str) -> str:
-    """What to type, or where to look, to see the runs."""
-    if urlsplit(uri).scheme in ("http", "https"):
-        return f"open {uri}"
-    return f"mlflow ui --backend-store-uri {uri}"
-
-
-def prepare(tracking: TrackingConfig | None = None) -> None:
-    """Imports MLflow and creates the default store ahead of time; a sqlite one takes seconds to make.
-
-    For a background thread while the engine starts. Says nothing of what goes wrong: `log_record` will.
-    """
-    with suppress(Exception), _quiet_and_bounded():
-        _client(resolve_uri(tracking))
-
-
-def log_record(path: str | Path, tracking: TrackingConfig | None = None, *, force: bool = False) -> str:
+def log_record(
+    path: str | Path,
+    tracking: TrackingConfig | None = None,
+    *,
+    force: bool = False,
+    parent: str | None = None,
+    limit_s: float = LIMIT_S,
+) -> str:
     """Logs the record at `path` and returns the id of the MLflow run.
 
-    A record that is already logged there is not logged again: the id of its run is returned. `force` logs
-    it once more beside the first. The run has the record's own start and end, and is FAILED where the
-    record's run failed.
-    Raises `TrackingError` where the store cannot be reached or refuses; `WattcountError` where `path` is
-    no record.
+    force    one that is already logged there is logged once more beside the first; else the id of its run is returned
+    parent   id of the MLflow run that it is shown below: its study's (`study.study_run`)
+    limit_s  seconds after which it is given up
+
+    The run has the record's own start and end, and is FAILED where the record's run failed.
+    Raises `TrackingError` where the store cannot be reached or refuses; `WattcountError` where `path` is no record.
     """
     tracking = tracking if tracking is not None else TrackingConfig()
     record = Record.open(Path(path).absolute())
     uri = resolve_uri(tracking)
-    with _quiet_and_bounded():
-        try:
-            return _log(record, _client(uri), uri, tracking, force)
-        except WattcountError:
-            raise
-        # Whatever a store, a driver or a network throws: tracking must not cost the run.
-        except Exception as error:
-            reason = " ".join(str(error).split())[:300] or type(error).__name__
-            raise TrackingError(
-                f"could not log to MLflow at {uri}: {reason}; the record is kept, log it later with: "
-                f"wattcount log {record.path}"
-            ) from error
+    with connected(uri, f"wattcount log {record.path}", limit_s) as client:
+        return _log(record, client, uri, tracking, force, parent)
 
 
-def _client(uri: str) -> MlflowClient:
-    from mlflow.tracking import MlflowClient
-
-    if (database := _sqlite_file(uri)) is not None:
-        database.parent.mkdir(parents=True, exist_ok=True)
-    client = MlflowClient(tracking_uri=uri)
-    client.search_experiments(max_results=1)  # opens the store; fails here where it cannot be reached
-    return client
-
-
-def _log(record: Record, client: MlflowClient, uri: str, tracking: TrackingConfig, force: bool) -> str:
+def _log(
+    record: Record,
+    client: MlflowClient,
+    uri: str,
+    tracking: TrackingConfig,
+    force: bool,
+    parent: str | None,
+) -> str:
     info = record.info
-    experiment_id = _experiment(client, uri, tracking.experiment)
+    experiment_id = experiment(client, uri, tracking.experiment)
     logged = _earlier(client, experiment_id, info.run_id)
     if logged is not None and not force:
+        run = client.get_run(logged)
+        if parent is not None and PARENT_TAG not in run.data.tags:  # measured before it was of a study
+            client.set_tag(logged, PARENT_TAG, parent)
         return logged
     metrics = load_metrics(record)
     start_ns, end_ns = content.bounds_ns(info)
@@ -128,14 +89,16 @@ def _log(record: Record, client: MlflowClient, uri: str, tracking: TrackingConfi
             "mlflow.source.name": "wattcount",
             "mlflow.source.type": "LOCAL",
             "mlflow.note.content": content.note(record, metrics)[: content.TAG_LIMIT],
-        },
+        }
+        | ({PARENT_TAG: parent} if parent is not None else {}),
     )
     run_id: str = run.info.run_id
     client.set_terminated(run_id, "FAILED", end_time=end_ms)
     _log_facts(client, run_id, record, metrics, tracking, end_ms)
     _log_curves(client, run_id, record)
     _log_workload(client, run_id, record)
-    client.log_artifacts(run_id, str(record.path), artifact_path="record")
+    for file in sorted(record.path.iterdir()):  # one by one: each has its own time
+        client.log_artifact(run_id, str(file), artifact_path="record")
     client.set_tag(run_id, LOGGING_TAG, COMPLETE)
     client.set_terminated(run_id, "FINISHED" if info.validity.valid else "FAILED", end_time=end_ms)
     return run_id
@@ -196,43 +159,6 @@ def _log_workload(client: MlflowClient, run_id: str, record: Record) -> None:
     client.log_inputs(run_id, datasets=[DatasetInput(dataset, [InputTag("mlflow.data.context", "workload")])])
 
 
-def _experiment(client: MlflowClient, uri: str, name: str) -> str:
-    from mlflow.exceptions import MlflowException
-
-    for _ in range(2):
-        found = client.get_experiment_by_name(name)
-        if found is not None:
-            if found.lifecycle_stage == "deleted":
-                raise TrackingError(
-                    f"MLflow experiment {name!r} at {uri} was deleted; restore it or set tracking.experiment"
-                )
-            return str(found.experiment_id)
-        database = _sqlite_file(uri)
-        # Beside the database: MLflow would put the artifacts of a local database into the working directory.
-        location = (
-            None if database is None else (database.parent / "mlflow-artifacts" / quote(name, "")).as_uri()
-        )
-        try:
-            return str(
-                client.create_experiment(
-                    name,
-                    artifact_location=location,
-                    tags={
-                        # Tells the UI which of its views to open without asking.
-                        "mlflow.experimentKind": "custom_model_development",
-                        content.VIEW_KEY: content.view(),
-                        "mlflow.note.content": "Energy of LLM inference, measured by wattcount. Compare only "
-                        "runs with the same tags `evidence` and `weights`.",
-                    },
-                )
-            )
-        except MlflowException:
-            # Another run of the sweep may have just made it.
-            if client.get_experiment_by_name(name) is None:
-                raise
-    raise TrackingError(f"could not create the MLflow experiment {name!r} at {uri}")
-
-
 def _earlier(client: MlflowClient, experiment_id: str, run_id: str) -> str | None:
     """The MLflow run that holds this record whole. What an interrupted logging left is removed."""
     runs = client.search_runs([experiment_id], f"tags.`{RUN_ID_TAG}` = '{run_id}'")
@@ -256,33 +182,6 @@ def _is_alive(state: str) -> bool:
         return False
     pid = int(words[2])
     return pid != os.getpid() and Path(f"/proc/{pid}").exists()
-
-
-def _sqlite_file(uri: str) -> Path | None:
-    parts = urlsplit(uri)
-    if parts.scheme.split("+")[0] != "sqlite" or parts.path in ("", "/"):
-        return None
-    return Path(unquote(parts.path[1:])).absolute()
-
-
-@contextmanager
-def _quiet_and_bounded() -> Iterator[None]:
-    """Bounds MLflow's waiting and keeps its chatter off the terminal; what the user set stays."""
-    import mlflow  # noqa: F401  (it sets the level of its loggers when it is imported)
-
-    added = {key: value for key, value in _BOUNDS.items() if key not in os.environ}
-    loggers = [logging.getLogger(name) for name in ("mlflow", "alembic", "urllib3.connectionpool")]
-    levels = [logger.level for logger in loggers]
-    os.environ.update(added)
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for key in added:
-            os.environ.pop(key, None)
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 def _batches(items: Sequence[Any], size: int) -> Iterator[list[Any]]:

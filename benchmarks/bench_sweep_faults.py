@@ -1,0 +1,225 @@
+"""Does a study end whole, whatever happens to it? Kills at random moments, restarts, and every point counted.
+
+    python benchmarks/bench_sweep_faults.py                              # 600 points, some 20 minutes on 2 cores
+    python benchmarks/bench_sweep_faults.py --points 200 --faults 0      # nothing is killed: what a point costs
+
+A study of the tiny engine on emulated GPUs is started as a person would start it. At random moments (seeded) something
+is killed: the whole sweep (SIGKILL of its process group, as a power cut would), the parent alone, one of its lanes or of
+the processes of its runs, or it is told to end (SIGTERM, SIGINT). Now and then a second sweep of the same study over the same
+folder is started beside it. Whenever the sweep is gone, it is started again with the same command, until a start ends with
+exit code 0.
+
+Then all records are read: each planned point must have exactly one valid record, which opens and agrees with its
+checksums; whatever else there is must be marked invalid; nothing may be half written. Exit code 1 where that is not so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+from wattcount.record import Record
+
+GPUS = ("a100", "l4", "h100", "t4", "a30")
+WHAT = ("group", "parent", "descendant", "descendant", "descendant", "terminate", "interrupt")
+"""What is done to a sweep, each as likely as it stands here often."""
+
+
+class Study:
+    """One command line over one folder."""
+
+    def __init__(self, points: int, workers: int, folder: Path) -> None:
+        self.records = folder / "records"
+        repeats = 3
+        self.seeds = max(1, round(points / (len(GPUS) * 2 * repeats)))
+        self.points = self.seeds * len(GPUS) * 2 * repeats
+        self.command = [
+            *(sys.executable, "-m", "wattcount", "-m", "engine=tiny", "model=tiny", "power=emulated"),
+            *(f"gpu={','.join(GPUS)}", "model.dtype=float16", "scenario=server", "scenario.rate_rps=8,16"),
+            *("scenario.warmup_s=0", "scenario.window_s=1.2", "scenario.lengths.output_tokens=16"),
+            *("scenario.bare_idle_s=0.2", "scenario.loaded_idle_s=0.2", "scenario.bare_idle_after_s=0"),
+            f"seed={','.join(map(str, range(self.seeds)))}",
+            f"repeat={','.join(map(str, range(repeats)))}",
+            *("tracking=none", f"records_dir={self.records}", f"sweep.workers={workers}"),
+            "sweep.retry_invalid=true",
+        ]
+        self.environment = os.environ | {
+            "WATTCOUNT_HOME": str(folder / "home"),
+            "WATTCOUNT_LOCK_DIR": str(folder / "locks"),
+        }
+        self.log = folder / "sweeps.log"
+
+    def start(self) -> subprocess.Popen[bytes]:
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self.environment,
+                start_new_session=True,
+            )
+
+    def valid(self) -> collections.Counter[tuple[str, int, int]]:
+        """How many valid records each (point, seed, repeat) has, by `run.json` and the findings of `metrics.json`."""
+        found: collections.Counter[tuple[str, int, int]] = collections.Counter()
+        for file in self.records.glob("*/r*/run.json"):
+            info = json.loads(file.read_text())
+            if info["complete"] and info["validity"]["valid"] and _is_sound(file.with_name("metrics.json")):
+                found[info["point_id"], info["seed"], info["repeat"]] += 1
+        return found
+
+
+def _is_sound(metrics: Path) -> bool:
+    try:
+        return bool(json.loads(metrics.read_text())["validity"]["valid"])
+    except (OSError, ValueError):
+        return True  # its run was killed before it computed them; they are made when they are asked for
+
+
+def harm(sweep: subprocess.Popen[bytes], chance: random.Random) -> str:
+    """Does something to a running sweep; what it was."""
+    what = chance.choice(WHAT)
+    try:
+        parent = psutil.Process(sweep.pid)
+        family = parent.children(recursive=True)
+        if what == "descendant" and family:
+            victim = chance.choice(family)
+            what = f"SIGKILL of {_role(victim)}"
+            victim.kill()
+        elif what == "group":
+            for process in (parent, *family):
+                process.kill()
+            what = "SIGKILL of everything"
+        elif what == "terminate":
+            parent.terminate()
+        elif what == "interrupt":
+            parent.send_signal(signal.SIGINT)
+        else:
+            what = "SIGKILL of the parent"
+            parent.kill()
+    except psutil.Error:
+        what = "nothing (it had just ended)"
+    return what
+
+
+def _role(process: psutil.Process) -> str:
+    line = " ".join(process.cmdline())
+    return next(
+        (role for role in ("run.worker", "sweep.lane", "resource_tracker") if role in line), "a child"
+    )
+
+
+def run(study: Study, faults: int, gap_s: tuple[float, float], chance: random.Random, limit_s: float) -> dict:
+    began_s = time.monotonic()
+    done: collections.Counter[str] = collections.Counter()
+    starts = 0
+    while True:
+        sweeps = [study.start()]
+        starts += 1
+        if faults > sum(done.values()) and chance.random() < 0.2:
+            sweeps.append(study.start())  # a second one beside it
+            starts += 1
+        while any(sweep.poll() is None for sweep in sweeps):
+            pause_s = chance.uniform(*gap_s)
+            until_s = time.monotonic() + pause_s
+            while time.monotonic() < until_s and any(sweep.poll() is None for sweep in sweeps):
+                time.sleep(0.1)
+            if time.monotonic() - began_s > limit_s:
+                for sweep in sweeps:
+                    harm_all(sweep)
+                raise SystemExit(
+                    f"not whole after {limit_s:g} s: {len(study.valid())} of {study.points} points; see {study.log}"
+                )
+            alive = [sweep for sweep in sweeps if sweep.poll() is None]
+            if alive and sum(done.values()) < faults:
+                done[harm(chance.choice(alive), chance)] += 1
+        codes = [sweep.returncode for sweep in sweeps]
+        print(
+            f"{time.monotonic() - began_s:7.0f} s: exit codes {codes}, {len(study.valid())} of {study.points} points valid, {sum(done.values())} faults",
+            flush=True,
+        )
+        if 0 in codes:
+            return {"elapsed_s": time.monotonic() - began_s, "starts": starts, "faults": dict(done)}
+
+
+def harm_all(sweep: subprocess.Popen[bytes]) -> None:
+    try:
+        parent = psutil.Process(sweep.pid)
+        for process in (*parent.children(recursive=True), parent):
+            process.kill()
+    except psutil.Error:
+        pass
+
+
+def judge(study: Study) -> tuple[list[str], dict]:
+    """What is wrong, and what there is."""
+    wrong: list[str] = []
+    valid = study.valid()
+    if len(valid) != study.points:
+        wrong.append(f"{study.points - len(valid)} points have no valid record")
+    if twice := [key for key, count in valid.items() if count > 1]:
+        wrong.append(f"{len(twice)} points were measured more than once")
+    reasons: collections.Counter[str] = collections.Counter()
+    phases_s = 0.0
+    for folder in study.records.glob("*/r*"):
+        record = Record.open(folder)
+        try:
+            record.verify()
+        except Exception as error:  # whatever is wrong with it is what is looked for
+            wrong.append(f"{folder}: {error}")
+        info = record.info
+        if not info.validity.valid:
+            reasons[info.validity.reasons[0]] += 1
+        elif not info.complete:
+            wrong.append(f"{folder}: valid, but not complete")
+        else:
+            phases_s += info.timing.get("phases_s") or 0.0
+    if half := list(study.records.glob("*/.tmp-*")) + list(study.records.glob(".tmp-*")):
+        wrong.append(f"{len(half)} half-written records are left, e.g. {half[0]}")
+    return wrong, {"valid": sum(valid.values()), "invalid": dict(reasons), "phases_s": phases_s}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--points", type=int, default=600)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--faults", type=int, default=60)
+    parser.add_argument("--gap-s", type=float, nargs=2, default=(2.0, 20.0), help="between two faults")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--limit-s", type=float, default=3600.0)
+    parser.add_argument("--folder", type=Path, help="keep everything here")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    folder = args.folder or Path(tempfile.mkdtemp(prefix="wattcount-bench-sweep-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    study = Study(args.points, args.workers, folder)
+    print(f"{study.points} points, {args.workers} at once, in {folder}", flush=True)
+    result = run(study, args.faults, tuple(args.gap_s), random.Random(args.seed), args.limit_s)
+    wrong, found = judge(study)
+    result |= found | {"points": study.points, "workers": args.workers, "wrong": wrong}
+    if not args.faults:
+        result["overhead_s_per_point"] = (
+            result["elapsed_s"] * args.workers - found["phases_s"]
+        ) / study.points
+    print(json.dumps(result, indent=1))
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=1) + "\n")
+    raise SystemExit(1 if wrong else 0)
+
+
+if __name__ == "__main__":
+    main()
