@@ -193,7 +193,7 @@ def test_an_interrupted_study_leaves_no_job_in_the_queue(home: Path) -> None:
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=120)
     assert process.returncode == 130
-    wait_for(lambda: not slurm_jobs("all"))
+    wait_for(lambda: not slurm_jobs("pending,running,completing"))
 
 
 @pytest.mark.slurm

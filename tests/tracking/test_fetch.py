@@ -47,7 +47,7 @@ def test_a_record_comes_back_as_it_was(tmp_path: Path, store: TrackingConfig, me
 
 def test_a_record_that_was_not_logged_is_told(tmp_path: Path, store: TrackingConfig, measured: Path) -> None:
     log_record(measured, store)
-    with pytest.raises(TrackingError, match="it is not in MLflow at .*set records_dir to a folder"):
+    with pytest.raises(TrackingError, match=r"it is not in MLflow at .*set records_dir to a folder"):
         fetch_record("20260101-000000-000-abcdef", tmp_path / "here", store)
     assert not list((tmp_path / "here").iterdir())
 
