@@ -6,7 +6,8 @@ SOURCES := pyproject.toml CMakeLists.txt tools/install.sh $(shell find csrc -nam
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint test-cpp test-python test-postgres bench docs clean
+.PHONY: help setup run test lint test-cpp test-python test-postgres bench docs clean \
+  slurm-up slurm-down test-slurm ray-up ray-down test-ray
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +33,24 @@ test-cpp: setup ## C++ unit tests, plain and under ASan+UBSan and TSan
 
 test-python: setup ## Python tests (no GPU, no network)
 	$(PY) -m pytest $(ARGS)
+
+slurm-up: setup ## A SLURM cluster on this machine with emulated GPUs (needs slurm-wlm, munge; extra `slurm`)
+	PYTHON=$(PY) tools/slurm_test_cluster.sh start
+
+slurm-down: ## End it
+	tools/slurm_test_cluster.sh stop
+
+test-slurm: slurm-up ## Sweeps through SLURM
+	eval "$$(tools/slurm_test_cluster.sh env)"; $(PY) -m pytest -m slurm tests/sweep/test_clusters.py $(ARGS)
+
+ray-up: setup ## A Ray cluster on this machine with emulated GPUs (needs the extra `ray`)
+	PYTHON=$(PY) tools/ray_test_cluster.sh start
+
+ray-down: ## End it
+	PYTHON=$(PY) tools/ray_test_cluster.sh stop
+
+test-ray: ray-up ## Sweeps through Ray
+	eval "$$(PYTHON=$(PY) tools/ray_test_cluster.sh env)"; $(PY) -m pytest -m ray tests/sweep/test_clusters.py $(ARGS)
 
 test-postgres: setup ## Tracking against a server with PostgreSQL (apt-get install postgresql; extra `postgres`)
 	$(PY) -m pip install -q 'psycopg2-binary>=2.9'

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hydra.errors import MissingConfigException
 
 from wattcount.config import compose
 from wattcount.config.hydra_errors import explain, plain_errors
@@ -74,3 +75,10 @@ def test_an_unknown_hydra_error_keeps_its_text_on_one_line() -> None:
     from hydra.errors import ConfigCompositionException
 
     assert explain(ConfigCompositionException("first\nsecond")) == "first; second"
+
+
+def test_a_launcher_that_is_not_installed_is_told_with_how_to_get_it() -> None:
+    error = MissingConfigException("", "hydra/launcher/submitit_slurm", ["basic"])
+    assert explain(error).endswith("it is not installed: pip install 'wattcount[slurm]'")
+    error = MissingConfigException("", "hydra/launcher/slurm", ["basic"])
+    assert explain(error) == "hydra/launcher=slurm: no such option; there are: basic"

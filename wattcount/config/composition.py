@@ -33,6 +33,7 @@ from wattcount.config.schema import (
     PowerConfig,
     RunConfig,
     ServerConfig,
+    SweepConfig,
     TrackingConfig,
 )
 from wattcount.config.validation import validate
@@ -54,7 +55,12 @@ GROUP_SCHEMAS: dict[str, dict[str, type]] = {
 }
 GROUPS = (*GROUP_SCHEMAS, "experiment")
 
-OPEN_NODES = {EngineConfig: ("args",), TrackingConfig: ("tags",), ModelConfig: ("hf_config",)}
+OPEN_NODES = {
+    EngineConfig: ("args",),
+    TrackingConfig: ("tags",),
+    ModelConfig: ("hf_config",),
+    SweepConfig: ("placement",),
+}
 """Fields whose keys are not ours to know: `engine.args.NAME=VALUE` works without Hydra's `+`."""
 
 
@@ -95,7 +101,13 @@ def register() -> None:
     # The option's own schema types this node; merged over a default it would inherit foreign keys.
     root.scenario = "???"
     root.records_dir = "???"
-    for name, field in (("model", ModelConfig), ("engine", EngineConfig), ("tracking", TrackingConfig)):
+    nodes = {
+        "model": ModelConfig,
+        "engine": EngineConfig,
+        "tracking": TrackingConfig,
+        "sweep": SweepConfig,
+    }
+    for name, field in nodes.items():
         root[name] = _schema(field)
     store.store(name="run_schema", node=root, provider="wattcount")
     store.store(

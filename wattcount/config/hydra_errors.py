@@ -12,6 +12,9 @@ from omegaconf.errors import OmegaConfBaseException
 from wattcount.config.plain import did_you_mean
 from wattcount.errors import NotStartedError
 
+LAUNCHERS = {"submitit_slurm": "slurm", "submitit_local": "slurm", "ray": "ray"}
+"""Options that a package of their own brings, by the extra of ours that asks for it."""
+
 
 @contextlib.contextmanager
 def plain_errors() -> Iterator[None]:
@@ -85,6 +88,8 @@ def _missing_option(error: MissingConfigException) -> str:
     options = [name for name in error.options or () if not name.endswith("_schema")]
     if not group:
         return f"{missing}: no such configuration file"
+    if group == "hydra/launcher" and option in LAUNCHERS:
+        return f"{group}={option}: it is not installed: pip install 'wattcount[{LAUNCHERS[option]}]'"
     known = f"; there are: {', '.join(sorted(options))}" if options else ""
     return f"{group}={option}: no such option{did_you_mean(option, options) or known}"
 

@@ -362,6 +362,9 @@ class SweepConfig:
     """Try a run again too that went to its end but did not meet the checks of validity."""
     time_limit_s: float | None = None
     """A run that takes longer is ended (reason `timeout`). None: only the limits of its phases."""
+    placement: dict[str, Any] = field(default_factory=dict)
+    """What a launcher is to ask its cluster for, by GPU option: keys of `hydra.launcher`, e.g.
+    `a100: {constraint: sxm4, gres: "gpu:1"}`. Options that are not in it: by what the cluster says it has."""
 
 
 @dataclass

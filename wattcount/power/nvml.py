@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import os
 import re
 import tempfile
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from wattcount.config.schema import GpuConfig, PowerBackend, PowerConfig
 from wattcount.errors import NotStartedError
 from wattcount.power import _native
+from wattcount.power.visible import visible_gpus
 
 if TYPE_CHECKING:
     from wattcount.power.emulation import EmulatedMachine
@@ -104,8 +106,13 @@ class NvmlSession:
         except _native.NvmlError as error:
             raise NotStartedError(f"NVML cannot list the GPUs: {error}") from error
 
+    def usable(self) -> list[GpuFacts]:
+        """Those of `gpus` that this process may use, see `visible_gpus`; of a machine made for this session, all."""
+        there = self.gpus()
+        return there if self.machine is not None else visible_gpus(there, os.environ)
+
     def select(self, gpu: GpuConfig) -> list[GpuFacts]:
-        """The GPUs a run is to use: `gpu.devices` where given, else the first `gpu.count` that match.
+        """The GPUs a run is to use: `gpu.devices` where given, else the first `gpu.count` usable ones that match.
 
         Raises `NotStartedError` that says what is there.
         """
@@ -121,11 +128,13 @@ class NvmlSession:
                     f"gpu={gpu.name}, but gpu.devices names {_listed(wrong)}: use gpu=auto or the GPU that is there"
                 )
             return chosen
-        matching = [facts for facts in there if matches(gpu, facts)]
+        usable = self.usable()
+        matching = [facts for facts in usable if matches(gpu, facts)]
         if len(matching) < gpu.count:
             asked = f"gpu={gpu.name}" + (f" gpu.count={gpu.count}" if gpu.count > 1 else "")
+            has = "this machine has" if len(usable) == len(there) else "this process may only use"
             raise NotStartedError(
-                f"{asked}, but this machine has {_listed(there)}: use gpu=auto, "
+                f"{asked}, but {has} {_listed(usable)}: use gpu=auto, "
                 f"or power=emulated gpu={gpu.name} to try things out without one"
             )
         return matching[: gpu.count]

@@ -156,7 +156,7 @@ def _on_free_gpus(cfg: RunConfig, session: NvmlSession, found_name: str | None =
     """
     if cfg.gpu.devices or session.machine is not None:
         return cfg
-    free = [gpu for gpu in session.gpus() if matches(cfg.gpu, gpu) and is_free(gpu.uuid)]
+    free = [gpu for gpu in session.usable() if matches(cfg.gpu, gpu) and is_free(gpu.uuid)]
     name = found_name or next((gpu.name for gpu in free), None)
     chosen = [gpu.uuid for gpu in free if gpu.name == name][: cfg.gpu.count]
     if len(chosen) < cfg.gpu.count:

@@ -16,6 +16,7 @@ from wattcount.config.schema import (
     EngineConfig,
     EngineKind,
     LengthKind,
+    PowerBackend,
     RunConfig,
     Weights,
 )
@@ -142,7 +143,12 @@ class AnotherMachine:
     """For runs that a launcher sends elsewhere: nothing is known but what the configuration says."""
 
     def look(self, cfg: RunConfig) -> Here:
-        return Here(cfg, {}, memory_bytes=nominal_bytes(cfg))
+        facts: dict[str, str | None] = {}
+        if cfg.power.backend is PowerBackend.emulated:
+            facts["evidence"] = "emulated"
+        elif cfg.power.backend is PowerBackend.nvml or cfg.gpu.name != "auto":
+            facts["evidence"] = "measured"  # what was only tried out here is still to be measured there
+        return Here(cfg, facts, memory_bytes=nominal_bytes(cfg))
 
 
 def nominal_bytes(cfg: RunConfig) -> int | None:
@@ -154,7 +160,7 @@ def _look_for_gpus(cfg: RunConfig) -> _Gpus:
     try:
         with open_session(cfg.power, cfg.gpu) as session:
             emulated_for_it = session.machine is not None
-            there = () if emulated_for_it else tuple(session.gpus())
+            there = () if emulated_for_it else tuple(session.usable())
             chosen = session.select(cfg.gpu)
             evidence = session.evidence
     except NotStartedError as error:

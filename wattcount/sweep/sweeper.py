@@ -23,7 +23,7 @@ from wattcount.config.hydra_errors import plain_errors
 from wattcount.config.points import build_points
 from wattcount.config.schema import RunConfig
 from wattcount.errors import EXIT_NOT_STARTED, EXIT_OK, NotStartedError
-from wattcount.sweep import cases, local, report
+from wattcount.sweep import cases, launch, local, report
 from wattcount.sweep.index import RecordIndex, read_index
 from wattcount.sweep.lane import Said
 from wattcount.sweep.ledger import Event, EventKind, Ledger
@@ -89,10 +89,11 @@ class PointSweeper(BasicSweeper):
         if first.dry_run:
             print("dry run: nothing was started")
             return StudyResult(planned.plan, dry_run=True)
+        elsewhere = None if here else self._launch(planned, first)
         sweep_dir = Path(self.config.hydra.sweep.dir)
         sweep_dir.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, sweep_dir / "multirun.yaml")
-        return self._measure(planned, jobs, first, at_once)
+        return self._measure(planned, jobs, first, at_once, elsewhere)
 
     def _expand(self, arguments: list[str]) -> list[tuple[str, ...]]:
         assert self.hydra_context is not None
@@ -121,7 +122,12 @@ class PointSweeper(BasicSweeper):
         return [run for run in runs if run is not None]
 
     def _measure(
-        self, planned: Planned, jobs: Sequence[local.Job], first: RunConfig, at_once: int | None
+        self,
+        planned: Planned,
+        jobs: Sequence[local.Job],
+        first: RunConfig,
+        at_once: int | None,
+        elsewhere: launch.Launch | None,
     ) -> StudyResult:
         plan = planned.plan
         _record_lines(plan)
@@ -129,21 +135,22 @@ class PointSweeper(BasicSweeper):
         with Ledger.open(first.records_dir, plan.name) as ledger:
             ledger.write_plan(plan)
             ledger.append(Event(EventKind.start))
+            watcher = Lines(len(plan.in_state(PlanState.to_run)), logs if first.tracking.enabled else None)
             interrupted: int | None = None
             reason = "failed"
             try:
-                if at_once is not None:
+                if elsewhere is not None:
+                    results, interrupted = elsewhere.run(ledger, watcher)
+                else:
                     lanes = local.Lanes(
                         plan.name,
                         ledger,
-                        Lines(len(jobs), logs if first.tracking.enabled else None),
-                        limit=at_once,
+                        watcher,
+                        limit=at_once or 1,
                         attempts=first.sweep.attempts,
                         retry_invalid=first.sweep.retry_invalid,
                     )
                     results, interrupted = lanes.run(jobs)
-                else:
-                    results = self._launch(plan)
                 reason = "finished" if interrupted is None else "interrupted"
             except KeyboardInterrupt:
                 reason = "interrupted"
@@ -156,10 +163,13 @@ class PointSweeper(BasicSweeper):
             logs.close()
         return StudyResult(plan, results, interrupted)
 
-    def _launch(self, plan: Plan) -> dict[str, PointResult]:
+    def _launch(self, planned: Planned, first: RunConfig) -> launch.Launch:
         """Through the launcher that the person chose, in groups by GPU."""
-        raise NotStartedError(
-            f"hydra/launcher: a study of {len(plan.points)} points cannot be sent to a launcher yet; leave it out"
+        assert self.config is not None
+        assert self.hydra_context is not None
+        points = planned.plan.in_state(PlanState.to_run)
+        return launch.Launch(
+            self.config, self.hydra_context, points, planned.configs, planned.plan.name, first
         )
 
 
