@@ -28,7 +28,7 @@ def leave_accounting_alone() -> None:
     """submitit in this process asks `sacct` no more, and learns from the jobs' result files alone."""
     from submitit.slurm.slurm import SlurmInfoWatcher, SlurmJob
 
-    class Silent(SlurmInfoWatcher):
+    class Silent(SlurmInfoWatcher):  # type: ignore[misc]  # submitit may not be there
         def update(self) -> None: ...
 
     SlurmJob.watcher = Silent()
