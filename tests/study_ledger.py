@@ -14,7 +14,7 @@ from wattcount.sweep.plan import Plan, PlannedPoint, PlanState
 
 def planned(key: str, **other) -> PlannedPoint:
     values = {
-        "model": "llama3_8b", "gpu": "h200", "scenario": "server", "load": "4/s", "seed": 0, "repeat": 0,
+        "model": "llama3_8b", "gpu": "h200", "scenario": "server", "load": "server 4/s", "seed": 0, "repeat": 0,
         "overrides": (f"model=llama3_8b repeat={key}",),
     }  # fmt: skip
     return PlannedPoint(key=key, **(values | other))

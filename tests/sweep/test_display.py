@@ -90,10 +90,10 @@ def test_the_block_says_what_each_lane_does_and_how_the_study_stands(live):
     assert "25.0 %" in lines[0]
     assert "4 points: 1 done, 2 running, 1 waiting" in text
     assert "time left: 1:30, from what was measured; energy so far: 500.0 kJ" in text
-    latest = "latest: llama3_8b on h200, server (4/s), r1: 81.30 mJ per output token, took 1:00"
+    latest = "latest: llama3_8b on h200, server 4/s, r1: 81.30 mJ per output token, took 1:00"
     assert latest in " ".join(text.split())
-    assert re.search(r"0 llama3_8b on h200, server \(4/s\), r0 +window 0:24 of 1:00 +412 W", text)
-    assert re.search(r"1 llama3_8b on h200, server \(4/s\), r2 +starting 0:00", text)
+    assert re.search(r"0 llama3_8b on h200, server 4/s, r0 +window 0:24 of 1:00 +412 W", text)
+    assert re.search(r"1 llama3_8b on h200, server 4/s, r2 +starting 0:00", text)
 
 
 def test_a_lane_whose_point_has_ended_is_gone(live):
@@ -136,17 +136,17 @@ def test_plain_lines_of_begun_and_ended_points():
     shown.close()
     lines = [line.split("] ")[1] for line in out.getvalue().splitlines()]
     assert lines == [
-        "lane 0: llama3_8b on h200, server (4/s), r0",
-        "llama3_8b on h200, server (4/s), r0: 81.30 mJ per output token, took 1:00",
+        "lane 0: llama3_8b on h200, server 4/s, r0",
+        "llama3_8b on h200, server 4/s, r0: 81.30 mJ per output token, took 1:00",
         "1 of 4 done, 0 failed; time left: 3:00, from what was measured",
-        "llama3_8b on h200, server (4/s), r1: invalid, not_steady",
+        "llama3_8b on h200, server 4/s, r1: invalid, not_steady",
         "1 of 4 done, 1 failed; time left: 2:00, from what was measured",
-        "llama3_8b on h200, server (4/s), r2: measured before",
+        "llama3_8b on h200, server 4/s, r2: measured before",
         "2 of 4 done, 1 failed; time left: 1:00, from what was measured",
         "cooling down",
         "4 points: 2 done, 1 invalid, 1 waiting",
         "time left: 1:00, from what was measured; energy so far: not known yet",
-        "latest: llama3_8b on h200, server (4/s), r0: 81.30 mJ per output token, took 1:00",
+        "latest: llama3_8b on h200, server 4/s, r0: 81.30 mJ per output token, took 1:00",
     ]
     assert "\x1b" not in out.getvalue()
 
@@ -157,7 +157,7 @@ def test_plain_lines_of_long_runs():
     assert out.getvalue() == ""
     shown.lane_started(3, point(0))
     shown.lane_progress(3, progress(Phase.ENGINE_START, power_w=None))
-    assert "lane 3: llama3_8b on h200, server (4/s), r0, engine start 0:24" in out.getvalue()
+    assert "lane 3: llama3_8b on h200, server 4/s, r0, engine start 0:24" in out.getvalue()
 
 
 @pytest.mark.usefixtures("study")

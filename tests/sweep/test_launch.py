@@ -21,8 +21,8 @@ from wattcount.sweep.keys import plan_key
 from wattcount.sweep.launch import Launch
 from wattcount.sweep.ledger import Ledger, read_state
 from wattcount.sweep.plan import Plan, PlannedPoint
-from wattcount.sweep.sweeper import Lines
 from wattcount.sweep.task import PointResult
+from wattcount.sweep.watch import Lines
 
 SHORT = [
     "model=tiny", "engine=tiny", "power=emulated", "tracking=none", "scenario=batch", "scenario.num_requests=4",

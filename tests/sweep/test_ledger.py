@@ -17,7 +17,7 @@ from wattcount.sweep.plan import Plan, PlannedPoint, PlanState
 
 
 def point(key: str, **other) -> PlannedPoint:
-    return PlannedPoint(key, ("model=m", "seed=0"), "m", "h200", "server", "4/s", 0, 1, **other)
+    return PlannedPoint(key, ("model=m", "seed=0"), "m", "h200", "server", "server 4/s", 0, 1, **other)
 
 
 def make_plan(*points: PlannedPoint, name: str = "quick") -> Plan:

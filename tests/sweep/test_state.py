@@ -262,10 +262,10 @@ def test_time_left_of_the_unlike_comes_from_the_plan_then_from_the_same_load():
     assert one(known, ["a", measured_elsewhere]).work_left_s == 33.0
     guessed = point("b", model="x", wall_s=33.0, basis="predicted")
     assert one(known, ["a", guessed]).work_left_s == 10.0
-    of_another_load = point("b", model="x", load="4/s", wall_s=33.0, basis="predicted")
+    of_another_load = point("b", model="x", load="server 4/s", wall_s=33.0, basis="predicted")
     study = one(known, ["a", of_another_load])
     assert (study.work_left_s, study.time_left_basis) == (33.0, "predicted")
-    unknown = point("b", load="4/s")
+    unknown = point("b", load="server 4/s")
     assert one(known, ["a", unknown]).work_left_s is None
 
 

@@ -42,7 +42,7 @@ def test_everything_is_said_in_80_columns(tmp_path):
         "10.00 kJ",
         "r4: 81.30 mJ per output token, took 2:00",
         "emulated",
-        "llama3_8b on h200, server (4/s), r2 since",
+        "llama3_8b on h200, server 4/s, r2 since",
         "GPU-01234567",
         "out_of_memory: 1 point, tried once",
         "CUDA [out] of memory",

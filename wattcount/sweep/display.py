@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from rich.live import Live
 
 REDRAW_S = 0.5
+PHASE_WIDTH = 30
+"""Characters: `loaded idle after 0:05 of 0:10`."""
 QUIET_FACTOR = 10
 """Plain lines on lanes come this much more rarely than those of a single run."""
 EVIDENCE_S = 30.0
@@ -260,7 +262,7 @@ class LiveSweepDisplay(SweepDisplay):
         table = Table.grid(padding=(0, 1), expand=True)
         table.add_column(width=3)
         table.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
-        table.add_column(no_wrap=True)
+        table.add_column(no_wrap=True, width=PHASE_WIDTH)
         table.add_column(no_wrap=True, justify="right", width=6)
         for number, lane in sorted(self._lanes.items())[:room]:
             table.add_row(f"{number:>3}", label(lane.point), lane.phase(), lane.power())

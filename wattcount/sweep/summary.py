@@ -38,8 +38,8 @@ def clock(seconds: float) -> str:
 
 
 def label(point: PlannedPoint) -> str:
-    """`llama3_8b on h200, server (4/s), r0`."""
-    return f"{point.model} on {point.gpu}, {point.scenario} ({point.load}), r{point.repeat}"
+    """`llama3_8b on h200, server 4 requests/s, r0`."""
+    return f"{point.model} on {point.gpu}, {point.load}, r{point.repeat}"
 
 
 def share_done(study: StudyState) -> float:

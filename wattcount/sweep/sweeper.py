@@ -23,12 +23,11 @@ from wattcount.config.hydra_errors import plain_errors
 from wattcount.config.points import build_points
 from wattcount.config.schema import RunConfig
 from wattcount.errors import EXIT_NOT_STARTED, EXIT_OK, NotStartedError
-from wattcount.sweep import cases, launch, local, report
+from wattcount.sweep import cases, launch, local, report, watch
 from wattcount.sweep.index import RecordIndex, read_index
-from wattcount.sweep.lane import Said
 from wattcount.sweep.ledger import Event, EventKind, Ledger
 from wattcount.sweep.machine import AnotherMachine, ThisMachine
-from wattcount.sweep.plan import Plan, PlannedPoint, PlanState
+from wattcount.sweep.plan import Plan, PlanState
 from wattcount.sweep.planner import Planned, make_plan, records_folder, study_name
 from wattcount.sweep.study_log import StudyLog
 from wattcount.sweep.task import PointResult
@@ -135,7 +134,7 @@ class PointSweeper(BasicSweeper):
         with Ledger.open(first.records_dir, plan.name) as ledger:
             ledger.write_plan(plan)
             ledger.append(Event(EventKind.start))
-            watcher = Lines(len(plan.in_state(PlanState.to_run)), logs if first.tracking.enabled else None)
+            watcher = watch.create(first, plan, logs if first.tracking.enabled else None)
             interrupted: int | None = None
             reason = "failed"
             try:
@@ -156,6 +155,7 @@ class PointSweeper(BasicSweeper):
                 reason = "interrupted"
                 raise
             finally:
+                watcher.close()
                 ledger.append(Event(EventKind.end, reason=reason))
                 if not (first.tracking.enabled and reason == "finished"):
                     logs.abandon()
@@ -201,49 +201,8 @@ def exit_code(study: StudyResult) -> int:
     return EXIT_NOT_STARTED if codes == {EXIT_NOT_STARTED} and not done else 1
 
 
-class Lines(local.Watcher):
-    """A line or two a point, as it ends."""
-
-    def __init__(self, total: int, logs: StudyLog | None) -> None:
-        self._total = total
-        self._logs = logs
-        self._ended = 0
-
-    def started(self, job: local.Job) -> None: ...
-
-    def said(self, job: local.Job, said: Said) -> None:
-        if said.text is not None:
-            print(f"{_title(job.point)}: {said.text}", flush=True)
-
-    def ended(self, job: local.Job, result: PointResult, *, again: bool) -> None:
-        if result.elsewhere and again:
-            print(f"{_title(job.point)}: {result.message}; looked at again at the end", flush=True)
-            return
-        self._ended += not again
-        if result.message:
-            tail = f" (try {result.attempt}, to be tried again)" if again else ""
-            print(f"wattcount: {_title(job.point)}: {result.message}{tail}", file=sys.stderr, flush=True)
-        figures = [f"{result.wall_s:.0f} s"] if result.wall_s is not None else []
-        if result.j_per_output_token is not None:
-            figures.append(f"{result.j_per_output_token:.3g} J per output token")
-        if result.done and not result.measured_before:
-            print(f"[{self._ended}/{self._total}] {_title(job.point)}: {', '.join(figures) or 'done'}")
-        if result.measured_before:
-            print("already measured (resume=false measures again):")
-        if result.record_path:
-            print(f"record: {result.record_path}", flush=True)
-
-    def tick(self) -> None:
-        if self._logs is not None:
-            self._logs.refresh()
-
-
 def _complain(problem: str) -> None:
     print(f"wattcount: {problem}", file=sys.stderr, flush=True)
-
-
-def _title(point: PlannedPoint) -> str:
-    return f"{point.model} on {point.gpu}, {point.scenario} ({point.load}), r{point.repeat}"
 
 
 def _record_lines(plan: Plan) -> None:

@@ -130,7 +130,7 @@ def measure_planned(
     study = None if ledger is None else ledger.folder.name
     result = measure(cfg, overrides, wait_for_others=wait_for_others, rest=rest, display=display, study=study)
     result = dataclasses.replace(result, key=key, attempt=attempt)
-    tell(_event(result))
+    tell(event_of(result))
     return result
 
 
@@ -220,7 +220,8 @@ def _with_figures(result: PointResult, path: Path) -> PointResult:
     )
 
 
-def _event(result: PointResult) -> Event:
+def event_of(result: PointResult) -> Event:
+    """What the ledger is told of it, but for the point's key and the attempt."""
     if result.measured_before:
         kind = EventKind.measured_before
     elif result.exit_code == EXIT_NOT_STARTED:
