@@ -89,6 +89,7 @@ OUTSIDE = [
     "power=emulated",
     "power.power_period_ms=5",
     "allow_busy_gpu=true",
+    "gpu_busy_timeout_s=5",
     "gpu_lock_timeout_s=5",
     "resume=true",
     "cooldown_limit_s=5",

@@ -27,6 +27,7 @@ from wattcount.run.preflight import (
     file_sha256,
     model_fingerprint,
     preflight,
+    wait_while_busy,
 )
 
 GIB = 2**30
@@ -142,8 +143,8 @@ class TestWithoutAGpu:
         assert run.gpu.memory_gib == 141
 
     def test_a_gpu_nobody_described(self) -> None:
-        run = checked([], Session([Gpu("GPU-9", "NVIDIA RTX 6000 Ada Generation", 48 * GIB)]))
-        assert run.gpu.name == "nvidia_rtx_6000_ada_generation"
+        run = checked([], Session([Gpu("GPU-9", "NVIDIA Prototype 1", 48 * GIB)]))
+        assert run.gpu.name == "nvidia_prototype_1"
         assert run.gpu.memory_gib == 48.0
         assert run.gpu.tdp_w is None
 
@@ -270,6 +271,22 @@ class TestWithAGpu:
         assert text.startswith(f"NVIDIA H200 (GPU-1) is busy: {other.name()} (pid {other.pid}, 2.0 GiB)")
         assert "allow_busy_gpu=true" in text
         check_busy(checked(["allow_busy_gpu=true"], session), [H200], processes)  # type: ignore[list-item]
+
+    def test_a_gpu_that_is_soon_free(self) -> None:
+        session = Session([H200], evidence="measured")
+        cfg = checked(["gpu_busy_timeout_s=5"], session)
+        seen = iter([[(1, None)], [(1, None)], []])
+        told: list[str] = []
+        wait_while_busy(cfg, [H200], lambda _uuid: next(seen), told.append)  # type: ignore[list-item]
+        (line,) = told
+        assert line.startswith("NVIDIA H200 (GPU-1) is busy: ")
+        assert line.endswith("; waiting up to 5 s for it to end")
+
+    def test_a_gpu_that_stays_busy(self) -> None:
+        session = Session([H200], evidence="measured")
+        cfg = checked(["gpu_busy_timeout_s=0.3"], session)
+        with pytest.raises(NotStartedError, match="is busy"):
+            wait_while_busy(cfg, [H200], lambda _uuid: [(1, None)], lambda _line: None)  # type: ignore[list-item]
 
     def test_the_emulated_library_on_a_machine_with_a_gpu(self) -> None:
         run = checked(["power=emulated"], Session([H200]))

@@ -58,7 +58,12 @@ def test_the_block_ends_with_what_became_of_every_point(cfg: RunConfig) -> None:
     block.started(job(cfg, 1))
     (Path(cfg.records_dir) / "record").mkdir()
     (Path(cfg.records_dir) / "record" / "run.json").touch()
-    figures = {"record_path": f"{cfg.records_dir}/record", "wall_s": 60.0, "energy_j": 5e3, "j_per_output_token": 0.08}
+    figures = {
+        "record_path": f"{cfg.records_dir}/record",
+        "wall_s": 60.0,
+        "energy_j": 5e3,
+        "j_per_output_token": 0.08,
+    }
     block.ended(job(cfg, 0), result(0, **figures), again=False)
     block.ended(job(cfg, 1), result(1, EXIT_FAILED, record_path=None, reason=LANE_DIED), again=True)
     block.tick()

@@ -394,5 +394,7 @@ class RunConfig:
     """Measure although another process computes on the GPU; the record says so."""
     cooldown_limit_s: float = 60.0
     """Before a sweep's next run: how long to wait until the GPU is as it was before the first; 0: not at all."""
+    gpu_busy_timeout_s: float = 60.0
+    """How long to wait for other processes to leave the GPU before the run is refused; 0: not at all."""
     gpu_lock_timeout_s: float = 3600.0
     """How long to wait for another run on a GPU of this one to end; 0: not at all."""

@@ -462,6 +462,7 @@ def _run(cfg: RunConfig) -> Iterator[str]:
         yield "tracking.experiment: must not be empty"
     yield from _above("display.plain_interval_s", cfg.display.plain_interval_s, 0, " s")
     yield from _at_least("cooldown_limit_s", cfg.cooldown_limit_s, 0, " s")
+    yield from _at_least("gpu_busy_timeout_s", cfg.gpu_busy_timeout_s, 0, " s")
     yield from _at_least("gpu_lock_timeout_s", cfg.gpu_lock_timeout_s, 0, " s")
     sweep = cfg.sweep
     if sweep.name is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", sweep.name):

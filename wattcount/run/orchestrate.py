@@ -51,7 +51,7 @@ from wattcount.run.gpu_lock import gpus_locked, is_free
 from wattcount.run.gpu_settings import gpu_settings, restore_before, restore_recorded
 from wattcount.run.leftovers import TEMPORARY_PREFIX, clear_up
 from wattcount.run.messages import Ended, Lines, Notice, decode
-from wattcount.run.preflight import check, check_busy, resolve
+from wattcount.run.preflight import check, resolve, wait_while_busy
 from wattcount.run.process import TIMEOUT_SIGNAL, SessionProcess
 from wattcount.run.quiet import OwnWindow
 from wattcount.run.resume import Wanted
@@ -172,7 +172,7 @@ def _gpus_locked(cfg: RunConfig, session: NvmlSession, purpose: str, display: Di
     wanted = gpus if session.machine is None else []
     with gpus_locked(wanted, purpose, cfg.gpu_lock_timeout_s, display.notice) as locks:
         restore_before(session, wanted, display.notice)
-        check_busy(cfg, gpus, session.native.compute_processes)
+        wait_while_busy(cfg, gpus, session.native.compute_processes, display.notice)
         yield locks
 
 

@@ -16,6 +16,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -52,6 +53,8 @@ MIN_DISK_BYTES = 256 * 2**20
 AUTO_MODELS = ("llama3_8b", "qwen2_5_0_5b")
 """What `model=auto` serves on a CUDA GPU: the first that fits."""
 AUTO_MODEL_CPU = "tiny"
+
+BUSY_POLL_S = 0.2
 
 WEIGHT_FILES = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf")
 
@@ -322,6 +325,29 @@ def check_busy(
                 "wait for it, choose another GPU with gpu.devices=[UUID], or measure all the same with "
                 "allow_busy_gpu=true"
             )
+
+
+def wait_while_busy(
+    cfg: RunConfig,
+    gpus: Sequence[GpuFacts],
+    compute_processes: Callable[[str], list[tuple[int, int | None]]],
+    notice: Callable[[str], object],
+) -> None:
+    """`check_busy`, again and again for up to `gpu_busy_timeout_s`."""
+    deadline_s = time.monotonic() + cfg.gpu_busy_timeout_s
+    told = False
+    while True:
+        try:
+            check_busy(cfg, gpus, compute_processes)
+            return
+        except NotStartedError as error:
+            if time.monotonic() >= deadline_s:
+                raise
+            if not told:
+                what, _, _ = str(error).partition("; ")
+                notice(f"{what}; waiting up to {cfg.gpu_busy_timeout_s:g} s for it to end")
+                told = True
+        time.sleep(BUSY_POLL_S)
 
 
 def describe_process(pid: int, used_bytes: int | None) -> str:
