@@ -27,6 +27,10 @@ COMPARED = {"zeus", "codecarbon", "energymeter"}
 """The tools that benchmarks/bench_tools.py installs into an environment of their own."""
 
 
+CALLED = {"psycopg2": "psycopg2-binary"}
+"""Modules and the distributions that bring them, by another name."""
+
+
 def canonical(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
@@ -55,7 +59,12 @@ def imported(folder: Path) -> dict[str, set[str]]:
 
 @pytest.mark.parametrize(
     ("folder", "extras"),
-    [("wattcount", ("plot",)), ("tests", ("dev",)), ("tools", ("dev", "bench")), ("benchmarks", ("bench",))],
+    [
+        ("wattcount", ("plot", "slurm", "ray")),
+        ("tests", ("dev", "postgres")),
+        ("tools", ("dev", "bench")),
+        ("benchmarks", ("bench",)),
+    ],
 )
 def test_everything_imported_is_declared(folder: str, extras: tuple[str, ...]) -> None:
     allowed = declared(*extras) | WITH_VLLM | (COMPARED if folder == "benchmarks" else set())
@@ -65,8 +74,8 @@ def test_everything_imported_is_declared(folder: str, extras: tuple[str, ...]) -
         for name, files in imported(ROOT / folder).items()
         if name not in sys.stdlib_module_names
         and name not in OWN
-        # Where it is not installed, a module is taken to be called like its distribution.
-        and not allowed & {canonical(found) for found in distributions.get(name, [name])}
+        # Where it is not installed, a module is taken to be called like its distribution, but for these.
+        and not allowed & {canonical(found) for found in distributions.get(name, [CALLED.get(name, name)])}
     }
     assert undeclared == {}
 

@@ -121,7 +121,9 @@ def test_an_error_is_one_line(
 
 
 def test_a_sweep_runs_every_point(calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["-m", "model=tiny,qwen2_5_0_5b", "scenario=batch,server", "seed=0,1,2"]) == 0
+    assert (
+        main(["-m", "tracking=none", "model=tiny,qwen2_5_0_5b", "scenario=batch,server", "seed=0,1,2"]) == 0
+    )
     points = {(run.model.name, run.scenario.name, run.seed) for run in calls.runs}
     assert len(points) == len(calls.runs) == 12
     assert capsys.readouterr().out.count("record: ") == 12
@@ -155,7 +157,7 @@ def test_one_failure_does_not_end_a_sweep(calls: Calls, capsys: pytest.CaptureFi
         4: 0,
     }
     calls.answer = lambda run: answers[run.seed]
-    assert main(["-m", "model=tiny", "seed=0,1,2,3,4", "sweep.attempts=1"]) == 1
+    assert main(["-m", "tracking=none", "model=tiny", "seed=0,1,2,3,4", "sweep.attempts=1"]) == 1
     assert len(calls.runs) == 5
     captured = capsys.readouterr()
     assert captured.out.count("record: ") == 3
@@ -167,7 +169,7 @@ def test_one_failure_does_not_end_a_sweep(calls: Calls, capsys: pytest.CaptureFi
 @pytest.mark.parametrize("code", [130, 143])
 def test_an_interrupt_ends_a_sweep(code: int, calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
     calls.answer = lambda run: code if run.seed == 1 else 0
-    assert main(["-m", "model=tiny", "seed=0,1,2", "sweep.order=given"]) == code
+    assert main(["-m", "tracking=none", "model=tiny", "seed=0,1,2", "sweep.order=given"]) == code
     assert [run.seed for run in calls.runs] == [0, 1]
     assert capsys.readouterr().out.count("record: ") == 2
 
@@ -187,7 +189,7 @@ def test_sigterm_ends_with_its_own_code(arguments: list[str], calls: Calls) -> N
 
 def test_ctrl_c(calls: Calls) -> None:
     calls.answer = lambda _run: KeyboardInterrupt()
-    assert main(["-m", "model=tiny", "seed=0,1"]) == 130
+    assert main(["-m", "tracking=none", "model=tiny", "seed=0,1"]) == 130
     assert len(calls.runs) == 1
 
 
@@ -240,9 +242,9 @@ def test_exit_codes_of_a_sweep() -> None:
 
 
 def test_a_sweep_leaves_out_what_is_finished_and_a_single_run_does_not(calls: Calls) -> None:
-    assert main(["-m", "model=tiny", "seed=0,1"]) == 0
+    assert main(["-m", "tracking=none", "model=tiny", "seed=0,1"]) == 0
     assert main(["model=tiny"]) == 0
-    assert main(["-m", "model=tiny", "seed=0,1", "resume=false"]) == 0
+    assert main(["-m", "tracking=none", "model=tiny", "seed=0,1", "resume=false"]) == 0
     assert main(["model=tiny", "resume=true"]) == 0
     assert [run.resume for run in calls.runs] == [True, True, False, False, False, True]
     assert calls.waits == [False, False, True, False, False, True]
@@ -256,7 +258,7 @@ def test_a_record_that_was_there_is_marked(
     monkeypatch.setattr(
         task, "_measure", lambda _run, overrides, **_: PointResult(0, overrides, "/records/1", None, True)
     )
-    assert main(["-m", "model=tiny", "seed=0,1"]) == 0
+    assert main(["-m", "tracking=none", "model=tiny", "seed=0,1"]) == 0
     line = "already measured (resume=false measures again):\nrecord: /records/1\n"
     assert capsys.readouterr().out.endswith(2 * line)
 
@@ -269,7 +271,10 @@ def test_points_that_another_sweep_measures_come_last(
         if run.seed in (0, 2) and not calls.waits[-1]
         else int(run.seed == 2)
     )
-    assert main(["-m", "model=tiny", "seed=0,1,2,3", "sweep.order=given", "sweep.attempts=1"]) == 1
+    assert (
+        main(["-m", "tracking=none", "model=tiny", "seed=0,1,2,3", "sweep.order=given", "sweep.attempts=1"])
+        == 1
+    )
     assert [(run.seed, wait) for run, wait in zip(calls.runs, calls.waits, strict=True)] == [
         (0, False), (1, False), (2, False), (3, False), (0, True), (2, True),
     ]  # fmt: skip
@@ -285,7 +290,7 @@ def test_the_runs_of_a_sweep_have_one_rest_between_them(calls: Calls) -> None:
         return 0
 
     calls.answer = cool_down
-    assert main(["-m", "model=tiny", "seed=0,1"]) == 0
+    assert main(["-m", "tracking=none", "model=tiny", "seed=0,1"]) == 0
     assert main(["model=tiny"]) == 0
     first, second, single = calls.rests
     assert first is not None
