@@ -304,6 +304,20 @@ def test_a_sensor_that_is_far_off_invalidates(tmp_path):
     assert found["sources_disagree"]["invalidates"]
 
 
+@pytest.mark.parametrize(("window_s", "told"), [(0.2, False), (0.9, False), (1.1, True)])
+def test_sources_are_not_compared_over_less_than_a_second(tmp_path, window_s, told):
+    """A few samples of each say nothing about a sensor: their own steps at the edges are larger than what is looked for."""
+    run = SyntheticRun(
+        scenario="batch", requests=[request(i, 40.0) for i in range(3)], observations=ring(400_000)
+    )
+    for span in run.phases:
+        if span.phase is Phase.WINDOW:
+            span.end_ns = at(40.0 + window_s)
+    found = {f["code"] for f in compute(Record.open(run.write(tmp_path)))["validity"]["findings"]}
+    assert "window_too_short" in found
+    assert ("sources_disagree" in found) == told
+
+
 @pytest.mark.parametrize(("power_mw", "told"), [(300_000, False), (330_000, True)])
 def test_the_average_stands_in_for_a_missing_ring(tmp_path, power_mw, told):
     seen = [observation("power_average", t / 10, power_mw + t % 2) for t in range(1210)]

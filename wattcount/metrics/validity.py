@@ -29,6 +29,9 @@ SOURCE_DISAGREEMENT_FATAL = 0.25
 """More than aliasing can explain: one of the two sources is broken."""
 LOCKED_ERROR_SHARE = 0.01
 """Of the energy, that a load which keeps step with the sensor may be off by."""
+SOURCES_MIN_WINDOW_S = 1.0
+"""Below, counter and samples are not compared: where a window starts and ends within an update of either is a larger
+part of it than what a sensor may be off by."""
 AVERAGE_MIN_WINDOW_S = 10.0
 """The 1 s average is compared where its lag of up to a second cannot matter much."""
 SEND_LAG_MS = 10.0
@@ -208,6 +211,8 @@ def _read_gaps(record: Record, window: Window) -> Iterator[Finding]:
 
 def _sources(record: Record, window: Window) -> Iterator[Finding]:
     """The counter against power that was integrated: the ring, without one the 1 s average."""
+    if window.duration_s < SOURCES_MIN_WINDOW_S:
+        return
     for uuid in record.power.gpu_uuids:
         known = record.power.energy_by_source(window.start_ns, window.end_ns, uuid)
         counter = known["energy_counter"].value_j if "energy_counter" in known else None
