@@ -11,6 +11,7 @@ import numpy as np
 from wattcount.metrics.drift import Drifts, backlog
 from wattcount.metrics.locking import locking_of
 from wattcount.metrics.observations import MISSING, Ints, Requests, held, int_column, starts_in
+from wattcount.metrics.stalls import stalls
 from wattcount.metrics.window import Window, phase_window
 from wattcount.power.events import Source
 from wattcount.record.schema import Phase
@@ -34,6 +35,11 @@ SOURCES_MIN_WINDOW_S = 1.0
 part of it than what a sensor may be off by."""
 AVERAGE_MIN_WINDOW_S = 10.0
 """The 1 s average is compared where its lag of up to a second cannot matter much."""
+STALLED_SHARE = 0.01
+STALLED_SHARE_FATAL = 0.1
+"""Share of the window in which the engine stood still with work to do. A tenth of it is not how anybody serves."""
+STALLED_FATAL_S = 0.5
+"""In windows of a few seconds, at least this much."""
 SEND_LAG_MS = 10.0
 SEND_LAG_SHARE = 0.05
 """The generator lags where its p99 send lag exceeds both 10 ms and 5 % of the mean gap between arrivals."""
@@ -117,6 +123,7 @@ def check(record: Record, window: Window | None, drifts: Drifts | None = None) -
             *_sources(record, window),
             *_locked(record, window),
             *_requests(record, window),
+            *_stalled(record, window),
             *_throttles(record, window),
             *_settings(record, window),
             *_asked_of_gpu(record, window),
@@ -295,6 +302,22 @@ def _requests(record: Record, window: Window) -> Iterator[Finding]:
             f"{unfinished} of {asked} requests of the window failed, were cancelled or never sent",
             False,
         )
+
+
+def _stalled(record: Record, window: Window) -> Iterator[Finding]:
+    found = stalls(record, Requests.of(record.requests), window)
+    if found is None or found.seconds <= STALLED_SHARE * window.duration_s:
+        return
+    share = found.seconds / window.duration_s
+    yield Finding(
+        "engine_stalled",
+        share,
+        STALLED_SHARE,
+        "1",
+        f"the engine stood still {found.count} times with requests in flight, for up to {found.longest_s:.2g} s:"
+        " it compiled kernels (its log names them; a second run finds them compiled), or the host was busy",
+        share > STALLED_SHARE_FATAL and found.seconds >= STALLED_FATAL_S,
+    )
 
 
 def _power_shared(record: Record) -> Iterator[Finding]:
