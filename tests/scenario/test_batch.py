@@ -9,7 +9,7 @@ from wattcount.record.schema import Phase
 
 
 def test_the_window_is_from_the_first_send_to_the_last_token(bench: Any, tiny_run: Any) -> None:
-    run = bench(tiny_run(batch=True, num_requests=12))
+    run = bench(tiny_run(batch=True, num_requests=12, rehearsal_requests=2))
     run.run()
     record = run.record()
     assert [span.phase for span in record.info.phases] == list(Phase)

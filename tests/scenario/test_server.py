@@ -14,7 +14,9 @@ ALL = list(Phase)
 
 
 def test_every_phase_in_order_and_as_long_as_planned(bench: Any, tiny_run: Callable[..., Any]) -> None:
-    run = bench(tiny_run(bare_idle_s=0.2, loaded_idle_s=0.2, warmup_s=0.3, window_s=0.5))
+    run = bench(
+        tiny_run(bare_idle_s=0.2, loaded_idle_s=0.2, rehearsal_requests=2, warmup_s=0.3, window_s=0.5)
+    )
     run.run()
     spans = run.ctx.phases.spans
     assert [span.phase for span in spans] == ALL
@@ -250,7 +252,7 @@ def test_held_back_requests_are_not_sent_after_the_window(bench: Any, tiny_run: 
 
 
 def test_progress_is_told_in_every_phase(bench: Any, tiny_run: Any) -> None:
-    run = bench(tiny_run())
+    run = bench(tiny_run(rehearsal_requests=16))
     run.run(tick_s=0.05)
     reports = run.reports
     assert {report.phase for report in reports} >= set(ALL) - {Phase.DRAIN, Phase.ENGINE_START}

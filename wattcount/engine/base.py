@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,9 @@ class Engine(ABC):
     The constructor only checks its arguments and raises `NotStartedError`. `start` raises
     `RunFailedError` with reason `engine_start_failed`, `out_of_memory` or `unsupported_model`.
     """
+
+    compiles_on_first_use: ClassVar[bool] = True
+    """Whether some kernels are compiled when a batch first needs them; such an engine is rehearsed with."""
 
     def __init__(self) -> None:
         self.on_step: Callable[[EngineStep], None] | None = None

@@ -22,7 +22,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, fields
 from math import inf
 from types import UnionType
-from typing import Any, get_args, get_type_hints
+from typing import Any, ClassVar, get_args, get_type_hints
 from zlib import crc32
 
 import numpy as np
@@ -126,6 +126,8 @@ class _Sequence:
 
 class TinyEngine(Engine):
     """See the module. `engine.max_num_seqs` (256), `max_num_batched_tokens` (8192) and `max_model_len` apply."""
+
+    compiles_on_first_use: ClassVar[bool] = False
 
     def __init__(self, cfg: RunConfig) -> None:
         super().__init__()

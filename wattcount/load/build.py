@@ -51,6 +51,10 @@ def build_plan(
 
     `tokenize` is needed only for prompt files that hold text. Raises `NotStartedError`.
     """
+    if scenario.rehearsal_requests is not None and scenario.rehearsal_requests < 0:
+        raise NotStartedError(
+            f"scenario.rehearsal_requests must not be negative, got {scenario.rehearsal_requests}"
+        )
     workload = workload_seed(seed, repeat)
     if isinstance(scenario, BatchConfig):
         return _build_batch(scenario, workload, tokenize)

@@ -66,7 +66,8 @@ class LoadGenerator:
     waits until fewer are in flight, and its send lag shows it.
 
     `window_start_offset_ns`: requests planned before it are of phase `warmup`, the others of `window`;
-    None: the whole plan is warm-up.
+    None: none is, the whole plan is `before_window`'s.
+    `before_window`: what requests that are not of the window are sent for.
     `hold_window`: requests of phase `window` wait for `release_window`, which says when the window begins.
     `share_slots`: another generator whose `max_in_flight` holds for both together.
     `on_tokens` is called with the record and the chunk, after the record has taken the chunk in.
@@ -84,6 +85,7 @@ class LoadGenerator:
         hold_window: bool = False,
         share_slots: LoadGenerator | None = None,
         id_prefix: str = "",
+        before_window: str = "warmup",
     ) -> None:
         if max_in_flight is not None and max_in_flight < 1:
             raise ValueError(f"max_in_flight must be at least 1, got {max_in_flight}")
@@ -107,7 +109,7 @@ class LoadGenerator:
             RequestRecord(
                 request_id=f"{id_prefix}{'u' if start is None or offset < start else 'w'}{index}",
                 index=index,
-                phase="warmup" if start is None or offset < start else "window",
+                phase=before_window if start is None or offset < start else "window",
                 input_tokens=int(plan.input_tokens[index]),
             )
             for index, offset in enumerate(plan.send_offset_ns.tolist())

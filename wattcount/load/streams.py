@@ -22,6 +22,7 @@ class Stream(IntEnum):
     ROWS = 3
     """Which rows of a trace or prompt file are taken."""
     WARMUP = 4
+    REHEARSAL = 5
 
 
 def workload_seed(seed: int, repeat: int) -> int:

@@ -109,4 +109,5 @@ def _expected(content: Floats, took_s: Floats, rounds: int = 50) -> Floats:
         solution = np.linalg.lstsq(scaled * root[:, None], took_s * root, rcond=None)[0]
         fitted = scaled @ solution
         weights = 1.0 / np.maximum(np.abs(took_s - fitted), floor_s)
-    return np.maximum(fitted, 0.1 * typical_s)
+    expected_s: Floats = np.maximum(fitted, 0.1 * typical_s)
+    return expected_s

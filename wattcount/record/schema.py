@@ -39,6 +39,7 @@ class Phase(StrEnum):
     BARE_IDLE = "bare_idle"
     ENGINE_START = "engine_start"
     LOADED_IDLE = "loaded_idle"
+    REHEARSAL = "rehearsal"
     WARMUP = "warmup"
     WINDOW = "window"
     DRAIN = "drain"
@@ -78,7 +79,7 @@ REQUESTS_SCHEMA = pa.schema(
     [
         ("request_id", pa.string()),
         ("index", pa.int32()),
-        ("phase", pa.string()),  # what it was sent for: `warmup` or `window`
+        ("phase", pa.string()),  # what it was sent for: `rehearsal`, `warmup` or `window`
         ("planned_send_ns", pa.int64()),
         ("actual_send_ns", pa.int64()),  # null: not sent
         ("first_token_ns", pa.int64()),

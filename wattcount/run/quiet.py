@@ -18,7 +18,7 @@ from wattcount.run.gpu_lock import make_shared
 
 WINDOWS_LOCK = "windows.lock"
 
-_LOUD = (Phase.LOADED_IDLE, Phase.WARMUP, Phase.WINDOW, Phase.DRAIN)
+_LOUD = (Phase.LOADED_IDLE, Phase.REHEARSAL, Phase.WARMUP, Phase.WINDOW, Phase.DRAIN)
 """Loaded idle is one of them so that what has just begun is over before the window."""
 
 

@@ -16,12 +16,19 @@ from wattcount.engine.base import Engine, EngineInfo
 from wattcount.errors import RunFailedError
 from wattcount.load.build import BuiltLoad
 from wattcount.load.generator import LoadGenerator
+from wattcount.load.rehearsal import rehearsal_plan
 from wattcount.record.schema import Phase
 from wattcount.scenario.journal import Journal
 from wattcount.scenario.phases import PhaseRunner
 
 START_GRACE_S = 60.0
 """An engine ends its own start after `engine.start_timeout_s`; this long after that it is not waited for."""
+REHEARSAL_LIMIT_S = 120.0
+"""A rehearsal takes a second or two, and some ten where kernels have to be compiled."""
+AT_ONCE = 256
+"""Requests that an engine runs at once which does not tell."""
+BATCHED_TOKENS = 8192
+"""Tokens in a step of an engine which does not tell."""
 
 
 @dataclass
@@ -49,8 +56,12 @@ class Scenario(ABC):
 
     ::
 
-        bare idle --> engine start --> loaded idle --> [ warm-up --> window --> drain ] --> loaded idle
-                                                         drive(), the scenario's own         --> bare idle
+        bare idle --> engine start --> loaded idle --> rehearsal --> [ warm-up --> window --> drain ]
+                                                                       drive(), the scenario's own
+                                       --> loaded idle --> bare idle
+
+    The rehearsal (`load.rehearsal`) takes the engine through all batch sizes, so that what it compiles on first use
+    is compiled before the window.
     """
 
     def __init__(self, config: ScenarioConfig) -> None:
@@ -62,8 +73,11 @@ class Scenario(ABC):
         await self._idle(ctx, Phase.BARE_IDLE, self._config.bare_idle_s)
         await self._start_engine(ctx)
         self.prepare(ctx)
+        rehearsal = self._rehearsal(ctx)
         with _collected_garbage():
             await self._idle(ctx, Phase.LOADED_IDLE, idle_s)
+            if rehearsal is not None:
+                await self._rehearse(ctx, rehearsal)
             await self.drive(ctx)
             await self._idle(ctx, Phase.IDLE_AFTER, idle_s)
         if phases.current is not None:
@@ -80,6 +94,37 @@ class Scenario(ABC):
     @abstractmethod
     async def drive(self, ctx: RunContext) -> None:
         """Warm-up, window and drain."""
+
+    def _rehearsal(self, ctx: RunContext) -> LoadGenerator | None:
+        """What is to be rehearsed with, if anything."""
+        info, asked = ctx.engine_info, self._config.rehearsal_requests
+        assert info is not None
+        if asked == 0 or (asked is None and not ctx.engine.compiles_on_first_use):
+            return None
+        at_once = int(info.details.get("max_num_seqs") or AT_ONCE)  # type: ignore[call-overload]
+        plan = rehearsal_plan(
+            ctx.load.main,
+            min(at_once, len(ctx.load.main)) if asked is None else asked,
+            max_batched_tokens=int(info.details.get("max_num_batched_tokens") or BATCHED_TOKENS),  # type: ignore[call-overload]
+            max_request_tokens=info.max_model_len,
+        )
+        return LoadGenerator(
+            ctx.engine,
+            plan,
+            vocab_size=info.vocab_size,
+            window_start_offset_ns=None,
+            id_prefix="rehearsal-",
+            before_window="rehearsal",
+        )
+
+    async def _rehearse(self, ctx: RunContext, generator: LoadGenerator) -> None:
+        """Sends all at once; what has not ended after `REHEARSAL_LIMIT_S` is cancelled, and that is no harm."""
+        async with Sending(ctx, generator, counted=False) as sending:
+            await sending.until(sending.start_ns)
+            ctx.phases.begin(Phase.REHEARSAL, limit_s=REHEARSAL_LIMIT_S, at_ns=sending.start_ns)
+            await sending.all_sent(REHEARSAL_LIMIT_S)
+            await generator.drain(REHEARSAL_LIMIT_S)
+        ctx.phases.end()
 
     async def _idle(self, ctx: RunContext, phase: Phase, seconds: float) -> None:
         if seconds > 0:
@@ -106,15 +151,23 @@ class Sending:
 
     start_ns   None: as soon as everything is ready
     planned    whether requests that will not be sent are to leave a row
+    counted    whether they are progress of the run
     """
 
     def __init__(
-        self, ctx: RunContext, generator: LoadGenerator, *, start_ns: int | None = None, planned: bool = True
+        self,
+        ctx: RunContext,
+        generator: LoadGenerator,
+        *,
+        start_ns: int | None = None,
+        planned: bool = True,
+        counted: bool = True,
     ) -> None:
         self._journal = ctx.journal
         self.generator = generator
         self._task: asyncio.Task[None] | None = None
         self._planned = planned
+        self._counted = counted
         self.start_ns = start_ns or 0
 
     async def __aenter__(self) -> Sending:
@@ -122,7 +175,7 @@ class Sending:
             self.start_ns = now_ns() + time_to_plan_ns(self.generator)
         self._task = asyncio.create_task(self.generator.run(self.start_ns))
         await asyncio.sleep(0)
-        self._journal.follow(self.generator, planned=self._planned)
+        self._journal.follow(self.generator, planned=self._planned, counted=self._counted)
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -60,8 +60,9 @@ class Progress:
 class _Followed:
     """The requests of one generator: which were spooled, and how far."""
 
-    def __init__(self, generator: LoadGenerator) -> None:
+    def __init__(self, generator: LoadGenerator, counted: bool) -> None:
         self.generator = generator
+        self.counted = counted
         self._next = 0
         self._open: list[tuple[RequestRecord, int]] = []
         """Sent and not ended, with the number of chunks that were spooled."""
@@ -135,12 +136,13 @@ class Journal:
         """For `Engine.on_step`."""
         self._steps.append(step)
 
-    def follow(self, generator: LoadGenerator, *, planned: bool = True) -> None:
+    def follow(self, generator: LoadGenerator, *, planned: bool = True, counted: bool = True) -> None:
         """Spools the generator's requests from now on. Call it when their planned sends are known.
 
         planned  False: those that will not be sent leave no row
+        counted  False: they are no progress of the run, and nothing is missed if they do not end
         """
-        followed = _Followed(generator)
+        followed = _Followed(generator, counted)
         self._followed.append(followed)
         if planned:
             self._writer.append_requests(*followed.planned())
@@ -209,6 +211,7 @@ class Journal:
         return sum(
             record.status == RequestStatus.CANCELLED
             for followed in self._followed
+            if followed.counted
             for record in followed.generator.records
         )
 
@@ -231,7 +234,9 @@ class Journal:
 
     def _progress(self) -> Progress:
         at_ns = now_ns()
-        generators: Sequence[LoadGenerator] = [followed.generator for followed in self._followed]
+        generators: Sequence[LoadGenerator] = [
+            followed.generator for followed in self._followed if followed.counted
+        ]
         tokens = sum(generator.output_tokens for generator in generators)
         seconds = (at_ns - self._reported_ns) / 1e9
         rate = (tokens - self._tokens_before) / seconds if generators and seconds > 0 else None
