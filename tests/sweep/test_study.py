@@ -18,7 +18,7 @@ import pytest
 
 from wattcount.power.emulation import EmulatedGpu, EmulatedMachine
 from wattcount.record import Record
-from wattcount.sweep.ledger import State, read_state
+from wattcount.sweep.story.ledger import State, read_state
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -78,7 +78,7 @@ def running(home: Path) -> list[Path]:
 def lanes(parent: int) -> list[psutil.Process]:
     try:
         children = psutil.Process(parent).children()
-        return [child for child in children if "wattcount.sweep.lane" in child.cmdline()]
+        return [child for child in children if "wattcount.sweep.running.lane" in child.cmdline()]
     except psutil.Error:
         return []
 
