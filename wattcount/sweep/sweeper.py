@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from wattcount.config.composition import GROUPS, SWEEPER_TARGET, from_hydra
 from wattcount.config.hydra_errors import plain_errors
+from wattcount.config.paths import default_records_dir
 from wattcount.config.points import build_points
 from wattcount.config.schema import RunConfig
 from wattcount.errors import EXIT_NOT_STARTED, EXIT_OK, NotStartedError
@@ -70,7 +71,8 @@ class PointSweeper(BasicSweeper):
         )
         jobs = _jobs(planned) if here else []
         at_once = local.lane_limit(jobs, first.sweep.workers) if here else None
-        for line in report.plan_lines(planned.plan, at_once, planned.repeated):
+        usual = folder == Path(default_records_dir()).absolute()
+        for line in report.plan_lines(planned.plan, at_once, planned.repeated, None if usual else folder):
             print(line, flush=True)
         if first.dry_run:
             print("dry run: nothing was started")

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 from study_ledger import make_study, planned
 
-from wattcount.sweep.planning.plan import Plan, PlanState
+from wattcount.sweep.planning.plan import INVALID_BEFORE, Plan, PlanState
 from wattcount.sweep.story.ledger import Event, EventKind, Ledger, read_state
 from wattcount.sweep.story.state import Writer, tally
 from wattcount.sweep.story.summary import clock, evidence_line, render, to_json, when
@@ -106,6 +106,13 @@ def test_many_failures_are_a_line_a_reason_unless_all_are_asked_for():
         sum(f"no {i}\n" in "\n".join(line.rstrip() for line in whole.splitlines()) + "\n" for i in range(300))
         == 300
     )
+
+
+def test_what_another_study_found_invalid_is_explained():
+    point = planned("a", state=PlanState.skipped, reason=INVALID_BEFORE, message="clock_throttled: hot")
+    study = tally(Plan("big", (point,), "", ()), []).state(0)
+    assert "invalid_before: 1 point" in shown(study)
+    assert "clock_throttled: hot" in shown(study)
 
 
 @pytest.mark.usefixtures("study")

@@ -171,7 +171,12 @@ def failure_groups(study: StudyState) -> list[FailureGroup]:
 
 
 def skip_groups(study: StudyState) -> list[FailureGroup]:
-    skipped = (point for point in study.points if point.state is State.skipped)
+    """By reason; of invalid ones those that other studies measured, which no event of this one tells of."""
+    skipped = (
+        point
+        for point in study.points
+        if point.state is State.skipped or (point.state is State.invalid and point.failure is None)
+    )
     return _grouped((point.point.reason or "skipped", point) for point in skipped)
 
 

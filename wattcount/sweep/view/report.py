@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 import textwrap
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from wattcount.errors import EXIT_NOT_STARTED
 from wattcount.sweep.planning.estimate import MEASURED
@@ -14,6 +16,10 @@ from wattcount.sweep.planning.planner import NOT_WHAT
 from wattcount.sweep.running.task import PointResult
 
 WIDTH = 80
+DECLARED_LINES = 3
+"""For the names of a study's models, of its GPUs, of its scenarios."""
+SKIPPED_LINES = 12
+"""Shared by all groups of skipped points; each has one at least."""
 KWH_J = 3.6e6
 
 
@@ -31,8 +37,15 @@ class StudyResult:
     dry_run: bool = False
 
 
-def plan_lines(plan: Plan, at_once: int | None, repeated: int = 0) -> Iterator[str]:
-    """The plan before it starts. `at_once`: runs at the same time; None: a launcher's to decide."""
+def plan_lines(
+    plan: Plan, at_once: int | None, repeated: int = 0, records_dir: Path | None = None
+) -> Iterator[str]:
+    """The plan before it starts.
+
+    at_once       runs at the same time; None: a launcher's to decide
+    repeated      points that were declared more than once
+    records_dir   where it is not the one that `wattcount status` looks into by itself
+    """
     states = Counter(point.state for point in plan.points)
     to_run = plan.in_state(PlanState.to_run)
     yield (
@@ -43,26 +56,63 @@ def plan_lines(plan: Plan, at_once: int | None, repeated: int = 0) -> Iterator[s
         yield f"  {repeated:,} more say the same as one of these and are left out"
     for name in ("model", "gpu", "scenario"):
         values = sorted({getattr(point, name) for point in plan.points})
-        yield from _wrapped(f"  {name + 's':<10}", f"{', '.join(values)}", " " * 12)
+        count = f"{len(values)}: " if len(values) > 1 else ""
+        yield from _some(f"  {name + 's':<10}", count, values, " " * 12, DECLARED_LINES)
     repeats = sorted({point.repeat for point in plan.points})
     if len(repeats) > 1:
         yield f"  repeats   {len(repeats)}, one of every point before the next"
-    yield from skip_lines(plan)
+    yield from skip_lines(plan, records_dir)
     if to_run:
         yield from _estimate_lines(to_run, at_once)
 
 
-def skip_lines(plan: Plan) -> Iterator[str]:
-    """Skipped pairs by reason and GPU, with the arithmetic of one of each."""
-    groups: dict[tuple[str, str], list[PlannedPoint]] = {}
-    for point in plan.in_state(PlanState.skipped):
-        groups.setdefault((point.reason or "skipped", point.gpu), []).append(point)
-    for (reason, gpu), points in sorted(groups.items()):
-        models = Counter(point.model for point in points)
-        yield f"  skipped: {reason} on {gpu}: {len(points):,} points of {len(models)} models"
-        yield from _wrapped("    ", ", ".join(sorted(models)), "    ")
+@dataclass(frozen=True)
+class _Skipped:
+    """Points skipped for one reason: of the same models on each of these GPUs."""
+
+    gpus: Sequence[str]
+    models: Sequence[str]
+    points: int
+
+
+def skip_lines(plan: Plan, records_dir: Path | None = None) -> Iterator[str]:
+    """Skipped points by reason: how many, on which GPUs, some of the models, the arithmetic of one point."""
+    skipped = plan.in_state(PlanState.skipped)
+    by_reason: defaultdict[str, list[PlannedPoint]] = defaultdict(list)
+    for point in skipped:
+        by_reason[point.reason or "skipped"].append(point)
+    groups = {reason: _skip_groups(points) for reason, points in by_reason.items()}
+    lines = max(1, SKIPPED_LINES // max(1, sum(map(len, groups.values()))))
+    all_models = sorted({point.model for point in plan.points})
+    for reason, points in sorted(by_reason.items()):
+        yield f"  skipped {len(points):,}: {reason}"
+        for group in groups[reason]:
+            head = f"{', '.join(group.gpus)}: {_count(group.points, 'point')} of "
+            if group.models == all_models and len(all_models) > 1:
+                yield from _wrapped("    ", f"{head}all {len(all_models)} models", "      ")
+            else:
+                head += f"{_count(len(group.models), 'model')}: "
+                yield from _some("    ", head, group.models, "      ", lines)
         example = points[0]
-        yield from _wrapped(f"    e.g. {example.model}: ", example.message or "", "      ")
+        yield from _wrapped(
+            "    ", f"e.g. {example.model} on {example.gpu}: {example.message or ''}", "      "
+        )
+    if len(skipped) > len(by_reason):
+        where = "" if records_dir is None else f" --records-dir {shlex.quote(str(records_dir))}"
+        # Whole: a command that is wrapped cannot be copied.
+        yield f"  each of them, once started: wattcount status {plan.name} --all-points{where}"
+
+
+def _skip_groups(points: Sequence[PlannedPoint]) -> list[_Skipped]:
+    """GPUs on which the same models are skipped go together."""
+    numbers = Counter(point.gpu for point in points)
+    models: defaultdict[str, set[str]] = defaultdict(set)
+    for point in points:
+        models[point.gpu].add(point.model)
+    alike: defaultdict[tuple[str, ...], list[str]] = defaultdict(list)
+    for gpu in sorted(models):
+        alike[tuple(sorted(models[gpu]))].append(gpu)
+    return [_Skipped(gpus, list(names), sum(numbers[gpu] for gpu in gpus)) for names, gpus in alike.items()]
 
 
 def _estimate_lines(to_run: Sequence[PlannedPoint], at_once: int | None) -> Iterator[str]:
@@ -154,6 +204,21 @@ def _wrapped(first: str, text: str, rest: str) -> list[str]:
         break_on_hyphens=False,
         break_long_words=False,
     ) or [first.rstrip()]
+
+
+def _some(first: str, head: str, names: Sequence[str], rest: str, lines: int) -> list[str]:
+    """As many of the names as `lines` hold, one at least, and how many more there are."""
+    wrapped: list[str] = []
+    for shown in range(len(names), 0, -1):
+        more = f" and {len(names) - shown:,} more" if shown < len(names) else ""
+        wrapped = _wrapped(first, f"{head}{', '.join(names[:shown])}{more}", rest)
+        if len(wrapped) <= lines:
+            break
+    return wrapped
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _cut(line: str) -> str:
