@@ -251,6 +251,19 @@ def test_a_beat_is_heard(ledger):
     assert state(ledger) is State.running
 
 
+def test_beating_goes_on_until_it_is_left(ledger, monkeypatch):
+    monkeypatch.setattr("wattcount.sweep.story.ledger.BEAT_S", 0.01)
+    with ledger.beating():
+        from_elsewhere(ledger, 3600)
+        deadline_s = time.monotonic() + 20
+        while state(ledger) is not State.running and time.monotonic() < deadline_s:
+            time.sleep(0.01)
+        assert state(ledger) is State.running
+    from_elsewhere(ledger, 3600)
+    time.sleep(0.05)
+    assert state(ledger) is State.lost
+
+
 def test_beats_are_rare(ledger, monkeypatch):
     ledger.append(Event(EventKind.start))
     touched = []

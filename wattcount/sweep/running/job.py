@@ -16,7 +16,6 @@ import dataclasses
 import json
 import os
 import socket
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +35,7 @@ from wattcount.errors import (
 from wattcount.run.cooldown import Rest
 from wattcount.sweep.planning.keys import plan_key
 from wattcount.sweep.running.task import NOT_STARTED, PointResult, measure_planned
-from wattcount.sweep.story.ledger import BEAT_S, Event, EventKind, Ledger
+from wattcount.sweep.story.ledger import Event, EventKind, Ledger
 
 JOB_LOST = "job_lost"
 REST_FOLDER = "rest"
@@ -110,26 +109,13 @@ def was_interrupted(result: PointResult) -> bool:
 
 @contextlib.contextmanager
 def _ledger(records_dir: str, study: str) -> Iterator[Ledger | None]:
-    """Shown to be alive while it is open: its reader may be another host."""
     try:
         ledger = Ledger.open(records_dir, study)
     except WattcountError:
         yield None  # the run will say that nothing can be written there
         return
-    ended = threading.Event()
-
-    def beat() -> None:
-        while not ended.wait(BEAT_S):
-            ledger.beat()
-
-    thread = threading.Thread(target=beat, name="ledger", daemon=True)
-    thread.start()
-    try:
-        with ledger:
-            yield ledger
-    finally:
-        ended.set()
-        thread.join()
+    with ledger:
+        yield ledger
 
 
 # --- tries and results ------------------------------------------------------------------------------

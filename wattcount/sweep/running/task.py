@@ -128,7 +128,10 @@ def measure_planned(
 
     tell(Event(EventKind.started, gpu_uuid=",".join(cfg.gpu.devices) or None))
     study = None if ledger is None else ledger.folder.name
-    result = measure(cfg, overrides, wait_for_others=wait_for_others, rest=rest, display=display, study=study)
+    with nullcontext() if ledger is None else ledger.beating():  # whoever reads it may be on another host
+        result = measure(
+            cfg, overrides, wait_for_others=wait_for_others, rest=rest, display=display, study=study
+        )
     result = dataclasses.replace(result, key=key, attempt=attempt)
     tell(event_of(result))
     return result

@@ -91,8 +91,8 @@ class Ledger:
             ...
             ledger.append(Event(EventKind.end, reason="finished"))
 
-    A process that measures points opens one of its own, appends `started` and what came of it, and calls
-    `beat` now and then. What cannot be written is left out: a full disk must not end a sweep.
+    A process that measures points opens one of its own, appends `started` and what came of it, and is `beating`
+    in between. What cannot be written is left out: a full disk must not end a sweep.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -164,6 +164,23 @@ class Ledger:
             self._beat_s = time.monotonic()
             with contextlib.suppress(OSError):
                 os.utime(self._descriptor)
+
+    @contextlib.contextmanager
+    def beating(self) -> Iterator[None]:
+        """Beats from a thread of its own, for a process that does nothing else for longer than `SILENT_S`."""
+        ended = threading.Event()
+
+        def beat() -> None:
+            while not ended.wait(BEAT_S):
+                self.beat()
+
+        thread = threading.Thread(target=beat, name="ledger", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
 
     def close(self) -> None:
         """What runs by this process's events is dead from now on. May be called more than once."""
