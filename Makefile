@@ -41,7 +41,7 @@ slurm-down: ## End it
 	tools/slurm_test_cluster.sh stop
 
 test-slurm: slurm-up ## Sweeps through SLURM
-	eval "$$(tools/slurm_test_cluster.sh env)"; $(PY) -m pytest -m slurm tests/sweep/test_clusters.py $(ARGS)
+	eval "$$(tools/slurm_test_cluster.sh env)"; $(PY) -m pytest -m slurm tests/sweep/running/test_clusters.py $(ARGS)
 
 ray-up: setup ## A Ray cluster on this machine with emulated GPUs (needs the extra `ray`)
 	PYTHON=$(PY) tools/ray_test_cluster.sh start
@@ -50,7 +50,7 @@ ray-down: ## End it
 	PYTHON=$(PY) tools/ray_test_cluster.sh stop
 
 test-ray: ray-up ## Sweeps through Ray
-	eval "$$(PYTHON=$(PY) tools/ray_test_cluster.sh env)"; $(PY) -m pytest -m ray tests/sweep/test_clusters.py $(ARGS)
+	eval "$$(PYTHON=$(PY) tools/ray_test_cluster.sh env)"; $(PY) -m pytest -m ray tests/sweep/running/test_clusters.py $(ARGS)
 
 test-postgres: setup ## Tracking against a server with PostgreSQL (apt-get install postgresql; extra `postgres`)
 	$(PY) -m pip install -q 'psycopg2-binary>=2.9'

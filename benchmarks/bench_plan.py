@@ -56,7 +56,7 @@ def make_records(folder: Path, count: int) -> None:
 
 def main() -> None:
     points = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
-    from wattcount.sweep.index import INDEX_FILE, read_index
+    from wattcount.sweep.planning.index import INDEX_FILE, read_index
 
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["WATTCOUNT_HOME"] = scratch

@@ -23,9 +23,9 @@ from pathlib import Path
 
 from wattcount.record import Record
 from wattcount.record.place import final_folder, new_run_id
-from wattcount.sweep.index import run_energy_j, run_wall_s
-from wattcount.sweep.ledger import Event, EventKind, Ledger
-from wattcount.sweep.plan import Plan, PlannedPoint
+from wattcount.sweep.planning.index import run_energy_j, run_wall_s
+from wattcount.sweep.planning.plan import Plan, PlannedPoint
+from wattcount.sweep.story.ledger import Event, EventKind, Ledger
 
 STARTS = 3
 FAILED_BEFORE = 20

@@ -8,8 +8,8 @@ from synthetic_record import SyntheticRun
 
 from wattcount.metrics import write
 from wattcount.record.schema import Evidence
-from wattcount.sweep.ledger import Event, EventKind, Ledger
-from wattcount.sweep.plan import Plan, PlannedPoint, PlanState
+from wattcount.sweep.planning.plan import Plan, PlannedPoint, PlanState
+from wattcount.sweep.story.ledger import Event, EventKind, Ledger
 
 
 def planned(key: str, **other) -> PlannedPoint:

@@ -1,4 +1,4 @@
-"""Each package imports only what stands to its left in docs/architecture.md."""
+"""Each package, and each room of `sweep`, imports only what stands to its left in docs/architecture.md."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ PACKAGE = ROOT / "wattcount"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
-def order() -> list[set[str]]:
-    """The layers as docs/architecture.md writes them: `a, b < c < d`."""
+def order(first: str) -> dict[str, int]:
+    """Each name's place in the line of docs/architecture.md that begins with `first`: `a, b < c < d`."""
     text = (ROOT / "docs" / "architecture.md").read_text()
-    line = next(line for line in text.splitlines() if line.startswith("    errors, clock <"))
-    return [{name.strip() for name in layer.split(",")} for layer in line.split("<")]
+    line = next(line for line in text.splitlines() if line.startswith(f"    {first} <"))
+    return {name.strip(): rank for rank, names in enumerate(line.split("<")) for name in names.split(",")}
 
 
-LAYERS = order()
-RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+RANK = order("errors, clock")
+ROOMS = order("planning")
 
 CROSSING = {
     # What a CPU engine does is the true power of an emulated GPU.
@@ -66,9 +66,22 @@ def layer(module: str) -> str | None:
     return parts[1] if len(parts) > 1 and parts[1] in RANK else None
 
 
+def room(module: str) -> str | None:
+    """`story` of `wattcount.sweep.story.ledger`; None outside of the rooms."""
+    parts = module.split(".")
+    return parts[2] if len(parts) > 2 and parts[1] == "sweep" and parts[2] in ROOMS else None
+
+
+def inside(package: Path) -> set[str]:
+    return {file.relative_to(package).parts[0].removesuffix(".py") for file in package.rglob("*.py")}
+
+
 def test_every_package_has_a_layer() -> None:
-    found = {file.relative_to(PACKAGE).parts[0].removesuffix(".py") for file in MODULES}
-    assert found - {"__init__", "__main__", "emulator"} == set(RANK)
+    assert inside(PACKAGE) - {"__init__", "__main__", "emulator"} == set(RANK)
+
+
+def test_every_module_of_sweep_has_a_room() -> None:
+    assert inside(PACKAGE / "sweep") - {"__init__"} == set(ROOMS)
 
 
 @pytest.mark.parametrize("file", MODULES, ids=name_of)
@@ -82,6 +95,15 @@ def test_imports_only_to_the_left(file: Path) -> None:
             continue
         crossing = any(name_of(file) == source and target.startswith(allowed) for source, allowed in CROSSING)
         assert RANK[other] < RANK[own] or crossing, f"{own} must not import {target}"
+
+
+@pytest.mark.parametrize("file", sorted((PACKAGE / "sweep").glob("*/*.py")), ids=name_of)
+def test_rooms_of_sweep_import_only_to_the_left(file: Path) -> None:
+    own = room(name_of(file))
+    assert own is not None
+    for target in imports(file):
+        other = room(target)
+        assert other is None or other == own or ROOMS[other] < ROOMS[own], f"{own} must not import {target}"
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,11 @@ from wattcount.config import RunConfig
 from wattcount.errors import MeasuredElsewhereError, NotStartedError, RunFailedError
 from wattcount.run.cooldown import Rest
 from wattcount.run.orchestrate import Display
-from wattcount.sweep import local, task
-from wattcount.sweep.plan import Plan, PlannedPoint, PlanState
-from wattcount.sweep.sweeper import StudyResult, exit_code
-from wattcount.sweep.task import PointResult
+from wattcount.sweep.planning.plan import Plan, PlannedPoint, PlanState
+from wattcount.sweep.running import local, task
+from wattcount.sweep.running.task import PointResult
+from wattcount.sweep.sweeper import exit_code
+from wattcount.sweep.view.report import StudyResult
 
 
 @dataclasses.dataclass

@@ -18,7 +18,7 @@ import pytest
 
 from wattcount.power.emulation import EmulatedGpu, EmulatedMachine
 from wattcount.record import Record
-from wattcount.sweep.ledger import State, read_state
+from wattcount.sweep.story.ledger import State, read_state
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -78,7 +78,7 @@ def running(home: Path) -> list[Path]:
 def lanes(parent: int) -> list[psutil.Process]:
     try:
         children = psutil.Process(parent).children()
-        return [child for child in children if "wattcount.sweep.lane" in child.cmdline()]
+        return [child for child in children if "wattcount.sweep.running.lane" in child.cmdline()]
     except psutil.Error:
         return []
 
@@ -220,7 +220,7 @@ def test_a_run_of_two_gpus_takes_two_and_what_is_not_here_is_skipped(
     code, out, err = run(*SHORT, *TRY, "gpu=h200,l4,t4", "gpu.count=2", "cooldown_limit_s=0")
     assert code == 0
     assert used(home) == {("h200", 0): ["GPU-a", "GPU-b"]}
-    assert "skipped: no_such_gpu on l4" in out
+    assert "  skipped 2: no_such_gpu\n    l4, t4: 2 points of 1 model: tiny\n" in out
     assert "skipped 2: no_such_gpu" in err
     assert run(*SHORT, "gpu=t4")[0] == 2
 

@@ -95,9 +95,9 @@ class _Logging:
 
 
 def _log_study(args: argparse.Namespace, logging: _Logging) -> None:
-    from wattcount.sweep.ledger import read_state, studies, study_folder
-    from wattcount.sweep.page import study_page
-    from wattcount.sweep.study_log import logged, pending, wait_for_quiet
+    from wattcount.sweep.story.ledger import read_state, studies, study_folder
+    from wattcount.sweep.story.page import study_page
+    from wattcount.sweep.story.study_log import logged, pending, wait_for_quiet
     from wattcount.tracking import TrackingError, log_study, resolve_uri
 
     if args.study not in studies(args.records_dir):

@@ -37,9 +37,12 @@ from wattcount.errors import (
     EXIT_TERMINATED,
     NotStartedError,
 )
-from wattcount.sweep import report, sweeper, task
-from wattcount.sweep.sweeper import StudyResult, exit_code
-from wattcount.sweep.task import PointResult
+from wattcount.sweep import sweeper
+from wattcount.sweep.running import task
+from wattcount.sweep.running.task import PointResult
+from wattcount.sweep.sweeper import exit_code
+from wattcount.sweep.view import report
+from wattcount.sweep.view.report import StudyResult
 
 sweeper.register()
 

@@ -1,8 +1,8 @@
 """Hydra's sweeper for studies: plan, show, stop (`dry_run`) or measure what is missing, and say what is left.
 
 What Hydra's own would do, compose and launch every product of values one after the other, is not enough for
-thousands of points: `config.points` builds them, `planner` leaves out what is done or cannot be, and `local` or a
-launcher's groups (`launch`) measure the rest.
+thousands of points: `config.points` builds them, `planning.planner` leaves out what is done or cannot be, and
+`running.local` or a launcher's groups (`running.launch`) measure the rest.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +19,20 @@ from omegaconf import DictConfig, OmegaConf
 
 from wattcount.config.composition import GROUPS, SWEEPER_TARGET, from_hydra
 from wattcount.config.hydra_errors import plain_errors
+from wattcount.config.paths import default_records_dir
 from wattcount.config.points import build_points
 from wattcount.config.schema import RunConfig
 from wattcount.errors import EXIT_NOT_STARTED, EXIT_OK, NotStartedError
-from wattcount.sweep import cases, launch, local, report, watch
-from wattcount.sweep.index import RecordIndex, read_index
-from wattcount.sweep.ledger import Event, EventKind, Ledger
-from wattcount.sweep.machine import AnotherMachine, ThisMachine
-from wattcount.sweep.plan import Plan, PlanState
-from wattcount.sweep.planner import Planned, make_plan, records_folder, study_name
-from wattcount.sweep.study_log import StudyLog
-from wattcount.sweep.task import PointResult
+from wattcount.sweep.planning import cases
+from wattcount.sweep.planning.index import RecordIndex, read_index
+from wattcount.sweep.planning.machine import AnotherMachine, ThisMachine
+from wattcount.sweep.planning.plan import Plan, PlanState
+from wattcount.sweep.planning.planner import Planned, make_plan, records_folder, study_name
+from wattcount.sweep.running import launch, local
+from wattcount.sweep.story.ledger import Event, EventKind, Ledger
+from wattcount.sweep.story.study_log import StudyLog
+from wattcount.sweep.view import report, watch
+from wattcount.sweep.view.report import StudyResult
 
 # Hydra's search for plugins executes their modules once more and so defines every class anew: a class
 # derived from what was imported before that search would have a base that its own module has forgotten.
@@ -40,22 +42,8 @@ from hydra._internal.core_plugins.basic_launcher import BasicLauncher  # noqa: E
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # noqa: E402
 
 
-@dataclass(frozen=True)
-class StudyResult:
-    """What became of a study that was started.
-
-    results       of the points that were begun, by key
-    interrupted   the exit code of an interruption
-    """
-
-    plan: Plan
-    results: Mapping[str, PointResult] = field(default_factory=dict)
-    interrupted: int | None = None
-    dry_run: bool = False
-
-
 class PointSweeper(BasicSweeper):
-    """See the module. `cases` are declared beside `params`, see `sweep.cases`."""
+    """See the module. `cases` are declared beside `params`, see `planning.cases`."""
 
     def __init__(
         self,
@@ -83,7 +71,8 @@ class PointSweeper(BasicSweeper):
         )
         jobs = _jobs(planned) if here else []
         at_once = local.lane_limit(jobs, first.sweep.workers) if here else None
-        for line in report.plan_lines(planned.plan, at_once, planned.repeated):
+        usual = folder == Path(default_records_dir()).absolute()
+        for line in report.plan_lines(planned.plan, at_once, planned.repeated, None if usual else folder):
             print(line, flush=True)
         if first.dry_run:
             print("dry run: nothing was started")

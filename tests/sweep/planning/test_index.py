@@ -1,0 +1,104 @@
+"""Which records a folder has, by planned point; that a cache never says otherwise."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from witness import Witness
+
+from wattcount.config.schema import RunConfig
+from wattcount.record import Record
+from wattcount.run.orchestrate import run_point
+from wattcount.sweep.planning.index import INDEX_FILE, Status, read_index
+from wattcount.sweep.planning.keys import Keys
+
+pytestmark = pytest.mark.timeout(60)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunConfig]:
+    """A folder with one record."""
+    from wattcount.config.composition import compose
+
+    folder = tmp_path_factory.mktemp("index") / "records"
+    cfg = compose(
+        ["model=tiny", "engine=tiny", "power=emulated", "gpu=h200", "tracking=none", "scenario=batch",
+         "scenario.num_requests=4", "scenario.warmup_requests=0", "scenario.lengths.output_tokens=4",
+         "scenario.bare_idle_s=0.3", "scenario.loaded_idle_s=0.3", "scenario.bare_idle_after_s=0.3",
+         f"records_dir={folder}"]
+    )  # fmt: skip
+    assert run_point(cfg, Witness()).exit_code == 0
+    return folder, cfg
+
+
+@pytest.fixture
+def records(made: tuple[Path, RunConfig], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made[0], tmp_path / "records"))
+
+
+def test_a_record_is_found_by_its_planned_point(records: Path, made: tuple[Path, RunConfig]) -> None:
+    point = Keys().point(made[1])
+    for _ in range(2):  # the second time from the cache
+        index = read_index(records)
+        assert len(index) == 1
+        (entry,) = index.runs(point, 0, 0, {"evidence": "emulated", "device": "cpu"})
+        assert entry.status is Status.valid
+        assert Record.open(records / entry.folder).info.point_id.startswith(entry.folder.split("/")[0])
+        assert entry.wall_s is not None
+        assert 0 < entry.wall_s < 30
+        assert entry.energy_j is not None
+        assert 50 < entry.energy_j / entry.wall_s < 1000
+        assert index.valid(point, {}) == [entry]
+        assert index.runs(point, 0, 1, {}) == []
+        assert index.runs(point, 0, 0, {"evidence": "measured"}) == []
+    assert (records / INDEX_FILE).exists()
+
+
+def test_a_record_that_goes_is_forgotten_and_one_that_changes_is_read_again(
+    records: Path, made: tuple[Path, RunConfig]
+) -> None:
+    point = Keys().point(made[1])
+    (entry,) = read_index(records).runs(point, 0, 0, {})
+    metrics = records / entry.folder / "metrics.json"
+    content = json.loads(metrics.read_text())
+    finding = {
+        "code": "backlog",
+        "figure": 1,
+        "limit": 0,
+        "unit": "1",
+        "message": "too slow",
+        "invalidates": True,
+    }
+    content["validity"] = {"valid": False, "reasons": [], "findings": [finding]}
+    metrics.write_text(json.dumps(content))
+    (entry,) = read_index(records).runs(point, 0, 0, {})
+    assert (entry.status, entry.reason, entry.message) == (Status.invalid, "backlog", "too slow")
+    shutil.rmtree(records / entry.folder)
+    assert len(read_index(records)) == 0
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"config": {}}'])
+def test_a_damaged_record_and_a_damaged_cache_stand_for_nothing(damage: str, records: Path) -> None:
+    read_index(records)
+    (records / INDEX_FILE).write_text(damage)
+    assert len(read_index(records)) == 1
+    (run,) = records.glob("*/r0-*/run.json")
+    run.write_text(damage)
+    (records / INDEX_FILE).unlink()
+    assert len(read_index(records)) == 0
+
+
+def test_a_failed_record_is_no_valid_one(tiny_run: Callable[..., RunConfig]) -> None:
+    cfg = tiny_run(batch=True, engine={"fail_at_start": "out_of_memory"})
+    assert run_point(cfg, Witness()).exit_code == 1
+    index = read_index(Path(cfg.records_dir))
+    assert index.valid(Keys().point(cfg), {}) == []
+    assert len(index) == 1
+
+
+def test_no_folder_is_no_record(tmp_path: Path) -> None:
+    assert len(read_index(tmp_path / "nowhere")) == 0

@@ -1,0 +1,170 @@
+"""A lane: a process of this machine that measures one point after the other, as its sweep tells it.
+
+`python -m wattcount.sweep.running.lane FD` speaks with its parent over the connection FD: takes `Task`s, sends `Said` while
+it measures and `Finished` after each. It stays up over points, so what is imported is imported once. It leads a session of
+its own, so that Ctrl-C at the terminal reaches the sweep alone, which ends its lanes in order; and it ends with
+the sweep, however that ends.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from wattcount.config.plain import from_json
+from wattcount.config.schema import RunConfig
+from wattcount.errors import EXIT_INTERRUPTED, EXIT_TERMINATED
+from wattcount.run.cooldown import Rest
+from wattcount.run.orchestrate import Display
+from wattcount.scenario.journal import Progress
+from wattcount.sweep.running.task import PointResult, measure_planned
+from wattcount.sweep.story.ledger import Ledger
+
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Task:
+    """One point to measure, as plain as it can be sent."""
+
+    config: dict[str, Any]
+    overrides: tuple[str, ...]
+    key: str
+    study: str
+    attempt: int
+    gpus: tuple[str, ...]
+    """UUIDs of the GPUs to use; none: the run's own choice."""
+    wait_for_others: bool
+    before: dict[str, dict[str, float]] = field(default_factory=dict)
+    """What GPUs were like before the sweep's first run, see `run.cooldown.Rest`."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """Something for a person, while a point is measured: a notice, or how it stands."""
+
+    text: str | None = None
+    progress: Progress | None = None
+
+
+@dataclass(frozen=True)
+class Finished:
+    result: PointResult
+    before: dict[str, dict[str, float]]
+
+
+class Lane:
+    """The lane's own side."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._ledgers: dict[tuple[str, str], Ledger] = {}
+
+    def serve(self) -> None:
+        """Until the parent hangs up."""
+        with suppress(EOFError, OSError):
+            while True:
+                self._connection.send(self.measure(self._connection.recv()))
+
+    def measure(self, task: Task) -> Finished:
+        cfg = from_json(task.config)
+        cfg.gpu.devices = list(task.gpus) or cfg.gpu.devices
+        rest = Rest(task.before)
+        try:
+            result = measure_planned(
+                cfg,
+                task.overrides,
+                key=task.key,
+                ledger=self._ledger(cfg, task.study),
+                attempt=task.attempt,
+                wait_for_others=task.wait_for_others,
+                rest=rest,
+                display=_Relay(self._connection),
+            )
+        except _Ended as end:
+            result = PointResult(
+                end.exit_code,
+                task.overrides,
+                None,
+                "interrupted before it began",
+                key=task.key,
+                reason="interrupted",
+            )
+        return Finished(result, rest.before)
+
+    def _ledger(self, cfg: RunConfig, study: str) -> Ledger:
+        place = (cfg.records_dir, study)
+        if place not in self._ledgers:
+            self._ledgers[place] = Ledger.open(*place)
+        return self._ledgers[place]
+
+
+class _Ended(BaseException):
+    """By a signal while no run's process could be told; not an `Exception`, which runs may keep to themselves."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(exit_code)
+        self.exit_code = exit_code
+
+
+class _Relay(Display):
+    """Sends what a display would show. Silent where nobody listens any more."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def started(self, cfg: RunConfig) -> None: ...
+
+    def progress(self, progress: Progress) -> None:
+        self._send(Said(progress=progress))
+
+    def notice(self, text: str) -> None:
+        self._send(Said(text=text))
+
+    def tick(self) -> None: ...
+
+    def ended(self, record_path: Path | None) -> None: ...
+
+    def _send(self, said: Said) -> None:
+        with suppress(OSError):  # the sweep was killed; this process is about to be told
+            self._connection.send(said)
+
+
+def _end_by_signal(number: int, _frame: FrameType | None) -> None:
+    raise _Ended(EXIT_INTERRUPTED if number == signal.SIGINT else EXIT_TERMINATED)
+
+
+def _end_with_parent(parent: int) -> None:
+    """SIGTERM when the sweep has died: a run that goes on closes its record."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        sys.exit(EXIT_TERMINATED)
+
+
+def main(arguments: list[str]) -> int:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _end_by_signal)
+    descriptor, parent = map(int, arguments)
+    try:
+        _end_with_parent(parent)
+        with Connection(descriptor) as connection:
+            os.set_inheritable(descriptor, False)
+            Lane(connection).serve()
+    except _Ended as end:
+        return end.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    # What is sent must be of the module by its name, not of `__main__`.
+    from wattcount.sweep.running import lane
+
+    sys.exit(lane.main(sys.argv[1:]))

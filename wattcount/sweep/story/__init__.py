@@ -1,0 +1,1 @@
+"""What happened in a study, and how it stands: for people, scripts and MLflow."""

@@ -1,0 +1,103 @@
+"""What is printed while a study is measured: a block that is drawn anew on a terminal, lines elsewhere."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+
+from wattcount.config.schema import RunConfig
+from wattcount.sweep.planning.plan import Plan, PlanState
+from wattcount.sweep.running import local
+from wattcount.sweep.running.lane import Said
+from wattcount.sweep.running.task import PointResult, event_of
+from wattcount.sweep.story.ledger import Event, EventKind, read_tally
+from wattcount.sweep.story.study_log import StudyLog
+from wattcount.sweep.story.summary import label
+from wattcount.sweep.view.display import LiveSweepDisplay
+
+
+def create(cfg: RunConfig, plan: Plan, logs: StudyLog | None) -> Lines | Block:
+    """`cfg` is of any of the points. The plan is in the ledger already."""
+    live = sys.stdout.isatty() if cfg.display.live is None else cfg.display.live
+    if live:
+        return Block(LiveSweepDisplay(read_tally(cfg.records_dir, plan.name), sys.stdout), logs)
+    return Lines(len(plan.in_state(PlanState.to_run)), logs)
+
+
+class Lines(local.Watcher):
+    """A line or two a point, as it ends."""
+
+    def __init__(self, total: int, logs: StudyLog | None) -> None:
+        self._total = total
+        self._logs = logs
+        self._ended = 0
+
+    def started(self, job: local.Job) -> None: ...
+
+    def said(self, job: local.Job, said: Said) -> None:
+        if said.text is not None:
+            print(f"{label(job.point)}: {said.text}", flush=True)
+
+    def ended(self, job: local.Job, result: PointResult, *, again: bool) -> None:
+        if result.elsewhere and again:
+            print(f"{label(job.point)}: {result.message}; looked at again at the end", flush=True)
+            return
+        self._ended += not again
+        if result.message:
+            tail = f" (try {result.attempt}, to be tried again)" if again else ""
+            print(f"wattcount: {label(job.point)}: {result.message}{tail}", file=sys.stderr, flush=True)
+        figures = [f"{result.wall_s:.0f} s"] if result.wall_s is not None else []
+        if result.j_per_output_token is not None:
+            figures.append(f"{result.j_per_output_token:.3g} J per output token")
+        if result.done and not result.measured_before:
+            print(f"[{self._ended}/{self._total}] {label(job.point)}: {', '.join(figures) or 'done'}")
+        if result.measured_before:
+            print("already measured (resume=false measures again):")
+        if result.record_path:
+            print(f"record: {result.record_path}", flush=True)
+
+    def tick(self) -> None:
+        if self._logs is not None:
+            self._logs.refresh()
+
+    def close(self) -> None: ...
+
+
+class Block(local.Watcher):
+    """Every lane and the study as a whole, live; records and what went wrong stay above it."""
+
+    def __init__(self, display: LiveSweepDisplay, logs: StudyLog | None) -> None:
+        self._display = display
+        self._logs = logs
+        self._numbers: dict[str, int] = {}
+        """Of the lanes at work, by the key of their point."""
+
+    def started(self, job: local.Job) -> None:
+        number = next(n for n in range(1, len(self._numbers) + 2) if n not in self._numbers.values())
+        self._numbers[job.point.key] = number
+        self._display.event(Event(EventKind.started, key=job.point.key, attempt=job.attempt))
+        self._display.lane_started(number, job.point)
+
+    def said(self, job: local.Job, said: Said) -> None:
+        if said.progress is not None and job.point.key in self._numbers:
+            self._display.lane_progress(self._numbers[job.point.key], said.progress)
+        if said.text is not None:
+            self._display.notice(f"{label(job.point)}: {said.text}")
+
+    def ended(self, job: local.Job, result: PointResult, *, again: bool) -> None:
+        del again  # the block shows it as waiting
+        self._numbers.pop(job.point.key, None)
+        event = event_of(result)
+        if result.reason == local.LANE_DIED:
+            event = dataclasses.replace(event, kind=EventKind.lost)
+        self._display.event(dataclasses.replace(event, key=job.point.key, attempt=job.attempt))
+        if result.record_path:
+            self._display.notice(f"record: {result.record_path}")
+
+    def tick(self) -> None:
+        self._display.tick()
+        if self._logs is not None:
+            self._logs.refresh()
+
+    def close(self) -> None:
+        self._display.close()
