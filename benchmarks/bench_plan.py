@@ -8,6 +8,7 @@ record in the folder and then with 5,580 of them, and prints one JSON object of 
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
@@ -44,8 +45,8 @@ def plan_s(records_dir: Path, points: int) -> tuple[float, float]:
 def make_records(folder: Path, count: int) -> None:
     """Copies of one real record, each with a repeat of its own; only what planning reads."""
     template = Path(__file__).parent.parent / "data" / "h200" / "records"
-    source = sorted(template.glob("*/r*/run.json"))[0].parent
-    info = json.loads((source / "run.json").read_text())
+    found = {file.parent: json.loads(file.read_text()) for file in sorted(template.glob("*/r*/run.json"))}
+    source, info = next(item for item in found.items() if item[1]["config"]["scenario"]["kind"] == "batch")
     for number in range(count):
         run = folder / f"{number // 5:012x}" / f"r{number % 5}-{info['run_id'][:-6]}{number:06x}"
         run.mkdir(parents=True)
@@ -55,7 +56,11 @@ def make_records(folder: Path, count: int) -> None:
 
 
 def main() -> None:
-    points = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("points", nargs="?", type=int, default=100_000)
+    points = parser.parse_args().points
     from wattcount.sweep.planning.index import INDEX_FILE, read_index
 
     with tempfile.TemporaryDirectory() as scratch:

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from wattcount.cli.records import bad_input, find_records
+from wattcount.config.levers import levers
 from wattcount.errors import EXIT_OK, NotStartedError
 from wattcount.metrics import load_metrics, spec
 from wattcount.metrics.summary import WIDTH, console, describe, evidence_label, gpu_label, load_label
@@ -223,6 +224,7 @@ def _json(entries: Sequence[Entry], keys: Sequence[str]) -> list[dict[str, Any]]
             "weights": entry.info.config["model"]["weights"],
             "gpu": gpu_label(entry.info),
             "load": load_label(entry.info.config["scenario"]),
+            "levers": levers(entry.info.config),
             "repeat": entry.info.repeat,
             "evidence": str(entry.info.evidence),
             "valid": entry.content["validity"]["valid"],

@@ -11,6 +11,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from wattcount.config.levers import with_levers
 from wattcount.metrics.compute import NULL_REASONS
 from wattcount.metrics.registry import spec
 from wattcount.metrics.units import quantity, scale_for, significant
@@ -44,8 +45,9 @@ def load_label(scenario: Mapping[str, Any]) -> str:
 
 
 def describe(info: RunInfo) -> str:
-    """One line: model, GPU, load."""
-    return f"{info.config['model']['name']} on {gpu_label(info)}, {load_label(info.config['scenario'])}"
+    """One line: model, GPU, load, and what was turned: `llama3_8b on NVIDIA H200, batch of 512, fp8`."""
+    load = with_levers(load_label(info.config["scenario"]), info.config)
+    return f"{info.config['model']['name']} on {gpu_label(info)}, {load}"
 
 
 def evidence_label(info: RunInfo) -> str:

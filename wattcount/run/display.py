@@ -76,12 +76,15 @@ def _adaptive(server: ServerConfig) -> bool:
 
 
 def headline(cfg: RunConfig) -> str:
-    """`llama3_8b on NVIDIA H200, server 4 requests/s`."""
+    """`llama3_8b on NVIDIA H200, server 4 requests/s, fp8`."""
+    from wattcount.config.levers import with_levers
     from wattcount.config.plain import to_json
     from wattcount.metrics.summary import load_label
 
     gpus = f"{cfg.gpu.count} x " if cfg.gpu.count > 1 else ""
-    return f"{cfg.model.name} on {gpus}{cfg.gpu.found_name}, {load_label(to_json(cfg)['scenario'])}"
+    config = to_json(cfg)
+    load = with_levers(load_label(config["scenario"]), config)
+    return f"{cfg.model.name} on {gpus}{cfg.gpu.found_name}, {load}"
 
 
 def clock(seconds: float) -> str:

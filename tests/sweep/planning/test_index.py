@@ -48,10 +48,10 @@ def test_a_record_is_found_by_its_planned_point(records: Path, made: tuple[Path,
         (entry,) = index.runs(point, 0, 0, {"evidence": "emulated", "device": "cpu"})
         assert entry.status is Status.valid
         assert Record.open(records / entry.folder).info.point_id.startswith(entry.folder.split("/")[0])
-        assert entry.wall_s is not None
-        assert 0 < entry.wall_s < 30
+        assert entry.wall_s == Record.open(records / entry.folder).info.timing["wall_s"]
         assert entry.energy_j is not None
-        assert 50 < entry.energy_j / entry.wall_s < 1000
+        # A busy machine takes its time between the phases, where no energy is counted.
+        assert 0 < entry.energy_j < 1000 * entry.wall_s
         assert index.valid(point, {}) == [entry]
         assert index.runs(point, 0, 1, {}) == []
         assert index.runs(point, 0, 0, {"evidence": "measured"}) == []

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
+from wattcount.config.levers import with_levers
 from wattcount.config.plain import to_json
 from wattcount.config.schema import RunConfig
 from wattcount.metrics.summary import load_label
@@ -143,19 +144,19 @@ def _with_record(
 
 
 class _Labels:
-    """What points' loads are called; scenarios are shared by many."""
+    """What points' loads are called; the nodes that make a name are shared by many points."""
 
     def __init__(self) -> None:
-        self._known: dict[int, tuple[object, str]] = {}
+        self._known: dict[tuple[int, ...], tuple[object, str]] = {}
 
     def of(self, cfg: RunConfig) -> str:
-        node = cfg.scenario
-        if id(node) not in self._known:
-            self._known[id(node)] = (
-                node,
-                load_label(to_json(dataclasses.replace(cfg, scenario=node))["scenario"]),
-            )
-        return self._known[id(node)][1]
+        nodes = (cfg.scenario, cfg.model, cfg.engine, cfg.gpu)
+        key = tuple(map(id, nodes))
+        if key not in self._known:
+            config = to_json(cfg)
+            # The nodes are kept, so that no other one can get the id of one of them.
+            self._known[key] = (nodes, with_levers(load_label(config["scenario"]), config))
+        return self._known[key][1]
 
 
 def records_folder(cfg: RunConfig) -> Path:

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from wattcount.config.composition import compose
+from wattcount.config.levers import levers, with_levers
+from wattcount.config.plain import to_json
+
+BASE = ("model=llama3_8b", "model.weights=random", "gpu=h200", "engine=vllm", "scenario=batch")
+
+
+def config(*overrides: str) -> dict[str, Any]:
+    found: dict[str, Any] = to_json(compose([*BASE, *overrides]))
+    return found
+
+
+def test_nothing_turned() -> None:
+    assert levers(config()) == []
+    assert with_levers("batch of 512", config()) == "batch of 512"
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("model.quantization=fp8", "fp8"),
+        ("model.dtype=float16", "float16"),
+        ("model.initializer=fan_in", "fan_in weights"),
+        ("engine.enforce_eager=true", "eager"),
+        ("engine.kv_cache_dtype=fp8", "fp8 KV cache"),
+        ("engine.tensor_parallel_size=2 gpu.count=2", "TP 2"),
+        ("engine.pipeline_parallel_size=2 gpu.count=2", "PP 2"),
+        ("engine.data_parallel_size=2 gpu.count=2", "DP 2"),
+        ("engine.max_num_seqs=32", "32 at once"),
+        ("engine.max_num_batched_tokens=2048", "2048 tokens a step"),
+        ("engine.enable_prefix_caching=true", "prefix caching"),
+        ("engine.enable_chunked_prefill=false", "no chunked prefill"),
+        ("engine.enable_chunked_prefill=true", "chunked prefill"),
+        ("engine.speculative.method=ngram", "ngram speculation"),
+        ("+engine.args.block_size=32", "block_size=32"),
+        ("gpu.sm_clock_mhz=1200", "1200 MHz"),
+        ("gpu.power_limit_w=400", "400 W"),
+    ],
+)
+def test_each_has_its_words(override: str, words: str) -> None:
+    assert levers(config(*override.split())) == [words]
+
+
+def test_several_in_a_fixed_order() -> None:
+    turned = config("gpu.power_limit_w=400", "engine.enforce_eager=true", "model.quantization=fp8")
+    assert with_levers("batch of 512", turned) == "batch of 512, fp8, eager, 400 W"
+
+
+def test_a_record_of_an_earlier_version_lacks_keys() -> None:
+    assert levers({"model": {"name": "x"}, "engine": {"kv_cache_dtype": "auto"}, "gpu": None}) == []
