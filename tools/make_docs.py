@@ -20,43 +20,12 @@ import pyarrow.parquet as pq
 from wattcount.config import fit
 from wattcount.config.composition import gpu_catalogue, model_catalogue
 from wattcount.metrics import compute
-from wattcount.record import Record
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
-from bench_sampler_overhead import detrended, interval  # noqa: E402
-
-H200 = ROOT / "data" / "h200"
-
-
-def records() -> list[tuple[str, Record, dict[str, float | None]]]:
-    """(name, record, metrics), batches first, then by rate."""
-    found = []
-    for path in sorted(H200.glob("records/*/*/run.json")):
-        record = Record.open(path.parent)
-        scenario = record.info.config["scenario"]
-        rate = scenario.get("rate_rps")
-        load = f"batch of {scenario['num_requests']}" if rate is None else f"server, {rate:g} requests/s"
-        name = f"{record.info.config['model']['name']}, {load}"
-        if (initializer := record.info.config["model"].get("initializer", "dummy")) != "dummy":
-            name += f", {initializer} weights"
-        lengths = scenario["lengths"]
-        if lengths["output_tokens"] not in (128, 256):
-            name += f", {lengths['input_tokens']} in, {lengths['output_tokens']} out"
-        found.append(((rate or 0.0, name), name, record, compute(record)["metrics"]))
-    return [(name, record, metrics) for _, name, record, metrics in sorted(found, key=lambda item: item[0])]
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.{max(0, digits - 1 - math.floor(math.log10(abs(value))))}f}" if value else "0"
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+from bench_sampler_overhead import detrended, interval
+from study_tables import lever_savings, load_curve, shapes
+from tables import H200, ROOT, number, records, table
 
 
 def main_job() -> str:
@@ -217,7 +186,7 @@ def reproducible() -> str:
     batches = [
         (record.info.started_utc, record, m)
         for name, record, m in records()
-        if name.startswith("llama3_8b, batch of 512")
+        if name.startswith("llama3_8b, batch of 512") and "fp8" not in name
     ]
     for started, record, m in sorted(batches, key=lambda item: item[0]):
         (gpu,) = record.info.gpus
@@ -330,6 +299,11 @@ TABLES = {
         "period": period,
         "sampler": sampler,
         "overhead": overhead,
+    },
+    "levers.md": {
+        "levers": lever_savings,
+        "load-curve": load_curve,
+        "shapes": shapes,
     },
     "catalogue.md": {
         "models": catalogue_models,
