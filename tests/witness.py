@@ -64,7 +64,7 @@ class Witness(Display):
 def worker_pid(parent: int | None = None) -> int:
     for child in psutil.Process(parent).children(recursive=True):
         try:
-            if "wattcount.run" in child.cmdline() and os.getsid(child.pid) == child.pid:
+            if "wattcount.run.worker" in child.cmdline() and os.getsid(child.pid) == child.pid:
                 return child.pid
         except (psutil.Error, ProcessLookupError):
             continue

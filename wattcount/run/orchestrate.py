@@ -331,7 +331,7 @@ class _Watch:
         }
         file = self._writer.folder / "spool" / JOB_JSON
         file.write_text(json.dumps(job), encoding="utf-8")
-        return [sys.executable, "-m", "wattcount.run", str(file)]
+        return [sys.executable, "-m", "wattcount.run.worker", str(file)]
 
     # --- listening ------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""A run's own process: `python -m wattcount.run JOB.json`.
+"""A run's own process: `python -m wattcount.run.worker JOB.json`.
 
 vLLM gives GPU memory back reliably only by exiting, and a crash must cost one point, not the sweep, so
 each run has a process, in a session of its own, whose standard output and error go to the record's
@@ -461,3 +461,11 @@ def main(argv: list[str]) -> int:
     _end_with_parent(job.parent_pid)
     _keep_pandas_out_of_arrow()
     return asyncio.run(Run(job, pipe).execute())
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # The record is in place and the engine is gone; tearing down an interpreter with torch in it takes seconds.
+    os._exit(code)
