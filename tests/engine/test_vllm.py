@@ -15,6 +15,7 @@ import psutil
 import pytest
 from small_llama import LLAMA, config
 
+from wattcount import ownership
 from wattcount.clock import now_ns
 from wattcount.config.schema import (
     Device,
@@ -286,6 +287,7 @@ class TestStarted:
         sockets = [file for file in started.temporary.rglob("*") if file.is_socket()]
         assert sockets
         assert {file.parent for file in sockets} == {folder}
+        assert ownership.take_over(folder / ownership.CLAIM_NAME) is None  # nobody else clears it away
 
         async def load() -> list[Any]:
             tasks = [
