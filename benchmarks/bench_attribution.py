@@ -22,12 +22,16 @@ from pathlib import Path
 
 import numpy as np
 
-from wattcount.metrics import attribution
-from wattcount.metrics.attribution import Attribution, Design, Inputs
+from wattcount.metrics import least_squares
+from wattcount.metrics.attribution import Inputs, attribute_record, read_inputs
+from wattcount.metrics.design import Design, choose_interval_s, interval_edges
 from wattcount.metrics.observations import Requests
+from wattcount.metrics.phase_energy import Attribution, attribute
 from wattcount.metrics.window import Window, phase_window
+from wattcount.metrics.work import TERMS
 from wattcount.record import Record
 from wattcount.record.schema import Phase
+from wattcount.trend import t_975
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from synthetic_steps import SimulatedEngine
@@ -62,7 +66,7 @@ def against_truth(seeds: int) -> None:
             engine = SimulatedEngine(seed=seed, **settings).run()  # type: ignore[arg-type]
             window = engine.window()
             work = engine.work(exact="stamped" in name)
-            found = attribution.attribute(engine.energy_at, window, work, engine.idle_w)
+            found = attribute(engine.energy_at, window, work, engine.idle_w)
             if isinstance(found, Attribution):
                 truth = engine.truth(window)
                 rows.append(
@@ -93,7 +97,7 @@ class Run:
     def __init__(self, path: Path) -> None:
         record = Record.open(path)
         window = phase_window(record.info.phases, Phase.WINDOW)
-        inputs = attribution.read_inputs(record, window) if window is not None else "no_window"
+        inputs = read_inputs(record, window) if window is not None else "no_window"
         if window is None or isinstance(inputs, str):
             sys.exit(f"{path}: {inputs}")
         self.window: Window = window
@@ -107,10 +111,10 @@ class Run:
             f"{lengths.get('input_tokens')} in, {lengths.get('output_tokens')} out"
         )
         self.evidence = str(record.info.evidence)
-        self.found = attribution.attribute_record(record, window)
+        self.found = attribute_record(record, window)
         lag_ns = self.found.lag_ns if isinstance(self.found, Attribution) else 0
-        interval_s = attribution.choose_interval_s(inputs.work, window, inputs.resolution_s)
-        edges_ns = attribution.interval_edges(window, interval_s)
+        interval_s = choose_interval_s(inputs.work, window, inputs.resolution_s)
+        edges_ns = interval_edges(window, interval_s)
         design = Design(inputs.energy_at, edges_ns, inputs.work)
         self.amounts, self.above_j = design.amounts, design.above_idle(lag_ns, inputs.idle_w)
         self.done = self.amounts.sum(axis=0)
@@ -135,19 +139,19 @@ def against_pure_runs(mixed: list[Run], pure: list[Run]) -> None:
         sys.exit("measured and emulated records are never mixed")
     fits = []
     print("coefficients, mJ per unit, +- 95 % of the fit alone")
-    print(f"{'fitted to':<50}" + "".join(f"{term:>22}" for term in attribution.TERMS) + f"{'condition':>12}")
+    print(f"{'fitted to':<50}" + "".join(f"{term:>22}" for term in TERMS) + f"{'condition':>12}")
     every = [(run.name, [run]) for run in mixed]
     if len(mixed) > 1:
         every.append(("all of them", mixed))
     for name, runs in every:
         amounts = np.concatenate([run.amounts for run in runs])
         above_j = np.concatenate([run.above_j for run in runs])
-        terms = [term for term in range(len(attribution.TERMS)) if amounts[:, term].any()]
-        fit = attribution.fit(amounts, above_j, terms)
+        terms = [term for term in range(len(TERMS)) if amounts[:, term].any()]
+        fit = least_squares.fit(amounts, above_j, terms)
         fits.append((name, fit))
-        t = attribution.t_975(max(fit.freedom, 5))
+        t = t_975(max(fit.freedom, 5))
         u95 = t * np.sqrt(np.diag(fit.covariance_j2))
-        cells = dict.fromkeys(range(len(attribution.TERMS)), "-")
+        cells = dict.fromkeys(range(len(TERMS)), "-")
         for term, value, u in zip(fit.terms, fit.value_j, u95, strict=True):
             cells[term] = f"{1e3 * value:.2f} +- {1e3 * u:.2f}" if value > 0 else "0"
         print(
@@ -166,9 +170,7 @@ def against_pure_runs(mixed: list[Run], pure: list[Run]) -> None:
         for name, fit in fits:
             amount = run.done[list(fit.terms)]
             predicted = float(fit.value_j @ amount) / tokens
-            u95 = (
-                attribution.t_975(max(fit.freedom, 5)) * np.sqrt(amount @ fit.covariance_j2 @ amount) / tokens
-            )
+            u95 = t_975(max(fit.freedom, 5)) * np.sqrt(amount @ fit.covariance_j2 @ amount) / tokens
             figures = f"{1e3 * predicted:.2f} +- {1e3 * u95:.2f}"
             print(f"{'':<95}{name:<50}{figures:>20} {100 * (predicted / measured - 1):>+8.1f} %")
         if not is_prefill:

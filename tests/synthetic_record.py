@@ -21,7 +21,8 @@ import pyarrow.parquet as pq
 
 from wattcount.config.plain import to_json
 from wattcount.config.schema import BatchConfig, RunConfig, ServerConfig, SloConfig, Weights
-from wattcount.record import schema
+from wattcount.metrics import compute
+from wattcount.record import Record, schema
 from wattcount.record.schema import Evidence, Phase, PhaseSpan, RunInfo, Validity
 
 T0_NS = 1_000_000_000_000
@@ -232,3 +233,21 @@ def observation(
         "value": value,
         "nvml_return": nvml_return,
     }
+
+
+def step(t: float, running: int = 1, **other: Any) -> dict[str, Any]:
+    """A row of `steps.parquet`, reported `t` seconds after the run began."""
+    return {
+        "logged_ns": at(t), "engine_ts_ns": None, "duration_ns": None, "prefill_tokens": None,
+        "decode_tokens": None, "running": running, "waiting": 0, "kv_cache_usage": None,
+    } | other  # fmt: skip
+
+
+def metrics_of(run: SyntheticRun, folder: Path, **options: Any) -> dict[str, Any]:
+    """The content of `metrics.json` of the run, written to `folder`."""
+    return compute(Record.open(run.write(folder, **options)))
+
+
+def values_of(run: SyntheticRun, folder: Path) -> dict[str, Any]:
+    values: dict[str, Any] = metrics_of(run, folder)["metrics"]
+    return values

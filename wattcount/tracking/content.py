@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wattcount.metrics.compute import gpu_uuids
-from wattcount.metrics.observations import MISSING, int_column
+from wattcount.metrics.observations import MISSING, gpu_uuids, int_column
 from wattcount.metrics.summary import describe, gpu_label
 from wattcount.record import Record
 from wattcount.record.schema import Phase, RunInfo

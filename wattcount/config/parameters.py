@@ -1,0 +1,204 @@
+"""Parameters of a decoder by the shape in its `config.json`.
+
+For decoder-only transformers (grouped-query attention, mixture of experts, tied embeddings), for the state-space model
+Mamba as FalconMamba has it, and for Nemotron-H, which mixes Mamba-2 layers with attention and experts; it agrees exactly
+with the models that transformers builds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from wattcount.config.hf_config import first_int, mamba2_shape, text_config
+
+_UNGATED = {"gpt2", "gptj", "gpt_neox", "phi", "falcon", "opt", "bloom", "nemotron", "starcoder2", "mpt"}
+_QKV_BIAS = {"qwen2", "qwen2_moe"}
+_QK_NORM_FULL = {"olmoe", "olmo2"}
+_QK_NORM_HEAD = {"qwen3", "qwen3_moe", "gemma3", "gemma3_text"}
+_FOUR_NORMS = {"gemma2", "gemma3", "gemma3_text"}
+_LAYER_NORM = {"gpt2", "gptj", "gpt_neox", "phi", "nemotron", "phimoe"}
+"""Norms with a bias."""
+_ONE_NORM = {"gptj", "phi"}
+"""Attention and feed-forward side by side behind one norm."""
+_ATTENTION_BIAS = {"gpt2", "gpt_neox", "phi"}
+_MLP_BIAS = {"gpt2", "gptj", "gpt_neox", "phi"}
+_HEAD_BIAS = {"gptj", "phi"}
+_TIED_BY_DEFAULT = {"gemma", "gemma2", "gemma3", "gemma3_text", "gpt2"}
+_NOT_A_PLAIN_TRANSFORMER = ("mamba", "nemotron_h", "jamba", "bamba", "falcon_h1", "rwkv", "zamba")
+
+
+@dataclass(frozen=True)
+class ParameterCount:
+    """Parameters of a decoder."""
+
+    linear: int
+    """In the matrices of the layers, which quantisation shrinks."""
+    other: int
+    """Embeddings, output head, norms, convolutions, which it mostly does not; attention where config.json says so."""
+    inactive: int
+    """Of `linear`: experts that one token does not use."""
+
+    @property
+    def total(self) -> int:
+        return self.linear + self.other
+
+    @property
+    def active(self) -> int:
+        return self.total - self.inactive
+
+
+def count_parameters(hf_config: Mapping[str, Any]) -> ParameterCount | None:
+    """Parameters by the shape in `config.json`; None where it is of a kind that is not known here."""
+    c = text_config(hf_config)
+    kind = str(c.get("model_type", ""))
+    if kind == "falcon_mamba":
+        return _count_mamba(c)
+    if kind == "nemotron_h":
+        return _count_nemotron_h(c)
+    if any(kind.startswith(name) for name in _NOT_A_PLAIN_TRANSFORMER) or c.get("kv_lora_rank"):
+        return None
+    d = first_int(c, "hidden_size", "n_embd")
+    layers = first_int(c, "num_hidden_layers", "n_layer")
+    heads = first_int(c, "num_attention_heads", "n_head")
+    vocab = first_int(c, "vocab_size")
+    if d is None or layers is None or heads is None or vocab is None:
+        return None
+    inner = first_int(c, "intermediate_size", "n_inner") or 4 * d
+    kv_heads = first_int(c, "num_key_value_heads") or heads
+    head = first_int(c, "head_dim") or d // heads
+    q, kv = heads * head, kv_heads * head
+
+    attention = d * q + 2 * d * kv + q * d
+    if kind in _QKV_BIAS:
+        attention += q + 2 * kv
+    elif c.get("attention_bias", kind in _ATTENTION_BIAS):
+        attention += q + 2 * kv + d
+    if kind == "gpt_oss":
+        attention += heads  # the attention sinks
+    norm = 2 * d if kind in _LAYER_NORM else d
+    norms = (4 if kind in _FOUR_NORMS else 1 if kind in _ONE_NORM else 2) * norm
+    if kind in _QK_NORM_FULL:
+        norms += q + kv
+    elif kind in _QK_NORM_HEAD:
+        norms += 2 * head
+
+    matrices = 2 if kind in _UNGATED else 3
+    dense = matrices * d * inner
+    if kind in _MLP_BIAS:
+        dense += inner + d
+    experts = first_int(c, "num_experts", "num_local_experts", "n_routed_experts")
+    inactive = 0
+    if experts:
+        expert_inner = first_int(c, "moe_intermediate_size") or inner
+        expert = matrices * d * expert_inner
+        router = d * experts
+        if kind == "gpt_oss":
+            expert += (matrices - 1) * expert_inner + d
+            router += experts
+        chosen = first_int(c, "num_experts_per_tok", "moe_top_k") or experts
+        shared_inner = first_int(c, "shared_expert_intermediate_size")
+        shared = matrices * d * shared_inner + d if shared_inner else 0
+        shared += (first_int(c, "n_shared_experts") or 0) * expert
+        dense_layers = first_int(c, "first_k_dense_replace") or 0
+        moe = experts * expert + shared + router
+        mlp = dense_layers * dense + (layers - dense_layers) * moe
+        inactive = (layers - dense_layers) * (experts - chosen) * expert
+    else:
+        mlp = layers * dense
+    tied = bool(c.get("tie_word_embeddings", hf_config.get("tie_word_embeddings", kind in _TIED_BY_DEFAULT)))
+    embeddings = vocab * d * (1 if tied else 2)
+    if kind == "gpt2":
+        embeddings += (first_int(c, "n_positions", "max_position_embeddings") or 0) * d
+    if c.get("lm_head_bias", kind in _HEAD_BIAS):
+        embeddings += vocab
+    linear, other = mlp, embeddings + layers * norms + norm
+    if _attention_is_quantized(hf_config):
+        linear += layers * attention
+    else:
+        other += layers * attention
+    return ParameterCount(linear=linear, other=other, inactive=inactive)
+
+
+def _attention_is_quantized(hf_config: Mapping[str, Any]) -> bool:
+    declared = hf_config.get("quantization_config")
+    kept = declared.get("modules_to_not_convert") if isinstance(declared, Mapping) else None
+    return not any("self_attn" in str(module) for module in kept or [])
+
+
+def _count_mamba(c: Mapping[str, Any]) -> ParameterCount | None:
+    """FalconMamba: Mamba-1 layers (arXiv 2312.00752) and nothing else."""
+    d, layers, vocab = (
+        first_int(c, "hidden_size"),
+        first_int(c, "num_hidden_layers"),
+        first_int(c, "vocab_size"),
+    )
+    state, kernel = first_int(c, "state_size"), first_int(c, "conv_kernel")
+    if d is None or layers is None or vocab is None or state is None or kernel is None:
+        return None
+    inner = first_int(c, "intermediate_size") or (first_int(c, "expand") or 2) * d
+    rank = first_int(c, "time_step_rank") or math.ceil(d / 16)
+    linear = 2 * d * inner + inner * (rank + 2 * state) + rank * inner + inner * d
+    if c.get("use_bias"):
+        linear += 2 * inner + d
+    convolution = inner * kernel + (inner if c.get("use_conv_bias", True) else 0)
+    other = convolution + inner + inner * state + inner + d  # step bias, A, D, norm
+    embeddings = vocab * d * (1 if c.get("tie_word_embeddings", True) else 2)
+    return ParameterCount(linear=layers * linear, other=layers * other + embeddings + d, inactive=0)
+
+
+def _count_nemotron_h(c: Mapping[str, Any]) -> ParameterCount | None:
+    """Nemotron-H: one letter of `hybrid_override_pattern` a layer, M Mamba-2, * attention, E experts, - dense."""
+    pattern = str(c.get("hybrid_override_pattern", ""))
+    d, vocab, heads = (
+        first_int(c, "hidden_size"),
+        first_int(c, "vocab_size"),
+        first_int(c, "num_attention_heads"),
+    )
+    mamba = mamba2_shape(c)
+    if (
+        not pattern
+        or set(pattern) - set("M*E-")
+        or d is None
+        or vocab is None
+        or heads is None
+        or mamba is None
+    ):
+        return None
+    mamba_heads, inner, convolved, kernel = mamba
+    mixer = d * (inner + convolved + mamba_heads) + inner * d
+    mixer_other = convolved * (kernel + (1 if c.get("use_conv_bias", True) else 0)) + 3 * mamba_heads + inner
+
+    head = first_int(c, "head_dim") or d // heads
+    attention = 2 * d * head * (heads + (first_int(c, "num_key_value_heads") or heads))
+
+    experts = first_int(c, "n_routed_experts") or 0
+    chosen = first_int(c, "num_experts_per_tok") or experts
+    expert = 2 * d * (first_int(c, "moe_intermediate_size") or 0)
+    shared = (
+        (first_int(c, "n_shared_experts") or 0)
+        * 2
+        * d
+        * (first_int(c, "moe_shared_expert_intermediate_size") or 0)
+    )
+    moe = experts * expert + shared + experts * d
+
+    count = pattern.count
+    linear = count("M") * mixer + count("*") * attention + count("E") * moe
+    linear += count("-") * 2 * d * (first_int(c, "intermediate_size") or 4 * d)
+    embeddings = vocab * d * (1 if c.get("tie_word_embeddings", False) else 2)
+    return ParameterCount(
+        linear=linear,
+        other=count("M") * mixer_other + len(pattern) * d + d + embeddings,
+        inactive=count("E") * (experts - chosen) * expert,
+    )
+
+
+def expert_parameters(hf_config: Mapping[str, Any], counted: ParameterCount) -> float:
+    """Parameters in routed experts, over which vLLM spreads data parallelism, too; 0 where each token uses all."""
+    c = text_config(hf_config)
+    experts = first_int(c, "num_experts", "num_local_experts", "n_routed_experts") or 0
+    unused = experts - (first_int(c, "num_experts_per_tok", "moe_top_k") or experts)
+    return counted.inactive * experts / unused if unused > 0 else 0.0
