@@ -14,7 +14,9 @@ ALL = list(Phase)
 
 
 def test_every_phase_in_order_and_as_long_as_planned(bench: Any, tiny_run: Callable[..., Any]) -> None:
-    run = bench(tiny_run(bare_idle_s=0.2, loaded_idle_s=0.2, warmup_s=0.3, window_s=0.5))
+    run = bench(
+        tiny_run(bare_idle_s=0.2, loaded_idle_s=0.2, bare_idle_after_s=0.2, warmup_s=0.3, window_s=0.5)
+    )
     run.run()
     spans = run.ctx.phases.spans
     assert [span.phase for span in spans] == ALL
@@ -22,7 +24,7 @@ def test_every_phase_in_order_and_as_long_as_planned(bench: Any, tiny_run: Calla
     assert length[Phase.WARMUP] == 0.3
     assert length[Phase.WINDOW] == 0.5
     for phase in (Phase.BARE_IDLE, Phase.LOADED_IDLE, Phase.IDLE_AFTER, Phase.BARE_IDLE_AFTER):
-        assert 0.2 <= length[phase] < 0.6
+        assert 0.2 <= length[phase] < 1.2
     assert run.checkpoints >= len(ALL)
 
 
