@@ -141,7 +141,7 @@ def outcome_of(error: RunFailedError | NotStartedError) -> str:
 
 def one(name: str) -> dict[str, Any]:
     """In a process of its own, which vLLM leaves children and environment variables in."""
-    with tempfile.TemporaryDirectory(prefix="wattcount-catalogue-") as scratch:
+    with tempfile.TemporaryDirectory() as scratch:
         try:
             return asyncio.run(run(config(model_catalogue()[name]), Path(scratch)))
         except (RunFailedError, NotStartedError) as error:
@@ -151,13 +151,17 @@ def one(name: str) -> dict[str, Any]:
 
 def attempt(name: str, timeout_s: float) -> dict[str, Any]:
     started = time.monotonic()
-    with tempfile.TemporaryFile("w+") as answer:
+    # The process may be killed: its temporary files are this one's to remove.
+    with (
+        tempfile.TemporaryDirectory(prefix="wattcount-catalogue-") as scratch,
+        tempfile.TemporaryFile("w+") as answer,
+    ):
         process = subprocess.Popen(
             [sys.executable, __file__, "--one", name],
             stdout=answer,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
-            env={**os.environ, "HF_HUB_OFFLINE": "1"},
+            env={**os.environ, "HF_HUB_OFFLINE": "1", "TMPDIR": scratch},
         )
         try:
             code = process.wait(timeout_s)

@@ -26,7 +26,9 @@ from wattcount.config.schema import (
 sys.path.insert(0, str(Path(__file__).parent))
 
 SCENARIO_S = 0.3
-"""Length of every phase of the short runs below."""
+"""Length of the warm-up of the short runs below, and half of their window's."""
+IDLE_S = 0.1
+"""Length of each of their idle phases, of which a run has four."""
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +73,7 @@ def tiny_run(tmp_path: Path) -> Callable[..., RunConfig]:
                 warmup_limit_s=SCENARIO_S,
                 window_s=2 * SCENARIO_S,
             )
-        short.bare_idle_s = short.loaded_idle_s = short.bare_idle_after_s = SCENARIO_S
+        short.bare_idle_s = short.loaded_idle_s = short.bare_idle_after_s = IDLE_S
         short.drain_limit_s = 5.0
         for name, value in scenario.items():
             setattr(short, name, value)

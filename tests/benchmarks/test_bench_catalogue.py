@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+import tempfile
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -117,10 +118,14 @@ def test_what_was_tried_is_not_tried_again(
         run("nothing")
 
 
-def test_a_model_that_takes_too_long_is_ended(bench: ModuleType) -> None:
+def test_a_model_that_takes_too_long_is_ended(
+    bench: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     before = set(psutil.Process().children(recursive=True))
     assert bench.attempt("tiny", 0.3) == {"outcome": "timeout", "message": "not done within 0.3 s"}
     assert set(psutil.Process().children(recursive=True)) <= before
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_it_says_why_it_does_nothing_without_vllm(

@@ -195,7 +195,7 @@ def test_ctrl_c(calls: Calls) -> None:
 
 
 def test_an_experiment_is_a_sweep_of_its_own(calls: Calls) -> None:
-    assert main(["experiment=paper", "model=tiny", "repeat=0"]) == 0
+    assert main(["experiment=paper", "model=tiny", "repeat=0", "tracking=none"]) == 0
     assert [run.scenario.name for run in calls.runs] == [
         "batch_paper",
         "server_paper_low",

@@ -80,6 +80,8 @@ def test_every_option_composes_under_its_own_name(group: str) -> None:
         node = getattr(run, group)
         if group in ("model", "gpu", "scenario"):
             assert node.name == option
+        if group == "gpu" and option != "auto":
+            assert node == gpu_catalogue()[option]
 
 
 def test_the_defaults() -> None:

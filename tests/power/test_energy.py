@@ -385,6 +385,6 @@ def test_against_all_edges_of_a_recorded_vllm_run(h200_data: Path) -> None:
 
 def test_ten_minutes_are_prepared_quickly() -> None:
     trace, _ = sampled(*llm_like(600.0), 600.0)
-    start = time.perf_counter()
+    start = time.process_time()
     trace.energy(START_NS + 10 * S, START_NS + 500 * S, GPU)
-    assert time.perf_counter() - start < 5.0  # 0.1 s where nothing else runs
+    assert time.process_time() - start < 5.0  # 0.1 s where nothing else runs

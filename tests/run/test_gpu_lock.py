@@ -47,7 +47,7 @@ def is_free(gpu: GpuFacts) -> bool:
 def test_a_second_run_waits_for_the_first(
     gpu: GpuFacts, tiny_run: Callable[..., RunConfig], tmp_path: Path, witness: Witness
 ) -> None:
-    first = Program(tiny_run(), tmp_path)
+    first = Program(tiny_run(bare_idle_s=1.5), tmp_path)
     first.read_until("bare idle")
     assert not is_free(gpu)
     cfg = tiny_run()

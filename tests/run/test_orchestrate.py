@@ -313,7 +313,16 @@ def test_an_engine_that_takes_the_process_with_it(tiny_run: Callable[..., RunCon
 def test_a_killed_process_leaves_what_it_measured(
     tiny_run: Callable[..., RunConfig], witness: Any, phase: Phase
 ) -> None:
-    cfg = tiny_run(engine=SLOW_TOKENS)
+    # Long enough that the process is still in the phase when its parent hears of it.
+    length = {
+        Phase.BARE_IDLE: {"bare_idle_s": 30.0},
+        Phase.LOADED_IDLE: {"loaded_idle_s": 30.0},
+        Phase.WARMUP: {"warmup_s": 30.0, "warmup_limit_s": 30.0},
+        Phase.WINDOW: {"window_s": 30.0},
+        Phase.IDLE_AFTER: {"loaded_idle_s": 1.0},
+        Phase.BARE_IDLE_AFTER: {"bare_idle_after_s": 30.0},
+    }
+    cfg = tiny_run(engine=SLOW_TOKENS, **length.get(phase, {}))
     witness.when(phase, kill)
     outcome = run_point(cfg, witness)
     assert (outcome.exit_code, outcome.reason) == (1, "worker_died")

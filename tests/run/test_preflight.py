@@ -388,9 +388,11 @@ class TestWithTheEmulatedLibrary:
         machine.delenv("WATTCOUNT_NVML_EMULATOR", raising=False)
 
     def opened(self, *overrides: str) -> RunConfig:
+        return self.checked(compose(list(overrides)))
+
+    def checked(self, cfg: RunConfig) -> RunConfig:
         from wattcount.power.nvml import open_session
 
-        cfg = compose(list(overrides))
         with open_session(cfg.power, cfg.gpu) as session:
             cfg = preflight(cfg, session)
             check_busy(cfg, session.select(cfg.gpu), session.native.compute_processes)
@@ -398,8 +400,10 @@ class TestWithTheEmulatedLibrary:
 
     def test_every_variant_is_emulated_under_its_own_name(self) -> None:
         """And from one machine to the next in one process, as a sweep does."""
-        for name, gpu in gpu_catalogue().items():
-            run = self.opened(f"gpu={name}", "power=emulated", "engine=tiny")
+        cfg = compose(["power=emulated", "engine=tiny"])
+        for gpu in gpu_catalogue().values():
+            cfg.gpu = gpu
+            run = self.checked(cfg)
             assert run.gpu.found_name == gpu.emulated_name
             assert run.evidence == "emulated"
 

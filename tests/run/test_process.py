@@ -57,7 +57,7 @@ def test_silence_is_told_after_the_timeout_and_costs_no_cpu(tmp_path: Path) -> N
             assert chunk == b""
             if count == 5:
                 break
-        assert 0.4 < time.monotonic() - started < 2.0
+        assert 0.4 < time.monotonic() - started < 10.0
         assert time.process_time() - cpu < 0.1
 
 
@@ -118,7 +118,7 @@ def test_a_moment_for_those_who_clean_up(tmp_path: Path) -> None:
         list(process.listen(5.0))
         started = time.monotonic()
         assert process.kill(grace_s=5.0) == []
-        assert time.monotonic() - started < 3.0
+        assert time.monotonic() - started < 4.5
     assert (tmp_path / "done").exists()
 
 

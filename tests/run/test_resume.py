@@ -155,7 +155,7 @@ def test_a_point_has_one_run_at_a_time(
     tiny_run: Callable[..., RunConfig], tmp_path: Path, witness: Witness
 ) -> None:
     """Each run has an emulated GPU of its own, so no GPU's lock keeps them apart."""
-    cfg = tiny_run()
+    cfg = tiny_run(bare_idle_s=1.5)
     cfg.resume = True
     cfg.power.backend = PowerBackend.emulated
     first = Program(cfg, tmp_path)

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 from wattcount import scenario
+from wattcount.clock import now_ns
 from wattcount.config.schema import RunConfig
 from wattcount.engine import create as create_engine
 from wattcount.load.build import build_plan
 from wattcount.power import PowerSampler
 from wattcount.power.nvml import attach_session
 from wattcount.record import Record, RecordWriter
-from wattcount.record.schema import RunInfo
+from wattcount.record.schema import Phase, RunInfo
 from wattcount.scenario import Journal, Progress, RunContext
 
 
@@ -32,10 +33,18 @@ class Bench:
         self.stack.callback(self.writer.close)
         self.writer.open_spool(self.sampler.gpu_uuids)
         self.reports: list[Progress] = []
+        self.dies_in: Phase | None = None
+        """The engine dies half a second after this phase is first told of, however late that is."""
         self.checkpoints = 0
         self.engine_stops_cleanly = True
         self.cfg = cfg
         self.ctx: RunContext
+
+    def _on_progress(self, progress: Progress) -> None:
+        self.reports.append(progress)
+        if self.dies_in is not None and progress.phase is self.dies_in:
+            self.dies_in = None
+            self.ctx.engine._die_at_ns = now_ns() + 500_000_000
 
     def _at_bound(self) -> Callable[[], None]:
         self.checkpoints += 1
@@ -43,7 +52,7 @@ class Bench:
 
     async def _execute(self, tick_s: float) -> None:
         engine = create_engine(self.cfg, [], self.writer.folder)
-        journal = Journal(self.writer, self.sampler, self.reports.append, self._at_bound, tick_s=tick_s)
+        journal = Journal(self.writer, self.sampler, self._on_progress, self._at_bound, tick_s=tick_s)
         engine.on_step = journal.on_step
         load = build_plan(self.cfg.scenario, self.cfg.seed, self.cfg.repeat)
 

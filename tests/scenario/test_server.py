@@ -15,7 +15,14 @@ ALL = list(Phase)
 
 def test_every_phase_in_order_and_as_long_as_planned(bench: Any, tiny_run: Callable[..., Any]) -> None:
     run = bench(
-        tiny_run(bare_idle_s=0.2, loaded_idle_s=0.2, rehearsal_requests=2, warmup_s=0.3, window_s=0.5)
+        tiny_run(
+            bare_idle_s=0.2,
+            loaded_idle_s=0.2,
+            bare_idle_after_s=0.2,
+            rehearsal_requests=2,
+            warmup_s=0.3,
+            window_s=0.5,
+        )  # fmt: skip
     )
     run.run()
     spans = run.ctx.phases.spans
@@ -24,7 +31,7 @@ def test_every_phase_in_order_and_as_long_as_planned(bench: Any, tiny_run: Calla
     assert length[Phase.WARMUP] == 0.3
     assert length[Phase.WINDOW] == 0.5
     for phase in (Phase.BARE_IDLE, Phase.LOADED_IDLE, Phase.IDLE_AFTER, Phase.BARE_IDLE_AFTER):
-        assert 0.2 <= length[phase] < 0.6
+        assert 0.2 <= length[phase] < 5.0  # a busy machine is late
     assert run.checkpoints >= len(ALL)
 
 
@@ -195,14 +202,12 @@ def test_an_engine_that_fails_every_request_is_told(bench: Any, tiny_run: Any) -
     assert set(run.record().requests["status"].to_pylist()) == {"failed"}
 
 
-# Each phase lasts for seconds: a busy machine may be late by one, and the engine still dies in it.
-@pytest.mark.parametrize(
-    ("after_s", "warmup_s", "phase"), [(1.5, 4.0, Phase.WARMUP), (2.0, 0.2, Phase.WINDOW)]
-)
+@pytest.mark.parametrize(("warmup_s", "phase"), [(5.0, Phase.WARMUP), (0.2, Phase.WINDOW)])
 def test_an_engine_that_dies_ends_the_run_in_its_phase(
-    bench: Any, tiny_run: Any, after_s: float, warmup_s: float, phase: Phase
+    bench: Any, tiny_run: Any, warmup_s: float, phase: Phase
 ) -> None:
-    run = bench(tiny_run(engine={"die_after_s": after_s}, warmup_s=warmup_s, window_s=5.0))
+    run = bench(tiny_run(warmup_s=warmup_s, window_s=5.0))
+    run.dies_in = phase
     with pytest.raises(RunFailedError, match="died") as caught:
         run.run()
     assert caught.value.reason == "engine_died"

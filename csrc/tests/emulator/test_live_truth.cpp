@@ -1,22 +1,18 @@
 #include "emulator/live_truth.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <atomic>
-#include <cstdio>
 #include <fstream>
 #include <stdexcept>
 #include <thread>
 #include <vector>
 
 #include "tests/check.h"
+#include "tests/scratch.h"
 
 using namespace wattcount::emulator;
 
-namespace {
-std::string scratch(const char* name) { return "/tmp/wattcount-test-" + std::to_string(getpid()) + "-" + name; }
-}  // namespace
+using check::scratch;
 
 TEST(a_reader_gets_each_point_once_and_in_order) {
   const std::string path = scratch("order");
@@ -29,7 +25,6 @@ TEST(a_reader_gets_each_point_once_and_in_order) {
   CHECK(reader.fresh(25).empty());
   writer.append(30, 300);
   CHECK(reader.fresh(35).size() == 1);
-  std::remove(path.c_str());
 }
 
 TEST(what_was_read_cannot_be_changed) {
@@ -45,7 +40,6 @@ TEST(what_was_read_cannot_be_changed) {
   CHECK(fresh.size() == 1 && fresh[0].t_ns == 1000);
   writer.append(1200, 1);
   CHECK(writer.clamped() == 1);
-  std::remove(path.c_str());
 }
 
 TEST(a_second_writer_goes_on_where_the_first_one_was) {
@@ -67,7 +61,6 @@ TEST(a_second_writer_goes_on_where_the_first_one_was) {
   second.append(40, 7);
   CHECK(second.clamped() == 1 && reader->fresh(80).back().t_ns == 70);
   delete reader;
-  std::remove(path.c_str());
 }
 
 TEST(a_reader_that_fell_behind_goes_on_with_what_is_whole) {
@@ -82,7 +75,6 @@ TEST(a_reader_that_fell_behind_goes_on_with_what_is_whole) {
   CHECK(points.back().t_ns == 99);
   CHECK(writer.history().size() == 100);
   CHECK(reader.missed() == 100 - points.size());
-  std::remove(path.c_str());
 }
 
 TEST(points_are_never_torn_while_the_writer_runs) {
@@ -109,7 +101,6 @@ TEST(points_are_never_torn_while_the_writer_runs) {
   }
   writing.join();
   CHECK(last == 20000);
-  std::remove(path.c_str());
 }
 
 TEST(each_point_carries_the_energy_up_to_it) {
@@ -122,7 +113,6 @@ TEST(each_point_carries_the_energy_up_to_it) {
   const auto points = reader.fresh(0);
   const double joule = static_cast<double>(points.back().energy_uj) * 1e-6;
   CHECK_NEAR(joule / 86'400'000.000123e3, 1.0, 1e-12);
-  std::remove(path.c_str());
 }
 
 TEST(a_writer_takes_over_where_another_left_off) {
@@ -140,7 +130,6 @@ TEST(a_writer_takes_over_where_another_left_off) {
   CHECK(points[1].energy_uj == 5'000'000);  // 2 W for a second, 3 W for another
   CHECK_THROWS(first.append(5'000'000'000, 1), std::runtime_error);
   CHECK_THROWS(second.append(5'000'000'000, -1), std::invalid_argument);
-  std::remove(path.c_str());
 }
 
 TEST(a_new_curve_leaves_readers_of_the_old_one_alone) {
@@ -152,7 +141,6 @@ TEST(a_new_curve_leaves_readers_of_the_old_one_alone) {
   anew.append(20, 200);
   CHECK(reader.fresh(30).size() == 1);
   CHECK(LiveReader(path).fresh(30).at(0).t_ns == 20);
-  std::remove(path.c_str());
 }
 
 TEST(what_any_reader_has_read_stays_whoever_writes_meanwhile) {
@@ -196,7 +184,6 @@ TEST(what_any_reader_has_read_stays_whoever_writes_meanwhile) {
   }
   CHECK(wrong == 0);
   CHECK(writer.clamped() > 0);
-  std::remove(path.c_str());
 }
 
 TEST(files_that_are_no_live_truth_are_refused) {
@@ -205,5 +192,4 @@ TEST(files_that_are_no_live_truth_are_refused) {
   std::ofstream(path) << "this is a text of more than forty bytes, and no ring of points at all";
   CHECK_THROWS(LiveReader{path}, std::runtime_error);
   CHECK_THROWS(LiveWriter(path, 1), std::runtime_error);
-  std::remove(path.c_str());
 }

@@ -1,23 +1,19 @@
 #include "emulator/machine.h"
 
-#include <unistd.h>
-
-#include <cstdio>
 #include <fstream>
 #include <stdexcept>
 
 #include "nvml/abi.h"
 #include "tests/check.h"
+#include "tests/scratch.h"
 
 using namespace wattcount::emulator;
 namespace nvml = wattcount::nvml;
 
 namespace {
 
-const std::string folder = "/tmp";
-
 std::string write(const std::string& name, const std::string& text) {
-  const std::string path = folder + "/wattcount-machine-" + std::to_string(getpid()) + "-" + name;
+  const std::string path = check::scratch(name);
   std::ofstream(path) << text;
   return path;
 }

@@ -8,12 +8,13 @@
 
 #include "sampler/sampler.h"
 #include "tests/check.h"
+#include "tests/scratch.h"
 
 using namespace wattcount;
 
 namespace {
 void configure() {
-  const std::string base = "/tmp/wattcount-library-" + std::to_string(getpid());
+  const std::string base = check::scratch("machine");
   std::ofstream(base + ".csv") << "t_s,power_w\n-10,120\n";
   std::ofstream(base + ".json") << R"({"gpus": [
       {"uuid": "GPU-a", "profile": "h200", "truth": ")" << base << R"(.csv", "processes": [41, 42]},
