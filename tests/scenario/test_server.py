@@ -22,7 +22,7 @@ def test_every_phase_in_order_and_as_long_as_planned(bench: Any, tiny_run: Calla
             rehearsal_requests=2,
             warmup_s=0.3,
             window_s=0.5,
-        )  # fmt: skip
+        )
     )
     run.run()
     spans = run.ctx.phases.spans

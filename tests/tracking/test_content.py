@@ -64,6 +64,12 @@ def test_run_names(run, name):
     assert content.run_name(run.info()) == name
 
 
+def test_a_run_name_says_what_was_turned():
+    info = SyntheticRun().info()
+    info.config["model"]["quantization"], info.config["engine"]["enforce_eager"] = "fp8", True
+    assert content.run_name(info) == "llama3_8b h200 server 4 rps fp8, eager r0"
+
+
 def test_run_name_of_a_gpu_that_was_found():
     info = SyntheticRun(gpu_name="NVIDIA GeForce RTX 4090").info()
     info.config["gpu"]["name"] = "auto"

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from wattcount.config.levers import levers
 from wattcount.metrics.observations import MISSING, gpu_uuids, int_column
 from wattcount.metrics.summary import describe, gpu_label
 from wattcount.record import Record
@@ -77,6 +78,7 @@ def tags(record: Record, metrics: Mapping[str, Any]) -> dict[str, str]:
         "weights": config["model"]["weights"],
         "scenario": config["scenario"].get("name") or config["scenario"]["kind"],
         "engine": config["engine"]["name"],
+        "levers": ", ".join(levers(config)) or "none",
         "gpu": gpu_label(info),
         "gpu_count": str(len(info.gpus)),
         "gpu_uuids": ",".join(gpu_uuids(record)),
@@ -96,7 +98,8 @@ def tags(record: Record, metrics: Mapping[str, Any]) -> dict[str, str]:
 
 
 def run_name(info: RunInfo) -> str:
-    """`llama3_8b h200 server 4 rps r0`; evidence that is not `measured` is part of the name."""
+    """`llama3_8b h200 server 4 rps r0`, with what was turned before the repeat (`fp8, eager`) and evidence
+    that is not `measured` after it."""
     config = info.config
     gpu = config["gpu"]["name"]
     if gpu == "auto":
@@ -109,7 +112,7 @@ def run_name(info: RunInfo) -> str:
         words.append(f"{scenario['rate_rps']:g} rps")
     else:
         words.append("trace")
-    words.append(f"r{info.repeat}")
+    words += [", ".join(levers(config)), f"r{info.repeat}"]
     if str(info.evidence) != "measured":
         words.append(str(info.evidence))
     return " ".join(word for word in words if word)
