@@ -5,7 +5,8 @@
 //   node tools/mlflow_screenshots.mjs http://127.0.0.1:5000 docs/images [experiment] [runs to compare]
 //
 // Writes mlflow_runs.png (the saved view `Energy`), mlflow_charts.png (runs side by side),
-// mlflow_compare.png (the compare page), mlflow_curve.png (power curves) and mlflow_run.png.
+// mlflow_compare.png (the compare page), mlflow_curve.png (power curves) and mlflow_run.png; of a store with a study
+// in it mlflow_study.png alone.
 import { mkdirSync } from 'node:fs';
 import { chromium } from 'playwright-core';
 
@@ -25,6 +26,7 @@ async function api(path, body) {
 
 const found = await api(`experiments/get-by-name?experiment_name=${encodeURIComponent(experiment)}`);
 const id = found.experiment.experiment_id;
+const { runs: studies = [] } = await api('runs/search', { experiment_ids: [id], max_results: 1, filter: "tags.`wattcount.study_state` != ''" });
 const { runs = [] } = await api('runs/search', { experiment_ids: [id], max_results: Number(count) });
 if (!runs.length) throw new Error(`no runs in experiment ${experiment}`);
 const ids = runs.map((run) => run.info.run_id);
@@ -42,13 +44,14 @@ await page.addInitScript(() => {
   localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true');
 });
 
-async function shot(name, path, { height = 900, ready, search, full } = {}) {
+async function shot(name, path, { height = 900, ready, search, full, click } = {}) {
   await page.setViewportSize({ width: 1600, height });
   await page.goto('about:blank');
   await page.goto(`${base}/#/${path}`);
   await page.getByText(ready).first().waitFor({ timeout: 30000 });
   if (search) await page.getByPlaceholder('Search metric charts').fill(search);
   await page.waitForTimeout(4000); // plots are drawn after their data has come
+  if (click) await page.getByText(click).first().click();
   if (full) {
     await page.locator('[data-component-id="fullscreen_button_chartcard"]').first().click();
     await page.waitForTimeout(2000);
@@ -57,6 +60,11 @@ async function shot(name, path, { height = 900, ready, search, full } = {}) {
   console.log(`${out}/${name}.png`);
 }
 
+if (studies.length) {
+  await shot('mlflow_study', `experiments/${id}/runs/${studies[0].info.run_id}`, { ready: 'About this run', click: 'Show more', height: 1120 });
+  await browser.close();
+  process.exit(0);
+}
 const first = runs[0].info.run_name;
 const list = encodeURIComponent(JSON.stringify(ids));
 const compare = `compare-runs?runs=${list}&experiments=${encodeURIComponent(JSON.stringify([id]))}`;

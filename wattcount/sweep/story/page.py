@@ -48,7 +48,7 @@ def study_page(study: StudyState, records_dir: str | Path) -> StudyPage:
         metrics={f"study/{kind.value}": number for kind, number in counts.items()}
         | {
             "study/points": len(study.points),
-            "study/energy_j": study.energy_j,
+            "study/energy_j": None if study.energy_j is None else float(f"{study.energy_j:.6g}"),
             "study/time_left_s": study.time_left_s,
         },
         columns=COLUMNS,
