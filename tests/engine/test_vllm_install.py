@@ -1,12 +1,18 @@
 from __future__ import annotations
 
 import importlib.metadata
+import py_compile
 import sys
 from pathlib import Path
 
 import pytest
 
-from wattcount.engine.vllm_install import VllmInstall, engine_argument_names, find_vllm
+from wattcount.engine.vllm_install import (
+    VllmInstall,
+    engine_argument_names,
+    find_vllm,
+    uncompiled_folder,
+)
 
 
 @pytest.mark.parametrize(
@@ -89,3 +95,21 @@ def test_argument_names_of_the_installed_vllm() -> None:
     names = engine_argument_names()
     assert {"model", "max_model_len", "enable_logging_iteration_details", "worker_extension_cls"} <= names
     assert len(names) > 100
+
+
+@pytest.mark.parametrize(
+    ("may_write", "compiled", "slow"), [(True, False, False), (False, True, False), (False, False, True)]
+)
+def test_sources_that_are_compiled_at_every_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, may_write: bool, compiled: bool, slow: bool
+) -> None:
+    source = tmp_path / "vllm" / "engine" / "arg_utils.py"
+    source.parent.mkdir(parents=True)
+    source.write_text("")
+    (tmp_path / "vllm" / "__init__.py").write_text("")
+    if compiled:
+        py_compile.compile(str(source))
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "vllm", raising=False)
+    monkeypatch.setattr(sys, "dont_write_bytecode", not may_write)
+    assert uncompiled_folder() == (tmp_path / "vllm" if slow else None)

