@@ -31,7 +31,7 @@ from typing import Any
 import psutil
 
 from wattcount.config import compose, fit
-from wattcount.config.composition import model_catalogue
+from wattcount.config.catalogue import model_catalogue
 from wattcount.config.schema import ModelConfig, RunConfig
 from wattcount.engine import create
 from wattcount.engine.base import GenerationRequest

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from uuid import NAMESPACE_URL, uuid5
 
-from wattcount.config.composition import gpu_catalogue
+from wattcount.config.catalogue import gpu_catalogue
 from wattcount.power.emulation import CONFIG_ENV, LIBRARY_ENV, ActivityPower, EmulatedGpu, EmulatedMachine
 
 

@@ -18,7 +18,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from wattcount.config import fit
-from wattcount.config.composition import gpu_catalogue, model_catalogue
+from wattcount.config.catalogue import gpu_catalogue, model_catalogue
 from wattcount.metrics import compute
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))

@@ -9,7 +9,7 @@ from scipy.stats import t as student
 from tables import Entry, entries, is_of_many_shapes, number, table
 
 from wattcount.config import fit
-from wattcount.config.composition import model_catalogue
+from wattcount.config.catalogue import model_catalogue
 
 PER_TOKEN = "energy/gpu_j_per_output_token"
 TOKENS = "throughput/output_tokens_per_s"

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from wattcount.config import fit
-from wattcount.config.composition import model_catalogue
+from wattcount.config.catalogue import model_catalogue
 from wattcount.engine.vllm_install import VllmInstall
 from wattcount.errors import NotStartedError, RunFailedError
 

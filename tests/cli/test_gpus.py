@@ -5,7 +5,7 @@ import json
 import pytest
 
 from wattcount.cli.main import main
-from wattcount.config.composition import gpu_catalogue
+from wattcount.config.catalogue import gpu_catalogue
 
 
 def rows(out: str) -> list[list[str]]:

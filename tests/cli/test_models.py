@@ -10,7 +10,7 @@ import pytest
 
 from wattcount.cli.main import main
 from wattcount.config import compose, fit
-from wattcount.config.composition import model_catalogue
+from wattcount.config.catalogue import model_catalogue
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -8,7 +8,7 @@ import pytest
 
 from wattcount.config import compose
 from wattcount.config.capability import LEAST_CAPABILITY, NEEDS_CHECKPOINT, unsupported
-from wattcount.config.composition import gpu_catalogue, model_catalogue
+from wattcount.config.catalogue import gpu_catalogue, model_catalogue
 from wattcount.config.schema import Weights
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from wattcount.config import compose, fit
-from wattcount.config.composition import gpu_catalogue, match_gpu, model_catalogue
+from wattcount.config.catalogue import gpu_catalogue, match_gpu, model_catalogue
 
 MODELS = model_catalogue()
 

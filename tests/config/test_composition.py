@@ -10,14 +10,8 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from wattcount.config import compose, from_json, to_json
-from wattcount.config.composition import (
-    GROUP_SCHEMAS,
-    conf_path,
-    gpu_catalogue,
-    match_gpu,
-    model_catalogue,
-    options,
-)
+from wattcount.config.catalogue import GROUP_SCHEMAS, conf_path, gpu_catalogue, match_gpu, model_catalogue
+from wattcount.config.composition import options
 from wattcount.config.schema import BatchConfig, EngineKind, PowerBackend, ServerConfig, Weights
 from wattcount.errors import NotStartedError
 from wattcount.power import emulation

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig
 
-from wattcount.config.composition import GROUPS, compose_hydra, from_hydra
+from wattcount.config.catalogue import GROUPS
+from wattcount.config.composition import compose_hydra, from_hydra
 from wattcount.config.points import problems_of_points
 from wattcount.errors import NotStartedError
 

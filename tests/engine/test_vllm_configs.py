@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from wattcount.config.composition import model_catalogue
+from wattcount.config.catalogue import model_catalogue
 
 transformers = pytest.importorskip("transformers", reason="needs transformers, which comes with vLLM")
 

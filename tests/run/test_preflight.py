@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from wattcount.config import RunConfig, compose
-from wattcount.config.composition import gpu_catalogue
+from wattcount.config.catalogue import gpu_catalogue
 from wattcount.config.identity import point_id
 from wattcount.config.schema import Device, Weights
 from wattcount.engine.vllm_install import VllmInstall

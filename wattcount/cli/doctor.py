@@ -191,7 +191,7 @@ def _left_settings(report: Report, session: NvmlSession) -> None:
 
 
 def _gpu(report: Report, session: NvmlSession, gpu: GpuFacts, sensors: dict[str, Any] | None) -> None:
-    from wattcount.config.composition import match_gpu
+    from wattcount.config.catalogue import match_gpu
 
     option = match_gpu(gpu.name)
     facts: dict[str, Any] = dict(gpu.to_json())

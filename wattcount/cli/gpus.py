@@ -13,7 +13,7 @@ from wattcount.cli.catalogue import (
     show_pairs,
     table,
 )
-from wattcount.config.composition import gpu_catalogue, model_catalogue
+from wattcount.config.catalogue import gpu_catalogue, model_catalogue
 from wattcount.config.schema import GpuConfig
 from wattcount.errors import EXIT_OK, NotStartedError
 

@@ -15,7 +15,7 @@ from wattcount.cli.catalogue import (
     table,
 )
 from wattcount.config import fit
-from wattcount.config.composition import gpu_catalogue, model_catalogue
+from wattcount.config.catalogue import gpu_catalogue, model_catalogue
 from wattcount.config.schema import ModelConfig
 from wattcount.errors import EXIT_OK, NotStartedError
 

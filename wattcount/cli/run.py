@@ -28,7 +28,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from wattcount.config import RunConfig
-from wattcount.config.composition import CONFIG_NAME, VERSION_BASE, conf_path, from_hydra
+from wattcount.config.catalogue import conf_path
+from wattcount.config.composition import CONFIG_NAME, VERSION_BASE, from_hydra
 from wattcount.config.hydra_errors import plain_errors
 from wattcount.errors import (
     EXIT_INTERRUPTED,

@@ -6,15 +6,11 @@ resolver `${wattcount.home:SUBPATH}` and the sweeper's name; all of it may be do
 
 from __future__ import annotations
 
-import copy
-import functools
-import importlib.util
 import os
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir, initialize_config_module
@@ -23,37 +19,22 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from wattcount.config import paths
+from wattcount.config.catalogue import GROUP_SCHEMAS, conf_path
 from wattcount.config.hydra_errors import plain_errors
-from wattcount.config.plain import from_json, from_plain_group
+from wattcount.config.plain import from_json
 from wattcount.config.schema import (
-    BatchConfig,
     EngineConfig,
-    GpuConfig,
     ModelConfig,
-    PowerConfig,
     RunConfig,
-    ServerConfig,
     SweepConfig,
     TrackingConfig,
 )
 from wattcount.config.validation import validate
 
-T = TypeVar("T", GpuConfig, ModelConfig)
-
 CONFIG_NAME = "config"
 VERSION_BASE = "1.3"
 SWEEPER_TARGET = "hydra_plugins.wattcount.PointSweeper"
 """The name that `sweep.sweeper` goes by in Hydra's config."""
-
-GROUP_SCHEMAS: dict[str, dict[str, type]] = {
-    "model": {"model_schema": ModelConfig},
-    "gpu": {"gpu_schema": GpuConfig},
-    "scenario": {"batch_schema": BatchConfig, "server_schema": ServerConfig},
-    "engine": {"engine_schema": EngineConfig},
-    "power": {"power_schema": PowerConfig},
-    "tracking": {"tracking_schema": TrackingConfig},
-}
-GROUPS = (*GROUP_SCHEMAS, "experiment")
 
 OPEN_NODES = {
     EngineConfig: ("args",),
@@ -62,16 +43,6 @@ OPEN_NODES = {
     SweepConfig: ("placement",),
 }
 """Fields whose keys are not ours to know: `engine.args.NAME=VALUE` works without Hydra's `+`."""
-
-
-def conf_path() -> str:
-    """Where the groups are, as Hydra's search path has it.
-
-    The package `wattcount.conf`; in a checkout that is not installed the folder `conf` beside the package.
-    """
-    if importlib.util.find_spec("wattcount.conf") is not None:
-        return "pkg://wattcount.conf"
-    return str(Path(__file__).resolve().parents[2] / "conf")
 
 
 @contextmanager
@@ -169,58 +140,6 @@ def options(group: str, config_dir: str | None = None) -> list[str]:
     if config_dir is not None:
         names |= {file.stem for file in (Path(config_dir) / group).glob("*.yaml")}
     return sorted(name for name in names if not name.endswith("_schema"))
-
-
-def gpu_catalogue() -> dict[str, GpuConfig]:
-    """The packaged options of the group `gpu` but `auto`, by name."""
-    return {name: gpu for name, gpu in _catalogue("gpu", GpuConfig).items() if gpu.nvml_names}
-
-
-def model_catalogue() -> dict[str, ModelConfig]:
-    """The packaged options of the group `model` but `auto` and `custom`, by name."""
-    return {name: model for name, model in _catalogue("model", ModelConfig).items() if model.hf_config}
-
-
-@functools.cache
-def catalogued_model(name: str) -> ModelConfig | None:
-    """One option of `model_catalogue`, to be read only; None where there is none of that name."""
-    file = _packaged("model") / f"{name}.yaml"
-    model = _option(file, "model", ModelConfig) if file.parent.name == "model" and file.is_file() else None
-    return model if model is not None and model.hf_config else None
-
-
-def _catalogue(group: str, cls: type[T]) -> dict[str, T]:
-    """The packaged options of a group by name, each a value of its own that may be changed."""
-    return {file.stem: _option(file, group, cls) for file in sorted(_packaged(group).glob("*.yaml"))}
-
-
-def _packaged(group: str) -> Path:
-    spec = importlib.util.find_spec("wattcount.conf")
-    folder = Path(spec.origin).parent if spec is not None and spec.origin else Path(conf_path())
-    return folder / group
-
-
-def _option(file: Path, group: str, cls: type[T]) -> T:
-    return from_plain_group(cls, copy.deepcopy(_values(file)), f"{group}={file.stem}")
-
-
-@functools.cache
-def _values(file: Path) -> dict[str, Any]:
-    """What an option's file says, read without Hydra, which takes a tenth of a second for each."""
-    values = OmegaConf.to_container(OmegaConf.load(file))
-    assert isinstance(values, dict)
-    values.pop("defaults", None)
-    return {str(key): value for key, value in values.items()}
-
-
-def match_gpu(found_name: str) -> GpuConfig | None:
-    """The packaged option for a device name as NVML gives it; of several the most specific one."""
-    matches = [
-        gpu
-        for gpu in gpu_catalogue().values()
-        if any(re.fullmatch(pattern, found_name) for pattern in gpu.nvml_names)
-    ]
-    return max(matches, key=lambda gpu: len(gpu.name), default=None)
 
 
 register()

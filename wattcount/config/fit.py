@@ -219,7 +219,7 @@ def _draft_bytes(cfg: RunConfig, length: int, kv_element: float) -> int:
     """Weights and KV cache of the draft model on one GPU; it is split over tensor parallelism only."""
     if cfg.engine.speculative.draft_model is None:
         return 0
-    from wattcount.config.composition import catalogued_model
+    from wattcount.config.catalogue import catalogued_model
 
     draft = catalogued_model(cfg.engine.speculative.draft_model)
     counted = count_parameters(draft.hf_config) if draft is not None else None

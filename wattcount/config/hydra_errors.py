@@ -58,7 +58,7 @@ def explain(error: BaseException) -> str:
 
 
 def _groups() -> Sequence[str]:
-    from wattcount.config.composition import GROUPS
+    from wattcount.config.catalogue import GROUPS
 
     return GROUPS
 

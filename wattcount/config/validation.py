@@ -393,7 +393,7 @@ def _speculative(cfg: RunConfig) -> Iterator[str]:
 
 
 def _draft(cfg: RunConfig) -> Iterator[str]:
-    from wattcount.config.composition import catalogued_model
+    from wattcount.config.catalogue import catalogued_model
 
     where = "engine.speculative.draft_model"
     name = cfg.engine.speculative.draft_model

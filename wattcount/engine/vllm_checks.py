@@ -118,7 +118,7 @@ def draft_model(cfg: RunConfig) -> ModelConfig | None:
     name = cfg.engine.speculative.draft_model
     if cfg.engine.speculative.method is not SpeculativeMethod.draft_model or name is None:
         return None
-    from wattcount.config.composition import catalogued_model
+    from wattcount.config.catalogue import catalogued_model
 
     draft = catalogued_model(name)
     if draft is None or (cfg.model.weights is not Weights.random and draft.hf_id is None):

@@ -117,7 +117,7 @@ def _resolve_gpu(cfg: RunConfig, gpus: Sequence[GpuFacts]) -> None:
 
 def described(asked: GpuConfig, found_name: str) -> GpuConfig:
     """The data-sheet facts of the GPU that is there, under what was set by hand."""
-    from wattcount.config.composition import match_gpu
+    from wattcount.config.catalogue import match_gpu
 
     known = match_gpu(found_name)
     if known is None:

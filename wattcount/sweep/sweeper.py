@@ -17,7 +17,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, OmegaConf
 
-from wattcount.config.composition import GROUPS, SWEEPER_TARGET, from_hydra
+from wattcount.config.catalogue import GROUPS
+from wattcount.config.composition import SWEEPER_TARGET, from_hydra
 from wattcount.config.hydra_errors import plain_errors
 from wattcount.config.paths import default_records_dir
 from wattcount.config.points import build_points

@@ -9,7 +9,8 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from wattcount.config.composition import model_catalogue, options
+from wattcount.config.catalogue import model_catalogue
+from wattcount.config.composition import options
 from wattcount.config.fit import KINDS, model_kind
 from wattcount.sweep.planning.cases import expand
 
