@@ -55,6 +55,15 @@ def test_as_many_as_run_at_once_at_most_the_load_s(
     assert phases.count("rehearsal") == expected
 
 
+def test_a_server_that_is_held_back_rehearses_no_more_than_it_lets_in(
+    bench: Any, tiny_run: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(TinyEngine, "compiles_on_first_use", True)
+    run = bench(tiny_run(max_in_flight=2))
+    run.run()
+    assert run.record().requests["phase"].to_pylist().count("rehearsal") == 2
+
+
 def test_an_engine_that_dies_in_it(bench: Any, tiny_run: Any) -> None:
     engine = {"die_after_s": 1.0, "step_base_ms": 100.0}
     run = bench(tiny_run(batch=True, loaded_idle_s=0.1, rehearsal_requests=64, engine=engine))

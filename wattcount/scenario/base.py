@@ -95,6 +95,10 @@ class Scenario(ABC):
     async def drive(self, ctx: RunContext) -> None:
         """Warm-up, window and drain."""
 
+    def most_in_flight(self, ctx: RunContext) -> int:
+        """Requests that the load can have in flight at once at most."""
+        return len(ctx.load.main)
+
     def _rehearsal(self, ctx: RunContext) -> LoadGenerator | None:
         """What is to be rehearsed with, if anything."""
         info, asked = ctx.engine_info, self._config.rehearsal_requests
@@ -102,9 +106,10 @@ class Scenario(ABC):
         if asked == 0 or (asked is None and not ctx.engine.compiles_on_first_use):
             return None
         at_once = int(info.details.get("max_num_seqs") or AT_ONCE)  # type: ignore[call-overload]
+        most = min(at_once * ctx.cfg.engine.data_parallel_size, self.most_in_flight(ctx))
         plan = rehearsal_plan(
             ctx.load.main,
-            min(at_once, len(ctx.load.main)) if asked is None else asked,
+            most if asked is None else asked,
             max_batched_tokens=int(info.details.get("max_num_batched_tokens") or BATCHED_TOKENS),  # type: ignore[call-overload]
             max_request_tokens=info.max_model_len,
         )

@@ -61,6 +61,10 @@ class ServerScenario(Scenario):
             )
         ctx.journal.expect(len(ctx.load.main))
 
+    def most_in_flight(self, ctx: RunContext) -> int:
+        limit = self._server.max_in_flight
+        return super().most_in_flight(ctx) if limit is None else limit
+
     async def drive(self, ctx: RunContext) -> None:
         assert self._generator is not None
         assert ctx.load.end_offset_ns is not None
