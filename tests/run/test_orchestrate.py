@@ -68,7 +68,7 @@ def checked(outcome: Outcome, cfg: RunConfig) -> Record:
 
 
 def test_a_run_and_its_record(tiny_run: Callable[..., RunConfig], witness: Any) -> None:
-    cfg = tiny_run(window_s=1.0)
+    cfg = tiny_run(window_s=1.0, rehearsal_requests=2)
     outcome = run_point(cfg, witness)
     assert (outcome.exit_code, outcome.reason, outcome.message) == (0, None, None)
     record = checked(outcome, cfg)
@@ -317,12 +317,13 @@ def test_a_killed_process_leaves_what_it_measured(
     length = {
         Phase.BARE_IDLE: {"bare_idle_s": 30.0},
         Phase.LOADED_IDLE: {"loaded_idle_s": 30.0},
+        Phase.REHEARSAL: {"rehearsal_requests": 256},
         Phase.WARMUP: {"warmup_s": 30.0, "warmup_limit_s": 30.0},
         Phase.WINDOW: {"window_s": 30.0},
         Phase.IDLE_AFTER: {"loaded_idle_s": 1.0},
         Phase.BARE_IDLE_AFTER: {"bare_idle_after_s": 30.0},
     }
-    cfg = tiny_run(engine=SLOW_TOKENS, **length.get(phase, {}))
+    cfg = tiny_run(engine=SLOW_TOKENS, **{"rehearsal_requests": 1} | length.get(phase, {}))
     witness.when(phase, kill)
     outcome = run_point(cfg, witness)
     assert (outcome.exit_code, outcome.reason) == (1, "worker_died")
