@@ -1,0 +1,54 @@
+"""Links within README.md and docs/ lead somewhere."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+def anchor(heading: str) -> str:
+    """What GitHub makes of a heading."""
+    text = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading.lstrip("#").strip().lower())
+    return re.sub(r"[^\w\- ]", "", text.replace("`", "").replace("*", "")).replace(" ", "-")
+
+
+def anchors(page: Path) -> set[str]:
+    return {anchor(line) for line in page.read_text().splitlines() if line.startswith("#")}
+
+
+def dead_links(page: Path) -> list[str]:
+    """Relative links of a page that lead to no file, or to no heading of it."""
+    dead = []
+    for link in LINK.findall(page.read_text()):
+        if "://" in link:
+            continue
+        path, _, fragment = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        if not target.exists() or (fragment and target.suffix == ".md" and fragment not in anchors(target)):
+            dead.append(link)
+    return dead
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    assert dead_links(page) == []
+
+
+@pytest.mark.parametrize("page", PAGES[1:], ids=lambda page: page.name)
+def test_every_page_is_found_from_the_readme(page: Path) -> None:
+    assert f"(docs/{page.name}" in PAGES[0].read_text()
+
+
+def test_a_dead_link_is_found(tmp_path: Path) -> None:
+    (tmp_path / "other.md").write_text("# One `two`: *three*\n")
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# Here\n[a](other.md#one-two-three) [b](#here) [c](none.md) [d](other.md#four) [e](https://x.org/#y)"
+    )
+    assert dead_links(page) == ["none.md", "other.md#four"]
