@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from synthetic_record import SyntheticRun, at, observation, request, steady_requests
 
-from wattcount.metrics import compute, validity
+from wattcount.metrics import board_findings, compute
 from wattcount.record import Record
 from wattcount.record.schema import Phase
 
@@ -377,8 +377,9 @@ def test_a_warm_up_that_settled_is_no_finding(tmp_path):
 
 def test_docs_explain_every_code():
     text = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
-    source = (Path(__file__).parents[2] / "wattcount" / "metrics" / "validity.py").read_text()
-    codes = set(re.findall(r'Finding\(\s*"(\w+)"', source)) | {row[1] for row in validity.THROTTLES}
+    folder = Path(__file__).parents[2] / "wattcount" / "metrics"
+    source = "".join(file.read_text() for file in folder.glob("*_findings.py"))
+    codes = set(re.findall(r'Finding\(\s*"(\w+)"', source)) | {row[1] for row in board_findings.THROTTLES}
     codes |= {"sm_clock_varied", "memory_clock_varied", "dropped_events", "ring_overflows"}
     assert len(codes) > 20
     for code in codes:

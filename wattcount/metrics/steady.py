@@ -40,7 +40,7 @@ BROKE_OFF = "window_broke_off"
 CAPACITY_UNKNOWN = "capacity_unknown"
 
 STEADY_REASONS: dict[str, str] = {
-    NEVER_SATURATED: "the engine was never full while requests waited: the batch is too small for it",
+    NEVER_SATURATED: "the engine was never full while requests waited: the batch is too small for it, or its requests last a single step",
     TOO_SHORT: f"the engine was full for less than {MIN_STEADY_S:g} s",
     BROKE_OFF: "the run broke off before the engine ran empty",
     CAPACITY_UNKNOWN: "neither the engine's steps nor its max_num_seqs tell when it is full",

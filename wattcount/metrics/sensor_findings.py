@@ -1,0 +1,167 @@
+"""What speaks against the energy: reads that are missing, sources that disagree, a load that locks to the sensor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from wattcount.metrics.findings import Finding, on
+from wattcount.metrics.locking import locking_of
+from wattcount.metrics.window import Window
+from wattcount.power.events import Source
+
+if TYPE_CHECKING:
+    from wattcount.record import Record
+
+GPU_IS_LOST = 15
+"""NVML_ERROR_GPU_IS_LOST."""
+READ_GAP_PERIODS = 4.0
+"""A stretch without reads longer than this many polling periods is a gap."""
+SOURCE_DISAGREEMENT = 0.05
+"""Share of the counter's energy by which the 20 ms ring may differ from it. On steady serving loads the two
+agree within 1 %; the ring aliases loads that repeat faster than some 100 ms, by up to 16 %."""
+SOURCE_DISAGREEMENT_FATAL = 0.25
+"""More than aliasing can explain: one of the two sources is broken."""
+SOURCES_MIN_WINDOW_S = 1.0
+"""Below, counter and samples are not compared: where a window starts and ends within an update of either is a larger
+part of it than what a sensor may be off by."""
+AVERAGE_MIN_WINDOW_S = 10.0
+"""The 1 s average is compared where its lag of up to a second cannot matter much."""
+LOCKED_ERROR_SHARE = 0.01
+"""Of the energy, that a load which keeps step with the sensor may be off by."""
+MISSED_SHARE = 0.01
+"""Share of the sampler's reads that may fall out."""
+MIN_COUNTER_READS = 5
+"""Reads of the counter in a window, for its energy to rest on more than the two at its ends."""
+
+
+def gpu_lost(record: Record) -> Iterator[Finding]:
+    events = record.power.events
+    for index, uuid in enumerate(record.power.gpu_uuids):
+        lost = int(((events["nvml_return"] == GPU_IS_LOST) & (events["gpu"] == index)).sum())
+        if lost:
+            yield Finding("gpu_lost", lost, 0, "reads", f"{uuid} fell off the bus (NVML: GPU is lost)", True)
+
+
+def read_gaps(record: Record, window: Window) -> Iterator[Finding]:
+    """The longest stretch of the window in which a GPU's energy was not read."""
+    trace = record.power
+    settings = record.info.config.get("power") or {}
+    heartbeat_ms = float(settings.get("heartbeat_ms", 1000.0))
+    for index, uuid in enumerate(trace.gpu_uuids):
+        mine = trace.events[(trace.events["gpu"] == index) & (trace.events["nvml_return"] == 0)]
+        for source, period_ms in (
+            (Source.ENERGY_COUNTER, float(settings.get("energy_counter_period_ms") or 1000.0)),
+            (Source.POWER_AVERAGE, heartbeat_ms),
+            (Source.POWER_USAGE, heartbeat_ms),
+        ):
+            chosen = mine[mine["source"] == source]
+            if not len(chosen):
+                continue
+            # `prev_t0_ns` is a read too: the last one that still gave the old value.
+            reads = np.concatenate([chosen["t1_ns"], chosen["prev_t0_ns"][chosen["prev_t0_ns"] >= 0]])
+            inside = reads[(reads > window.start_ns) & (reads < window.end_ns)]
+            edges = np.concatenate([[window.start_ns], np.sort(inside), [window.end_ns]])
+            gap_ms = int(np.diff(edges).max()) / 1e6
+            limit = READ_GAP_PERIODS * max(period_ms, heartbeat_ms)
+            if gap_ms > limit:
+                yield Finding(
+                    "power_gap",
+                    gap_ms,
+                    limit,
+                    "ms",
+                    f"{source.name.lower()} of {uuid} was not read for {gap_ms / 1e3:.1f} s of the window",
+                    True,
+                )
+            break
+
+
+def short_window(record: Record, window: Window) -> Iterator[Finding]:
+    for uuid in record.power.gpu_uuids:
+        reads = record.power.of(uuid, Source.ENERGY_COUNTER)
+        reads = reads[reads["nvml_return"] == 0]
+        if not len(reads):
+            continue
+        # `prev_t0_ns` is a read too: the last one that still gave the old value.
+        times = np.unique(np.concatenate([reads["t0_ns"], reads["prev_t0_ns"]]))
+        inside = int(((times >= window.start_ns) & (times <= window.end_ns)).sum())
+        if inside < MIN_COUNTER_READS:
+            yield Finding(
+                "window_too_short",
+                inside,
+                MIN_COUNTER_READS,
+                "reads",
+                f"the energy counter{on(record, uuid)} was read {inside} times in a window of {window.duration_s:.2g} s",
+                False,
+            )
+
+
+def sources(record: Record, window: Window) -> Iterator[Finding]:
+    """The counter against power that was integrated: the ring, without one the 1 s average."""
+    if window.duration_s < SOURCES_MIN_WINDOW_S:
+        return
+    for uuid in record.power.gpu_uuids:
+        known = record.power.energy_by_source(window.start_ns, window.end_ns, uuid)
+        counter = known["energy_counter"].value_j if "energy_counter" in known else None
+        name = "power_samples"
+        if name not in known and window.duration_s >= AVERAGE_MIN_WINDOW_S:
+            name = "power_average"
+        integral = known[name].value_j if name in known else None
+        if not counter or integral is None:
+            continue
+        share = abs(integral - counter) / counter
+        if share > SOURCE_DISAGREEMENT:
+            yield Finding(
+                "sources_disagree",
+                share,
+                SOURCE_DISAGREEMENT,
+                "1",
+                f"{name} of {uuid} gives {integral / counter - 1:+.1%} of the counter's energy",
+                share > SOURCE_DISAGREEMENT_FATAL,
+            )
+
+
+def locked(record: Record, window: Window) -> Iterator[Finding]:
+    """Steps that keep step with the sensor's samples."""
+    for uuid in record.power.gpu_uuids:
+        found = locking_of(record, window, uuid)
+        if found is not None and found.error_share > LOCKED_ERROR_SHARE:
+            yield Finding(
+                "load_locks_to_sensor",
+                found.error_share,
+                LOCKED_ERROR_SHARE,
+                "1",
+                f"engine steps of {found.step_ns / 1e6:.1f} ms keep step with the power samples{on(record, uuid)} "
+                f"(coherence {found.coherence:.2f}): the energy may be off by up to {found.error_share:.0%}",
+                False,
+            )
+
+
+def sampler_losses(record: Record) -> Iterator[Finding]:
+    """What the sampler lost, over the whole run."""
+    for uuid, books in record.info.sampler.items():
+        for name, code, unit, what in (
+            ("dropped_events", "dropped_events", "observations", "observations were lost to a full buffer"),
+            (
+                "ring_overflows",
+                "ring_overflows",
+                "times",
+                "times the samples ring wrapped before it was read",
+            ),
+        ):
+            lost = books.get(name) or 0
+            if lost > 0:
+                yield Finding(code, lost, 0, unit, f"{uuid}: {lost} {what}", False)
+        calls = sum(source.get("calls") or 0 for source in (books.get("sources") or {}).values())
+        missed = books.get("missed_deadlines") or 0
+        if calls and missed / (calls + missed) > MISSED_SHARE:
+            yield Finding(
+                "missed_deadlines",
+                missed / (calls + missed),
+                MISSED_SHARE,
+                "1",
+                f"{uuid}: {missed} of {calls + missed} reads of the sensors fell out, the one before took too long",
+                False,
+            )
