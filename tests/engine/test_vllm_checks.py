@@ -22,7 +22,7 @@ from wattcount.errors import NotStartedError
     [
         ({"engine__args": {"blok_size": 16}}, r"engine\.args\.blok_size: .*did you mean block_size"),
         ({"engine__args": {"max_num_seqs": 16}}, r"set engine\.max_num_seqs instead"),
-        ({"engine__args": {"model": "x"}}, r"set model instead"),
+        ({"engine__args": {"model": "x"}}, r"set model.hf_id or model.path instead"),
         ({"engine__device": Device.cuda}, r"engine\.device=cuda.*CPUs only.*wattcount\[vllm\]"),
         ({"engine__tensor_parallel_size": 0}, r"data_parallel_size must be at least 1"),
         ({"model__quantization": "fp8"}, r"model\.quantization=fp8: vLLM's CPU build has no kernels for it"),

@@ -16,28 +16,9 @@ from wattcount.config.schema import (
     SpeculativeMethod,
     Weights,
 )
+from wattcount.config.validation import ENGINE_ARGS_WITH_A_KEY
 from wattcount.engine.vllm_install import SUPPORTED, VllmInstall, engine_argument_names, find_vllm
 from wattcount.errors import NotStartedError
-
-_OWN_KEYS = {
-    "model": "model",
-    "revision": "model.revision",
-    "dtype": "model.dtype",
-    "quantization": "model.quantization",
-    "tokenizer": "model.tokenizer",
-    "tensor_parallel_size": "engine.tensor_parallel_size",
-    "max_model_len": "engine.max_model_len",
-    "max_num_seqs": "engine.max_num_seqs",
-    "max_num_batched_tokens": "engine.max_num_batched_tokens",
-    "gpu_memory_utilization": "engine.gpu_memory_utilization",
-    "enforce_eager": "engine.enforce_eager",
-    "enable_prefix_caching": "engine.enable_prefix_caching",
-    "kv_cache_dtype": "engine.kv_cache_dtype",
-    "pipeline_parallel_size": "engine.pipeline_parallel_size",
-    "data_parallel_size": "engine.data_parallel_size",
-    "enable_chunked_prefill": "engine.enable_chunked_prefill",
-}
-"""Engine arguments that have a configuration key of their own: two places for one value would give one point two identities."""
 
 
 def supported_install() -> VllmInstall:
@@ -88,12 +69,12 @@ def check_gpus(engine: EngineConfig, device: str, gpu_uuids: Sequence[str]) -> N
 def check_arguments(args: dict[str, Any]) -> None:
     """Refuses `engine.args` that have a key of their own or that vLLM does not know."""
     for name in args:
-        if name in _OWN_KEYS:
-            raise NotStartedError(f"engine.args.{name}: set {_OWN_KEYS[name]} instead")
+        if name in ENGINE_ARGS_WITH_A_KEY:
+            raise NotStartedError(f"engine.args.{name}: set {ENGINE_ARGS_WITH_A_KEY[name]} instead")
     known = engine_argument_names()
     for name in args:
         if known and name not in known:
-            close = difflib.get_close_matches(name, sorted(known - _OWN_KEYS.keys()), n=3)
+            close = difflib.get_close_matches(name, sorted(known - ENGINE_ARGS_WITH_A_KEY.keys()), n=3)
             hint = f"; did you mean {' or '.join(close)}?" if close else ""
             raise NotStartedError(f"engine.args.{name}: vLLM's AsyncEngineArgs has no such argument{hint}")
 

@@ -16,13 +16,11 @@ from __future__ import annotations
 import contextlib
 import copy
 import shutil
-import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from hydra.core.plugins import Plugins
@@ -35,9 +33,7 @@ from wattcount.config.paths import data_home
 from wattcount.config.schema import RunConfig
 from wattcount.errors import (
     EXIT_FAILED,
-    EXIT_INTERRUPTED,
     EXIT_OK,
-    EXIT_TERMINATED,
     NotStartedError,
     WattcountError,
 )
@@ -46,6 +42,7 @@ from wattcount.sweep.running import placement, slurm
 from wattcount.sweep.running.job import JOB_LOST, Errand, measure_job, read_result, was_interrupted
 from wattcount.sweep.running.local import Job, Watcher
 from wattcount.sweep.running.placement import Group, RayResources, SlurmNodes
+from wattcount.sweep.running.signals import Signals
 from wattcount.sweep.running.task import NOT_STARTED, PointResult
 from wattcount.sweep.story.ledger import Event, EventKind, Ledger
 
@@ -126,7 +123,7 @@ class Launch:
         self._number = 0
         self._later: list[PlannedPoint] = []
         self._results: dict[str, PointResult] = {}
-        self._signals: list[int] = []
+        self._signals = Signals()
         self._looked_s = 0.0
 
     def run(self, ledger: Ledger, watcher: Watcher) -> tuple[dict[str, PointResult], int | None]:
@@ -135,7 +132,7 @@ class Launch:
         if self._kind == _SLURM:
             slurm.leave_accounting_alone()
         try:
-            with self._watching_signals():
+            with self._signals.watching():
                 for group in self._groups:
                     self._call(group, attempt=1)
                 while self._calls and not self._signals:
@@ -148,7 +145,7 @@ class Launch:
                     self._end()
         finally:
             shutil.rmtree(self._start_folder(), ignore_errors=True)
-        return self._results, self._interrupted()
+        return self._results, self._signals.exit_code
 
     # --- calling --------------------------------------------------------------------------------
 
@@ -373,29 +370,8 @@ class Launch:
         for call in self._calls:
             self._read_results(call)
 
-    def _interrupted(self) -> int | None:
-        if not self._signals:
-            return None
-        return EXIT_INTERRUPTED if self._signals[0] == signal.SIGINT else EXIT_TERMINATED
-
     def _start_folder(self) -> Path:
         return self._ledger.folder / JOBS_FOLDER / self._start
-
-    @contextlib.contextmanager
-    def _watching_signals(self) -> Iterator[None]:
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def note(number: int, _frame: FrameType | None) -> None:
-            self._signals.append(number)
-
-        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,11 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
-from types import FrameType
 from typing import Protocol
 
 from wattcount.config.plain import to_json
@@ -31,6 +29,7 @@ from wattcount.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_TERMIN
 from wattcount.run.gpu_lock import is_free
 from wattcount.sweep.planning.plan import PlannedPoint
 from wattcount.sweep.running.lane import Finished, Said, Task
+from wattcount.sweep.running.signals import Signals
 from wattcount.sweep.running.task import NOT_STARTED, PointResult
 from wattcount.sweep.story.ledger import Event, EventKind, Ledger
 
@@ -145,7 +144,7 @@ class Lanes:
         self._lanes: dict[ChildLane, _Busy | None] = {}
         self._before: dict[str, dict[str, float]] = {}
         self._results: dict[str, PointResult] = {}
-        self._signals: list[int] = []
+        self._signals = Signals()
         self._signals_passed = 0
 
     def run(self, jobs: Sequence[Job]) -> tuple[dict[str, PointResult], int | None]:
@@ -153,12 +152,12 @@ class Lanes:
         self._queue.extend(jobs)
         self._all_gpus = {uuid for job in jobs for uuid in job.gpus}
         try:
-            with self._watching_signals():
+            with self._signals.watching():
                 self._loop()
         finally:
             for lane in self._lanes:
                 lane.close()
-        return self._results, self._interrupted()
+        return self._results, self._signals.exit_code
 
     def _loop(self) -> None:
         while True:
@@ -166,7 +165,7 @@ class Lanes:
             if not self._queue and not self._running():
                 self._queue.extend(replace(job, wait_for_others=True) for job in self._later)
                 self._later.clear()
-            if self._interrupted() is None:
+            if self._signals.exit_code is None:
                 self._place()
             if not self._running():
                 return
@@ -254,7 +253,7 @@ class Lanes:
             if -status in set(signal.Signals)
             else f"with exit code {status}"
         )
-        code = self._interrupted()
+        code = self._signals.exit_code
         result = PointResult(
             EXIT_FAILED if code is None else code,
             job.point.overrides,
@@ -297,11 +296,6 @@ class Lanes:
 
     # --- ending ---------------------------------------------------------------------------------
 
-    def _interrupted(self) -> int | None:
-        if not self._signals:
-            return None
-        return EXIT_INTERRUPTED if self._signals[0] == signal.SIGINT else EXIT_TERMINATED
-
     def _pass_signals_on(self) -> None:
         """Every lane's run gets each signal: the first asks it to close its record, the second kills it."""
         while self._signals_passed < len(self._signals):
@@ -309,22 +303,6 @@ class Lanes:
             self._signals_passed += 1
             for lane in self._running():
                 lane.signal(number)
-
-    @contextlib.contextmanager
-    def _watching_signals(self) -> Iterator[None]:
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def note(number: int, _frame: FrameType | None) -> None:
-            self._signals.append(number)
-
-        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def lane_limit(jobs: Sequence[Job], workers: int | None) -> int:
