@@ -340,8 +340,8 @@ class TestStart:
         assert sum(chunk.token_count for chunk in chunks) == 4
 
     def test_rejected_argument_value(self, tmp_path: Path, runner: asyncio.Runner) -> None:
-        engine = create(config(engine__args={"seed": "many"}), [], tmp_path)
-        with pytest.raises(RunFailedError, match="seed") as failure:
+        engine = create(config(engine__args={"block_size": "many"}), [], tmp_path)
+        with pytest.raises(RunFailedError, match="block_size") as failure:
             runner.run(engine.start())
         assert failure.value.reason == "engine_start_failed"
         assert "\n" not in str(failure.value)
