@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -486,3 +487,24 @@ def test_two_generators_share_their_slots() -> None:
         return most
 
     assert together(work, {"step_base_ms": 1.0}) == 3
+
+
+def test_a_group_waits_until_all_before_it_have_ended() -> None:
+    async def work(engine: Engine) -> LoadGenerator:
+        generator = LoadGenerator(
+            engine, plan([0] * 5), vocab_size=1000, window_start_offset_ns=None, begins=(2, 3)
+        )
+        await generator.run(now_ns())
+        await generator.drain(10.0)
+        return generator
+
+    records = together(work).records
+    groups = [records[:2], records[2:3], records[3:]]
+    for before, after in pairwise(groups):
+        assert all(
+            first.last_token_ns < second.actual_send_ns  # type: ignore[operator]
+            for first in before
+            for second in after
+        )
+    assert records[4].actual_send_ns < records[3].last_token_ns  # type: ignore[operator]
+    assert {record.status for record in records} == {"completed"}

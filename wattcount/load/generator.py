@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -68,6 +68,7 @@ class LoadGenerator:
     `window_start_offset_ns`: requests planned before it are of phase `warmup`, the others of `window`;
     None: none is, the whole plan is `before_window`'s.
     `before_window`: what requests that are not of the window are sent for.
+    `begins`: indices of requests that wait until all before them have ended.
     `hold_window`: requests of phase `window` wait for `release_window`, which says when the window begins.
     `share_slots`: another generator whose `max_in_flight` holds for both together.
     `on_tokens` is called with the record and the chunk, after the record has taken the chunk in.
@@ -86,6 +87,7 @@ class LoadGenerator:
         share_slots: LoadGenerator | None = None,
         id_prefix: str = "",
         before_window: str = "warmup",
+        begins: Iterable[int] = (),
     ) -> None:
         if max_in_flight is not None and max_in_flight < 1:
             raise ValueError(f"max_in_flight must be at least 1, got {max_in_flight}")
@@ -95,6 +97,7 @@ class LoadGenerator:
         self._slots = asyncio.Semaphore(max_in_flight) if max_in_flight is not None else None
         if share_slots is not None:
             self._slots = share_slots._slots
+        self._begins = frozenset(begins)
         self._released = asyncio.Event()
         if not hold_window:
             self._released.set()
@@ -147,6 +150,8 @@ class LoadGenerator:
                     await _sleep_until(record.planned_send_ns)
                 if record.planned_send_ns is None:
                     break  # `stop_at`, before or meanwhile
+                if record.index in self._begins and self._tasks:
+                    await asyncio.wait(self._tasks.copy())
                 if self._slots is not None:
                     await self._slots.acquire()
                 self._send(record, request)

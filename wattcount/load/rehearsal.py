@@ -1,20 +1,27 @@
-"""What an engine is given before it is measured, so that it meets every batch size once.
+"""What an engine is given before it is measured, so that it meets every size of step once.
 
-vLLM compiles some kernels (Triton's, of mixtures of experts and state-space models among them) when a batch first has
-a certain size, and stands still for half a second and more each time. A rehearsal takes it through all sizes, from as many
-requests as it runs at once down to one, and through full prefill steps.
+vLLM compiles some kernels (Triton's, of mixtures of experts and state-space models among them) when a step first has
+a certain number of tokens, and stands still for half a second and more each time. Triton compiles one kernel for
+numbers that 16 divides and another for those that it does not, and a kernel's own table of configurations has its bounds
+anywhere: so a rehearsal takes the engine through both kinds, some quarter apart at most, from as many tokens
+as a step may hold down to one.
 
 ::
 
-    running  N |    .----.
-               |   /      `--.
-               |  /           `-----.
-             1 | /                   `-----------.___
-               +----------------------------------------> steps
-                 prefill   each step an eighth fewer, at the end one fewer
+    tokens in a step
+    max_batched |##                     # #
+                |##                     # # # #
+    requests    |##....                 # # # # # # # #      one prefill, once those before it have ended,
+                |      `----....        # # # # # # # #      while a request of a few tokens keeps the
+              1 |               `-----  # # # # # # # #      engine busy, so that it finds all prompts at once
+                +------------------------------------------> steps
+                    all at once,              rungs
+                decoding ever fewer
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -25,46 +32,133 @@ SHORT_INPUT_TOKENS = 16
 """Of requests that are there for the batch's size alone: decoding does not compile anew for a longer context."""
 FULL_PREFILL_STEPS = 2
 """Prompts of the load's own lengths fill so many steps."""
+MULTIPLE = 16
+"""Triton's specialisation of integer arguments (triton-lang.org, `JITFunction`: divisible by 16, or 1)."""
+EACH_UP_TO = 32
+"""Up to here each number of running requests is met: tables of configurations are finest there."""
+FINE_UP_TO = 128
+"""Up to here each multiple of 16 is met."""
+OPENER_TOKENS = 4
+"""Output tokens of the request that a rung's prompts arrive behind."""
 
 
-def rehearsal_plan(
+@dataclass(frozen=True)
+class Rehearsal:
+    """A plan whose requests are sent in groups."""
+
+    plan: LoadPlan
+    begins: tuple[int, ...]
+    """Indices of requests that are sent once all before them have ended."""
+
+
+def rehearsal(
     load: LoadPlan, requests: int, *, max_batched_tokens: int, max_request_tokens: int
-) -> LoadPlan:
-    """A plan of `requests` at once whose number falls to one as they end.
+) -> Rehearsal:
+    """`requests` at once whose number falls to one as they end, then prefills alone, each smaller than the one before.
 
     load                what is rehearsed: its longest prompts are the longest of the rehearsal
     max_batched_tokens  that the engine prefills in a step at most
     max_request_tokens  that a request may have, prompt and completion
 
-    Those that stay longest come first, with short prompts; the load's prompts are those of the last, which
-    stay shortest, and as many as `FULL_PREFILL_STEPS` hold. Raises `ValueError` for less than one request.
+    Never are more than `requests` there at once. Raises `ValueError` for less than one.
     """
     if requests < 1:
         raise ValueError(f"a rehearsal needs at least one request, got {requests}")
-    longest = np.sort(load.input_tokens)[::-1]
-    own = np.resize(longest, requests)[::-1]
-    # From the last one back, until the steps are full.
-    tokens_behind = np.cumsum(own[::-1])[::-1] - own
-    inputs = np.where(
-        tokens_behind < FULL_PREFILL_STEPS * max_batched_tokens, own, np.minimum(own, SHORT_INPUT_TOKENS)
-    )
-    prefill_steps = -(-int(inputs.sum()) // max_batched_tokens)
-    outputs = np.clip(_steps_running(requests) + prefill_steps, 1, max(1, max_request_tokens - 1))
-    inputs = np.maximum(1, np.minimum(inputs, max_request_tokens - outputs))
-    return LoadPlan(
-        send_offset_ns=np.zeros(requests, np.int64),
+    own = np.resize(np.sort(load.input_tokens.astype(np.int64))[::-1], requests)
+    longest = max(1, min(int(own[0]), max_request_tokens - 1))
+    prompts = max(1, requests - 1)
+    most = min(max_batched_tokens, prompts * longest + 1)
+    groups = [_falling(own[::-1], max_batched_tokens, max_request_tokens)]
+    groups += [
+        _rung(tokens, longest, max_request_tokens, opened=requests > 1)
+        for tokens in _rungs(max(requests, MULTIPLE), most)
+    ]
+    inputs, outputs = (np.concatenate(column) for column in zip(*groups, strict=True))
+    begins = np.cumsum([len(group[0]) for group in groups])[:-1]
+    plan = LoadPlan(
+        send_offset_ns=np.zeros(len(inputs), np.int64),
         input_tokens=inputs.astype(np.int32),
         output_tokens=outputs.astype(np.int32),
         force_output_length=True,
         seed=derived_seed(load.seed, Stream.REHEARSAL),
     )
+    return Rehearsal(plan, tuple(begins.tolist()))
 
 
-def _steps_running(requests: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+_Ints = np.ndarray[tuple[int], np.dtype[np.int64]]
+_Group = tuple[_Ints, _Ints]
+"""Prompt and completion lengths."""
+
+
+def _falling(own: _Ints, max_batched_tokens: int, max_request_tokens: int) -> _Group:
+    """Those that stay longest come first, with short prompts; the prompts of the last, which stay shortest, are of
+    their `own` length, as many as `FULL_PREFILL_STEPS` hold."""
+    # From the last one back, until the steps are full.
+    tokens_behind = np.cumsum(own[::-1])[::-1] - own
+    inputs = np.where(
+        tokens_behind < FULL_PREFILL_STEPS * max_batched_tokens, own, np.minimum(own, SHORT_INPUT_TOKENS)
+    )
+    prefilled_in = _prefill_steps(inputs, max_batched_tokens)
+    # One token is the prefill's own; after it all of them decode.
+    outputs = 1 + _steps_running(len(own)) + prefilled_in[-1] - prefilled_in
+    outputs = np.clip(outputs, 1, max(1, max_request_tokens - 1))
+    return np.maximum(1, np.minimum(inputs, max_request_tokens - outputs)), outputs
+
+
+def _prefill_steps(inputs: _Ints, max_batched_tokens: int) -> _Ints:
+    """int64[requests]: the step in which each prompt's last token is prefilled, in order; those before it decode meanwhile."""
+    steps = np.zeros(len(inputs), np.int64)
+    step, room = 0, max_batched_tokens
+    for index, tokens in enumerate(inputs.tolist()):
+        while tokens > room:
+            tokens -= room
+            step += 1
+            room = max(1, max_batched_tokens - index)
+        room -= tokens
+        steps[index] = step
+    return steps
+
+
+def _steps_running(requests: int) -> _Ints:
     """int64[requests]: for how many steps each one runs, the first the longest."""
     steps = np.zeros(requests, np.int64)
-    running = requests
-    while running:
+    for running in _numbers_running(requests):
         steps[:running] += 1
-        running -= max(1, running // 8)
     return steps
+
+
+def _numbers_running(requests: int) -> list[int]:
+    """Falling: an eighth apart or 16, an odd number with each multiple of 16; from 32 on each one."""
+    numbers = [requests]
+    level = requests
+    while level > EACH_UP_TO:
+        level -= level // 8
+        multiple = level // MULTIPLE * MULTIPLE
+        numbers += [number for number in (multiple, multiple - 1) if EACH_UP_TO < number < numbers[-1]]
+    return numbers + list(range(min(EACH_UP_TO, numbers[-1] - 1), 0, -1))
+
+
+def _rungs(least: int, most: int) -> list[int]:
+    """Tokens of each prefill, from `most` down to `least`: multiples of 16 a quarter apart, all below 128; an odd number
+    with each."""
+    rungs = []
+    level = most
+    while level > least:
+        multiple = level // MULTIPLE * MULTIPLE
+        rungs += [multiple, multiple - 1]
+        level = multiple - MULTIPLE if multiple <= FINE_UP_TO else level * 3 // 4
+    return [tokens for tokens in rungs if tokens > 1]
+
+
+def _rung(tokens: int, longest: int, max_request_tokens: int, *, opened: bool) -> _Group:
+    """A prefill of `tokens` in one step, of prompts up to the `longest`. `opened`: one of the tokens is the decode of the
+    request that they arrive behind."""
+    prefilled = tokens - 1 if opened else min(tokens, longest)
+    count = -(-prefilled // longest)
+    inputs = np.full(count, prefilled // count, np.int64)
+    inputs[: prefilled % count] += 1
+    outputs = np.ones(count, np.int64)
+    if opened:
+        inputs = np.append(1, inputs)
+        outputs = np.append(min(OPENER_TOKENS, max(1, max_request_tokens - 1)), outputs)
+    return inputs, outputs

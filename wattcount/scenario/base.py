@@ -16,7 +16,7 @@ from wattcount.engine.base import Engine, EngineInfo
 from wattcount.errors import RunFailedError
 from wattcount.load.build import BuiltLoad
 from wattcount.load.generator import LoadGenerator
-from wattcount.load.rehearsal import rehearsal_plan
+from wattcount.load.rehearsal import rehearsal
 from wattcount.record.schema import Phase
 from wattcount.scenario.journal import Journal
 from wattcount.scenario.phases import PhaseRunner
@@ -24,7 +24,7 @@ from wattcount.scenario.phases import PhaseRunner
 START_GRACE_S = 60.0
 """An engine ends its own start after `engine.start_timeout_s`; this long after that it is not waited for."""
 REHEARSAL_LIMIT_S = 120.0
-"""A rehearsal takes a second or two, and some ten where kernels have to be compiled."""
+"""A rehearsal takes some seconds, and twenty or forty more where kernels have to be compiled."""
 AT_ONCE = 256
 """Requests that an engine runs at once which does not tell."""
 BATCHED_TOKENS = 8192
@@ -60,7 +60,7 @@ class Scenario(ABC):
                                                                        drive(), the scenario's own
                                        --> loaded idle --> bare idle
 
-    The rehearsal (`load.rehearsal`) takes the engine through all batch sizes, so that what it compiles on first use
+    The rehearsal (`load.rehearsal`) takes the engine through all sizes of step, so that what it compiles on first use
     is compiled before the window.
     """
 
@@ -107,7 +107,7 @@ class Scenario(ABC):
             return None
         at_once = int(info.details.get("max_num_seqs") or AT_ONCE)  # type: ignore[call-overload]
         most = min(at_once * ctx.cfg.engine.data_parallel_size, self.most_in_flight(ctx))
-        plan = rehearsal_plan(
+        planned = rehearsal(
             ctx.load.main,
             most if asked is None else asked,
             max_batched_tokens=int(info.details.get("max_num_batched_tokens") or BATCHED_TOKENS),  # type: ignore[call-overload]
@@ -115,15 +115,16 @@ class Scenario(ABC):
         )
         return LoadGenerator(
             ctx.engine,
-            plan,
+            planned.plan,
             vocab_size=info.vocab_size,
             window_start_offset_ns=None,
             id_prefix="rehearsal-",
             before_window="rehearsal",
+            begins=planned.begins,
         )
 
     async def _rehearse(self, ctx: RunContext, generator: LoadGenerator) -> None:
-        """Sends all at once; what has not ended after `REHEARSAL_LIMIT_S` is cancelled, and that is no harm."""
+        """Sends it group by group; what has not ended after `REHEARSAL_LIMIT_S` is cancelled, and that is no harm."""
         async with Sending(ctx, generator, counted=False) as sending:
             await sending.until(sending.start_ns)
             ctx.phases.begin(Phase.REHEARSAL, limit_s=REHEARSAL_LIMIT_S, at_ns=sending.start_ns)
