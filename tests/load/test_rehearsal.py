@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from wattcount.config.schema import BatchConfig, LengthConfig, LengthKind, ServerConfig
 from wattcount.errors import NotStartedError
 from wattcount.load import LoadPlan, build_plan
-from wattcount.load.rehearsal import SHORT_INPUT_TOKENS, Rehearsal, rehearsal
+from wattcount.load.rehearsal import (
+    SHORT_INPUT_TOKENS,
+    STALL_MIN_S,
+    VARIATION_GROUPS,
+    Rehearsal,
+    rehearsal,
+    stalled,
+    variation,
+)
 
 
 def load(requests: int = 512, input_tokens: int = 512, output_tokens: int = 256) -> LoadPlan:
@@ -151,3 +159,66 @@ def test_nothing_cannot_be_rehearsed() -> None:
 def test_a_negative_number(scenario: BatchConfig | ServerConfig) -> None:
     with pytest.raises(NotStartedError, match=r"scenario\.rehearsal_requests must not be negative, got -1"):
         build_plan(scenario, 0, 0)
+
+
+@given(
+    requests=st.integers(1, 300),
+    number=st.integers(0, 20),
+    batched=st.integers(16, 8192),
+    input_tokens=st.integers(1, 2000),
+    limit=st.integers(2, 4096),
+)
+def test_a_variation_keeps_to_its_bounds(
+    requests: int, number: int, batched: int, input_tokens: int, limit: int
+) -> None:
+    bounds = {"max_batched_tokens": max(batched, requests + 1), "max_request_tokens": limit}
+    asked = variation(load(8, input_tokens), requests, number, **bounds)
+    plan = asked.plan
+    assert len(asked.groups) == VARIATION_GROUPS
+    for group in asked.groups:
+        assert 1 <= group.stop - group.start <= requests
+        assert plan.input_tokens[group].sum() <= bounds["max_batched_tokens"] + 1
+    assert plan.input_tokens.min() >= 1
+    assert plan.output_tokens.min() >= 1
+    assert (plan.input_tokens + plan.output_tokens).max() <= limit
+
+
+def test_rounds_of_variations_differ_and_repeat() -> None:
+    bounds = {"max_batched_tokens": 2048, "max_request_tokens": 768}
+    first, again, second = (variation(load(), 128, number, **bounds) for number in (0, 0, 1))
+    assert first.plan.input_tokens.tolist() == again.plan.input_tokens.tolist()
+    assert first.plan.input_tokens.tolist() != second.plan.input_tokens.tolist()
+    assert first.plan.seed != second.plan.seed
+
+
+def test_variations_meet_sizes_of_all_kinds() -> None:
+    found = set()
+    for number in range(4):
+        asked = variation(load(), 128, number, max_batched_tokens=2048, max_request_tokens=768)
+        for group in asked.groups:
+            tokens = int(asked.plan.input_tokens[group].sum())
+            found.add((tokens > 512, tokens % 16 == 0, tokens % 4 == 0))
+    assert {(True, False, True), (True, False, False), (False, True, True), (False, False, True)} <= found
+
+
+def test_a_group_that_took_longer_than_larger_ones_stalled() -> None:
+    tokens = np.array([2048, 16, 300, 1024, 8, 700])
+    took_s = np.array([0.4, 0.1, 0.9, 0.3, np.nan, 0.35])
+    assert stalled(tokens, took_s).tolist() == [False, False, True, False, False, False]
+
+
+def test_a_group_that_is_no_more_late_than_a_busy_host_makes_it_did_not() -> None:
+    tokens = np.array([100, 50])
+    assert not stalled(tokens, np.array([0.1, 0.1 + 0.9 * STALL_MIN_S])).any()
+    assert stalled(tokens, np.array([0.1, 0.1 + 1.1 * STALL_MIN_S])).tolist() == [False, True]
+
+
+def test_slow_steps_are_late_only_by_as_much_again() -> None:
+    tokens = np.array([100, 50])
+    assert not stalled(tokens, np.array([2.0, 3.9])).any()
+    assert stalled(tokens, np.array([2.0, 4.1])).tolist() == [False, True]
+
+
+def test_a_variation_of_nobody() -> None:
+    with pytest.raises(ValueError, match="at least one request"):
+        variation(load(), 0, 0, max_batched_tokens=2048, max_request_tokens=768)

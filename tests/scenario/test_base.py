@@ -92,5 +92,46 @@ def test_one_that_takes_too_long_is_cut_off_and_the_run_goes_on(
     record = run.record()
     status = {(row["phase"], row["status"]) for row in record.requests.to_pylist()}
     assert ("rehearsal", "cancelled") in status
+    assert run.ctx.rehearsal == {"stalled_groups": [], "settled": False, "limit_s": 0.2}
     assert ("window", "completed") in status
     assert record.info.phases[-1].end_ns is not None
+
+
+COMPILES = {"compile_ms": 100.0, "step_base_ms": 1.0}
+
+
+def small_steps(tiny_run: Any, **options: Any) -> Any:
+    """A run whose steps have at most some 25 tokens, of 15 kinds."""
+    cfg = tiny_run(batch=True, num_requests=4, warmup_requests=0, rehearsal_requests=4, **options)
+    cfg.scenario.lengths.input_tokens = 8
+    return cfg
+
+
+def test_it_goes_on_until_nothing_stands_still(bench: Any, tiny_run: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr("wattcount.load.rehearsal.STALL_MIN_S", 0.05)
+    run = bench(small_steps(tiny_run, engine=COMPILES))
+    run.run()
+    found = run.ctx.rehearsal
+    *before, last = found["stalled_groups"]
+    assert found["settled"]
+    assert last == 0
+    assert before
+    assert all(before)
+    record = run.record()
+    steps = record.steps.to_pandas()
+    span = next(span for span in record.info.phases if span.phase is Phase.WINDOW)
+    inside = steps[steps["logged_ns"].between(span.start_ns, span.end_ns)]
+    assert inside["duration_ns"].max() < 50e6
+    rehearsing = next(span for span in record.info.phases if span.phase is Phase.REHEARSAL)
+    earlier = steps[steps["logged_ns"].between(rehearsing.start_ns, rehearsing.end_ns)]
+    assert (earlier["duration_ns"] > 100e6).sum() >= 10
+
+
+def test_an_engine_that_never_comes_to_rest_is_given_up(bench: Any, tiny_run: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr("wattcount.load.rehearsal.STALL_MIN_S", 0.0)
+    monkeypatch.setattr("wattcount.load.rehearsal.STALL_FACTOR", 0.0)
+    monkeypatch.setattr("wattcount.scenario.base.VARIATIONS", 3)
+    run = bench(small_steps(tiny_run))
+    run.run()
+    assert len(run.ctx.rehearsal["stalled_groups"]) == 3
+    assert not run.ctx.rehearsal["settled"]

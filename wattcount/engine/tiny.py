@@ -10,6 +10,9 @@ request that cannot grow for want of KV cache preempts the latest admitted one, 
 (recomputation). One step takes
 
     step_base_ms + prefill_tokens / prefill_tokens_per_s + decode_tokens * decode_ms_per_seq
+
+and `compile_ms` more when no step before it was of its kind: what Triton's kernels do that are compiled for sizes
+that 16 divides, or 4, and for those that they do not.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ import os
 from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, fields
-from math import inf
+from math import gcd, inf
 from types import UnionType
 from typing import Any, ClassVar, get_args, get_type_hints
 from zlib import crc32
@@ -51,6 +54,9 @@ class TinyArgs:
     """Mean of the geometric length of a completion that is not forced."""
     seed: int = 0
     """Of the natural lengths."""
+    compile_ms: float = 0.0
+    """What the first step of each kind takes longer: by the power of two above its tokens, and by which of 16, 8, 4 and 2
+    divides them."""
 
     slow_start_s: float = 0.0
     """Start takes this long."""
@@ -148,6 +154,7 @@ class TinyEngine(Engine):
         self._die_at_ns = _NEVER_NS
         self._dead: RunFailedError | None = None
         self._accepted = 0
+        self._compiled: set[tuple[int, int]] = set()
 
     async def start(self) -> EngineInfo:
         args = self.args
@@ -292,6 +299,11 @@ class TinyEngine(Engine):
             + prefill_tokens / args.prefill_tokens_per_s
             + decode_tokens * args.decode_ms_per_seq / 1e3
         )
+        tokens = prefill_tokens + decode_tokens
+        kind = (tokens.bit_length(), gcd(tokens, 16))
+        if kind not in self._compiled:
+            self._compiled.add(kind)
+            seconds += args.compile_ms / 1e3
         return round(seconds * 1e9)
 
     def _schedule(self, at_ns: int) -> list[tuple[_Sequence, int]]:

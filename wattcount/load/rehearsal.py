@@ -17,13 +17,20 @@ as a step may hold down to one.
                 +------------------------------------------> steps
                     all at once,              rungs
                 decoding ever fewer
+
+What a kernel is compiled for may also be a number derived from a step's tokens (times the experts of a token, in blocks of a
+matrix), which no ladder of sizes meets: on an H100 gpt-oss-20b's shape compiled nine more in its window. So rounds of
+sizes drawn at random follow (`variation`), until one has made nothing stand still (`stalled`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from wattcount.load.plan import LoadPlan
 from wattcount.load.streams import Stream, derived_seed
@@ -40,6 +47,13 @@ FINE_UP_TO = 128
 """Up to here each multiple of 16 is met."""
 OPENER_TOKENS = 4
 """Output tokens of the request that a rung's prompts arrive behind."""
+VARIATION_GROUPS = 16
+"""Prefills of a round of sizes drawn at random."""
+STALL_MIN_S = 0.25
+"""A step is late by at least this much: the longest a collection or a busy core took in runs that were left alone was
+70 ms on a GPU host."""
+STALL_FACTOR = 1.0
+"""And by at least this multiple of what it should have taken."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +63,12 @@ class Rehearsal:
     plan: LoadPlan
     begins: tuple[int, ...]
     """Indices of requests that are sent once all before them have ended."""
+
+    @property
+    def groups(self) -> list[slice]:
+        """The requests of each group, by index."""
+        bounds = (0, *self.begins, len(self.plan))
+        return [slice(begin, end) for begin, end in pairwise(bounds)]
 
 
 def rehearsal(
@@ -70,9 +90,52 @@ def rehearsal(
     most = min(max_batched_tokens, prompts * longest + 1)
     groups = [_falling(own[::-1], max_batched_tokens, max_request_tokens)]
     groups += [
-        _rung(tokens, longest, max_request_tokens, opened=requests > 1)
+        _rung(tokens, longest, max_request_tokens, openers=min(1, requests - 1))
         for tokens in _rungs(max(requests, MULTIPLE), most)
     ]
+    return _planned(groups, derived_seed(load.seed, Stream.REHEARSAL))
+
+
+def variation(
+    load: LoadPlan, requests: int, number: int, *, max_batched_tokens: int, max_request_tokens: int
+) -> Rehearsal:
+    """Round `number` of `VARIATION_GROUPS` prefills of sizes drawn at random (uniform and log-uniform in turn), each behind
+    some requests that decode, as many as are drawn at random too.
+
+    Arguments, bounds and errors as of `rehearsal`. A function of the load's seed and of `number` alone.
+    """
+    if requests < 1:
+        raise ValueError(f"a rehearsal needs at least one request, got {requests}")
+    seed = derived_seed(load.seed, Stream.REHEARSAL)
+    draw = np.random.default_rng([seed, number])
+    longest = max(1, min(int(load.input_tokens.max()), max_request_tokens - 1))
+    groups = []
+    for group in range(VARIATION_GROUPS):
+        openers = min(round(float(requests) ** draw.random()), requests - 1)
+        most = min(max_batched_tokens, (requests - openers) * longest + openers)
+        tokens = round(most * draw.random() if group % 2 else float(most) ** draw.random())
+        groups.append(_rung(max(tokens, openers + 1), longest, max_request_tokens, openers=openers))
+    return _planned(groups, seed + number + 1)
+
+
+def stalled(tokens: NDArray[np.integer[Any]], took_s: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """bool[groups]: which groups of a `variation` took longer than work explains.
+
+    tokens  [groups]: prompt tokens of each
+    took_s  [groups]: seconds from its first send to its last token; NaN: it did not end
+
+    One with fewer tokens should take no longer than any with more: late is what exceeds all such by `STALL_MIN_S`
+    and by `STALL_FACTOR` of them. The largest has none to be compared with.
+    """
+    order = np.argsort(-tokens, kind="stable")
+    usual_s = np.fmin.accumulate(took_s[order])
+    late_s = took_s[order] - usual_s
+    found = np.zeros(len(tokens), np.bool_)
+    found[order] = late_s > np.maximum(STALL_MIN_S, STALL_FACTOR * usual_s)
+    return found
+
+
+def _planned(groups: list[_Group], seed: int) -> Rehearsal:
     inputs, outputs = (np.concatenate(column) for column in zip(*groups, strict=True))
     begins = np.cumsum([len(group[0]) for group in groups])[:-1]
     plan = LoadPlan(
@@ -80,7 +143,7 @@ def rehearsal(
         input_tokens=inputs.astype(np.int32),
         output_tokens=outputs.astype(np.int32),
         force_output_length=True,
-        seed=derived_seed(load.seed, Stream.REHEARSAL),
+        seed=seed,
     )
     return Rehearsal(plan, tuple(begins.tolist()))
 
@@ -150,15 +213,13 @@ def _rungs(least: int, most: int) -> list[int]:
     return [tokens for tokens in rungs if tokens > 1]
 
 
-def _rung(tokens: int, longest: int, max_request_tokens: int, *, opened: bool) -> _Group:
-    """A prefill of `tokens` in one step, of prompts up to the `longest`. `opened`: one of the tokens is the decode of the
-    request that they arrive behind."""
-    prefilled = tokens - 1 if opened else min(tokens, longest)
+def _rung(tokens: int, longest: int, max_request_tokens: int, *, openers: int) -> _Group:
+    """A prefill of `tokens` in one step, of prompts up to the `longest`; as many of the tokens as there are `openers` are the
+    decode of the requests that they arrive behind."""
+    prefilled = tokens - openers if openers else min(tokens, longest)
     count = -(-prefilled // longest)
     inputs = np.full(count, prefilled // count, np.int64)
     inputs[: prefilled % count] += 1
     outputs = np.ones(count, np.int64)
-    if opened:
-        inputs = np.append(1, inputs)
-        outputs = np.append(min(OPENER_TOKENS, max(1, max_request_tokens - 1)), outputs)
-    return inputs, outputs
+    opening = min(OPENER_TOKENS, max(1, max_request_tokens - 1))
+    return np.append(np.ones(openers, np.int64), inputs), np.append(np.full(openers, opening), outputs)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from wattcount.load.rehearsal import STALL_FACTOR, STALL_MIN_S
 from wattcount.metrics.observations import MISSING, Ints, Requests, int_column
 from wattcount.metrics.window import Window
 
@@ -28,11 +29,6 @@ if TYPE_CHECKING:
 
 MIN_STEPS = 16
 """Fewer do not tell what a step takes."""
-STALL_MIN_S = 0.25
-"""A step is late by at least this much: the longest a collection or a busy core took in runs that were left alone was
-70 ms on a GPU host."""
-STALL_FACTOR = 1.0
-"""And by at least this multiple of what it should have taken."""
 
 Floats = NDArray[np.float64]
 

@@ -210,6 +210,9 @@ class RunInfo:
     warmup: dict[str, Any] = field(default_factory=dict)
     """How an adaptive warm-up ended: `settled`, `seconds`, `limit_s`, `unsettled` (percent of drift, by what still
     drifted) and `needed_s` (twice as long as a request lived; None: none had ended). Empty where its length was fixed."""
+    rehearsal: dict[str, Any] = field(default_factory=dict)
+    """How the rehearsal ended: `stalled_groups` of each round of sizes drawn at random (what still had to be compiled),
+    `settled` (the last round had none), `limit_s`. Empty where there was none."""
     gpu_settings: dict[str, Any] = field(default_factory=dict)
     """By GPU UUID, what the run has set: `power_limit_mw` (`before`, `asked`, `read_back`, `enforced`, `restored`) and
     `sm_clock_mhz` (`before` null: NVML does not tell, `asked`, `restored`). `restored` null: not by the run's own process,

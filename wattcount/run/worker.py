@@ -228,6 +228,7 @@ class Run:
             info.complete = True
         finally:
             info.warmup = ctx.warmup
+            info.rehearsal = ctx.rehearsal
             if ctx.engine_info is not None:
                 info.engine = dataclasses.asdict(ctx.engine_info)
 

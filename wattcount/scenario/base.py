@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from wattcount.clock import now_ns
 from wattcount.config.schema import RunConfig, ScenarioConfig
 from wattcount.engine.base import Engine, EngineInfo
 from wattcount.errors import RunFailedError
 from wattcount.load.build import BuiltLoad
-from wattcount.load.generator import LoadGenerator
-from wattcount.load.rehearsal import rehearsal
+from wattcount.load.generator import LoadGenerator, RequestRecord
+from wattcount.load.rehearsal import Rehearsal, rehearsal, stalled, variation
 from wattcount.record.schema import Phase
 from wattcount.scenario.journal import Journal
 from wattcount.scenario.phases import PhaseRunner
 
 START_GRACE_S = 60.0
 """An engine ends its own start after `engine.start_timeout_s`; this long after that it is not waited for."""
-REHEARSAL_LIMIT_S = 120.0
-"""A rehearsal takes some seconds, and twenty or forty more where kernels have to be compiled."""
+REHEARSAL_LIMIT_S = 180.0
+"""A rehearsal takes some seconds, and a minute or two more where many kernels have to be compiled."""
+VARIATIONS = 12
+"""Rounds of sizes drawn at random, at most."""
 AT_ONCE = 256
 """Requests that an engine runs at once which does not tell."""
 BATCHED_TOKENS = 8192
@@ -45,6 +50,8 @@ class RunContext:
     """Set once the engine is up."""
     warmup: dict[str, Any] = field(default_factory=dict)
     """How an adaptive warm-up ended, for `run.json`."""
+    rehearsal: dict[str, Any] = field(default_factory=dict)
+    """How the rehearsal ended, for `run.json`."""
 
     @property
     def phases(self) -> PhaseRunner:
@@ -60,8 +67,8 @@ class Scenario(ABC):
                                                                        drive(), the scenario's own
                                        --> loaded idle --> bare idle
 
-    The rehearsal (`load.rehearsal`) takes the engine through all sizes of step, so that what it compiles on first use
-    is compiled before the window.
+    The rehearsal (`load.rehearsal`) takes the engine through all sizes of step, and then through sizes drawn at random until
+    it has stood still at none of them, so that what it compiles on first use is compiled before the window.
     """
 
     def __init__(self, config: ScenarioConfig) -> None:
@@ -73,11 +80,11 @@ class Scenario(ABC):
         await self._idle(ctx, Phase.BARE_IDLE, self._config.bare_idle_s)
         await self._start_engine(ctx)
         self.prepare(ctx)
-        rehearsal = self._rehearsal(ctx)
+        rehearsing = self._rehearsal(ctx)
         with _collected_garbage():
             await self._idle(ctx, Phase.LOADED_IDLE, idle_s)
-            if rehearsal is not None:
-                await self._rehearse(ctx, rehearsal)
+            if rehearsing is not None:
+                await rehearsing.run()
             await self.drive(ctx)
             await self._idle(ctx, Phase.IDLE_AFTER, idle_s)
         if phases.current is not None:
@@ -99,7 +106,7 @@ class Scenario(ABC):
         """Requests that the load can have in flight at once at most."""
         return len(ctx.load.main)
 
-    def _rehearsal(self, ctx: RunContext) -> LoadGenerator | None:
+    def _rehearsal(self, ctx: RunContext) -> _Rehearsing | None:
         """What is to be rehearsed with, if anything."""
         info, asked = ctx.engine_info, self._config.rehearsal_requests
         assert info is not None
@@ -107,30 +114,8 @@ class Scenario(ABC):
             return None
         at_once = int(info.details.get("max_num_seqs") or AT_ONCE)  # type: ignore[call-overload]
         most = min(at_once * ctx.cfg.engine.data_parallel_size, self.most_in_flight(ctx))
-        planned = rehearsal(
-            ctx.load.main,
-            most if asked is None else asked,
-            max_batched_tokens=int(info.details.get("max_num_batched_tokens") or BATCHED_TOKENS),  # type: ignore[call-overload]
-            max_request_tokens=info.max_model_len,
-        )
-        return LoadGenerator(
-            ctx.engine,
-            planned.plan,
-            vocab_size=info.vocab_size,
-            window_start_offset_ns=None,
-            id_prefix="rehearsal-",
-            before_window="rehearsal",
-            begins=planned.begins,
-        )
-
-    async def _rehearse(self, ctx: RunContext, generator: LoadGenerator) -> None:
-        """Sends it group by group; what has not ended after `REHEARSAL_LIMIT_S` is cancelled, and that is no harm."""
-        async with Sending(ctx, generator, counted=False) as sending:
-            await sending.until(sending.start_ns)
-            ctx.phases.begin(Phase.REHEARSAL, limit_s=REHEARSAL_LIMIT_S, at_ns=sending.start_ns)
-            await sending.all_sent(REHEARSAL_LIMIT_S)
-            await generator.drain(REHEARSAL_LIMIT_S)
-        ctx.phases.end()
+        batched = int(info.details.get("max_num_batched_tokens") or BATCHED_TOKENS)  # type: ignore[call-overload]
+        return _Rehearsing(ctx, most if asked is None else asked, batched, info)
 
     async def _idle(self, ctx: RunContext, phase: Phase, seconds: float) -> None:
         if seconds > 0:
@@ -150,6 +135,71 @@ class Scenario(ABC):
                 f"the engine was not up {START_GRACE_S:g} s after engine.start_timeout_s={limit_s:g}",
             ) from None
         ctx.phases.end()
+
+
+class _Rehearsing:
+    """The rehearsal of one run. `Rehearsal`s are made before they are sent; the first one before anything is measured."""
+
+    def __init__(self, ctx: RunContext, requests: int, max_batched_tokens: int, info: EngineInfo) -> None:
+        self._ctx = ctx
+        self._requests = requests
+        self._info = info
+        self._bounds = {"max_batched_tokens": max_batched_tokens, "max_request_tokens": info.max_model_len}
+        self._ladder = self._generator(rehearsal(ctx.load.main, requests, **self._bounds), "rehearsal-")
+
+    async def run(self) -> None:
+        """The ladder of sizes, and then rounds of variations until one has made nothing stand still. What has not ended
+        `REHEARSAL_LIMIT_S` after the begin is cancelled, and that is no harm."""
+        self._ctx.phases.begin(Phase.REHEARSAL, limit_s=REHEARSAL_LIMIT_S)
+        assert self._ctx.phases.current is not None
+        end_ns = self._ctx.phases.current.start_ns + round(REHEARSAL_LIMIT_S * 1e9)
+        stalls: list[int] = []
+        in_time = await self._send(self._ladder, end_ns)
+        while in_time and len(stalls) < VARIATIONS and (not stalls or stalls[-1]):
+            number = len(stalls)
+            varied = variation(self._ctx.load.main, self._requests, number, **self._bounds)
+            generator = self._generator(varied, f"rehearsal-{number}-")
+            in_time = await self._send(generator, end_ns)
+            stalls.append(_stalled_groups(varied, generator))
+        self._ctx.rehearsal |= {
+            "stalled_groups": stalls,
+            "settled": in_time and bool(stalls) and stalls[-1] == 0,
+            "limit_s": REHEARSAL_LIMIT_S,
+        }
+        self._ctx.phases.end()
+
+    def _generator(self, planned: Rehearsal, id_prefix: str) -> LoadGenerator:
+        return LoadGenerator(
+            self._ctx.engine,
+            planned.plan,
+            vocab_size=self._info.vocab_size,
+            window_start_offset_ns=None,
+            id_prefix=id_prefix,
+            before_window="rehearsal",
+            begins=planned.begins,
+        )
+
+    async def _send(self, generator: LoadGenerator, end_ns: int) -> bool:
+        """Sends group by group; whether all had ended by `end_ns`."""
+        async with Sending(self._ctx, generator, counted=False) as sending:
+            await sending.all_sent((end_ns - now_ns()) / 1e9)
+            cancelled = await generator.drain(max(0.0, (end_ns - now_ns()) / 1e9))
+        return not cancelled and generator.sent == len(generator.records)
+
+
+def _stalled_groups(varied: Rehearsal, generator: LoadGenerator) -> int:
+    groups = [generator.records[group] for group in varied.groups]
+    tokens = np.array([sum(record.input_tokens for record in group) for group in groups])
+    took_s = np.array([_took_s(group) for group in groups])
+    return int(stalled(tokens, took_s).sum())
+
+
+def _took_s(group: Sequence[RequestRecord]) -> float:
+    sent = [record.actual_send_ns for record in group]
+    ended = [record.last_token_ns for record in group]
+    if None in sent or None in ended:
+        return math.nan
+    return (max(filter(None, ended)) - min(filter(None, sent))) / 1e9
 
 
 class Sending:
