@@ -10,6 +10,8 @@ import json
 import math
 import re
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +26,13 @@ from wattcount.metrics import compute
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
 from bench_sampler_overhead import detrended, interval
-from study_tables import lever_savings, load_curve, shapes
-from tables import H200, ROOT, number, records, table
+from study_tables import lever_savings, load_curve, scatter_words, shape_ratios, shapes
+from tables import ROOT, Entry, entries, number, records, table
+
+H200 = ROOT / "data" / "h200"
 
 
-def main_job() -> str:
+def main_job(gpu: str = "h200") -> str:
     head = ["run", "window s", "J per output token", "mean W", "bare / loaded idle W", "output tokens/s", "TTFT p50 / p95 ms", "TPOT p50 / p95 ms"]  # fmt: skip
     rows = [
         [
@@ -41,15 +45,15 @@ def main_job() -> str:
             f"{number(m['latency/ttft_p50_ms'])} / {number(m['latency/ttft_p95_ms'])}",
             f"{number(m['latency/tpot_p50_ms'])} / {number(m['latency/tpot_p95_ms'])}",
         ]
-        for name, _, m in records()
+        for name, _, m in records(gpu)
     ]
     return table(head, rows)
 
 
-def sources() -> str:
+def sources(gpu: str = "h200") -> str:
     names = ["energy_counter", "power_samples", "power_average", "power_instant", "power_usage"]
     rows = []
-    for name, _, m in records():
+    for name, _, m in records(gpu):
         energy = m["energy/gpu_j"]
         assert energy is not None
         values = [m[f"energy_by_source/{source}_j"] for source in names]
@@ -61,7 +65,7 @@ def sources() -> str:
 
 def sampler() -> str:
     rows = []
-    for name, record, m in records():
+    for name, record, m in records("h200"):
         (health,) = record.info.sampler.values()
         counter, instant = health["sources"]["energy_counter"], health["sources"]["power_instant"]
         share = m["sampler/cpu_share"]
@@ -121,7 +125,7 @@ def overhead() -> str:
 
 def budget() -> str:
     rows = []
-    for name, record, _ in records():
+    for name, record, _ in records("h200"):
         ((uuid, energy),) = compute(record)["energy"].items()
         parts = {part: 100 * value / energy["value_j"] for part, value in energy["budget_j"].items()}
         rows.append(
@@ -161,7 +165,7 @@ def period() -> str:
 
 def phases() -> str:
     rows = []
-    for name, _, m in records():
+    for name, _, m in records("h200"):
 
         def per(key: str, m: dict[str, float | None] = m) -> str:
             value, u95 = m[f"energy/{key}_j_per_token"], m[f"energy/{key}_j_per_token_u95"]
@@ -185,7 +189,7 @@ def reproducible() -> str:
     dummies = []
     batches = [
         (record.info.started_utc, record, m)
-        for name, record, m in records()
+        for name, record, m in records("h200")
         if name.startswith("llama3_8b, batch of 512") and "fp8" not in name
     ]
     for started, record, m in sorted(batches, key=lambda item: item[0]):
@@ -289,7 +293,43 @@ def catalogue_gpus() -> str:
     return table(head, rows)
 
 
-TABLES = {
+def found_sensors(gpu: str) -> str:
+    """What the short look before a first run found of each board, idle."""
+    boards = {}
+    for entry in entries(gpu):
+        boards |= entry.record.info.characterisation
+    rows = []
+    for uuid, found in sorted(boards.items()):
+        of = found["sources"]
+        rows.append(
+            [
+                uuid[4:8],
+                *(f"{of[name]['update_period_ms']:.1f}" for name in ("energy_counter", "power_average", "power_instant", "power_usage")),
+                f"{of['power_samples']['update_period_ms']:.2f} x {found['ring']['depth']}",
+                f"{100 * found['ring']['lost_share']:.1f} %",
+                f"{of['energy_counter']['call_p50_ms']:.1f} / {of['energy_counter']['call_p99_ms']:.1f}",
+                "-" if (apart := found["counter"]["power_against_counter"]) is None else f"{100 * apart:+.2f} %",
+            ]
+        )  # fmt: skip
+    head = ["board", "counter, ms", "field 185, ms", "field 186, ms", "GetPowerUsage, ms", "ring, ms x samples", "samples lost", "counter read p50 / p99, ms", "ring against counter"]  # fmt: skip
+    return table(head, rows)
+
+
+STUDIED = ("h100", "h200")
+"""The GPUs of levers.md, by their folders below data/."""
+
+
+def of(make: Callable[..., str], *gpus: str) -> Callable[[], str]:
+    """`make` of the entries of these GPUs, which are read when the table is made."""
+
+    def made() -> str:
+        runs: list[tuple[Entry, ...]] = [entries(gpu) for gpu in gpus]
+        return make(*runs)
+
+    return made
+
+
+TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "h200.md": {
         "reproducible": reproducible,
         "main-job": main_job,
@@ -300,10 +340,20 @@ TABLES = {
         "sampler": sampler,
         "overhead": overhead,
     },
+    "h100.md": {
+        "main-job": partial(main_job, "h100"),
+        "sources": partial(sources, "h100"),
+        "sensors": partial(found_sensors, "h100"),
+    },
     "levers.md": {
-        "levers": lever_savings,
-        "load-curve": load_curve,
-        "shapes": shapes,
+        "scatter": of(scatter_words, *STUDIED),
+        **{
+            f"levers-{gpu}": of(lever_savings, gpu, *(other for other in STUDIED if other != gpu))
+            for gpu in STUDIED
+        },
+        **{f"load-curve-{gpu}": of(load_curve, gpu) for gpu in STUDIED},
+        **{f"shapes-{gpu}": of(shapes, gpu) for gpu in STUDIED},
+        "gpus": of(shape_ratios, *STUDIED),
     },
     "catalogue.md": {
         "models": catalogue_models,

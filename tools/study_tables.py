@@ -1,136 +1,383 @@
-"""Tables of what studies on an H200 found: what levers save, the load curve, many shapes."""
+"""Tables of what studies on real GPUs found: what levers save, the load curve, many shapes, one GPU beside another.
+
+Each takes the entries of one GPU model. Valid runs of one setting are its repeats and count alike, whatever boards they
+were on; invalid ones count for nothing and are said to be there.
+"""
 
 from __future__ import annotations
 
-from itertools import groupby
+import json
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 from scipy.stats import t as student
-from tables import Entry, entries, is_of_many_shapes, number, table
+from tables import Entry, is_of_many_shapes, number, table
 
 from wattcount.config import fit
 from wattcount.config.catalogue import model_catalogue
 
+ENERGY = "energy/gpu_j"
 PER_TOKEN = "energy/gpu_j_per_output_token"
 TOKENS = "throughput/output_tokens_per_s"
+WATTS = "power/gpu_mean_w"
+
+UNREMARKABLE = frozenset({"power_capped"})
+"""Findings of nearly every full load, so not repeated in each row."""
+
+Key = TypeVar("Key", bound=Hashable)
 
 
-def _load(entry: Entry) -> tuple:
+# -- intervals
+
+
+def half_width(values: Sequence[float]) -> float | None:
+    """95 % half-width of the mean of `values`, in their unit, by Student's t over them; None for fewer than two."""
+    if len(values) < 2:
+        return None
+    factor = float(student.ppf(0.975, len(values) - 1))
+    return factor * float(np.std(values, ddof=1) / np.sqrt(len(values)))
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """How far repeats of one setting lie apart: the variance of their logarithms, and its degrees of freedom."""
+
+    variance: float
+    freedom: int
+
+    @classmethod
+    def of(cls, settings: Iterable[Sequence[float]]) -> Scatter:
+        """Pooled over the repeats of each setting, as if all scattered alike in percent."""
+        logarithms = [np.log(values) for values in settings if len(values) > 1]
+        freedom = sum(len(values) - 1 for values in logarithms)
+        squares = sum(float(((values - values.mean()) ** 2).sum()) for values in logarithms)
+        return cls(squares / freedom if freedom else 0.0, freedom)
+
+    @classmethod
+    def of_runs(cls, key: str, *gpus: Sequence[Entry]) -> Scatter:
+        """Of a metric, over all settings that were repeated on a GPU model; one sequence of runs each."""
+        return cls.of(
+            [entry.value(key) for entry in repeats]
+            for runs in gpus
+            for repeats in _by(_valid(runs), _setting).values()
+        )
+
+
+def change(turned: Sequence[float], usual: Sequence[float], scatter: Scatter) -> tuple[float, float | None]:
+    """(percent, 95 % half-width in percentage points) of the geometric mean of `turned` against that of `usual`.
+
+    By Student's t for two means of logarithms, with the variance and the degrees of freedom of `scatter`: None where
+    nothing was repeated. The half-width is half of the interval's length after the way back to percent.
+    """
+    ratio = float(np.log(turned).mean() - np.log(usual).mean())
+    percent = 100 * float(np.expm1(ratio))
+    if not scatter.freedom:
+        return percent, None
+    factor = float(student.ppf(0.975, scatter.freedom))
+    half = factor * (scatter.variance * (1 / len(turned) + 1 / len(usual))) ** 0.5
+    return percent, 100 * float(np.exp(ratio) * np.sinh(half))
+
+
+def _changed(turned: Sequence[Entry], usual: Sequence[Entry], key: str, scatter: Scatter) -> str:
+    percent, half = change([e.value(key) for e in turned], [e.value(key) for e in usual], scatter)
+    return f"{percent:+.1f} %" + (f" ± {half:.1f}" if half is not None else ", nothing was repeated")
+
+
+# -- repeats
+
+
+def _by(runs: Iterable[Entry], key: Callable[[Entry], Key]) -> dict[Key, list[Entry]]:
+    found: dict[Key, list[Entry]] = {}
+    for entry in runs:
+        found.setdefault(key(entry), []).append(entry)
+    return found
+
+
+def _valid(runs: Iterable[Entry]) -> list[Entry]:
+    return [entry for entry in runs if entry.valid]
+
+
+def _over(runs: Sequence[Entry], key: str, middle: Callable[[list[float]], Any] = np.mean) -> float | None:
+    """The mean (or what `middle` is) of a metric over those runs that have it, in its unit."""
+    values = [value for entry in runs if (value := entry.metrics[key]) is not None]
+    return float(middle(values)) if values else None
+
+
+def _p50_p95(runs: Sequence[Entry], name: str) -> str:
+    """Medians over the runs."""
+    return " / ".join(number(_over(runs, f"latency/{name}_p{p}_ms", np.median)) for p in (50, 95))
+
+
+def _boards(runs: Iterable[Entry]) -> str:
+    return ", ".join(dict.fromkeys(entry.board for entry in runs))
+
+
+def _codes(runs: Sequence[Entry], unsaid: Collection[str]) -> str:
+    """The findings of runs, each with how many have it, where not all do."""
+    counts: dict[str, int] = {}
+    for entry in runs:
+        for code in dict.fromkeys(entry.findings):
+            if code not in unsaid:
+                counts[code] = counts.get(code, 0) + 1
+    return ", ".join(
+        f"`{code}`" + (f" ({count} of {len(runs)})" if count < len(runs) else "")
+        for code, count in counts.items()
+    )
+
+
+def remarks(runs: Sequence[Entry], unsaid: Collection[str] = UNREMARKABLE) -> str:
+    """What was found in valid runs, and how many are invalid with what findings; all but the codes `unsaid`."""
+    invalid = [entry for entry in runs if not entry.valid]
+    said = [_codes(_valid(runs), unsaid)]
+    if invalid:
+        share = f"{len(invalid)} of {len(runs)} " if len(runs) > 1 else ""
+        codes = _codes(invalid, unsaid)
+        said.append(f"{share}invalid" + (f": {codes}" if codes else ""))
+    return "; ".join(part for part in said if part)
+
+
+# -- tables
+
+
+def _load(entry: Entry) -> tuple[Hashable, ...]:
     """What two runs must share for a lever to be the only difference; the initialiser is no lever here."""
-    scenario, model = entry.scenario, entry.record.info.config["model"]
+    scenario, model = entry.scenario, entry.config["model"]
     lengths = scenario["lengths"]
     return (
-        model["name"],
+        entry.model,
+        model.get("weights"),
         model.get("initializer", "dummy"),
         scenario["name"],
         scenario.get("num_requests"),
         scenario.get("rate_rps"),
+        scenario.get("window_s"),
         lengths["input_tokens"],
         lengths["output_tokens"],
+        entry.record.info.versions.get("vllm"),
     )
 
 
-def _change(turned: list[float], usual: list[float]) -> tuple[float, float | None]:
-    """(percent, its 95 % half-width) of the mean of `turned` against that of `usual`, boards drawn at random.
+def _is_weights(lever: str) -> bool:
+    return lever.endswith(" weights")
 
-    The half-width is Student's for two means of logarithms with the variance of `usual`, as boards and occasions scatter
-    there; None where there are fewer than two of them.
+
+def lever_savings(runs: Sequence[Entry], *others: Sequence[Entry]) -> str:
+    """Each lever against the same load without it, whose own row stands first.
+
+    others  runs on other GPU models, whose repeats tell how runs scatter, too
     """
-    ratio = float(np.mean(np.log(turned)) - np.mean(np.log(usual)))
-    percent = 100 * float(np.expm1(ratio))
-    if len(usual) < 2:
-        return percent, None
-    deviation = float(np.std(np.log(usual), ddof=1))
-    half = float(student.ppf(0.975, len(usual) - 1)) * deviation * (1 / len(usual) + 1 / len(turned)) ** 0.5
-    return percent, 100 * float(np.exp(ratio)) * half
-
-
-def lever_savings() -> str:
-    """Each lever against the same load without it."""
-    valid = [entry for entry in entries() if entry.valid]
     rows = []
-    for (load, words), found in groupby(
-        sorted((e for e in valid if len(e.levers) == 1), key=lambda e: (str(_load(e)), e.levers)),
-        key=lambda e: (_load(e), e.levers),
-    ):
-        turned = list(found)
-        usual = [entry for entry in valid if not entry.levers and _load(entry) == load]
-        if not usual or "weights" in words[0]:
+    scatters = [Scatter.of_runs(key, runs, *others) for key in (PER_TOKEN, TOKENS)]
+    loads = _by((e for e in runs if not is_of_many_shapes(e)), _load)
+    for load in sorted(loads.values(), key=lambda found: found[0].name):
+        settings = _by((e for e in load if len(e.levers) < 2), lambda e: "".join(e.levers))
+        usual = settings.pop("", [])
+        turned = {lever: found for lever, found in sorted(settings.items()) if not _is_weights(lever)}
+        if not turned:
             continue
-        cells = []
-        for key in (PER_TOKEN, TOKENS):
-            percent, half = _change([e.value(key) for e in turned], [e.value(key) for e in usual])
-            cells.append(f"{percent:+.1f} %" + (f" ± {half:.1f}" if half is not None else ", one run each"))
-        rows.append(
-            [
-                words[0],
-                usual[0].name,
-                ", ".join(f"{1e3 * e.value(PER_TOKEN):.2f} ({e.board})" for e in usual),
-                ", ".join(f"{1e3 * e.value(PER_TOKEN):.2f} ({e.board})" for e in turned),
-                *cells,
-            ]
-        )
-    head = ["lever", "load", "mJ per output token without (board)", "with (board)", "J per output token", "output tokens/s"]  # fmt: skip
+        name = ", ".join(load[0].name.split(", ")[: -len(load[0].levers) or None])
+        rows.append([name, *_setting_cells("none", usual, [], scatters)])
+        rows += [
+            ["", *_setting_cells(lever, found, _valid(usual), scatters)] for lever, found in turned.items()
+        ]
+    head = ["load", "lever", "GPUs", "valid runs, with / without", "mJ per output token (board)", "against without", "mean W", "output tokens/s", "against without", "findings"]  # fmt: skip
     return table(head, rows)
 
 
-def load_curve() -> str:
-    """Llama-3-8B's shape by offered load; a batch of the same lengths has none of its own yet."""
-    rows = []
-    curve = [
-        entry
-        for entry in entries()
-        if entry.scenario["name"] == "server" and entry.record.info.config["model"]["name"] == "llama3_8b"
+def _setting_cells(
+    lever: str, runs: Sequence[Entry], usual: Sequence[Entry], scatters: Sequence[Scatter]
+) -> list[str]:
+    """`runs` of a lever, or without any (`none`), against the valid runs `usual` without it.
+
+    scatters  of J per output token and of tokens/s
+    """
+    valid = _valid(runs)
+    if lever == "none":
+        counted, changes = str(len(valid)), ["", ""]
+    else:
+        counted = f"{len(valid)} / {len(usual)}"
+        changes = [
+            _changed(valid, usual, key, scatter) if valid and usual else "-"
+            for key, scatter in zip((PER_TOKEN, TOKENS), scatters, strict=True)
+        ]
+    return [
+        lever,
+        ", ".join(sorted({str(entry.gpus) for entry in runs})) or "-",
+        counted,
+        ", ".join(f"{1e3 * e.value(PER_TOKEN):.2f} ({e.board})" for e in valid) or "-",
+        changes[0],
+        number(_over(valid, WATTS)),
+        number(_over(valid, TOKENS), 4),
+        changes[1],
+        remarks(runs) if runs else "not measured",
     ]
-    first = curve[0].value(PER_TOKEN)
-    for entry in curve:
-        m = entry.metrics
-        method = m["energy/gpu_j_u95_method"]
-        assert method is not None
+
+
+def load_curve(runs: Sequence[Entry]) -> str:
+    """Llama-3-8B's shape by offered load, one row a rate, nothing turned."""
+    chosen = [e for e in runs if e.scenario["name"] == "server" and e.model == "llama3_8b" and not e.levers]
+    rows = []
+    first: float | None = None
+    for rate, found in sorted(_by(chosen, lambda e: float(e.scenario["rate_rps"])).items()):
+        valid = _valid(found)
+        mean = _over(valid, PER_TOKEN)
+        to_first = "" if first is None or mean is None else f"{100 * (mean / first - 1):+.0f} %"
+        first = mean if first is None else first
         rows.append(
             [
-                f"{entry.scenario['rate_rps']:g}",
-                number(m["throughput/requests_per_s"]),
-                f"{number(entry.value(PER_TOKEN))} ± {100 * method / entry.value('energy/gpu_j'):.2f} %",
-                f"{100 * (entry.value(PER_TOKEN) / first - 1):+.0f} %" if entry is not curve[0] else "",
-                number(m["energy/dynamic_j_per_output_token"]),
-                number(m["power/gpu_mean_w"]),
-                f"{number(m['latency/ttft_p50_ms'])} / {number(m['latency/ttft_p95_ms'])}",
-                f"{number(m['latency/tpot_p50_ms'])} / {number(m['latency/tpot_p95_ms'])}",
-                entry.board,
-                "it could not keep up" if "overloaded" in entry.findings else "",
+                f"{rate:g}",
+                number(_over(valid, "throughput/requests_per_s")),
+                _per_token_percent(valid),
+                to_first,
+                number(_over(valid, "energy/dynamic_j_per_output_token")),
+                number(_over(valid, WATTS)),
+                _p50_p95(valid, "ttft"),
+                _p50_p95(valid, "tpot"),
+                f"{len(valid)} of {len(found)}",
+                _boards(valid) or "-",
+                _curve_remarks(found),
             ]
         )
-    head = ["offered, requests/s", "completed", "J per output token ± method", "to the first", "without idle", "mean W", "TTFT p50 / p95 ms", "TPOT p50 / p95 ms", "board", ""]  # fmt: skip
+    head = ["offered, requests/s", "completed", "J per output token", "to the first", "without idle", "mean W", "TTFT p50 / p95 ms", "TPOT p50 / p95 ms", "valid runs", "boards", ""]  # fmt: skip
     return table(head, rows)
 
 
-def shapes() -> str:
+def _per_token_percent(valid: Sequence[Entry]) -> str:
+    """Mean J per output token ± 95 % over the repeats; with a single run ± the method's part alone, and it says so."""
+    if not valid:
+        return "-"
+    values = [entry.value(PER_TOKEN) for entry in valid]
+    mean, half = float(np.mean(values)), half_width(values)
+    if half is not None:
+        return f"{number(mean)} ± {100 * half / mean:.1f} %"
+    method = valid[0].value(f"{ENERGY}_u95_method") / valid[0].value(ENERGY)
+    return f"{number(mean)} ± {100 * method:.2f} % (method)"
+
+
+def _curve_remarks(runs: Sequence[Entry]) -> str:
+    """That it could not keep up, in how many runs and whether they are valid; other findings by their codes."""
+    said = []
+    slow = [entry for entry in runs if "overloaded" in entry.findings]
+    if slow:
+        share = f" in {len(slow)} of {len(runs)}" if len(slow) < len(runs) else ""
+        counted = len(_valid(slow))
+        state = (
+            "valid" if counted == len(slow) else f"{counted} of {len(slow)} valid" if counted else "invalid"
+        )
+        said.append(f"it could not keep up{share} ({state})")
+    rest = remarks(runs, UNREMARKABLE | {"overloaded"})
+    return "; ".join(part for part in [*said, rest] if part)
+
+
+def shapes(runs: Sequence[Entry]) -> str:
     """One row a shape: batch and server."""
-    rows = []
     catalogue = model_catalogue()
-    chosen = sorted((e for e in entries() if is_of_many_shapes(e)), key=_model)
-    for name, found in groupby(chosen, key=_model):
-        runs = {entry.scenario["kind"]: entry for entry in found}
+    rows = []
+    for name, found in sorted(_by(filter(is_of_many_shapes, runs), lambda e: e.model).items()):
         counted = fit.count_parameters(catalogue[name].hf_config)
-        cells = [name, f"{counted.total / 1e9:.1f}", f"{counted.active / 1e9:.1f}"]
-        for kind in ("batch", "server"):
-            entry = runs.get(kind)
-            if entry is None:
-                cells += ["-", "-", "-", ""]
-                continue
-            said = [code for code in entry.findings if code != "power_capped"]
-            cells += [
-                number(entry.value(PER_TOKEN)) if entry.valid else "-",
-                number(entry.metrics["power/gpu_mean_w"]),
-                number(entry.metrics[TOKENS]),
-                ("invalid: " if not entry.valid else "") + ", ".join(f"`{code}`" for code in said),
+        assert counted is not None
+        kinds = _by(found, lambda e: str(e.scenario["kind"]))
+        rows.append(
+            [
+                name,
+                f"{counted.total / 1e9:.1f}",
+                f"{counted.active / 1e9:.1f}",
+                *_shape_cells(kinds.get("batch", []), completed=False),
+                *_shape_cells(kinds.get("server", []), completed=True),
             ]
-        rows.append(cells)
-    head = ["model", "10^9 parameters", "active", "batch: J per output token", "W", "tokens/s", "findings", "server: J per output token", "W", "tokens/s", "findings"]  # fmt: skip
+        )
+    head = ["model", "10^9 parameters", "active", "batch: J per output token", "W", "tokens/s", "findings", "server: J per output token", "W", "tokens/s", "completed in the window", "findings"]  # fmt: skip
     return table(head, rows)
 
 
-def _model(entry: Entry) -> str:
-    name: str = entry.record.info.config["model"]["name"]
-    return name
+def _shape_cells(runs: Sequence[Entry], *, completed: bool) -> list[str]:
+    """J per output token, W, tokens/s, findings; `completed`: the fewest requests completed in a window, too."""
+    valid = _valid(runs)
+    cells = [_per_token(valid), number(_over(valid, WATTS)), number(_over(valid, TOKENS))]
+    if completed:
+        fewest = _over(valid, "requests/completed_in_window", np.min)
+        cells.append("-" if fewest is None else f"{fewest:.0f}")
+    return [*cells, remarks(runs) if runs else "not measured"]
+
+
+def _per_token(valid: Sequence[Entry]) -> str:
+    """Mean J per output token, `± half-width (n=3)` where repeated."""
+    values = [entry.value(PER_TOKEN) for entry in valid]
+    half = half_width(values)
+    mean = number(float(np.mean(values)) if values else None)
+    return mean if half is None else f"{mean} ± {number(half, 2)} (n={len(values)})"
+
+
+# -- one GPU beside another
+
+
+def _setting(entry: Entry) -> str:
+    """All that was asked of a run but the GPU: model, load, engine and its version.
+
+    What is not set counts like a key that a record of an earlier version lacks.
+    """
+    asked = {group: entry.config[group] for group in ("model", "scenario", "engine")}
+    return json.dumps([_set(asked), entry.record.info.versions.get("vllm")], sort_keys=True)
+
+
+def _set(value: Any) -> Any:
+    """A configuration without the keys that are null."""
+    if isinstance(value, dict):
+        return {key: _set(item) for key, item in value.items() if item is not None}
+    return value
+
+
+def shape_ratios(h100: Sequence[Entry], h200: Sequence[Entry]) -> str:
+    """Shapes with valid runs of one and the same setting on both GPUs: J per output token of each, and their ratio."""
+    scatter = Scatter.of_runs(PER_TOKEN, h100, h200)
+    sides = [_by(filter(is_of_many_shapes, _valid(side)), _setting) for side in (h100, h200)]
+    pairs: dict[str, dict[str, tuple[list[Entry], list[Entry]]]] = {}
+    for setting, ours in sides[0].items():
+        if setting in sides[1]:
+            pairs.setdefault(ours[0].model, {})[ours[0].scenario["kind"]] = (ours, sides[1][setting])
+    rows = [
+        [
+            name,
+            *(
+                cell
+                for kind in ("batch", "server")
+                for cell in _ratio_cells(*kinds.get(kind, ([], [])), scatter)
+            ),
+            _spoiled(kinds),
+        ]
+        for name, kinds in sorted(pairs.items())
+    ]
+    figures = ["J per output token, H100", "H200", "H100 / H200"]
+    head = ["model", f"batch: {figures[0]}", *figures[1:], f"server: {figures[0]}", *figures[1:], "findings that touch the ratio"]  # fmt: skip
+    return table(head, rows)
+
+
+def _ratio_cells(h100: Sequence[Entry], h200: Sequence[Entry], scatter: Scatter) -> list[str]:
+    """Both energies and their ratio, with its interval where anything was repeated."""
+    if not h100 or not h200:
+        return ["-", "-", "-"]
+    percent, half = change([e.value(PER_TOKEN) for e in h100], [e.value(PER_TOKEN) for e in h200], scatter)
+    ratio = f"{1 + percent / 100:.2f}" + ("" if half is None else f" ± {half / 100:.2f}")
+    return [_per_token(h100), _per_token(h200), ratio]
+
+
+def _spoiled(kinds: dict[str, tuple[list[Entry], list[Entry]]]) -> str:
+    """Where a server could not keep up or an engine stood still, so that the two did not serve the same."""
+    return "; ".join(
+        f"{kind}, {gpu}: `{code}`"
+        for kind, pair in sorted(kinds.items())
+        for gpu, runs in zip(("H100", "H200"), pair, strict=True)
+        for code in ("overloaded", "engine_stalled")
+        if any(code in entry.findings for entry in runs)
+    )
+
+
+def scatter_words(*gpus: Sequence[Entry]) -> str:
+    """How far repeats lie apart, in a sentence."""
+    said = []
+    for name, key in (("J per output token", PER_TOKEN), ("tokens/s", TOKENS)):
+        found = Scatter.of_runs(key, *gpus)
+        said.append(f"sd {100 * found.variance**0.5:.1f} % of {name}")
+    return f"Repeats of one setting scatter by {' and '.join(said)} ({found.freedom} degrees of freedom)."

@@ -1,0 +1,347 @@
+"""Tables of studies: the arithmetic of their intervals, and what they make of repeats, made up here."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from math import exp, expm1, sinh
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from wattcount.record import Record
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tools"))
+
+import study_tables as study  # noqa: E402
+import tables  # noqa: E402
+from tables import Entry  # noqa: E402
+
+SCENARIOS: dict[str, dict[str, Any]] = {
+    "batch": {"kind": "batch", "num_requests": 512, "lengths": {"input_tokens": 512, "output_tokens": 256}},
+    "server": {"kind": "server", "rate_rps": 4.0, "lengths": {"input_tokens": 512, "output_tokens": 128}},
+    "batch_short": {
+        "kind": "batch",
+        "num_requests": 256,
+        "lengths": {"input_tokens": 256, "output_tokens": 64},
+    },
+    "server_short": {
+        "kind": "server",
+        "rate_rps": 20.0,
+        "lengths": {"input_tokens": 256, "output_tokens": 64},
+    },
+}
+
+
+def run(
+    per_token_j: float | None,
+    *,
+    scenario: str = "batch",
+    model: str = "llama3_8b",
+    boards: tuple[str, ...] = ("aaaa",),
+    findings: tuple[str, ...] = (),
+    valid: bool = True,
+    rate_rps: float | None = None,
+    quantization: str | None = None,
+    vllm: str = "0.26.0",
+    metrics: dict[str, float | None] | None = None,
+    **engine: Any,
+) -> Entry:
+    load = {"name": scenario, **copy.deepcopy(SCENARIOS[scenario])}
+    if rate_rps is not None:
+        load["rate_rps"] = rate_rps
+    config = {
+        "model": {"name": model, "weights": "random", "quantization": quantization},
+        "scenario": load,
+        "engine": engine,
+        "gpu": {},
+    }
+    info = SimpleNamespace(
+        config=config,
+        gpus=[{"uuid": f"GPU-{board}0000-1111"} for board in boards],
+        versions={"vllm": vllm},
+    )
+    known: dict[str, float | None] = {
+        study.PER_TOKEN: per_token_j,
+        study.TOKENS: 1000.0,
+        study.WATTS: 500.0,
+        study.ENERGY: 20000.0,
+        f"{study.ENERGY}_u95_method": 20.0,
+        "energy/dynamic_j_per_output_token": 0.05,
+        "throughput/requests_per_s": 4.0,
+        "requests/completed_in_window": 150.0,
+        **{f"latency/{name}_p{p}_ms": 40.0 for name in ("ttft", "tpot") for p in (50, 95)},
+        **(metrics or {}),
+    }
+    record = cast(Record, SimpleNamespace(info=info))
+    return Entry(tables.name_of(config), record, known, findings, valid)
+
+
+def rows(made: str) -> list[dict[str, str]]:
+    """A Markdown table's rows; columns of one name are numbered."""
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in made.splitlines()]
+    head = [name if lines[0].index(name) == at else f"{name}#{at}" for at, name in enumerate(lines[0])]
+    return [dict(zip(head, line, strict=True)) for line in lines[2:]]
+
+
+# -- intervals
+
+
+def test_the_half_width_of_a_mean_is_students() -> None:
+    # sd 1, n = 3, t(0.975, 2) = 4.30265
+    assert study.half_width([1.0, 2.0, 3.0]) == pytest.approx(4.30265 / 3**0.5, rel=1e-5)
+    assert study.half_width([1.0, 1.2]) == pytest.approx(12.7062 * 0.1, rel=1e-5)
+
+
+def test_one_run_has_no_half_width() -> None:
+    assert study.half_width([1.0]) is None
+    assert study.half_width([]) is None
+
+
+def test_scatter_is_pooled_over_the_repeats_of_each_setting() -> None:
+    # Logarithms: (0.00, 0.02, 0.04) and (0.99, 1.01): squares 0.0008 and 0.0002; one run alone says nothing.
+    found = study.Scatter.of(
+        [[exp(x) for x in values] for values in ((0.0, 0.02, 0.04), (0.99, 1.01), (5.0,))]
+    )
+    assert found.freedom == 3
+    assert found.variance == pytest.approx(0.001 / 3)
+
+
+def test_repeats_are_runs_of_one_setting_on_one_gpu_model_that_are_valid() -> None:
+    h100 = [run(0.10), run(0.11), run(0.2, quantization="fp8"), run(9.0, valid=False)]
+    h200 = [run(0.05)]
+    assert study.Scatter.of_runs(study.PER_TOKEN, h100, h200) == study.Scatter.of([[0.10, 0.11]])
+    assert study.Scatter.of_runs(study.PER_TOKEN, h200) == study.Scatter(0.0, 0)
+
+
+def test_a_change_has_students_interval_for_two_means() -> None:
+    # 3 degrees of freedom: t = 3.18245.
+    usual, turned = [exp(x) for x in (0.99, 1.01)], [exp(x) for x in (0.0, 0.02, 0.04)]
+    percent, half = study.change(turned, usual, study.Scatter(0.0004, 3))
+    expected = 3.18245 * (0.0004 * (1 / 3 + 1 / 2)) ** 0.5
+    assert percent == pytest.approx(100 * expm1(0.02 - 1.0))
+    assert half == pytest.approx(100 * exp(-0.98) * sinh(expected), rel=1e-5)
+
+
+def test_two_single_runs_have_an_interval_by_how_others_scatter_and_none_without() -> None:
+    assert study.change([0.5], [1.0], study.Scatter(0.0, 0)) == (pytest.approx(-50.0), None)
+    percent, half = study.change([0.5], [1.0], study.Scatter(0.0001, 7))
+    assert percent == pytest.approx(-50.0)
+    assert half == pytest.approx(50 * sinh(2.36462 * 0.0002**0.5), rel=1e-5)
+
+
+def test_the_order_of_runs_and_their_unit_change_nothing() -> None:
+    scatter = study.Scatter(0.0004, 3)
+    one = study.change([3.0, 4.0], [5.0, 6.0, 7.0], scatter)
+    assert study.change([4e3, 3e3], [7e3, 5e3, 6e3], scatter) == pytest.approx(one)
+
+
+# -- entries
+
+
+def test_the_boards_of_a_run_on_two_gpus_are_both_named() -> None:
+    entry = run(0.1, boards=("8d2e", "3733"))
+    assert (entry.board, entry.gpus) == ("3733+8d2e", 2)
+
+
+def test_a_gpu_without_records_has_no_entries() -> None:
+    assert tables.entries("a_gpu_that_nobody_measured") == ()
+
+
+@pytest.mark.parametrize("make", [study.lever_savings, study.load_curve, study.shapes])
+def test_without_entries_a_table_is_its_header(make: Any) -> None:
+    assert len(make(()).splitlines()) == 2
+
+
+def test_without_entries_on_one_gpu_there_are_no_ratios() -> None:
+    assert rows(study.shape_ratios((), [run(0.1, scenario="batch_short")])) == []
+
+
+# -- levers
+
+
+def test_a_load_stands_first_without_levers_then_with_each() -> None:
+    made = rows(
+        study.lever_savings(
+            [
+                *(run(j, boards=(b,)) for j, b in ((0.10, "aaaa"), (0.11, "bbbb"))),
+                *(run(j, quantization="fp8") for j in (0.07, 0.08)),
+                run(0.09, boards=("cccc", "dddd"), tensor_parallel_size=2, metrics={study.WATTS: 900.0}),
+            ]
+        )
+    )
+    assert [row["lever"] for row in made] == ["none", "TP 2", "fp8"]
+    none, parallel, fp8 = made
+    assert none["load"] == "llama3_8b, batch of 512"
+    assert none["valid runs, with / without"] == "2"
+    assert none["mJ per output token (board)"] == "100.00 (aaaa), 110.00 (bbbb)"
+    assert (parallel["GPUs"], parallel["mean W"], parallel["valid runs, with / without"]) == (
+        "2",
+        "900",
+        "1 / 2",
+    )
+    assert parallel["mJ per output token (board)"] == "90.00 (cccc+dddd)"
+    assert fp8["valid runs, with / without"] == "2 / 2"
+    scatter = study.Scatter.of([[0.07, 0.08], [0.10, 0.11]])
+    percent, half = study.change([0.07, 0.08], [0.10, 0.11], scatter)
+    assert fp8["against without"] == f"{percent:+.1f} % ± {half:.1f}"
+
+
+def test_where_nothing_was_repeated_there_is_no_interval() -> None:
+    once = [run(0.1), run(0.075, quantization="fp8")]
+    _, fp8 = rows(study.lever_savings(once))
+    assert fp8["against without"] == "-25.0 %, nothing was repeated"
+    elsewhere = [run(0.3, scenario="server"), run(0.31, scenario="server")]
+    _, fp8 = rows(study.lever_savings(once, elsewhere))
+    percent, half = study.change([0.075], [0.1], study.Scatter.of([[0.3, 0.31]]))
+    assert fp8["against without"] == f"{percent:+.1f} % ± {half:.1f}"
+
+
+def test_invalid_runs_of_a_lever_count_for_nothing_and_are_said() -> None:
+    stalled = run(9.0, quantization="fp8", findings=("engine_stalled", "power_capped"), valid=False)
+    _, fp8 = rows(study.lever_savings([run(0.1), run(0.1), run(0.05, quantization="fp8"), stalled]))
+    assert fp8["valid runs, with / without"] == "1 / 2"
+    assert fp8["against without"].startswith("-50.0 %")
+    assert fp8["findings"] == "1 of 2 invalid: `engine_stalled`"
+    _, fp8 = rows(study.lever_savings([run(0.1), stalled]))
+    assert (fp8["valid runs, with / without"], fp8["against without"]) == ("0 / 1", "-")
+    assert fp8["findings"] == "invalid: `engine_stalled`"
+
+
+def test_a_lever_whose_load_was_not_measured_without_it_says_so() -> None:
+    none, fp8 = rows(study.lever_savings([run(0.05, quantization="fp8"), run(0.1, vllm="0.25.0")]))
+    assert none["findings"] == "not measured"
+    assert (fp8["load"], fp8["valid runs, with / without"], fp8["against without"]) == ("", "1 / 0", "-")
+    assert none["load"] == "llama3_8b, batch of 512"
+
+
+def test_two_levers_at_once_and_loads_without_any_are_left_out() -> None:
+    both = run(0.05, quantization="fp8", tensor_parallel_size=2)
+    assert rows(study.lever_savings([run(0.1), both, run(0.1, scenario="server")])) == []
+
+
+# -- the load curve
+
+
+def server(per_token_j: float | None, rate_rps: float, **other: Any) -> Entry:
+    return run(per_token_j, scenario="server", rate_rps=rate_rps, **other)
+
+
+def test_a_rate_is_one_row_over_its_repeats() -> None:
+    ttft = "latency/ttft_p50_ms"
+    four, sixteen = rows(
+        study.load_curve(
+            [
+                server(0.24, 16, boards=("bbbb",), metrics={ttft: 60.0}),
+                server(1.0, 4),
+                server(0.26, 16, boards=("cccc",), metrics={ttft: 64.0}),
+                server(0.25, 16, boards=("bbbb",), metrics={ttft: 90.0}),
+            ]
+        )
+    )
+    assert four["J per output token"] == "1.00 ± 0.10 % (method)"
+    half = study.half_width([0.24, 0.26, 0.25])
+    assert half is not None
+    assert sixteen["J per output token"] == f"0.250 ± {100 * half / 0.25:.1f} %"
+    assert (sixteen["offered, requests/s"], sixteen["to the first"]) == ("16", "-75 %")
+    assert sixteen["TTFT p50 / p95 ms"] == "64.0 / 40.0"
+    assert (sixteen["valid runs"], sixteen["boards"]) == ("3 of 3", "bbbb, cccc")
+
+
+def test_a_rate_without_a_valid_run_has_a_row_without_figures() -> None:
+    invalid = server(9.0, 4, findings=("engine_stalled",), valid=False)
+    four, sixteen = rows(study.load_curve([invalid, server(0.25, 16)]))
+    assert (four["J per output token"], four["mean W"], four["valid runs"]) == ("-", "-", "0 of 1")
+    assert four[""] == "invalid: `engine_stalled`"
+    assert (sixteen["to the first"], sixteen["valid runs"]) == ("", "1 of 1")
+
+
+@pytest.mark.parametrize(
+    ("valid", "said"),
+    [
+        ((True, True), "it could not keep up (valid)"),
+        ((False, False), "it could not keep up (invalid); 2 of 2 invalid: `engine_stalled`"),
+        ((True, False), "it could not keep up (1 of 2 valid); 1 of 2 invalid: `engine_stalled`"),
+    ],
+)
+def test_what_could_not_keep_up_says_so_and_whether_it_is_valid(valid: tuple[bool, bool], said: str) -> None:
+    runs = [
+        server(
+            0.1,
+            48,
+            valid=is_valid,
+            findings=("overloaded",) if is_valid else ("overloaded", "engine_stalled"),
+        )
+        for is_valid in valid
+    ]
+    assert rows(study.load_curve(runs))[0][""] == said
+
+
+def test_one_repeat_that_could_not_keep_up_is_counted() -> None:
+    (row,) = rows(study.load_curve([server(0.1, 48), server(0.1, 48, findings=("overloaded",))]))
+    assert row[""] == "it could not keep up in 1 of 2 (valid)"
+
+
+def test_a_latency_that_no_run_has_is_a_dash() -> None:
+    (row,) = rows(study.load_curve([server(0.1, 48, metrics={"latency/ttft_p95_ms": None})]))
+    assert row["TTFT p50 / p95 ms"] == "40.0 / -"
+
+
+# -- shapes
+
+
+def shape(per_token_j: float | None, kind: str = "batch", **other: Any) -> Entry:
+    return run(per_token_j, scenario=f"{kind}_short", enforce_eager=True, **{"model": "gpt2", **other})
+
+
+def test_a_shape_is_one_row_with_the_mean_of_its_repeats() -> None:
+    completed = "requests/completed_in_window"
+    (row,) = rows(
+        study.shapes(
+            [
+                *(shape(j) for j in (0.10, 0.11, 0.12)),
+                shape(0.2, "server", metrics={completed: 155.0}),
+                shape(0.2, "server", metrics={completed: 99.0}, findings=("overloaded",)),
+            ]
+        )
+    )
+    assert row["batch: J per output token"] == "0.110 ± 0.025 (n=3)"
+    assert row["server: J per output token"] == "0.200 ± 0 (n=2)"
+    assert row["completed in the window"] == "99"
+    assert row["findings#11"] == "`overloaded` (1 of 2)"
+
+
+def test_a_shape_whose_run_is_invalid_has_no_figures_and_says_so() -> None:
+    (row,) = rows(study.shapes([shape(None, valid=False, findings=("engine_stalled",))]))
+    assert (row["batch: J per output token"], row["W"]) == ("-", "-")
+    assert row["findings"] == "invalid: `engine_stalled`"
+    assert row["findings#11"] == "not measured"
+
+
+# -- one GPU beside another
+
+
+def test_a_ratio_is_of_runs_of_one_setting_and_the_valid_ones() -> None:
+    h100 = [shape(0.12), shape(9.0, "server", valid=False), shape(0.5, model="qwen3_4b", vllm="0.25.0")]
+    h200 = [shape(0.10), shape(0.2, "server"), shape(0.4, model="qwen3_4b")]
+    (row,) = rows(study.shape_ratios(h100, h200))
+    assert (row["model"], row["H100 / H200"]) == ("gpt2", "1.20")
+    assert row["H100 / H200#6"] == "-"
+
+
+def test_a_key_that_is_null_counts_like_one_that_an_earlier_record_lacks() -> None:
+    (row,) = rows(study.shape_ratios([shape(0.12, max_num_seqs=None)], [shape(0.10)]))
+    assert row["H100 / H200"] == "1.20"
+    assert rows(study.shape_ratios([shape(0.12, max_num_seqs=64)], [shape(0.10)])) == []
+
+
+def test_a_ratio_with_repeats_has_an_interval_and_says_what_spoils_it() -> None:
+    h100 = [shape(j, "server", findings=("overloaded",)) for j in (0.119, 0.120, 0.121)]
+    (row,) = rows(study.shape_ratios(h100, [shape(0.1, "server")]))
+    percent, half = study.change([0.119, 0.120, 0.121], [0.1], study.Scatter.of([[0.119, 0.120, 0.121]]))
+    assert half is not None
+    assert row["H100 / H200#6"] == f"{1 + percent / 100:.2f} ± {half / 100:.2f}"
+    assert row["findings that touch the ratio"] == "server, H100: `overloaded`"
