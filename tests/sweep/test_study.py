@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -93,6 +94,26 @@ def test_the_plan_alone(home: Path) -> None:
     assert "2 points: 2 to run, 0 done before, 0 skipped" in out
     assert "estimate: " in out
     assert not home.exists()
+
+
+@pytest.mark.usefixtures("home")
+def test_how_to_go_on_is_the_whole_command(tmp_path: Path) -> None:
+    own = tmp_path / "my conf"
+    (own / "model").mkdir(parents=True)
+    (own / "model" / "mine.yaml").write_text("defaults: [tiny, _self_]\nname: mine\n")
+    failing = ("model=mine", "+engine.args.fail_at_start=out_of_memory", "sweep.attempts=1", "repeat=0,1")
+    code, _, _ = run("--config-dir", str(own), *EMULATED, *failing)
+    assert code == 1
+    shown = subprocess.run(
+        [sys.executable, "-m", "wattcount", "status", "s"], capture_output=True, text=True, check=True
+    ).stdout
+    again = next(line for line in shown.splitlines() if line.startswith("  go on with"))
+    command = shlex.split(again.removeprefix("  go on with"))
+    assert command[:6] == ["python", "-m", "wattcount", "-m", "--config-dir", str(own)]
+    assert set(failing) <= set(command)
+    code, out, _ = run(*command[4:], "dry_run=true")
+    assert code == 0
+    assert "2 points: 2 to run" in out
 
 
 def test_two_lanes_and_then_only_what_is_new(home: Path) -> None:

@@ -214,7 +214,12 @@ def _common(runs: Sequence[RunConfig]) -> RunConfig:
 
 def _as_typed(master: DictConfig, arguments: Sequence[str]) -> list[str]:
     """The command line that starts this study again."""
-    return [*arguments, *(text for text in master.hydra.overrides.hydra if not text.startswith("hydra.mode"))]
+    flags = [] if any(argument.startswith("experiment=") for argument in arguments) else ["-m"]
+    for source in master.hydra.runtime.config_sources:
+        if source.provider == "command-line":
+            flags += ["--config-dir", source.path]
+    own = (text for text in master.hydra.overrides.hydra if not text.startswith("hydra.mode"))
+    return [*flags, *arguments, *own]
 
 
 def _jobs(planned: Planned) -> list[local.Job]:

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from study_ledger import planned
 
 from wattcount import ownership
 from wattcount.errors import WattcountError
@@ -126,11 +127,32 @@ def test_the_story_of_a_point(ledger):
 
 
 def test_done_needs_its_record(ledger, tmp_path):
-    ledger.append(Event(EventKind.done, "a", record=str(tmp_path / "r")))
+    record = tmp_path / "0123456789ab" / "r0-1"
+    ledger.append(Event(EventKind.done, "a", record=str(record)))
     assert state(ledger) is State.waiting
-    (tmp_path / "r").mkdir()
-    (tmp_path / "r" / "run.json").write_text("{}")
+    record.mkdir(parents=True)
+    (record / "run.json").write_text("{}")
     assert state(ledger) is State.done
+
+
+def test_a_folder_that_was_moved_still_has_what_was_measured(tmp_path):
+    before, after = tmp_path / "there", tmp_path / "here"
+    record = before / "0123456789ab" / "r0-1"
+    planned_before = planned("old", state=PlanState.done, record=str(before / "ba9876543210" / "r0-0"))
+    for folder in (record, Path(planned_before.record)):
+        folder.mkdir(parents=True)
+        (folder / "run.json").write_text("{}")
+    with Ledger.open(before, "moved") as ledger:
+        ledger.write_plan(Plan("moved", (planned("new"), planned_before, planned("lost")), "", ()))
+        ledger.append(Event(EventKind.started, "new"))
+        ledger.append(Event(EventKind.done, "new", record=str(record)))
+        ledger.append(Event(EventKind.started, "lost"))
+        ledger.append(Event(EventKind.done, "lost", record=str(before / "0123456789ab" / "r1-2")))
+    before.rename(after)
+    new, old, lost = read_state(after, "moved").points
+    assert (new.state, new.record) == (State.done, str(after / "0123456789ab" / "r0-1"))
+    assert (old.state, old.record) == (State.done, str(after / "ba9876543210" / "r0-0"))
+    assert lost.state is not State.done
 
 
 def test_a_closed_ledger_runs_nothing_and_can_be_written_on(ledger):

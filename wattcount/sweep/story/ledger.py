@@ -21,7 +21,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -240,14 +240,23 @@ def read_state(records_dir: str | Path, name: str) -> StudyState:
 def read_tally(records_dir: str | Path, name: str) -> Tally:
     """The same, to be added to as further events come."""
     plan = read_plan(records_dir, name)
-    return tally(plan, _writers(study_folder(records_dir, name) / EVENTS_FOLDER), _is_there)
+    folder = study_folder(records_dir, name)
+    here = str(folder.parent.parent)
+    points = tuple(replace(p, record=_below(here, p.record)) if p.record else p for p in plan.points)
+    return tally(replace(plan, points=points), _writers(folder / EVENTS_FOLDER, here), _is_there)
+
+
+def _below(records_dir: str, record: str) -> str:
+    """Where a record lies that was told of when the folder was elsewhere: on another host, or before it was moved."""
+    point, run = os.path.split(record)
+    return f"{records_dir}/{os.path.basename(point)}/{run}"  # noqa: PTH119 (called some thousand times)
 
 
 def _is_there(record: str) -> bool:
     return os.path.exists(f"{record}/run.json")  # noqa: PTH110 (called some thousand times)
 
 
-def _writers(folder: Path) -> Iterator[Writer]:
+def _writers(folder: Path, records_dir: str) -> Iterator[Writer]:
     for file in sorted(folder.glob("*.jsonl")):
         try:
             # Before its content is read: what a process wrote before it died must not seem to go on.
@@ -258,7 +267,10 @@ def _writers(folder: Path) -> Iterator[Writer]:
         events = []
         for line in lines[1:]:
             with contextlib.suppress(ValueError):  # torn
-                events.append(decode(line))
+                event = decode(line)
+                if event.record is not None:
+                    event = replace(event, record=_below(records_dir, event.record))
+                events.append(event)
         yield Writer(events, alive)
 
 
