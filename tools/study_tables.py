@@ -57,11 +57,13 @@ class Scatter:
 
     @classmethod
     def of_runs(cls, key: str, *gpus: Sequence[Entry]) -> Scatter:
-        """Of a metric, over all settings that were repeated on a GPU model; one sequence of runs each."""
+        """Of a metric, over all settings that were repeated on different boards of a GPU model; a sequence of runs for each
+        model. Repeats on one board tell nothing of what boards differ by, which a lever on another board meets."""
         return cls.of(
             [entry.value(key) for entry in repeats]
             for runs in gpus
             for repeats in _by(_valid(runs), _setting).values()
+            if len({entry.board for entry in repeats}) > 1
         )
 
 
@@ -240,7 +242,7 @@ def load_curve(runs: Sequence[Entry]) -> str:
                 _curve_remarks(found),
             ]
         )
-    head = ["offered, requests/s", "completed", "J per output token", "to the first", "without idle", "mean W", "TTFT p50 / p95 ms", "TPOT p50 / p95 ms", "valid runs", "boards", ""]  # fmt: skip
+    head = ["offered, requests/s", "completed, requests/s", "J per output token", "to the first rate's", "J per output token without idle", "mean W", "TTFT p50 / p95 ms", "TPOT p50 / p95 ms", "valid runs", "boards", "remarks"]  # fmt: skip
     return table(head, rows)
 
 
@@ -288,7 +290,7 @@ def shapes(runs: Sequence[Entry]) -> str:
                 *_shape_cells(kinds.get("server", []), completed=True),
             ]
         )
-    head = ["model", "10^9 parameters", "active", "batch: J per output token", "W", "tokens/s", "findings", "server: J per output token", "W", "tokens/s", "completed in the window", "findings"]  # fmt: skip
+    head = ["model", "10^9 parameters", "for one token, 10^9", "batch: J per output token", "mean W", "tokens/s", "findings", "server: J per output token", "mean W", "tokens/s", "requests completed in the window", "findings"]  # fmt: skip
     return table(head, rows)
 
 
@@ -313,12 +315,23 @@ def _per_token(valid: Sequence[Entry]) -> str:
 # -- one GPU beside another
 
 
+LATER: dict[str, dict[str, Any]] = {
+    "model": {"initializer": "dummy"},
+    "engine": {"pipeline_parallel_size": 1, "data_parallel_size": 1},
+}
+"""Keys that records of earlier versions lack, with what those ran with."""
+
+
 def _setting(entry: Entry) -> str:
     """All that was asked of a run but the GPU: model, load, engine and its version.
 
-    What is not set counts like a key that a record of an earlier version lacks.
+    What is not set counts like a key that a record of an earlier version lacks, and so does a default of `LATER`.
     """
     asked = {group: entry.config[group] for group in ("model", "scenario", "engine")}
+    for group, defaults in LATER.items():
+        asked[group] = defaults | asked[group]
+    # Nothing that was measured before it depends on it.
+    asked["scenario"] = {k: v for k, v in asked["scenario"].items() if k != "bare_idle_after_s"}
     return json.dumps([_set(asked), entry.record.info.versions.get("vllm")], sort_keys=True)
 
 

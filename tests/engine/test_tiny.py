@@ -339,3 +339,19 @@ def test_whole_numbers_are_good_floats() -> None:
 def test_bad_limits(name: str) -> None:
     with pytest.raises(NotStartedError, match=rf"engine\.{name} must be at least 1, got 0"):
         make(**{name: 0})
+
+
+def test_the_first_step_of_each_kind_compiles() -> None:
+    async def run() -> list[int]:
+        engine = make({"compile_ms": 50.0})
+        steps: list[EngineStep] = []
+        engine.on_step = steps.append
+        await engine.start()
+        for name, prompt in (("a", 16), ("b", 17), ("c", 19), ("d", 20), ("e", 16), ("f", 20)):
+            await complete(engine, request(name, prompt, 1))
+        await engine.stop()
+        return [step.duration_ns for step in steps]
+
+    first, odd, odd_again, by_four, first_again, by_four_again = asyncio.run(run())
+    assert min(first, odd, by_four) > 50e6
+    assert max(odd_again, first_again, by_four_again) < 50e6

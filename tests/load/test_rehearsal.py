@@ -174,10 +174,10 @@ def test_a_variation_keeps_to_its_bounds(
     bounds = {"max_batched_tokens": max(batched, requests + 1), "max_request_tokens": limit}
     asked = variation(load(8, input_tokens), requests, number, **bounds)
     plan = asked.plan
-    assert len(asked.groups) == VARIATION_GROUPS
+    assert len(asked.groups) == VARIATION_GROUPS + 1
     for group in asked.groups:
         assert 1 <= group.stop - group.start <= requests
-        assert plan.input_tokens[group].sum() <= bounds["max_batched_tokens"] + 1
+        assert plan.input_tokens[group].sum() <= bounds["max_batched_tokens"]
     assert plan.input_tokens.min() >= 1
     assert plan.output_tokens.min() >= 1
     assert (plan.input_tokens + plan.output_tokens).max() <= limit
@@ -205,6 +205,18 @@ def test_a_group_that_took_longer_than_larger_ones_stalled() -> None:
     tokens = np.array([2048, 16, 300, 1024, 8, 700])
     took_s = np.array([0.4, 0.1, 0.9, 0.3, np.nan, 0.35])
     assert stalled(tokens, took_s).tolist() == [False, False, True, False, False, False]
+
+
+def test_the_largest_of_a_variation_comes_again() -> None:
+    asked = variation(load(), 128, 3, max_batched_tokens=2048, max_request_tokens=768)
+    *drawn, last = [asked.plan.input_tokens[group].tolist() for group in asked.groups]
+    assert sum(last) == max(map(sum, drawn))
+    assert last in drawn
+
+
+def test_groups_that_all_stalled_are_told_by_the_largest_when_it_came_again() -> None:
+    tokens, took_s = np.array([400, 300, 200, 100, 400]), np.array([1.0, 1.1, 1.0, 0.9, 0.1])
+    assert stalled(tokens, took_s).tolist() == [True, True, True, True, False]
 
 
 def test_a_group_that_is_no_more_late_than_a_busy_host_makes_it_did_not() -> None:

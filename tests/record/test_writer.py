@@ -89,6 +89,10 @@ def test_parquet_is_compressed_and_dictionary_encoded(
     assert by_name["gpu"].compression == "ZSTD"
     assert "RLE_DICTIONARY" in by_name["source"].encodings
     assert "DELTA_BINARY_PACKED" in by_name["t0_ns"].encodings
+    columns = pq.ParquetFile(path / "requests.parquet").metadata.row_group(0)
+    by_name = {columns.column(i).path_in_schema: columns.column(i) for i in range(columns.num_columns)}
+    assert "BYTE_STREAM_SPLIT" in by_name["token_ts_ns.list.element"].encodings
+    assert "DELTA_BINARY_PACKED" in by_name["token_count.list.element"].encodings
     assert pq.read_schema(path / "power.parquet").equals(schema.POWER_SCHEMA)
     assert pq.read_schema(path / "requests.parquet").equals(schema.REQUESTS_SCHEMA)
 

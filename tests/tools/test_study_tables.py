@@ -110,11 +110,22 @@ def test_scatter_is_pooled_over_the_repeats_of_each_setting() -> None:
     assert found.variance == pytest.approx(0.001 / 3)
 
 
-def test_repeats_are_runs_of_one_setting_on_one_gpu_model_that_are_valid() -> None:
-    h100 = [run(0.10), run(0.11), run(0.2, quantization="fp8"), run(9.0, valid=False)]
+def test_repeats_are_valid_runs_of_one_setting_on_different_boards_of_a_gpu_model() -> None:
+    other = ("bbbb",)
+    h100 = [run(0.10), run(0.11, boards=other), run(0.2, quantization="fp8"), run(9.0, valid=False)]
+    h100 += [run(0.3, scenario="server"), run(0.5, scenario="server")]
     h200 = [run(0.05)]
     assert study.Scatter.of_runs(study.PER_TOKEN, h100, h200) == study.Scatter.of([[0.10, 0.11]])
     assert study.Scatter.of_runs(study.PER_TOKEN, h200) == study.Scatter(0.0, 0)
+
+
+def test_a_default_counts_like_a_key_that_an_earlier_record_lacks() -> None:
+    earlier, later = run(0.10), run(0.11, boards=("bbbb",), data_parallel_size=1)
+    later.config["model"]["initializer"] = "dummy"
+    later.scenario["bare_idle_after_s"] = 5.0
+    assert study.Scatter.of_runs(study.PER_TOKEN, [earlier, later]).freedom == 1
+    later.config["model"]["initializer"] = "normal"
+    assert study.Scatter.of_runs(study.PER_TOKEN, [earlier, later]).freedom == 0
 
 
 def test_a_change_has_students_interval_for_two_means() -> None:
@@ -168,7 +179,7 @@ def test_a_load_stands_first_without_levers_then_with_each() -> None:
         study.lever_savings(
             [
                 *(run(j, boards=(b,)) for j, b in ((0.10, "aaaa"), (0.11, "bbbb"))),
-                *(run(j, quantization="fp8") for j in (0.07, 0.08)),
+                *(run(j, boards=(b,), quantization="fp8") for j, b in ((0.07, "aaaa"), (0.08, "bbbb"))),
                 run(0.09, boards=("cccc", "dddd"), tensor_parallel_size=2, metrics={study.WATTS: 900.0}),
             ]
         )
@@ -194,7 +205,7 @@ def test_where_nothing_was_repeated_there_is_no_interval() -> None:
     once = [run(0.1), run(0.075, quantization="fp8")]
     _, fp8 = rows(study.lever_savings(once))
     assert fp8["against without"] == "-25.0 %, nothing was repeated"
-    elsewhere = [run(0.3, scenario="server"), run(0.31, scenario="server")]
+    elsewhere = [run(0.3, scenario="server"), run(0.31, scenario="server", boards=("bbbb",))]
     _, fp8 = rows(study.lever_savings(once, elsewhere))
     percent, half = study.change([0.075], [0.1], study.Scatter.of([[0.3, 0.31]]))
     assert fp8["against without"] == f"{percent:+.1f} % ± {half:.1f}"
@@ -246,7 +257,7 @@ def test_a_rate_is_one_row_over_its_repeats() -> None:
     half = study.half_width([0.24, 0.26, 0.25])
     assert half is not None
     assert sixteen["J per output token"] == f"0.250 ± {100 * half / 0.25:.1f} %"
-    assert (sixteen["offered, requests/s"], sixteen["to the first"]) == ("16", "-75 %")
+    assert (sixteen["offered, requests/s"], sixteen["to the first rate's"]) == ("16", "-75 %")
     assert sixteen["TTFT p50 / p95 ms"] == "64.0 / 40.0"
     assert (sixteen["valid runs"], sixteen["boards"]) == ("3 of 3", "bbbb, cccc")
 
@@ -255,8 +266,8 @@ def test_a_rate_without_a_valid_run_has_a_row_without_figures() -> None:
     invalid = server(9.0, 4, findings=("engine_stalled",), valid=False)
     four, sixteen = rows(study.load_curve([invalid, server(0.25, 16)]))
     assert (four["J per output token"], four["mean W"], four["valid runs"]) == ("-", "-", "0 of 1")
-    assert four[""] == "invalid: `engine_stalled`"
-    assert (sixteen["to the first"], sixteen["valid runs"]) == ("", "1 of 1")
+    assert four["remarks"] == "invalid: `engine_stalled`"
+    assert (sixteen["to the first rate's"], sixteen["valid runs"]) == ("", "1 of 1")
 
 
 @pytest.mark.parametrize(
@@ -277,12 +288,12 @@ def test_what_could_not_keep_up_says_so_and_whether_it_is_valid(valid: tuple[boo
         )
         for is_valid in valid
     ]
-    assert rows(study.load_curve(runs))[0][""] == said
+    assert rows(study.load_curve(runs))[0]["remarks"] == said
 
 
 def test_one_repeat_that_could_not_keep_up_is_counted() -> None:
     (row,) = rows(study.load_curve([server(0.1, 48), server(0.1, 48, findings=("overloaded",))]))
-    assert row[""] == "it could not keep up in 1 of 2 (valid)"
+    assert row["remarks"] == "it could not keep up in 1 of 2 (valid)"
 
 
 def test_a_latency_that_no_run_has_is_a_dash() -> None:
@@ -310,13 +321,13 @@ def test_a_shape_is_one_row_with_the_mean_of_its_repeats() -> None:
     )
     assert row["batch: J per output token"] == "0.110 ± 0.025 (n=3)"
     assert row["server: J per output token"] == "0.200 ± 0 (n=2)"
-    assert row["completed in the window"] == "99"
+    assert row["requests completed in the window"] == "99"
     assert row["findings#11"] == "`overloaded` (1 of 2)"
 
 
 def test_a_shape_whose_run_is_invalid_has_no_figures_and_says_so() -> None:
     (row,) = rows(study.shapes([shape(None, valid=False, findings=("engine_stalled",))]))
-    assert (row["batch: J per output token"], row["W"]) == ("-", "-")
+    assert (row["batch: J per output token"], row["mean W"]) == ("-", "-")
     assert row["findings"] == "invalid: `engine_stalled`"
     assert row["findings#11"] == "not measured"
 
@@ -339,7 +350,10 @@ def test_a_key_that_is_null_counts_like_one_that_an_earlier_record_lacks() -> No
 
 
 def test_a_ratio_with_repeats_has_an_interval_and_says_what_spoils_it() -> None:
-    h100 = [shape(j, "server", findings=("overloaded",)) for j in (0.119, 0.120, 0.121)]
+    h100 = [
+        shape(j, "server", boards=(board,), findings=("overloaded",))
+        for j, board in ((0.119, "aaaa"), (0.120, "bbbb"), (0.121, "cccc"))
+    ]
     (row,) = rows(study.shape_ratios(h100, [shape(0.1, "server")]))
     percent, half = study.change([0.119, 0.120, 0.121], [0.1], study.Scatter.of([[0.119, 0.120, 0.121]]))
     assert half is not None

@@ -19,7 +19,7 @@ as a step may hold down to one.
                 decoding ever fewer
 
 What a kernel is compiled for may also be a number derived from a step's tokens (times the experts of a token, in blocks of a
-matrix), which no ladder of sizes meets: on an H100 gpt-oss-20b's shape compiled nine more in its window. So rounds of
+matrix), which no ladder of sizes meets: on an H100 gpt-oss-20b's shape still stood still in its windows. So rounds of
 sizes drawn at random follow (`variation`), until one has made nothing stand still (`stalled`).
 """
 
@@ -100,7 +100,8 @@ def variation(
     load: LoadPlan, requests: int, number: int, *, max_batched_tokens: int, max_request_tokens: int
 ) -> Rehearsal:
     """Round `number` of `VARIATION_GROUPS` prefills of sizes drawn at random (uniform and log-uniform in turn), each behind
-    some requests that decode, as many as are drawn at random too.
+    some requests that decode, as many as are drawn at random too; at the end the largest of them again, which then finds all
+    compiled and tells how long a prefill takes.
 
     Arguments, bounds and errors as of `rehearsal`. A function of the load's seed and of `number` alone.
     """
@@ -115,19 +116,21 @@ def variation(
         most = min(max_batched_tokens, (requests - openers) * longest + openers)
         tokens = round(most * draw.random() if group % 2 else float(most) ** draw.random())
         groups.append(_rung(max(tokens, openers + 1), longest, max_request_tokens, openers=openers))
+    groups.append(max(groups, key=lambda group: int(group[0].sum())))
     return _planned(groups, seed + number + 1)
 
 
 def stalled(tokens: NDArray[np.integer[Any]], took_s: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """bool[groups]: which groups of a `variation` took longer than work explains.
+    """bool[groups]: which groups of variations took longer than their work explains.
 
     tokens  [groups]: prompt tokens of each
-    took_s  [groups]: seconds from its first send to its last token; NaN: it did not end
+    took_s  [groups]: seconds from its first send to its last token; NaN: not all of it completed
 
-    One with fewer tokens should take no longer than any with more: late is what exceeds all such by `STALL_MIN_S`
-    and by `STALL_FACTOR` of them. The largest has none to be compared with.
+    A group should take no longer than the fastest of those with as many tokens or more. It stood still if it took at least
+    `STALL_MIN_S` longer than that one, and more than `STALL_FACTOR` of its time longer.
     """
-    order = np.argsort(-tokens, kind="stable")
+    # Of equal ones the fastest comes first.
+    order = np.lexsort((took_s, -tokens))
     usual_s = np.fmin.accumulate(took_s[order])
     late_s = took_s[order] - usual_s
     found = np.zeros(len(tokens), np.bool_)

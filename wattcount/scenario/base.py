@@ -20,7 +20,7 @@ from wattcount.errors import RunFailedError
 from wattcount.load.build import BuiltLoad
 from wattcount.load.generator import LoadGenerator, RequestRecord
 from wattcount.load.rehearsal import Rehearsal, rehearsal, stalled, variation
-from wattcount.record.schema import Phase
+from wattcount.record.schema import Phase, RequestStatus
 from wattcount.scenario.journal import Journal
 from wattcount.scenario.phases import PhaseRunner
 
@@ -145,6 +145,8 @@ class _Rehearsing:
         self._requests = requests
         self._info = info
         self._bounds = {"max_batched_tokens": max_batched_tokens, "max_request_tokens": info.max_model_len}
+        self._rounds: list[list[tuple[int, float]]] = []
+        """Prompt tokens and seconds of each group of each round of variations."""
         self._ladder = self._generator(rehearsal(ctx.load.main, requests, **self._bounds), "rehearsal-")
 
     async def run(self) -> None:
@@ -154,19 +156,35 @@ class _Rehearsing:
         assert self._ctx.phases.current is not None
         end_ns = self._ctx.phases.current.start_ns + round(REHEARSAL_LIMIT_S * 1e9)
         stalls: list[int] = []
-        in_time = await self._send(self._ladder, end_ns)
-        while in_time and len(stalls) < VARIATIONS and (not stalls or stalls[-1]):
-            number = len(stalls)
-            varied = variation(self._ctx.load.main, self._requests, number, **self._bounds)
-            generator = self._generator(varied, f"rehearsal-{number}-")
-            in_time = await self._send(generator, end_ns)
-            stalls.append(_stalled_groups(varied, generator))
-        self._ctx.rehearsal |= {
-            "stalled_groups": stalls,
-            "settled": in_time and bool(stalls) and stalls[-1] == 0,
-            "limit_s": REHEARSAL_LIMIT_S,
-        }
+        settled = False
+        try:
+            in_time = await self._send(self._ladder, end_ns)
+            while in_time and not settled and len(stalls) < VARIATIONS:
+                in_time = await self._vary(len(stalls), end_ns)
+                if in_time:
+                    stalls.append(self._stalled_in_last_round())
+                    settled = stalls[-1] == 0
+        finally:
+            self._ctx.rehearsal |= {
+                "stalled_groups": stalls,
+                "settled": settled,
+                "limit_s": REHEARSAL_LIMIT_S,
+            }
         self._ctx.phases.end()
+
+    async def _vary(self, number: int, end_ns: int) -> bool:
+        """One more round of variations; whether all of it completed by `end_ns`."""
+        varied = variation(self._ctx.load.main, self._requests, number, **self._bounds)
+        generator = self._generator(varied, f"rehearsal-{number}-")
+        in_time = await self._send(generator, end_ns)
+        groups = [generator.records[group] for group in varied.groups]
+        self._rounds.append([(sum(r.input_tokens for r in group), _took_s(group)) for group in groups])
+        return in_time
+
+    def _stalled_in_last_round(self) -> int:
+        """Groups of it that took longer than those of all rounds explain."""
+        tokens, took_s = np.array([group for groups in self._rounds for group in groups]).T
+        return int(stalled(tokens, took_s)[-len(self._rounds[-1]) :].sum())
 
     def _generator(self, planned: Rehearsal, id_prefix: str) -> LoadGenerator:
         return LoadGenerator(
@@ -180,26 +198,20 @@ class _Rehearsing:
         )
 
     async def _send(self, generator: LoadGenerator, end_ns: int) -> bool:
-        """Sends group by group; whether all had ended by `end_ns`."""
+        """Sends group by group; whether all had completed by `end_ns`."""
         async with Sending(self._ctx, generator, counted=False) as sending:
             await sending.all_sent((end_ns - now_ns()) / 1e9)
-            cancelled = await generator.drain(max(0.0, (end_ns - now_ns()) / 1e9))
-        return not cancelled and generator.sent == len(generator.records)
-
-
-def _stalled_groups(varied: Rehearsal, generator: LoadGenerator) -> int:
-    groups = [generator.records[group] for group in varied.groups]
-    tokens = np.array([sum(record.input_tokens for record in group) for group in groups])
-    took_s = np.array([_took_s(group) for group in groups])
-    return int(stalled(tokens, took_s).sum())
+            await generator.drain(max(0.0, (end_ns - now_ns()) / 1e9))
+        return generator.completed == len(generator.records)
 
 
 def _took_s(group: Sequence[RequestRecord]) -> float:
-    sent = [record.actual_send_ns for record in group]
-    ended = [record.last_token_ns for record in group]
-    if None in sent or None in ended:
+    """From the first send to the last token, seconds; NaN unless all completed."""
+    sent = [record.actual_send_ns for record in group if record.actual_send_ns is not None]
+    ended = [record.last_token_ns for record in group if record.last_token_ns is not None]
+    if any(record.status != RequestStatus.COMPLETED for record in group) or not sent or not ended:
         return math.nan
-    return (max(filter(None, ended)) - min(filter(None, sent))) / 1e9
+    return (max(ended) - min(sent)) / 1e9
 
 
 class Sending:
