@@ -315,6 +315,27 @@ def found_sensors(gpu: str) -> str:
     return table(head, rows)
 
 
+def added_times(gpu: str) -> str:
+    """Seconds that runs took beside their phases: least, median and most of each kind."""
+    runs = [entry.record.info for entry in entries(gpu)]
+    starts: dict[str, list[float]] = {"eager": [], "compiled": []}
+    for info in runs:
+        starts["eager" if info.config["engine"]["enforce_eager"] else "compiled"].append(
+            info.timing["engine_start_s"]
+        )
+    kinds = {
+        "what wattcount adds to a run (`run/overhead_s`)": [info.timing["overhead_s"] for info in runs],
+        "start of the engine, eager": starts["eager"],
+        "start of the engine, compiled": starts["compiled"],
+        "pause for cooling down, 8 s at most": [i.cooldown["seconds"] for i in runs if i.cooldown],
+    }
+    rows = [
+        [what, str(len(values)), *(f"{of(values):.1f}" for of in (np.min, np.median, np.max))]
+        for what, values in kinds.items()
+    ]
+    return table(["what", "runs", "least, s", "median, s", "most, s"], rows)
+
+
 STUDIED = ("h100", "h200")
 """The GPUs of levers.md, by their folders below data/."""
 
@@ -344,6 +365,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         "main-job": partial(main_job, "h100"),
         "sources": partial(sources, "h100"),
         "sensors": partial(found_sensors, "h100"),
+        "times": partial(added_times, "h100"),
     },
     "levers.md": {
         "scatter": of(scatter_words, *STUDIED),
