@@ -222,8 +222,9 @@ class ScenarioConfig:
     bare_idle_s: float = identity(10.0)
     loaded_idle_s: float = identity(10.0)
     rehearsal_requests: int | None = identity(None)
-    """Requests at once before the warm-up, so that the engine meets all sizes of step, until none makes it stand still, and
-    compiles its kernels before the window. None: as many as it runs at once, at most as many as the load can have in flight; 0: none."""
+    """Requests at once before the warm-up, so that the engine meets all sizes of step and compiles its kernels before the
+    window; it goes on until no size makes the engine stand still. None: as many as it runs at once, at most as many as the
+    load can have in flight; 0: none."""
     bare_idle_after_s: float = 5.0
     """After the engine has ended. Nothing that was measured before depends on it, so it is no identity."""
     drain_limit_s: float = 600.0
