@@ -274,23 +274,21 @@ def _curve_remarks(runs: Sequence[Entry]) -> str:
 
 
 def shapes(runs: Sequence[Entry]) -> str:
-    """One row a shape: batch and server."""
+    """One row a shape and rate of its servers, the highest first and with the shape's batches."""
     catalogue = model_catalogue()
     rows = []
     for name, found in sorted(_by(filter(is_of_many_shapes, runs), lambda e: e.model).items()):
         counted = fit.count_parameters(catalogue[name].hf_config)
         assert counted is not None
-        kinds = _by(found, lambda e: str(e.scenario["kind"]))
-        rows.append(
-            [
-                name,
-                f"{counted.total / 1e9:.1f}",
-                f"{counted.active / 1e9:.1f}",
-                *_shape_cells(kinds.get("batch", []), completed=False),
-                *_shape_cells(kinds.get("server", []), completed=True),
-            ]
-        )
-    head = ["model", "10^9 parameters", "for one token, 10^9", "batch: J per output token", "mean W", "tokens/s", "findings", "server: J per output token", "mean W", "tokens/s", "requests completed in the window", "findings"]  # fmt: skip
+        rates = _by(found, lambda e: e.scenario.get("rate_rps"))
+        batches = _shape_cells(rates.pop(None, []), completed=False)
+        size = [name, f"{counted.total / 1e9:.1f}", f"{counted.active / 1e9:.1f}"]
+        servers = [
+            [f"{rate:g}", *_shape_cells(rates[rate], completed=True)] for rate in sorted(rates, reverse=True)
+        ] or [["-", *_shape_cells([], completed=True)]]
+        rows.append([*size, *batches, *servers[0]])
+        rows += [[""] * len([*size, *batches]) + cells for cells in servers[1:]]
+    head = ["model", "10^9 parameters", "for one token, 10^9", "batch: J per output token", "mean W", "tokens/s", "findings", "server: requests/s", "J per output token", "mean W", "tokens/s", "requests completed in the window", "findings"]  # fmt: skip
     return table(head, rows)
 
 

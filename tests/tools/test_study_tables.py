@@ -320,16 +320,26 @@ def test_a_shape_is_one_row_with_the_mean_of_its_repeats() -> None:
         )
     )
     assert row["batch: J per output token"] == "0.110 ± 0.025 (n=3)"
-    assert row["server: J per output token"] == "0.200 ± 0 (n=2)"
+    assert row["J per output token"] == "0.200 ± 0 (n=2)"
     assert row["requests completed in the window"] == "99"
-    assert row["findings#11"] == "`overloaded` (1 of 2)"
+    assert row["findings#12"] == "`overloaded` (1 of 2)"
+
+
+def test_servers_of_a_shape_at_another_rate_have_a_row_of_their_own() -> None:
+    first, second = rows(
+        study.shapes([shape(0.1), shape(0.3, "server", rate_rps=5.0), shape(0.2, "server", rate_rps=20.0)])
+    )
+    assert [first[key] for key in ("model", "batch: J per output token")] == ["gpt2", "0.100"]
+    assert [first[key] for key in ("server: requests/s", "J per output token")] == ["20", "0.200"]
+    assert [second[key] for key in ("model", "batch: J per output token")] == ["", ""]
+    assert [second[key] for key in ("server: requests/s", "J per output token")] == ["5", "0.300"]
 
 
 def test_a_shape_whose_run_is_invalid_has_no_figures_and_says_so() -> None:
     (row,) = rows(study.shapes([shape(None, valid=False, findings=("engine_stalled",))]))
     assert (row["batch: J per output token"], row["mean W"]) == ("-", "-")
     assert row["findings"] == "invalid: `engine_stalled`"
-    assert row["findings#11"] == "not measured"
+    assert row["findings#12"] == "not measured"
 
 
 # -- one GPU beside another
