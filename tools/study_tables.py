@@ -56,14 +56,17 @@ class Scatter:
         return cls(squares / freedom if freedom else 0.0, freedom)
 
     @classmethod
-    def of_runs(cls, key: str, *gpus: Sequence[Entry]) -> Scatter:
+    def of_runs(cls, key: str, *gpus: Sequence[Entry], many_shapes: bool) -> Scatter:
         """Of a metric, over all settings that were repeated on different boards of a GPU model; a sequence of runs for each
-        model. Repeats on one board tell nothing of what boards differ by, which a lever on another board meets."""
+        model. Repeats on one board tell nothing of what boards differ by, which a lever on another board meets.
+
+        many_shapes  of the study `architectures` alone, or of all else: its short eager runs depend on the host's CPU, too
+        """
         return cls.of(
             [entry.value(key) for entry in repeats]
             for runs in gpus
             for repeats in _by(_valid(runs), _setting).values()
-            if len({entry.board for entry in repeats}) > 1
+            if len({entry.board for entry in repeats}) > 1 and is_of_many_shapes(repeats[0]) == many_shapes
         )
 
 
@@ -171,10 +174,15 @@ def lever_savings(runs: Sequence[Entry], *others: Sequence[Entry]) -> str:
     others  runs on other GPU models, whose repeats tell how runs scatter, too
     """
     rows = []
-    scatters = [Scatter.of_runs(key, runs, *others) for key in (PER_TOKEN, TOKENS)]
+    scatters = [Scatter.of_runs(key, runs, *others, many_shapes=False) for key in (PER_TOKEN, TOKENS)]
     loads = _by((e for e in runs if not is_of_many_shapes(e)), _load)
     for load in sorted(loads.values(), key=lambda found: found[0].name):
-        settings = _by((e for e in load if len(e.levers) < 2), lambda e: "".join(e.levers))
+        without = {_engine(entry) for entry in load if not entry.levers}
+        settings = _by(
+            (e for e in load if len(e.levers) < 2),
+            # What is set to what the engine takes without is no lever.
+            lambda e, without=without: "" if _engine(e) in without else "".join(e.levers),
+        )
         usual = settings.pop("", [])
         turned = {lever: found for lever, found in sorted(settings.items()) if not _is_weights(lever)}
         if not turned:
@@ -321,16 +329,23 @@ LATER: dict[str, dict[str, Any]] = {
 
 
 def _setting(entry: Entry) -> str:
-    """All that was asked of a run but the GPU: model, load, engine and its version.
+    """All of a run but the GPU: model, load, engine and its version.
 
     What is not set counts like a key that a record of an earlier version lacks, and so does a default of `LATER`.
     """
-    asked = {group: entry.config[group] for group in ("model", "scenario", "engine")}
-    for group, defaults in LATER.items():
-        asked[group] = defaults | asked[group]
     # Nothing that was measured before it depends on it.
-    asked["scenario"] = {k: v for k, v in asked["scenario"].items() if k != "bare_idle_after_s"}
-    return json.dumps([_set(asked), entry.record.info.versions.get("vllm")], sort_keys=True)
+    scenario = {k: v for k, v in entry.scenario.items() if k != "bare_idle_after_s"}
+    return json.dumps([_set(scenario), entry.record.info.versions.get("vllm"), _engine(entry)], sort_keys=True)
+
+
+def _engine(entry: Entry) -> str:
+    """Model and engine as they were asked for, and what the engine chose itself of what shapes its steps."""
+    asked = {group: LATER[group] | entry.config[group] for group in ("model", "engine")}
+    chosen = entry.record.info.engine.get("details", {})
+    for name in ("max_num_seqs", "max_num_batched_tokens"):
+        if asked["engine"].get(name) is None:
+            asked["engine"][name] = chosen.get(name)
+    return json.dumps(_set(asked), sort_keys=True)
 
 
 def _set(value: Any) -> Any:
@@ -342,7 +357,7 @@ def _set(value: Any) -> Any:
 
 def shape_ratios(h100: Sequence[Entry], h200: Sequence[Entry]) -> str:
     """Shapes with valid runs of one and the same setting on both GPUs: J per output token of each, and their ratio."""
-    scatter = Scatter.of_runs(PER_TOKEN, h100, h200)
+    scatter = Scatter.of_runs(PER_TOKEN, h100, h200, many_shapes=True)
     sides = [_by(filter(is_of_many_shapes, _valid(side)), _setting) for side in (h100, h200)]
     pairs: dict[str, dict[str, tuple[list[Entry], list[Entry]]]] = {}
     for setting, ours in sides[0].items():
@@ -386,9 +401,12 @@ def _spoiled(kinds: dict[str, tuple[list[Entry], list[Entry]]]) -> str:
 
 
 def scatter_words(*gpus: Sequence[Entry]) -> str:
-    """How far repeats lie apart, in a sentence."""
-    said = []
-    for name, key in (("J per output token", PER_TOKEN), ("tokens/s", TOKENS)):
-        found = Scatter.of_runs(key, *gpus)
-        said.append(f"sd {100 * found.variance**0.5:.1f} % of {name}")
-    return f"Repeats of one setting scatter by {' and '.join(said)} ({found.freedom} degrees of freedom)."
+    """How far repeats lie apart, a sentence each for the many shapes and for all else."""
+    sentences = []
+    for many_shapes, runs in ((False, "Repeats of one setting"), (True, "Those of the many shapes (short, eager)")):
+        said = []
+        for name, key in (("J per output token", PER_TOKEN), ("tokens/s", TOKENS)):
+            found = Scatter.of_runs(key, *gpus, many_shapes=many_shapes)
+            said.append(f"sd {100 * found.variance**0.5:.1f} % of {name}")
+        sentences.append(f"{runs} scatter by {' and '.join(said)} ({found.freedom} degrees of freedom).")
+    return " ".join(sentences)

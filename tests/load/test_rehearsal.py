@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +12,12 @@ from wattcount.config.schema import BatchConfig, LengthConfig, LengthKind, Serve
 from wattcount.errors import NotStartedError
 from wattcount.load import LoadPlan, build_plan
 from wattcount.load.rehearsal import (
+    BLOCK,
     SHORT_INPUT_TOKENS,
     STALL_MIN_S,
     VARIATION_GROUPS,
     Rehearsal,
+    blocks,
     rehearsal,
     stalled,
     variation,
@@ -161,6 +164,14 @@ def test_a_negative_number(scenario: BatchConfig | ServerConfig) -> None:
         build_plan(scenario, 0, 0)
 
 
+BOUNDS = {"max_batched_tokens": 2048, "max_request_tokens": 768}
+
+
+def sizes(asked: Rehearsal) -> list[int]:
+    """Tokens of each group's prompts: those of the step that finds them all, with the decodes it finds them behind."""
+    return [int(asked.plan.input_tokens[group].sum()) for group in asked.groups]
+
+
 @given(
     requests=st.integers(1, 300),
     number=st.integers(0, 20),
@@ -168,69 +179,74 @@ def test_a_negative_number(scenario: BatchConfig | ServerConfig) -> None:
     input_tokens=st.integers(1, 2000),
     limit=st.integers(2, 4096),
 )
-def test_a_variation_keeps_to_its_bounds(
+def test_variations_and_blocks_keep_to_their_bounds(
     requests: int, number: int, batched: int, input_tokens: int, limit: int
 ) -> None:
     bounds = {"max_batched_tokens": max(batched, requests + 1), "max_request_tokens": limit}
-    asked = variation(load(8, input_tokens), requests, number, **bounds)
-    plan = asked.plan
-    assert len(asked.groups) == VARIATION_GROUPS + 1
-    for group in asked.groups:
-        assert 1 <= group.stop - group.start <= requests
-        assert plan.input_tokens[group].sum() <= bounds["max_batched_tokens"]
-    assert plan.input_tokens.min() >= 1
-    assert plan.output_tokens.min() >= 1
-    assert (plan.input_tokens + plan.output_tokens).max() <= limit
+    varied = variation(load(8, input_tokens), requests, number, **bounds)
+    assert len(varied.groups) == 2 * VARIATION_GROUPS
+    for asked in (varied, blocks(load(8, input_tokens), requests, **bounds)):
+        for group in asked.groups:
+            assert 1 <= group.stop - group.start <= requests
+        assert max(sizes(asked)) <= bounds["max_batched_tokens"]
+        assert asked.plan.input_tokens.min() >= 1
+        assert asked.plan.output_tokens.min() >= 1
+        assert (asked.plan.input_tokens + asked.plan.output_tokens).max() <= limit
+
+
+@pytest.mark.parametrize(
+    ("requests", "input_tokens", "batched"), [(128, 512, 2048), (2, 100, 2048), (1, 100, 8192), (64, 16, 512)]
+)
+def test_each_number_of_blocks_that_a_step_may_have_is_met(
+    requests: int, input_tokens: int, batched: int
+) -> None:
+    asked = blocks(load(2, input_tokens), requests, max_batched_tokens=batched, max_request_tokens=768)
+    most = min(batched, input_tokens if requests == 1 else (requests - 1) * input_tokens + 1)
+    met = [-(-tokens // BLOCK) for tokens in sizes(asked)]
+    assert met == list(range(1, -(-most // BLOCK) + 1))
+    at_once = {tokens for group in steps(asked, batched) for tokens in map(sum, group)}
+    assert set(met) <= {-(-tokens // BLOCK) for tokens in at_once}
 
 
 def test_rounds_of_variations_differ_and_repeat() -> None:
-    bounds = {"max_batched_tokens": 2048, "max_request_tokens": 768}
-    first, again, second = (variation(load(), 128, number, **bounds) for number in (0, 0, 1))
+    first, again, second = (variation(load(), 128, number, **BOUNDS) for number in (0, 0, 1))
     assert first.plan.input_tokens.tolist() == again.plan.input_tokens.tolist()
     assert first.plan.input_tokens.tolist() != second.plan.input_tokens.tolist()
-    assert first.plan.seed != second.plan.seed
+    seeds = {asked.plan.seed for asked in (first, second, blocks(load(), 128, **BOUNDS))}
+    assert len(seeds | {rehearsal(load(), 128, **BOUNDS).plan.seed}) == 4
 
 
 def test_variations_meet_sizes_of_all_kinds() -> None:
-    found = set()
-    for number in range(4):
-        asked = variation(load(), 128, number, max_batched_tokens=2048, max_request_tokens=768)
-        for group in asked.groups:
-            tokens = int(asked.plan.input_tokens[group].sum())
-            found.add((tokens > 512, tokens % 16 == 0, tokens % 4 == 0))
+    found = {
+        (tokens > 512, tokens % 16 == 0, tokens % 4 == 0)
+        for number in range(4)
+        for tokens in sizes(variation(load(), 128, number, **BOUNDS))
+    }
     assert {(True, False, True), (True, False, False), (False, True, True), (False, False, True)} <= found
 
 
-def test_a_group_that_took_longer_than_larger_ones_stalled() -> None:
-    tokens = np.array([2048, 16, 300, 1024, 8, 700])
-    took_s = np.array([0.4, 0.1, 0.9, 0.3, np.nan, 0.35])
-    assert stalled(tokens, took_s).tolist() == [False, False, True, False, False, False]
+def test_each_prefill_of_a_variation_is_sent_twice() -> None:
+    asked = variation(load(), 128, 3, **BOUNDS)
+    groups = [asked.plan.input_tokens[group].tolist() for group in asked.groups]
+    assert groups[::2] == groups[1::2]
+    assert len(set(map(tuple, groups))) > VARIATION_GROUPS / 2
 
 
-def test_the_largest_of_a_variation_comes_again() -> None:
-    asked = variation(load(), 128, 3, max_batched_tokens=2048, max_request_tokens=768)
-    *drawn, last = [asked.plan.input_tokens[group].tolist() for group in asked.groups]
-    assert sum(last) == max(map(sum, drawn))
-    assert last in drawn
+def test_a_prefill_that_took_longer_than_the_same_again_stood_still() -> None:
+    took_s = np.array([1.4, 0.3, 0.3, 0.3, 0.4, 1.5, np.nan, 0.2])
+    assert stalled(took_s).tolist() == [True, False, True, False]
 
 
-def test_groups_that_all_stalled_are_told_by_the_largest_when_it_came_again() -> None:
-    tokens, took_s = np.array([400, 300, 200, 100, 400]), np.array([1.0, 1.1, 1.0, 0.9, 0.1])
-    assert stalled(tokens, took_s).tolist() == [True, True, True, True, False]
+def test_a_prefill_that_is_no_more_late_than_a_busy_host_makes_it_did_not() -> None:
+    assert stalled(np.array([0.1 + 0.9 * STALL_MIN_S, 0.1])).tolist() == [False]
+    assert stalled(np.array([0.1 + 1.1 * STALL_MIN_S, 0.1])).tolist() == [True]
 
 
-def test_a_group_that_is_no_more_late_than_a_busy_host_makes_it_did_not() -> None:
-    tokens = np.array([100, 50])
-    assert not stalled(tokens, np.array([0.1, 0.1 + 0.9 * STALL_MIN_S])).any()
-    assert stalled(tokens, np.array([0.1, 0.1 + 1.1 * STALL_MIN_S])).tolist() == [False, True]
+def test_a_slow_prefill_is_late_only_by_as_much_again() -> None:
+    assert stalled(np.array([2.0, 3.9, 4.1, 2.0])).tolist() == [False, True]
 
 
-def test_slow_steps_are_late_only_by_as_much_again() -> None:
-    tokens = np.array([100, 50])
-    assert not stalled(tokens, np.array([2.0, 3.9])).any()
-    assert stalled(tokens, np.array([2.0, 4.1])).tolist() == [False, True]
-
-
-def test_a_variation_of_nobody() -> None:
+@pytest.mark.parametrize("make", [blocks, lambda *load, **bounds: variation(*load, 0, **bounds)])
+def test_a_variation_of_nobody(make: Any) -> None:
     with pytest.raises(ValueError, match="at least one request"):
-        variation(load(), 0, 0, max_batched_tokens=2048, max_request_tokens=768)
+        make(load(), 0, **BOUNDS)

@@ -28,9 +28,14 @@ def test_metrics_are_a_function_of_the_raw_files(path: Path) -> None:
     assert fresh["validity"]["valid"] == stored["validity"]["valid"]
 
 
+HEADLINE = ("llama3_1_8b", "qwen3_8b", "olmoe_1b_7b", "falcon3_mamba_7b", "nemotron3_nano_30b_a3b")
+
+
 def test_what_is_kept_of_the_study() -> None:
-    """Twenty shapes valid as batch and as server, two GPUs beside one, and what was invalid is there, too."""
+    """Twenty shapes valid as batch and as server, five of them three times, two GPUs beside one, and what was invalid is there,
+    too."""
     valid: dict[str, set[str]] = {}
+    repeats: dict[tuple[str, str], set[int]] = {}
     invalid, counts = set(), set()
     for path in RECORDS:
         info = Record.open(path).info
@@ -39,10 +44,13 @@ def test_what_is_kept_of_the_study() -> None:
         counts.add(len(info.gpus))
         if content["validity"]["valid"]:
             valid.setdefault(model, set()).add(scenario)
+            repeats.setdefault((model, info.point_id), set()).add(info.repeat)
         else:
             invalid.add(model)
     both = [model for model, found in valid.items() if found >= {"batch_short", "server_short"}]
     assert len(both) == 20
+    for model in HEADLINE:
+        assert sum(found == {0, 1, 2} for (name, _), found in repeats.items() if name == model) == 2, model
     assert counts == {1, 2}
     assert invalid == {"gpt_oss_20b"}
 

@@ -92,7 +92,12 @@ def test_one_that_takes_too_long_is_cut_off_and_the_run_goes_on(
     record = run.record()
     status = {(row["phase"], row["status"]) for row in record.requests.to_pylist()}
     assert ("rehearsal", "cancelled") in status
-    assert run.ctx.rehearsal == {"stalled_groups": [], "settled": False, "limit_s": 0.2}
+    assert run.ctx.rehearsal == {
+        "stalled_groups": [],
+        "blocks": False,
+        "settled": False,
+        "limit_s": 0.2,
+    }
     assert ("window", "completed") in status
     assert record.info.phases[-1].end_ns is not None
 
@@ -123,6 +128,49 @@ def test_it_goes_on_until_nothing_stands_still(bench: Any, tiny_run: Any, monkey
     rehearsing = next(span for span in record.info.phases if span.phase is Phase.REHEARSAL)
     earlier = steps[steps["logged_ns"].between(rehearsing.start_ns, rehearsing.end_ns)]
     assert (earlier["duration_ns"] > 200e6).sum() >= 10
+
+
+def test_an_engine_that_stands_still_is_taken_through_all_numbers_of_blocks(
+    bench: Any, tiny_run: Any, monkeypatch: Any
+) -> None:
+    """Rounds of sizes drawn at random alone would meet the 16 numbers of blocks of 512 tokens late or never."""
+    monkeypatch.setattr("wattcount.load.rehearsal.STALL_MIN_S", 0.06)
+    engine = {"compile_ms": 100.0, "step_base_ms": 1.0}
+    cfg = tiny_run(batch=True, num_requests=9, warmup_requests=0, rehearsal_requests=9, engine=engine)
+    cfg.scenario.lengths.input_tokens = 64
+    run = bench(cfg)
+    run.run()
+    record = run.record()
+    assert run.ctx.rehearsal["blocks"]
+    assert run.ctx.rehearsal["settled"]
+    steps = record.steps.to_pandas()
+    rehearsing = next(span for span in record.info.phases if span.phase is Phase.REHEARSAL)
+    inside = steps[steps["logged_ns"].between(rehearsing.start_ns, rehearsing.end_ns)]
+    tokens = inside["prefill_tokens"] + inside["decode_tokens"]
+    assert set(range(1, 17)) <= set(-(-tokens // 32))
+
+
+def test_an_engine_that_does_not_stand_still_is_not(bench: Any, tiny_run: Any) -> None:
+    run = bench(tiny_run(batch=True, num_requests=9, rehearsal_requests=9))
+    run.run()
+    assert run.ctx.rehearsal["stalled_groups"] == [0]
+    assert not run.ctx.rehearsal["blocks"]
+
+
+def test_blocks_that_take_too_long_are_cut_off(bench: Any, tiny_run: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr("wattcount.load.rehearsal.STALL_MIN_S", 0.0)
+    monkeypatch.setattr("wattcount.load.rehearsal.STALL_FACTOR", 0.0)
+    monkeypatch.setattr("wattcount.load.rehearsal.BLOCK", 1)
+    monkeypatch.setattr("wattcount.scenario.base.REHEARSAL_LIMIT_S", 2.0)
+    cfg = tiny_run(batch=True, num_requests=9, rehearsal_requests=9, engine={"step_base_ms": 4.0})
+    cfg.scenario.lengths.input_tokens = 64
+    run = bench(cfg)
+    run.run()
+    rows = rehearsed(run.record())
+    assert run.ctx.rehearsal["blocks"]
+    assert not run.ctx.rehearsal["settled"]
+    assert any(row["request_id"].startswith("rehearsal-blocks-") for row in rows)
+    assert {row["status"] for row in rows} == {"completed", "cancelled"}
 
 
 def test_an_engine_that_never_comes_to_rest_is_given_up(bench: Any, tiny_run: Any, monkeypatch: Any) -> None:

@@ -63,6 +63,7 @@ def run(
         config=config,
         gpus=[{"uuid": f"GPU-{board}0000-1111"} for board in boards],
         versions={"vllm": vllm},
+        engine={"details": {"max_num_seqs": 128, "max_num_batched_tokens": 2048}},
     )
     known: dict[str, float | None] = {
         study.PER_TOKEN: per_token_j,
@@ -101,6 +102,10 @@ def test_one_run_has_no_half_width() -> None:
     assert study.half_width([]) is None
 
 
+def scatter(*gpus: list[Entry], many_shapes: bool = False) -> study.Scatter:
+    return study.Scatter.of_runs(study.PER_TOKEN, *gpus, many_shapes=many_shapes)
+
+
 def test_scatter_is_pooled_over_the_repeats_of_each_setting() -> None:
     # Logarithms: (0.00, 0.02, 0.04) and (0.99, 1.01): squares 0.0008 and 0.0002; one run alone says nothing.
     found = study.Scatter.of(
@@ -115,17 +120,36 @@ def test_repeats_are_valid_runs_of_one_setting_on_different_boards_of_a_gpu_mode
     h100 = [run(0.10), run(0.11, boards=other), run(0.2, quantization="fp8"), run(9.0, valid=False)]
     h100 += [run(0.3, scenario="server"), run(0.5, scenario="server")]
     h200 = [run(0.05)]
-    assert study.Scatter.of_runs(study.PER_TOKEN, h100, h200) == study.Scatter.of([[0.10, 0.11]])
-    assert study.Scatter.of_runs(study.PER_TOKEN, h200) == study.Scatter(0.0, 0)
+    assert scatter(h100, h200) == study.Scatter.of([[0.10, 0.11]])
+    assert scatter(h200) == study.Scatter(0.0, 0)
+
+
+def test_what_the_engine_takes_by_itself_is_no_lever() -> None:
+    same, other = run(0.11, boards=("bbbb",), max_num_seqs=128), run(0.08, max_num_seqs=256)
+    none, turned = rows(study.lever_savings([run(0.10), same, other]))
+    assert (none["lever"], none["valid runs, with / without"]) == ("none", "2")
+    assert none["mJ per output token (board)"] == "100.00 (aaaa), 110.00 (bbbb)"
+    assert (turned["lever"], turned["valid runs, with / without"]) == ("256 at once", "1 / 2")
+    assert scatter([run(0.10), same]).freedom == 1
+
+
+def test_the_many_shapes_scatter_by_themselves() -> None:
+    other = ("bbbb",)
+    runs = [run(0.10), run(0.11, boards=other), shape(0.3), shape(0.4, boards=other), shape(0.5, boards=other)]
+    assert scatter(runs) == study.Scatter.of([[0.10, 0.11]])
+    assert scatter(runs, many_shapes=True) == study.Scatter.of([[0.3, 0.4, 0.5]])
+    said = study.scatter_words(runs)
+    assert "one setting scatter by sd 6.7 % of J per output token and sd 0.0 % of tokens/s (1 degrees" in said
+    assert "many shapes (short, eager) scatter by sd 25.6 % of J" in said
 
 
 def test_a_default_counts_like_a_key_that_an_earlier_record_lacks() -> None:
     earlier, later = run(0.10), run(0.11, boards=("bbbb",), data_parallel_size=1)
     later.config["model"]["initializer"] = "dummy"
     later.scenario["bare_idle_after_s"] = 5.0
-    assert study.Scatter.of_runs(study.PER_TOKEN, [earlier, later]).freedom == 1
+    assert scatter([earlier, later]).freedom == 1
     later.config["model"]["initializer"] = "normal"
-    assert study.Scatter.of_runs(study.PER_TOKEN, [earlier, later]).freedom == 0
+    assert scatter([earlier, later]).freedom == 0
 
 
 def test_a_change_has_students_interval_for_two_means() -> None:
@@ -145,9 +169,9 @@ def test_two_single_runs_have_an_interval_by_how_others_scatter_and_none_without
 
 
 def test_the_order_of_runs_and_their_unit_change_nothing() -> None:
-    scatter = study.Scatter(0.0004, 3)
-    one = study.change([3.0, 4.0], [5.0, 6.0, 7.0], scatter)
-    assert study.change([4e3, 3e3], [7e3, 5e3, 6e3], scatter) == pytest.approx(one)
+    pooled = study.Scatter(0.0004, 3)
+    one = study.change([3.0, 4.0], [5.0, 6.0, 7.0], pooled)
+    assert study.change([4e3, 3e3], [7e3, 5e3, 6e3], pooled) == pytest.approx(one)
 
 
 # -- entries
@@ -196,8 +220,8 @@ def test_a_load_stands_first_without_levers_then_with_each() -> None:
     )
     assert parallel["mJ per output token (board)"] == "90.00 (cccc+dddd)"
     assert fp8["valid runs, with / without"] == "2 / 2"
-    scatter = study.Scatter.of([[0.07, 0.08], [0.10, 0.11]])
-    percent, half = study.change([0.07, 0.08], [0.10, 0.11], scatter)
+    pooled = study.Scatter.of([[0.07, 0.08], [0.10, 0.11]])
+    percent, half = study.change([0.07, 0.08], [0.10, 0.11], pooled)
     assert fp8["against without"] == f"{percent:+.1f} % ± {half:.1f}"
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +99,7 @@ class Engine(ABC):
     `RunFailedError` with reason `engine_start_failed`, `out_of_memory` or `unsupported_model`.
     """
 
-    compiles_on_first_use: ClassVar[bool] = True
+    compiles_on_first_use: bool = True
     """Whether some kernels are compiled when a batch first needs them; such an engine is rehearsed with."""
 
     def __init__(self) -> None:

@@ -11,8 +11,8 @@ request that cannot grow for want of KV cache preempts the latest admitted one, 
 
     step_base_ms + prefill_tokens / prefill_tokens_per_s + decode_tokens * decode_ms_per_seq
 
-and `compile_ms` more when no step before it was of its kind: what Triton's kernels do that are compiled for sizes
-that 16 divides, or 4, and for those that they do not.
+and `compile_ms` more for each of two kernels that no step before it had compiled: one for sizes that 16 divides, or 4, and
+those that they do not, as Triton specialises integers; one for each number of blocks of 32 tokens, as gpt-oss's experts have.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, fields
 from math import gcd, inf
 from types import UnionType
-from typing import Any, ClassVar, get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 from zlib import crc32
 
 import numpy as np
@@ -55,8 +55,8 @@ class TinyArgs:
     seed: int = 0
     """Of the natural lengths."""
     compile_ms: float = 0.0
-    """What the first step of each kind takes longer: by the power of two above its tokens, and by which of 16, 8, 4 and 2
-    divides them."""
+    """What the first step of each kind takes longer: by the power of two above its tokens and by which of 16, 8, 4 and 2
+    divides them; and again by the number of blocks of 32 tokens."""
 
     slow_start_s: float = 0.0
     """Start takes this long."""
@@ -133,7 +133,7 @@ class _Sequence:
 class TinyEngine(Engine):
     """See the module. `engine.max_num_seqs` (256), `max_num_batched_tokens` (8192) and `max_model_len` apply."""
 
-    compiles_on_first_use: ClassVar[bool] = False
+    compiles_on_first_use = False
 
     def __init__(self, cfg: RunConfig) -> None:
         super().__init__()
@@ -154,7 +154,7 @@ class TinyEngine(Engine):
         self._die_at_ns = _NEVER_NS
         self._dead: RunFailedError | None = None
         self._accepted = 0
-        self._compiled: set[tuple[int, int]] = set()
+        self._compiled: set[tuple[int, ...]] = set()
 
     async def start(self) -> EngineInfo:
         args = self.args
@@ -300,10 +300,9 @@ class TinyEngine(Engine):
             + decode_tokens * args.decode_ms_per_seq / 1e3
         )
         tokens = prefill_tokens + decode_tokens
-        kind = (tokens.bit_length(), gcd(tokens, 16))
-        if kind not in self._compiled:
-            self._compiled.add(kind)
-            seconds += args.compile_ms / 1e3
+        kernels = {(tokens.bit_length(), gcd(tokens, 16)), (-(-tokens // 32),)} - self._compiled
+        self._compiled |= kernels
+        seconds += len(kernels) * args.compile_ms / 1e3
         return round(seconds * 1e9)
 
     def _schedule(self, at_ns: int) -> list[tuple[_Sequence, int]]:

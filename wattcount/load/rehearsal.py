@@ -18,9 +18,11 @@ as a step may hold down to one.
                     all at once,              rungs
                 decoding ever fewer
 
-What a kernel is compiled for may also be a number derived from a step's tokens (times the experts of a token, in blocks of a
-matrix), which no ladder of sizes meets: on an H100 gpt-oss-20b's shape still stood still in its windows. So rounds of
-sizes drawn at random follow (`variation`), until one has made nothing stand still (`stalled`).
+A kernel may also be compiled for a number that a step's tokens make, as gpt-oss's experts are for how many blocks of 32 tokens
+a step has: on H100s that explains 87 of 106 prefills that took a second longer. So prefills of sizes drawn at random
+follow (`variation`), each sent twice: the second finds all compiled, so what the first took longer it stood still
+(`stalled`). Where that is so, all numbers of blocks are gone through (`blocks`), before the next round tells whether
+that was enough.
 """
 
 from __future__ import annotations
@@ -47,13 +49,15 @@ FINE_UP_TO = 128
 """Up to here each multiple of 16 is met."""
 OPENER_TOKENS = 4
 """Output tokens of the request that a rung's prompts arrive behind."""
+BLOCK = 32
+"""Tokens in a block of the kernels that are compiled for a number of blocks (triton_kernels' `HIST_BLOCK_M`)."""
 VARIATION_GROUPS = 16
-"""Prefills of a round of sizes drawn at random."""
+"""Prefills of a round of sizes drawn at random, each of which is sent twice."""
 STALL_MIN_S = 0.25
-"""A step is late by at least this much: the longest a collection or a busy core took in runs that were left alone was
-70 ms on a GPU host."""
+"""A prefill that stood still is late by at least this much: the longest a collection or a busy core took in runs that were
+left alone was 70 ms on a GPU host."""
 STALL_FACTOR = 1.0
-"""And by at least this multiple of what it should have taken."""
+"""And by at least this multiple of what it took the other time."""
 
 
 @dataclass(frozen=True)
@@ -82,10 +86,8 @@ def rehearsal(
 
     Never are more than `requests` there at once. Raises `ValueError` for less than one.
     """
-    if requests < 1:
-        raise ValueError(f"a rehearsal needs at least one request, got {requests}")
+    longest = _longest(load, requests, max_request_tokens)
     own = np.resize(np.sort(load.input_tokens.astype(np.int64))[::-1], requests)
-    longest = max(1, min(int(own[0]), max_request_tokens - 1))
     prompts = max(1, requests - 1)
     most = min(max_batched_tokens, prompts * longest + 1)
     groups = [_falling(own[::-1], max_batched_tokens, max_request_tokens)]
@@ -96,46 +98,63 @@ def rehearsal(
     return _planned(groups, derived_seed(load.seed, Stream.REHEARSAL))
 
 
+def blocks(
+    load: LoadPlan, requests: int, *, max_batched_tokens: int, max_request_tokens: int
+) -> Rehearsal:
+    """A prefill of each number of blocks of `BLOCK` tokens, from one up to what a step may hold.
+
+    Arguments, bounds and errors as of `rehearsal`.
+    """
+    longest = _longest(load, requests, max_request_tokens)
+    openers = min(1, requests - 1)
+    most = min(max_batched_tokens, (requests - openers) * longest + openers)
+    # One less than a multiple: in most steps of a load nothing divides their tokens.
+    sizes = [min(end - 1, most) for end in range(BLOCK, most + BLOCK, BLOCK)]
+    groups = [
+        _rung(max(tokens, openers + 1), longest, max_request_tokens, openers=openers) for tokens in sizes
+    ]
+    return _planned(groups, derived_seed(load.seed, Stream.REHEARSAL) + 1)
+
+
 def variation(
     load: LoadPlan, requests: int, number: int, *, max_batched_tokens: int, max_request_tokens: int
 ) -> Rehearsal:
     """Round `number` of `VARIATION_GROUPS` prefills of sizes drawn at random (uniform and log-uniform in turn), each behind
-    some requests that decode, as many as are drawn at random too; at the end the largest of them again, which then finds all
-    compiled and tells how long a prefill takes.
+    some requests that decode, as many as are drawn at random too. Each is sent twice, one right after the other.
 
     Arguments, bounds and errors as of `rehearsal`. A function of the load's seed and of `number` alone.
     """
-    if requests < 1:
-        raise ValueError(f"a rehearsal needs at least one request, got {requests}")
     seed = derived_seed(load.seed, Stream.REHEARSAL)
     draw = np.random.default_rng([seed, number])
-    longest = max(1, min(int(load.input_tokens.max()), max_request_tokens - 1))
+    longest = _longest(load, requests, max_request_tokens)
     groups = []
-    for group in range(VARIATION_GROUPS):
+    for index in range(VARIATION_GROUPS):
         openers = min(round(float(requests) ** draw.random()), requests - 1)
         most = min(max_batched_tokens, (requests - openers) * longest + openers)
-        tokens = round(most * draw.random() if group % 2 else float(most) ** draw.random())
-        groups.append(_rung(max(tokens, openers + 1), longest, max_request_tokens, openers=openers))
-    groups.append(max(groups, key=lambda group: int(group[0].sum())))
-    return _planned(groups, seed + number + 1)
+        tokens = round(most * draw.random() if index % 2 else float(most) ** draw.random())
+        group = _rung(max(tokens, openers + 1), longest, max_request_tokens, openers=openers)
+        groups += [group, group]
+    return _planned(groups, seed + number + 2)
 
 
-def stalled(tokens: NDArray[np.integer[Any]], took_s: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """bool[groups]: which groups of variations took longer than their work explains.
+def stalled(took_s: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """bool[pairs]: which prefills of a variation stood still, one of the two times that they were sent.
 
-    tokens  [groups]: prompt tokens of each
-    took_s  [groups]: seconds from its first send to its last token; NaN: not all of it completed
+    took_s  [2 * pairs]: seconds from each group's first send to its last token; NaN: not all of it completed
 
-    A group should take no longer than the fastest of those with as many tokens or more. It stood still if it took at least
-    `STALL_MIN_S` longer than that one, and more than `STALL_FACTOR` of its time longer.
+    The same work takes as long twice. It stood still if one time took at least `STALL_MIN_S` longer than the other, and more
+    than `STALL_FACTOR` of its time longer.
     """
-    # Of equal ones the fastest comes first.
-    order = np.lexsort((took_s, -tokens))
-    usual_s = np.fmin.accumulate(took_s[order])
-    late_s = took_s[order] - usual_s
-    found = np.zeros(len(tokens), np.bool_)
-    found[order] = late_s > np.maximum(STALL_MIN_S, STALL_FACTOR * usual_s)
-    return found
+    pairs = took_s.reshape(-1, 2)
+    usual_s = pairs.min(axis=1)
+    return pairs.max(axis=1) - usual_s > np.maximum(STALL_MIN_S, STALL_FACTOR * usual_s)
+
+
+def _longest(load: LoadPlan, requests: int, max_request_tokens: int) -> int:
+    """Tokens of the longest prompt of `load` that the engine takes. Raises `ValueError` without requests."""
+    if requests < 1:
+        raise ValueError(f"a rehearsal needs at least one request, got {requests}")
+    return max(1, min(int(load.input_tokens.max()), max_request_tokens - 1))
 
 
 def _planned(groups: list[_Group], seed: int) -> Rehearsal:

@@ -19,15 +19,16 @@ from wattcount.engine.base import Engine, EngineInfo
 from wattcount.errors import RunFailedError
 from wattcount.load.build import BuiltLoad
 from wattcount.load.generator import LoadGenerator, RequestRecord
-from wattcount.load.rehearsal import Rehearsal, rehearsal, stalled, variation
+from wattcount.load.plan import LoadPlan
+from wattcount.load.rehearsal import Rehearsal, blocks, rehearsal, stalled, variation
 from wattcount.record.schema import Phase, RequestStatus
 from wattcount.scenario.journal import Journal
 from wattcount.scenario.phases import PhaseRunner
 
 START_GRACE_S = 60.0
 """An engine ends its own start after `engine.start_timeout_s`; this long after that it is not waited for."""
-REHEARSAL_LIMIT_S = 180.0
-"""A rehearsal takes some seconds, and a minute or two more where many kernels have to be compiled."""
+REHEARSAL_LIMIT_S = 240.0
+"""A rehearsal takes some seconds, and two minutes or three where many kernels have to be compiled."""
 VARIATIONS = 12
 """Rounds of sizes drawn at random, at most."""
 AT_ONCE = 256
@@ -145,46 +146,49 @@ class _Rehearsing:
         self._requests = requests
         self._info = info
         self._bounds = {"max_batched_tokens": max_batched_tokens, "max_request_tokens": info.max_model_len}
-        self._rounds: list[list[tuple[int, float]]] = []
-        """Prompt tokens and seconds of each group of each round of variations."""
-        self._ladder = self._generator(rehearsal(ctx.load.main, requests, **self._bounds), "rehearsal-")
+        self._ladder = self._generator(rehearsal(*self._asked, **self._bounds), "rehearsal-")
 
     async def run(self) -> None:
-        """The ladder of sizes, and then rounds of variations until one has made nothing stand still. What has not ended
-        `REHEARSAL_LIMIT_S` after the begin is cancelled, and that is no harm."""
+        """What has not ended `REHEARSAL_LIMIT_S` after the begin is cancelled, and that is no harm."""
         self._ctx.phases.begin(Phase.REHEARSAL, limit_s=REHEARSAL_LIMIT_S)
         assert self._ctx.phases.current is not None
         end_ns = self._ctx.phases.current.start_ns + round(REHEARSAL_LIMIT_S * 1e9)
-        stalls: list[int] = []
-        settled = False
-        try:
-            in_time = await self._send(self._ladder, end_ns)
-            while in_time and not settled and len(stalls) < VARIATIONS:
-                in_time = await self._vary(len(stalls), end_ns)
-                if in_time:
-                    stalls.append(self._stalled_in_last_round())
-                    settled = stalls[-1] == 0
-        finally:
-            self._ctx.rehearsal |= {
-                "stalled_groups": stalls,
-                "settled": settled,
-                "limit_s": REHEARSAL_LIMIT_S,
-            }
+        found: dict[str, Any] = {"stalled_groups": [], "blocks": False, "settled": False}
+        found["limit_s"] = REHEARSAL_LIMIT_S
+        self._ctx.rehearsal |= found
+        if await self._send(self._ladder, end_ns):
+            await self._settle(end_ns)
         self._ctx.phases.end()
 
-    async def _vary(self, number: int, end_ns: int) -> bool:
-        """One more round of variations; whether all of it completed by `end_ns`."""
-        varied = variation(self._ctx.load.main, self._requests, number, **self._bounds)
-        generator = self._generator(varied, f"rehearsal-{number}-")
-        in_time = await self._send(generator, end_ns)
-        groups = [generator.records[group] for group in varied.groups]
-        self._rounds.append([(sum(r.input_tokens for r in group), _took_s(group)) for group in groups])
-        return in_time
+    async def _settle(self, end_ns: int) -> None:
+        """Rounds of variations until one has made nothing stand still; after the first that has, all numbers of blocks."""
+        found = self._ctx.rehearsal
+        for number in range(VARIATIONS):
+            if any(found["stalled_groups"]) and not found["blocks"]:
+                found["blocks"] = True
+                asked = blocks(*self._asked, **self._bounds)
+                if not await self._send(self._generator(asked, "rehearsal-blocks-"), end_ns):
+                    return
+            stood_still = await self._vary(number, end_ns)
+            if stood_still is None:
+                return
+            found["stalled_groups"].append(stood_still)
+            if stood_still == 0:
+                found["settled"] = True
+                return
 
-    def _stalled_in_last_round(self) -> int:
-        """Groups of it that took longer than those of all rounds explain."""
-        tokens, took_s = np.array([group for groups in self._rounds for group in groups]).T
-        return int(stalled(tokens, took_s)[-len(self._rounds[-1]) :].sum())
+    @property
+    def _asked(self) -> tuple[LoadPlan, int]:
+        return self._ctx.load.main, self._requests
+
+    async def _vary(self, number: int, end_ns: int) -> int | None:
+        """How many of one more round of variations stood still; None: not all of it completed by `end_ns`."""
+        varied = variation(*self._asked, number, **self._bounds)
+        generator = self._generator(varied, f"rehearsal-{number}-")
+        if not await self._send(generator, end_ns):
+            return None
+        took_s = np.array([_took_s(generator.records[group]) for group in varied.groups])
+        return int(stalled(took_s).sum())
 
     def _generator(self, planned: Rehearsal, id_prefix: str) -> LoadGenerator:
         return LoadGenerator(
