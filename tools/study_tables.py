@@ -335,7 +335,9 @@ def _setting(entry: Entry) -> str:
     """
     # Nothing that was measured before it depends on it.
     scenario = {k: v for k, v in entry.scenario.items() if k != "bare_idle_after_s"}
-    return json.dumps([_set(scenario), entry.record.info.versions.get("vllm"), _engine(entry)], sort_keys=True)
+    return json.dumps(
+        [_set(scenario), entry.record.info.versions.get("vllm"), _engine(entry)], sort_keys=True
+    )
 
 
 def _engine(entry: Entry) -> str:
@@ -403,7 +405,10 @@ def _spoiled(kinds: dict[str, tuple[list[Entry], list[Entry]]]) -> str:
 def scatter_words(*gpus: Sequence[Entry]) -> str:
     """How far repeats lie apart, a sentence each for the many shapes and for all else."""
     sentences = []
-    for many_shapes, runs in ((False, "Repeats of one setting"), (True, "Those of the many shapes (short, eager)")):
+    for many_shapes, runs in (
+        (False, "Repeats of one setting"),
+        (True, "Those of the many shapes (short, eager)"),
+    ):
         said = []
         for name, key in (("J per output token", PER_TOKEN), ("tokens/s", TOKENS)):
             found = Scatter.of_runs(key, *gpus, many_shapes=many_shapes)

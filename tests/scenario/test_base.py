@@ -170,7 +170,9 @@ def test_blocks_that_take_too_long_are_cut_off(bench: Any, tiny_run: Any, monkey
     assert run.ctx.rehearsal["blocks"]
     assert not run.ctx.rehearsal["settled"]
     assert any(row["request_id"].startswith("rehearsal-blocks-") for row in rows)
-    assert {row["status"] for row in rows} == {"completed", "cancelled"}
+    unfinished = {row["status"] for row in rows} - {"completed"}
+    assert unfinished
+    assert unfinished <= {"cancelled", "not_sent"}
 
 
 def test_an_engine_that_never_comes_to_rest_is_given_up(bench: Any, tiny_run: Any, monkeypatch: Any) -> None:

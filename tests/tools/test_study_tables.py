@@ -135,7 +135,13 @@ def test_what_the_engine_takes_by_itself_is_no_lever() -> None:
 
 def test_the_many_shapes_scatter_by_themselves() -> None:
     other = ("bbbb",)
-    runs = [run(0.10), run(0.11, boards=other), shape(0.3), shape(0.4, boards=other), shape(0.5, boards=other)]
+    runs = [
+        run(0.10),
+        run(0.11, boards=other),
+        shape(0.3),
+        shape(0.4, boards=other),
+        shape(0.5, boards=other),
+    ]
     assert scatter(runs) == study.Scatter.of([[0.10, 0.11]])
     assert scatter(runs, many_shapes=True) == study.Scatter.of([[0.3, 0.4, 0.5]])
     said = study.scatter_words(runs)

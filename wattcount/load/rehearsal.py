@@ -29,7 +29,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,9 +97,7 @@ def rehearsal(
     return _planned(groups, derived_seed(load.seed, Stream.REHEARSAL))
 
 
-def blocks(
-    load: LoadPlan, requests: int, *, max_batched_tokens: int, max_request_tokens: int
-) -> Rehearsal:
+def blocks(load: LoadPlan, requests: int, *, max_batched_tokens: int, max_request_tokens: int) -> Rehearsal:
     """A prefill of each number of blocks of `BLOCK` tokens, from one up to what a step may hold.
 
     Arguments, bounds and errors as of `rehearsal`.
@@ -147,7 +144,8 @@ def stalled(took_s: NDArray[np.float64]) -> NDArray[np.bool_]:
     """
     pairs = took_s.reshape(-1, 2)
     usual_s = pairs.min(axis=1)
-    return pairs.max(axis=1) - usual_s > np.maximum(STALL_MIN_S, STALL_FACTOR * usual_s)
+    late_s = pairs.max(axis=1) - usual_s
+    return np.asarray(late_s > np.maximum(STALL_MIN_S, STALL_FACTOR * usual_s), np.bool_)
 
 
 def _longest(load: LoadPlan, requests: int, max_request_tokens: int) -> int:

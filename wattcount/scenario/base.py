@@ -19,7 +19,6 @@ from wattcount.engine.base import Engine, EngineInfo
 from wattcount.errors import RunFailedError
 from wattcount.load.build import BuiltLoad
 from wattcount.load.generator import LoadGenerator, RequestRecord
-from wattcount.load.plan import LoadPlan
 from wattcount.load.rehearsal import Rehearsal, blocks, rehearsal, stalled, variation
 from wattcount.record.schema import Phase, RequestStatus
 from wattcount.scenario.journal import Journal
@@ -143,19 +142,23 @@ class _Rehearsing:
 
     def __init__(self, ctx: RunContext, requests: int, max_batched_tokens: int, info: EngineInfo) -> None:
         self._ctx = ctx
+        self._load = ctx.load.main
         self._requests = requests
         self._info = info
         self._bounds = {"max_batched_tokens": max_batched_tokens, "max_request_tokens": info.max_model_len}
-        self._ladder = self._generator(rehearsal(*self._asked, **self._bounds), "rehearsal-")
+        self._ladder = self._generator(rehearsal(self._load, requests, **self._bounds), "rehearsal-")
 
     async def run(self) -> None:
         """What has not ended `REHEARSAL_LIMIT_S` after the begin is cancelled, and that is no harm."""
         self._ctx.phases.begin(Phase.REHEARSAL, limit_s=REHEARSAL_LIMIT_S)
         assert self._ctx.phases.current is not None
         end_ns = self._ctx.phases.current.start_ns + round(REHEARSAL_LIMIT_S * 1e9)
-        found: dict[str, Any] = {"stalled_groups": [], "blocks": False, "settled": False}
-        found["limit_s"] = REHEARSAL_LIMIT_S
-        self._ctx.rehearsal |= found
+        self._ctx.rehearsal |= {
+            "stalled_groups": [],
+            "blocks": False,
+            "settled": False,
+            "limit_s": REHEARSAL_LIMIT_S,
+        }
         if await self._send(self._ladder, end_ns):
             await self._settle(end_ns)
         self._ctx.phases.end()
@@ -166,7 +169,7 @@ class _Rehearsing:
         for number in range(VARIATIONS):
             if any(found["stalled_groups"]) and not found["blocks"]:
                 found["blocks"] = True
-                asked = blocks(*self._asked, **self._bounds)
+                asked = blocks(self._load, self._requests, **self._bounds)
                 if not await self._send(self._generator(asked, "rehearsal-blocks-"), end_ns):
                     return
             stood_still = await self._vary(number, end_ns)
@@ -177,13 +180,9 @@ class _Rehearsing:
                 found["settled"] = True
                 return
 
-    @property
-    def _asked(self) -> tuple[LoadPlan, int]:
-        return self._ctx.load.main, self._requests
-
     async def _vary(self, number: int, end_ns: int) -> int | None:
         """How many of one more round of variations stood still; None: not all of it completed by `end_ns`."""
-        varied = variation(*self._asked, number, **self._bounds)
+        varied = variation(self._load, self._requests, number, **self._bounds)
         generator = self._generator(varied, f"rehearsal-{number}-")
         if not await self._send(generator, end_ns):
             return None
