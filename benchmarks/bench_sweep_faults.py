@@ -2,6 +2,10 @@
 
     python benchmarks/bench_sweep_faults.py                              # 600 points, some 20 minutes on 2 cores
     python benchmarks/bench_sweep_faults.py --points 200 --faults 0      # nothing is killed: what a point costs
+    python benchmarks/bench_sweep_faults.py --study watt_counts --workers 6 --faults 12 --gap-s 120 320 --limit-s 9000
+
+`--study watt_counts` is `conf/experiment/watt_counts.yaml`, the paper's study, with all models, GPUs, scenarios and repeats that
+fit, for the tiny engine: a second in place of 300 s windows, and some requests in each.
 
 A study of the tiny engine on emulated GPUs is started as a person would start it. At random moments (seeded) something
 is killed: the whole sweep (SIGKILL of its process group, as a power cut would), the parent alone, one of its lanes or of
@@ -26,31 +30,101 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
+from omegaconf import OmegaConf
 
+from wattcount.config import fit
+from wattcount.config.catalogue import gpu_catalogue, model_catalogue
+from wattcount.config.schema import BatchConfig, GpuConfig, LengthConfig, ModelConfig, RunConfig
 from wattcount.record import Record
+from wattcount.sweep.planning.machine import nominal_bytes
 
 GPUS = ("a100", "l4", "h100", "t4", "a30")
 WHAT = ("group", "parent", "descendant", "descendant", "descendant", "terminate", "interrupt")
 """What is done to a sweep, each as likely as it stands here often."""
 
 
+IDLES = ("scenario.bare_idle_s=0.2", "scenario.loaded_idle_s=0.2", "scenario.bare_idle_after_s=0")
+PAPER = Path(__file__).parent.parent / "conf" / "experiment" / "watt_counts.yaml"
+BRIEF = {
+    "batch_paper": {"num_requests": 20},
+    "server_paper_low": {"window_s": 1.2, "rate_rps": 8.0},
+    "server_paper_high": {"window_s": 1.2, "rate_rps": 16.0},
+}
+"""What of the paper's scenarios is cut short."""
+
+
+def made_up(points: int) -> tuple[int, list[str]]:
+    """(points, arguments) of a study of some `points` of one model on five GPUs."""
+    repeats = 3
+    seeds = max(1, round(points / (len(GPUS) * 2 * repeats)))
+    return seeds * len(GPUS) * 2 * repeats, [
+        *(
+            "-m",
+            "engine=tiny",
+            "model=tiny",
+            "power=emulated",
+            f"gpu={','.join(GPUS)}",
+            "model.dtype=float16",
+        ),
+        *("scenario=server", "scenario.rate_rps=8,16", "scenario.warmup_s=0", "scenario.window_s=1.2"),
+        *("scenario.lengths.output_tokens=16", *IDLES),
+        f"seed={','.join(map(str, range(seeds)))}",
+        f"repeat={','.join(map(str, range(repeats)))}",
+    ]
+
+
+def paper_s(folder: Path) -> tuple[int, list[str]]:
+    """(points, arguments) of the paper's study, whose files it writes to `folder`: for each GPU the models that vLLM could
+    hold there, which the tiny engine would not ask."""
+    declared: Any = OmegaConf.to_container(OmegaConf.load(PAPER).hydra.sweeper)
+    models, gpus = model_catalogue(), gpu_catalogue()
+    repeats = int(declared["params"]["repeat"].removeprefix("range(").removesuffix(")"))
+    cases, points = [], 0
+    for case in declared["cases"]:
+        for gpu in case["gpu"].split(", "):
+            fitting = [
+                name for name in declared["params"]["model"].split(", ") if _fits(models[name], gpus[gpu])
+            ]
+            cases.append({**case, "gpu": gpu, "model": ", ".join(fitting)})
+            points += len(fitting) * len(BRIEF) * repeats
+    params = {
+        "scenario": ", ".join(f"{name}_brief" for name in BRIEF),
+        "repeat": declared["params"]["repeat"],
+    }
+    study = {"hydra": {"mode": "MULTIRUN", "sweeper": {"params": params, "cases": cases}}}
+    for group, files in (
+        ("experiment", {"watt_counts_brief": study}),
+        ("scenario", {f"{name}_brief": {"defaults": [name, "_self_"], **cut} for name, cut in BRIEF.items()}),
+    ):
+        (folder / group).mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            head = "# @package _global_\n" if group == "experiment" else ""
+            (folder / group / f"{name}.yaml").write_text(head + OmegaConf.to_yaml(OmegaConf.create(content)))
+    return points, [
+        *("+experiment=watt_counts_brief", "--config-dir", str(folder), "engine=tiny", "power=emulated"),
+        *("scenario.lengths.output_tokens=16", *IDLES),
+    ]
+
+
+def _fits(model: ModelConfig, gpu: GpuConfig) -> bool:
+    lengths = LengthConfig(input_tokens=256, output_tokens=256)
+    cfg = RunConfig(model=model, gpu=gpu, scenario=BatchConfig(lengths=lengths))
+    memory_bytes = nominal_bytes(cfg)
+    assert memory_bytes is not None, gpu.name
+    return fit.estimate(cfg, memory_bytes).fits
+
+
 class Study:
     """One command line over one folder."""
 
-    def __init__(self, points: int, workers: int, folder: Path) -> None:
+    def __init__(self, points: int, arguments: list[str], workers: int, folder: Path) -> None:
         self.records = folder / "records"
-        repeats = 3
-        self.seeds = max(1, round(points / (len(GPUS) * 2 * repeats)))
-        self.points = self.seeds * len(GPUS) * 2 * repeats
+        self.points = points
         self.command = [
-            *(sys.executable, "-m", "wattcount", "-m", "engine=tiny", "model=tiny", "power=emulated"),
-            *(f"gpu={','.join(GPUS)}", "model.dtype=float16", "scenario=server", "scenario.rate_rps=8,16"),
-            *("scenario.warmup_s=0", "scenario.window_s=1.2", "scenario.lengths.output_tokens=16"),
-            *("scenario.bare_idle_s=0.2", "scenario.loaded_idle_s=0.2", "scenario.bare_idle_after_s=0"),
-            f"seed={','.join(map(str, range(self.seeds)))}",
-            f"repeat={','.join(map(str, range(repeats)))}",
+            *(sys.executable, "-m", "wattcount", *arguments),
             *("tracking=none", f"records_dir={self.records}", f"sweep.workers={workers}"),
             "sweep.retry_invalid=true",
         ]
@@ -168,7 +242,7 @@ def judge(study: Study) -> tuple[list[str], dict]:
     wrong: list[str] = []
     valid = study.valid()
     if len(valid) != study.points:
-        wrong.append(f"{study.points - len(valid)} points have no valid record")
+        wrong.append(f"{len(valid)} points have a valid record, of {study.points}")
     if twice := [key for key, count in valid.items() if count > 1]:
         wrong.append(f"{len(twice)} points were measured more than once")
     reasons: collections.Counter[str] = collections.Counter()
@@ -195,7 +269,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--points", type=int, default=600)
+    parser.add_argument("--study", choices=["made_up", "watt_counts"], default="made_up")
+    parser.add_argument("--points", type=int, default=600, help="of the made-up study")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--faults", type=int, default=60)
     parser.add_argument("--gap-s", type=float, nargs=2, default=(2.0, 20.0), help="between two faults")
@@ -206,7 +281,8 @@ def main() -> None:
     args = parser.parse_args()
     folder = args.folder or Path(tempfile.mkdtemp(prefix="wattcount-bench-sweep-"))
     folder.mkdir(parents=True, exist_ok=True)
-    study = Study(args.points, args.workers, folder)
+    what = made_up(args.points) if args.study == "made_up" else paper_s(folder / "conf")
+    study = Study(*what, args.workers, folder)
     print(f"{study.points} points, {args.workers} at once, in {folder}", flush=True)
     result = run(study, args.faults, tuple(args.gap_s), random.Random(args.seed), args.limit_s)
     wrong, found = judge(study)
