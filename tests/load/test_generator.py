@@ -489,6 +489,34 @@ def test_two_generators_share_their_slots() -> None:
     assert together(work, {"step_base_ms": 1.0}) == 3
 
 
+@pytest.mark.parametrize("failing", [False, True])
+def test_a_request_joins_others_once_they_have_a_token_or_have_failed(failing: bool) -> None:
+    async def script(request: GenerationRequest) -> AsyncIterator[TokenChunk]:
+        await asyncio.sleep(0.05)
+        if failing and request.request_id == "u1":
+            raise RunFailedError("request_failed", "it broke")
+        for _ in range(4):
+            yield TokenChunk(now_ns(), 1, None)
+            await asyncio.sleep(0.05)
+        yield TokenChunk(now_ns(), request.max_output_tokens - 4, "length")
+
+    async def work() -> LoadGenerator:
+        generator = LoadGenerator(
+            ScriptedEngine(script), plan([0] * 4), vocab_size=1000, window_start_offset_ns=None, joins=(2,)
+        )
+        await generator.run(now_ns())
+        await generator.drain(10.0)
+        return generator
+
+    opener, second, *joining = asyncio.run(work()).records
+    assert opener.first_token_ns is not None
+    assert opener.last_token_ns is not None
+    for record in joining:
+        assert opener.first_token_ns <= record.actual_send_ns < opener.last_token_ns  # type: ignore[operator]
+        assert failing or second.first_token_ns <= record.actual_send_ns  # type: ignore[operator]
+        assert record.status == "completed"
+
+
 def test_a_group_waits_until_all_before_it_have_ended() -> None:
     async def work(engine: Engine) -> LoadGenerator:
         generator = LoadGenerator(

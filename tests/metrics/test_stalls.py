@@ -78,6 +78,22 @@ def test_stalls_are_counted_with_what_they_took_beyond_their_steps(tmp_path):
     assert told.longest_s == pytest.approx(0.9 + PREFILL_S, rel=0.05)
 
 
+def test_the_first_step_of_a_window_may_stand_still_too(tmp_path):
+    """Nothing is reported in the window before it; the report before is of the warm-up."""
+    late = run({0: 0.9})
+    late.steps.insert(0, step(START_S - 2.0, 0, 1))
+    told = found(late, tmp_path)
+    assert told is not None
+    assert (told.count, told.seconds) == (1, pytest.approx(0.9, rel=0.1))
+
+
+def test_a_step_of_the_warm_up_that_reaches_into_the_window_is_none_of_its(tmp_path):
+    served = run({})
+    served.requests[0]["actual_send_ns"] = at(START_S - 3.0)
+    served.steps.insert(0, step(START_S - 2.0, 0, 1))
+    assert found(served, tmp_path) == Stalls(0, 0.0, 0.0)
+
+
 def test_nothing_to_do_is_no_stall(tmp_path):
     assert found(run({}, idle_s=5.0), tmp_path) == Stalls(0, 0.0, 0.0)
 
@@ -132,7 +148,7 @@ def test_the_finding(tmp_path, late, invalidates):
         ),  # fused_moe_kernel was compiled nine times in the batch
         ("7cb71515b882/r0-20261123-092253-387-66a951", 0.05),  # the same, once
         ("08f2265753b1/r0-20261123-174602-212-02ec1e", None),  # the next run of the first one's model
-        ("5b4360d28259/r0-20261123-174654-569-11a92a", None),  # prefills that take half a second
+        ("5b4360d28259/r0-20261123-174654-569-11a92a", 0.015),  # prefills that take half a second; the first step did, too
         ("a1d2a1b9692c/r0-20261123-092528-692-35362f", None),  # a server that is idle half of the time
     ],
 )

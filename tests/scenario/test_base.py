@@ -87,14 +87,15 @@ def test_one_that_takes_too_long_is_cut_off_and_the_run_goes_on(
     bench: Any, tiny_run: Any, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr("wattcount.scenario.base.REHEARSAL_LIMIT_S", 0.2)
+    monkeypatch.setattr("wattcount.scenario.base.BLOCK_LIMIT_S", 0.0)
     run = bench(tiny_run(batch=True, num_requests=2, rehearsal_requests=64, engine={"step_base_ms": 20.0}))
     run.run()
     record = run.record()
     status = {(row["phase"], row["status"]) for row in record.requests.to_pylist()}
     assert ("rehearsal", "cancelled") in status
     assert run.ctx.rehearsal == {
-        "stalled_groups": [],
-        "blocks": False,
+        "stalled_prefills": [],
+        "blocks": None,
         "settled": False,
         "limit_s": 0.2,
     }
@@ -118,8 +119,8 @@ def test_it_goes_on_until_nothing_stands_still(bench: Any, tiny_run: Any, monkey
     run.run()
     found = run.ctx.rehearsal
     assert found["settled"]
-    assert len(found["stalled_groups"]) > 1
-    assert found["stalled_groups"][0] > found["stalled_groups"][-1] == 0
+    assert len(found["stalled_prefills"]) > 1
+    assert found["stalled_prefills"][0] > found["stalled_prefills"][-1] == 0
     record = run.record()
     steps = record.steps.to_pandas()
     span = next(span for span in record.info.phases if span.phase is Phase.WINDOW)
@@ -141,33 +142,35 @@ def test_an_engine_that_stands_still_is_taken_through_all_numbers_of_blocks(
     run = bench(cfg)
     run.run()
     record = run.record()
-    assert run.ctx.rehearsal["blocks"]
+    assert run.ctx.rehearsal["blocks"] == {"planned": 17, "completed": 17}
     assert run.ctx.rehearsal["settled"]
+    assert run.ctx.rehearsal["stalled_prefills"][-2:] == [0, 0]
     steps = record.steps.to_pandas()
     rehearsing = next(span for span in record.info.phases if span.phase is Phase.REHEARSAL)
     inside = steps[steps["logged_ns"].between(rehearsing.start_ns, rehearsing.end_ns)]
     tokens = inside["prefill_tokens"] + inside["decode_tokens"]
-    assert set(range(1, 17)) <= set(-(-tokens // 32))
+    assert set(range(1, 18)) <= set(-(-tokens // 32))
 
 
 def test_an_engine_that_does_not_stand_still_is_not(bench: Any, tiny_run: Any) -> None:
     run = bench(tiny_run(batch=True, num_requests=9, rehearsal_requests=9))
     run.run()
-    assert run.ctx.rehearsal["stalled_groups"] == [0]
-    assert not run.ctx.rehearsal["blocks"]
+    assert run.ctx.rehearsal["stalled_prefills"] == [0]
+    assert run.ctx.rehearsal["blocks"] is None
 
 
 def test_blocks_that_take_too_long_are_cut_off(bench: Any, tiny_run: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr("wattcount.load.rehearsal.STALL_MIN_S", 0.0)
-    monkeypatch.setattr("wattcount.load.rehearsal.STALL_FACTOR", 0.0)
+    monkeypatch.setattr("wattcount.load.rehearsal.STALL_SHARE", 0.0)
     monkeypatch.setattr("wattcount.load.rehearsal.BLOCK", 1)
-    monkeypatch.setattr("wattcount.scenario.base.REHEARSAL_LIMIT_S", 2.0)
+    monkeypatch.setattr("wattcount.scenario.base.REHEARSAL_LIMIT_S", 8.0)
+    monkeypatch.setattr("wattcount.scenario.base.BLOCK_LIMIT_S", 0.0)
     cfg = tiny_run(batch=True, num_requests=9, rehearsal_requests=9, engine={"step_base_ms": 4.0})
     cfg.scenario.lengths.input_tokens = 64
     run = bench(cfg)
     run.run()
     rows = rehearsed(run.record())
-    assert run.ctx.rehearsal["blocks"]
+    assert 0 < run.ctx.rehearsal["blocks"]["completed"] < run.ctx.rehearsal["blocks"]["planned"] == 513
     assert not run.ctx.rehearsal["settled"]
     assert any(row["request_id"].startswith("rehearsal-blocks-") for row in rows)
     unfinished = {row["status"] for row in rows} - {"completed"}
@@ -177,18 +180,18 @@ def test_blocks_that_take_too_long_are_cut_off(bench: Any, tiny_run: Any, monkey
 
 def test_an_engine_that_never_comes_to_rest_is_given_up(bench: Any, tiny_run: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr("wattcount.load.rehearsal.STALL_MIN_S", 0.0)
-    monkeypatch.setattr("wattcount.load.rehearsal.STALL_FACTOR", 0.0)
+    monkeypatch.setattr("wattcount.load.rehearsal.STALL_SHARE", 0.0)
     monkeypatch.setattr("wattcount.scenario.base.VARIATIONS", 3)
     run = bench(small_steps(tiny_run))
     run.run()
-    assert len(run.ctx.rehearsal["stalled_groups"]) == 3
+    assert len(run.ctx.rehearsal["stalled_prefills"]) == 3
     assert not run.ctx.rehearsal["settled"]
 
 
 def test_requests_that_fail_are_no_sign_of_rest(bench: Any, tiny_run: Any) -> None:
     run = bench(small_steps(tiny_run, engine={"fail_request_every": 3}))
     run.run()
-    assert run.ctx.rehearsal["stalled_groups"] == []
+    assert run.ctx.rehearsal["stalled_prefills"] == []
     assert not run.ctx.rehearsal["settled"]
 
 
@@ -196,13 +199,13 @@ def test_an_engine_that_dies_in_a_round_leaves_what_was_found(
     bench: Any, tiny_run: Any, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr("wattcount.load.rehearsal.STALL_MIN_S", 0.0)
-    monkeypatch.setattr("wattcount.load.rehearsal.STALL_FACTOR", 0.0)
+    monkeypatch.setattr("wattcount.load.rehearsal.STALL_SHARE", 0.0)
     monkeypatch.setattr("wattcount.scenario.base.VARIATIONS", 10_000)
     run = bench(small_steps(tiny_run, engine={"die_after_s": 3.0}))
     with pytest.raises(RunFailedError, match="die"):
         run.run()
     assert run.ctx.phases.current.phase is Phase.REHEARSAL
-    assert run.ctx.rehearsal["stalled_groups"]
+    assert run.ctx.rehearsal["stalled_prefills"]
     assert not run.ctx.rehearsal["settled"]
 
 

@@ -11,9 +11,9 @@ as a step may hold down to one.
     tokens in a step
     max_batched |##                     # #
                 |##                     # # # #
-    requests    |##....                 # # # # # # # #      one prefill, once those before it have ended,
-                |      `----....        # # # # # # # #      while a request of a few tokens keeps the
-              1 |               `-----  # # # # # # # #      engine busy, so that it finds all prompts at once
+    requests    |##....                 # # # # # # # #      one prefill, once those before it have ended and a
+                |      `----....        # # # # # # # #      request of a few tokens has got its first: that one
+              1 |               `-----  # # # # # # # #      keeps the engine busy, so that it finds all prompts at once
                 +------------------------------------------> steps
                     all at once,              rungs
                 decoding ever fewer
@@ -29,6 +29,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,17 +47,18 @@ EACH_UP_TO = 32
 """Up to here each number of running requests is met: tables of configurations are finest there."""
 FINE_UP_TO = 128
 """Up to here each multiple of 16 is met."""
-OPENER_TOKENS = 4
-"""Output tokens of the request that a rung's prompts arrive behind."""
+OPENER_TOKENS = 6
+"""Output tokens of the request that a rung's prompts arrive behind: they are sent after its first, and vLLM has a step or two under
+way by then."""
 BLOCK = 32
 """Tokens in a block of the kernels that are compiled for a number of blocks (triton_kernels' `HIST_BLOCK_M`)."""
 VARIATION_GROUPS = 16
 """Prefills of a round of sizes drawn at random, each of which is sent twice."""
-STALL_MIN_S = 0.25
-"""A prefill that stood still is late by at least this much: the longest a collection or a busy core took in runs that were
-left alone was 70 ms on a GPU host."""
-STALL_FACTOR = 1.0
-"""And by at least this multiple of what it took the other time."""
+STALL_MIN_S = 0.3
+"""A prefill that stood still is late by at least this much: the same work, sent twice to Falcon Mamba's shape on H100s, differed by
+up to 0.27 s."""
+STALL_SHARE = 0.25
+"""And by at least this share of what it took the other time."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,8 @@ class Rehearsal:
     plan: LoadPlan
     begins: tuple[int, ...]
     """Indices of requests that are sent once all before them have ended."""
+    joins: tuple[int, ...]
+    """Indices of requests that are sent once all before them have got a token."""
 
     @property
     def groups(self) -> list[slice]:
@@ -97,16 +101,19 @@ def rehearsal(
     return _planned(groups, derived_seed(load.seed, Stream.REHEARSAL))
 
 
-def blocks(load: LoadPlan, requests: int, *, max_batched_tokens: int, max_request_tokens: int) -> Rehearsal:
-    """A prefill of each number of blocks of `BLOCK` tokens, from one up to what a step may hold.
+def blocks(
+    load: LoadPlan, requests: int, *, max_batched_tokens: int, max_request_tokens: int, replicas: int = 1
+) -> Rehearsal:
+    """A prefill of each number of blocks of `BLOCK` tokens for each of `replicas`, from one up to what a step may hold.
 
     Arguments, bounds and errors as of `rehearsal`.
     """
     longest = _longest(load, requests, max_request_tokens)
     openers = min(1, requests - 1)
     most = min(max_batched_tokens, (requests - openers) * longest + openers)
-    # One less than a multiple: in most steps of a load nothing divides their tokens.
-    sizes = [min(end - 1, most) for end in range(BLOCK, most + BLOCK, BLOCK)]
+    block = BLOCK * replicas
+    # One less than a multiple of it: 16 does not divide the tokens of most steps of a load.
+    sizes = [min(end - 1, most) for end in range(block, most + block, block)]
     groups = [
         _rung(max(tokens, openers + 1), longest, max_request_tokens, openers=openers) for tokens in sizes
     ]
@@ -140,12 +147,12 @@ def stalled(took_s: NDArray[np.float64]) -> NDArray[np.bool_]:
     took_s  [2 * pairs]: seconds from each group's first send to its last token; NaN: not all of it completed
 
     The same work takes as long twice. It stood still if one time took at least `STALL_MIN_S` longer than the other, and more
-    than `STALL_FACTOR` of its time longer.
+    than `STALL_SHARE` of its time longer.
     """
     pairs = took_s.reshape(-1, 2)
     usual_s = pairs.min(axis=1)
     late_s = pairs.max(axis=1) - usual_s
-    return np.asarray(late_s > np.maximum(STALL_MIN_S, STALL_FACTOR * usual_s), np.bool_)
+    return np.asarray(late_s > np.maximum(STALL_MIN_S, STALL_SHARE * usual_s), np.bool_)
 
 
 def _longest(load: LoadPlan, requests: int, max_request_tokens: int) -> int:
@@ -156,8 +163,10 @@ def _longest(load: LoadPlan, requests: int, max_request_tokens: int) -> int:
 
 
 def _planned(groups: list[_Group], seed: int) -> Rehearsal:
-    inputs, outputs = (np.concatenate(column) for column in zip(*groups, strict=True))
-    begins = np.cumsum([len(group[0]) for group in groups])[:-1]
+    inputs = np.concatenate([group.inputs for group in groups])
+    outputs = np.concatenate([group.outputs for group in groups])
+    begins = np.cumsum([0, *(len(group.inputs) for group in groups)])[:-1].tolist()
+    joins = [begin + group.openers for begin, group in zip(begins, groups, strict=True) if group.openers]
     plan = LoadPlan(
         send_offset_ns=np.zeros(len(inputs), np.int64),
         input_tokens=inputs.astype(np.int32),
@@ -165,12 +174,18 @@ def _planned(groups: list[_Group], seed: int) -> Rehearsal:
         force_output_length=True,
         seed=seed,
     )
-    return Rehearsal(plan, tuple(begins.tolist()))
+    return Rehearsal(plan, tuple(begins[1:]), tuple(joins))
 
 
 _Ints = np.ndarray[tuple[int], np.dtype[np.int64]]
-_Group = tuple[_Ints, _Ints]
-"""Prompt and completion lengths."""
+
+
+class _Group(NamedTuple):
+    """Prompt and completion lengths, and how many of the requests are there before the others are sent."""
+
+    inputs: _Ints
+    outputs: _Ints
+    openers: int = 0
 
 
 def _falling(own: _Ints, max_batched_tokens: int, max_request_tokens: int) -> _Group:
@@ -185,7 +200,7 @@ def _falling(own: _Ints, max_batched_tokens: int, max_request_tokens: int) -> _G
     # One token is the prefill's own; after it all of them decode.
     outputs = 1 + _steps_running(len(own)) + prefilled_in[-1] - prefilled_in
     outputs = np.clip(outputs, 1, max(1, max_request_tokens - 1))
-    return np.maximum(1, np.minimum(inputs, max_request_tokens - outputs)), outputs
+    return _Group(np.maximum(1, np.minimum(inputs, max_request_tokens - outputs)), outputs)
 
 
 def _prefill_steps(inputs: _Ints, max_batched_tokens: int) -> _Ints:
@@ -242,4 +257,6 @@ def _rung(tokens: int, longest: int, max_request_tokens: int, *, openers: int) -
     inputs[: prefilled % count] += 1
     outputs = np.ones(count, np.int64)
     opening = min(OPENER_TOKENS, max(1, max_request_tokens - 1))
-    return np.append(np.ones(openers, np.int64), inputs), np.append(np.full(openers, opening), outputs)
+    return _Group(
+        np.append(np.ones(openers, np.int64), inputs), np.append(np.full(openers, opening), outputs), openers
+    )

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from wattcount.load.rehearsal import STALL_FACTOR, STALL_MIN_S
 from wattcount.metrics.observations import MISSING, Ints, Requests, int_column
 from wattcount.metrics.window import Window
 
@@ -29,6 +28,11 @@ if TYPE_CHECKING:
 
 MIN_STEPS = 16
 """Fewer do not tell what a step takes."""
+STALL_MIN_S = 0.25
+"""A step stood still that took at least so much longer than it should have: the longest a collection or a busy core took in runs
+that were left alone was 70 ms on a GPU host."""
+STALL_FACTOR = 1.0
+"""And at least this multiple of what it should have taken longer."""
 
 Floats = NDArray[np.float64]
 
@@ -57,14 +61,21 @@ def stalls(record: Record, requests: Requests, window: Window) -> Stalls | None:
         return None
     order = np.argsort(reported_ns, kind="stable")
     reported_ns, prefill, decode = reported_ns[order], prefill[order], decode[order]
-    took_s = np.diff(_busy_ns(requests, reported_ns)) / 1e9
-    inside = (reported_ns[:-1] >= window.start_ns) & (reported_ns[1:] <= window.end_ns)
-    if inside.sum() < MIN_STEPS:
+    # Of what the engine did before the window, nothing counts.
+    took_s = np.diff(_busy_ns(requests, np.maximum(reported_ns, window.start_ns))) / 1e9
+    fitted = (reported_ns[:-1] >= window.start_ns) & (reported_ns[1:] <= window.end_ns)
+    if fitted.sum() < MIN_STEPS:
         return None
     content = np.column_stack([np.ones(len(took_s)), prefill[:-1], prefill[1:], decode[:-1]]).astype(
         np.float64
     )
-    expected_s = _expected(content[inside], took_s[inside])
+    inside = fitted.copy()
+    # The first step of a window is its own unless another one goes on; the report before it tells nothing of it.
+    first = int(fitted.argmax()) - 1
+    if first >= 0 and not _in_flight(requests, window.start_ns):
+        inside[first] = True
+        content[first, [1, 3]] = 0.0
+    expected_s = _expected(content, took_s, fitted)[inside]
     late_s = took_s[inside] - expected_s
     stalled = late_s > np.maximum(STALL_MIN_S, STALL_FACTOR * expected_s)
     return Stalls(
@@ -72,6 +83,11 @@ def stalls(record: Record, requests: Requests, window: Window) -> Stalls | None:
         float(late_s[stalled].sum()),
         float(took_s[inside][stalled].max(initial=0.0)),
     )
+
+
+def _in_flight(requests: Requests, t_ns: int) -> bool:
+    sent = (requests.actual_send_ns != MISSING) & (requests.actual_send_ns < t_ns)
+    return bool((sent & ((requests.last_token_ns == MISSING) | (requests.last_token_ns > t_ns))).any())
 
 
 def _busy_ns(requests: Requests, t_ns: Ints) -> Ints:
@@ -93,17 +109,18 @@ def _busy_ns(requests: Requests, t_ns: Ints) -> Ints:
     return np.where(at < 0, 0, busy)
 
 
-def _expected(content: Floats, took_s: Floats, rounds: int = 50) -> Floats:
-    """Least absolute deviations, by least squares that are weighted anew; never less than a tenth of the median."""
-    scaled = content / np.maximum(np.abs(content).max(axis=0), 1.0)
+def _expected(content: Floats, took_s: Floats, fitted: NDArray[np.bool_], rounds: int = 50) -> Floats:
+    """Of every step, by those that are `fitted`: least absolute deviations, by least squares that are weighted anew; never less
+    than a tenth of their median."""
+    every = content / np.maximum(np.abs(content[fitted]).max(axis=0), 1.0)
+    scaled, took_s = every[fitted], took_s[fitted]
     typical_s = float(np.median(took_s))
     floor_s = max(1e-2 * typical_s, 1e-6)
     weights = np.ones(len(took_s))
-    fitted = np.full(len(took_s), typical_s)
+    solution = np.zeros(scaled.shape[1])
     for _ in range(rounds):
         root = np.sqrt(weights)
         solution = np.linalg.lstsq(scaled * root[:, None], took_s * root, rcond=None)[0]
-        fitted = scaled @ solution
-        weights = 1.0 / np.maximum(np.abs(took_s - fitted), floor_s)
-    expected_s: Floats = np.maximum(fitted, 0.1 * typical_s)
+        weights = 1.0 / np.maximum(np.abs(took_s - scaled @ solution), floor_s)
+    expected_s: Floats = np.maximum(every @ solution, 0.1 * typical_s)
     return expected_s

@@ -27,7 +27,9 @@ from wattcount.scenario.phases import PhaseRunner
 START_GRACE_S = 60.0
 """An engine ends its own start after `engine.start_timeout_s`; this long after that it is not waited for."""
 REHEARSAL_LIMIT_S = 240.0
-"""A rehearsal takes some seconds, and two minutes or three where many kernels have to be compiled."""
+"""A rehearsal takes some seconds, and two minutes or three where many kernels have to be compiled,"""
+BLOCK_LIMIT_S = 1.5
+"""beside this for each number of blocks, which may have to be compiled, too."""
 VARIATIONS = 12
 """Rounds of sizes drawn at random, at most."""
 AT_ONCE = 256
@@ -138,47 +140,63 @@ class Scenario(ABC):
 
 
 class _Rehearsing:
-    """The rehearsal of one run. `Rehearsal`s are made before they are sent; the first one before anything is measured."""
+    """The rehearsal of one run. `Rehearsal`s are made before they are sent; the first ones before anything is measured."""
 
     def __init__(self, ctx: RunContext, requests: int, max_batched_tokens: int, info: EngineInfo) -> None:
         self._ctx = ctx
         self._load = ctx.load.main
         self._requests = requests
         self._info = info
-        self._bounds = {"max_batched_tokens": max_batched_tokens, "max_request_tokens": info.max_model_len}
+        replicas = ctx.cfg.engine.data_parallel_size
+        self._bounds = {
+            "max_batched_tokens": max_batched_tokens * replicas,
+            "max_request_tokens": info.max_model_len,
+        }
         self._ladder = self._generator(rehearsal(self._load, requests, **self._bounds), "rehearsal-")
+        self._blocks = blocks(self._load, requests, **self._bounds, replicas=replicas)
 
     async def run(self) -> None:
-        """What has not ended `REHEARSAL_LIMIT_S` after the begin is cancelled, and that is no harm."""
-        self._ctx.phases.begin(Phase.REHEARSAL, limit_s=REHEARSAL_LIMIT_S)
+        """What has not ended at the limit is cancelled, and that is no harm."""
+        limit_s = REHEARSAL_LIMIT_S + BLOCK_LIMIT_S * len(self._blocks.groups)
+        self._ctx.phases.begin(Phase.REHEARSAL, limit_s=limit_s)
         assert self._ctx.phases.current is not None
-        end_ns = self._ctx.phases.current.start_ns + round(REHEARSAL_LIMIT_S * 1e9)
+        end_ns = self._ctx.phases.current.start_ns + round(limit_s * 1e9)
         self._ctx.rehearsal |= {
-            "stalled_groups": [],
-            "blocks": False,
+            "stalled_prefills": [],
+            "blocks": None,
             "settled": False,
-            "limit_s": REHEARSAL_LIMIT_S,
+            "limit_s": limit_s,
         }
         if await self._send(self._ladder, end_ns):
             await self._settle(end_ns)
         self._ctx.phases.end()
 
     async def _settle(self, end_ns: int) -> None:
-        """Rounds of variations until one has made nothing stand still; after the first that has, all numbers of blocks."""
+        """Rounds of variations until one has made nothing stand still. After the first that has, all numbers of blocks, and then
+        until two in a row have not."""
         found = self._ctx.rehearsal
+        stalls: list[int] = found["stalled_prefills"]
         for number in range(VARIATIONS):
-            if any(found["stalled_groups"]) and not found["blocks"]:
-                found["blocks"] = True
-                asked = blocks(self._load, self._requests, **self._bounds)
-                if not await self._send(self._generator(asked, "rehearsal-blocks-"), end_ns):
-                    return
             stood_still = await self._vary(number, end_ns)
             if stood_still is None:
                 return
-            found["stalled_groups"].append(stood_still)
-            if stood_still == 0:
+            stalls.append(stood_still)
+            if stalls == [0] or stalls[-2:] == [0, 0]:
                 found["settled"] = True
                 return
+            if number == 0 and not await self._meet_blocks(end_ns):
+                return
+
+    async def _meet_blocks(self, end_ns: int) -> bool:
+        """Whether all of them completed by `end_ns`."""
+        generator = self._generator(self._blocks, "rehearsal-blocks-")
+        told = {"planned": len(self._blocks.groups), "completed": 0}
+        self._ctx.rehearsal["blocks"] = told
+        try:
+            return await self._send(generator, end_ns)
+        finally:
+            took_s = [_took_s(generator.records[group]) for group in self._blocks.groups]
+            told["completed"] = len(took_s) - sum(map(math.isnan, took_s))
 
     async def _vary(self, number: int, end_ns: int) -> int | None:
         """How many of one more round of variations stood still; None: not all of it completed by `end_ns`."""
@@ -198,6 +216,7 @@ class _Rehearsing:
             id_prefix=id_prefix,
             before_window="rehearsal",
             begins=planned.begins,
+            joins=planned.joins,
         )
 
     async def _send(self, generator: LoadGenerator, end_ns: int) -> bool:
