@@ -4,6 +4,8 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 SOURCES := pyproject.toml CMakeLists.txt tools/install.sh $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name 'CMakeLists.txt')
 ARGS ?=
+# More would disturb each other: many tests measure.
+TEST_WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run test lint test-cpp test-python test-postgres bench docs clean \
@@ -32,7 +34,7 @@ test-cpp: setup ## C++ unit tests, plain and under ASan+UBSan and TSan
 	  cmake --preset $$preset >/dev/null && cmake --build --preset $$preset && ctest --preset $$preset; done
 
 test-python: setup ## Python tests (no GPU, no network)
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest -n $(TEST_WORKERS) --dist loadfile $(ARGS)
 
 slurm-up: setup ## A SLURM cluster on this machine with emulated GPUs (needs slurm-wlm, munge; extra `slurm`)
 	PYTHON=$(PY) tools/slurm_test_cluster.sh start

@@ -26,6 +26,9 @@ WATTS = "power/gpu_mean_w"
 UNREMARKABLE = frozenset({"power_capped"})
 """Findings of nearly every full load, so not repeated in each row."""
 
+SHORT_RATE_RPS = 20.0
+"""Of `server_short`, unless a shape cannot keep up with it."""
+
 Key = TypeVar("Key", bound=Hashable)
 
 
@@ -58,15 +61,16 @@ class Scatter:
     @classmethod
     def of_runs(cls, key: str, *gpus: Sequence[Entry], many_shapes: bool) -> Scatter:
         """Of a metric, over all settings that were repeated on different boards of a GPU model; a sequence of runs for each
-        model. Repeats on one board tell nothing of what boards differ by, which a lever on another board meets.
+        model. Repeats on one board tell nothing of what boards differ by, which a lever on another board meets: they count
+        as one, their mean.
 
         many_shapes  of the study `architectures` alone, or of all else: its short eager runs depend on the host's CPU, too
         """
         return cls.of(
-            [entry.value(key) for entry in repeats]
+            [float(np.mean([e.value(key) for e in board])) for board in _by(repeats, _board).values()]
             for runs in gpus
             for repeats in _by(_valid(runs), _setting).values()
-            if len({entry.board for entry in repeats}) > 1 and is_of_many_shapes(repeats[0]) == many_shapes
+            if is_of_many_shapes(repeats[0]) == many_shapes
         )
 
 
@@ -113,6 +117,10 @@ def _over(runs: Sequence[Entry], key: str, middle: Callable[[list[float]], Any] 
 def _p50_p95(runs: Sequence[Entry], name: str) -> str:
     """Medians over the runs."""
     return " / ".join(number(_over(runs, f"latency/{name}_p{p}_ms", np.median)) for p in (50, 95))
+
+
+def _board(entry: Entry) -> str:
+    return entry.board
 
 
 def _boards(runs: Iterable[Entry]) -> str:
@@ -361,13 +369,15 @@ def shape_ratios(h100: Sequence[Entry], h200: Sequence[Entry]) -> str:
     """Shapes with valid runs of one and the same setting on both GPUs: J per output token of each, and their ratio."""
     scatter = Scatter.of_runs(PER_TOKEN, h100, h200, many_shapes=True)
     sides = [_by(filter(is_of_many_shapes, _valid(side)), _setting) for side in (h100, h200)]
-    pairs: dict[str, dict[str, tuple[list[Entry], list[Entry]]]] = {}
+    pairs: dict[tuple[str, float], dict[str, tuple[list[Entry], list[Entry]]]] = {}
     for setting, ours in sides[0].items():
         if setting in sides[1]:
-            pairs.setdefault(ours[0].model, {})[ours[0].scenario["kind"]] = (ours, sides[1][setting])
+            rate = ours[0].scenario.get("rate_rps") or SHORT_RATE_RPS
+            kinds = pairs.setdefault((ours[0].model, rate), {})
+            kinds[ours[0].scenario["kind"]] = (ours, sides[1][setting])
     rows = [
         [
-            name,
+            name if rate == SHORT_RATE_RPS else f"{name}, {rate:g} requests/s",
             *(
                 cell
                 for kind in ("batch", "server")
@@ -375,7 +385,7 @@ def shape_ratios(h100: Sequence[Entry], h200: Sequence[Entry]) -> str:
             ),
             _spoiled(kinds),
         ]
-        for name, kinds in sorted(pairs.items())
+        for (name, rate), kinds in sorted(pairs.items())
     ]
     figures = ["J per output token, H100", "H200", "H100 / H200"]
     head = ["model", f"batch: {figures[0]}", *figures[1:], f"server: {figures[0]}", *figures[1:], "findings that touch the ratio"]  # fmt: skip

@@ -9,6 +9,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -124,6 +125,15 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
         runner.run(engine.stop())
 
 
+@pytest.mark.parametrize(("device", "compiles"), [("cuda", True), ("cpu", False)])
+def test_kernels_are_compiled_on_first_use_on_a_gpu_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, compiles: bool
+) -> None:
+    setup = SimpleNamespace(device=device)
+    monkeypatch.setattr("wattcount.engine.vllm.VllmSetup.of", lambda cfg, gpu_uuids: setup)
+    assert VllmEngine(config(), [], tmp_path).compiles_on_first_use is compiles
+
+
 class TestStarted:
     pytestmark = real
 
@@ -132,6 +142,7 @@ class TestStarted:
         assert INSTALL is not None
         assert (info.name, info.version, info.device) == ("vllm", INSTALL.version, "cpu")
         assert info.gpu_uuids == ()
+        assert not started.engine.compiles_on_first_use
         assert info.vocab_size == LLAMA["vocab_size"]
         assert info.max_model_len == 1024
         assert info.details["devices"] == [{"type": "cpu", "torch": info.details["torch"]}]

@@ -148,7 +148,10 @@ def test_the_finding(tmp_path, late, invalidates):
         ),  # fused_moe_kernel was compiled nine times in the batch
         ("7cb71515b882/r0-20261123-092253-387-66a951", 0.05),  # the same, once
         ("08f2265753b1/r0-20261123-174602-212-02ec1e", None),  # the next run of the first one's model
-        ("5b4360d28259/r0-20261123-174654-569-11a92a", 0.015),  # prefills that take half a second; the first step did, too
+        (
+            "5b4360d28259/r0-20261123-174654-569-11a92a",
+            0.015,
+        ),  # prefills that take half a second; the first step did, too
         ("a1d2a1b9692c/r0-20261123-092528-692-35362f", None),  # a server that is idle half of the time
     ],
 )

@@ -65,6 +65,26 @@ def test_as_many_as_run_at_once_at_most_the_load_s(
     assert at_once(rehearsed(run.record())) == expected
 
 
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_replicas_are_sent_as_many_times_more(
+    bench: Any, tiny_run: Any, monkeypatch: Any, replicas: int
+) -> None:
+    """As many requests and as many tokens in a rung."""
+    monkeypatch.setattr(TinyEngine, "compiles_on_first_use", True)
+    cfg = tiny_run(batch=True, num_requests=16, warmup_requests=0)
+    cfg.engine.max_num_seqs, cfg.engine.max_num_batched_tokens = 4, 32
+    cfg.engine.data_parallel_size = replicas
+    cfg.scenario.lengths.input_tokens = 16
+    run = bench(cfg)
+    run.run()
+    rows = rehearsed(run.record())
+    first_rung = [row for row in rows if row["index"] >= 4 * replicas][: 1 + 2 * replicas]
+    assert at_once(rows[: 4 * replicas]) == 4 * replicas
+    assert (
+        sum(row["input_tokens"] for row in first_rung if row["request_id"].count("-") == 1) == 32 * replicas
+    )
+
+
 def test_a_server_that_is_held_back_rehearses_no_more_than_it_lets_in(
     bench: Any, tiny_run: Any, monkeypatch: Any
 ) -> None:

@@ -133,6 +133,11 @@ def test_what_the_engine_takes_by_itself_is_no_lever() -> None:
     assert scatter([run(0.10), same]).freedom == 1
 
 
+def test_repeats_on_one_board_count_as_one() -> None:
+    other = ("bbbb",)
+    assert scatter([run(0.09), run(0.11), run(0.12, boards=other)]) == study.Scatter.of([[0.10, 0.12]])
+
+
 def test_the_many_shapes_scatter_by_themselves() -> None:
     other = ("bbbb",)
     runs = [
@@ -140,7 +145,7 @@ def test_the_many_shapes_scatter_by_themselves() -> None:
         run(0.11, boards=other),
         shape(0.3),
         shape(0.4, boards=other),
-        shape(0.5, boards=other),
+        shape(0.5, boards=("cccc",)),
     ]
     assert scatter(runs) == study.Scatter.of([[0.10, 0.11]])
     assert scatter(runs, many_shapes=True) == study.Scatter.of([[0.3, 0.4, 0.5]])
@@ -373,6 +378,14 @@ def test_a_shape_whose_run_is_invalid_has_no_figures_and_says_so() -> None:
 
 
 # -- one GPU beside another
+
+
+def test_a_ratio_at_another_rate_has_a_row_of_its_own() -> None:
+    h100 = [shape(0.6, "server", rate_rps=5.0), shape(0.3, "server", rate_rps=20.0)]
+    h200 = [shape(0.5, "server", rate_rps=5.0), shape(0.2, "server", rate_rps=20.0)]
+    slow, usual = rows(study.shape_ratios(h100, h200))
+    assert (slow["model"], slow["H100 / H200#6"]) == ("gpt2, 5 requests/s", "1.20")
+    assert (usual["model"], usual["H100 / H200#6"]) == ("gpt2", "1.50")
 
 
 def test_a_ratio_is_of_runs_of_one_setting_and_the_valid_ones() -> None:

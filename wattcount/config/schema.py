@@ -293,8 +293,8 @@ class EngineConfig:
     max_model_len: int | None = identity(None)
     """None: the longest prompt plus completion of the scenario, rounded up to 256."""
     max_num_seqs: int | None = identity(None)
-    """Requests that run at once. None: what vLLM takes where a program starts its engine, as here: 128; `vllm serve` takes 256 to
-    1,024, by GPU (`EngineArgs.get_batch_defaults`). The record says what was taken (`engine.details`)."""
+    """Requests that run at once. None: what vLLM takes where a program starts its `AsyncLLM`, as here: 128; `vllm serve` takes
+    256 or 1,024, by GPU (`EngineArgs.get_batch_defaults`). The record says what was taken (`engine.details`)."""
     max_num_batched_tokens: int | None = identity(None)
     """Tokens of a step. None: as above, 2,048; `vllm serve` takes 2,048 to 16,384."""
     gpu_memory_utilization: float = identity(0.9)

@@ -52,7 +52,7 @@ class VllmEngine(Engine):
     def __init__(self, cfg: RunConfig, gpu_uuids: Sequence[str], log_dir: Path) -> None:
         super().__init__()
         self._setup = VllmSetup.of(cfg, gpu_uuids)
-        # On a CPU there is no Triton: 55 prefills from 63 to 2,048 tokens took a time in proportion to their tokens.
+        # Not on a CPU, where there is no Triton: 62 prefills of a small Llama took a time in proportion to their tokens.
         self.compiles_on_first_use = self._setup.device != "cpu"
         self._log = Path(log_dir) / ENGINE_LOG
         self._log_offset = 0

@@ -19,9 +19,9 @@ as a step may hold down to one.
                 decoding ever fewer
 
 A kernel may also be compiled for a number that a step's tokens make, as gpt-oss's experts are for how many blocks of 32 tokens
-a step has: on H100s that explains 87 of 106 prefills that took a second longer. So prefills of sizes drawn at random
+a step has: on H100s that explains 87 of 106 prefills that took more than a second. So prefills of sizes drawn at random
 follow (`variation`), each sent twice: the second finds all compiled, so what the first took longer it stood still
-(`stalled`). Where that is so, all numbers of blocks are gone through (`blocks`), before the next round tells whether
+(`stalled`). Where that is so, all numbers of blocks are gone through (`blocks`), before more rounds tell whether
 that was enough.
 """
 
