@@ -130,7 +130,7 @@ def test_kernels_are_compiled_on_first_use_on_a_gpu_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, compiles: bool
 ) -> None:
     setup = SimpleNamespace(device=device)
-    monkeypatch.setattr("wattcount.engine.vllm.VllmSetup.of", lambda cfg, gpu_uuids: setup)
+    monkeypatch.setattr("wattcount.engine.vllm.VllmSetup.of", lambda *_: setup)
     assert VllmEngine(config(), [], tmp_path).compiles_on_first_use is compiles
 
 

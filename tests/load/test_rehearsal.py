@@ -216,8 +216,8 @@ def test_the_steps_of_a_variation_have_the_sizes_that_were_drawn() -> None:
     assert found == sizes(asked)
 
 
-def test_replicas_share_a_block(requests: int = 64) -> None:
-    alone, shared = (blocks(load(), requests, **BOUNDS, replicas=replicas) for replicas in (1, 2))
+def test_replicas_share_a_block() -> None:
+    alone, shared = (blocks(load(), 64, **BOUNDS, replicas=replicas) for replicas in (1, 2))
     assert sizes(shared)[:3] == [63, 127, 191]
     assert len(shared.groups) == len(alone.groups) / 2
 
