@@ -239,7 +239,7 @@ def test_unexpected_exception_fails_the_request_alone() -> None:
 
 
 def test_dead_engine_stops_the_sending() -> None:
-    engine = tiny({"die_after_s": 0.2, "step_base_ms": 1.0})
+    engine = tiny({"die_after_s": 1.0, "step_base_ms": 1.0})
     load = plan([float(10 * i) for i in range(1000)], output_tokens=500)
 
     async def live() -> tuple[LoadGenerator, int]:
@@ -256,7 +256,7 @@ def test_dead_engine_stops_the_sending() -> None:
         return generator, took
 
     generator, took = asyncio.run(live())
-    assert took < 2_000_000_000
+    assert took < 5_000_000_000  # of the plan's ten seconds
     statuses = {record.status for record in generator.records}
     assert statuses == {"failed", "not_sent"}
     for record in generator.records:
