@@ -239,7 +239,7 @@ def test_unexpected_exception_fails_the_request_alone() -> None:
 
 
 def test_dead_engine_stops_the_sending() -> None:
-    engine = tiny({"die_after_s": 1.0, "step_base_ms": 1.0})
+    engine = tiny({"die_after_s": 1.0, "step_base_ms": 5.0})
     load = plan([float(10 * i) for i in range(1000)], output_tokens=500)
 
     async def live() -> tuple[LoadGenerator, int]:
