@@ -76,7 +76,7 @@ def made_up(points: int) -> tuple[int, list[str]]:
     ]
 
 
-def paper_s(folder: Path) -> tuple[int, list[str]]:
+def the_papers(folder: Path) -> tuple[int, list[str]]:
     """(points, arguments) of the paper's study, whose files it writes to `folder`: for each GPU the models that vLLM could
     hold there, which the tiny engine would not ask."""
     declared: Any = OmegaConf.to_container(OmegaConf.load(PAPER).hydra.sweeper)
@@ -281,7 +281,7 @@ def main() -> None:
     args = parser.parse_args()
     folder = args.folder or Path(tempfile.mkdtemp(prefix="wattcount-bench-sweep-"))
     folder.mkdir(parents=True, exist_ok=True)
-    what = made_up(args.points) if args.study == "made_up" else paper_s(folder / "conf")
+    what = made_up(args.points) if args.study == "made_up" else the_papers(folder / "conf")
     study = Study(*what, args.workers, folder)
     print(f"{study.points} points, {args.workers} at once, in {folder}", flush=True)
     result = run(study, args.faults, tuple(args.gap_s), random.Random(args.seed), args.limit_s)
