@@ -53,6 +53,7 @@ def stalls(record: Record, requests: Requests, window: Window) -> Stalls | None:
     should have taken is linear in the tokens it decoded and in those prefilled in it and in the step before (vLLM's
     reports are late by one), fitted by least absolute deviations over the window: stalls do not move that fit while
     most steps have none, however long they are.
+    The first step of a window counts where nothing was in flight before it (a batch); one that goes on from before does not.
     """
     steps = record.steps
     reported_ns = int_column(steps, "logged_ns")
