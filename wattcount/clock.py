@@ -7,12 +7,16 @@ native sampler's. UTC is never stored with an observation; it is derived from a 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+
+_monotonic_ns: Callable[[], int] = time.monotonic_ns
+"""The reader of CLOCK_MONOTONIC [ns]. Tests replace it by a virtual clock."""
 
 
 def now_ns() -> int:
     """CLOCK_MONOTONIC now, nanoseconds."""
-    return time.monotonic_ns()
+    return _monotonic_ns()
 
 
 @dataclass(frozen=True)
@@ -28,9 +32,9 @@ class ClockPair:
         """The tightest of `attempts` readings of CLOCK_REALTIME between two of CLOCK_MONOTONIC."""
         best: ClockPair | None = None
         for _ in range(attempts):
-            before = time.monotonic_ns()
+            before = _monotonic_ns()
             utc = time.time_ns()
-            after = time.monotonic_ns()
+            after = _monotonic_ns()
             if best is None or after - before < best.bracket_ns:
                 best = cls((before + after) // 2, utc, after - before)
         assert best is not None

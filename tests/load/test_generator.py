@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable
 from itertools import pairwise
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import virtual_time
 
 from wattcount.clock import now_ns
 from wattcount.config.schema import (
@@ -67,7 +67,7 @@ def run(
         finally:
             await engine.stop()
 
-    return asyncio.run(live())
+    return virtual_time.run(live())
 
 
 class ScriptedEngine(Engine):
@@ -109,7 +109,7 @@ def test_requests_are_sent_on_time_and_followed_to_the_end() -> None:
         assert record.error is None
         assert record.planned_send_ns is not None
         assert record.actual_send_ns is not None
-        assert record.planned_send_ns <= record.actual_send_ns < record.planned_send_ns + 500_000_000
+        assert record.planned_send_ns <= record.actual_send_ns < record.planned_send_ns + 100_000
         assert record.output_tokens == sum(record.token_count) == 4
         assert record.token_ts_ns == sorted(record.token_ts_ns)
         assert record.first_token_ns == record.token_ts_ns[0]
@@ -125,25 +125,29 @@ def test_requests_are_sent_on_time_and_followed_to_the_end() -> None:
         assert (record.input_tokens, record.cached_tokens, record.preemptions) == (8, 0, 0)
 
 
-def test_median_send_lag_is_below_a_millisecond() -> None:
-    """Timers of an event loop alone are up to a millisecond late, each time."""
+def test_a_send_does_not_trust_the_event_loop_s_timers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Timers of an event loop are up to a millisecond late, each time."""
+    sleep = asyncio.sleep
+
+    async def late(delay: float, result: Any = None) -> Any:
+        return await sleep(delay + 0.001 if delay > 0 else 0, result)
+
+    monkeypatch.setattr(asyncio, "sleep", late)
     generator = run(tiny(), plan([float(i * 7) + 0.37 for i in range(60)]))
     lags = [(r.actual_send_ns or 0) - (r.planned_send_ns or 0) for r in generator.records]
     assert min(lags) >= 0
-    assert np.median(lags) < 1_000_000
+    assert max(lags) < 100_000
 
 
 def test_a_late_send_does_not_push_back_the_next() -> None:
     async def script(request: GenerationRequest) -> AsyncIterator[TokenChunk]:
         if request.request_id == "w0":
-            time.sleep(0.05)  # what a blocked event loop does to everybody
+            virtual_time.block_s(0.05)  # what a blocked event loop does to everybody
         yield TokenChunk(now_ns(), 4, True)
 
     generator = run(ScriptedEngine(script), plan([0, 10, 20, 150]))
     lags_ms = [((r.actual_send_ns or 0) - (r.planned_send_ns or 0)) / 1e6 for r in generator.records]
-    assert lags_ms[1] > 30
-    assert lags_ms[2] > 20
-    assert lags_ms[3] < 30
+    assert lags_ms == pytest.approx([0, 40, 30, 0], abs=0.1)
 
 
 def test_a_thousand_at_once_do_not_starve_the_first() -> None:
@@ -151,7 +155,7 @@ def test_a_thousand_at_once_do_not_starve_the_first() -> None:
     sends: list[int] = []
 
     async def script(request: GenerationRequest) -> AsyncIterator[TokenChunk]:  # noqa: ARG001
-        time.sleep(0.0002)
+        virtual_time.block_s(0.0002)
         sends.append(now_ns())
         await asyncio.sleep(0.005)
         yield TokenChunk(now_ns(), 4, True)
@@ -255,8 +259,8 @@ def test_dead_engine_stops_the_sending() -> None:
         await engine.stop()
         return generator, took
 
-    generator, took = asyncio.run(live())
-    assert took < 5_000_000_000  # of the plan's ten seconds
+    generator, took = virtual_time.run(live())
+    assert took < 1_100_000_000  # of the plan's ten seconds
     statuses = {record.status for record in generator.records}
     assert statuses == {"failed", "not_sent"}
     for record in generator.records:
@@ -277,7 +281,7 @@ def test_engine_that_dies_in_the_drain() -> None:
         await engine.stop()
         return generator
 
-    assert [record.status for record in asyncio.run(live()).records] == ["failed"] * 2
+    assert [record.status for record in virtual_time.run(live()).records] == ["failed"] * 2
 
 
 def test_drain_cancels_what_is_not_done_and_keeps_its_tokens() -> None:
@@ -309,7 +313,7 @@ def test_cancelled_run_leaves_the_rest_not_sent() -> None:
         await engine.stop()
         return generator
 
-    generator = asyncio.run(live())
+    generator = virtual_time.run(live())
     assert generator.in_flight == 0
     assert generator.records[0].output_tokens > 0
 
@@ -340,7 +344,7 @@ def test_max_in_flight_holds_sends_back() -> None:
         await engine.stop()
         return generator
 
-    generator = asyncio.run(live())
+    generator = virtual_time.run(live())
     assert generator.completed == 9
     assert highest == 3
     lags_ms = [((r.actual_send_ns or 0) - (r.planned_send_ns or 0)) / 1e6 for r in generator.records]
@@ -383,7 +387,7 @@ def together(work: Callable[[Engine], Any], args: dict[str, Any] | None = None) 
         finally:
             await engine.stop()
 
-    return asyncio.run(live())
+    return virtual_time.run(live())
 
 
 def test_a_window_that_is_held_waits_and_keeps_its_distances() -> None:
@@ -408,7 +412,7 @@ def test_a_window_that_is_held_waits_and_keeps_its_distances() -> None:
     assert [(value - planned[0]) // 1_000_000 for value in planned] == [0, 5, 220, 226, 240]
     assert generator.completed == 5
     for record in generator.records:
-        assert 0 <= record.actual_send_ns - record.planned_send_ns < 100_000_000
+        assert 0 <= record.actual_send_ns - record.planned_send_ns < 100_000
 
 
 def test_a_window_that_is_released_in_time_is_as_planned() -> None:
@@ -508,7 +512,7 @@ def test_a_request_joins_others_once_they_have_a_token_or_have_failed(failing: b
         await generator.drain(10.0)
         return generator
 
-    opener, second, *joining = asyncio.run(work()).records
+    opener, second, *joining = virtual_time.run(work()).records
     assert opener.first_token_ns is not None
     assert opener.last_token_ns is not None
     for record in joining:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import virtual_time
 
 from wattcount import scenario
 from wattcount.clock import now_ns
@@ -21,7 +22,7 @@ from wattcount.scenario import Journal, Progress, RunContext
 
 
 class Bench:
-    """A scenario on the tiny engine and an emulated GPU, in this process."""
+    """A scenario on the tiny engine and an emulated GPU, in this process. Only the GPU's sampler lives in real time."""
 
     def __init__(self, cfg: RunConfig, folder: Path, info: RunInfo) -> None:
         self.stack = ExitStack()
@@ -73,7 +74,7 @@ class Bench:
             await engine.stop()
 
     def run(self, tick_s: float = 0.1) -> None:
-        asyncio.run(self._execute(tick_s))
+        virtual_time.run(self._execute(tick_s))
 
     def record(self) -> Record:
         self.sampler.stop()

@@ -59,7 +59,6 @@ def test_a_batch_that_takes_too_long_fails_and_keeps_what_it_has(bench: Any, tin
 
 
 def test_an_engine_that_dies_in_the_window(bench: Any, tiny_run: Any) -> None:
-    # The window lasts for seconds: a busy machine may be late by two seconds and the engine still dies in it.
     engine = {"die_after_s": 3.0, "step_base_ms": 500.0}
     run = bench(tiny_run(batch=True, loaded_idle_s=0.1, warmup_requests=0, engine=engine))
     with pytest.raises(RunFailedError) as caught:

@@ -31,7 +31,7 @@ def test_every_phase_in_order_and_as_long_as_planned(bench: Any, tiny_run: Calla
     assert length[Phase.WARMUP] == 0.3
     assert length[Phase.WINDOW] == 0.5
     for phase in (Phase.BARE_IDLE, Phase.LOADED_IDLE, Phase.IDLE_AFTER, Phase.BARE_IDLE_AFTER):
-        assert 0.2 <= length[phase] < 5.0  # a busy machine is late
+        assert length[phase] == pytest.approx(0.2, abs=0.01)
     assert run.checkpoints >= len(ALL)
 
 
@@ -50,7 +50,7 @@ def test_the_window_is_where_it_was_planned_and_holds_what_was_planned(bench: An
         )
     assert set(record.requests["phase"].to_pylist()) == {"warmup", "window"}
     assert len(record.steps) > 20
-    assert len(record.power.events) > 100
+    assert len(record.power.events) > 0
 
 
 def test_without_warm_up_the_window_begins_with_the_load(bench: Any, tiny_run: Any) -> None:
@@ -68,15 +68,15 @@ def spans_of(run: Any) -> dict[Phase, Any]:
 
 
 def test_a_warm_up_that_has_settled_ends_as_planned(bench: Any, tiny_run: Any) -> None:
-    # The tokens/s of so short samples vary a lot: only steady arrivals are certain to pass.
+    # The tokens/s of so short samples vary a lot: only steady arrivals are certain to settle.
     cfg = tiny_run(warmup_s=1.0, warmup_limit_s=5.0, rate_rps=50.0)
     cfg.scenario.arrivals.kind = ArrivalKind.constant
     run = bench(cfg)
     run.run()
     spans = spans_of(run)
-    if run.ctx.warmup["seconds"] == 1.0:
-        assert spans[Phase.WARMUP].end_ns - spans[Phase.WARMUP].start_ns == 1_000_000_000
-        assert not any(row["request_id"].startswith("more-") for row in run.record().requests.to_pylist())
+    assert run.ctx.warmup["seconds"] == 1.0
+    assert spans[Phase.WARMUP].end_ns - spans[Phase.WARMUP].start_ns == 1_000_000_000
+    assert not any(row["request_id"].startswith("more-") for row in run.record().requests.to_pylist())
     assert run.ctx.warmup["settled"]
 
 
