@@ -13,6 +13,7 @@ from wattcount.config.schema import ModelConfig, RunConfig, Weights
 from wattcount.engine.limits import max_request_tokens
 from wattcount.engine.vllm_errors import one_line
 from wattcount.errors import NotStartedError
+from wattcount.files import write_atomically
 
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
 
@@ -91,9 +92,7 @@ def _with_config_json(folder: Path, content: str) -> Path:
     file = folder / "config.json"
     if not file.exists() or file.read_text(encoding="utf-8") != content:
         folder.mkdir(parents=True, exist_ok=True)
-        whole = folder / f".{os.getpid()}.tmp"
-        whole.write_text(content, encoding="utf-8")
-        whole.replace(file)
+        write_atomically(file, content)
     return folder
 
 

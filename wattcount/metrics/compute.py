@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import Any
 
+from wattcount.files import write_atomically
 from wattcount.metrics import drift
 from wattcount.metrics.energy import (
     energy_estimates,
@@ -91,12 +91,7 @@ def write(record_path: str | Path) -> Path:
     folder = Path(record_path)
     content = to_bytes(compute(Record.open(folder)))
     target = folder / METRICS_JSON
-    beside = folder / f".{METRICS_JSON}.{os.getpid()}.tmp"
-    try:
-        beside.write_bytes(content)
-        beside.replace(target)
-    finally:
-        beside.unlink(missing_ok=True)
+    write_atomically(target, content)
     return target
 
 

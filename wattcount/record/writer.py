@@ -6,7 +6,6 @@ import contextlib
 import errno
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from wattcount import ownership
 from wattcount.clock import ClockPair
 from wattcount.errors import NotStartedError, RunFailedError
+from wattcount.files import replacing, sync_folder, write_atomically
 from wattcount.power.rapl import HostReading
 from wattcount.power.trace import PowerTrace
 from wattcount.record import schema
@@ -108,13 +108,11 @@ class RecordWriter:
         `info` is taken as it is now; the call may be made in another thread.
         """
         target = self.folder / _SPOOL / _DRAFT
-        beside = target.with_suffix(".new")
         content = _to_bytes(info)
 
         def save() -> None:
             with _clear_errors(self.folder):
-                _write_synced(beside, content)
-                beside.replace(target)
+                write_atomically(target, content)
                 if self._spool is not None:
                     self._spool.sync()
 
@@ -184,13 +182,13 @@ class RecordWriter:
         if not info.validity.valid:
             info.log_tail = last_lines(self.folder / schema.ENGINE_LOG, LOG_TAIL_LINES)
         with _clear_errors(self.folder):
-            _write_synced(self.folder / schema.RUN_JSON, _to_bytes(info))
+            write_atomically(self.folder / schema.RUN_JSON, _to_bytes(info))
             # Before this, an interrupted `place` begins anew from the spool; after it, from run.json.
             if (self.folder / _SPOOL).exists():
                 shutil.rmtree(self.folder / _SPOOL)
-            _sync_folder(self.folder)
+            sync_folder(self.folder)
             self.folder.rename(target)
-            _sync_folder(target.parent)
+            sync_folder(target.parent)
             claimed.unlink(missing_ok=True)
         self.let_go()
         self.folder = target
@@ -290,21 +288,6 @@ def _to_bytes(info: RunInfo) -> bytes:
     return (json.dumps(info.to_json(), indent=1, allow_nan=False) + "\n").encode()
 
 
-def _write_synced(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _power_tables(uuids: tuple[str, ...], batches: Iterator[NDArray[np.void]]) -> Iterator[pa.Table]:
     """Row groups of power events, each in the order of GPU, source and time."""
     waiting: list[NDArray[np.void]] = []
@@ -334,13 +317,10 @@ def _sorted(table: pa.Table, by: str) -> pa.Table:
 def _write_parquet(path: Path, columns: pa.Schema, tables: Iterator[pa.Table]) -> FileFacts:
     """zstd, text as dictionaries, numbers as differences, lists of times by their bytes, a checksum a page."""
     rows = 0
-    with path.open("wb") as file:
-        with pq.ParquetWriter(file, columns, **_parquet_options(columns)) as writer:
-            for table in tables:
-                writer.write_table(table.cast(columns), row_group_size=_ROW_GROUP)
-                rows += len(table)
-        file.flush()
-        os.fsync(file.fileno())
+    with replacing(path) as file, pq.ParquetWriter(file, columns, **_parquet_options(columns)) as writer:
+        for table in tables:
+            writer.write_table(table.cast(columns), row_group_size=_ROW_GROUP)
+            rows += len(table)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return FileFacts(bytes=path.stat().st_size, rows=rows, sha256=digest)

@@ -26,6 +26,7 @@ from wattcount import ownership
 from wattcount.config.paths import gpu_lock_dir
 from wattcount.config.schema import GpuConfig
 from wattcount.errors import NotStartedError
+from wattcount.files import sync_folder, write_atomically
 from wattcount.power.nvml import GpuFacts, NvmlSession
 from wattcount.power.settings import Setting, UndoError, plan, put_in_force, undo
 
@@ -52,16 +53,7 @@ class Journal:
 
     def write(self) -> None:
         """Raises OSError; when it returns, the journal is on the disk."""
-        beside = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(beside, flags, 0o644)
-        try:
-            os.write(descriptor, json.dumps(dataclasses.asdict(self)).encode())
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        beside.replace(self.path)
-        _sync(self.path.parent)
+        write_atomically(self.path, json.dumps(dataclasses.asdict(self)))
 
     @classmethod
     def read(cls, uuid: str) -> Journal | None:
@@ -88,7 +80,7 @@ def journal_file(uuid: str) -> Path:
 def remove_journal(uuid: str) -> None:
     with contextlib.suppress(FileNotFoundError):
         journal_file(uuid).unlink()
-        _sync(gpu_lock_dir())
+        sync_folder(gpu_lock_dir())
 
 
 @contextlib.contextmanager
@@ -227,11 +219,3 @@ def _guarded(uuids: Sequence[str]) -> Iterator[None]:
         except subprocess.TimeoutExpired:
             guard.kill()
             guard.wait()
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

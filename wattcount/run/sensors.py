@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import time
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from wattcount import __version__
 from wattcount.config import paths
 from wattcount.config.schema import PowerConfig
 from wattcount.errors import WattcountError
+from wattcount.files import write_atomically
 from wattcount.power import PowerSampler
 from wattcount.power.characterise import FIRST_PROBE_S, PROBE_CONFIG, characterise, sampling_plan
 from wattcount.power.nvml import NvmlSession
@@ -53,14 +53,10 @@ def keep(gpu_uuid: str, driver_version: str | None, found: dict[str, Any]) -> Pa
     """Puts a characterisation where `known` finds it; None where the folder cannot be written."""
     path = known_path(gpu_uuid, driver_version)
     content = {"version": KNOWN_VERSION, "wattcount": __version__, "characterisation": found}
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(json.dumps(content, indent=1))
-        beside.replace(path)
+        write_atomically(path, json.dumps(content, indent=1))
     except OSError:
-        with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
         return None
     return path
 

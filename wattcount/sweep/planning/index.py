@@ -20,6 +20,7 @@ from wattcount import __version__
 from wattcount.config.plain import from_json
 from wattcount.config.schema import RunConfig
 from wattcount.errors import WattcountError
+from wattcount.files import write_atomically
 from wattcount.record.schema import METRICS_JSON, RUN_JSON
 from wattcount.sweep.planning.keys import NODES, Keys
 
@@ -258,8 +259,6 @@ def _load(file: Path) -> dict[str, Entry]:
 
 def _save(file: Path, entries: Iterable[Entry]) -> None:
     content = {"version": INDEX_VERSION, "entries": [asdict(e) | {"status": e.status.value} for e in entries]}
-    beside = file.with_name(f".index-{os.getpid()}")
     with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(json.dumps(content), encoding="utf-8")
-        beside.replace(file)
+        write_atomically(file, json.dumps(content))

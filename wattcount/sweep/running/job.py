@@ -32,6 +32,7 @@ from wattcount.errors import (
     NotStartedError,
     WattcountError,
 )
+from wattcount.files import write_atomically
 from wattcount.run.cooldown import Rest
 from wattcount.sweep.planning.keys import plan_key
 from wattcount.sweep.running.task import NOT_STARTED, PointResult, measure_planned
@@ -141,10 +142,8 @@ def _trying(folder: Path, key: str) -> Iterator[int]:
 def write_result(folder: Path, result: PointResult) -> None:
     """Whole or not at all; a node that does not share the folder keeps it to itself."""
     file = folder / f"{result.key}.json"
-    temporary = file.with_suffix(f".{socket.gethostname()}-{os.getpid()}")
     with contextlib.suppress(OSError):
-        temporary.write_text(json.dumps(dataclasses.asdict(result)))
-        temporary.replace(file)
+        write_atomically(file, json.dumps(dataclasses.asdict(result)))
 
 
 def read_result(file: Path) -> PointResult:
@@ -175,6 +174,4 @@ def _keep_rest(start: Path, rest: Rest, known: set[str]) -> None:
         with contextlib.suppress(OSError):
             folder = start / REST_FOLDER
             folder.mkdir(parents=True, exist_ok=True)
-            temporary = folder / f".{uuid}-{socket.gethostname()}-{os.getpid()}"
-            temporary.write_text(json.dumps(rest.before[uuid]))
-            temporary.replace(folder / f"{uuid}.json")
+            write_atomically(folder / f"{uuid}.json", json.dumps(rest.before[uuid]))

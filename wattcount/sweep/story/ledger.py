@@ -30,6 +30,7 @@ import pyarrow.parquet as pq
 
 from wattcount import ownership
 from wattcount.errors import WattcountError
+from wattcount.files import replacing
 from wattcount.sweep.planning.plan import Plan, PlannedPoint, PlanState
 from wattcount.sweep.story.events import MEASURED_ELSEWHERE, Event, EventKind, decode, encode
 from wattcount.sweep.story.state import PointState, State, StudyState, Tally, Writer, tally
@@ -128,16 +129,10 @@ class Ledger:
 
     def write_plan(self, plan: Plan) -> None:
         """Puts the plan in the place of the one before, in one step. Raises `WattcountError`."""
-        temporary = self.folder / f".{PLAN_FILE}-{socket.gethostname()}-{os.getpid()}"
         try:
-            with temporary.open("wb") as file:
+            with replacing(self.folder / PLAN_FILE) as file:
                 pq.write_table(_plan_table(plan), file, compression="zstd")
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self.folder / PLAN_FILE)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
             raise WattcountError(
                 f"cannot write {self.folder / PLAN_FILE}: {error.strerror or error}"
             ) from error

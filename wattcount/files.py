@@ -1,0 +1,64 @@
+"""Writing a file so that whoever reads it finds the old content or the new one, never half of it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+TEMPORARY_SUFFIX = ".tmp"
+"""Ending of the name that a file has until it is whole: `.<name>.<random>.tmp`, in the same folder."""
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Puts a file in place in one step, and returns once it is on the disk. Text is written as UTF-8.
+
+    Raises OSError; then the file that was there before is unchanged.
+    """
+    with replacing(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A new file to write into, which takes the place of `path` when the block ends without an error.
+
+    The new file never follows a link that lies in its place. Raises OSError; then the file that was there before is
+    unchanged.
+    """
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(6)}{TEMPORARY_SUFFIX}")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(beside, flags, 0o644)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the disk know the names in a folder. Raises OSError where the disk fails.
+
+    A folder that may be written to and not read, and a file system that knows no such call, are passed over.
+    """
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except PermissionError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
+    finally:
+        os.close(descriptor)
