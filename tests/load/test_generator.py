@@ -462,6 +462,47 @@ def test_what_is_stopped_was_never_planned() -> None:
     assert [record.planned_send_ns is None for record in records] == [False] * 2 + [True] * 3
 
 
+@pytest.mark.parametrize("asked", ["other", "warmup"])
+def test_a_request_that_waits_for_a_slot_is_not_sent_once_it_is_too_late(asked: str) -> None:
+    """Both ways in which a window ends what came before it: the extra load's `stop_at`, and the main load's warm-up."""
+    gates: list[asyncio.Event] = []
+
+    async def script(request: GenerationRequest) -> AsyncIterator[TokenChunk]:
+        gate = asyncio.Event()
+        gates.append(gate)
+        await gate.wait()
+        yield TokenChunk(now_ns(), request.max_output_tokens, "length")
+
+    async def work() -> list[RequestRecord]:
+        engine = ScriptedEngine(script)
+        start_ms = None if asked == "other" else 1000.0
+        start = None if start_ms is None else round(start_ms * 1e6)
+        load = LoadGenerator(
+            engine,
+            plan([0, 0, 0, *([] if start is None else [1000.0])]),
+            vocab_size=VOCAB,
+            window_start_offset_ns=start,
+            max_in_flight=1,
+        )
+        sending = asyncio.create_task(load.run(now_ns() - 2_000_000_000))
+        while not gates:
+            await asyncio.sleep(0)
+        load.stop_at(now_ns(), None if asked == "other" else "warmup")
+        gates[0].set()
+        if start is not None:
+            while len(gates) < 2:
+                await asyncio.sleep(0)
+            gates[1].set()
+        await sending
+        await load.drain(10.0)
+        return load.records
+
+    records = asyncio.run(work())
+    assert [record.status for record in records[:3]] == ["completed", "not_sent", "not_sent"]
+    assert [record.status for record in records[3:]] == ([] if asked == "other" else ["completed"])
+    assert [record.planned_send_ns is None for record in records[1:3]] == [asked == "other"] * 2
+
+
 def test_two_generators_share_their_slots() -> None:
     async def work(engine: Engine) -> int:
         one = LoadGenerator(

@@ -108,6 +108,10 @@ class LoadGenerator:
         self._released = asyncio.Event()
         if not hold_window:
             self._released.set()
+        self._stop_ns: int | None = None
+        """When sending stops; None: it does not."""
+        self._stops_ns: dict[str, int] = {}
+        """When sending stops, by phase of the requests."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: RunFailedError | None = None
         self._runner: asyncio.Task[Any] | None = None
@@ -164,6 +168,10 @@ class LoadGenerator:
                     await self._none_tokenless.wait()
                 if self._slots is not None:
                     await self._slots.acquire()
+                if self._too_late(record):
+                    if self._slots is not None:
+                        self._slots.release()
+                    continue
                 self._send(record, request)
             # The last task has not run yet; when this returns, everything has been sent.
             await asyncio.sleep(0)
@@ -183,10 +191,18 @@ class LoadGenerator:
                     record.planned_send_ns += later_ns
         self._released.set()
 
-    def stop_at(self, t_ns: int) -> None:
-        """Requests planned for `t_ns` or later are not sent, and were never planned."""
-        for record in self.records[self.sent :]:
-            if record.planned_send_ns is not None and record.planned_send_ns >= t_ns:
+    def stop_at(self, t_ns: int, phase: str | None = None) -> None:
+        """Sends nothing from `t_ns` on: neither what is planned for then or later, nor what waits for a slot then.
+
+        phase  None: this holds for all requests, and those that are not sent were never planned.
+               A phase: this holds for its requests only, and those that are not sent keep their planned send.
+        """
+        if phase is not None:
+            self._stops_ns[phase] = t_ns
+            return
+        self._stop_ns = t_ns
+        for record in self.records:
+            if record.status == "not_sent" and (record.planned_send_ns or 0) >= t_ns:
                 record.planned_send_ns = None
 
     async def drain(self, limit_s: float) -> int:
@@ -210,6 +226,15 @@ class LoadGenerator:
             task.cancel()
         if tasks:
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _too_late(self, record: RequestRecord) -> bool:
+        """Whether `stop_at` forbids to send this request now."""
+        at_ns = now_ns()
+        if self._stop_ns is not None and at_ns >= self._stop_ns:
+            record.planned_send_ns = None
+            return True
+        stop_ns = self._stops_ns.get(record.phase)
+        return stop_ns is not None and at_ns >= stop_ns
 
     def _request(self, record: RequestRecord) -> GenerationRequest:
         index = record.index

@@ -80,6 +80,8 @@ class ServerScenario(Scenario):
                 window_ns = await self._until_settled(ctx, stack, sending, window_ns)
             elif config.warmup_s > 0:
                 phases.begin(Phase.WARMUP, config.warmup_s, at_ns=sending.start_ns)
+            # What `max_in_flight` still holds back would take the slots of the window's own requests.
+            self._generator.stop_at(window_ns, "warmup")
             await sending.until(window_ns)
             end_ns = window_ns + window_length_ns
             phases.begin(Phase.WINDOW, config.window_s, at_ns=window_ns)
