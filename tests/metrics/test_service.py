@@ -100,6 +100,24 @@ def test_single_token_outputs_have_no_tpot_and_still_meet_the_slo(tmp_path):
     assert content["metrics"]["requests/good"] == 240
 
 
+def test_tokens_that_all_arrive_at_once_have_no_tpot_and_do_not_show_that_they_meet_the_slo(tmp_path):
+    run = SyntheticRun(
+        requests=steady_requests(chunk=64, tokens=64, ttft_ms=2000), slo=SloConfig(tpot_ms=15, e2e_ms=5000)
+    )
+    content = metrics_of(run, tmp_path)
+    assert content["metrics"]["latency/tpot_p50_ms"] is None
+    assert content["null_reasons"]["latency/tpot_p50_ms"] == "one_arrival"
+    assert content["null_reasons"]["latency/itl_p50_ms"] == "one_arrival"
+    assert content["metrics"]["requests/good"] == 0
+
+
+def test_tokens_that_arrive_at_once_lie_within_a_bound_of_the_whole(tmp_path):
+    run = SyntheticRun(
+        requests=steady_requests(chunk=64, tokens=64, ttft_ms=2000), slo=SloConfig(e2e_ms=5000)
+    )
+    assert values_of(run, tmp_path)["requests/good"] == 240
+
+
 def test_tokens_that_arrive_together(tmp_path):
     # 12 tokens in chunks of 4, 30 ms apart: three arrivals, two gaps.
     found = values_of(SyntheticRun(requests=steady_requests(tokens=12, chunk=4, itl_ms=30)), tmp_path)

@@ -19,6 +19,7 @@ NOT_A_SERVER = "not_a_server"
 NOT_RECORDED = "not_recorded"
 NO_DRAFTS = "no_draft_tokens"
 SINGLE_TOKEN = "single_token_outputs"
+ONE_ARRIVAL = "one_arrival"
 NO_PREFILL = "no_prefill_tokens"
 NO_DECODE = "no_decode_tokens"
 UNFINISHED = percentiles.REQUESTS_UNFINISHED
@@ -37,6 +38,7 @@ NULL_REASONS: dict[str, str] = {
     NOT_RECORDED: "the engine or the sensor does not tell",
     NO_DRAFTS: "no token was proposed in the window: speculative decoding is off, or had nothing to propose",
     SINGLE_TOKEN: "every output is a single token",
+    ONE_ARRIVAL: "all tokens of a request came at once: the engine did not stream them one by one",
     UNFINISHED: "the percentile falls on a request that never finished",
     percentiles.NO_REQUESTS: "no request was sent in the window",
     rapl.NOT_PRESENT: "the host shows no RAPL counter of that kind",

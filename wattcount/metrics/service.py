@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wattcount.metrics import percentiles
-from wattcount.metrics.null_reasons import BATCH, NO_GOOD, NO_SLO, SINGLE_TOKEN
+from wattcount.metrics.null_reasons import BATCH, NO_GOOD, NO_SLO, ONE_ARRIVAL, SINGLE_TOKEN
 from wattcount.metrics.observations import MISSING, Bools, Requests, ends_in, starts_in
 from wattcount.metrics.registry import PERCENTILES
 from wattcount.metrics.sheet import Sheet
@@ -58,11 +58,12 @@ def put_service(sheet: Sheet, record: Record, requests: Requests, window: Window
     )
 
     latencies = _latencies_ns(requests, sent)
+    no_second = ONE_ARRIVAL if (requests.output_tokens[sent] > 1).any() else SINGLE_TOKEN
     for name, values in latencies.items():
         for p in PERCENTILES:
             value, reason = percentiles.percentile(values[~np.isnan(values)], p)
             if reason == percentiles.NO_REQUESTS and sent.any():
-                reason = SINGLE_TOKEN  # there were requests, but none with a second token
+                reason = no_second  # there were requests, but none with a second arrival of tokens
             sheet.put(f"latency/{name}_p{p}_ms", None if value is None else value / 1e6, reason)
 
     gaps = requests.gaps_ns(sent)
@@ -70,17 +71,17 @@ def put_service(sheet: Sheet, record: Record, requests: Requests, window: Window
     for p in PERCENTILES:
         value, reason = percentiles.percentile(np.append(gaps, [INF] * unfinished), p)
         if reason == percentiles.NO_REQUESTS and sent.any():
-            reason = SINGLE_TOKEN
+            reason = no_second
         sheet.put(f"latency/itl_p{p}_ms", None if value is None else value / 1e6, reason)
 
-    _goodput(sheet, record, latencies, seconds)
+    _goodput(sheet, record, latencies, requests.output_tokens[sent] == 1, seconds)
 
 
 def _latencies_ns(requests: Requests, sent: Bools) -> dict[str, NDArray[np.float64]]:
     """TTFT, TPOT and E2E of each request in `sent`, same order; `inf`: never got there; nan: has none.
 
-    TPOT of a single token does not exist (nan). A request that broke off after its first token has a
-    TTFT, and an infinite TPOT and E2E.
+    TPOT of a single token does not exist (nan), nor does that of tokens which all came in one arrival: when each
+    was made is not known. A request that broke off after its first token has a TTFT, and an infinite TPOT and E2E.
     """
     send = requests.actual_send_ns[sent]
     first = requests.first_token_ns[sent]
@@ -90,11 +91,17 @@ def _latencies_ns(requests: Requests, sent: Bools) -> dict[str, NDArray[np.float
     ttft = np.where(first != MISSING, first - send, INF)
     e2e = np.where(done, last - send, INF)
     with np.errstate(divide="ignore", invalid="ignore"):
-        tpot = np.where(tokens > 1, (last - first) / (tokens - 1), np.nan)
+        tpot = np.where((tokens > 1) & (last > first), (last - first) / (tokens - 1), np.nan)
     return {"ttft": ttft, "tpot": np.where(done, tpot, INF), "e2e": e2e}
 
 
-def _goodput(sheet: Sheet, record: Record, latencies: dict[str, NDArray[np.float64]], seconds: float) -> None:
+def _goodput(
+    sheet: Sheet,
+    record: Record,
+    latencies: dict[str, NDArray[np.float64]],
+    single_token: Bools,
+    seconds: float,
+) -> None:
     slo = record.info.config["scenario"].get("slo") or {}
     bounds = {name: slo.get(f"{name}_ms") for name in ("ttft", "tpot", "e2e")}
     energy = sheet.metrics["energy/gpu_j"]
@@ -105,8 +112,9 @@ def _goodput(sheet: Sheet, record: Record, latencies: dict[str, NDArray[np.float
     good = np.isfinite(latencies["e2e"])
     for name, bound in bounds.items():
         if bound is not None:
-            # nan: a single token has no TPOT to break a bound with.
-            good &= ~(latencies[name] > float(bound) * 1e6)
+            # A single token has no TPOT to break a bound with. Tokens that came at once do not show that they keep one.
+            kept = latencies[name] <= float(bound) * 1e6
+            good &= kept | single_token if name == "tpot" else kept
     count = int(good.sum())
     sheet.put("requests/good", count)
     sheet.put("throughput/goodput_rps", count / seconds)
