@@ -127,6 +127,7 @@ class SyntheticRun:
     gpu_facts: dict[str, Any] = field(default_factory=dict)
     """More keys of each GPU in `run.json`."""
     warmup: dict[str, Any] = field(default_factory=dict)
+    length_changes: dict[str, int] = field(default_factory=dict)
     rapl: dict[str, Any] | None = None
     """`run.json`'s `host.rapl`."""
     host_power: list[dict[str, Any]] = field(default_factory=list)
@@ -175,6 +176,7 @@ class SyntheticRun:
             phases=self.phases,
             validity=self.validity,
             warmup=self.warmup,
+            length_changes=self.length_changes,
         )
 
     def power_rows(self) -> list[dict[str, Any]]:

@@ -197,6 +197,12 @@ def test_azure_trace_as_it_is(azure: Path) -> None:
     assert plan.send_offset_ns[:2].tolist() == [0, 52_000_000]
     assert plan.input_tokens[:2].tolist() == [4096, 3180]
     assert plan.output_tokens[:2].tolist() == [10, 8]
+    changes = build_plan(scenario, 0, 0).length_changes
+    assert changes is not None
+    assert changes.requests == len(plan)
+    assert changes.input_cut > 0
+    scenario.lengths.input_tokens_max = scenario.lengths.output_tokens_max = 100_000
+    assert build_plan(scenario, 0, 0).length_changes is None
 
 
 @pytest.mark.parametrize(
@@ -222,3 +228,17 @@ def test_bad_scenario(scenario: ScenarioConfig, message: str) -> None:
 def test_unknown_scenario() -> None:
     with pytest.raises(TypeError, match="ScenarioConfig"):
         build_plan(ScenarioConfig(), 0, 0)
+
+
+def test_entries_of_a_prompt_file_that_are_left_out_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "sharegpt.json"
+    path.write_text(
+        '[{"conversations": [{"value": "ab"}, {"value": "c"}]}, {"conversations": [{"value": "d"}]}]'
+    )
+    scenario = BatchConfig(
+        num_requests=3, lengths=LengthConfig(kind=LengthKind.prompts, path=str(path)), warmup_requests=0
+    )
+    load = build_plan(scenario, 0, 0, tokenize=lambda text: [ord(letter) for letter in text])
+    assert load.main.output_tokens.tolist() == [1, 1, 1]
+    assert len(load.notes) == 1
+    assert "1 of its 2 entries hold no prompt with an answer" in load.notes[0]

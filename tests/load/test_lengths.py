@@ -183,3 +183,36 @@ def test_prompt_below_the_lower_bound_names_its_line(tmp_path: Path) -> None:
 def test_bad_config(changes: dict[str, object], message: str) -> None:
     with pytest.raises(NotStartedError, match=message):
         lengths.create(LengthConfig(**changes))  # type: ignore[arg-type]
+
+
+def test_what_the_bounds_change_of_a_trace_is_counted() -> None:
+    trace = make_trace([(100_000, 5_000), (0, 0), (512, 128), (4096, 1024)])
+    drawn = TraceLengths(trace, Bounds(1, 4096), Bounds(1, 1024), in_order=True).draw(4, 0)
+    changes = drawn.changes()
+    assert changes == lengths.LengthChanges(
+        requests=4,
+        input_cut=1,
+        input_raised=1,
+        output_cut=1,
+        output_raised=1,
+        input_tokens_given=104_608,
+        output_tokens_given=6_152,
+        input_tokens=8_705,
+        output_tokens=2_177,
+    )
+    assert changes.changed
+
+
+def test_what_the_bounds_change_of_prompts_is_counted() -> None:
+    prompts = PromptFile(Path("p"), ((1,) * 10, (2,) * 3), (50, None), (1, 2))
+    changes = PromptLengths(prompts, Bounds(1, 4), 8, Bounds(1, 20)).draw(2, 0).changes()
+    assert changes is not None
+    assert (changes.input_cut, changes.output_cut, changes.input_tokens_given, changes.input_tokens) == (
+        1, 1, 13, 7,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [LengthKind.fixed, LengthKind.uniform, LengthKind.lognormal])
+def test_lengths_that_come_from_no_file_lose_nothing(kind: LengthKind) -> None:
+    config = LengthConfig(kind=kind, input_tokens=512, input_tokens_max=600)
+    assert lengths.create(config).draw(100, 0).changes() is None

@@ -83,3 +83,81 @@ def test_unreadable_files(tmp_path: Path) -> None:
     path.write_bytes(b"\xff")
     with pytest.raises(NotStartedError, match="not UTF-8"):
         read_prompts(path)
+
+
+CASES = {
+    "sharegpt.json": '[{"id": "a", "conversations": [{"from": "human", "value": "Hello"}, {"from": "gpt", "value": "Hi"}]},\n'
+    ' {"id": "b", "conversations": [{"from": "human", "value": "Bye"}]}]\n',
+    "pretty.json": '[\n  {\n    "prompt": "Hello"\n  },\n  {\n    "prompt": "Bye"\n  }\n]\n',
+    "blank_first.jsonl": '\n{"prompt_token_ids": [1, 2, 3], "output_tokens": 4}\n',
+    "comment_first.jsonl": '# my prompts\n{"prompt_token_ids": [1, 2, 3], "output_tokens": 4}\n',
+    "comment_first.txt": '# my prompts\n{"prompt_token_ids": [1, 2, 3], "output_tokens": 4}\n',
+    "prompts.csv": 'prompt,output_tokens\n"Hello, world",5\n',
+    "one.json": '{\n  "prompt": "Hello"\n}\n',
+    "cut.json": '[{"prompt": "Hello"}, {"prom',
+}
+
+
+def case(folder: Path, name: str) -> Path:
+    path = folder / name
+    path.write_text(CASES[name])
+    return path
+
+
+def test_sharegpt(tmp_path: Path) -> None:
+    prompts = read_prompts(case(tmp_path, "sharegpt.json"), codepoints)
+    assert prompts.token_ids == (tuple(codepoints("Hello")),)
+    assert prompts.output_tokens == (2,)
+    assert prompts.skipped == 1
+
+
+def test_a_json_list_of_rows(tmp_path: Path) -> None:
+    prompts = read_prompts(case(tmp_path, "pretty.json"), codepoints)
+    assert prompts.token_ids == (tuple(codepoints("Hello")), tuple(codepoints("Bye")))
+    assert prompts.lines == (1, 2)
+
+
+def test_a_blank_line_before_the_first_object(tmp_path: Path) -> None:
+    prompts = read_prompts(case(tmp_path, "blank_first.jsonl"))
+    assert prompts.token_ids == ((1, 2, 3),)
+    assert prompts.lines == (2,)
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("comment_first.jsonl", "line 1 is no JSON object, and a .jsonl file is not read as text"),
+        ("comment_first.txt", "line 2 is a JSON object, but line 1 is not: remove comments and headers"),
+        ("prompts.csv", "line 1 is no JSON object, and a .csv file is not read as text"),
+        ("one.json", "line 1: not JSON"),
+        ("cut.json", r"it begins with '\[' and cannot be read as JSON"),
+    ],
+)
+def test_a_file_of_another_form_is_refused_with_the_forms_that_are_read(
+    tmp_path: Path, name: str, what: str
+) -> None:
+    with pytest.raises(NotStartedError, match=f"{what}.*expected JSON Lines .*ShareGPT"):
+        read_prompts(case(tmp_path, name), codepoints)
+
+
+def test_text_that_begins_with_a_bracket_is_text(tmp_path: Path) -> None:
+    prompts = read_prompts(write(tmp_path, "[INST] hello [/INST]\n"), codepoints)
+    assert prompts.token_ids == (tuple(codepoints("[INST] hello [/INST]")),)
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ('[{"conversations": 3}]', "entry 1: conversations must be a list"),
+        ('[{"conversations": [{"from": "human"}, {"value": "x"}]}]', "entry 1: conversations must be a list"),
+        ('[{"prompt": "a"}, 3]', "entry 2: expected a JSON object"),
+        ('[{"conversations": []}]', "holds no prompts"),
+        ("{" * 2000, "line 1: not JSON"),
+        ("[" * 200_000 + "]" * 200_000, None),
+    ],
+)
+def test_broken_lists(tmp_path: Path, text: str, what: str | None) -> None:
+    path = tmp_path / "prompts.json"
+    path.write_text(text)
+    with pytest.raises(NotStartedError, match=what or "cannot be read as JSON"):
+        read_prompts(path, codepoints)

@@ -375,6 +375,19 @@ def test_a_warm_up_that_settled_is_no_finding(tmp_path):
     assert findings(SyntheticRun(warmup=warmup), tmp_path) == {}
 
 
+def test_lengths_that_the_bounds_changed(tmp_path):
+    changes = {
+        "requests": 200, "input_cut": 28, "input_raised": 0, "output_cut": 3, "output_raised": 0,
+        "input_tokens_given": 500_000, "output_tokens_given": 40_000, "input_tokens": 410_000, "output_tokens": 39_000,
+    }  # fmt: skip
+    finding = findings(SyntheticRun(length_changes=changes), tmp_path)["lengths_changed"]
+    assert (finding["figure"], finding["invalidates"]) == (0.14, False)
+    assert (
+        "28 prompts were cut at scenario.lengths.input_tokens_max, 3 outputs were cut" in finding["message"]
+    )
+    assert "410,000 of the file's 500,000 prompt tokens" in finding["message"]
+
+
 def test_docs_explain_every_code():
     text = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
     folder = Path(__file__).parents[2] / "wattcount" / "metrics"

@@ -196,7 +196,8 @@ class LengthConfig:
     output_cv: float = identity(1.0)
     """Coefficient of variation, for `lognormal`."""
     path: str | None = None
-    """Trace or prompt file (one JSON object a line with `prompt` or `prompt_token_ids`, optional `output_tokens`; or plain text, one prompt a line)."""
+    """Trace or prompt file. Prompts: one JSON object a line with `prompt` or `prompt_token_ids`, optional `output_tokens`; a
+    JSON list of such objects; a ShareGPT file; or plain text, one prompt a line (`load.prompts`)."""
     fingerprint: str | None = identity(None)
     force_output: bool = identity(True)
     """True: exactly that many output tokens (`ignore_eos`); False: natural, up to that many."""

@@ -42,6 +42,10 @@ class BuiltLoad:
     its own begin. None: the warm-up's length is fixed."""
     more_warmup_ns: int = 0
     """The longest it may last."""
+    length_changes: lengths.LengthChanges | None = None
+    """What the bounds of `scenario.lengths` changed of the requests of `main`; None: nothing."""
+    notes: tuple[str, ...] = ()
+    """Lines that a reader of the record should know."""
 
 
 def build_plan(
@@ -75,8 +79,9 @@ def _build_batch(scenario: BatchConfig, seed: int, tokenize: Tokenize | None) ->
     if scenario.warmup_requests:
         offsets = np.zeros(scenario.warmup_requests, np.int64)
         warmup = _plan(offsets, source, scenario, derived_seed(seed, Stream.WARMUP))
-    main = _plan(np.zeros(scenario.num_requests, np.int64), source, scenario, seed)
-    return BuiltLoad(main, 0, None, warmup, seed)
+    drawn = source.draw(scenario.num_requests, seed)
+    main = _planned(np.zeros(scenario.num_requests, np.int64), drawn, scenario, seed)
+    return BuiltLoad(main, 0, None, warmup, seed, length_changes=_changes(drawn), notes=source.notes)
 
 
 def _build_server(scenario: ServerConfig, seed: int, tokenize: Tokenize | None) -> BuiltLoad:
@@ -99,19 +104,27 @@ def _build_server(scenario: ServerConfig, seed: int, tokenize: Tokenize | None) 
             f"no request arrives in a window of {scenario.window_s:g} s ({rate}, {kind}):"
             " lengthen scenario.window_s or raise scenario.rate_rps"
         )
-    main = _plan(offsets, source, scenario, seed)
+    drawn = source.draw(len(offsets), seed)
+    main, changes = _planned(offsets, drawn, scenario, seed), _changes(drawn)
     more_s = scenario.warmup_limit_s - scenario.warmup_s if scenario.warmup_s > 0 else 0.0
     if isinstance(process, arrivals.TraceArrivals):
         # The trace's beginning once more, and no longer than the trace.
         more_s = min(more_s, process.trace.duration_s * process.stretch)
     if not more_s > 0:
-        return BuiltLoad(main, window_start_ns, end_ns, None, seed)
+        return BuiltLoad(
+            main, window_start_ns, end_ns, None, seed, length_changes=changes, notes=source.notes
+        )
     # Of a seed of its own: how much of it is sent must not touch what the window gets.
     other_seed = derived_seed(seed, Stream.WARMUP)
     more_ns = round(more_s * 1e9)
     more = arrivals.create(scenario.arrivals, scenario.rate_rps, other_seed).offsets_ns(more_s)
     more_warmup = _plan(more[more < more_ns], source, scenario, other_seed)
-    return BuiltLoad(main, window_start_ns, end_ns, None, seed, more_warmup, more_ns)
+    return BuiltLoad(main, window_start_ns, end_ns, None, seed, more_warmup, more_ns, changes, source.notes)
+
+
+def _changes(drawn: lengths.DrawnLengths) -> lengths.LengthChanges | None:
+    changes = drawn.changes()
+    return changes if changes is not None and changes.changed else None
 
 
 def _plan(
@@ -120,7 +133,15 @@ def _plan(
     scenario: ScenarioConfig,
     seed: int,
 ) -> LoadPlan:
-    drawn = source.draw(len(offsets), seed)
+    return _planned(offsets, source.draw(len(offsets), seed), scenario, seed)
+
+
+def _planned(
+    offsets: np.ndarray[tuple[int], np.dtype[np.int64]],
+    drawn: lengths.DrawnLengths,
+    scenario: ScenarioConfig,
+    seed: int,
+) -> LoadPlan:
     return LoadPlan(
         send_offset_ns=offsets,
         input_tokens=drawn.input_tokens,

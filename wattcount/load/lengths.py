@@ -17,19 +17,69 @@ from wattcount.load.trace import Trace, read_trace
 
 
 @dataclass(frozen=True)
+class LengthChanges:
+    """How many of `requests` have another length than their trace or prompt file gives, because of the bounds.
+
+    The bounds are `scenario.lengths.input_tokens_min` and the like. A request can be counted for its prompt and for
+    its output.
+    """
+
+    requests: int
+    input_cut: int
+    """Prompts longer than the upper bound."""
+    input_raised: int
+    """Prompts shorter than the lower bound."""
+    output_cut: int
+    output_raised: int
+    input_tokens_given: int
+    """Prompt tokens of all requests, as the file gives them."""
+    output_tokens_given: int
+    input_tokens: int
+    """Prompt tokens of all requests, as they are sent."""
+    output_tokens: int
+
+    @property
+    def changed(self) -> bool:
+        return bool(self.input_cut or self.input_raised or self.output_cut or self.output_raised)
+
+
+@dataclass(frozen=True)
 class DrawnLengths:
     """`n` requests' lengths, and their prompts where those are given texts.
 
     input_tokens, output_tokens   int32[n], at least 1
+    given_input_tokens, given_output_tokens   int32[n], as a trace or prompt file gives them; None: there is no file
     """
 
     input_tokens: NDArray[np.int32]
     output_tokens: NDArray[np.int32]
     prompt_token_ids: tuple[tuple[int, ...], ...] | None = None
+    given_input_tokens: NDArray[np.int32] | None = None
+    given_output_tokens: NDArray[np.int32] | None = None
+
+    def changes(self) -> LengthChanges | None:
+        """What the bounds have changed; None: the lengths come from no file."""
+        given_in, given_out = self.given_input_tokens, self.given_output_tokens
+        if given_in is None or given_out is None:
+            return None
+        return LengthChanges(
+            requests=len(self.input_tokens),
+            input_cut=int((self.input_tokens < given_in).sum()),
+            input_raised=int((self.input_tokens > given_in).sum()),
+            output_cut=int((self.output_tokens < given_out).sum()),
+            output_raised=int((self.output_tokens > given_out).sum()),
+            input_tokens_given=int(given_in.sum(dtype=np.int64)),
+            output_tokens_given=int(given_out.sum(dtype=np.int64)),
+            input_tokens=int(self.input_tokens.sum(dtype=np.int64)),
+            output_tokens=int(self.output_tokens.sum(dtype=np.int64)),
+        )
 
 
 class Lengths(ABC):
     """A distribution of prompt and completion lengths."""
+
+    notes: tuple[str, ...] = ()
+    """Lines that a reader of the record should know."""
 
     @abstractmethod
     def draw(self, count: int, seed: int) -> DrawnLengths:
@@ -126,9 +176,12 @@ class TraceLengths(Lengths):
             if self.in_order
             else stream(seed, Stream.ROWS).integers(0, len(self.trace), count)
         )
+        given_in, given_out = self.trace.input_tokens[rows], self.trace.output_tokens[rows]
         return DrawnLengths(
-            self.input_bounds.clip(self.trace.input_tokens[rows]),
-            self.output_bounds.clip(self.trace.output_tokens[rows]),
+            self.input_bounds.clip(given_in),
+            self.output_bounds.clip(given_out),
+            given_input_tokens=given_in,
+            given_output_tokens=given_out,
         )
 
 
@@ -145,6 +198,12 @@ class PromptLengths(Lengths):
         self.input_bounds = input_bounds
         self.output_tokens = output_tokens
         self.output_bounds = output_bounds
+        if prompts.skipped:
+            entries = prompts.skipped + len(prompts.token_ids)
+            self.notes = (
+                f"prompt file {prompts.path.name}: {prompts.skipped} of its {entries} entries hold no prompt with an "
+                "answer and are left out",
+            )
         for index, ids in enumerate(prompts.token_ids):
             if len(ids) < input_bounds.low:
                 raise NotStartedError(
@@ -157,12 +216,17 @@ class PromptLengths(Lengths):
         random = stream(seed, Stream.ROWS)
         rounds = [random.permutation(total) for _ in range(-(-count // total))]
         rows = np.concatenate(rounds)[:count] if rounds else np.zeros(0, np.int64)
-        ids = tuple(self.prompts.token_ids[row][: self.input_bounds.high] for row in rows)
+        given = [self.prompts.token_ids[row] for row in rows]
+        ids = tuple(prompt[: self.input_bounds.high] for prompt in given)
         outputs = np.array(
             [self.prompts.output_tokens[row] or self.output_tokens for row in rows], dtype=np.int32
         )
         return DrawnLengths(
-            np.array([len(prompt) for prompt in ids], dtype=np.int32), self.output_bounds.clip(outputs), ids
+            np.array([len(prompt) for prompt in ids], dtype=np.int32),
+            self.output_bounds.clip(outputs),
+            ids,
+            given_input_tokens=np.array([len(prompt) for prompt in given], dtype=np.int32),
+            given_output_tokens=outputs,
         )
 
 

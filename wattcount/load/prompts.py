@@ -1,13 +1,22 @@
 """Prompt files: real prompts as text or as token ids.
 
-JSON Lines (one object a line: `prompt` or `prompt_token_ids`, optional `output_tokens`) or plain text,
-one prompt a line. A file is JSON Lines if its first line opens an object.
+Four forms are read:
+
+    JSON Lines   one object a line: `prompt` or `prompt_token_ids`, optional `output_tokens`
+    JSON         one list of such objects
+    ShareGPT     one JSON list of objects with `conversations`: the first message is the prompt, the answer after it
+                 tells how many output tokens
+    text         one prompt a line
+
+The form follows from the content: JSON if the first line that is not blank begins with `{` or `[` and can be read so, else
+text. A file that looks like a form that is not read (a table, a damaged JSON file) is refused: served as text, it would be
+another load than the one that was meant.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,84 +27,189 @@ Tokenize = Callable[[str], list[int]]
 """Turns a prompt into token ids."""
 
 _KEYS = {"prompt", "prompt_token_ids", "output_tokens"}
+_TEXT_SUFFIXES = {"", ".txt", ".text", ".md", ".prompts"}
+"""Endings of a file's name under which its lines may be prompts as they stand."""
+FORMS = (
+    "JSON Lines (one object a line with `prompt` or `prompt_token_ids`, optional `output_tokens`), a JSON list of such "
+    "objects, a ShareGPT file (a JSON list of objects with `conversations`), or plain text in a .txt file, one prompt a line"
+)
+"""The forms of prompt files, for error messages."""
 
 
 @dataclass(frozen=True)
 class PromptFile:
     """Prompts as token ids, in file order; `output_tokens` is None where the file does not say.
 
-    `lines` are the line numbers (from 1) the prompts stand on.
+    lines     where each prompt stands, from 1: its line, or in a JSON list its entry
+    skipped   entries without a prompt and an answer (ShareGPT: conversations of fewer than two messages)
     """
 
     path: Path
     token_ids: tuple[tuple[int, ...], ...]
     output_tokens: tuple[int | None, ...]
     lines: tuple[int, ...]
+    skipped: int = 0
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One prompt as the file has it."""
+
+    where: str
+    """`line 3` or `entry 3`."""
+    number: int
+    prompt: str | None
+    token_ids: list[int] | None
+    output_tokens: int | None = None
+    answer: str | None = None
+    """Text whose number of tokens is that of the output."""
 
 
 def read_prompts(path: str | Path, tokenize: Tokenize | None = None) -> PromptFile:
     """Reads a prompt file. Raises `NotStartedError` that names the file, the line and what is wrong."""
     path = Path(path).expanduser()
     try:
-        # Not splitlines(): it breaks lines at characters that are legal inside a prompt (U+2028, \x0b, ...).
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8").removeprefix("\ufeff")
     except FileNotFoundError:
         raise NotStartedError(f"prompt file {path} does not exist") from None
     except UnicodeDecodeError as error:
         raise NotStartedError(f"prompt file {path} is not UTF-8 text (byte {error.start})") from None
     except OSError as error:
         raise NotStartedError(f"prompt file {path} cannot be read: {error.strerror}") from None
-    lines = text.removeprefix("\ufeff").split("\n")
-    is_json = lines[0].lstrip().startswith("{")
-
     token_ids: list[tuple[int, ...]] = []
     output_tokens: list[int | None] = []
     numbers: list[int] = []
-    for number, raw in enumerate(lines, start=1):
-        line = raw.removesuffix("\r")
-        if not line.strip():
+    skipped = 0
+    for row in _rows(path, text):
+        if row is None:
+            skipped += 1
             continue
-        row: dict[str, Any] = _json_row(path, number, line) if is_json else {"prompt": line}
-        ids = row.get("prompt_token_ids")
+        ids = row.token_ids
+        if tokenize is None and (ids is None or row.answer is not None):
+            raise NotStartedError(
+                f"prompt file {path}, {row.where}: a text prompt needs a tokenizer: set model.tokenizer, or give"
+                " prompt_token_ids"
+            )
         if ids is None:
-            if tokenize is None:
-                raise NotStartedError(
-                    f"prompt file {path}, line {number}: a text prompt needs a tokenizer: set model.tokenizer, or give"
-                    " prompt_token_ids"
-                )
-            ids = tokenize(row["prompt"])
+            assert tokenize is not None
+            assert row.prompt is not None
+            ids = tokenize(row.prompt)
         if not ids:
-            raise _broken(path, number, "the prompt is empty")
+            raise _broken(path, row.where, "the prompt is empty")
+        output = row.output_tokens
+        if row.answer is not None:
+            assert tokenize is not None
+            output = max(1, len(tokenize(row.answer)))
         token_ids.append(tuple(ids))
-        output_tokens.append(row.get("output_tokens"))
-        numbers.append(number)
+        output_tokens.append(output)
+        numbers.append(row.number)
     if not token_ids:
         raise NotStartedError(f"prompt file {path} holds no prompts")
-    return PromptFile(path, tuple(token_ids), tuple(output_tokens), tuple(numbers))
+    return PromptFile(path, tuple(token_ids), tuple(output_tokens), tuple(numbers), skipped)
 
 
-def _json_row(path: Path, number: int, line: str) -> dict[str, Any]:
+def _rows(path: Path, text: str) -> Iterator[_Row | None]:
+    """The prompts of a file of any form; None: an entry that is no prompt."""
+    # Not splitlines(): it breaks lines at characters that are legal inside a prompt (U+2028, \x0b, ...).
+    lines = [(number, line.removesuffix("\r")) for number, line in enumerate(text.split("\n"), start=1)]
+    lines = [(number, line) for number, line in lines if line.strip()]
+    if not lines:
+        return
+    begin = lines[0][1].lstrip()[0]
+    if begin == "[":
+        try:
+            entries = json.loads(text)
+        except (json.JSONDecodeError, RecursionError) as error:
+            if path.suffix.lower() not in _TEXT_SUFFIXES:
+                raise _wrong_form(path, "it begins with '[' and cannot be read as JSON", error) from None
+        else:
+            yield from _entries(path, entries)
+            return
+    if begin == "{":
+        for number, line in lines:
+            yield _json_row(path, f"line {number}", number, _decoded(path, number, line))
+        return
+    if path.suffix.lower() not in _TEXT_SUFFIXES:
+        raise _wrong_form(
+            path, f"line {lines[0][0]} is no JSON object, and a {path.suffix} file is not read as text"
+        )
+    if any(_is_object(line) for _, line in lines):
+        number = next(number for number, line in lines if _is_object(line))
+        raise _wrong_form(
+            path,
+            f"line {number} is a JSON object, but line {lines[0][0]} is not: remove comments and headers",
+        )
+    for number, line in lines:
+        yield _Row(f"line {number}", number, line, None)
+
+
+def _entries(path: Path, entries: Any) -> Iterator[_Row | None]:
+    for number, entry in enumerate(entries, start=1):
+        where = f"entry {number}"
+        if isinstance(entry, dict) and "conversations" in entry:
+            yield _conversation(path, where, number, entry["conversations"])
+        else:
+            yield _json_row(path, where, number, entry)
+
+
+def _conversation(path: Path, where: str, number: int, turns: Any) -> _Row | None:
+    """The first message of a ShareGPT conversation and the answer to it; None where there are not both."""
+    if not isinstance(turns, list) or not all(
+        isinstance(turn, dict) and isinstance(turn.get("value"), str) for turn in turns
+    ):
+        raise _broken(path, where, "conversations must be a list of objects with the text `value`")
+    if len(turns) < 2 or not turns[0]["value"] or not turns[1]["value"]:
+        return None
+    return _Row(where, number, turns[0]["value"], None, answer=turns[1]["value"])
+
+
+def _is_object(line: str) -> bool:
     try:
-        row = json.loads(line)
+        return isinstance(json.loads(line), dict)
+    except (json.JSONDecodeError, RecursionError):
+        return False
+
+
+def _decoded(path: Path, number: int, line: str) -> Any:
+    try:
+        return json.loads(line)
     except json.JSONDecodeError as error:
-        raise _broken(path, number, f"not JSON: {error.msg} at column {error.colno}") from None
+        raise _broken(
+            path, f"line {number}", f"not JSON: {error.msg} at column {error.colno}; expected {FORMS}"
+        ) from None
+    except RecursionError:
+        raise _broken(path, f"line {number}", "not JSON: nested too deep") from None
+
+
+def _json_row(path: Path, where: str, number: int, row: Any) -> _Row:
     if not isinstance(row, dict):
-        raise _broken(path, number, "expected a JSON object")
+        raise _broken(path, where, "expected a JSON object")
     unknown = sorted(set(row) - _KEYS)
     if unknown:
-        raise _broken(path, number, f"unknown key {unknown[0]!r}; known: {', '.join(sorted(_KEYS))}")
+        raise _broken(
+            path,
+            where,
+            f"unknown key {unknown[0][:60]!r}; known: {', '.join(sorted(_KEYS))}; expected {FORMS}",
+        )
     if ("prompt" in row) == ("prompt_token_ids" in row):
-        raise _broken(path, number, "exactly one of prompt and prompt_token_ids is needed")
+        raise _broken(path, where, "exactly one of prompt and prompt_token_ids is needed")
     if "prompt" in row and not isinstance(row["prompt"], str):
-        raise _broken(path, number, "prompt must be text")
-    ids = row.get("prompt_token_ids", [])
-    if not isinstance(ids, list) or not all(type(token) is int and token >= 0 for token in ids):
-        raise _broken(path, number, "prompt_token_ids must be a list of whole numbers, none negative")
+        raise _broken(path, where, "prompt must be text")
+    ids = row.get("prompt_token_ids")
+    if "prompt_token_ids" in row and (
+        not isinstance(ids, list) or not all(type(token) is int and token >= 0 for token in ids)
+    ):
+        raise _broken(path, where, "prompt_token_ids must be a list of whole numbers, none negative")
     output = row.get("output_tokens")
     if output is not None and (type(output) is not int or output < 1):
-        raise _broken(path, number, f"output_tokens must be a whole number of at least 1, got {output!r}")
-    return row
+        raise _broken(path, where, f"output_tokens must be a whole number of at least 1, got {output!r}")
+    return _Row(where, number, row.get("prompt"), ids, output)
 
 
-def _broken(path: Path, line: int, what: str) -> NotStartedError:
-    return NotStartedError(f"prompt file {path}, line {line}: {what}")
+def _broken(path: Path, where: str, what: str) -> NotStartedError:
+    return NotStartedError(f"prompt file {path}, {where}: {what}")
+
+
+def _wrong_form(path: Path, what: str, error: Exception | None = None) -> NotStartedError:
+    why = f" ({error})" if error is not None else ""
+    return NotStartedError(f"prompt file {path}: {what}{why}; expected {FORMS}")

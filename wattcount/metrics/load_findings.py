@@ -81,6 +81,30 @@ def generator_and_requests(record: Record, window: Window) -> Iterator[Finding]:
         )
 
 
+def lengths_changed(record: Record) -> Iterator[Finding]:
+    """Requests whose lengths are not those of their trace or prompt file, as the run itself counted them."""
+    changes = record.info.length_changes
+    if not changes:
+        return
+    words = {
+        "input_cut": "prompts were cut at scenario.lengths.input_tokens_max",
+        "input_raised": "prompts were made longer, to scenario.lengths.input_tokens_min",
+        "output_cut": "outputs were cut at scenario.lengths.output_tokens_max",
+        "output_raised": "outputs were made longer, to scenario.lengths.output_tokens_min",
+    }
+    told = [f"{changes[key]} {text}" for key, text in words.items() if changes.get(key)]
+    yield Finding(
+        "lengths_changed",
+        max(changes[key] for key in words) / changes["requests"],
+        0.0,
+        "1",
+        f"of {changes['requests']} requests, {', '.join(told)}: {changes['input_tokens']:,} of the file's "
+        f"{changes['input_tokens_given']:,} prompt tokens and {changes['output_tokens']:,} of its "
+        f"{changes['output_tokens_given']:,} output tokens were asked for; set the bounds wider to have the file's own load",
+        False,
+    )
+
+
 def stalled(record: Record, window: Window) -> Iterator[Finding]:
     found = stalls(record, Requests.of(record.requests), window)
     if found is None or found.seconds <= STALLED_SHARE * window.duration_s:

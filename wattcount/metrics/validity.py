@@ -36,6 +36,7 @@ def check(record: Record, window: Window | None, drifts: Drifts | None = None) -
             *board_findings.settings_changed(record, window),
             *board_findings.asked_of_gpu(record, window),
             *board_findings.temperature(record, window),
+            *load_findings.lengths_changed(record),
             *load_findings.warmup(record),
             *load_findings.overloaded(record, window),
         ]

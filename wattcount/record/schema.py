@@ -213,6 +213,9 @@ class RunInfo:
     rehearsal: dict[str, Any] = field(default_factory=dict)
     """How the rehearsal ended: `stalled_groups` of each round of sizes drawn at random (what still had to be compiled),
     `settled` (the last round had none), `limit_s`. Empty where there was none."""
+    length_changes: dict[str, int] = field(default_factory=dict)
+    """How many requests have another length than their trace or prompt file gives (`load.lengths.LengthChanges`). Empty
+    where there are none, or no file."""
     gpu_settings: dict[str, Any] = field(default_factory=dict)
     """By GPU UUID, what the run has set: `power_limit_mw` (`before`, `asked`, `read_back`, `enforced`, `restored`) and
     `sm_clock_mhz` (`before` null: NVML does not tell, `asked`, `restored`). `restored` null: not by the run's own process,

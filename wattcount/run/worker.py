@@ -195,6 +195,9 @@ class Run:
     async def _measure(self) -> None:
         cfg, info = self._cfg, self._info
         load = build_plan(cfg.scenario, cfg.seed, cfg.repeat, tokenize=tokenizer.for_model(cfg.model))
+        info.notes += load.notes
+        if load.length_changes is not None:
+            info.length_changes = dataclasses.asdict(load.length_changes)
         self._session = session = attach_session()
         if session.evidence != cfg.evidence:
             raise RunFailedError(
