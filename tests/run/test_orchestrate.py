@@ -19,7 +19,7 @@ from powercap_tree import zone
 from witness import Program, kill, worker_pid
 
 from wattcount.clock import now_ns
-from wattcount.config.schema import PowerBackend, RunConfig
+from wattcount.config.schema import LengthConfig, LengthKind, PowerBackend, RunConfig
 from wattcount.errors import NotStartedError
 from wattcount.record import Record
 from wattcount.record.schema import Phase, Validity
@@ -100,6 +100,23 @@ def test_a_run_and_its_record(tiny_run: Callable[..., RunConfig], witness: Any) 
     assert witness.record == record.path
     assert witness.ended_calls == 1
     assert list(dict.fromkeys(witness.phases)) == list(Phase)
+
+
+def test_lengths_of_a_trace_that_the_bounds_change_are_in_the_record(
+    tiny_run: Callable[..., RunConfig], witness: Any, tmp_path: Path
+) -> None:
+    trace = tmp_path / "trace.csv"
+    trace.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:17:03.0000000,100000,500\n")
+    cfg = tiny_run(batch=True)
+    cfg.scenario.lengths = LengthConfig(
+        kind=LengthKind.trace, path=str(trace), input_tokens_max=16, output_tokens_max=8
+    )
+    record = checked(run_point(cfg, witness), cfg)
+    count = cfg.scenario.num_requests
+    assert record.info.length_changes["requests"] == count
+    assert record.info.length_changes["input_cut"] == record.info.length_changes["output_cut"] == count
+    assert record.metrics is not None
+    assert "lengths_changed" in {item["code"] for item in record.metrics["validity"]["findings"]}
 
 
 def test_cpu_and_dram_energy_of_a_run(
