@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from wattcount.masking import masked
+
 EXIT_OK = 0
 EXIT_FAILED = 1
 """Something failed while running; what was measured is kept, marked invalid."""
@@ -37,3 +39,18 @@ class RunFailedError(WattcountError):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+ONE_LINE_CHARACTERS = 300
+"""Length of a text that `one_line` makes of somebody else's error [characters]: a line or two of a terminal."""
+
+
+def one_line(error: object, limit: int = ONE_LINE_CHARACTERS) -> str:
+    """The text of an error, or any text that others wrote, as one line for people.
+
+    White space becomes single blanks, characters that a terminal would obey become `?`, passwords and tokens are
+    masked, and the text is cut to `limit` characters. An error without a text gives the name of its class.
+    """
+    text = masked(" ".join(str(error).split()))
+    text = "".join(character if character.isprintable() else "?" for character in text)[:limit]
+    return text or (type(error).__name__ if isinstance(error, BaseException) else "")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from wattcount.config.schema import ModelConfig, Weights
-from wattcount.errors import NotStartedError
+from wattcount.errors import NotStartedError, one_line
 from wattcount.load.prompts import Tokenize
 
 
@@ -51,5 +51,4 @@ def _load(where: str, revision: str | None) -> Any:
     except NotStartedError:
         raise
     except Exception as error:  # the library raises plain Exception
-        reason = " ".join(str(error).split())
-        raise NotStartedError(f"the tokenizer {where} cannot be loaded: {reason}") from None
+        raise NotStartedError(f"the tokenizer {where} cannot be loaded: {one_line(error)}") from None

@@ -36,6 +36,7 @@ from wattcount.errors import (
     EXIT_OK,
     NotStartedError,
     WattcountError,
+    one_line,
 )
 from wattcount.sweep.planning.plan import PlannedPoint
 from wattcount.sweep.running import placement, slurm
@@ -170,9 +171,8 @@ class Launch:
                 # Here, as the launcher's own call has settings that a cluster that is up refuses.
                 ray.init(**options)
             except Exception as error:  # whatever Ray throws: it did not start
-                reason = " ".join(str(error).split())[:300]
                 raise NotStartedError(
-                    f"cannot join a Ray cluster: {reason}: check `ray status`, or hydra.launcher.ray.init.address"
+                    f"cannot join a Ray cluster: {one_line(error)}: check `ray status`, or hydra.launcher.ray.init.address"
                 ) from error
         return RayResources(ray.cluster_resources())
 
@@ -268,7 +268,7 @@ class Launch:
                 result = job.return_value
                 assert isinstance(result, PointResult)
             except Exception as error:  # what the job raised, on the other machine
-                self._lost(call, point.key, f"its job failed: {type(error).__name__}: {error}")
+                self._lost(call, point.key, f"its job failed: {type(error).__name__}: {one_line(error)}")
                 continue
             if self._kind != _SLURM or not was_interrupted(result):  # else the queue tells what becomes of it
                 self._ended(call, point.key, self._with_record_here(result))
@@ -288,9 +288,8 @@ class Launch:
                 self._lost(call, point.key, slurm.died(job, state), reason)
 
     def _take_error(self, call: Call, error: BaseException) -> None:
-        text = " ".join(str(error).split())[:300]
         for key in list(call.waiting):
-            self._lost(call, key, f"the launcher failed: {type(error).__name__}: {text}")
+            self._lost(call, key, f"the launcher failed: {type(error).__name__}: {one_line(error)}")
 
     def _with_record_here(self, result: PointResult) -> PointResult:
         """Of a node that shares no folder: its record is fetched from MLflow."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from wattcount.config.schema import PowerBackend, RunConfig
-from wattcount.errors import NotStartedError
+from wattcount.errors import NotStartedError, one_line
 from wattcount.sweep.planning.plan import PlannedPoint
 
 SINFO_LIMIT_S = 60.0
@@ -92,9 +92,8 @@ class SlurmNodes:
                 "hydra/launcher=submitit_slurm: no SLURM here (`sinfo` was not found): start this on a login node"
             ) from None
         except subprocess.CalledProcessError as error:
-            reason = " ".join(str(error.stderr).split())[:300]
             raise NotStartedError(
-                f"SLURM does not answer: {reason}: check `sinfo`, or wait and try again"
+                f"SLURM does not answer: {one_line(error.stderr)}: check `sinfo`, or wait and try again"
             ) from None
         except subprocess.TimeoutExpired:
             raise NotStartedError(

@@ -22,6 +22,7 @@ from wattcount.errors import (
     MeasuredElsewhereError,
     NotStartedError,
     WattcountError,
+    one_line,
 )
 from wattcount.run.cooldown import Rest
 from wattcount.run.orchestrate import Display
@@ -271,10 +272,7 @@ def _track(path: Path, run: RunConfig, display: Display | None, study: str | Non
     except WattcountError as error:
         problem = str(error)
     except Exception as error:  # the run must not be lost to its logging
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        problem = (
-            f"could not log to MLflow: {reason}; the record is kept, log it later with: wattcount log {path}"
-        )
+        problem = f"could not log to MLflow: {one_line(error)}; the record is kept, log it later with: wattcount log {path}"
     if display is None:
         _complain(problem)
     else:

@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wattcount import ownership
-from wattcount.errors import WattcountError
+from wattcount.errors import WattcountError, one_line
 from wattcount.files import replacing
 from wattcount.sweep.planning.plan import Plan, PlannedPoint, PlanState
 from wattcount.sweep.story.events import MEASURED_ELSEWHERE, Event, EventKind, decode, encode
@@ -218,9 +218,8 @@ def read_plan(records_dir: str | Path, name: str) -> Plan:
     except FileNotFoundError:
         raise WattcountError(f"no study {name!r} in {Path(records_dir).expanduser()}") from None
     except (OSError, pa.ArrowException, ValueError, KeyError, TypeError) as error:
-        reason = " ".join(str(error).split())[:200]
         raise WattcountError(
-            f"{file} cannot be read ({reason}): starting the study again writes it afresh"
+            f"{file} cannot be read ({one_line(error)}): starting the study again writes it afresh"
         ) from error
 
 

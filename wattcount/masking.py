@@ -1,0 +1,101 @@
+"""Passwords and tokens in text and in URIs: found, masked, and handed to child processes by the environment.
+
+`conceal` takes the password out of a URI and keeps the whole URI in an environment variable of this process, which
+its child processes inherit; `reveal` puts the password back where a connection is made. What lies between them
+(configurations, records, plans, command lines, messages) holds the masked URI only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Sequence
+from typing import Any
+
+MASK = "***"
+"""What stands in place of a password or a token."""
+
+ENVIRONMENT_PREFIX = "WATTCOUNT_SECRET_URI_"
+"""Begins the names of the environment variables that hold whole URIs; 12 hexadecimal digits of the masked URI follow."""
+
+_NAMES = (
+    r"(?:[a-z0-9_-]*(?:password|passwd|passphrase|secret(?:[_-]?key)?|api[_-]?key|access[_-]?key|private[_-]?key"
+    r"|credentials?)"
+    r"|(?:[a-z0-9]+[_-])*(?:hf|hub|auth|access|api|bearer|session|security|refresh)[_-]?token|token)"
+)
+"""Names of values that are secret; `eos_token` and `max_tokens` are none."""
+
+# `scheme://user:password@`; the password may hold an `@`. A port is no password.
+_PASSWORD = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://[^\s/?#@:\"]*:)(?!\d+[/?#\s\"])([^\s/\"]+)@")
+# `https://TOKEN@host`: a user without a password is a token there.
+_LONE_USER = re.compile(r"(https?://)([^\s/?#@:\"]+)@")
+_QUERY = re.compile(
+    rf"([?&;](?:{_NAMES}|sig|signature|x-amz-signature|x-amz-credential)=)([^&;\s\"'#]+)", re.IGNORECASE
+)
+_HEADER = re.compile(r"(authorization['\"]?\s*[:=]\s*['\"]?(?:basic|bearer)\s+)([^\s'\"]+)", re.IGNORECASE)
+# Tokens with a form of their own: Hugging Face, GitHub, OpenAI and its kin, AWS key ids.
+_TOKEN = re.compile(
+    r"\b(hf_|gh[pousr]_|github_pat_|sk-(?:proj-)?)([A-Za-z0-9_-]{16,})\b|\b(AKIA|ASIA)([A-Z0-9]{16})\b"
+)
+# One URI of an override: a comma before the next one, quotes and brackets end it.
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://(?:(?!,[A-Za-z][A-Za-z0-9+.-]*://)[^\s\"'\[\]{}])+")
+_SECRET_NAME = re.compile(_NAMES, re.IGNORECASE)
+
+
+def masked(text: str) -> str:
+    """`text` with `MASK` in place of every password and token that can be told by its form; else as it is."""
+    if "://" in text:
+        text = _PASSWORD.sub(rf"\g<1>{MASK}@", text)
+        text = _LONE_USER.sub(rf"\g<1>{MASK}@", text)
+    text = _QUERY.sub(rf"\g<1>{MASK}", text)
+    text = _HEADER.sub(rf"\g<1>{MASK}", text)
+    return _TOKEN.sub(lambda found: f"{found[1] or found[3]}{MASK}", text)
+
+
+def has_secret(text: str) -> bool:
+    """Whether `text` holds a password or a token that `masked` would take out."""
+    return masked(text) != text
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether a value of this name (`hf_token`, `api_key`, ...) is a secret, whatever its form."""
+    return _SECRET_NAME.fullmatch(name) is not None
+
+
+def conceal(uri: str) -> str:
+    """The masked URI. The whole one stays in this process's environment, for `reveal` here and in child processes."""
+    hidden = masked(uri)
+    if hidden != uri:
+        os.environ[_variable(hidden)] = uri
+    return hidden
+
+
+def reveal(uri: str) -> str | None:
+    """The inverse of `conceal`; None where the password is masked and not known here."""
+    if MASK not in uri:
+        return uri
+    return os.environ.get(_variable(uri))
+
+
+def concealed_argument(argument: str) -> str:
+    """A command-line argument, or an override of Hydra, with each URI in it concealed and other secrets masked."""
+    return masked(_URI.sub(lambda found: conceal(found[0]), argument))
+
+
+def concealed_arguments(arguments: Sequence[str]) -> list[str]:
+    """All of a command line's arguments, each as `concealed_argument`."""
+    return [concealed_argument(argument) for argument in arguments]
+
+
+def concealed_values(node: Any) -> Any:
+    """Dicts, lists and texts as they come, every text in them concealed."""
+    if isinstance(node, dict):
+        return {key: concealed_values(value) for key, value in node.items()}
+    if isinstance(node, list | tuple):
+        return [concealed_values(value) for value in node]
+    return concealed_argument(node) if isinstance(node, str) else node
+
+
+def _variable(hidden: str) -> str:
+    return ENVIRONMENT_PREFIX + hashlib.sha256(hidden.encode()).hexdigest()[:12].upper()
