@@ -41,6 +41,46 @@ def test_server_counts_all_tokens_but_its_rate_ends_before_they_do(mlperf_folder
     assert run.j_per_token() == pytest.approx(4900 / 450)
 
 
+def test_offline_tokens_that_were_inferred(mlperf_folder: Folder) -> None:
+    log = read_loadgen(
+        mlperf_folder(result_tokens_per_second=None, result_inferred_tokens_per_second=50.0)
+        / "mlperf_log_detail.txt"
+    )
+    assert (log.counted, log.tokens) == (False, 500)
+
+
+def test_a_rate_that_was_counted_comes_before_an_inferred_one(mlperf_folder: Folder) -> None:
+    log = read_loadgen(mlperf_folder(result_inferred_tokens_per_second=1.0) / "mlperf_log_detail.txt")
+    assert (log.counted, log.tokens) == (True, 500)
+
+
+def test_server_tokens_that_were_inferred_leave_out_one_sample(mlperf_folder: Folder) -> None:
+    """99 samples of 69 tokens in 9 s: the run had 100."""
+    log = read_loadgen(
+        mlperf_folder(
+            effective_scenario="Server",
+            result_tokens_per_second=None,
+            result_inferred_completed_tokens_per_second=99 * 69 / 9,
+            result_completed_samples_per_sec=11.0,
+            result_query_count=100,
+        )
+        / "mlperf_log_detail.txt"
+    )
+    assert not log.counted
+    assert log.tokens == pytest.approx(6900)
+
+
+def test_a_server_run_of_one_query(mlperf_folder: Folder) -> None:
+    folder = mlperf_folder(
+        effective_scenario="Server",
+        result_completed_tokens_per_second=50.0,
+        result_completed_samples_per_sec=11.0,
+        result_query_count=1,
+    )
+    with pytest.raises(NotStartedError, match="a Server run of 1 query has no rate"):
+        read_loadgen(folder / "mlperf_log_detail.txt")
+
+
 def test_test_datetime_is_not_taken_at_its_word(mlperf_folder: Folder) -> None:
     """It says 02:52 `Z`; power_begin, in the meter's zone, says 09:52."""
     folder = mlperf_folder()
@@ -74,12 +114,14 @@ def test_clock_that_is_off_by_a_second(mlperf_folder: Folder) -> None:
         ("Time,2024-07-17 09:52:00,Watts,5", "no time like 07-17-2024"),
         ("Time,07-17-2024 09:52:00.000,Watts,Inf", "the meter had an error"),
         ("Time,07-17-2024 09:52:00.000,Watts,-1.0", "the meter had an error"),
-        ("Time,07-17-2024 09:51:59.000,Watts,5", "not later than that of the reading before"),
+        ("{last}", "not later than that of the reading before"),
+        ("Time,07-17-2024 09:52:09.000,Watts,5", "columns instead of .*: cut off; remove the line"),
     ],
 )
 def test_damaged_meter_logs_name_the_line(mlperf_folder: Folder, line: str, says: str) -> None:
     path = mlperf_folder(first_s=0, last_s=2) / "spl.txt"
-    path.write_text(path.read_text().rstrip() + "\n" + line + "\n")
+    before = path.read_text().rstrip()
+    path.write_text(before + "\n" + line.format(last=before.splitlines()[-1]) + "\n")
     with pytest.raises(NotStartedError, match=f"spl.txt, line 4: .*{says}"):
         read_spl(path)
 
@@ -90,8 +132,8 @@ def test_empty_and_absent_files(tmp_path: Path) -> None:
         read_spl(tmp_path / "spl.txt")
     with pytest.raises(NotStartedError, match="does not exist"):
         read_loadgen(tmp_path / "mlperf_log_detail.txt")
-    (tmp_path / "binary").write_bytes(b"\xff\xfe")
-    with pytest.raises(NotStartedError, match="not UTF-8"):
+    (tmp_path / "binary").write_bytes(b"\xff\x00")
+    with pytest.raises(NotStartedError, match="neither UTF-8 nor UTF-16"):
         read_spl(tmp_path / "binary")
     with pytest.raises(NotStartedError, match="cannot be read"):
         read_spl(tmp_path)

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from wattcount.errors import NotStartedError
-from wattcount.importers import read_nvidia_smi
+from wattcount.importers import PowerLog, read_nvidia_smi
+from wattcount.importers.nvidia_smi import _lines_at_once
 
 HEADER = "timestamp, power.draw [W], utilization.gpu [%]"
 
@@ -93,3 +98,149 @@ def test_a_v100(outside_data: Path) -> None:
     assert len(log) == 14_906
     assert log.energy().value_j == pytest.approx(377_963, abs=0.5)
     assert log.energy().gap_s == pytest.approx(0.92, abs=0.01)
+
+
+# --- other forms of the same columns --------------------------------------------------------------
+
+
+def raw(path: Path, *lines: str, encoding: str = "utf-8", end: str = "\n") -> Path:
+    path.write_bytes(("\n".join(lines) + end).encode(encoding))
+    return path
+
+
+def smi_at(ms: int) -> str:
+    return f"2026/10/25 01:00:{ms // 1000:02d}.{ms % 1000:03d}"
+
+
+@pytest.mark.parametrize(
+    ("header", "power"),
+    [
+        ("timestamp, power.draw [W]", "100.50 W"),
+        ("timestamp, power.draw [W]", "100,50 W"),
+        ("timestamp; power.draw [W]", "100,50 W"),
+        ("timestamp, power.draw [mW]", "100500"),
+        ("timestamp, power.draw", "100500 mW"),
+        ("timestamp, power.draw [W]", "100.50"),
+        (None, "100.50 W"),
+        (None, "100.50"),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_units_and_separators(tmp_path: Path, header: str | None, power: str, encoding: str) -> None:
+    between = "; " if header and ";" in header else ", "
+    lines = [f"{smi_at(100 * i)}{between}{power}" for i in range(11)]
+    path = raw(tmp_path / "log.csv", *([header] if header else []), *lines, encoding=encoding)
+    assert read_nvidia_smi(path).energy().value_j == pytest.approx(100.5)
+
+
+@pytest.mark.parametrize(
+    "stamp",
+    [
+        lambda i: f"2026-10-25T01:00:{i:02d}.000",
+        lambda i: f"2026-10-25 01:00:{i:02d}.000000",
+        lambda i: f"2026-10-25T01:00:{i:02d}+02:00",
+        lambda i: f"2026-10-25T01:00:{i:02d}Z",
+        lambda i: f"{1_761_354_000 + i}",
+        lambda i: f"{1_761_354_000 + i}.000",
+        lambda i: f"{1_761_354_000_000 + 1000 * i}",
+        lambda i: f"{(1_761_354_000 + i) * 10**9}",
+    ],
+)
+def test_stamps_of_other_forms(tmp_path: Path, stamp: Callable[[int], str]) -> None:
+    lines = [f"{stamp(i)}, 100.00 W" for i in range(5)]
+    log = read_nvidia_smi(raw(tmp_path / "log.csv", "timestamp, power.draw [W]", *lines))
+    assert log.period_s == 1.0
+    assert log.energy().value_j == 400.0
+
+
+@pytest.mark.parametrize("nothing", ["[N/A]", "N/A", "ERR!", "[Not Supported]", "[Unknown Error]"])
+def test_what_stands_for_no_reading(tmp_path: Path, nothing: str) -> None:
+    lines = [f"{smi_at(100 * i)}, {nothing if i == 5 else '100.00 W'}" for i in range(11)]
+    log = read_nvidia_smi(raw(tmp_path / "log.csv", "timestamp, power.draw [W]", *lines))
+    assert (log.missing, len(log)) == (1, 10)
+
+
+def test_a_header_that_comes_again(tmp_path: Path) -> None:
+    lines = [f"{smi_at(100 * i)}, 100.00 W" for i in range(6)]
+    header = "timestamp, power.draw [W]"
+    log = read_nvidia_smi(raw(tmp_path / "log.csv", header, *lines[:3], header, *lines[3:]))
+    assert (len(log), log.missing) == (6, 0)
+
+
+@pytest.mark.parametrize("gpus", [2, 3, 8])
+def test_several_gpus_without_a_column_that_tells_which_are_refused(tmp_path: Path, gpus: int) -> None:
+    lines = [f"{smi_at(100 * i + 3 * gpu)}, {100 + 200 * gpu}.00 W" for i in range(9) for gpu in range(gpus)]
+    path = raw(tmp_path / "log.csv", "timestamp, power.draw [W]", *lines)
+    with pytest.raises(
+        NotStartedError, match=rf"in groups of {gpus}: they are of {gpus} GPUs, and no column"
+    ):
+        read_nvidia_smi(path)
+
+
+@given(seed=st.integers(0, 2**32), late=st.floats(0, 0.3))
+@settings(max_examples=50, deadline=None)
+def test_one_gpu_whose_loop_is_late_now_and_then_is_one_gpu(seed: int, late: float) -> None:
+    random = np.random.default_rng(seed)
+    t_ms = np.arange(200) * 100 + random.normal(0, 3, 200) + 90 * (random.random(200) < late)
+    t_ms = np.maximum.accumulate(np.round(t_ms)) + np.arange(200) / 1000  # increasing
+    log = PowerLog(Path("log"), (t_ms * 1e6).astype(np.int64), np.full(200, 100.0))
+    assert _lines_at_once(log) == 1
+
+
+@pytest.mark.parametrize("cut", ["100.0", "100.", "100", "1", "100.00"])
+def test_a_last_value_that_was_cut_short_is_refused(tmp_path: Path, cut: str) -> None:
+    lines = [f"{smi_at(100 * i)}, 100.00 W" for i in range(5)]
+    path = raw(tmp_path / "log.csv", "timestamp, power.draw [W]", *lines, f"{smi_at(500)}, {cut}", end="")
+    with pytest.raises(
+        NotStartedError, match=r"line 7: cut off: .* has not the form of the values before it"
+    ):
+        read_nvidia_smi(path)
+
+
+def test_a_log_without_a_header_and_two_columns_in_watts_is_refused(tmp_path: Path) -> None:
+    path = raw(tmp_path / "log.csv", *(f"{smi_at(100 * i)}, 100.00 W, 700.00 W" for i in range(5)))
+    with pytest.raises(NotStartedError, match="no header, and 2 of its 3 columns are in watts"):
+        read_nvidia_smi(path)
+
+
+def test_milliwatts_that_pass_for_watts_are_refused(tmp_path: Path) -> None:
+    path = raw(
+        tmp_path / "log.csv", "timestamp, power.draw", *(f"{smi_at(100 * i)}, 100000" for i in range(5))
+    )
+    with pytest.raises(NotStartedError, match="'100000' is no power like"):
+        read_nvidia_smi(path)
+
+
+DMON = [
+    "#Date       Time        gpu    pwr  gtemp  mtemp",
+    "#YYYYMMDD   HH:MM:SS    Idx      W      C      C",
+]
+
+
+def test_dmon(tmp_path: Path) -> None:
+    lines = [
+        f" 20261025   01:00:{i:02d}      {gpu}    {100 + gpu}     35     -"
+        for i in range(5)
+        for gpu in (0, 1)
+    ]
+    path = raw(tmp_path / "dmon.txt", *DMON, *lines[:4], *DMON, *lines[4:])
+    with pytest.raises(NotStartedError, match="holds 2 GPUs; give one of 0, 1"):
+        read_nvidia_smi(path)
+    assert read_nvidia_smi(path, gpu="1").energy().value_j == pytest.approx(404.0)
+
+
+def test_dmon_without_readings_or_stamps(tmp_path: Path) -> None:
+    lines = [f" 20261025   01:00:{i:02d}      0    {'-' if i == 2 else 100}     35     -" for i in range(5)]
+    log = read_nvidia_smi(raw(tmp_path / "dmon.txt", *DMON, *lines))
+    assert (len(log), log.missing) == (4, 1)
+    path = raw(tmp_path / "plain.txt", "# gpu    pwr  gtemp", "# Idx      W      C", "    0    100     35")
+    with pytest.raises(NotStartedError, match="dmon -s p -o DT"):
+        read_nvidia_smi(path)
+
+
+def test_a_gpu_is_asked_for_of_a_log_that_tells_none(tmp_path: Path) -> None:
+    path = raw(
+        tmp_path / "log.csv", "timestamp, power.draw [W]", *(f"{smi_at(100 * i)}, 1.00 W" for i in range(5))
+    )
+    with pytest.raises(NotStartedError, match="no column that tells GPUs apart"):
+        read_nvidia_smi(path, gpu="1")

@@ -12,6 +12,9 @@ How LoadGen (results.cc) reckons its rates, which the joules per token depend on
     Offline  tokens per second = all tokens / longest latency; that is from first send to last completion
     Server   completed tokens per second = all tokens / time at which the query that was sent *last* completed;
              queries sent earlier may still be running then, and power is measured until the last of them ends
+
+GPT-J's logs have `result_inferred_...` instead: no token was counted, and tokens are samples times a fixed mean length
+(`token_latency_scaling_factor`); of a Server run the rate leaves out one sample.
 """
 
 from __future__ import annotations
@@ -59,11 +62,20 @@ class LoadgenLog:
     """As reported; over `rate_s`."""
     rate_s: float
     """The time that the reported rate divides by."""
+    counted: bool = True
+    """False: the tokens are samples times a mean length that LoadGen was told, not counted ones."""
+    samples_left_out: int = 0
+    """Samples of the run that the reported rate does not count."""
+    samples: int | None = None
+    """Samples of the run; None: not read, and none are left out."""
 
     @property
     def tokens(self) -> float:
         """Output tokens of the whole run."""
-        return self.tokens_per_second * self.rate_s
+        tokens = self.tokens_per_second * self.rate_s
+        if self.samples is not None and self.samples_left_out:
+            tokens *= self.samples / (self.samples - self.samples_left_out)
+        return tokens
 
     @property
     def duration_s(self) -> float:
@@ -148,6 +160,7 @@ def read_run(folder: str | Path, meter_ahead_s: float = 0.0) -> MlperfRun:
 def read_spl(path: str | Path) -> PowerLog:
     """Reads the analyser's log, `Time,<stamp>,Watts,<sum of the channels>,Volts,...`; raises NotStartedError."""
     path, lines = read_lines(path, "power log")
+    columns = 0
     stamps: list[int] = []
     power_w: list[float] = []
     numbers: list[int] = []
@@ -161,6 +174,7 @@ def read_spl(path: str | Path) -> PowerLog:
                 number,
                 f"expected 'Time,<time>,Watts,<power>,...', found {line[:60]!r}; remove the line",
             )
+        columns = columns or len(cells)
         at_ns = stamp_ns(cells[1], STAMP)
         if at_ns is None:
             raise broken(path, number, f"{cells[1]!r} is no time like 07-17-2024 09:44:23.305")
@@ -171,6 +185,9 @@ def read_spl(path: str | Path) -> PowerLog:
                 number,
                 f"{cells[3]!r} is no power in watts: the meter had an error; repeat the measurement",
             )
+        if len(cells) != columns:
+            what = "cut off" if number == len(lines) else "damaged"
+            raise broken(path, number, f"{len(cells)} columns instead of {columns}: {what}; remove the line")
         stamps.append(at_ns)
         power_w.append(value)
         numbers.append(number)
@@ -198,13 +215,20 @@ def read_loadgen(path: str | Path) -> LoadgenLog:
             begun_ms = at_ms
     found = _Events(path, events)
     scenario = str(found.get("effective_scenario"))
+    samples, left_out = None, 0
     if scenario == "Offline":
-        tokens_per_second = found.number("result_tokens_per_second")
+        tokens_per_second, counted = found.token_rate("tokens_per_second")
         rate_s = found.number("result_max_latency_ns") / 1e9
     elif scenario == "Server":
-        tokens_per_second = found.number("result_completed_tokens_per_second")
+        tokens_per_second, counted = found.token_rate("completed_tokens_per_second")
+        samples = round(found.number("result_query_count"))
+        if samples < 2:
+            raise NotStartedError(
+                f"{path}: a Server run of {samples} query has no rate; at least 2 are needed"
+            )
         # The time is not logged; the rate of samples over it is, of all samples but the last one sent.
-        rate_s = (found.number("result_query_count") - 1) / found.number("result_completed_samples_per_sec")
+        rate_s = (samples - 1) / found.number("result_completed_samples_per_sec")
+        left_out = 0 if counted else 1
     else:
         raise NotStartedError(
             f"{path} is of the scenario {scenario!r}; only Offline and Server have a token rate"
@@ -222,6 +246,9 @@ def read_loadgen(path: str | Path) -> LoadgenLog:
         log_end_ns=begin_ns + round((last_ms - begun_ms) * 1e6),
         tokens_per_second=tokens_per_second,
         rate_s=rate_s,
+        counted=counted,
+        samples_left_out=left_out,
+        samples=samples,
     )
 
 
@@ -243,6 +270,13 @@ class _Events:
         if value is None or value <= 0:
             raise NotStartedError(f"{self.path}: {key} is {self.get(key)!r}, not a positive number")
         return value
+
+    def token_rate(self, name: str) -> tuple[float, bool]:
+        """(tokens per second, whether they were counted) from `result_NAME`, else from `result_inferred_NAME`."""
+        inferred = f"result_inferred_{name}"
+        if f"result_{name}" not in self.values and inferred in self.values:
+            return self.number(inferred), False
+        return self.number(f"result_{name}"), True
 
     def time(self, key: str) -> int:
         at_ns = stamp_ns(str(self.get(key)), STAMP)

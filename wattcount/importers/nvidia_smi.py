@@ -1,70 +1,98 @@
-"""The CSV log of `nvidia-smi --query-gpu=timestamp,power.draw,... --format=csv --loop-ms=...`.
+"""Power logs of nvidia-smi: its CSV query log and the table of `nvidia-smi dmon`.
+
+    nvidia-smi --query-gpu=timestamp,power.draw,index --format=csv --loop-ms=100
+    nvidia-smi dmon -s p -o DT
 
 A stamp is the local time at which the line was made, without a zone. A reading is what the driver showed then: on
 a V100 the mean of some 10 ms, on an H200 the mean of the second before (docs/emulator.md), so that on the latter the
 trapezoidal rule lags by half a second.
+
+Other programs write the same columns in other forms. These are read: no header, no units, milliwatts, a comma as the
+decimal sign, `;` between the columns, ISO 8601 or Unix stamps, UTF-16. What could be read in two ways is refused.
 """
 
 from __future__ import annotations
 
-import csv
+import math
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
-from wattcount.importers.power_log import PowerLog, broken, make_log, read_lines, stamp_ns
+import numpy as np
+
+from wattcount.importers.power_log import S_NS, PowerLog, broken, make_log, read_lines, stamp_ns
 
 STAMP = "%Y/%m/%d %H:%M:%S.%f"
-GPU_COLUMNS = ("uuid", "gpu_uuid", "index", "pci.bus_id", "gpu_bus_id")
+DMON_STAMP = "%Y%m%d %H:%M:%S"
+GPU_COLUMNS = ("uuid", "gpu_uuid", "index", "pci.bus_id", "gpu_bus_id", "gpu")
 POWER_COLUMNS = ("power.draw", "power.draw.instant", "power.draw.average")
+WATTS = {"W": 1.0, "mW": 1e-3}
+"""Watts in each unit of power that is read."""
+MAX_BOARD_W = 5_000.0
+"""No board draws more [W]: above the 2,700 W of a GB200 superchip, below what a reading in mW taken for W shows."""
+NO_READING = re.compile(r"\[.*\]|N/A|ERR!|-", re.IGNORECASE)
+"""What nvidia-smi writes where it has no reading."""
+GROUP_GAP = 0.3
+"""Lines of several GPUs that were asked at once are less than this share of the period apart."""
+GROUP_SHARE = 0.9
+"""So many of the groups must look so: a loop that is late now and then makes some short gaps, too."""
+MAX_GPUS = 16
+"""GPUs of one host, at most."""
+
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
+_EPOCH = re.compile(r"\d{9,10}(?:\.\d+)?|\d{13}|\d{19}")
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A log as cells. `rows` have as many cells as `names` and `units`; `numbers` are their lines."""
+
+    names: list[str]
+    units: list[str | None]
+    rows: list[list[str]]
+    numbers: list[int]
 
 
 def read_nvidia_smi(path: str | Path, gpu: str | None = None, power: str | None = None) -> PowerLog:
     """Reads the power of one GPU.
 
-    gpu    which one, by what stands in the log's `uuid`, `index` or `pci.bus_id` column; needed if there are several
+    gpu    which one, by what stands in the log's `uuid`, `index`, `pci.bus_id` or (dmon) `gpu` column; needed if there are several
     power  which column, e.g. `power.draw.instant`; default the first of `power.draw`, `.instant`, `.average`
-    Lines without a reading (`[N/A]`) are counted in `missing`. Raises NotStartedError that names file, line and remedy.
+    Lines without a reading (`[N/A]`, `ERR!`) are counted in `missing`. Raises NotStartedError that names file, line and remedy.
     """
     path, lines = read_lines(path, "nvidia-smi log")
-    rows = list(csv.reader(lines, skipinitialspace=True))
-    header = [name.strip().lstrip("\ufeff") for name in rows[0]] if rows else []
-    names = [name.split(" [", 1)[0] for name in header]
-    power_at = next(
-        (names.index(name) for name in ([power] if power else POWER_COLUMNS) if name in names), None
-    )
-    if "timestamp" not in names or power_at is None:
+    dmon = next((line for line in lines if line.strip()), "").lstrip().startswith("#")
+    table = _dmon(path, lines) if dmon else _csv(path, lines)
+    columns = [power] if power else ["pwr"] if dmon else list(POWER_COLUMNS)
+    power_at = next((table.names.index(name) for name in columns if name in table.names), None)
+    if "timestamp" not in table.names or power_at is None:
+        how = "dmon -s p -o DT" if dmon else "--query-gpu=timestamp,power.draw,index --format=csv"
         raise broken(
             path,
             1,
-            f"expected a header with 'timestamp' and '{power or 'power.draw [W]'}', found {', '.join(header)[:80]!r}; "
-            "log with nvidia-smi --query-gpu=timestamp,power.draw --format=csv",
+            f"expected the columns 'timestamp' and '{power or columns[0]}', found "
+            f"{', '.join(table.names)[:80]!r}; log with nvidia-smi {how}",
         )
-    gpu_at = [names.index(name) for name in GPU_COLUMNS if name in names]
+    gpu_at = [table.names.index(name) for name in GPU_COLUMNS if name in table.names]
+    stamp_at = table.names.index("timestamp")
     stamps: list[int] = []
     power_w: list[float] = []
     numbers: list[int] = []
     gpus: set[str] = set()
     missing = 0
-    for number, row in enumerate(rows[1:], start=2):
-        if not row:
-            continue
-        if len(row) != len(header):
-            what = "cut off" if number == len(rows) else "damaged"
-            raise broken(
-                path, number, f"{len(row)} columns instead of {len(header)}: {what}; remove the line"
-            )
+    for number, row in zip(table.numbers, table.rows, strict=True):
         if gpu_at:
             known_as = [row[at] for at in gpu_at]
             if gpu is not None and gpu not in known_as:
                 continue
             gpus.add(known_as[0])
-        at_ns = stamp_ns(row[names.index("timestamp")], STAMP)
+        at_ns = _stamp_ns(row[stamp_at], DMON_STAMP if dmon else STAMP)
         if at_ns is None:
-            raise broken(
-                path, number, f"{row[names.index('timestamp')]!r} is no time like 2024/04/03 11:08:14.958"
-            )
-        value = _watts(row[power_at])
+            raise broken(path, number, f"{row[stamp_at]!r} is no time like 2024/04/03 11:08:14.958")
+        value = _watts(row[power_at], table.units[power_at])
         if value is None:
-            if not row[power_at].startswith("["):
+            if not NO_READING.fullmatch(row[power_at]):
                 raise broken(path, number, f"{row[power_at]!r} is no power like '29.91 W'")
             missing += 1
             continue
@@ -73,13 +101,172 @@ def read_nvidia_smi(path: str | Path, gpu: str | None = None, power: str | None 
         numbers.append(number)
     if len(gpus) > 1:
         raise broken(path, 2, f"the log holds {len(gpus)} GPUs; give one of {', '.join(sorted(gpus))}")
-    return make_log(path, stamps, power_w, missing, numbers)
+    if gpu is not None and not gpu_at:
+        raise broken(path, 1, "the log has no column that tells GPUs apart; leave gpu out")
+    log = make_log(path, stamps, power_w, missing, numbers)
+    if not gpu_at and (group := _lines_at_once(log)) > 1:
+        raise broken(
+            path,
+            numbers[1],
+            f"the lines come in groups of {group}: they are of {group} GPUs, and no column tells which; log with "
+            "nvidia-smi --query-gpu=timestamp,power.draw,index --format=csv, or one GPU with --id",
+        )
+    return log
 
 
-def _watts(text: str) -> float | None:
-    number, _, unit = text.strip().partition(" ")
+def _csv(path: Path, lines: list[str]) -> _Table:
+    """The log of `--format=csv`, with or without its header."""
+    used = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+    if not used:
+        raise broken(
+            path, 1, "the file is empty; log with nvidia-smi --query-gpu=timestamp,power.draw --format=csv"
+        )
+    first = used[0][1]
+    between = (
+        re.compile(r"\s*;\s*") if ";" in first else re.compile(r",\s+") if ", " in first else re.compile(",")
+    )
+    header = [cell.strip() for cell in between.split(first.strip())]
+    if "timestamp" in {name.partition(" [")[0] for name in header} or not _is_time(header[0]):
+        names = [name.partition(" [")[0] for name in header]
+        units = [name.partition(" [")[2].rstrip("]") or None for name in header]
+        body = [(number, line) for number, line in used[1:] if line.strip() != first.strip()]
+    else:
+        names, units = _without_header(path, header), [None] * len(header)
+        body = used
+    rows: list[list[str]] = []
+    for number, line in body:
+        cells = [cell.strip() for cell in between.split(line.strip())]
+        if len(cells) != len(names):
+            what = "cut off" if number == used[-1][0] else "damaged"
+            raise broken(
+                path, number, f"{len(cells)} columns instead of {len(names)}: {what}; remove the line"
+            )
+        rows.append(cells)
+    _check_last(path, rows, [number for number, _ in body])
+    return _Table(names, units, rows, [number for number, _ in body])
+
+
+def _without_header(path: Path, cells: list[str]) -> list[str]:
+    """Names of the columns of a log without a header: the stamp comes first, and one column is in watts."""
+    in_watts = [at for at, cell in enumerate(cells) if cell.rpartition(" ")[2] in WATTS]
+    if len(cells) == 2:
+        in_watts = [1]
+    if len(in_watts) != 1:
+        raise broken(
+            path,
+            1,
+            f"the log has no header, and {len(in_watts)} of its {len(cells)} columns are in watts: which one is the "
+            "power cannot be told; add a line like 'timestamp, index, power.draw [W]'",
+        )
+    names = [f"column {at + 1}" for at in range(len(cells))]
+    names[0], names[in_watts[0]] = "timestamp", "power.draw"
+    return names
+
+
+def _check_last(path: Path, rows: list[list[str]], numbers: list[int]) -> None:
+    """Refuses a last line that is shorter than all others have it: a program that was killed had not written all of it."""
+    if len(rows) < 3:
+        return
+    last, before = rows[-1][-1], [row[-1] for row in rows[:-1] if not NO_READING.fullmatch(row[-1])]
+    if not before or NO_READING.fullmatch(last):
+        return
+    if _form(last) not in {_form(cell) for cell in before}:
+        raise broken(
+            path,
+            numbers[-1],
+            f"cut off: {last!r} has not the form of the values before it, {before[-1]!r}; remove the line",
+        )
+
+
+def _form(cell: str) -> tuple[int, str]:
+    """Digits after the decimal sign, and what follows the number."""
+    number = re.match(r"[\d.,]*", cell)
+    assert number is not None
+    return len(re.split("[.,]", number.group())[-1]) if re.search("[.,]", number.group()) else 0, cell[
+        number.end() :
+    ]
+
+
+def _dmon(path: Path, lines: list[str]) -> _Table:
+    """The table of `nvidia-smi dmon`: two header lines that come again, names and units, each beginning with `#`."""
+    names: list[str] = []
+    units: list[str | None] = []
+    rows: list[list[str]] = []
+    numbers: list[int] = []
+    for number, line in enumerate(lines, start=1):
+        cells = _dmon_cells(line)
+        if not cells:
+            continue
+        if line.lstrip().startswith("#"):
+            if not names:
+                names = [cell.lower() for cell in cells]
+            elif not units:
+                units = [cell if cell in WATTS else None for cell in cells]
+            continue
+        if len(cells) != len(names) or len(units) != len(names):
+            what = "cut off" if number == len(lines) else "damaged"
+            raise broken(
+                path, number, f"{len(cells)} columns instead of {len(names)}: {what}; remove the line"
+            )
+        rows.append(cells)
+        numbers.append(number)
+    if "date" in names and "time" in names:
+        date, time = names.index("date"), names.index("time")
+        names.append("timestamp")
+        units.append(None)
+        rows = [[*row, f"{row[date]} {row[time]}"] for row in rows]
+    return _Table(names, units, rows, numbers)
+
+
+def _dmon_cells(line: str) -> list[str]:
+    text = line.strip().lstrip("#").strip()
+    return [cell.strip() for cell in text.split(",")] if "," in text else text.split()
+
+
+def _lines_at_once(log: PowerLog) -> int:
+    """How many lines come at a time: of a log of one GPU 1, of several GPUs without a column that tells them apart more."""
+    gaps = np.diff(log.t_ns)
+    for group in range(2, MAX_GPUS + 1):
+        whole = len(log) // group - 1
+        if whole < 2:
+            break
+        cycles = gaps[: whole * group].reshape(whole, group)
+        within, between = cycles[:, :-1].max(axis=1), cycles[:, -1]
+        if np.mean(within < GROUP_GAP * between) >= GROUP_SHARE:
+            return group
+    return 1
+
+
+def _is_time(text: str) -> bool:
+    return _stamp_ns(text, STAMP) is not None
+
+
+def _stamp_ns(text: str, form: str) -> int | None:
+    """Nanoseconds since 1970 of nvidia-smi's own stamp, an ISO 8601 one, or a Unix time in s, ms or ns."""
+    found = stamp_ns(text, form)
+    if found is not None:
+        return found
+    if _EPOCH.fullmatch(text):
+        whole, _, fraction = text.partition(".")
+        digits = whole + fraction.ljust(9, "0")[:9] if len(whole) < 13 else whole.ljust(19, "0")
+        return int(digits)
+    if not re.match(r"\d{4}-\d\d-\d\d[ T]", text):
+        return None
     try:
-        value = float(number)
+        moment = datetime.fromisoformat(text)
     except ValueError:
         return None
-    return value if unit in ("", "W") and 0 <= value < 1e5 else None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return math.floor(moment.replace(microsecond=0).timestamp()) * S_NS + moment.microsecond * 1000
+
+
+def _watts(text: str, header_unit: str | None) -> float | None:
+    """Watts of a cell; its own unit counts before the header's, and W is what nvidia-smi means by none."""
+    number, _, unit = text.partition(" ")
+    number = number.replace(",", ".") if number.count(",") == 1 and "." not in number else number
+    factor = WATTS.get(unit or header_unit or "W")
+    if factor is None or not _NUMBER.fullmatch(number):
+        return None
+    value = float(number) * factor
+    return value if value < MAX_BOARD_W else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -99,7 +100,8 @@ class PowerLog:
         start_s, end_s = (np.array([start_ns, end_ns]) - self.t_ns[0]) / S_NS
         inside = (t_s > start_s) & (t_s < end_s)
         at_s = np.concatenate(([start_s], t_s[inside], [end_s]))
-        value_j = float(np.trapezoid(np.interp(at_s, t_s, self.power_w), at_s))
+        at_w = np.interp(at_s, t_s, self.power_w)
+        value_j = float(((at_w[1:] + at_w[:-1]) / 2 * np.diff(at_s)).sum())
         gaps_s = (np.clip(self.gaps(), start_ns, end_ns) - start_ns) / S_NS
         gap_s = float(np.diff(gaps_s, axis=1).sum())
         middle = inside[1:-1]
@@ -135,14 +137,21 @@ def make_log(
 
 
 def read_lines(path: str | Path, what: str) -> tuple[Path, list[str]]:
-    """The lines of a text file; raises NotStartedError if it cannot be read."""
+    """The lines of a text file, UTF-8, or UTF-16 where it begins with that byte order mark (as PowerShell's `>` writes it).
+
+    Raises NotStartedError if it cannot be read.
+    """
     path = Path(path).expanduser()
     try:
-        return path, path.read_text(encoding="utf-8").splitlines()
+        content = path.read_bytes()
+        wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        return path, content.decode("utf-16" if wide else "utf-8-sig").splitlines()
     except FileNotFoundError:
         raise NotStartedError(f"{what} {path} does not exist") from None
     except UnicodeDecodeError as error:
-        raise NotStartedError(f"{what} {path} is not UTF-8 text (byte {error.start})") from None
+        raise NotStartedError(
+            f"{what} {path} is neither UTF-8 nor UTF-16 text (byte {error.start})"
+        ) from None
     except OSError as error:
         raise NotStartedError(f"{what} {path} cannot be read: {error.strerror}") from None
 
