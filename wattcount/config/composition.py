@@ -46,7 +46,7 @@ OPEN_NODES = {
 
 
 @contextmanager
-def _initialized() -> Iterator[None]:
+def initialized() -> Iterator[None]:
     """Hydra ready to compose, also within one of its own jobs, whose state it gets back."""
     where = conf_path()
     state = GlobalHydra.instance()
@@ -129,13 +129,13 @@ def compose_hydra(overrides: Sequence[str] = (), config_dir: str | None = None) 
     overrides = list(overrides)
     if config_dir is not None:
         overrides.append(f"hydra.searchpath=[file://{os.path.abspath(config_dir)}]")  # noqa: PTH100
-    with plain_errors(), _initialized():
+    with plain_errors(), initialized():
         return hydra_compose(CONFIG_NAME, overrides)
 
 
 def options(group: str, config_dir: str | None = None) -> list[str]:
     """The options of a group, sorted, without the schemas."""
-    with _initialized():
+    with initialized():
         names = set(GlobalHydra.instance().config_loader().get_group_options(group))
     if config_dir is not None:
         names |= {file.stem for file in (Path(config_dir) / group).glob("*.yaml")}

@@ -10,8 +10,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
 from hydra.types import RunMode
 from omegaconf import open_dict, read_write
+from short_run import SHORT_RUN
 
-from wattcount.config.composition import _initialized, compose
+from wattcount.config.composition import initialized, compose
 from wattcount.errors import EXIT_FAILED, EXIT_NOT_STARTED, EXIT_OK, EXIT_TERMINATED
 from wattcount.record import Record
 from wattcount.sweep.planning.keys import plan_key
@@ -26,12 +27,7 @@ from wattcount.sweep.running.job import (
 from wattcount.sweep.running.task import PointResult
 from wattcount.sweep.story.events import decode
 
-SHORT = [
-    "model=tiny", "engine=tiny", "power=emulated", "gpu=l4", "tracking=none", "scenario=batch",
-    "scenario.num_requests=4", "scenario.warmup_requests=0", "scenario.lengths.input_tokens=8",
-    "scenario.lengths.output_tokens=150", "scenario.bare_idle_s=0.2", "scenario.loaded_idle_s=0.2",
-    "scenario.bare_idle_after_s=0.2", "power.probe=false",
-]  # fmt: skip
+SHORT = [*SHORT_RUN, "power=emulated", "gpu=l4"]
 
 
 @pytest.fixture
@@ -46,7 +42,7 @@ def job() -> Callable[[list[str], Errand], PointResult]:
     def run(overrides: list[str], errand: Errand) -> PointResult:
         state = Singleton.get_state()
         try:
-            with _initialized():
+            with initialized():
                 hydra = GlobalHydra.instance().hydra
                 assert hydra is not None
                 cfg = hydra.compose_config("config", overrides, RunMode.RUN, with_log_configuration=False)

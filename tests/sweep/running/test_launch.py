@@ -1,116 +1,89 @@
-"""Any launcher, whatever it does: here Hydra's own that runs jobs one by one, made to break."""
+"""Any launcher, whatever it does: plugins of Hydra that break (launchers/), chosen on the command line."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hydra._internal.callbacks import Callbacks
-from hydra._internal.core_plugins.basic_launcher import BasicLauncher
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.plugins import Plugins
-from hydra.core.singleton import Singleton
-from hydra.core.utils import JobReturn
-from hydra.types import HydraContext, RunMode
+from short_run import SHORT_RUN
 
-from wattcount.config.composition import _initialized, compose
-from wattcount.errors import NotStartedError
-from wattcount.sweep.planning.keys import plan_key
-from wattcount.sweep.planning.plan import Plan, PlannedPoint
 from wattcount.sweep.running.job import JOB_LOST
-from wattcount.sweep.running.launch import Launch
-from wattcount.sweep.running.task import PointResult
-from wattcount.sweep.story.ledger import Ledger, read_state
-from wattcount.sweep.view.watch import Lines
+from wattcount.sweep.story.ledger import Event, State, read_state
+from wattcount.sweep.story.state import PointState
 
-SHORT = [
-    "model=tiny", "engine=tiny", "power=emulated", "tracking=none", "scenario=batch", "scenario.num_requests=4",
-    "scenario.warmup_requests=0", "scenario.lengths.input_tokens=8", "scenario.lengths.output_tokens=150",
-    "scenario.bare_idle_s=0.2", "scenario.loaded_idle_s=0.2", "scenario.bare_idle_after_s=0.2",
-    "power.probe=false",
-]  # fmt: skip
+pytestmark = pytest.mark.timeout(200)
+
+LAUNCHERS = Path(__file__).parent / "launchers"
+Study = Callable[..., tuple[int, str]]
 
 
-class BreaksAfterOne(BasicLauncher):
-    """Its second job takes it down."""
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+    """Runs a study with a launcher. Returns the exit code and what it said on standard error."""
+    monkeypatch.setenv("PYTHONPATH", str(LAUNCHERS))
+    monkeypatch.setenv("WATTCOUNT_HOME", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "200")
 
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        done = super().launch(job_overrides[:1], initial_job_idx)
-        if len(job_overrides) > 1:
-            raise RuntimeError("a worker died")
-        return done
+    def run(launcher: str, *arguments: str) -> tuple[int, str]:
+        command = [sys.executable, "-m", "wattcount", "-m", *SHORT_RUN, "power=emulated", "sweep.name=s"]
+        done = subprocess.run(
+            [*command, f"hydra/launcher={launcher}", *arguments],
+            cwd=tmp_path, env=os.environ, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        return done.returncode, done.stderr
 
-
-class Refuses(BasicLauncher):
-    def launch(self, *_: object) -> Sequence[JobReturn]:
-        raise RuntimeError("no such queue")
-
-
-def launch(
-    launcher: type, home: Path, points: Sequence[Sequence[str]], *more: str
-) -> tuple[list[PointResult], Path]:
-    common = [*SHORT, f"records_dir={home / 'records'}", *more]
-    planned, configs = [], {}
-    for values in points:
-        cfg = compose([*common, *values])
-        key = plan_key(cfg)
-        configs[key] = cfg
-        planned.append(
-            PlannedPoint(key, (*common, *values), "tiny", cfg.gpu.name, "batch", "4", cfg.seed, cfg.repeat)
-        )
-    state = Singleton.get_state()
-    target = f"hydra_plugins.wattcount_tests.{launcher.__name__}"
-    Plugins.instance().class_name_to_class[target] = launcher
-    try:
-        with _initialized():
-            hydra = GlobalHydra.instance().hydra
-            assert hydra is not None
-            config = hydra.compose_config(
-                "config",
-                [
-                    *common,
-                    f"hydra.launcher._target_={target}",
-                    f"hydra.sweep.dir={home / 'sweep'}",
-                ],
-                RunMode.MULTIRUN,
-                with_log_configuration=False,
-            )
-            context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(config))
-            first = next(iter(configs.values()))
-            study = Launch(config, context, planned, configs, "s", first)
-            with Ledger.open(first.records_dir, "s") as ledger:
-                ledger.write_plan(Plan("s", tuple(planned), "2026-01-01T00:00:00+00:00", ()))
-                results, interrupted = study.run(ledger, Lines(len(planned), None))
-    finally:
-        Singleton.set_state(state)
-    assert interrupted is None
-    return [results[point.key] for point in planned], home / "records"
+    return run
 
 
-def test_what_was_measured_before_a_launcher_broke_counts_and_the_rest_is_tried_again(tmp_path: Path) -> None:
-    points = [["gpu=l4", f"repeat={repeat}"] for repeat in range(3)]
-    results, records = launch(BreaksAfterOne, tmp_path, points)
-    assert [result.reason == JOB_LOST for result in results] == [False, False, True]
-    assert [result.attempt for result in results] == [1, 2, 2]
-    assert "the launcher failed: RuntimeError: a worker died" in (results[2].message or "")
-    assert len(list(records.glob("*/r*/run.json"))) == 2
-    states = [point.state.value for point in read_state(records, "s").points]
-    assert states[2] == "lost"
-    assert not list(records.glob(".studies/s/jobs/*"))
+def points(home: Path) -> list[PointState]:
+    return list(read_state(home / "records", "s").points)
 
 
-def test_groups_do_not_cost_each_other_anything(tmp_path: Path) -> None:
-    results, _ = launch(BreaksAfterOne, tmp_path, [["gpu=l4"], ["gpu=a100"]])
-    assert [result.reason == JOB_LOST for result in results] == [False, False]
+def last_event(point: PointState) -> Event:
+    event = point.result or point.failure
+    assert event is not None
+    return event
 
 
-def test_a_launcher_that_refuses_everything_loses_every_point_with_its_reason(tmp_path: Path) -> None:
-    results, _ = launch(Refuses, tmp_path, [["gpu=l4"], ["gpu=a100"]], "sweep.attempts=1")
-    assert {result.message for result in results} == {"the launcher failed: RuntimeError: no such queue"}
-    assert {result.attempt for result in results} == {1}
+def test_what_was_measured_before_a_launcher_broke_counts_and_the_rest_is_tried_again(
+    study: Study, tmp_path: Path
+) -> None:
+    code, err = study("breaks_after_one", "gpu=l4", "repeat=0,1,2")
+    assert code == 1
+    # A call for three, which breaks at the second, and one for the two others.
+    assert [point.state for point in points(tmp_path)] == [State.done, State.done, State.lost]
+    assert [last_event(point).attempt for point in points(tmp_path)] == [1, 2, 2]
+    assert last_event(points(tmp_path)[2]).reason == JOB_LOST
+    assert "the launcher failed: RuntimeError: a worker died" in err
+    assert len(list((tmp_path / "records").glob("*/r*/run.json"))) == 2
+    assert not list((tmp_path / "records").glob(".studies/s/jobs/*"))
 
 
-def test_a_placement_that_the_launcher_does_not_know_is_found_before_anything_starts(tmp_path: Path) -> None:
-    with pytest.raises(NotStartedError, match="partition: no such key"):
-        launch(Refuses, tmp_path, [["gpu=l4"]], "sweep.placement.l4.partition=gpu")
+def test_groups_do_not_cost_each_other_anything(study: Study, tmp_path: Path) -> None:
+    code, err = study("breaks_after_one", "gpu=l4,a100")
+    assert (code, err) == (0, ""), err
+    assert [point.state for point in points(tmp_path)] == [State.done] * 2
+
+
+def test_a_launcher_that_refuses_everything_loses_every_point_with_its_reason(
+    study: Study, tmp_path: Path
+) -> None:
+    code, err = study("refuses", "gpu=l4,a100", "sweep.attempts=1")
+    assert code == 1
+    assert err.count("the launcher failed: RuntimeError: no such queue") >= 1
+    assert [point.state for point in points(tmp_path)] == [State.lost] * 2
+    found = {(last_event(point).attempt, last_event(point).message) for point in points(tmp_path)}
+    assert found == {(1, "the launcher failed: RuntimeError: no such queue")}
+
+
+def test_a_placement_that_the_launcher_does_not_know_is_found_before_anything_starts(
+    study: Study, tmp_path: Path
+) -> None:
+    code, err = study("refuses", "gpu=l4", "sweep.placement.l4.partition=gpu")
+    assert code == 2
+    assert "partition: no such key" in err
+    assert not (tmp_path / "records").exists()
