@@ -12,7 +12,7 @@ from hydra.types import RunMode
 from omegaconf import open_dict, read_write
 from short_run import SHORT_RUN
 
-from wattcount.config.composition import initialized, compose
+from wattcount.config.composition import compose, initialized
 from wattcount.errors import EXIT_FAILED, EXIT_NOT_STARTED, EXIT_OK, EXIT_TERMINATED
 from wattcount.record import Record
 from wattcount.sweep.planning.keys import plan_key
