@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -217,3 +218,39 @@ def test_time_goes_on_between_reports(cfg: RunConfig, monkeypatch: pytest.Monkey
     offset = 60_000_000_000
     shown.tick()
     assert "engine start 65 s" in out.getvalue()
+
+
+def test_in_the_background_every_phase_is_shown_and_the_latest_report_of_each(
+    tiny_run: Callable[..., RunConfig],
+) -> None:
+    held, go = threading.Event(), threading.Event()
+    seen: list[object] = []
+
+    class Slow(display.Display):
+        def started(self, _: RunConfig) -> None:
+            held.set()
+            go.wait(60.0)
+
+        def progress(self, progress: Progress) -> None:
+            seen.append((progress.phase, progress.elapsed_s))
+
+        def notice(self, text: str) -> None:
+            seen.append(text)
+
+        def tick(self) -> None: ...
+
+        def ended(self, _: Path | None) -> None:
+            seen.append("ended")
+
+    shown = display.InBackground(Slow())
+    shown.started(tiny_run())
+    assert held.wait(60.0)
+    for phase in (Phase.BARE_IDLE, None, Phase.WINDOW):
+        for elapsed_s in range(5):
+            shown.progress(Progress(phase, elapsed_s, 5.0, None, 0, 0, 0, None, None, None))
+            shown.tick()
+    shown.notice("a notice")
+    assert seen == []
+    go.set()
+    shown.ended(None)
+    assert seen == [(Phase.BARE_IDLE, 4), (None, 4), (Phase.WINDOW, 4), "a notice", "ended"]

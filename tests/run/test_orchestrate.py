@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
@@ -11,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -24,7 +26,11 @@ from wattcount.errors import NotStartedError
 from wattcount.record import Record
 from wattcount.record.schema import Phase, Validity
 from wattcount.run import orchestrate
+from wattcount.run.display import InBackground, PlainDisplay
+from wattcount.run.messages import encode
 from wattcount.run.orchestrate import Outcome, run_point
+from wattcount.run.process import TIMEOUT_SIGNAL
+from wattcount.scenario.journal import Progress
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -527,3 +533,102 @@ def test_emulation_is_chosen_by_the_backend(tiny_run: Callable[..., RunConfig], 
     before = dict(os.environ)
     checked(run_point(cfg, witness), cfg)
     assert dict(os.environ) == before
+
+
+# --- a parent, or its terminal, that stands still --------------------------------------------------
+
+
+def test_a_terminal_that_stands_still_does_not_disturb_the_run(
+    tiny_run: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The display writes into a full pipe, which is read only once the record is there."""
+    monkeypatch.setattr(orchestrate, "SILENCE_LIMIT_S", 10.0)
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(write_end, b" " * 1000)
+    os.set_blocking(write_end, True)
+    cfg = tiny_run()
+    told: list[bytes] = []
+
+    def let_go_once_it_is_measured() -> None:
+        while not list(Path(cfg.records_dir).glob("*/r0-*/metrics.json")):
+            time.sleep(0.05)
+        while chunk := os.read(read_end, 1 << 16):
+            told.append(chunk)
+
+    reader = threading.Thread(target=let_go_once_it_is_measured, daemon=True)
+    reader.start()
+    with os.fdopen(write_end, "w") as stream:
+        outcome = run_point(cfg, InBackground(PlainDisplay(stream, 0.0)))
+    reader.join(60.0)
+    os.close(read_end)
+    assert (outcome.exit_code, outcome.reason) == (0, None)
+    checked(outcome, cfg)
+    assert b"window" in b"".join(told)
+
+
+class Scripted:
+    """A run's process as its parent hears it: what is in the pipe, and what the clock shows then [s]."""
+
+    def __init__(self, clock: list[int], *heard: tuple[float, bytes]) -> None:
+        self._clock, self._heard = clock, heard
+        self.signals: list[signal.Signals] = []
+
+    def listen(self, _: float) -> Iterator[bytes]:
+        for at_s, chunk in self._heard:
+            self._clock[0] = max(self._clock[0], round(at_s * 1e9))
+            if chunk:
+                yield chunk
+            yield b""
+
+    def signal(self, number: signal.Signals) -> None:
+        self.signals.append(number)
+
+
+def listening(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, display: Any, *heard: tuple[float, bytes]
+) -> list[signal.Signals]:
+    """The signals that the run's process gets."""
+    clock = [0]
+    monkeypatch.setattr("witness.worker_pid", lambda: 1)
+    monkeypatch.setattr(orchestrate, "now_ns", lambda: clock[0])
+    display.clock = clock
+    process: Any = Scripted(clock, *heard)
+    writer: Any = SimpleNamespace(folder=tmp_path)
+    info: Any = SimpleNamespace(config={"sweep": {"time_limit_s": None}})
+    session: Any = None
+    orchestrate._Watch(writer, info, display, 0, None, None, (), session)._listen(process)
+    return process.signals
+
+
+def report(phase: Phase = Phase.WINDOW, planned_s: float = 100.0) -> bytes:
+    return encode(Progress(phase, 1.0, planned_s, None, 0, 0, 0, None, None, None))
+
+
+def test_a_parent_that_was_stopped_does_not_judge_its_own_sleep(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, witness: Any
+) -> None:
+    """Stopped for an hour in a window of 100 s: the run's later reports found no room in the pipe."""
+    heard = [(1.0, report()), (2.0, b""), (3600.0, report()), (3601.0, b""), (3700.0, report())]
+    assert listening(monkeypatch, tmp_path, witness, *heard) == []
+    # What it hears nothing of while it is awake, it does judge.
+    awake = [(1.0, report()), *((float(s), report()) for s in range(2, 250))]
+    assert listening(monkeypatch, tmp_path, witness, *awake) == [TIMEOUT_SIGNAL]
+    silent = [(1.0, report(planned_s=1e6)), *((float(s), b"") for s in range(2, 250))]
+    assert listening(monkeypatch, tmp_path, witness, *silent) == [TIMEOUT_SIGNAL]
+
+
+def test_a_display_that_takes_minutes_is_not_the_silence_of_the_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, witness: Any
+) -> None:
+    real = witness.progress
+
+    def slow(progress: Progress) -> None:
+        real(progress)
+        witness.clock[0] += 200 * 10**9
+
+    monkeypatch.setattr(witness, "progress", slow)
+    heard = [(1.0, report(planned_s=5.0)), (1.0, report() + report()), (1.0, b"")]
+    assert listening(monkeypatch, tmp_path, witness, *heard) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from wattcount.clock import now_ns
 from wattcount.config.schema import DisplayConfig, RunConfig, ServerConfig, Weights
 from wattcount.record.schema import Phase
+from wattcount.run.background import Background
 from wattcount.run.orchestrate import Display
 from wattcount.scenario.journal import Progress
 
@@ -92,6 +94,38 @@ def clock(seconds: float) -> str:
     whole = max(0, int(seconds))
     hours, minutes = whole // 3600, whole // 60 % 60
     return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
+
+
+class InBackground(Display):
+    """Shows in a thread of its own what another display shows, so that a terminal that stands still keeps nobody.
+
+    Of several reports of one phase that wait to be shown, only the latest is. `ended` returns once all is shown.
+    """
+
+    def __init__(self, display: Display, background: Background | None = None) -> None:
+        self._display = display
+        self._background = background or Background("display")
+        self._phase: Phase | None = None
+        self._part = 0
+        """Goes up with each phase: no phase is dropped for the next one's reports."""
+
+    def started(self, cfg: RunConfig) -> None:
+        self._background.post(functools.partial(self._display.started, cfg))
+
+    def progress(self, progress: Progress) -> None:
+        if progress.phase is not self._phase:
+            self._phase, self._part = progress.phase, self._part + 1
+        self._background.post(functools.partial(self._display.progress, progress), replaces=self._part)
+
+    def notice(self, text: str) -> None:
+        self._background.post(functools.partial(self._display.notice, text))
+
+    def tick(self) -> None:
+        self._background.post(self._display.tick, replaces="tick")
+
+    def ended(self, record_path: Path | None) -> None:
+        self._background.post(functools.partial(self._display.ended, record_path))
+        self._background.flush()
 
 
 @dataclass

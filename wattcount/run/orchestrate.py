@@ -64,6 +64,8 @@ TIMEOUT = "timeout"
 
 TICK_S = 1.0
 """How often the display moves on while nothing is heard."""
+AWAY_S = 5.0
+"""A look that comes this much too late [s] shows that this process was stopped (Ctrl-Z, a debugger)."""
 PHASE_GRACE_S = 90.0
 """A phase that takes this much longer than it may is broken off; the run's own limits come first."""
 SETUP_LIMIT_S = 180.0
@@ -78,7 +80,11 @@ EXIT_LIMIT_S = 10.0
 
 
 class Display(Protocol):
-    """Shows a person how a run stands."""
+    """Shows a person how a run stands.
+
+    Calls come from the thread that listens to the run and judges its limits, so they must not block:
+    `display.InBackground` makes them in another thread.
+    """
 
     def started(self, cfg: RunConfig) -> None:
         """`cfg` is resolved: it says what is measured."""
@@ -337,13 +343,24 @@ class _Watch:
 
     def _listen(self, process: SessionProcess) -> None:
         lines = Lines()
+        looked_ns = now_ns()
         for chunk in process.listen(TICK_S):
+            before_ns, looked_ns = looked_ns, now_ns()
+            self._excuse(looked_ns - before_ns)
             for line in lines.feed(chunk):
                 self._heard(line)
-            if not chunk:
-                self._display.tick()
             self._pass_signals_on(process)
-            self._enforce_limits(process)
+            if not chunk:  # nothing more waits in the pipe: only now can silence and lateness be judged
+                self._display.tick()
+                self._enforce_limits(process)
+
+    def _excuse(self, passed_ns: int) -> None:
+        """`passed_ns`: since the last look. While this process was stopped, the run could not be heard: its limits
+        stand still. `sweep.time_limit_s` does not, for the run went on."""
+        away_ns = passed_ns - _ns(TICK_S)
+        if away_ns > _ns(AWAY_S):
+            self._deadline_ns += away_ns
+            self._heard_ns += away_ns
 
     def _heard(self, line: bytes) -> None:
         try:

@@ -20,10 +20,13 @@ import asyncio
 import contextlib
 import ctypes
 import dataclasses
+import fcntl
 import json
 import os
+import select
 import signal
 import sys
+import termios
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -66,6 +69,9 @@ if TYPE_CHECKING:
 
 INTERRUPTED = "interrupted"
 ENGINE_STOP_LIMIT_S = 30.0
+LAST_WORD_LIMIT_S = 30.0
+"""How long a run's process tries to tell its last message [s]. It fits into a pipe whose parent does not read; a
+parent that missed it looks for the record itself."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -88,18 +94,50 @@ class Job:
 
 
 class Pipe:
-    """The writing end of the pipe to the parent. Without a parent nobody is told."""
+    """The writing end of the pipe to the parent. Without a parent nobody is told.
+
+    The parent may stand still: stopped by Ctrl-Z, say. The run must not, so progress is dropped while the pipe is
+    more than half full. The other half is for the last message, which the parent must get.
+    """
 
     def __init__(self, descriptor: int) -> None:
         # The engine's processes must not hold it open.
         os.set_inheritable(descriptor, False)
+        os.set_blocking(descriptor, False)
         self._descriptor = descriptor
+        self._room_bytes = fcntl.fcntl(descriptor, fcntl.F_GETPIPE_SZ) // 2
+        self._rest = b""
+        """Of a message of which only the beginning went into the pipe."""
 
-    def send(self, message: Message) -> None:
-        with contextlib.suppress(BrokenPipeError):
-            data = encode(message)
-            while data:
-                data = data[os.write(self._descriptor, data) :]
+    def send(self, message: Message) -> bool:
+        """Whether the message is in the pipe. Returns at once, but for the last message (`LAST_WORD_LIMIT_S`)."""
+        last = isinstance(message, Ended)
+        if not last and not (self._write(0.0) and self._unread_bytes() <= self._room_bytes):
+            return False
+        self._rest += encode(message)
+        return self._write(LAST_WORD_LIMIT_S if last else 0.0)
+
+    def _write(self, limit_s: float) -> bool:
+        ready = select.poll()
+        ready.register(self._descriptor, select.POLLOUT)
+        deadline_ns = now_ns() + round(limit_s * 1e9)
+        try:
+            while self._rest:
+                try:
+                    self._rest = self._rest[os.write(self._descriptor, self._rest) :]
+                except BlockingIOError:
+                    left_ms = (deadline_ns - now_ns()) // 1_000_000
+                    if left_ms <= 0 or not ready.poll(left_ms):
+                        return False
+        except BrokenPipeError:
+            self._rest = b""
+            return False
+        return True
+
+    def _unread_bytes(self) -> int:
+        count = bytearray(4)
+        fcntl.ioctl(self._descriptor, termios.FIONREAD, count)
+        return int.from_bytes(count, sys.byteorder)
 
 
 class _Failed(Exception):  # noqa: N818 - a verdict, not an error of its own

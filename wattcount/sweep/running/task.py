@@ -177,7 +177,7 @@ def _measure(
     meanwhile = functools.partial(_prepare_tracking, run) if run.tracking.enabled else None
     outcome = orchestrate.run_point(
         run,
-        display or displays.create(run.display),
+        display or displays.InBackground(displays.create(run.display)),
         meanwhile=meanwhile,
         wait_for_others=wait_for_others,
         rest=rest,
