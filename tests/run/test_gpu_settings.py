@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -298,3 +299,21 @@ def test_a_journal_that_cannot_be_written_starts_nothing(
         run_point(setting_run(), witness)
     assert limit_w(session) == 700
     assert not [found for found in guards() if found.ppid() == os.getpid()]
+
+
+def test_a_guard_that_does_not_start_is_not_waited_for(
+    session: NvmlSession,
+    setting_run: Callable[..., RunConfig],
+    witness: Witness,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    stuck = tmp_path / "python"
+    stuck.write_text(f"#!/bin/sh\necho $$ > {tmp_path / 'pid'}\nexec sleep 600\n")
+    stuck.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(stuck))
+    monkeypatch.setattr("wattcount.run.gpu_settings.GUARD_LIMIT_S", 1.0)
+    with pytest.raises(NotStartedError, match=r"guards them did not start within 1 s"):
+        run_point(setting_run(), witness)
+    assert limit_w(session) == 700
+    assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))

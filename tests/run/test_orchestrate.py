@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 import pytest
 from powercap_tree import zone
-from witness import Program, kill, worker_pid
+from witness import Program, Witness, kill, worker_pid
 
 from wattcount.clock import now_ns
 from wattcount.config.schema import LengthConfig, LengthKind, PowerBackend, RunConfig
@@ -30,6 +30,7 @@ from wattcount.run.display import InBackground, PlainDisplay
 from wattcount.run.messages import encode
 from wattcount.run.orchestrate import Outcome, run_point
 from wattcount.run.process import TIMEOUT_SIGNAL
+from wattcount.run.signals import Signals
 from wattcount.scenario.journal import Progress
 
 pytestmark = pytest.mark.timeout(120)
@@ -513,6 +514,64 @@ def test_interrupted_twice_it_does_not_wait(tiny_run: Callable[..., RunConfig], 
     assert Record.open(path).info.validity.reasons == ["interrupted"]
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_the_record_is_closed_does_not_tear_it(
+    tiny_run: Callable[..., RunConfig], witness: Any, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    """In each step from the end of the run's process to the metrics."""
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    for name in ("_recover", "_outcome"):
+        monkeypatch.setattr(orchestrate._Watch, name, interrupted(getattr(orchestrate._Watch, name), number))
+    cfg = tiny_run(window_s=30.0)
+    witness.when(Phase.WINDOW, kill)
+    outcome = run_point(cfg, witness)
+    assert (outcome.exit_code, outcome.reason) == (1, "worker_died")
+    checked(outcome, cfg)
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+
+
+def interrupted(work: Callable[..., Any], number: signal.Signals) -> Callable[..., Any]:
+    """`work`, at the beginning of which this process gets a signal."""
+
+    def body(*args: Any) -> Any:
+        signal.raise_signal(number)
+        return work(*args)
+
+    return body
+
+
+def test_a_signal_before_the_process_is_up_closes_the_record(
+    tiny_run: Callable[..., RunConfig], witness: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        orchestrate, "SessionProcess", interrupted(orchestrate.SessionProcess, signal.SIGTERM)
+    )
+    cfg = tiny_run(window_s=30.0)
+    outcome = run_point(cfg, witness)
+    assert (outcome.exit_code, outcome.reason) == (143, "interrupted")
+    assert checked(outcome, cfg).info.validity.reasons == ["interrupted"]
+
+
+def test_a_third_signal_leaves_the_record_to_the_next_run(
+    tiny_run: Callable[..., RunConfig], witness: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def recover_from_a_disk_that_hangs(*_: Any) -> Any:
+        for _ in range(3):
+            signal.raise_signal(signal.SIGINT)
+        raise AssertionError("it is not held for ever")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(orchestrate._Watch, "_recover", recover_from_a_disk_that_hangs)
+        cfg = tiny_run(window_s=30.0)
+        witness.when(Phase.WINDOW, kill)
+        with pytest.raises(KeyboardInterrupt):
+            run_point(cfg, witness)
+    cfg = tiny_run(batch=True)
+    assert run_point(cfg, Witness()).exit_code == 0
+    left = [Record.open(folder).info.validity.reasons for folder in records(cfg)]
+    assert sorted(left) == [[], ["worker_died"]]
+
+
 def test_a_killed_parent_takes_its_run_with_it(tiny_run: Callable[..., RunConfig], tmp_path: Path) -> None:
     cfg = tiny_run(window_s=30.0)
     program = Program(cfg, tmp_path)
@@ -599,7 +658,7 @@ def listening(
     writer: Any = SimpleNamespace(folder=tmp_path)
     info: Any = SimpleNamespace(config={"sweep": {"time_limit_s": None}})
     session: Any = None
-    orchestrate._Watch(writer, info, display, 0, None, None, (), session)._listen(process)
+    orchestrate._Watch(writer, info, display, 0, None, None, (), session, Signals())._listen(process)
     return process.signals
 
 

@@ -83,21 +83,23 @@ class VllmEngine(Engine):
         before = set(own_children())
         limit_s = self._setup.engine.start_timeout_s
         launch = in_thread(self._launch)
+        limit = asyncio.timeout(limit_s)
         try:
-            async with asyncio.timeout(limit_s):
+            async with limit:
                 await asyncio.shield(launch)
                 self._children = [child for child in own_children() if child not in before]
                 return await self._describe()
-        except TimeoutError:
-            await self._abandon(launch, before)
-            raise RunFailedError(
-                "engine_start_failed",
-                f"vLLM was not up within engine.start_timeout_s={limit_s:g} s (log: {self._log})",
-            ) from None
         except RunFailedError:
             await self._abandon(launch, before)
             raise
         except Exception as error:
+            if isinstance(error, TimeoutError) and limit.expired():
+                await self._abandon(launch, before)
+                raise RunFailedError(
+                    "engine_start_failed",
+                    f"vLLM was not up within engine.start_timeout_s={limit_s:g} s (log: {self._log})",
+                ) from None
+            # vLLM's own time-outs (a download, a socket, NCCL) are errors like any other.
             failure = start_error(error, self._log, self._log_offset)
             with contextlib.suppress(OSError), self._log.open("a", encoding="utf-8") as log:
                 traceback.print_exception(error, file=log)

@@ -38,8 +38,10 @@ def for_model(model: ModelConfig) -> Tokenize | None:
 def _load(where: str, revision: str | None) -> Any:
     try:
         from tokenizers import Tokenizer
-    except ImportError:
-        raise NotStartedError("text prompts need the package tokenizers: pip install tokenizers") from None
+    except ImportError as error:
+        raise NotStartedError(
+            f"text prompts need the package tokenizers ({error}): pip install tokenizers"
+        ) from error
     folder = Path(where).expanduser()
     try:
         if folder.is_dir():

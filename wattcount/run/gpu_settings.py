@@ -15,6 +15,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import select
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -31,7 +32,7 @@ from wattcount.power.nvml import GpuFacts, NvmlSession
 from wattcount.power.settings import Setting, UndoError, plan, put_in_force, undo
 
 GUARD_LIMIT_S = 30.0
-"""To start, and to end."""
+"""The longest that a guard may take to start, and to end [s]."""
 JOURNAL_SUFFIX = ".settings.json"
 
 Notice = Callable[[str], object]
@@ -206,6 +207,13 @@ def _guarded(uuids: Sequence[str]) -> Iterator[None]:
     assert guard.stdin is not None
     assert guard.stdout is not None
     try:
+        said, _, _ = select.select([guard.stdout], [], [], GUARD_LIMIT_S)
+        if not said:
+            guard.kill()
+            raise NotStartedError(
+                "gpu.sm_clock_mhz, gpu.power_limit_w: the process that guards them did not start within "
+                f"{GUARD_LIMIT_S:g} s: try again when the host is less busy, or leave both unset"
+            )
         if guard.stdout.read(1) != b"+":
             raise NotStartedError(
                 "gpu.sm_clock_mhz, gpu.power_limit_w: the process that guards them did not start"
@@ -218,4 +226,5 @@ def _guarded(uuids: Sequence[str]) -> Iterator[None]:
             guard.wait(GUARD_LIMIT_S)
         except subprocess.TimeoutExpired:
             guard.kill()
-            guard.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):  # it waits in the kernel; nothing more can be done
+                guard.wait(GUARD_LIMIT_S)

@@ -23,7 +23,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol
 
 from wattcount import ownership
@@ -33,9 +32,7 @@ from wattcount.config.plain import to_json
 from wattcount.config.schema import RunConfig
 from wattcount.errors import (
     EXIT_FAILED,
-    EXIT_INTERRUPTED,
     EXIT_OK,
-    EXIT_TERMINATED,
     RunFailedError,
     WattcountError,
 )
@@ -55,6 +52,7 @@ from wattcount.run.preflight import check, resolve, wait_while_busy
 from wattcount.run.process import TIMEOUT_SIGNAL, SessionProcess
 from wattcount.run.quiet import OwnWindow
 from wattcount.run.resume import Wanted
+from wattcount.run.signals import Signals, waking
 from wattcount.scenario.journal import Progress
 
 JOB_JSON = "job.json"
@@ -74,6 +72,9 @@ SILENCE_LIMIT_S = 180.0
 """The run's process reports once a second; importing an engine can keep it silent for a while."""
 CLOSE_LIMIT_S = 90.0
 """From an interruption or the last phase to the record in its place."""
+PATIENCE = 2
+"""Signals that a run takes: the first asks it to close its record, the second kills it. A third ends this process,
+should even that have to wait: for a disk that does not answer, say."""
 LEFTOVER_GRACE_S = 0.5
 EXIT_LIMIT_S = 10.0
 """From the last message to the end of the process."""
@@ -201,21 +202,29 @@ def _measure(
     locks: Sequence[int],
 ) -> Outcome:
     """`cfg` is resolved; `locks` are descriptors for the run's process to hold."""
-    writer = RecordWriter.create(Path(cfg.records_dir).expanduser().absolute(), info.point_id, info.run_id)
-    try:
-        writer.save_draft(info)
-    except RunFailedError:
-        writer.discard()
-        raise
-    display.started(cfg)
+    signals = Signals()
     path: Path | None = None
     try:
-        claim = session.machine.claim if session.machine is not None else None
-        outcome = _Watch(writer, info, display, started_ns, meanwhile, claim, locks, session).run()
-        path = outcome.record_path
+        # From the first file of the record to the last: a signal changes what becomes of it, but never tears it.
+        with signals.watching(patience=PATIENCE):
+            writer = RecordWriter.create(
+                Path(cfg.records_dir).expanduser().absolute(), info.point_id, info.run_id
+            )
+            try:
+                writer.save_draft(info)
+            except RunFailedError:
+                writer.discard()
+                raise
+            display.started(cfg)
+            claim = session.machine.claim if session.machine is not None else None
+            try:
+                watch = _Watch(writer, info, display, started_ns, meanwhile, claim, locks, session, signals)
+                outcome = watch.run()
+                path = outcome.record_path
+            finally:
+                writer.let_go()
+                _compute_metrics(path, display)
     finally:
-        writer.let_go()
-        _compute_metrics(path, display)
         display.ended(path)
     return outcome
 
@@ -274,6 +283,7 @@ class _Watch:
         machine: ownership.Claim | None,
         locks: Sequence[int],
         session: NvmlSession,
+        signals: Signals,
     ) -> None:
         self._writer = writer
         self._session = session
@@ -289,7 +299,7 @@ class _Watch:
         self._ended: Ended | None = None
         self._gave_up: tuple[str, str] | None = None
         """Why the process was told to end, or killed, before it came to its own end."""
-        self._signals: list[int] = []
+        self._signals = signals
         self._signals_handled = 0
         self._heard_ns = now_ns()
         self._deadline_ns = self._heard_ns + _ns(SETUP_LIMIT_S)
@@ -315,7 +325,7 @@ class _Watch:
         except OSError as error:
             return self._recover("worker_not_started", f"cannot start the run's process: {error}")
         with process:
-            with self._watching_signals(process):
+            with waking(process.wakeup_fd):
                 self._listen(process)
             # A helper that cleans up shared memory needs a moment after its parent has gone.
             left = process.kill(grace_s=LEFTOVER_GRACE_S)
@@ -417,25 +427,6 @@ class _Watch:
 
     # --- ending ---------------------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def _watching_signals(self, process: SessionProcess) -> Iterator[None]:
-        """SIGINT and SIGTERM end the run's process first and this one after it; in the main thread only."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def note(number: int, _: FrameType | None) -> None:
-            self._signals.append(number)
-
-        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-        wakeup_before = signal.set_wakeup_fd(process.wakeup_fd, warn_on_full_buffer=False)
-        try:
-            yield
-        finally:
-            signal.set_wakeup_fd(wakeup_before)
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
     def _pass_signals_on(self, process: SessionProcess) -> None:
         """The first one asks for an orderly end, the second one kills."""
         while self._signals_handled < len(self._signals):
@@ -458,7 +449,7 @@ class _Watch:
             self._set_deadline(CLOSE_LIMIT_S, "did not close its record")
         process.signal(number)
 
-    def _outcome(self, status: int) -> Outcome:
+    def _outcome(self, status: int | None) -> Outcome:
         ended = self._ended
         if ended is not None and ended.record is not None:
             path = Path(ended.record)
@@ -479,13 +470,15 @@ class _Watch:
             return Outcome(self._exit_code(reason), placed, reason, message)
         return self._recover(reason, message)
 
-    def _cause(self, status: int) -> tuple[str, str]:
+    def _cause(self, status: int | None) -> tuple[str, str]:
         """Why the run's process left no record."""
         if self._ended is not None:
             return self._ended.reason or WORKER_DIED, self._ended.message or "the record was not written"
         if self._gave_up is not None:
             return self._gave_up
-        if status < 0:
+        if status is None:
+            what = "the run's process could not be killed (it waits for a device or a disk; see dmesg)"
+        elif status < 0:
             name = signal.Signals(-status).name if -status in set(signal.Signals) else f"signal {-status}"
             hint = " (out of memory? see dmesg)" if -status == signal.SIGKILL else ""
             what = f"the run's process was killed by {name}{hint}"
@@ -523,9 +516,8 @@ class _Watch:
         return Outcome(code, path, reason, message)
 
     def _exit_code(self, reason: str) -> int:
-        if reason == INTERRUPTED and self._signals:
-            return EXIT_INTERRUPTED if self._signals[0] == signal.SIGINT else EXIT_TERMINATED
-        return EXIT_FAILED
+        code = self._signals.exit_code
+        return code if reason == INTERRUPTED and code is not None else EXIT_FAILED
 
 
 @contextlib.contextmanager

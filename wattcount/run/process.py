@@ -15,6 +15,8 @@ from types import TracebackType
 import psutil
 
 CHUNK = 1 << 16
+REAP_LIMIT_S = 5.0
+"""From the kill of a process to its end [s]; one that waits in the kernel for a broken device takes longer, or for ever."""
 TIMEOUT_SIGNAL = signal.SIGUSR1
 """Tells a run's process that it has taken too long, and is to close its record."""
 
@@ -125,13 +127,16 @@ class SessionProcess:
             pause_s = min(2 * pause_s, 0.1)
         return []
 
-    def exit_status(self) -> int:
-        """Exit code, or minus the number of the signal that ended it. Waits for the end."""
-        return self._popen.wait()
+    def exit_status(self, limit_s: float = REAP_LIMIT_S) -> int | None:
+        """Exit code, or minus the number of the signal that ended it; None where it has not ended within `limit_s`."""
+        try:
+            return self._popen.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            return None
 
     def close(self) -> None:
         self.kill()
-        self._popen.wait()
+        self.exit_status()
         for descriptor in (self._read_end, self._wake_read, self._wake_write, self._pidfd):
             if descriptor is not None:
                 with contextlib.suppress(OSError):

@@ -193,6 +193,10 @@ class Run:
                 failure = self._interruption()
             except Exception as error:
                 failure = _Failed.of(error)
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(
+                0
+            )  # a signal that came too late to break anything off must not break off the closing
         # From here on a signal changes nothing any more; the parent kills what takes too long.
         return await self._close(failure)
 
@@ -212,9 +216,12 @@ class Run:
         try:
             yield
         finally:
+            # Blocked meanwhile: without a handler, they would end the process.
+            signal.pthread_sigmask(signal.SIG_BLOCK, watched)
             for number in watched:
                 loop.remove_signal_handler(number)
                 signal.signal(number, signal.SIG_IGN)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, watched)
 
     def _interruption(self) -> _Failed:
         by = self._stop_signal or signal.SIGTERM
@@ -378,14 +385,17 @@ class Run:
             return self._engine_ended is not False
         self._engine_ended = False
         stopping_ns = now_ns()
+        limit = asyncio.timeout(ENGINE_STOP_LIMIT_S)
         try:
-            async with asyncio.timeout(ENGINE_STOP_LIMIT_S):
+            async with limit:
                 await self._engine.stop()
             self._engine_ended = True
         except Exception as error:
             # Its processes end with this one's session.
             traceback.print_exception(error)
             what = " ".join(f"{type(error).__name__} {error}".split())
+            if limit.expired():
+                what = f"it took longer than {ENGINE_STOP_LIMIT_S:g} s"
             self._info.notes.append(f"the engine did not stop cleanly: {what}")
         if self._activity is not None:
             self._activity.engine_down()

@@ -128,10 +128,16 @@ class Scenario(ABC):
     async def _start_engine(self, ctx: RunContext) -> None:
         limit_s = ctx.cfg.engine.start_timeout_s
         ctx.phases.begin(Phase.ENGINE_START, limit_s=limit_s)
+        limit = asyncio.timeout(limit_s + START_GRACE_S)
         try:
-            async with asyncio.timeout(limit_s + START_GRACE_S):
+            async with limit:
                 ctx.engine_info = await ctx.engine.start()
-        except TimeoutError:
+        except TimeoutError as error:
+            if not limit.expired():  # the engine's own
+                what = " ".join(str(error).split()) or "it says no more"
+                raise RunFailedError(
+                    "engine_start_failed", f"the engine ended its start with a TimeoutError: {what}"
+                ) from error
             raise RunFailedError(
                 "engine_start_failed",
                 f"the engine was not up {START_GRACE_S:g} s after engine.start_timeout_s={limit_s:g}",

@@ -38,12 +38,12 @@ from wattcount.errors import (
     WattcountError,
     one_line,
 )
+from wattcount.run.signals import Signals
 from wattcount.sweep.planning.plan import PlannedPoint
 from wattcount.sweep.running import placement, slurm
 from wattcount.sweep.running.job import JOB_LOST, Errand, measure_job, read_result, was_interrupted
 from wattcount.sweep.running.local import Job, Watcher
 from wattcount.sweep.running.placement import Group, RayResources, SlurmNodes
-from wattcount.sweep.running.signals import Signals
 from wattcount.sweep.running.task import NOT_STARTED, PointResult
 from wattcount.sweep.story.ledger import Event, EventKind, Ledger
 

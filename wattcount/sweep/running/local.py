@@ -27,9 +27,9 @@ from wattcount.config.plain import to_json
 from wattcount.config.schema import RunConfig
 from wattcount.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_TERMINATED
 from wattcount.run.gpu_lock import is_free
+from wattcount.run.signals import Signals
 from wattcount.sweep.planning.plan import PlannedPoint
 from wattcount.sweep.running.lane import Finished, Said, Task
-from wattcount.sweep.running.signals import Signals
 from wattcount.sweep.running.task import NOT_STARTED, PointResult
 from wattcount.sweep.story.ledger import Event, EventKind, Ledger
 

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from wattcount.errors import EXIT_INTERRUPTED, EXIT_TERMINATED
-from wattcount.sweep.running.signals import Signals
+from wattcount.run.signals import Signals, waking
 
 
 @pytest.mark.parametrize(
@@ -35,6 +35,28 @@ def test_handlers_are_put_back_where_the_sweep_fails() -> None:
     with pytest.raises(RuntimeError), Signals().watching():
         raise RuntimeError
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_the_one_after_the_last_that_is_taken_goes_to_the_handler_before() -> None:
+    signals = Signals()
+    with signals.watching(patience=2):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+        assert signals == [signal.SIGINT, signal.SIGTERM]
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signals == [signal.SIGINT, signal.SIGTERM]
+
+
+def test_a_signal_wakes_who_waits() -> None:
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+    signals = Signals()
+    with signals.watching(), waking(write_end):
+        signal.raise_signal(signal.SIGTERM)
+        assert os.read(read_end, 1) == bytes([signal.SIGTERM])
+    for end in (read_end, write_end):
+        os.close(end)
 
 
 def test_another_thread_is_given_none() -> None:
