@@ -99,17 +99,29 @@ def clock(seconds: float) -> str:
 class InBackground(Display):
     """Shows in a thread of its own what another display shows, so that a terminal that stands still keeps nobody.
 
-    Of several reports of one phase that wait to be shown, only the latest is. `ended` returns once all is shown.
+    Of several reports of one phase that wait to be shown, only the latest is. `ended` returns once all is shown,
+    unless the `background` is given: then its owner waits for it.
+
+    begun  is called, in the caller's thread, when the run begins
     """
 
-    def __init__(self, display: Display, background: Background | None = None) -> None:
+    def __init__(
+        self,
+        display: Display,
+        background: Background | None = None,
+        *,
+        begun: Callable[[], object] = lambda: None,
+    ) -> None:
         self._display = display
+        self._own = background is None
         self._background = background or Background("display")
+        self._begun = begun
         self._phase: Phase | None = None
         self._part = 0
         """Goes up with each phase: no phase is dropped for the next one's reports."""
 
     def started(self, cfg: RunConfig) -> None:
+        self._begun()
         self._background.post(functools.partial(self._display.started, cfg))
 
     def progress(self, progress: Progress) -> None:
@@ -125,7 +137,8 @@ class InBackground(Display):
 
     def ended(self, record_path: Path | None) -> None:
         self._background.post(functools.partial(self._display.ended, record_path))
-        self._background.flush()
+        if self._own:
+            self._background.flush()
 
 
 @dataclass

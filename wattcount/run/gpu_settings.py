@@ -226,5 +226,7 @@ def _guarded(uuids: Sequence[str]) -> Iterator[None]:
             guard.wait(GUARD_LIMIT_S)
         except subprocess.TimeoutExpired:
             guard.kill()
-            with contextlib.suppress(subprocess.TimeoutExpired):  # it waits in the kernel; nothing more can be done
+            with contextlib.suppress(
+                subprocess.TimeoutExpired
+            ):  # it waits in the kernel; nothing more can be done
                 guard.wait(GUARD_LIMIT_S)

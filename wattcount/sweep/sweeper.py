@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from wattcount.config.paths import default_records_dir
 from wattcount.config.points import build_points
 from wattcount.config.schema import RunConfig
 from wattcount.errors import EXIT_NOT_STARTED, EXIT_OK, NotStartedError
+from wattcount.run.background import Background
 from wattcount.sweep.planning import cases
 from wattcount.sweep.planning.index import RecordIndex, read_index
 from wattcount.sweep.planning.machine import AnotherMachine, ThisMachine
@@ -120,11 +122,17 @@ class PointSweeper(BasicSweeper):
     ) -> StudyResult:
         plan = planned.plan
         _record_lines(plan)
-        logs = StudyLog(first.records_dir, plan.name, first.tracking, _complain)
+        background = Background("sweep")
+        logs = StudyLog(
+            first.records_dir,
+            plan.name,
+            first.tracking,
+            lambda problem: background.post(partial(_complain, problem)),
+        )
         with Ledger.open(first.records_dir, plan.name) as ledger:
             ledger.write_plan(plan)
             ledger.append(Event(EventKind.start))
-            watcher = watch.create(first, plan, logs if first.tracking.enabled else None)
+            watcher = watch.create(first, plan, logs if first.tracking.enabled else None, background)
             interrupted: int | None = None
             reason = "failed"
             try:
@@ -145,12 +153,13 @@ class PointSweeper(BasicSweeper):
                 reason = "interrupted"
                 raise
             finally:
-                watcher.close()
                 ledger.append(Event(EventKind.end, reason=reason))
                 if not (first.tracking.enabled and reason == "finished"):
                     logs.abandon()
+                watcher.close()
         if first.tracking.enabled and interrupted is None and plan.in_state(PlanState.to_run):
             logs.close()
+            background.flush()
         return StudyResult(plan, results, interrupted)
 
     def _launch(self, planned: Planned, first: RunConfig) -> launch.Launch:

@@ -41,19 +41,19 @@ def result(number: int, exit_code: int = EXIT_OK, **values: object) -> PointResu
 
 
 def test_lines_where_nobody_looks(cfg: RunConfig) -> None:
-    assert isinstance(watch.create(cfg, PLAN, None), watch.Lines)
+    assert isinstance(watch.shown(cfg, PLAN), watch.Lines)
 
 
 def test_a_block_where_it_is_asked_for(cfg: RunConfig) -> None:
     cfg.display.live = True
-    block = watch.create(cfg, PLAN, None)
+    block = watch.shown(cfg, PLAN)
     assert isinstance(block, watch.Block)
     block.close()
 
 
 def test_the_block_ends_with_what_became_of_every_point(cfg: RunConfig) -> None:
     out = io.StringIO()
-    block = watch.Block(LiveSweepDisplay(read_tally(cfg.records_dir, "s"), out), None)
+    block = watch.Block(LiveSweepDisplay(read_tally(cfg.records_dir, "s"), out))
     block.started(job(cfg, 0))
     block.started(job(cfg, 1))
     (Path(cfg.records_dir) / "record").mkdir()
@@ -77,7 +77,7 @@ def test_the_block_ends_with_what_became_of_every_point(cfg: RunConfig) -> None:
 
 def test_a_lane_that_is_free_is_numbered_again(cfg: RunConfig) -> None:
     out = io.StringIO()
-    block = watch.Block(LiveSweepDisplay(read_tally(cfg.records_dir, "s"), out), None)
+    block = watch.Block(LiveSweepDisplay(read_tally(cfg.records_dir, "s"), out))
     block.started(job(cfg, 0))
     block.ended(job(cfg, 0), result(0), again=False)
     block.started(job(cfg, 1))

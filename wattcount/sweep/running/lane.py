@@ -12,8 +12,10 @@ import ctypes
 import os
 import signal
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
@@ -21,9 +23,12 @@ from typing import Any
 
 from wattcount.config.plain import from_json
 from wattcount.config.schema import RunConfig
-from wattcount.errors import EXIT_INTERRUPTED, EXIT_TERMINATED
+from wattcount.errors import EXIT_TERMINATED, WattcountError
+from wattcount.run.background import Background
 from wattcount.run.cooldown import Rest
+from wattcount.run.display import InBackground
 from wattcount.run.orchestrate import Display
+from wattcount.run.signals import Signals
 from wattcount.scenario.journal import Progress
 from wattcount.sweep.running.task import PointResult, measure_planned
 from wattcount.sweep.story.ledger import Ledger
@@ -62,33 +67,44 @@ class Finished:
 
 
 class Lane:
-    """The lane's own side."""
+    """The lane's own side.
 
-    def __init__(self, connection: Connection) -> None:
+    Whatever is sent, is sent by the thread `_sender`: a sweep that stands still (Ctrl-Z, a terminal) keeps no run, and
+    a signal, which Python gives to the main thread alone, tears no message.
+    """
+
+    def __init__(self, connection: Connection, signals: LaneSignals) -> None:
         self._connection = connection
+        self._signals = signals
+        self._sender = Background("lane")
         self._ledgers: dict[tuple[str, str], Ledger] = {}
 
     def serve(self) -> None:
-        """Until the parent hangs up."""
+        """Until the parent hangs up, or a signal has come."""
         with suppress(EOFError, OSError):
-            while True:
-                self._connection.send(self.measure(self._connection.recv()))
+            while not self._signals:
+                with self._signals.raised():
+                    task = self._connection.recv()
+                self._sender.post(partial(self._connection.send, self.measure(task)))
+                self._sender.flush()
 
     def measure(self, task: Task) -> Finished:
         cfg = from_json(task.config)
         cfg.gpu.devices = list(task.gpus) or cfg.gpu.devices
         rest = Rest(task.before)
+        relay = _Relay(self._connection)
         try:
-            result = measure_planned(
-                cfg,
-                task.overrides,
-                key=task.key,
-                ledger=self._ledger(cfg, task.study),
-                attempt=task.attempt,
-                wait_for_others=task.wait_for_others,
-                rest=rest,
-                display=_Relay(self._connection),
-            )
+            with self._signals.raised():
+                result = measure_planned(
+                    cfg,
+                    task.overrides,
+                    key=task.key,
+                    ledger=self._ledger(cfg, task.study),
+                    attempt=task.attempt,
+                    wait_for_others=task.wait_for_others,
+                    rest=rest,
+                    display=InBackground(relay, self._sender, begun=self._signals.only_note),
+                )
         except _Ended as end:
             result = PointResult(
                 end.exit_code,
@@ -100,10 +116,13 @@ class Lane:
             )
         return Finished(result, rest.before)
 
-    def _ledger(self, cfg: RunConfig, study: str) -> Ledger:
+    def _ledger(self, cfg: RunConfig, study: str) -> Ledger | None:
         place = (cfg.records_dir, study)
         if place not in self._ledgers:
-            self._ledgers[place] = Ledger.open(*place)
+            try:
+                self._ledgers[place] = Ledger.open(*place)
+            except WattcountError:
+                return None  # the run will say that nothing can be written there
         return self._ledgers[place]
 
 
@@ -115,6 +134,41 @@ class _Ended(BaseException):
         self.exit_code = exit_code
 
 
+class LaneSignals(Signals):
+    """A lane's signals: raised as `_Ended` while it waits and there is nothing to lose, else noted.
+
+    From the beginning of a run's record on they are noted: first by the run itself (`run.orchestrate`), then here.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._raising = False
+
+    def install(self) -> None:
+        """From now on; for the whole of the process."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._came)
+
+    @contextmanager
+    def raised(self) -> Iterator[None]:
+        """Raises them until this ends, or until `only_note`; one that was noted before is raised at once."""
+        try:
+            self._raising = True
+            if self:
+                raise _Ended(self.exit_code or EXIT_TERMINATED)
+            yield
+        finally:
+            self._raising = False
+
+    def only_note(self) -> None:
+        self._raising = False
+
+    def _came(self, number: int, _frame: FrameType | None) -> None:
+        self.append(number)
+        if self._raising:
+            raise _Ended(self.exit_code or EXIT_TERMINATED)
+
+
 class _Relay(Display):
     """Sends what a display would show. Silent where nobody listens any more."""
 
@@ -124,22 +178,14 @@ class _Relay(Display):
     def started(self, cfg: RunConfig) -> None: ...
 
     def progress(self, progress: Progress) -> None:
-        self._send(Said(progress=progress))
+        self._connection.send(Said(progress=progress))
 
     def notice(self, text: str) -> None:
-        self._send(Said(text=text))
+        self._connection.send(Said(text=text))
 
     def tick(self) -> None: ...
 
     def ended(self, record_path: Path | None) -> None: ...
-
-    def _send(self, said: Said) -> None:
-        with suppress(OSError):  # the sweep was killed; this process is about to be told
-            self._connection.send(said)
-
-
-def _end_by_signal(number: int, _frame: FrameType | None) -> None:
-    raise _Ended(EXIT_INTERRUPTED if number == signal.SIGINT else EXIT_TERMINATED)
 
 
 def _end_with_parent(parent: int) -> None:
@@ -150,17 +196,17 @@ def _end_with_parent(parent: int) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _end_by_signal)
+    signals = LaneSignals()
+    signals.install()
     descriptor, parent = map(int, arguments)
     try:
         _end_with_parent(parent)
         with Connection(descriptor) as connection:
             os.set_inheritable(descriptor, False)
-            Lane(connection).serve()
+            Lane(connection, signals).serve()
     except _Ended as end:
         return end.exit_code
-    return 0
+    return signals.exit_code or 0
 
 
 if __name__ == "__main__":

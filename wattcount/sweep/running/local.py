@@ -38,6 +38,9 @@ TICK_S = 1.0
 EXIT_LIMIT_S = 120.0
 """From an interruption to the end of a lane: its run closes its record, which may take 90 s."""
 
+KILL_LIMIT_S = 10.0
+"""From the kill of a lane to its end [s]."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -51,15 +54,21 @@ class Job:
 
 
 class Watcher(Protocol):
-    """Is told how a study goes on, to show it."""
+    """Is told how a study goes on, to show it. Its calls must not block: the sweep makes them in its loop."""
 
     def started(self, job: Job) -> None: ...
     def said(self, job: Job, said: Said) -> None: ...
     def ended(self, job: Job, result: PointResult, *, again: bool) -> None:
         """`again`: it will be tried once more."""
 
+    def notice(self, text: str) -> None:
+        """A line for a person, about the sweep."""
+
     def tick(self) -> None:
         """Called about once a second."""
+
+    def close(self) -> None:
+        """The sweep has ended."""
 
 
 class ChildLane:
@@ -103,7 +112,10 @@ class ChildLane:
             return self._process.wait(limit_s)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            return self._process.wait()
+        try:
+            return self._process.wait(KILL_LIMIT_S)
+        except subprocess.TimeoutExpired:  # it waits in the kernel: for a device, or a disk
+            return -signal.SIGKILL
 
 
 @dataclass

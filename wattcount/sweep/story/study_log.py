@@ -34,6 +34,8 @@ PAUSES_S = (60.0, 1800.0)
 REFRESH_S = 300.0
 REFRESH_LIMIT_S = 240.0
 END_LIMIT_S = 600.0
+KILL_LIMIT_S = 10.0
+"""From the kill of that process to its end [s]."""
 WINDOW_POLL_S = 1.0
 NICENESS = 10
 
@@ -158,7 +160,8 @@ class StudyLog:
     def _kill(self) -> None:
         if self._process is not None:
             self._process.kill()
-            self._process.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):  # it waits in the kernel, for a disk
+                self._process.wait(KILL_LIMIT_S)
             self._process = None
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from functools import partial
 
 from wattcount.config.schema import RunConfig
+from wattcount.run.background import Background
 from wattcount.sweep.planning.plan import Plan, PlanState
 from wattcount.sweep.running import local
 from wattcount.sweep.running.lane import Said
@@ -16,20 +18,56 @@ from wattcount.sweep.story.summary import label
 from wattcount.sweep.view.display import LiveSweepDisplay
 
 
-def create(cfg: RunConfig, plan: Plan, logs: StudyLog | None) -> Lines | Block:
-    """`cfg` is of any of the points. The plan is in the ledger already."""
+def create(cfg: RunConfig, plan: Plan, logs: StudyLog | None, background: Background) -> local.Watcher:
+    """`cfg` is of any of the points. The plan is in the ledger already. What is shown is printed in `background`."""
+    return InBackground(shown(cfg, plan), logs, background)
+
+
+def shown(cfg: RunConfig, plan: Plan) -> Lines | Block:
+    """A block that is drawn anew on a terminal, lines elsewhere; `cfg.display.live` decides otherwise."""
     live = sys.stdout.isatty() if cfg.display.live is None else cfg.display.live
     if live:
-        return Block(LiveSweepDisplay(read_tally(cfg.records_dir, plan.name), sys.stdout), logs)
-    return Lines(len(plan.in_state(PlanState.to_run)), logs)
+        return Block(LiveSweepDisplay(read_tally(cfg.records_dir, plan.name), sys.stdout))
+    return Lines(len(plan.in_state(PlanState.to_run)))
+
+
+class InBackground(local.Watcher):
+    """Has another watcher told in a thread, so that a terminal that stands still keeps no sweep; keeps `logs` up to date."""
+
+    def __init__(self, shown: local.Watcher, logs: StudyLog | None, background: Background) -> None:
+        self._shown = shown
+        self._logs = logs
+        self._background = background
+
+    def started(self, job: local.Job) -> None:
+        self._background.post(partial(self._shown.started, job))
+
+    def said(self, job: local.Job, said: Said) -> None:
+        latest = ("progress", job.point.key) if said.text is None else None
+        self._background.post(partial(self._shown.said, job, said), replaces=latest)
+
+    def ended(self, job: local.Job, result: PointResult, *, again: bool) -> None:
+        self._background.post(partial(self._shown.ended, job, result, again=again))
+
+    def notice(self, text: str) -> None:
+        self._background.post(partial(self._shown.notice, text))
+
+    def tick(self) -> None:
+        self._background.post(self._shown.tick, replaces="tick")
+        if self._logs is not None:
+            self._logs.refresh()
+
+    def close(self) -> None:
+        """Returns once all is shown."""
+        self._background.post(self._shown.close)
+        self._background.flush()
 
 
 class Lines(local.Watcher):
     """A line or two a point, as it ends."""
 
-    def __init__(self, total: int, logs: StudyLog | None) -> None:
+    def __init__(self, total: int) -> None:
         self._total = total
-        self._logs = logs
         self._ended = 0
 
     def started(self, job: local.Job) -> None: ...
@@ -56,9 +94,10 @@ class Lines(local.Watcher):
         if result.record_path:
             print(f"record: {result.record_path}", flush=True)
 
-    def tick(self) -> None:
-        if self._logs is not None:
-            self._logs.refresh()
+    def notice(self, text: str) -> None:
+        print(f"wattcount: {text}", file=sys.stderr, flush=True)
+
+    def tick(self) -> None: ...
 
     def close(self) -> None: ...
 
@@ -66,9 +105,8 @@ class Lines(local.Watcher):
 class Block(local.Watcher):
     """Every lane and the study as a whole, live; records and what went wrong stay above it."""
 
-    def __init__(self, display: LiveSweepDisplay, logs: StudyLog | None) -> None:
+    def __init__(self, display: LiveSweepDisplay) -> None:
         self._display = display
-        self._logs = logs
         self._numbers: dict[str, int] = {}
         """Of the lanes at work, by the key of their point."""
 
@@ -94,10 +132,11 @@ class Block(local.Watcher):
         if result.record_path:
             self._display.notice(f"record: {result.record_path}")
 
+    def notice(self, text: str) -> None:
+        self._display.notice(text)
+
     def tick(self) -> None:
         self._display.tick()
-        if self._logs is not None:
-            self._logs.refresh()
 
     def close(self) -> None:
         self._display.close()
