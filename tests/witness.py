@@ -90,11 +90,12 @@ sys.exit(outcome.exit_code)
 class Program:
     """A parent of its own, to be interrupted and killed."""
 
-    def __init__(self, cfg: RunConfig, tmp_path: Path) -> None:
+    def __init__(self, cfg: RunConfig, tmp_path: Path, before: str = "") -> None:
+        """`before`: Python that the parent runs first."""
         file = tmp_path / "cfg.json"
         file.write_text(json.dumps(to_json(cfg)))
         self.process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, str(file)],
+            [sys.executable, "-c", before + PROGRAM, str(file)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -113,4 +114,4 @@ class Program:
         assert self.process.stdout is not None
         self.lines += self.process.stdout.readlines()
         self.process.stdout.close()
-        return self.process.wait(30)
+        return self.process.wait()

@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
+from waiting import wait_until
 from witness import Program, Witness, kill, worker_pid
 
 from wattcount import ownership
@@ -71,13 +72,6 @@ def guards() -> list[psutil.Process]:
         except psutil.Error:
             continue
     return found
-
-
-def wait_for(condition: Callable[[], bool], limit_s: float = 20.0) -> None:
-    deadline = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def uuid_of(session: NvmlSession) -> str:
@@ -170,7 +164,7 @@ def test_killed(
     if victim == "both":
         os.kill(worker, signal.SIGSTOP)
         kill(program.process.pid)
-        program.process.wait(10)
+        program.process.wait()
         # The run's process may still compute: as long as it lives, nothing changes under it.
         time.sleep(0.3)
         assert limit_w(session) == ASKED_W
@@ -178,8 +172,8 @@ def test_killed(
     else:
         kill(worker if victim == "worker" else program.process.pid)
     program.end()
-    wait_for(lambda: limit_w(session) == 700 and left_behind() == [])
-    wait_for(lambda: not guard[0].is_running() or guard[0].status() == psutil.STATUS_ZOMBIE)
+    wait_until(lambda: limit_w(session) == 700 and left_behind() == [])
+    wait_until(lambda: not guard[0].is_running() or guard[0].status() == psutil.STATUS_ZOMBIE)
     if victim == "worker":
         (path,) = Path(json.loads((tmp_path / "cfg.json").read_text())["records_dir"]).glob("*/r0-*")
         (found,) = Record.open(path).info.gpu_settings.values()

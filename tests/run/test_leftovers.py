@@ -48,7 +48,7 @@ def kill_both(program: Program) -> None:
     worker.kill()
     program.process.kill()
     program.end()
-    worker.wait(10)
+    worker.wait()
 
 
 def names(cfg: RunConfig) -> list[str]:
@@ -117,7 +117,7 @@ def test_a_run_whose_parent_alone_was_killed_keeps_its_claims(
     assert notices == []
     assert len(list(temporary.glob("wattcount-*/owner.lock"))) == 2
     os.kill(worker.pid, signal.SIGCONT)
-    worker.wait(20)
+    worker.wait()
     (record,) = Path(long_run.records_dir).glob("*/r0-*")
     assert Record.open(record).info.validity.reasons == ["interrupted"]
     leftovers.clear_up(Path(long_run.records_dir), notices.append)

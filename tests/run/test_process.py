@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from waiting import wait_until
 
 from wattcount.run.process import SessionProcess
 
@@ -16,13 +17,6 @@ from wattcount.run.process import SessionProcess
 def python(code: str) -> Callable[[int], list[str]]:
     """A command that runs `code`, in which PIPE is the number of the pipe's writing end."""
     return lambda pipe: [sys.executable, "-c", f"import os, sys, time, signal\nPIPE = {pipe}\n{code}"]
-
-
-def wait_until(condition: Callable[[], bool], limit_s: float = 5.0) -> None:
-    deadline = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.01)
 
 
 def open_descriptors() -> int:
@@ -57,7 +51,7 @@ def test_silence_is_told_after_the_timeout_and_costs_no_cpu(tmp_path: Path) -> N
             assert chunk == b""
             if count == 5:
                 break
-        assert 0.4 < time.monotonic() - started < 10.0
+        assert time.monotonic() - started > 0.4
         assert time.process_time() - cpu < 0.1
 
 
@@ -72,15 +66,14 @@ def test_how_it_ended(tmp_path: Path, code: str, status: int) -> None:
 
 
 def test_a_grandchild_that_holds_the_pipe_does_not_keep_us(tmp_path: Path) -> None:
-    code = "os.set_inheritable(PIPE, True)\nif os.fork() == 0: time.sleep(60)\nos.write(PIPE, b'bye')"
+    code = "os.set_inheritable(PIPE, True)\nif os.fork() == 0: time.sleep(3600)\nos.write(PIPE, b'bye')"
     with SessionProcess(python(code), tmp_path / "log") as process:
-        started = time.monotonic()
         assert b"".join(process.listen(5.0)) == b"bye"
-        assert time.monotonic() - started < 5.0
 
 
 def test_nothing_of_the_session_is_left(tmp_path: Path) -> None:
     code = """
+told, tell = os.pipe()
 child = os.fork()
 if child == 0:
     os.setpgid(0, 0)              # a process group of its own
@@ -88,8 +81,9 @@ if child == 0:
     grandchild = os.fork()
     if grandchild:
         os.write(PIPE, f"{os.getpid()} {grandchild}".encode())
-    time.sleep(60)
-time.sleep(0.3)
+        os.write(tell, b"+")
+    time.sleep(3600)
+os.read(told, 1)                  # dies when both are there
 """
     with SessionProcess(python(code), tmp_path / "log") as process:
         pids = [int(pid) for pid in b"".join(process.listen(5.0)).split()]
@@ -116,9 +110,7 @@ def test_a_moment_for_those_who_clean_up(tmp_path: Path) -> None:
     code = f"if os.fork() == 0:\n    time.sleep(0.3); open({str(tmp_path / 'done')!r}, 'w')"
     with SessionProcess(python(code), tmp_path / "log") as process:
         list(process.listen(5.0))
-        started = time.monotonic()
-        assert process.kill(grace_s=5.0) == []
-        assert time.monotonic() - started < 4.5
+        assert process.kill(grace_s=3600.0) == []  # ends with the one that cleans up
     assert (tmp_path / "done").exists()
 
 
@@ -137,9 +129,7 @@ def test_signals_go_to_the_child_alone(tmp_path: Path) -> None:
 def test_a_byte_on_the_wakeup_descriptor_wakes(tmp_path: Path) -> None:
     with SessionProcess(python("time.sleep(60)"), tmp_path / "log") as process:
         os.write(process.wakeup_fd, b"x")
-        started = time.monotonic()
-        assert next(process.listen(30.0)) == b""
-        assert time.monotonic() - started < 5.0
+        assert next(process.listen(3600.0)) == b""
 
 
 def test_what_cannot_be_started(tmp_path: Path) -> None:
