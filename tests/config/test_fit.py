@@ -49,14 +49,14 @@ def test_the_report_adds_up_and_explains_itself() -> None:
     assert report.needed_bytes == (
         report.weights_bytes + report.kv_cache_bytes + report.activation_bytes + report.overhead_bytes
     )
-    assert report.usable_bytes == pytest.approx(72 * GIB)
+    assert report.usable_bytes == pytest.approx(0.92 * 80 * GIB)
     assert report.kv_cache_bytes == 768 * 128 * 1024
-    assert report.kv_cache_all_bytes == 256 * 768 * 128 * 1024
+    assert report.kv_cache_all_bytes == 512 * 768 * 128 * 1024
     assert report.all_at_once
     line = report.explain()
     assert "weights 15.0 GiB (8.03e9 parameters x 16 bit)" in line
     assert "768 tokens x 128 KiB" in line
-    assert "of 72.0 GiB usable" in line
+    assert "of 73.6 GiB usable" in line
     assert "\n" not in line
     tight = fit.estimate(compose(["model=llama3_8b", "scenario=batch"]), 24 * GIB)
     assert tight.fits
@@ -171,7 +171,7 @@ def test_concurrency() -> None:
         return fit.concurrency(run)
 
     assert of(BatchConfig(num_requests=8)) == 8
-    assert of(BatchConfig(num_requests=5000)) == fit.DEFAULT_MAX_SEQS
+    assert of(BatchConfig(num_requests=5000)) == 256
     assert of(BatchConfig(num_requests=5000), 32) == 32
     assert of(ServerConfig(rate_rps=0.1, window_s=30.0)) == 3
     assert of(ServerConfig(rate_rps=0.01, window_s=30.0)) == 1

@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wattcount.config import compose, from_json, identity, to_json
+from wattcount.config import compose, engine_defaults, from_json, identity, to_json
 from wattcount.config.identity import canonical_json, identity_fields, point_id
 from wattcount.config.schema import (
     ALWAYS,
     IDENTITY,
+    LEFT_OUT,
     BatchConfig,
     Device,
     EngineConfig,
@@ -134,7 +135,6 @@ INSIDE = [
     "engine.pipeline_parallel_size=2",
     "engine.data_parallel_size=2",
     "engine.enable_chunked_prefill=false",
-    "engine.enable_chunked_prefill=true",
     "engine.speculative.method=ngram",
     "engine.speculative.num_speculative_tokens=2",
     "gpu.sm_clock_mhz=1410",
@@ -161,6 +161,37 @@ def test_what_is_measured_counts() -> None:
     other_version.engine.version_minor = "0.31"
     runs += [other_gpu, other_version]
     assert len({point_id(run) for run in runs}) == len(runs)
+
+
+def test_what_was_the_default_is_still_left_out() -> None:
+    first, null = resolved("model=llama3_8b"), resolved("model=llama3_8b")
+    first.engine.gpu_memory_utilization = 0.9
+    first.engine.enable_prefix_caching, first.engine.enable_chunked_prefill = False, True
+    assert point_id(first) == point_id(null)
+    for name, value in (("gpu_memory_utilization", 0.92), ("enable_prefix_caching", True)):
+        other = copy.deepcopy(first)
+        setattr(other.engine, name, value)
+        assert point_id(other) != point_id(first)
+
+
+def test_a_setting_left_to_the_engine_and_the_same_one_asked_for_are_one_point() -> None:
+    left, asked = (
+        resolved("model=llama3_8b", "gpu=h200", "scenario=server"),
+        resolved(
+            "model=llama3_8b",
+            "gpu=h200",
+            "scenario=server",
+            "engine.max_num_seqs=1024",
+            "engine.max_num_batched_tokens=8192",
+            "engine.enable_prefix_caching=true",
+            "engine.gpu_memory_utilization=0.92",
+        ),
+    )
+    for run in (left, asked):
+        run.engine = engine_defaults.resolved(run)
+    assert left.engine.unset
+    assert point_id(left) == point_id(asked)
+    assert point_id(left) != point_id(resolved("model=llama3_8b", "gpu=h200", "scenario=server"))
 
 
 def test_batch_and_server_with_all_their_defaults_differ() -> None:
@@ -318,7 +349,7 @@ DEFAULTS: dict[str, Any] = {
     "engine.args": {},
     "engine.pipeline_parallel_size": 1,
     "engine.data_parallel_size": 1,
-    "engine.enable_chunked_prefill": None,
+    "engine.enable_chunked_prefill": True,
     "engine.speculative.method": None,
     "engine.speculative.num_speculative_tokens": 4,
     "engine.speculative.prompt_lookup_min": None,
@@ -337,6 +368,7 @@ def default_table() -> dict[str, Any]:
                 continue
             factory = item.default_factory
             default = item.default if factory is dataclasses.MISSING else factory()
+            default = next(iter(item.metadata.get(LEFT_OUT, ())), default)
             if dataclasses.is_dataclass(default):
                 found |= of(type(default), f"{where}{item.name}.")
             else:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 from wattcount.engine.base import EngineStep
-from wattcount.engine.vllm_reports import engine_step
+from wattcount.engine.vllm_reports import KernelLog, engine_step
 
 
 def test_step_takes_details_where_there_are_any() -> None:
@@ -30,3 +31,25 @@ def test_step_without_details_counts_what_came_out() -> None:
     )
     assert engine_step(scheduler, iteration, 7) == EngineStep(7, None, None, 40, 3, 3, 0, 0.0)
     assert engine_step(scheduler, None, 7) == EngineStep(7, None, None, 0, 0, 3, 0, 0.0)
+
+
+def test_the_kernels_that_the_log_says_were_compiled(tmp_path: Path) -> None:
+    log = tmp_path / "engine.log"
+    kernels = KernelLog(log, 0)
+    assert kernels.read() == []
+    begin = "WARNING 11-27 17:00:00.000 [EngineCore 7 jit_monitor.py:120] "
+    advice = "This causes a latency spike; consider extending warmup to cover this shape/config.\n"
+    log.write_text(
+        "INFO Kernel JIT monitor activated; monitored JIT compilations during inference will use mode=warn.\n"
+        f"{begin}Triton kernel JIT compilation during inference: _topk_forward. {advice}"
+        f"{begin}Triton kernel JIT compilation during inference: fused_moe_kernel (constexprs={{N=1}}; key='a.b'). {advice}"
+    )
+    assert kernels.read() == ["_topk_forward", "fused_moe_kernel"]
+    whole = f"{begin}CuTeDSL JIT compilation during inference: gemm. {advice}"
+    with log.open("a") as stream:
+        stream.write(whole[:80])
+    assert kernels.read() == ["_topk_forward", "fused_moe_kernel"]
+    with log.open("a") as stream:
+        stream.write(whole[80:])
+    assert kernels.read() == ["_topk_forward", "fused_moe_kernel", "gemm"]
+    assert KernelLog(log, log.stat().st_size).read() == []

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from synthetic_record import SyntheticRun, at, request
 
+from wattcount.load.stalls import MIN_STEPS, Stalls
 from wattcount.metrics import compute
 from wattcount.metrics.observations import Requests
-from wattcount.metrics.stalls import MIN_STEPS, Stalls, stalls
+from wattcount.metrics.stalls import stalls
 from wattcount.metrics.window import phase_window
 from wattcount.record import Record
 from wattcount.record.schema import Phase

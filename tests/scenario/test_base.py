@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from wattcount.config.schema import RehearsalKind
 from wattcount.engine.tiny import TinyEngine
 from wattcount.errors import RunFailedError
+from wattcount.load.stalls import Stalls
 from wattcount.record.schema import Phase
 
 
@@ -113,7 +115,8 @@ def test_one_that_takes_too_long_is_cut_off_and_the_run_goes_on(
     record = run.record()
     status = {(row["phase"], row["status"]) for row in record.requests.to_pylist()}
     assert ("rehearsal", "cancelled") in status
-    assert run.ctx.rehearsal == {
+    found = run.ctx.rehearsal
+    assert {key: found[key] for key in ("stalled_prefills", "blocks", "settled", "limit_s")} == {
         "stalled_prefills": [],
         "blocks": None,
         "settled": False,
@@ -240,3 +243,98 @@ def test_one_request_at_once_is_varied_too(bench: Any, tiny_run: Any) -> None:
     run.run()
     assert run.ctx.rehearsal["settled"]
     assert at_once(rehearsed(run.record())) == 1
+
+
+@pytest.fixture
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However busy the machine is, no step counts as a stall: what a round shows is what was compiled."""
+    monkeypatch.setattr("wattcount.load.stalls.STALL_MIN_S", 1e9)
+
+
+def dressed(tiny_run: Any, *, batch: bool = True, **options: Any) -> Any:
+    return tiny_run(batch=batch, rehearsal=RehearsalKind.dress, **options)
+
+
+@pytest.mark.usefixtures("unhurried")
+def test_a_dress_rehearsal_plays_the_load_until_nothing_new_is_compiled(bench: Any, tiny_run: Any) -> None:
+    run = bench(dressed(tiny_run, num_requests=9, rehearsal_requests=64, engine={"compile_ms": 2.0}))
+    run.run()
+    found = run.ctx.rehearsal
+    assert found["kind"] == "dress"
+    assert found["settled"]
+    assert found["rounds"][0]["compiled"]
+    assert found["rounds"][-1]["compiled"] == []
+    assert len(found["rounds"]) >= 2
+    assert all(told["requests"] == 9 for told in found["rounds"])
+    rows = rehearsed(run.record())
+    assert len(rows) == 9 * len(found["rounds"])
+    assert {row["input_tokens"] for row in rows} == {16}
+    assert {row["output_tokens"] for row in rows} == {8}
+
+
+@pytest.mark.usefixtures("unhurried")
+def test_one_round_is_enough_where_nothing_is_compiled(bench: Any, tiny_run: Any) -> None:
+    run = bench(dressed(tiny_run, rehearsal_requests=64))
+    run.run()
+    assert [told["compiled"] for told in run.ctx.rehearsal["rounds"]] == [[]]
+    assert run.ctx.rehearsal["settled"]
+    assert run.ctx.rehearsal["compiled_later"] == []
+
+
+def test_a_step_that_stands_still_asks_for_another_round(
+    bench: Any, tiny_run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = iter([Stalls(1, 1.2, 1.3), None, Stalls(1, 1.2, 1.3)])
+    monkeypatch.setattr("wattcount.scenario.base.stalls", lambda *_: next(told))
+    run = bench(dressed(tiny_run, rehearsal_requests=64))
+    run.run()
+    assert [told["stalls"] for told in run.ctx.rehearsal["rounds"]] == [1, None]
+    assert run.ctx.rehearsal["settled"]
+
+
+def test_a_dress_rehearsal_that_never_settles_has_so_many_rounds(
+    bench: Any, tiny_run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wattcount.scenario.base.stalls", lambda *_: Stalls(1, 1.0, 1.0))
+    monkeypatch.setattr("wattcount.scenario.base.DRESS_ROUNDS", 3)
+    run = bench(dressed(tiny_run, rehearsal_requests=64))
+    run.run()
+    assert len(run.ctx.rehearsal["rounds"]) == 3
+    assert not run.ctx.rehearsal["settled"]
+
+
+def test_a_dress_rehearsal_that_takes_too_long_is_cut_off(
+    bench: Any, tiny_run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wattcount.scenario.base.DRESS_LIMIT_S", 0.2)
+    run = bench(dressed(tiny_run, rehearsal_requests=64, engine={"step_base_ms": 200.0}))
+    run.run()
+    assert len(run.ctx.rehearsal["rounds"]) == 1
+    assert not run.ctx.rehearsal["settled"]
+    status = {(row["phase"], row["status"]) for row in run.record().requests.to_pylist()}
+    assert ("rehearsal", "cancelled") in status
+    assert ("window", "completed") in status
+
+
+@pytest.mark.usefixtures("unhurried")
+def test_a_server_plays_the_beginning_of_its_window(
+    bench: Any, tiny_run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wattcount.scenario.base.DRESS_PLAYED_S", 0.25)
+    run = bench(dressed(tiny_run, batch=False, rehearsal_requests=1000))
+    run.run()
+    (told,) = run.ctx.rehearsal["rounds"]
+    load = run.ctx.load
+    offsets = load.main.send_offset_ns - load.window_start_offset_ns
+    assert told["requests"] == int(((offsets >= 0) & (offsets < 250_000_000)).sum())
+    planned = [row["planned_send_ns"] for row in rehearsed(run.record())]
+    played = offsets[(offsets >= 0) & (offsets < 250_000_000)]
+    assert [ns - planned[0] for ns in planned] == (played - played[0]).tolist()
+
+
+@pytest.mark.usefixtures("unhurried")
+def test_no_rehearsal_where_none_is_asked_for(bench: Any, tiny_run: Any) -> None:
+    run = bench(tiny_run(batch=True, rehearsal=RehearsalKind.none, rehearsal_requests=8))
+    run.run()
+    assert rehearsed(run.record()) == []
+    assert run.ctx.rehearsal == {}

@@ -19,13 +19,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from wattcount.config import engine_defaults
+from wattcount.config.context_length import longest_request_tokens, max_model_len, model_context_limit
 from wattcount.config.hf_config import KINDS, first_int, model_kind, text_config
 from wattcount.config.kv_cache import kv_bytes_per_token, kv_cache_bytes, state_bytes
 from wattcount.config.parameters import ParameterCount, count_parameters, expert_parameters
 from wattcount.config.schema import (
     BatchConfig,
     Device,
-    LengthKind,
     ModelConfig,
     RunConfig,
     ScenarioConfig,
@@ -35,8 +36,6 @@ from wattcount.config.schema import (
 __all__ = [
     "CPU_OVERHEAD_BYTES",
     "CUDA_OVERHEAD_BYTES",
-    "DEFAULT_BATCHED_TOKENS",
-    "DEFAULT_MAX_SEQS",
     "DTYPE_BYTES",
     "GIB",
     "KINDS",
@@ -64,11 +63,6 @@ CUDA_OVERHEAD_BYTES = 1 * GIB
 """CUDA context, kernels, CUDA graphs and collectives, on each GPU."""
 CPU_OVERHEAD_BYTES = 2 * GIB
 """vLLM's two processes with torch loaded, on the CPU."""
-DEFAULT_BATCHED_TOKENS = 8192
-"""vLLM's `max_num_batched_tokens` on data-centre GPUs, where it is not set."""
-DEFAULT_MAX_SEQS = 256
-"""A common `max_num_seqs` of vLLM, where it is not set."""
-MODEL_LEN_STEP = 256
 
 DTYPE_BYTES = {"bfloat16": 2.0, "float16": 2.0, "float32": 4.0}
 QUANTIZED_BITS = {
@@ -150,6 +144,7 @@ def estimate(cfg: RunConfig, memory_bytes: int) -> FitReport:
     Where neither `hf_config` nor `parameters_b` tells the size, `fits` is True and `parameters` None.
     """
     on_cpu = cfg.engine.device is Device.cpu
+    settings = engine_defaults.defaults(cfg, None if on_cpu else memory_bytes)
     tp, pp, dp = (
         cfg.engine.tensor_parallel_size,
         cfg.engine.pipeline_parallel_size,
@@ -172,7 +167,7 @@ def estimate(cfg: RunConfig, memory_bytes: int) -> FitReport:
         parameters, weights = None, 0
 
     length = max_model_len(cfg)
-    at_once = math.ceil(concurrency(cfg) / dp)
+    at_once = math.ceil(concurrency(cfg, memory_bytes) / dp)
     stage = _stage(hf, pp)
     kv_element = 1.0 if cfg.engine.kv_cache_dtype.startswith("fp8") else element
     kv_token = int(kv_bytes_per_token(hf, kv_element, tp) * stage)
@@ -181,9 +176,9 @@ def estimate(cfg: RunConfig, memory_bytes: int) -> FitReport:
     mean_length = min(length, mean_request_tokens(cfg.scenario))
     kv_all = at_once * (int(kv_cache_bytes(hf, mean_length, kv_element, tp) * stage) + state)
     draft = _draft_bytes(cfg, length, kv_element)
-    activations = _activation_bytes(cfg, element, at_once, length)
+    activations = _activation_bytes(cfg, settings.max_num_batched_tokens, element, at_once, length)
     overhead = CPU_OVERHEAD_BYTES if on_cpu else CUDA_OVERHEAD_BYTES
-    usable = memory_bytes if on_cpu else int(memory_bytes * cfg.engine.gpu_memory_utilization)
+    usable = memory_bytes if on_cpu else int(memory_bytes * (settings.gpu_memory_utilization or 1.0))
     needed = weights + kv_one + draft + activations + overhead
     return FitReport(
         fits=parameters is None or needed <= usable,
@@ -230,7 +225,7 @@ def _draft_bytes(cfg: RunConfig, length: int, kv_element: float) -> int:
     return int(weights) + kv_cache_bytes(draft.hf_config, length, kv_element, tp)
 
 
-def _activation_bytes(cfg: RunConfig, element: float, at_once: int, length: int) -> int:
+def _activation_bytes(cfg: RunConfig, tokens: int, element: float, at_once: int, length: int) -> int:
     """The largest step: residual stream, gate and up projections of all its tokens, logits of all its requests."""
     c = text_config(cfg.model.hf_config)
     d = first_int(c, "hidden_size", "n_embd") or 0
@@ -238,7 +233,6 @@ def _activation_bytes(cfg: RunConfig, element: float, at_once: int, length: int)
     if first_int(c, "num_experts", "num_local_experts", "n_routed_experts"):
         inner = (first_int(c, "moe_intermediate_size") or inner) * (first_int(c, "num_experts_per_tok") or 1)
     vocab = first_int(c, "vocab_size") or 0
-    tokens = cfg.engine.max_num_batched_tokens or DEFAULT_BATCHED_TOKENS
     if cfg.engine.device is Device.cpu:
         tokens = min(tokens, at_once * length)
     per_token = (4 * d + 2 * inner / cfg.engine.tensor_parallel_size) * element
@@ -262,39 +256,16 @@ def weight_bits(model: ModelConfig) -> float:
     return QUANTIZED_BITS.get(method, element * 8) if method else element * 8
 
 
-def model_context_limit(model: ModelConfig) -> int | None:
-    """Tokens in the model's context window, prompt and completion; None where the config does not tell."""
-    c = text_config(model.hf_config)
-    if c.get("rope_scaling"):
-        return None  # a scaled rotary embedding reaches further; how far is the engine's to say
-    return first_int(c, "max_position_embeddings", "n_positions", "max_sequence_length")
-
-
-def longest_request_tokens(scenario: ScenarioConfig) -> int:
-    """Prompt plus completion of the longest request that the scenario can send."""
-    lengths = scenario.lengths
-    if lengths.kind is LengthKind.fixed:
-        return lengths.input_tokens + lengths.output_tokens
-    return lengths.input_tokens_max + lengths.output_tokens_max
-
-
-def max_model_len(cfg: RunConfig) -> int:
-    """The engine's `max_model_len`: as set, else the longest request rounded up, within the model's context."""
-    if cfg.engine.max_model_len is not None:
-        return cfg.engine.max_model_len
-    longest = longest_request_tokens(cfg.scenario)
-    rounded = math.ceil(longest / MODEL_LEN_STEP) * MODEL_LEN_STEP
-    limit = model_context_limit(cfg.model)
-    return max(longest, rounded if limit is None else min(rounded, limit))
-
-
 def mean_request_tokens(scenario: ScenarioConfig) -> int:
     return scenario.lengths.input_tokens + scenario.lengths.output_tokens
 
 
-def concurrency(cfg: RunConfig) -> int:
-    """Requests that could run at once: no more than the scenario sends or the engine admits."""
-    admitted = cfg.engine.max_num_seqs or DEFAULT_MAX_SEQS
+def concurrency(cfg: RunConfig, memory_bytes: int | None = None) -> int:
+    """Requests that could run at once: no more than the scenario sends or the engine admits.
+
+    memory_bytes  of one GPU, on which the engine's own limit depends; None: by the data sheet
+    """
+    admitted = engine_defaults.defaults(cfg, memory_bytes).max_num_seqs
     scenario = cfg.scenario
     if isinstance(scenario, BatchConfig):
         return min(scenario.num_requests, admitted)

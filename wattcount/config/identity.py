@@ -14,7 +14,7 @@ from collections.abc import Collection
 from enum import Enum
 from typing import Any
 
-from wattcount.config.schema import ALWAYS, IDENTITY, Device, RunConfig, Weights
+from wattcount.config.schema import ALWAYS, IDENTITY, LEFT_OUT, Device, RunConfig, Weights
 from wattcount.errors import NotStartedError
 
 
@@ -55,15 +55,17 @@ def differing(node: Any, without: Collection[str] = ()) -> dict[str, Any]:
             nested = differing(value, without)
             if nested:
                 found[item.name] = nested
-        elif item.metadata.get(ALWAYS) or value != _default(item):
+        elif item.metadata.get(ALWAYS) or value not in _left_out(item):
             found[item.name] = plain_value(value)
     return found
 
 
-def _default(item: dataclasses.Field[Any]) -> Any:
+def _left_out(item: dataclasses.Field[Any]) -> tuple[Any, ...]:
+    """The values that are no part of a hash."""
+    default = item.default
     if item.default_factory is not dataclasses.MISSING:
-        return item.default_factory()
-    return item.default
+        default = item.default_factory()
+    return (default, *item.metadata.get(LEFT_OUT, ()))
 
 
 def plain_value(value: Any) -> Any:

@@ -12,6 +12,8 @@ def levers(config: Mapping[str, Any]) -> list[str]:
     config  as `run.json` keeps it; keys that a record of an earlier version lacks count as not turned
     """
     model, engine, gpu = (config.get(group) or {} for group in ("model", "engine", "gpu"))
+    left_to_engine = engine.get("unset") or ()
+    engine = {key: value for key, value in engine.items() if key not in left_to_engine}
     speculative = engine.get("speculative") or {}
     found: list[str] = []
 

@@ -19,15 +19,22 @@ from wattcount.config.paths import default_records_dir
 
 IDENTITY = "identity"
 ALWAYS = "always"
+LEFT_OUT = "left_out"
 
 
-def identity(default: Any = MISSING, *, always: bool = False) -> Any:
+def identity(default: Any = MISSING, *, always: bool = False, left_out: Any = MISSING) -> Any:
     """A dataclass field that is part of a point's identity.
 
     `always` keeps it in the hash even where it equals its default; needed where the default depends on
     the class (`kind`), so that two classes with all their defaults do not hash alike.
+    `left_out` is a further value, besides the default, that is left out of the hash: the one that was the default when
+    the first records were made.
     """
-    metadata = {IDENTITY: True, ALWAYS: always}
+    metadata = {
+        IDENTITY: True,
+        ALWAYS: always,
+        LEFT_OUT: () if left_out is MISSING else (left_out,),
+    }
     if isinstance(default, list | dict):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -86,6 +93,16 @@ class SpeculativeMethod(Enum):
     """Proposes what followed the last tokens where they stood before, in prompt or output; no second model."""
     draft_model = "draft_model"
     """A smaller model of the same vocabulary proposes."""
+
+
+class RehearsalKind(Enum):
+    """How the engine is taken through what it compiles on first use, before the warm-up."""
+
+    sizes = "sizes"
+    """All sizes of step, then sizes drawn at random."""
+    dress = "dress"
+    """The beginning of the run's own load, again and again until nothing new is compiled."""
+    none = "none"
 
 
 class LengthKind(Enum):
@@ -222,6 +239,7 @@ class ScenarioConfig:
     slo: SloConfig = field(default_factory=SloConfig, metadata={IDENTITY: True})
     bare_idle_s: float = identity(10.0)
     loaded_idle_s: float = identity(10.0)
+    rehearsal: RehearsalKind = identity(RehearsalKind.sizes)
     rehearsal_requests: int | None = identity(None)
     """Requests at once before the warm-up, so that the engine meets all sizes of step and compiles its kernels before the
     window; it goes on until no size makes the engine stand still. None: as many as it runs at once, at most as many as the
@@ -294,16 +312,19 @@ class EngineConfig:
     max_model_len: int | None = identity(None)
     """None: the longest prompt plus completion of the scenario, rounded up to 256."""
     max_num_seqs: int | None = identity(None)
-    """Requests that run at once. None: what vLLM takes where a program starts its `AsyncLLM`, as here: 128; `vllm serve` takes
-    256 or 1,024, by GPU (`EngineArgs.get_batch_defaults`). The record says what was taken (`engine.details`)."""
+    """Requests that run at once. None, here and below: what vLLM's own server (`vllm serve`) chooses on that GPU for the
+    scenario `server`, and what its class `LLM` chooses for `batch` (`config.engine_defaults`); filled in before a run starts."""
     max_num_batched_tokens: int | None = identity(None)
-    """Tokens of a step. None: as above, 2,048; `vllm serve` takes 2,048 to 16,384."""
-    gpu_memory_utilization: float = identity(0.9)
+    """Tokens of a step."""
+    gpu_memory_utilization: float | None = identity(None, left_out=0.9)
+    """Share of a GPU's memory for weights, activations and KV cache."""
     enforce_eager: bool = identity(False)
-    enable_prefix_caching: bool = identity(False)
+    enable_prefix_caching: bool | None = identity(None, left_out=False)
+    """Whether what is computed of a prompt is kept for prompts that begin alike. Random prompts never do."""
     kv_cache_dtype: str = identity("auto")
-    enable_chunked_prefill: bool | None = identity(None)
-    """None: the engine's (on in vLLM, for models that can)."""
+    enable_chunked_prefill: bool | None = identity(None, left_out=True)
+    unset: list[str] = field(default_factory=list)
+    """Filled in by wattcount: names of the settings above that were left to the engine (null as asked)."""
     speculative: SpeculativeConfig = field(default_factory=SpeculativeConfig, metadata={IDENTITY: True})
     args: dict[str, Any] = identity({})
     """Any further engine argument, by its name in the engine (`AsyncEngineArgs` for vLLM)."""

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from wattcount.config.fit import longest_request_tokens, max_model_len, model_context_limit, text_config
+from wattcount.config.context_length import longest_request_tokens, max_model_len, model_context_limit
+from wattcount.config.hf_config import text_config
 from wattcount.config.schema import (
     ArrivalKind,
     BatchConfig,
@@ -321,11 +322,9 @@ def _engine(cfg: RunConfig) -> Iterator[str]:
         value = getattr(engine, key)
         if value is not None:
             yield from _at_least(f"engine.{key}", value, 1)
-    if not 0 < engine.gpu_memory_utilization <= 1:
-        yield (
-            f"engine.gpu_memory_utilization: must be above 0 and at most 1, not "
-            f"{engine.gpu_memory_utilization:g}"
-        )
+    share = engine.gpu_memory_utilization
+    if share is not None and not 0 < share <= 1:
+        yield f"engine.gpu_memory_utilization: must be above 0 and at most 1, not {share:g}"
     if engine.kv_cache_dtype not in KV_CACHE_DTYPES:
         yield f"engine.kv_cache_dtype: '{engine.kv_cache_dtype}' is not one of {', '.join(KV_CACHE_DTYPES)}"
     yield from _above("engine.start_timeout_s", engine.start_timeout_s, 0, " s")

@@ -106,6 +106,10 @@ class Engine(ABC):
         self.on_step: Callable[[EngineStep], None] | None = None
         """Called for every engine step, on the event loop's thread; must be quick."""
 
+    def kernels_compiled(self) -> list[str] | None:
+        """Names of the kernels that were compiled since the engine was up, one each time, in order; None: it does not tell."""
+        return None
+
     @abstractmethod
     async def start(self) -> EngineInfo: ...
 

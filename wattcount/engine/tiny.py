@@ -31,6 +31,7 @@ from zlib import crc32
 import numpy as np
 
 from wattcount.clock import now_ns
+from wattcount.config import engine_defaults
 from wattcount.config.schema import RunConfig
 from wattcount.engine.base import Engine, EngineInfo, EngineStamps, EngineStep, GenerationRequest, TokenChunk
 from wattcount.engine.limits import max_request_tokens
@@ -138,9 +139,10 @@ class TinyEngine(Engine):
     def __init__(self, cfg: RunConfig) -> None:
         super().__init__()
         self.args = TinyArgs.parse(cfg.engine.args)
-        self.max_num_seqs = _limit("max_num_seqs", cfg.engine.max_num_seqs, 256)
+        chosen = engine_defaults.defaults(cfg)
+        self.max_num_seqs = _limit("max_num_seqs", cfg.engine.max_num_seqs, chosen.max_num_seqs)
         self.max_num_batched_tokens = _limit(
-            "max_num_batched_tokens", cfg.engine.max_num_batched_tokens, 8192
+            "max_num_batched_tokens", cfg.engine.max_num_batched_tokens, chosen.max_num_batched_tokens
         )
         self.max_model_len = _limit(
             "max_model_len", cfg.engine.max_model_len, max_request_tokens(cfg.scenario)
@@ -155,6 +157,7 @@ class TinyEngine(Engine):
         self._dead: RunFailedError | None = None
         self._accepted = 0
         self._compiled: set[tuple[int, ...]] = set()
+        self._kernels: list[str] = []
 
     async def start(self) -> EngineInfo:
         args = self.args
@@ -190,6 +193,9 @@ class TinyEngine(Engine):
                 "args": {item.name: getattr(args, item.name) for item in fields(args)},
             },
         )
+
+    def kernels_compiled(self) -> list[str] | None:
+        return list(self._kernels)
 
     async def generate(self, request: GenerationRequest) -> AsyncIterator[TokenChunk]:
         sequence = self._accept(request)
@@ -303,6 +309,8 @@ class TinyEngine(Engine):
         kernels = {(tokens.bit_length(), gcd(tokens, 16)), (-(-tokens // 32),)} - self._compiled
         self._compiled |= kernels
         seconds += len(kernels) * args.compile_ms / 1e3
+        if args.compile_ms:
+            self._kernels += sorted("_".join(map(str, kernel)) for kernel in kernels)
         return round(seconds * 1e9)
 
     def _schedule(self, at_ns: int) -> list[tuple[_Sequence, int]]:

@@ -24,11 +24,12 @@ import psutil
 
 from wattcount import ownership
 from wattcount.clock import now_ns
+from wattcount.config.engine_defaults import differences
 from wattcount.config.schema import Initializer, RunConfig, Weights
 from wattcount.engine.base import Engine, EngineInfo, GenerationRequest, TokenChunk
 from wattcount.engine.vllm_errors import describe, log_size, root_cause, start_error
 from wattcount.engine.vllm_processes import in_thread, kill_all, own_children
-from wattcount.engine.vllm_reports import engine_step, eos_ids, resolved_settings, token_chunk
+from wattcount.engine.vllm_reports import KernelLog, engine_step, eos_ids, resolved_settings, token_chunk
 from wattcount.engine.vllm_setup import VllmSetup, logging_config
 from wattcount.errors import RunFailedError
 
@@ -56,6 +57,7 @@ class VllmEngine(Engine):
         self.compiles_on_first_use = self._setup.device != "cpu"
         self._log = Path(log_dir) / ENGINE_LOG
         self._log_offset = 0
+        self._kernels = KernelLog(self._log, 0)
         self._scratch: Path | None = None
         self._claim: ownership.Claim | None = None
         self._arguments: dict[str, Any] = {}
@@ -75,6 +77,7 @@ class VllmEngine(Engine):
         self._stopping = False
         self._log.parent.mkdir(parents=True, exist_ok=True)
         self._log_offset = log_size(self._log)
+        self._kernels = KernelLog(self._log, self._log_offset)
         self._scratch = Path(tempfile.mkdtemp(prefix="wattcount-vllm-"))
         self._claim = ownership.claim(self._scratch / ownership.CLAIM_NAME)
         self._environment_before = dict(os.environ)
@@ -117,6 +120,7 @@ class VllmEngine(Engine):
         collected complains at interpreter exit.
         """
         from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.async_llm import AsyncLLM
 
         setup = self._setup
@@ -131,7 +135,11 @@ class VllmEngine(Engine):
         args = AsyncEngineArgs(**self._arguments)
         if self._stopping:
             return
-        self._llm = AsyncLLM.from_engine_args(args, stat_loggers=[self._step_logger()])
+        # Without it vLLM takes limits of a batch that are meant for tests (`config.engine_defaults`).
+        usage_context = UsageContext[setup.usage_context]
+        self._llm = AsyncLLM.from_engine_args(
+            args, usage_context=usage_context, stat_loggers=[self._step_logger()]
+        )
 
     async def _describe(self) -> EngineInfo:
         llm = self._llm
@@ -143,6 +151,7 @@ class VllmEngine(Engine):
         initialised = await self._initialise(llm)
         self._eos_ids = eos_ids(model_config)
         torch = sys.modules["torch"]
+        settings = resolved_settings(llm.vllm_config)
         return EngineInfo(
             name="vllm",
             version=self._setup.install.version,
@@ -159,7 +168,9 @@ class VllmEngine(Engine):
                 "architecture": str(getattr(model_config, "architecture", None)),
                 "dtype": str(model_config.dtype),
                 "weight_initializer": initialised,
-                **resolved_settings(llm.vllm_config),
+                **settings,
+                "usage_context": self._setup.usage_context,
+                "unexpected_defaults": differences(self._setup.engine, settings),
                 "arguments": {key: value for key, value in self._arguments.items() if key != "model"},
                 "environment": self._environment,
             },
@@ -277,6 +288,10 @@ class VllmEngine(Engine):
             hint = "out of memory: " if reason else ""
             return RunFailedError("engine_died", f"vLLM died: {hint}{what} (log: {self._log})")
         return RunFailedError("request_failed", describe(error))
+
+    def kernels_compiled(self) -> list[str] | None:
+        """By vLLM's JIT monitor, which its workers begin when they are warm; on a CPU there is none."""
+        return None if self._setup.device == "cpu" else self._kernels.read()
 
     def _step_logger(self) -> Callable[[Any, int], Any]:
         """vLLM calls this to make the object it reports each step to."""

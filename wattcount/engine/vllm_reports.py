@@ -3,9 +3,40 @@
 from __future__ import annotations
 
 import contextlib
+import re
+from pathlib import Path
 from typing import Any
 
 from wattcount.engine.base import EngineStamps, EngineStep, TokenChunk
+
+_COMPILED = re.compile(rb"JIT compilation during inference: ([^\s(]+?)(?: \(|\. |\.?$)", re.MULTILINE)
+"""A line of vLLM's JIT monitor (`vllm/utils/jit_monitor.py`, vLLM 0.26 to 0.32): Triton's kernels, CuTeDSL's and TileLang's."""
+
+
+class KernelLog:
+    """The kernels that vLLM's log says were compiled while serving, read as the log grows.
+
+    log     vLLM's log file, which need not be there yet
+    offset  bytes of it that are of earlier engines
+    """
+
+    def __init__(self, log: Path, offset: int) -> None:
+        self._log = log
+        self._offset = offset
+        self._names: list[str] = []
+
+    def read(self) -> list[str]:
+        """Names so far, one each time, in order. Lines that are not whole yet wait for the next call."""
+        try:
+            with self._log.open("rb") as stream:
+                stream.seek(self._offset)
+                new = stream.read()
+        except FileNotFoundError:
+            return list(self._names)
+        whole = new[: new.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        self._names += [name.decode(errors="replace") for name in _COMPILED.findall(whole)]
+        return list(self._names)
 
 
 def engine_step(scheduler_stats: Any, iteration_stats: Any, logged_ns: int) -> EngineStep:
@@ -101,6 +132,7 @@ def resolved_settings(vllm_config: Any) -> dict[str, Any]:
         "kv_cache_blocks": getattr(cache, "num_gpu_blocks", None),
         "kv_cache_block_size": getattr(cache, "block_size", None),
         "kv_cache_dtype": getattr(cache, "cache_dtype", None),
+        "gpu_memory_utilization": getattr(cache, "gpu_memory_utilization", None),
         "enable_prefix_caching": getattr(cache, "enable_prefix_caching", None),
         "max_num_seqs": getattr(scheduler, "max_num_seqs", None),
         "max_num_batched_tokens": getattr(scheduler, "max_num_batched_tokens", None),

@@ -1,8 +1,9 @@
 """What a run asks of vLLM: its arguments, and the environment of its processes.
 
-vLLM is left at its defaults (asynchronous scheduling, chunked prefill, CUDA graphs) but for what the
-configuration names, prefix caching (off unless asked for), its own statistics logging (off) and
-`enable_logging_iteration_details` (on: it says how many tokens of a step were prefill and decode).
+vLLM is left at its defaults (asynchronous scheduling, chunked prefill, prefix caching, CUDA graphs; those of
+`usage_context`) but for what the configuration names, its own statistics logging (off: it says nothing that is not in the
+record), `enable_logging_iteration_details` (on: it says how many tokens of a step were prefill and decode) and
+`jit_monitor_verbose` (on: each kernel that is compiled while serving is logged, not only the first of a name).
 """
 
 from __future__ import annotations
@@ -16,7 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wattcount.config.schema import EngineConfig, ModelConfig, RunConfig, SpeculativeMethod, Weights
+from wattcount.config import engine_defaults
+from wattcount.config.schema import (
+    EngineConfig,
+    ModelConfig,
+    RunConfig,
+    ScenarioKind,
+    SpeculativeMethod,
+    Weights,
+)
 from wattcount.engine.vllm_checks import (
     check_arguments,
     check_gpus,
@@ -32,6 +41,8 @@ SOCKET_PATH_BYTES = 107
 """The longest path of a Unix socket: `sun_path` has 108, one of them the NUL (unix(7))."""
 SOCKET_NAME_BYTES = 37
 """Of vLLM's sockets: a slash and a UUID."""
+USAGE_CONTEXTS = {ScenarioKind.server: "OPENAI_API_SERVER", ScenarioKind.batch: "LLM_CLASS"}
+"""What `vllm serve` and `LLM` call themselves (`vllm.usage.usage_lib.UsageContext`, in vLLM 0.26 to 0.32)."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +54,7 @@ class VllmSetup:
     hf_config      the model's `config.json` values as far as they are known without the network, else empty
     max_model_len  tokens of prompt and completion
     draft          the draft model of speculative decoding
+    scenario       what vLLM's defaults are those of: its server, or its class `LLM`
     """
 
     install: VllmInstall
@@ -53,6 +65,7 @@ class VllmSetup:
     hf_config: dict[str, Any]
     max_model_len: int
     draft: ModelConfig | None
+    scenario: ScenarioKind
 
     @classmethod
     def of(cls, cfg: RunConfig, gpu_uuids: Sequence[str]) -> VllmSetup:
@@ -65,7 +78,22 @@ class VllmSetup:
         check_weights(cfg.model, device)
         hf_config = known_hf_config(cfg.model)
         max_model_len = context_length(cfg, hf_config)
-        return cls(install, device, uuids, cfg.model, cfg.engine, hf_config, max_model_len, draft_model(cfg))
+        return cls(
+            install,
+            device,
+            uuids,
+            cfg.model,
+            cfg.engine,
+            hf_config,
+            max_model_len,
+            draft_model(cfg),
+            cfg.scenario.kind,
+        )
+
+    @property
+    def usage_context(self) -> str:
+        """Name of the member of vLLM's `UsageContext` whose defaults are taken."""
+        return USAGE_CONTEXTS[self.scenario]
 
     def arguments(self, scratch: Path) -> dict[str, Any]:
         """What `AsyncEngineArgs` is made with. `scratch`: a folder of the engine's own."""
@@ -79,17 +107,19 @@ class VllmSetup:
             "pipeline_parallel_size": engine.pipeline_parallel_size,
             "data_parallel_size": engine.data_parallel_size,
             "enforce_eager": engine.enforce_eager,
-            "enable_prefix_caching": engine.enable_prefix_caching,
             "kv_cache_dtype": engine.kv_cache_dtype,
             "disable_log_stats": True,
             "enable_logging_iteration_details": True,
+            "jit_monitor_verbose": True,
             "worker_extension_cls": "wattcount.engine.vllm_worker.DeviceReport",
         }
-        if self.device == "cuda":
-            arguments["gpu_memory_utilization"] = engine.gpu_memory_utilization
-        for name in ("max_num_seqs", "max_num_batched_tokens", "enable_chunked_prefill"):
-            if (value := getattr(engine, name)) is not None:
+        # What was left to vLLM stays left to it: what it chooses is then compared with what was expected.
+        as_asked = engine_defaults.asked(engine)
+        for name in engine_defaults.SETTINGS:
+            if (value := getattr(as_asked, name)) is not None:
                 arguments[name] = value
+        if self.device != "cuda":
+            arguments.pop("gpu_memory_utilization", None)
         if model.quantization is not None:
             arguments["quantization"] = model.quantization
         if model.weights is Weights.random:

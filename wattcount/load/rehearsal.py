@@ -101,6 +101,33 @@ def rehearsal(
     return _planned(groups, derived_seed(load.seed, Stream.REHEARSAL))
 
 
+def dress(
+    load: LoadPlan, number: int, requests: int, *, begin_ns: int = 0, end_ns: int | None = None
+) -> LoadPlan:
+    """Round `number` of a dress rehearsal: the first `requests` of those of `load` that are planned from `begin_ns` on and before
+    `end_ns`, with their lengths and arrivals.
+
+    begin_ns, end_ns  from the start of the load; None: to its end
+
+    The token ids are others in each round, drawn at random, so that no prompt is found in a prefix cache. Raises `ValueError`
+    for less than one request.
+    """
+    offsets = load.send_offset_ns
+    chosen = np.flatnonzero((offsets >= begin_ns) & (offsets < (end_ns if end_ns is not None else np.inf)))
+    if not len(chosen):
+        chosen = np.arange(len(load))
+    chosen = chosen[:requests]
+    if not len(chosen):
+        raise ValueError(f"a rehearsal needs at least one request, got {requests}")
+    return LoadPlan(
+        send_offset_ns=offsets[chosen] - offsets[chosen[0]],
+        input_tokens=load.input_tokens[chosen],
+        output_tokens=load.output_tokens[chosen],
+        force_output_length=load.force_output_length,
+        seed=derived_seed(load.seed, Stream.REHEARSAL) + number,
+    )
+
+
 def blocks(
     load: LoadPlan, requests: int, *, max_batched_tokens: int, max_request_tokens: int, replicas: int = 1
 ) -> Rehearsal:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import psutil
 
-from wattcount.config import fit
+from wattcount.config import engine_defaults, fit
 from wattcount.config.capability import unsupported
 from wattcount.config.schema import (
     ArrivalKind,
@@ -80,7 +80,14 @@ def resolve(cfg: RunConfig, nvml: NvmlSession) -> RunConfig:
     cfg.model = resolved_model(cfg, gpus)
     validate(cfg)  # what `auto` became is checked like anything else
     _resolve_fingerprints(cfg)
+    cfg.engine = engine_defaults.resolved(cfg, least_memory_bytes(gpus))
     return cfg
+
+
+def least_memory_bytes(gpus: Sequence[GpuFacts]) -> int | None:
+    """Memory of the GPU that has least; None where none tells."""
+    known = [gpu.memory_total_bytes for gpu in gpus if gpu.memory_total_bytes is not None]
+    return min(known, default=None)
 
 
 def check(cfg: RunConfig, nvml: NvmlSession) -> None:

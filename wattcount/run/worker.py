@@ -409,6 +409,12 @@ class Run:
                     f"{gpu['uuid']}: {gpu['dropped_events']} observations were lost to a full buffer;"
                     " raise power.buffer_mib_per_gpu"
                 )
+        details = self._info.engine.get("details") or {}
+        for name, values in (details.get("unexpected_defaults") or {}).items():
+            self._info.notes.append(
+                f"engine.{name} was left to the engine, which chose {values['chosen']}; expected, and in the record's identity, "
+                f"was {values['expected']}: set it to measure a point with that name"
+            )
         spec = self._cfg.engine.speculative.method
         if spec is not None and self._cfg.model.weights is Weights.random:
             self._info.notes.append(

@@ -9,17 +9,21 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from wattcount.clock import now_ns
-from wattcount.config.schema import RunConfig, ScenarioConfig
-from wattcount.engine.base import Engine, EngineInfo
+from wattcount.config import engine_defaults
+from wattcount.config.schema import RehearsalKind, RunConfig, ScenarioConfig
+from wattcount.engine.base import Engine, EngineInfo, EngineStep
 from wattcount.errors import RunFailedError
 from wattcount.load.build import BuiltLoad
 from wattcount.load.generator import LoadGenerator, RequestRecord
-from wattcount.load.rehearsal import Rehearsal, blocks, rehearsal, stalled, variation
+from wattcount.load.plan import LoadPlan
+from wattcount.load.rehearsal import Rehearsal, blocks, dress, rehearsal, stalled, variation
+from wattcount.load.stalls import Stalls, Steps, stalls
 from wattcount.record.schema import Phase, RequestStatus
 from wattcount.scenario.journal import Journal
 from wattcount.scenario.phases import PhaseRunner
@@ -32,10 +36,14 @@ BLOCK_LIMIT_S = 1.5
 """beside this for each number of blocks, which may have to be compiled, too."""
 VARIATIONS = 12
 """Rounds of sizes drawn at random, at most."""
-AT_ONCE = 256
-"""Requests that an engine runs at once which does not tell."""
-BATCHED_TOKENS = 8192
-"""Tokens in a step of an engine which does not tell."""
+DRESS_ROUNDS = 8
+"""Of a dress rehearsal, at most."""
+DRESS_LIMIT_S = 180.0
+"""A dress rehearsal takes as long as the load that it plays, and a minute or two where many kernels have to be compiled."""
+DRESS_PLAYED_S = 20.0
+"""So much of a server's window is played [s]."""
+DRESS_BATCHES = 2
+"""So many times what the engine runs at once is played of a batch: one that fills it, and one that comes as others end."""
 
 
 @dataclass
@@ -87,7 +95,10 @@ class Scenario(ABC):
             await self._idle(ctx, Phase.LOADED_IDLE, idle_s)
             if rehearsing is not None:
                 await rehearsing.run()
+            rehearsed = len(ctx.engine.kernels_compiled() or ())
             await self.drive(ctx)
+            if (compiled := ctx.engine.kernels_compiled()) is not None and rehearsing is not None:
+                ctx.rehearsal["compiled_later"] = compiled[rehearsed:]
             await self._idle(ctx, Phase.IDLE_AFTER, idle_s)
         if phases.current is not None:
             phases.end()
@@ -108,15 +119,30 @@ class Scenario(ABC):
         """Requests that the load can have in flight at once at most."""
         return len(ctx.load.main)
 
-    def _rehearsal(self, ctx: RunContext) -> _Rehearsing | None:
+    def played(self, ctx: RunContext, number: int, requests: int) -> LoadPlan:
+        """What round `number` of a dress rehearsal sends: the beginning of the window, `requests` at most."""
+        begin_ns = ctx.load.window_start_offset_ns
+        end_ns = begin_ns + round(DRESS_PLAYED_S * 1e9)
+        return dress(ctx.load.main, number, requests, begin_ns=begin_ns, end_ns=end_ns)
+
+    def _rehearsal(self, ctx: RunContext) -> _Rehearsing | _DressRehearsing | None:
         """What is to be rehearsed with, if anything."""
         info, asked = ctx.engine_info, self._config.rehearsal_requests
         assert info is not None
-        if asked == 0 or (asked is None and not ctx.engine.compiles_on_first_use):
+        if (
+            asked == 0
+            or self._config.rehearsal is RehearsalKind.none
+            or (asked is None and not ctx.engine.compiles_on_first_use)
+        ):
             return None
-        at_once = int(info.details.get("max_num_seqs") or AT_ONCE)  # type: ignore[call-overload]
-        most = min(at_once * ctx.cfg.engine.data_parallel_size, self.most_in_flight(ctx))
-        batched = int(info.details.get("max_num_batched_tokens") or BATCHED_TOKENS)  # type: ignore[call-overload]
+        expected = engine_defaults.defaults(ctx.cfg)
+        at_once = int(info.details.get("max_num_seqs") or expected.max_num_seqs)  # type: ignore[call-overload]
+        at_once *= ctx.cfg.engine.data_parallel_size
+        if self._config.rehearsal is RehearsalKind.dress:
+            requests = DRESS_BATCHES * at_once if asked is None else asked
+            return _DressRehearsing(ctx, partial(self.played, ctx, requests=requests), info)
+        most = min(at_once, self.most_in_flight(ctx))
+        batched = int(info.details.get("max_num_batched_tokens") or expected.max_num_batched_tokens)  # type: ignore[call-overload]
         return _Rehearsing(ctx, most if asked is None else asked, batched, info)
 
     async def _idle(self, ctx: RunContext, phase: Phase, seconds: float) -> None:
@@ -168,13 +194,19 @@ class _Rehearsing:
         assert self._ctx.phases.current is not None
         end_ns = self._ctx.phases.current.start_ns + round(limit_s * 1e9)
         self._ctx.rehearsal |= {
+            "kind": RehearsalKind.sizes.value,
             "stalled_prefills": [],
             "blocks": None,
             "settled": False,
             "limit_s": limit_s,
         }
+        begun_ns = now_ns()
         if await self._send(self._ladder, end_ns):
             await self._settle(end_ns)
+        self._ctx.rehearsal |= {
+            "seconds": (now_ns() - begun_ns) / 1e9,
+            "compiled": self._ctx.engine.kernels_compiled(),
+        }
         self._ctx.phases.end()
 
     async def _settle(self, end_ns: int) -> None:
@@ -231,6 +263,111 @@ class _Rehearsing:
             await sending.all_sent((end_ns - now_ns()) / 1e9)
             await generator.drain(max(0.0, (end_ns - now_ns()) / 1e9))
         return generator.completed == len(generator.records)
+
+
+class _DressRehearsing:
+    """The dress rehearsal of one run: the beginning of its own load, again and again until a round shows nothing new.
+
+    played  the plan of each round, by its number
+
+    A round shows nothing new when the engine tells of no kernel that was compiled in it, and no step of it stood still
+    (`load.stalls`). An engine that tells neither is played to once.
+    """
+
+    def __init__(self, ctx: RunContext, played: Callable[[int], LoadPlan], info: EngineInfo) -> None:
+        self._ctx = ctx
+        self._played = played
+        self._info = info
+        self._next = self._generator(0)
+        self._steps: list[EngineStep] = []
+
+    async def run(self) -> None:
+        """What has not ended at the limit is cancelled, and that is no harm."""
+        engine, found = self._ctx.engine, self._ctx.rehearsal
+        self._ctx.phases.begin(Phase.REHEARSAL, limit_s=DRESS_LIMIT_S)
+        begun_ns = now_ns()
+        end_ns = begun_ns + round(DRESS_LIMIT_S * 1e9)
+        rounds: list[dict[str, Any]] = []
+        found |= {
+            "kind": RehearsalKind.dress.value,
+            "rounds": rounds,
+            "settled": False,
+            "limit_s": DRESS_LIMIT_S,
+        }
+        on_step = engine.on_step
+        engine.on_step = self._heard(on_step)
+        try:
+            for number in range(DRESS_ROUNDS):
+                whole, told = await self._round(end_ns)
+                rounds.append(told)
+                if not whole:
+                    break
+                if not told["compiled"] and not told["stalls"]:
+                    found["settled"] = True
+                    break
+                self._next = self._generator(number + 1)
+        finally:
+            engine.on_step = on_step
+            found["seconds"] = (now_ns() - begun_ns) / 1e9
+        self._ctx.phases.end()
+
+    def _heard(self, on_step: Callable[[EngineStep], None] | None) -> Callable[[EngineStep], None]:
+        def both(step: EngineStep) -> None:
+            self._steps.append(step)
+            if on_step is not None:
+                on_step(step)
+
+        return both
+
+    async def _round(self, end_ns: int) -> tuple[bool, dict[str, Any]]:
+        """Whether all of it completed by `end_ns`, and what it showed."""
+        generator = self._next
+        known = len(self._ctx.engine.kernels_compiled() or ())
+        self._steps = []
+        start_ns = now_ns()
+        async with Sending(self._ctx, generator, counted=False) as sending:
+            await sending.all_sent((end_ns - now_ns()) / 1e9)
+            await generator.drain(max(0.0, (end_ns - now_ns()) / 1e9))
+        ended_ns = now_ns()
+        compiled = self._ctx.engine.kernels_compiled()
+        found = _stalls_of(generator, self._steps, start_ns, ended_ns)
+        return generator.completed == len(generator.records), {
+            "requests": len(generator.records),
+            "seconds": (ended_ns - start_ns) / 1e9,
+            "compiled": None if compiled is None else compiled[known:],
+            "stalls": None if found is None else found.count,
+            "stall_s": None if found is None else found.seconds,
+        }
+
+    def _generator(self, number: int) -> LoadGenerator:
+        return LoadGenerator(
+            self._ctx.engine,
+            self._played(number),
+            vocab_size=self._info.vocab_size,
+            window_start_offset_ns=None,
+            id_prefix=f"rehearsal-{number}-",
+            before_window="rehearsal",
+        )
+
+
+def _stalls_of(
+    generator: LoadGenerator, steps: Sequence[EngineStep], start_ns: int, end_ns: int
+) -> Stalls | None:
+    """Where the engine stood still while it served `generator`; None where its steps do not tell."""
+    if any(step.prefill_tokens is None or step.decode_tokens is None for step in steps):
+        return None
+    sent = [record for record in generator.records if record.actual_send_ns is not None]
+    return stalls(
+        Steps(
+            *np.array([(s.logged_ns, s.prefill_tokens, s.decode_tokens) for s in steps], np.int64)
+            .reshape(-1, 3)
+            .T
+        ),
+        np.array([record.actual_send_ns for record in sent], np.int64),
+        np.array([record.last_token_ns or end_ns for record in sent], np.int64),
+        start_ns,
+        end_ns,
+    )
 
 
 def _took_s(group: Sequence[RequestRecord]) -> float:

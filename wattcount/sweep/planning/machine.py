@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wattcount.config import fit
+from wattcount.config import engine_defaults, fit
 from wattcount.config.schema import (
     ArrivalKind,
     Device,
@@ -65,6 +65,7 @@ class ThisMachine:
         self._models: dict[tuple[int, ...], tuple[Any, Any]] = {}
         self._engines: dict[tuple[int, str | None], tuple[Any, Any]] = {}
         self._prints: dict[str, str | None] = {}
+        self._chosen = _Chosen()
         self._vllm = find_vllm()
 
     def look(self, cfg: RunConfig) -> Here:
@@ -87,8 +88,9 @@ class ThisMachine:
         run.model = self._model(cfg, run, found.matching)
         if (prints := self._fingerprints(run)) is not None:
             facts["fingerprints"] = prints
-        memory = [gpu.memory_total_bytes for gpu in found.matching if gpu.memory_total_bytes is not None]
-        return Here(run, facts, found.there, min(memory) if memory else nominal_bytes(run), found.problem)
+        memory_bytes = preflight.least_memory_bytes(found.matching) or nominal_bytes(run)
+        run.engine = self._chosen.of(run, memory_bytes, facts.get("version_minor"), facts.get("found_name"))
+        return Here(run, facts, found.there, memory_bytes, found.problem)
 
     def _engine(self, cfg: RunConfig, evidence: str | None) -> EngineConfig:
         """With the device that `auto` becomes, where that is known."""
@@ -139,8 +141,31 @@ class ThisMachine:
         return self._prints[path]
 
 
+class _Chosen:
+    """Engine nodes with what was left to the engine filled in: one node for all points that get the same."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[object, ...], tuple[EngineConfig, EngineConfig]] = {}
+
+    def of(
+        self, cfg: RunConfig, memory_bytes: int | None, version_minor: str | None, found_name: str | None
+    ) -> EngineConfig:
+        engine = dataclasses.replace(cfg.engine, version_minor=cfg.engine.version_minor or version_minor)
+        gpu = dataclasses.replace(cfg.gpu, found_name=cfg.gpu.found_name or found_name)
+        chosen = engine_defaults.defaults(dataclasses.replace(cfg, engine=engine, gpu=gpu), memory_bytes)
+        key = (id(cfg.engine), chosen)
+        if key not in self._known:
+            filled = engine_defaults.filled(cfg.engine, chosen)
+            # Kept with the node that the key stands for, so that no other one is made at its place in memory.
+            self._known[key] = (cfg.engine, filled)
+        return self._known[key][1]
+
+
 class AnotherMachine:
     """For runs that a launcher sends elsewhere: nothing is known but what the configuration says."""
+
+    def __init__(self) -> None:
+        self._chosen = _Chosen()
 
     def look(self, cfg: RunConfig) -> Here:
         facts: dict[str, str | None] = {}
@@ -148,7 +173,9 @@ class AnotherMachine:
             facts["evidence"] = "emulated"
         elif cfg.power.backend is PowerBackend.nvml or cfg.gpu.name != "auto":
             facts["evidence"] = "measured"  # what was only tried out here is still to be measured there
-        return Here(cfg, facts, memory_bytes=nominal_bytes(cfg))
+        memory_bytes = nominal_bytes(cfg)
+        run = dataclasses.replace(cfg, engine=self._chosen.of(cfg, memory_bytes, None, None))
+        return Here(run, facts, memory_bytes=memory_bytes)
 
 
 def nominal_bytes(cfg: RunConfig) -> int | None:
