@@ -259,7 +259,7 @@ class TestWithAGpu:
         given = ["model=llama3_8b", "model.weights=random", "model.dtype=float16"]
         text = refused(given, Session([T4], evidence="measured"))
         assert text.startswith("model llama3_8b does not fit Tesla T4")
-        assert "of 13.5 GiB usable" in text
+        assert "of 13.8 GiB usable" in text
 
     def test_a_busy_gpu(self) -> None:
         other = psutil.Process(os.getppid())

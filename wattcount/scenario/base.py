@@ -42,8 +42,8 @@ DRESS_LIMIT_S = 180.0
 """A dress rehearsal takes as long as the load that it plays, and a minute or two where many kernels have to be compiled."""
 DRESS_PLAYED_S = 20.0
 """So much of a server's window is played [s]."""
-DRESS_BATCHES = 2
-"""So many times what the engine runs at once is played of a batch: one that fills it, and one that comes as others end."""
+DRESS_BATCHES = 1
+"""So many times what the engine runs at once is played of a batch: it fills the engine, and runs out as the whole batch does."""
 
 
 @dataclass
