@@ -3,8 +3,10 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <memory>
 #include <optional>
+#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
@@ -37,6 +39,13 @@ py::object fact_to_python(const nvml::Fact& fact) {
     return py::str(*text);
   }
   return py::none();
+}
+
+// What `work` returns, without the GIL meanwhile.
+template <typename Work>
+auto released(Work work) {
+  const py::gil_scoped_release release;
+  return work();
 }
 
 std::int64_t required_ns(const py::dict& plan, const char* key, std::int64_t least) {
@@ -93,19 +102,101 @@ py::dict health_to_python(const GpuHealth& health) {
                  "lateness_p99_ns"_a = source.lateness_ns.quantile_ns(0.99),
                  "lateness_max_ns"_a = source.lateness_ns.max_ns());
   }
-  return py::dict("uuid"_a = health.uuid, "lost"_a = health.lost, "cpu_ns"_a = health.cpu_ns,
+  return py::dict("uuid"_a = health.uuid, "lost"_a = health.lost, "stuck"_a = health.stuck, "cpu_ns"_a = health.cpu_ns,
                   "wall_ns"_a = health.wall_ns, "events"_a = health.events, "dropped_events"_a = health.dropped_events,
                   "missed_deadlines"_a = health.missed_deadlines, "ring_overflows"_a = health.ring_overflows,
                   "ring_depth"_a = health.ring_depth, "ring_period_us"_a = health.ring_period_us,
                   "sources"_a = sources);
 }
 
-// Keeps the library alive as long as the sampler, whatever the order in which Python drops them.
-struct PySampler {
+// Keeps the library alive as long as the sampler, whatever the order in which Python drops them. NVML is never called
+// while the GIL is held: a call may take as long as the driver likes.
+class PySampler {
+ public:
   PySampler(std::shared_ptr<nvml::Library> library, const std::vector<std::string>& uuids, const py::dict& plan)
-      : library_(std::move(library)), sampler(*library_, uuids, plan_from_python(plan)) {}
+      : library_(std::move(library)) {
+    const SamplingPlan native = plan_from_python(plan);
+    const py::gil_scoped_release release;
+    sampler_ = std::make_unique<Sampler>(*library_, uuids, native);
+  }
+
+  ~PySampler() {
+    const py::gil_scoped_release release;
+    if (!sampler_->stop()) {
+      keep_library();
+    }
+    sampler_.reset();
+  }
+  PySampler(const PySampler&) = delete;
+  PySampler& operator=(const PySampler&) = delete;
+
+  Sampler& native() { return *sampler_; }
+
+  void start(std::int64_t limit_ns) {
+    {
+      const py::gil_scoped_release release;
+      sampler_->begin();
+    }
+    bool begun = false;
+    try {
+      begun = wait(limit_ns, [this](std::int64_t until_ns) { return sampler_->wait_begun(until_ns); });
+    } catch (...) {
+      sampler_->request_stop();
+      throw;
+    }
+    if (!begun) {
+      stop(0);
+      throw std::runtime_error("NVML did not answer within " + std::to_string(limit_ns / 1'000'000'000) + " s");
+    }
+  }
+
+  // Whether the threads have ended.
+  bool stop(std::int64_t limit_ns) {
+    sampler_->request_stop();
+    if (wait(limit_ns, [this](std::int64_t until_ns) { return sampler_->wait_stopped(until_ns); })) {
+      return true;
+    }
+    sampler_->give_up();
+    keep_library();
+    return false;
+  }
+
+ private:
+  // Python's signal handlers have their turn all the time; what they raise ends the wait.
+  template <typename Done>
+  static bool wait(std::int64_t limit_ns, Done done) {
+    constexpr std::int64_t kTurnNs = 50'000'000;
+    const std::int64_t deadline_ns = monotonic_ns() + limit_ns;
+    while (true) {
+      bool is_done = false;
+      {
+        const py::gil_scoped_release release;
+        is_done = done(std::min(deadline_ns, monotonic_ns() + kTurnNs));
+      }
+      if (is_done) {
+        return true;
+      }
+      if (PyErr_CheckSignals() != 0) {
+        throw py::error_already_set();
+      }
+      if (monotonic_ns() >= deadline_ns) {
+        return false;
+      }
+    }
+  }
+
+  // A thread is still in a call of it.
+  void keep_library() {
+    if (!kept_) {
+      kept_ = true;
+      library_->keep_open();
+      static_cast<void>(new std::shared_ptr<nvml::Library>(library_));
+    }
+  }
+
   std::shared_ptr<nvml::Library> library_;
-  Sampler sampler;
+  std::unique_ptr<Sampler> sampler_;
+  bool kept_ = false;
 };
 
 void bind_nvml(py::module_& m) {
@@ -130,16 +221,17 @@ void bind_nvml(py::module_& m) {
            py::call_guard<py::gil_scoped_release>())
       .def_property_readonly("path", &nvml::Library::path)
       .def_property_readonly("emulated", &nvml::Library::emulated)
-      .def_property_readonly("driver_version", &nvml::Library::driver_version)
-      .def_property_readonly("nvml_version", &nvml::Library::nvml_version)
-      .def_property_readonly("cuda_driver_version", &nvml::Library::cuda_driver_version)
+      .def_property_readonly("driver_version", py::cpp_function(&nvml::Library::driver_version, py::call_guard<py::gil_scoped_release>()))
+      .def_property_readonly("nvml_version", py::cpp_function(&nvml::Library::nvml_version, py::call_guard<py::gil_scoped_release>()))
+      .def_property_readonly("cuda_driver_version", py::cpp_function(&nvml::Library::cuda_driver_version, py::call_guard<py::gil_scoped_release>()))
       .def("missing_symbols", &nvml::Library::missing_symbols)
-      .def("device_count", &nvml::Library::device_count)
-      .def("device_uuids", &nvml::Library::device_uuids)
+      .def("device_count", &nvml::Library::device_count, py::call_guard<py::gil_scoped_release>())
+      .def("device_uuids", &nvml::Library::device_uuids, py::call_guard<py::gil_scoped_release>())
       .def("device_info",
            [](const nvml::Library& library, const std::string& uuid) {
+             const auto facts = released([&] { return library.device_info(uuid); });
              py::dict info;
-             for (const auto& [name, fact] : library.device_info(uuid)) {
+             for (const auto& [name, fact] : facts) {
                info[py::str(name)] = fact_to_python(fact);
              }
              return info;
@@ -147,18 +239,19 @@ void bind_nvml(py::module_& m) {
            "uuid"_a)
       .def("compute_processes",
            [](const nvml::Library& library, const std::string& uuid) {
+             const auto found = released([&] { return library.compute_processes(uuid); });
              py::list processes;
-             for (const auto& process : library.compute_processes(uuid)) {
+             for (const auto& process : found) {
                processes.append(py::make_tuple(process.pid, process.used_bytes));
              }
              return processes;
            },
            "uuid"_a)
-      .def("supported_sm_clocks_mhz", &nvml::Library::supported_sm_clocks_mhz, "uuid"_a)
-      .def("set_power_limit_mw", &nvml::Library::set_power_limit_mw, "uuid"_a, "limit_mw"_a)
-      .def("lock_sm_clock_mhz", &nvml::Library::lock_sm_clock_mhz, "uuid"_a, "clock_mhz"_a)
-      .def("unlock_sm_clock", &nvml::Library::unlock_sm_clock, "uuid"_a)
-      .def("close", &nvml::Library::close);
+      .def("supported_sm_clocks_mhz", &nvml::Library::supported_sm_clocks_mhz, "uuid"_a, py::call_guard<py::gil_scoped_release>())
+      .def("set_power_limit_mw", &nvml::Library::set_power_limit_mw, "uuid"_a, "limit_mw"_a, py::call_guard<py::gil_scoped_release>())
+      .def("lock_sm_clock_mhz", &nvml::Library::lock_sm_clock_mhz, "uuid"_a, "clock_mhz"_a, py::call_guard<py::gil_scoped_release>())
+      .def("unlock_sm_clock", &nvml::Library::unlock_sm_clock, "uuid"_a, py::call_guard<py::gil_scoped_release>())
+      .def("close", &nvml::Library::close, py::call_guard<py::gil_scoped_release>());
 }
 
 void bind_sampler(py::module_& m) {
@@ -166,13 +259,13 @@ void bind_sampler(py::module_& m) {
   py::class_<PySampler>(m, "Sampler")
       .def(py::init<std::shared_ptr<nvml::Library>, const std::vector<std::string>&, const py::dict&>(), "nvml"_a,
            "uuids"_a, "plan"_a)
-      .def("start", [](PySampler& self) { self.sampler.start(); }, py::call_guard<py::gil_scoped_release>())
-      .def("stop", [](PySampler& self) { self.sampler.stop(); }, py::call_guard<py::gil_scoped_release>())
-      .def("mark", [](PySampler& self) { self.sampler.mark(); })
+      .def("start", &PySampler::start, "limit_ns"_a = kStartLimitNs)
+      .def("stop", &PySampler::stop, "limit_ns"_a = kStopLimitNs)
+      .def("mark", [](PySampler& self) { self.native().mark(); })
       .def("drain",
            [](PySampler& self) {
              py::list arrays;
-             for (auto& events : self.sampler.drain()) {
+             for (auto& events : self.native().drain()) {
                arrays.append(events_to_numpy(std::move(events)));
              }
              return arrays;
@@ -180,7 +273,7 @@ void bind_sampler(py::module_& m) {
       .def("latest",
            [](PySampler& self) {
              py::list gpus;
-             for (const auto& values : self.sampler.latest()) {
+             for (const auto& values : self.native().latest()) {
                py::dict latest;
                for (std::size_t i = 0; i < kSourceCount; ++i) {
                  if (values[i].known) {
@@ -193,7 +286,7 @@ void bind_sampler(py::module_& m) {
            })
       .def("health", [](PySampler& self) {
         py::list gpus;
-        for (const auto& health : self.sampler.health()) {
+        for (const auto& health : self.native().health()) {
           gpus.append(health_to_python(health));
         }
         return gpus;

@@ -1,10 +1,20 @@
 #include "emulator/json.h"
 
-#include <cctype>
+#include <array>
 #include <charconv>
 #include <cstdint>
+#include <cstdio>
 
 namespace wattcount::emulator {
+namespace {
+
+std::string brief(double value) {
+  std::array<char, 32> text{};
+  std::snprintf(text.data(), text.size(), "%.10g", value);
+  return text.data();
+}
+
+}  // namespace
 
 class JsonParser {
  public:
@@ -103,7 +113,7 @@ class JsonParser {
         fail("'" + key + "' is there twice");
       }
       expect(':');
-      object.emplace(std::move(key), parse_value(depth + 1));
+      object.append(std::move(key), parse_value(depth + 1));
     } while (take(','));
     expect('}');
     return object;
@@ -183,9 +193,17 @@ class JsonParser {
 
   std::string unicode() {
     std::uint32_t code = hex4();
-    if (code >= 0xD800 && code < 0xDC00 && text_.compare(at_, 2, "\\u") == 0) {
-      at_ += 2;
-      code = 0x10000 + ((code - 0xD800) << 10U) + (hex4() - 0xDC00);
+    if (code >= 0xDC00 && code < 0xE000) {
+      fail("the second half of a surrogate pair without the first");
+    }
+    if (code >= 0xD800 && code < 0xDC00) {
+      const bool more = text_.compare(at_, 2, "\\u") == 0;
+      at_ += more ? 2 : 0;
+      const std::uint32_t second = more ? hex4() : 0;
+      if (second < 0xDC00 || second >= 0xE000) {
+        fail("the first half of a surrogate pair without the second");
+      }
+      code = 0x10000 + ((code - 0xD800) << 10U) + (second - 0xDC00);
     }
     std::string out;
     const auto add = [&out](std::uint32_t byte) { out += static_cast<char>(byte); };
@@ -207,21 +225,69 @@ class JsonParser {
     return out;
   }
 
-  double parse_number() {
-    double number = 0.0;
-    const char* first = text_.data() + at_;
-    const char* last = text_.data() + text_.size();
-    const auto [end, error] = std::from_chars(first, last, number);
-    if (error != std::errc() || (*first != '-' && std::isdigit(static_cast<unsigned char>(*first)) == 0)) {
-      fail("a value expected");
+  std::size_t digits() {
+    const std::size_t from = at_;
+    while (at_ < text_.size() && text_[at_] >= '0' && text_[at_] <= '9') {
+      ++at_;
     }
-    at_ += static_cast<std::size_t>(end - first);
+    return at_ - from;
+  }
+
+  // JSON's own form, which is narrower than what std::from_chars takes: no inf or nan, no 01, no 1.
+  double parse_number() {
+    const std::size_t from = at_;
+    const auto refuse = [&] {
+      at_ = from;
+      fail("a value expected");
+    };
+    at_ += text_[at_] == '-' ? 1 : 0;
+    const bool zero = at_ < text_.size() && text_[at_] == '0';
+    const std::size_t whole = digits();
+    if (whole == 0 || (zero && whole > 1)) {
+      refuse();
+    }
+    if (at_ < text_.size() && text_[at_] == '.') {
+      ++at_;
+      if (digits() == 0) {
+        refuse();
+      }
+    }
+    if (at_ < text_.size() && (text_[at_] == 'e' || text_[at_] == 'E')) {
+      ++at_;
+      at_ += at_ < text_.size() && (text_[at_] == '+' || text_[at_] == '-') ? 1 : 0;
+      if (digits() == 0) {
+        refuse();
+      }
+    }
+    double number = 0.0;
+    if (std::from_chars(text_.data() + from, text_.data() + at_, number).ec != std::errc()) {
+      at_ = from;
+      fail("a number that a double cannot hold");
+    }
     return number;
   }
 
   const std::string& text_;
   std::size_t at_ = 0;
 };
+
+const Json* JsonObject::find(const std::string& key) const {
+  for (const auto& [name, value] : entries_) {
+    if (name == key) {
+      return &value;
+    }
+  }
+  return nullptr;
+}
+
+const Json& JsonObject::at(const std::string& key) const {
+  if (const Json* found = find(key)) {
+    return *found;
+  }
+  throw JsonError("'" + key + "' is missing");
+}
+
+void JsonObject::append(std::string key, Json value) { entries_.emplace_back(std::move(key), std::move(value)); }
 
 Json Json::parse(const std::string& text) { return JsonParser(text).parse(); }
 
@@ -230,6 +296,14 @@ double Json::number(const std::string& where) const {
     return *value;
   }
   throw JsonError(where + ": a number expected");
+}
+
+double Json::number(const std::string& where, double least, double most) const {
+  const double value = number(where);
+  if (!(value >= least && value <= most)) {
+    throw JsonError(where + ": a number from " + brief(least) + " to " + brief(most) + " expected");
+  }
+  return value;
 }
 
 const std::string& Json::text(const std::string& where) const {

@@ -13,6 +13,11 @@
 namespace wattcount::emulator {
 namespace {
 
+// Beyond these nothing is meant, and integers of nanoseconds, milliwatts or millijoules do not hold it.
+constexpr double kFarS = 4e9;
+constexpr double kFarNs = 4e18;
+constexpr double kMostW = 1e9;
+
 std::string folder_of(const std::string& path) {
   const std::size_t slash = path.rfind('/');
   return slash == std::string::npos ? "." : path.substr(0, slash);
@@ -31,8 +36,8 @@ void only(const Json::Object& object, const std::set<std::string>& known, const 
 }
 
 const Json* find(const Json::Object& object, const std::string& key) {
-  const auto found = object.find(key);
-  return found == object.end() || found->second.is_null() ? nullptr : &found->second;
+  const Json* found = object.find(key);
+  return found == nullptr || found->is_null() ? nullptr : found;
 }
 
 const Json& need(const Json::Object& object, const std::string& key, const std::string& where) {
@@ -43,9 +48,16 @@ const Json& need(const Json::Object& object, const std::string& key, const std::
   return *found;
 }
 
-double number_or(const Json::Object& object, const std::string& key, const std::string& where, double otherwise) {
+double number_or(const Json::Object& object, const std::string& key, const std::string& where, double otherwise,
+                 double least, double most) {
   const Json* found = find(object, key);
-  return found != nullptr ? found->number(where + "." + key) : otherwise;
+  return found != nullptr ? found->number(where + "." + key, least, most) : otherwise;
+}
+
+template <typename T>
+T whole_or(const Json::Object& object, const std::string& key, const std::string& where, T otherwise) {
+  const Json* found = find(object, key);
+  return found != nullptr ? found->whole<T>(where + "." + key) : otherwise;
 }
 
 std::optional<double> share(const Json::Object& object, const std::string& key, const std::string& where) {
@@ -109,8 +121,8 @@ std::vector<std::pair<double, double>> read_curve(const std::string& path) {
     if (!comma || second.ec != std::errc() || second.ptr != last) {
       throw std::runtime_error(where + ": two numbers t_s,power_w expected");
     }
-    if (!std::isfinite(t_s) || !(power_w >= 0.0) || !std::isfinite(power_w)) {
-      throw std::runtime_error(where + ": the power must be finite and not negative");
+    if (!(std::abs(t_s) <= kFarS) || !(power_w >= 0.0 && power_w <= kMostW)) {
+      throw std::runtime_error(where + ": the power must be finite and not negative, and neither it nor the time absurd");
     }
     if (!points.empty() && t_s <= points.back().first) {
       throw std::runtime_error(where + ": the times must increase");
@@ -135,12 +147,12 @@ Machine::Machine(const std::string& config_path, std::int64_t now_ns) {
     const Json document = Json::parse(text.str());
     const Json::Object& root = document.object("the file");
     only(root, {"gpus", "epoch_ns", "driver_version", "init_error", "faults"}, "the file");
-    const double epoch = number_or(root, "epoch_ns", "", static_cast<double>(now_ns));
-    epoch_ns_ = find(root, "epoch_ns") != nullptr ? std::llround(epoch) : now_ns;
+    epoch_ns_ = std::llround(number_or(root, "epoch_ns", "the file", static_cast<double>(now_ns), -kFarNs, kFarNs));
+    epoch_ns_ = find(root, "epoch_ns") != nullptr ? epoch_ns_ : now_ns;
     if (const Json* version = find(root, "driver_version")) {
       driver_version_ = version->text("driver_version");
     }
-    init_error_ = static_cast<int>(number_or(root, "init_error", "the file", 0.0));
+    init_error_ = whole_or(root, "init_error", "the file", 0);
     std::size_t number = 0;
     for (const Json& gpu : need(root, "gpus", "the file").array("gpus")) {
       read_gpu(gpu, "gpus[" + std::to_string(number++) + "]", folder);
@@ -176,9 +188,9 @@ void Machine::read_gpu(const Json& json, const std::string& where, const std::st
     throw JsonError(where + ".profile: '" + profile_name + "' is none of " + known);
   }
   Board board;
-  board.seed = static_cast<std::uint64_t>(number_or(object, "seed", where, static_cast<double>(gpus_.size() + 1)));
-  board.gain = number_or(object, "gain", where, 1.0);
-  board.offset_w = number_or(object, "offset_w", where, 0.0);
+  board.seed = whole_or(object, "seed", where, std::uint64_t{gpus_.size() + 1});
+  board.gain = number_or(object, "gain", where, 1.0, 0.0, 1e3);
+  board.offset_w = number_or(object, "offset_w", where, 0.0, -kMostW, kMostW);
   board.counter_phase = share(object, "counter_phase", where);
   board.power_phase = share(object, "power_phase", where);
   board.ring_phase = share(object, "ring_phase", where);
@@ -187,11 +199,11 @@ void Machine::read_gpu(const Json& json, const std::string& where, const std::st
   const Json* name = find(object, "name");
   gpu->name = name != nullptr ? name->text(where + ".name") : profile->device_name;
   gpu->uuid = need(object, "uuid", where).text(where + ".uuid");
-  gpu->memory_gib = number_or(object, "memory_gib", where, profile->memory_gib);
-  gpu->configured_limit_w = number_or(object, "power_limit_w", where, profile->tdp_w);
+  gpu->memory_gib = number_or(object, "memory_gib", where, profile->memory_gib, 0.0, 1e6);
+  gpu->configured_limit_w = number_or(object, "power_limit_w", where, profile->tdp_w, 0.0, kMostW);
   if (const Json* processes = find(object, "processes")) {
     for (const Json& pid : processes->array(where + ".processes")) {
-      gpu->processes.push_back(static_cast<unsigned int>(pid.number(where + ".processes")));
+      gpu->processes.push_back(pid.whole<unsigned int>(where + ".processes"));
     }
   }
   const std::string truth = need(object, "truth", where).text(where + ".truth");
@@ -215,23 +227,20 @@ void Machine::read_fault(const Json& json, const std::string& where) {
   Fault fault;
   fault.kind = kind_of(need(object, "kind", where).text(where + ".kind"), where);
   if (const Json* gpu = find(object, "gpu")) {
-    const double index = gpu->number(where + ".gpu");
-    if (!(index >= 0.0 && index < static_cast<double>(gpus_.size()))) {
+    fault.gpu = gpu->whole<std::size_t>(where + ".gpu");
+    if (*fault.gpu >= gpus_.size()) {
       throw JsonError(where + ".gpu: there is no such GPU");
     }
-    fault.gpu = static_cast<std::size_t>(index);
   }
   if (const Json* function = find(object, "function")) {
     fault.function = function->text(where + ".function");
   }
-  fault.code = fault.kind == FaultKind::kError ? static_cast<int>(need(object, "code", where).number(where + ".code")) : 0;
-  fault.ms = fault.kind == FaultKind::kSlow ? need(object, "ms", where).number(where + ".ms") : 0.0;
-  fault.from_s = number_or(object, "from_s", where, fault.from_s);
-  fault.until_s = number_or(object, "until_s", where, fault.until_s);
-  fault.from_call = static_cast<std::uint64_t>(number_or(object, "from_call", where, 0.0));
-  if (const Json* until = find(object, "until_call")) {
-    fault.until_call = static_cast<std::uint64_t>(until->number(where + ".until_call"));
-  }
+  fault.code = fault.kind == FaultKind::kError ? need(object, "code", where).whole<int>(where + ".code") : 0;
+  fault.ms = fault.kind == FaultKind::kSlow ? need(object, "ms", where).number(where + ".ms", 0.0, 1e9) : 0.0;
+  fault.from_s = number_or(object, "from_s", where, fault.from_s, -kFarS, kFarS);
+  fault.until_s = number_or(object, "until_s", where, fault.until_s, -kFarS, kFarS);
+  fault.from_call = whole_or(object, "from_call", where, fault.from_call);
+  fault.until_call = whole_or(object, "until_call", where, fault.until_call);
   faults_.push_back(fault);
 }
 

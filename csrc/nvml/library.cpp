@@ -131,8 +131,7 @@ Library::Library(Functions functions) : path_("(test)"), functions_(functions) {
 Library::~Library() { close(); }
 
 void Library::close() {
-  if (open_) {
-    open_ = false;
+  if (!kept_open_ && open_.exchange(false)) {
     if (getpid() == owner_pid_) {
       functions_.Shutdown();
     }

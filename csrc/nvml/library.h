@@ -1,6 +1,7 @@
 // NVML loaded at run time: the function table, and the facts of a device.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <optional>
 #include <stdexcept>
@@ -105,6 +106,8 @@ class Library {
   // Shuts NVML down; the function table must not be used afterwards. May be called twice. In a forked child
   // NVML is left alone: its locks may have been held by a thread that exists in the parent only.
   void close();
+  // From now on `close` does nothing: a thread has not returned from a call, which NVML must outlive.
+  void keep_open() { kept_open_ = true; }
 
   const Functions& functions() const { return functions_; }
   const std::string& path() const { return path_; }
@@ -132,7 +135,8 @@ class Library {
   std::string error_text(Return code) const;
 
   void* handle_ = nullptr;
-  bool open_ = false;
+  std::atomic<bool> open_{false};  // closed without the GIL
+  std::atomic<bool> kept_open_{false};
   int owner_pid_ = 0;
   bool emulated_ = false;
   std::string path_;

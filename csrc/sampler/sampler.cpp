@@ -7,6 +7,8 @@
 
 #include <algorithm>
 #include <chrono>
+#include <stdexcept>
+#include <string>
 #include <utility>
 
 namespace wattcount {
@@ -18,12 +20,17 @@ constexpr std::int64_t kMaxBackoffNs = 5'000'000'000;
 constexpr std::int64_t kLostRetryNs = 1'000'000'000;
 constexpr std::int64_t kClockStepNs = 50'000'000;  // slewing moves the wall clock far less between two drains
 constexpr std::int64_t kClockStepMemoryNs = 5'000'000'000;  // longer than a ring
+constexpr std::size_t kRingGaps = 4;  // between samples of the ring: the fewest to tell its period from
 constexpr std::size_t kChunkEvents = 8192;  // reserved ahead, so that the hot path does not allocate
 
 std::int64_t clock_ns(clockid_t clock) {
   timespec now{};
   clock_gettime(clock, &now);
   return std::int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
+}
+
+std::chrono::steady_clock::time_point at(std::int64_t t_ns) {
+  return std::chrono::steady_clock::time_point{std::chrono::nanoseconds(t_ns)};
 }
 
 bool never_will_work(int code) {
@@ -110,71 +117,91 @@ GpuSampler::GpuSampler(const nvml::Functions& functions, nvml::Device device, st
 }
 
 GpuSampler::~GpuSampler() {
-  stop();
   if (in_forked_child()) {
+    static_cast<void>(thread_.release());
     static_cast<void>(wake_.release());
+    static_cast<void>(changed_.release());
+    return;
+  }
+  request_stop();
+  if (thread_ != nullptr) {
+    thread_->join();
   }
 }
 
 bool GpuSampler::in_forked_child() const { return getpid() != owner_pid_; }
 
-void GpuSampler::start() {
+void GpuSampler::start(std::int64_t limit_ns) {
+  begin();
+  if (!wait_begun(monotonic_ns() + limit_ns)) {
+    stop(0);
+    throw std::runtime_error("NVML did not answer within " + std::to_string(limit_ns / 1'000'000'000) + " s");
+  }
+}
+
+bool GpuSampler::stop(std::int64_t limit_ns) {
+  request_stop();
+  if (wait_stopped(monotonic_ns() + limit_ns)) {
+    return true;
+  }
+  give_up();
+  return false;
+}
+
+void GpuSampler::begin() {
   if (in_forked_child()) {
     throw std::runtime_error("a sampler cannot be started in a forked child; make a new one there");
   }
   const std::lock_guard<std::mutex> lifecycle(lifecycle_mutex_);
-  if (thread_ != nullptr) {
-    throw std::runtime_error("the sampler is already running");
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (!ended_) {
+      throw std::runtime_error(given_up_ ? "NVML has not returned from a call since the sampler was stopped"
+                                         : "the sampler is already running");
+    }
+  }
+  if (thread_ != nullptr) {  // it has ended, but nobody has waited for it
+    thread_->join();
+    thread_.reset();
   }
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     stopping_ = false;
+    given_up_ = false;
     mark_requested_ = false;
+    begun_ = false;
+    ended_ = false;
+    health_.stuck = false;
     started_ns_ = monotonic_ns();
     stopped_ns_ = 0;
   }
-  read_all();
-  // Field 185 is what GetPowerUsage returns where there is one: no need to ask twice as often as news comes.
-  const Track& average = tracks_[static_cast<std::size_t>(Source::kPowerAverage)];
-  const std::int64_t now = monotonic_ns();
-  std::int64_t stagger = 0;
-  for (Call& call : calls_) {
-    if (call.sources.front() == Source::kPowerUsage && !plan_.usage_beside_average && average.seen &&
-        average.nvml_return == kSuccess) {
-      call.period_ns = plan_.status_period_ns;
-      const std::lock_guard<std::mutex> lock(mutex_);
-      health_.sources[static_cast<std::size_t>(Source::kPowerUsage)].period_ns = call.period_ns;
-    }
-    // Spread over the period, so that the slow sources do not all come at once.
-    stagger += 61'000'000;
-    call.deadline_ns = now + std::max<std::int64_t>(1, std::min(call.period_ns, stagger % call.period_ns));
-  }
-  // The process's signals are for its own threads: Ctrl-C is to interrupt what they wait for.
-  sigset_t all;
+  // The process's signals are for its own threads: Ctrl-C is to interrupt what they wait for. Those that a thread
+  // raises by a fault of its own stay: blocked, they would kill the process without a word.
+  sigset_t others;
   sigset_t before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
+  sigfillset(&others);
+  for (const int own : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGABRT}) {
+    sigdelset(&others, own);
+  }
+  pthread_sigmask(SIG_SETMASK, &others, &before);
   try {
     thread_ = std::make_unique<std::thread>(&GpuSampler::run, this);
   } catch (...) {
     pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    const std::lock_guard<std::mutex> lock(mutex_);
+    ended_ = true;
     throw;
   }
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    running_ = true;
-  }
 }
 
-void GpuSampler::stop() {
+bool GpuSampler::wait_begun(std::int64_t deadline_ns) {
+  std::unique_lock<std::mutex> lock(mutex_);
+  return changed_->wait_until(lock, at(deadline_ns), [this] { return begun_ || ended_; });
+}
+
+void GpuSampler::request_stop() {
   if (in_forked_child()) {
-    // The thread exists in the parent only; its handle can be neither joined nor destroyed here.
-    static_cast<void>(thread_.release());
-    return;
-  }
-  const std::lock_guard<std::mutex> lifecycle(lifecycle_mutex_);
-  if (thread_ == nullptr) {
     return;
   }
   {
@@ -182,12 +209,41 @@ void GpuSampler::stop() {
     stopping_ = true;
   }
   wake_->notify_all();
-  thread_->join();
-  thread_.reset();
-  read_all();
+}
+
+bool GpuSampler::wait_stopped(std::int64_t deadline_ns) {
+  if (in_forked_child()) {
+    // The thread exists in the parent only; its handle can be neither joined nor destroyed here.
+    static_cast<void>(thread_.release());
+    return true;
+  }
+  {
+    std::unique_lock<std::mutex> lock(mutex_);
+    const auto enough = [this] { return ended_ || given_up_; };
+    changed_->wait_until(lock, at(deadline_ns), enough);
+    if (!ended_) {
+      return false;
+    }
+  }
+  const std::lock_guard<std::mutex> lifecycle(lifecycle_mutex_);
+  const bool ended = [this] {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return ended_;
+  }();
+  if (thread_ != nullptr && ended) {
+    thread_->join();
+    thread_.reset();
+  }
+  return ended;
+}
+
+void GpuSampler::give_up() {
   const std::lock_guard<std::mutex> lock(mutex_);
-  running_ = false;
-  stopped_ns_ = monotonic_ns();
+  given_up_ = !ended_;
+  health_.stuck = health_.stuck || !ended_;
+  if (!ended_) {
+    stopped_ns_ = monotonic_ns();
+  }
 }
 
 void GpuSampler::mark() {
@@ -203,6 +259,42 @@ void GpuSampler::mark() {
 
 void GpuSampler::run() {
   pthread_setname_np(pthread_self(), "wattcount-nvml");
+  read_all();
+  place_deadlines();
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    begun_ = true;
+  }
+  changed_->notify_all();
+  sample();
+  read_all();
+  // Under the lock: once it is let go of, whoever waits may destroy this, after joining the thread.
+  const std::lock_guard<std::mutex> lock(mutex_);
+  stopped_ns_ = given_up_ ? stopped_ns_ : monotonic_ns();
+  ended_ = true;
+  changed_->notify_all();
+}
+
+void GpuSampler::place_deadlines() {
+  // Field 185 is what GetPowerUsage returns where there is one: no need to ask twice as often as news comes.
+  const Track& average = tracks_[static_cast<std::size_t>(Source::kPowerAverage)];
+  const std::int64_t now = monotonic_ns();
+  std::int64_t stagger = 0;
+  for (Call& call : calls_) {
+    if (call.sources.front() == Source::kPowerUsage && !plan_.usage_beside_average && average.seen &&
+        average.nvml_return == kSuccess) {
+      call.period_ns = plan_.status_period_ns;
+      const std::lock_guard<std::mutex> lock(mutex_);
+      health_.sources[static_cast<std::size_t>(Source::kPowerUsage)].period_ns = call.period_ns;
+    }
+    // Spread over the period, so that the slow sources do not all come at once.
+    stagger += 61'000'000;
+    call.deadline_ns = now + std::max<std::int64_t>(1, std::min(call.period_ns, stagger % call.period_ns));
+  }
+}
+
+// Until it is told to stop.
+void GpuSampler::sample() {
   while (true) {
     Call* next = nullptr;
     for (Call& call : calls_) {
@@ -217,8 +309,7 @@ void GpuSampler::run() {
       if (next == nullptr) {
         wake_->wait(lock, woken);
       } else {
-        const std::chrono::steady_clock::time_point when{std::chrono::nanoseconds(next->deadline_ns)};
-        wake_->wait_until(lock, when, woken);
+        wake_->wait_until(lock, at(next->deadline_ns), woken);
       }
       if (stopping_) {
         return;
@@ -242,6 +333,12 @@ void GpuSampler::run() {
 void GpuSampler::read_all() {
   keep_unchanged_ = true;
   for (Call& call : calls_) {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      if (given_up_) {
+        break;
+      }
+    }
     if (!call.disabled) {
       worst_return_ = kSuccess;
       (this->*call.read)(call);
@@ -416,17 +513,31 @@ void GpuSampler::read_ring(Call& call) {
   for (const std::int64_t gap_us : gaps) {
     health_.sources[static_cast<std::size_t>(Source::kPowerSamples)].news_ns.add(gap_us * 1000);
   }
-  if (seen_before == 0 && gaps.size() >= 4) {
-    // The first drain empties a full ring: its depth and period say how soon the next one is due.
-    std::nth_element(gaps.begin(), gaps.begin() + static_cast<std::ptrdiff_t>(gaps.size() / 2), gaps.end());
-    health_.ring_period_us = gaps[gaps.size() / 2];
-    health_.ring_depth = gaps.size() + 1;
+  const auto count_seen = static_cast<std::uint64_t>(last - first);
+  const bool deeper = count_seen > health_.ring_depth;
+  if (health_.ring_period_us == 0) {
+    ring_gaps_us_.insert(ring_gaps_us_.end(), gaps.begin(), gaps.end());
+    if (ring_gaps_us_.size() >= kRingGaps) {
+      const auto middle = ring_gaps_us_.begin() + static_cast<std::ptrdiff_t>(ring_gaps_us_.size() / 2);
+      std::nth_element(ring_gaps_us_.begin(), middle, ring_gaps_us_.end());
+      health_.ring_period_us = *middle;
+    }
+  }
+  if (health_.ring_period_us == 0) {
+    return;  // too few samples yet to tell anything of the ring
+  }
+  if (seen_before != 0 && count_seen >= health_.ring_depth && first != last) {
+    // A full ring that does not reach back to what was seen before. Of one that was never known to be full, a single
+    // lost slot looks the same.
+    const auto missing_us = static_cast<std::int64_t>(first->timestamp_us - seen_before);
+    health_.ring_overflows += first->timestamp_us > seen_before && 2 * missing_us > (deeper ? 6 : 3) * health_.ring_period_us ? 1 : 0;
+  }
+  if (deeper) {
+    // The fuller a ring was found, the better its depth is known, and how soon the next drain is due.
+    health_.ring_depth = count_seen;
     const std::int64_t half_full_ns = static_cast<std::int64_t>(health_.ring_depth) * health_.ring_period_us * 500;
-    call.period_ns = std::max<std::int64_t>(1'000'000, std::min(call.period_ns, half_full_ns));
+    call.period_ns = std::max<std::int64_t>(1'000'000, std::min(plan_.samples_period_ns, half_full_ns));
     health_.sources[static_cast<std::size_t>(Source::kPowerSamples)].period_ns = call.period_ns;
-  } else if (seen_before != 0 && health_.ring_depth != 0 && static_cast<std::size_t>(last - first) >= health_.ring_depth &&
-             first->timestamp_us > seen_before + static_cast<unsigned long long>(health_.ring_period_us) * 3 / 2) {
-    ++health_.ring_overflows;
   }
 }
 
@@ -540,7 +651,8 @@ void GpuSampler::observe(Source source, std::int64_t t0_ns, std::int64_t t1_ns, 
   track.worked = track.worked || nvml_return == kSuccess;
   track.value = value;
   track.nvml_return = nvml_return;
-  track.last_same_t0_ns = t0_ns;
+  // A call that fails tells nothing of the value: it may have changed before it.
+  track.last_same_t0_ns = nvml_return == kSuccess ? t0_ns : track.last_same_t0_ns;
   const std::lock_guard<std::mutex> lock(mutex_);
   if (since_ns >= 0) {
     health_.sources[static_cast<std::size_t>(source)].news_ns.add(since_ns);
@@ -615,22 +727,66 @@ Sampler::Sampler(const nvml::Library& library, const std::vector<std::string>& u
   }
 }
 
-void Sampler::start() {
+Sampler::~Sampler() {
+  stop();
+  for (auto& gpu : gpus_) {
+    if (!gpu->wait_stopped(0)) {
+      static_cast<void>(gpu.release());  // its thread is still in it
+    }
+  }
+}
+
+void Sampler::start(std::int64_t limit_ns) {
+  begin();
+  if (!wait_begun(monotonic_ns() + limit_ns)) {
+    stop(0);
+    throw std::runtime_error("NVML did not answer within " + std::to_string(limit_ns / 1'000'000'000) + " s");
+  }
+}
+
+bool Sampler::stop(std::int64_t limit_ns) {
+  request_stop();
+  if (wait_stopped(monotonic_ns() + limit_ns)) {
+    return true;
+  }
+  give_up();
+  return false;
+}
+
+void Sampler::begin() {
   for (std::size_t i = 0; i < gpus_.size(); ++i) {
     try {
-      gpus_[i]->start();
+      gpus_[i]->begin();
     } catch (...) {
       for (std::size_t started = 0; started < i; ++started) {
-        gpus_[started]->stop();
+        gpus_[started]->request_stop();
       }
       throw;
     }
   }
 }
 
-void Sampler::stop() {
+bool Sampler::wait_begun(std::int64_t deadline_ns) {
+  return std::all_of(gpus_.begin(), gpus_.end(), [=](auto& gpu) { return gpu->wait_begun(deadline_ns); });
+}
+
+void Sampler::request_stop() {
   for (auto& gpu : gpus_) {
-    gpu->stop();
+    gpu->request_stop();
+  }
+}
+
+bool Sampler::wait_stopped(std::int64_t deadline_ns) {
+  bool all = true;
+  for (auto& gpu : gpus_) {
+    all = gpu->wait_stopped(deadline_ns) && all;
+  }
+  return all;
+}
+
+void Sampler::give_up() {
+  for (auto& gpu : gpus_) {
+    gpu->give_up();
   }
 }
 

@@ -1,8 +1,11 @@
 // Reads every power and energy source of a set of GPUs, one native thread a GPU.
 //
 //   construct --- start() ------------------- mark()* drain()* --- stop()
-//   (throws)      first read of everything,                        flag, notify, join,
-//                 then the threads                                 last read of everything
+//   (throws)      a thread a GPU, which first                      flag, notify; the threads
+//                 reads everything                                 read everything once more and end
+//
+// A driver may not return from a call. Whoever starts or stops a sampler therefore waits up to a limit; a thread that
+// is still in its call then is left alone, what was collected stays, and NVML must not be shut down any more.
 //
 // A counter read costs 3 to 12 ms on an H200, so each GPU has a thread of its own. Deadlines are absolute
 // and, when missed, skipped and counted, never caught up with. Only changes are kept, plus heartbeats.
@@ -38,6 +41,9 @@ struct SamplingPlan {
   std::int64_t (*wall_clock_ns)() = &realtime_ns;  // the clock of the ring's stamps; tests set their own back
 };
 
+constexpr std::int64_t kStartLimitNs = 30'000'000'000;  // of the first read: 14 calls of up to 71 ms on an H200
+constexpr std::int64_t kStopLimitNs = 5'000'000'000;    // of the call under way and the last read
+
 enum class SourceState { kUnknown, kOk, kUnsupported, kFailing };
 
 struct SourceHealth {
@@ -57,13 +63,14 @@ struct SourceHealth {
 struct GpuHealth {
   std::string uuid;
   bool lost = false;
+  bool stuck = false;        // the thread did not return from its call within the limit of `stop`
   std::int64_t cpu_ns = 0;   // of the thread
   std::int64_t wall_ns = 0;  // since start
   std::uint64_t events = 0;
   std::uint64_t dropped_events = 0;
   std::uint64_t missed_deadlines = 0;
   std::uint64_t ring_overflows = 0;  // drains that came too late: samples were lost
-  std::uint64_t ring_depth = 0;
+  std::uint64_t ring_depth = 0;  // the most samples that one drain has found; 0: not known, nor overflows, yet
   std::int64_t ring_period_us = 0;
   std::vector<SourceHealth> sources;
 };
@@ -79,12 +86,22 @@ class GpuSampler {
  public:
   GpuSampler(const nvml::Functions& functions, nvml::Device device, std::string uuid, std::uint16_t gpu,
              const SamplingPlan& plan);
-  ~GpuSampler();
+  ~GpuSampler();  // waits for the thread, for as long as it takes
   GpuSampler(const GpuSampler&) = delete;
   GpuSampler& operator=(const GpuSampler&) = delete;
 
-  void start();
-  void stop();
+  // Throws std::runtime_error where it runs already or NVML does not answer within `limit_ns`.
+  void start(std::int64_t limit_ns = kStartLimitNs);
+  // Whether the thread has ended; it did not within `limit_ns`: it is given up, and `stop` waits no more.
+  bool stop(std::int64_t limit_ns = kStopLimitNs);
+
+  // The same in parts, for those who do something else while they wait. Deadlines are of CLOCK_MONOTONIC.
+  void begin();
+  bool wait_begun(std::int64_t deadline_ns);  // until everything was read once
+  void request_stop();
+  bool wait_stopped(std::int64_t deadline_ns);
+  void give_up();
+
   void mark();
   std::vector<Event> drain();
   std::array<LatestValue, kSourceCount> latest();
@@ -105,13 +122,15 @@ class GpuSampler {
     std::int64_t value = 0;
     int nvml_return = 0;
     bool worked = false;                // at least once
-    std::int64_t last_same_t0_ns = -1;  // start of the last call that returned `value`
+    std::int64_t last_same_t0_ns = -1;  // start of the last call that worked, and so returned `value`
     std::int64_t emitted_ns = 0;
     std::int64_t changed_ns = -1;
   };
 
   void run();
+  void sample();
   void read_all();
+  void place_deadlines();
   void perform(Call& call, std::int64_t now_ns);
   void read_counter(Call& call);
   void read_fields(Call& call);
@@ -143,6 +162,7 @@ class GpuSampler {
   std::vector<nvml::Sample> ring_buffer_;
   unsigned long long ring_last_us_ = 0;
   std::int64_t ring_last_t0_ns_ = -1;
+  std::vector<std::int64_t> ring_gaps_us_;  // until there are enough of them to tell the ring's period
   std::int64_t ring_clock_offset_ns_ = 0;  // CLOCK_REALTIME - CLOCK_MONOTONIC at the last drain
   std::int64_t ring_stepped_ns_ = -(std::int64_t{1} << 60);  // when the wall clock was last set back
   unsigned long long ring_ignore_above_us_ = ~0ULL;
@@ -151,11 +171,14 @@ class GpuSampler {
   std::unique_ptr<std::thread> thread_;
   std::mutex lifecycle_mutex_;  // start and stop
   std::mutex mutex_;            // everything below, and the buffer
-  // By pointer: in a forked child it still has a waiter, and destroying it would wait for that for ever.
-  std::unique_ptr<std::condition_variable> wake_ = std::make_unique<std::condition_variable>();
+  // By pointer: in a forked child they still have waiters, and destroying them would wait for those for ever.
+  std::unique_ptr<std::condition_variable> wake_ = std::make_unique<std::condition_variable>();     // the thread
+  std::unique_ptr<std::condition_variable> changed_ = std::make_unique<std::condition_variable>();  // who waits for it
   bool stopping_ = false;
+  bool given_up_ = false;
   bool mark_requested_ = false;
-  bool running_ = false;
+  bool begun_ = false;
+  bool ended_ = true;
   std::int64_t started_ns_ = 0;
   std::int64_t stopped_ns_ = 0;
   std::vector<Event> events_;
@@ -167,8 +190,19 @@ class Sampler {
  public:
   // Throws nvml::Error where a UUID is not there. The library must outlive the sampler.
   Sampler(const nvml::Library& library, const std::vector<std::string>& uuids, const SamplingPlan& plan);
-  void start();
-  void stop();
+  // Leaves those alone whose thread does not end: library and memory must then stay.
+  ~Sampler();
+  Sampler(const Sampler&) = delete;
+  Sampler& operator=(const Sampler&) = delete;
+
+  // As those of `GpuSampler`, for all GPUs at once.
+  void start(std::int64_t limit_ns = kStartLimitNs);
+  bool stop(std::int64_t limit_ns = kStopLimitNs);
+  void begin();
+  bool wait_begun(std::int64_t deadline_ns);
+  void request_stop();
+  bool wait_stopped(std::int64_t deadline_ns);
+  void give_up();
   void mark();
   std::vector<std::vector<Event>> drain();  // per GPU
   std::vector<std::array<LatestValue, kSourceCount>> latest();

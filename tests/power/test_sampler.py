@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -315,3 +316,131 @@ def test_the_threads_do_not_hold_the_gil(machine: Machines) -> None:
     # A thread that held the GIL through its 20 ms calls would show as stalls of that length at each of them.
     assert longest < 0.2
     assert os.getpid() > 0
+
+
+HANGS = {"kind": "slow", "function": "nvmlDeviceGetTotalEnergyConsumption", "ms": 600_000}
+"""From some call on: a driver that does not return."""
+
+
+def test_a_call_that_hangs_is_not_waited_for_and_what_was_collected_stays(
+    machine: Machines, tmp_path: Path
+) -> None:
+    machine("h200", "a100", faults=[HANGS | {"from_call": 4}])
+    process = script(
+        """
+from wattcount.config.schema import PowerConfig
+with PowerSampler(config=PowerConfig(energy_counter_period_ms=20.0)) as s:
+    while any(gpu["sources"]["energy_counter"]["calls"] < 3 for gpu in s.health()):
+        time.sleep(0.01)
+    time.sleep(0.2)
+    print(s.stop(0.1), [gpu["stuck"] for gpu in s.health()], len(s.drain()) > 50, s.session.gpus()[0].name, flush=True)
+print(s.stop(), len(s.trace().events) > 50)
+""",
+        tmp_path,
+    )
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "")
+    assert out.splitlines() == ["False [True, True] True NVIDIA H200", "False True"]
+
+
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("doing", ["start", "stop"])
+def test_signals_are_heard_while_nvml_hangs(
+    machine: Machines, tmp_path: Path, number: str, doing: str
+) -> None:
+    machine(faults=[HANGS | {"from_call": 0 if doing == "start" else 2}])
+    ready = "s.mark(); " if doing == "stop" else ""
+    process = script(
+        f"""
+import signal, threading
+def came(*_):
+    raise InterruptedError
+signal.signal(signal.{number}, came)
+s = PowerSampler()
+if "{doing}" == "stop":
+    s.start()
+{ready}
+threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.{number})).start()
+try:
+    s.start() if "{doing}" == "start" else s.stop(600.0)
+except InterruptedError:
+    print("heard", len(s.drain()) > 5, flush=True)
+    s.stop(0.1)
+""",
+        tmp_path,
+    )
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out.strip(), err) == (0, "heard True", "")
+
+
+@pytest.mark.parametrize(
+    ("function", "call"),
+    [
+        ("nvmlDeviceGetName", "device_info(uuid)"),
+        ("nvmlDeviceGetComputeRunningProcesses", "compute_processes(uuid)"),
+        ("nvmlDeviceGetSupportedGraphicsClocks", "supported_sm_clocks_mhz(uuid)"),
+        ("nvmlDeviceSetPowerManagementLimit", "set_power_limit_mw(uuid, 400_000)"),
+        ("nvmlDeviceSetGpuLockedClocks", "lock_sm_clock_mhz(uuid, 1410)"),
+        ("nvmlDeviceResetGpuLockedClocks", "unlock_sm_clock(uuid)"),
+    ],
+)
+def test_a_slow_driver_does_not_stop_other_threads(machine: Machines, function: str, call: str) -> None:
+    machine(faults=[{"kind": "slow", "function": function, "ms": 1000}])
+    native = _native.Nvml()
+    uuid = native.device_uuids()[0]
+    about_to, others_ran = threading.Event(), threading.Event()
+    seen: list[bool] = []
+
+    def work() -> None:
+        about_to.set()
+        eval(f"native.{call}", {"native": native, "uuid": uuid})
+        seen.append(others_ran.is_set())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    about_to.wait()
+    others_ran.set()  # with the GIL held through the call, only after it
+    thread.join()
+    native.close()
+    assert seen == [True]
+
+
+def test_a_sampler_that_is_dropped_does_not_hold_the_gil_while_it_ends(
+    machine: Machines, tmp_path: Path
+) -> None:
+    machine(
+        faults=[
+            {
+                "kind": "slow",
+                "function": "nvmlDeviceGetTotalEnergyConsumption",
+                "ms": 1000,
+                "from_call": 2,
+            }
+        ]
+    )
+    process = script(
+        """
+import threading
+from wattcount.power import sampler as module
+module._running = set()
+s = PowerSampler()
+s.start()
+native, s._native = s._native, None
+about_to, others_ran = threading.Event(), threading.Event()
+def work():
+    global native
+    about_to.set()
+    del native
+    print(others_ran.is_set())
+thread = threading.Thread(target=work)
+thread.start()
+about_to.wait()
+others_ran.set()
+thread.join()
+sys.stdout.flush()
+os._exit(0)
+""",
+        tmp_path,
+    )
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out.strip(), err) == (0, "True", "")

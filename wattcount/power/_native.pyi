@@ -51,8 +51,10 @@ class Sampler:
     """One native thread per GPU. See csrc/sampler/sampler.h."""
 
     def __init__(self, nvml: Nvml, uuids: list[str], plan: dict[str, Any]) -> None: ...
-    def start(self) -> None: ...
-    def stop(self) -> None: ...
+    def start(self, limit_ns: int = ...) -> None:
+        """Raises RuntimeError where NVML does not answer within the limit. Signals are heard meanwhile."""
+    def stop(self, limit_ns: int = ...) -> bool:
+        """Whether the threads have ended: one may not return from a call of NVML. Signals are heard meanwhile."""
     def mark(self) -> None:
         """Ask every thread to read every source once, now."""
     def drain(self) -> list[NDArray[np.void]]:

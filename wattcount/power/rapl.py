@@ -46,6 +46,8 @@ PACKAGE = "package"
 DRAM = "dram"
 PSYS = "psys"
 
+STOP_LIMIT_S = 5.0
+"""From the end of sampling to that of its thread [s]."""
 PERIOD_S = 1.0
 MAX_DOMAIN_W = 1000.0
 """No package or its DRAM takes more, so a counter that shows more has been reset, and one that may have
@@ -316,9 +318,10 @@ class RaplSampler:
         if self._thread is None:
             return
         self._stopping.set()
-        self._thread.join()
-        self._thread = None
-        self.mark()
+        self._thread.join(STOP_LIMIT_S)  # reading a counter may hang, too
+        hangs, self._thread = self._thread.is_alive(), None
+        if not hangs:
+            self.mark()
         self._ended_ns = now_ns()
 
     def health(self) -> dict[str, Any]:

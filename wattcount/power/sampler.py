@@ -19,6 +19,9 @@ from wattcount.power.nvml import GpuFacts, NvmlSession, attach_session
 from wattcount.power.trace import PowerTrace
 
 EVENT_BYTES = EVENT_DTYPE.itemsize
+STOP_LIMIT_S = 5.0
+"""From `stop` to the end of the threads [s]: of the call under way and the last read, which take up to a second on a
+busy host. A driver that hangs may never return."""
 
 
 class PowerSampler:
@@ -78,7 +81,7 @@ class PowerSampler:
         _running.add(self)
 
     def start(self) -> None:
-        """Reads every source once, then starts the threads. Raises `RunFailedError`."""
+        """Starts the threads and returns once they have read every source. Raises `RunFailedError`."""
         if self._closed:
             raise RunFailedError("sampler_failed", "the sampler let go of NVML at its end: make a new one")
         try:
@@ -86,9 +89,13 @@ class PowerSampler:
         except RuntimeError as error:
             raise RunFailedError("sampler_failed", f"the sampler did not start: {error}") from error
 
-    def stop(self) -> None:
-        """Stops the threads and reads every source once more; may be called at any time and more than once."""
-        self._native.stop()
+    def stop(self, limit_s: float = STOP_LIMIT_S) -> bool:
+        """Has the threads read every source once more and end; whether they ended within `limit_s`.
+
+        May be called at any time and more than once; a signal interrupts it. A thread that does not return from a call
+        of NVML is left alone (`health` says `stuck`): what was collected until then stays, and NVML stays open.
+        """
+        return self._native.stop(round(limit_s * 1e9))
 
     def mark(self) -> None:
         """Has every source read once, now; returns at once."""
@@ -134,7 +141,10 @@ class PowerSampler:
         return total_w
 
     def health(self) -> list[dict[str, Any]]:
-        """Per GPU: CPU time, missed deadlines, drops, and by source calls, errors, call times and lateness."""
+        """Per GPU: CPU time, missed deadlines, drops, and by source calls, errors, call times and lateness.
+
+        `stuck`: a thread had not returned from a call of NVML when `stop` gave up waiting for it.
+        """
         return self._native.health()
 
     def sensors(self) -> dict[str, Any]:

@@ -52,7 +52,7 @@ from wattcount.load.build import build_plan
 from wattcount.power.characterise import common_plan
 from wattcount.power.nvml import NvmlSession, attach_session
 from wattcount.power.rapl import RaplSampler, find_rapl
-from wattcount.power.sampler import PowerSampler
+from wattcount.power.sampler import STOP_LIMIT_S, PowerSampler
 from wattcount.power.settings import UndoError
 from wattcount.record.schema import TRUTH_CSV, Phase, RunInfo, Validity
 from wattcount.record.writer import RecordWriter
@@ -404,6 +404,11 @@ class Run:
 
     def _note_what_is_odd(self) -> None:
         for gpu in self._info.sampler.values():
+            if gpu.get("stuck"):
+                self._info.notes.append(
+                    f"{gpu['uuid']}: NVML did not return from a call within {STOP_LIMIT_S:g} s when the run ended; its "
+                    "last readings are missing (see dmesg; the driver may need a reset)"
+                )
             if gpu.get("dropped_events"):
                 self._info.notes.append(
                     f"{gpu['uuid']}: {gpu['dropped_events']} observations were lost to a full buffer;"

@@ -78,6 +78,31 @@ TEST(bad_machines_are_refused_with_a_line_that_says_why) {
   CHECK(error_of(R"({"gpus": [)" + gpu() + R"(], "faults": [{"kind": "gpu_lost", "gpu": 1}]})").find("no such GPU") != std::string::npos);
 }
 
+TEST(numbers_that_no_integer_holds_are_refused) {
+  for (const char* extra : {R"(, "seed": -1)", R"(, "seed": 1e30)", R"(, "seed": 1.5)", R"(, "processes": [-1])",
+                            R"(, "processes": [4294967296])", R"(, "gain": -1)", R"(, "power_limit_w": 1e300)",
+                            R"(, "memory_gib": -1)", R"(, "offset_w": 1e300)"}) {
+    CHECK(error_of(R"({"gpus": [)" + gpu(extra) + "]}").find("expected") != std::string::npos);
+  }
+  for (const char* fault : {R"("gpu": -1)", R"("gpu": 0.5)", R"("from_call": -1)", R"("until_call": 1e300)",
+                            R"("from_s": 1e300)", R"("until_s": -1e300)"}) {
+    CHECK(error_of(R"({"gpus": [)" + gpu() + R"(], "faults": [{"kind": "gpu_lost", )" + fault + "}]}").find("expected") !=
+          std::string::npos);
+  }
+  CHECK(error_of(R"({"gpus": [)" + gpu() + R"(], "faults": [{"kind": "error", "code": 1e10}]})").find("expected") !=
+        std::string::npos);
+  CHECK(error_of(R"({"gpus": [)" + gpu() + R"(], "faults": [{"kind": "slow", "ms": -5}]})").find("expected") !=
+        std::string::npos);
+  CHECK(error_of(R"({"gpus": [)" + gpu() + R"(], "init_error": 1e10})").find("expected") != std::string::npos);
+  CHECK(error_of(R"({"gpus": [)" + gpu() + R"(], "epoch_ns": 1e30})").find("expected") != std::string::npos);
+}
+
+TEST(curves_that_no_integer_holds_are_refused) {
+  for (const char* line : {"1e300,100", "0,1e300", "nan,1", "0,nan", "inf,1", "0,-1"}) {
+    CHECK_THROWS(read_curve(write("absurd.csv", std::string("t_s,power_w\n") + line + "\n")), std::runtime_error);
+  }
+}
+
 TEST(bad_curves_name_their_line) {
   const auto error = [](const std::string& text) -> std::string {
     try {

@@ -28,7 +28,10 @@ std::atomic<int> field_code{0};
 std::atomic<int> average_code{0};
 std::atomic<unsigned long long> ring_now{0};
 std::atomic<int> all_code{0};
-std::atomic<bool> signals_blocked{false};  // in the last call of the fields by a thread of the sampler
+std::atomic<bool> signals_blocked{false};  // in a call of the fields by a thread of the sampler
+std::atomic<bool> faults_blocked{false};
+std::atomic<bool> counter_hangs{false};
+std::atomic<unsigned int> ring_holds{10};
 
 void reset() {
   counter_code = 0;
@@ -41,12 +44,31 @@ void reset() {
   ring_now = 0;
   all_code = 0;
   signals_blocked = false;
+  faults_blocked = false;
+  counter_hangs = false;
+  ring_holds = 10;
+}
+
+const nvml::Device kDevice = nullptr;
+
+void wait_ms(int ms) { std::this_thread::sleep_for(std::chrono::milliseconds(ms)); }
+
+// However busy the machine is.
+template <typename Condition>
+bool comes(Condition condition) {
+  for (int i = 0; i < 60'000 && !condition(); ++i) {
+    wait_ms(1);
+  }
+  return condition();
 }
 
 int fake_counter(nvml::Device, unsigned long long* out) {
   ++counter_calls;
   if (counter_sleep_ms > 0) {
     std::this_thread::sleep_for(std::chrono::milliseconds(counter_sleep_ms.load()));
+  }
+  while (counter_hangs) {
+    wait_ms(1);
   }
   *out = counter_mj;
   return all_code != 0 ? all_code.load() : counter_code.load();
@@ -56,6 +78,9 @@ int fake_fields(nvml::Device, int count, nvml::FieldValue* values) {
   sigset_t mask;
   pthread_sigmask(SIG_SETMASK, nullptr, &mask);
   signals_blocked = signals_blocked || sigismember(&mask, SIGINT) == 1;
+  for (const int own : {SIGSEGV, SIGBUS, SIGFPE, SIGILL}) {
+    faults_blocked = faults_blocked || sigismember(&mask, own) == 1;
+  }
   for (int i = 0; i < count; ++i) {
     values[i].nvml_return = values[i].field_id == nvml::kFieldPowerInstant ? field_code.load() : average_code.load();
     values[i].value_type = nvml::kUnsignedInt;
@@ -65,16 +90,16 @@ int fake_fields(nvml::Device, int count, nvml::FieldValue* values) {
   return all_code;
 }
 
-// A ring of 10 samples, 1 ms apart, up to `ring_now` milliseconds.
+// A ring of `ring_holds` samples, 1 ms apart, up to `ring_now` milliseconds.
 int fake_ring(nvml::Device, int, unsigned long long last_us, int* type, unsigned int* count, nvml::Sample* samples) {
   *type = nvml::kUnsignedInt;
   if (samples == nullptr) {
-    *count = 10;
+    *count = ring_holds;
     return nvml::kSuccess;
   }
   unsigned int given = 0;
   const unsigned long long newest = ring_now;
-  for (unsigned long long ms = newest > 10 ? newest - 9 : 1; ms <= newest && newest > 0; ++ms) {
+  for (unsigned long long ms = newest > ring_holds ? newest - ring_holds + 1 : 1; ms <= newest && newest > 0; ++ms) {
     if (ms * 1000 > last_us) {
       samples[given].timestamp_us = ms * 1000;
       samples[given].value.ull = 0;
@@ -106,10 +131,6 @@ SamplingPlan quick() {
   plan.heartbeat_ns = 20'000'000;
   return plan;
 }
-
-const nvml::Device kDevice = nullptr;
-
-void wait_ms(int ms) { std::this_thread::sleep_for(std::chrono::milliseconds(ms)); }
 
 std::vector<Event> of(const std::vector<Event>& events, Source source) {
   std::vector<Event> chosen;
@@ -287,6 +308,142 @@ TEST(the_threads_take_no_signals) {
   pthread_sigmask(SIG_SETMASK, nullptr, &after);
   CHECK(sigismember(&after, SIGINT) == sigismember(&before, SIGINT));
   CHECK(signals_blocked.load());
+  CHECK(!faults_blocked.load());  // blocked, a fault in the driver would kill the process without a word
+}
+
+TEST(a_call_that_hangs_is_not_waited_for_and_what_was_collected_stays) {
+  reset();
+  const nvml::Functions functions = table();
+  GpuSampler sampler(functions, kDevice, "GPU-a", 0, quick());
+  sampler.start();
+  CHECK(comes([] { return counter_calls > 3; }));
+  counter_hangs = true;
+  CHECK(comes([] {
+    const int calls = counter_calls;
+    wait_ms(20);
+    return calls == counter_calls;
+  }));
+  CHECK(!sampler.stop(20'000'000));
+  CHECK(sampler.health().stuck);
+  CHECK(of(sampler.drain(), Source::kEnergyCounter).size() >= 1);
+  const int calls = counter_calls;
+  CHECK(!sampler.stop());  // given up: it does not wait again
+  CHECK_THROWS(sampler.start(), std::runtime_error);
+  counter_hangs = false;
+  CHECK(comes([&] { return sampler.stop(); }));
+  CHECK(counter_calls == calls);  // a thread that was given up reads nothing more
+  sampler.start();
+  CHECK(!sampler.health().stuck);
+  CHECK(sampler.stop());
+}
+
+TEST(a_first_read_that_hangs_is_not_waited_for) {
+  reset();
+  counter_hangs = true;
+  const nvml::Functions functions = table();
+  GpuSampler sampler(functions, kDevice, "GPU-a", 0, quick());
+  CHECK_THROWS(sampler.start(20'000'000), std::runtime_error);
+  CHECK(sampler.health().stuck);
+  counter_hangs = false;
+  CHECK(comes([&] { return sampler.stop(); }));
+  sampler.start();
+  CHECK(sampler.stop());
+}
+
+TEST(whoever_waits_does_so_in_parts) {
+  reset();
+  const nvml::Functions functions = table();
+  GpuSampler sampler(functions, kDevice, "GPU-a", 0, quick());
+  CHECK(sampler.wait_stopped(0));  // it was never started
+  sampler.begin();
+  CHECK(comes([&] { return sampler.wait_begun(monotonic_ns() + 1'000'000); }));
+  CHECK(!sampler.wait_stopped(monotonic_ns() + 1'000'000));
+  counter_hangs = true;
+  sampler.mark();
+  const int calls = counter_calls;
+  CHECK(comes([&] { return counter_calls > calls; }));
+  sampler.request_stop();
+  CHECK(!sampler.wait_stopped(monotonic_ns() + 1'000'000));
+  counter_hangs = false;
+  counter_mj = 5'000'000'000'042ULL;
+  CHECK(comes([&] { return sampler.wait_stopped(monotonic_ns() + 1'000'000); }));
+  CHECK(!sampler.health().stuck);
+  CHECK(of(sampler.drain(), Source::kEnergyCounter).back().value == 5'000'000'000'042LL);
+}
+
+TEST(a_change_after_errors_is_bracketed_by_the_last_call_that_worked) {
+  reset();
+  const nvml::Functions functions = table();
+  GpuSampler sampler(functions, kDevice, "GPU-a", 0, quick());
+  const auto errors = [&] { return health_of(sampler.health(), Source::kEnergyCounter).errors; };
+  sampler.start();
+  CHECK(comes([] { return counter_calls > 3; }));
+  counter_code = nvml::kErrorTimeout;
+  CHECK(comes([&] { return errors() >= 3; }));
+  const std::int64_t failing_ns = monotonic_ns();
+  counter_mj = 5'000'000'000'099ULL;
+  counter_code = 0;
+  CHECK(comes([&] { return health_of(sampler.health(), Source::kEnergyCounter).state == SourceState::kOk; }));
+  sampler.stop();
+  const auto events = of(sampler.drain(), Source::kEnergyCounter);
+  const auto error = std::find_if(events.begin(), events.end(), [](const Event& e) { return e.nvml_return != 0; });
+  const auto change = std::find_if(events.begin(), events.end(), [](const Event& e) { return e.value == 5'000'000'000'099LL; });
+  CHECK(error != events.end() && change != events.end());
+  CHECK(change->t0_ns >= failing_ns);
+  // It may have changed at any time since the last value was seen, which was before the first error.
+  CHECK(change->prev_t0_ns == error->prev_t0_ns);
+  CHECK(change->prev_t0_ns < error->t0_ns);
+}
+
+TEST(a_ring_that_is_empty_at_first_is_learned_later_and_its_overflow_is_seen) {
+  reset();
+  ring_holds = 40;
+  ring_now = 2;
+  SamplingPlan plan = quick();
+  plan.samples_period_ns = 1'000'000'000'000;  // drained when marked
+  const nvml::Functions functions = table();
+  GpuSampler sampler(functions, kDevice, "GPU-a", 0, plan);
+  const auto drain_at = [&](unsigned long long ms) {
+    ring_now = ms;
+    const auto before = health_of(sampler.health(), Source::kPowerSamples).calls;
+    sampler.mark();
+    CHECK(comes([&] { return health_of(sampler.health(), Source::kPowerSamples).calls > before; }));
+  };
+  sampler.start();
+  CHECK(sampler.health().ring_depth == 0);  // two samples tell nothing
+  drain_at(4);
+  drain_at(30);
+  GpuHealth health = sampler.health();
+  CHECK(health.ring_period_us == 1000);
+  CHECK(health.ring_depth == 26);  // not full yet
+  CHECK(health.ring_overflows == 0);
+  drain_at(70);
+  health = sampler.health();
+  CHECK(health.ring_depth == 40);
+  CHECK(health.ring_overflows == 0);
+  CHECK(health_of(health, Source::kPowerSamples).period_ns == 20'000'000);
+  drain_at(110);
+  CHECK(sampler.health().ring_overflows == 0);
+  drain_at(160);
+  CHECK(sampler.health().ring_overflows == 1);
+  sampler.stop();
+}
+
+TEST(an_overflow_shows_in_the_drain_that_first_finds_the_ring_full) {
+  reset();
+  ring_holds = 40;
+  ring_now = 6;
+  SamplingPlan plan = quick();
+  plan.samples_period_ns = 1'000'000'000'000;
+  const nvml::Functions functions = table();
+  GpuSampler sampler(functions, kDevice, "GPU-a", 0, plan);
+  sampler.start();
+  CHECK(sampler.health().ring_depth == 6);
+  ring_now = 100;
+  sampler.mark();
+  CHECK(comes([&] { return sampler.health().ring_depth == 40; }));
+  CHECK(sampler.health().ring_overflows == 1);
+  sampler.stop();
 }
 
 TEST(a_lost_gpu_is_marked_and_asked_slowly) {
