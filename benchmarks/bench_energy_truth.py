@@ -41,8 +41,10 @@ from wattcount.power.uncertainty import COVERAGE_95, SENSOR_PRIOR
 S = 1_000_000_000
 START_NS = 1000 * S
 SECONDS = 150.0
+IDLE_SHARE = 0.137
+"""Of the power limit, between batches."""
 WINDOWS_S = (0.25, 1.0, 10.0, 60.0)
-PROFILES = ("h200", "h100_nvl", "b200", "a100", "a30", "rtx4090", "l4", "v100", "t4")
+PROFILES = ("h200", "h100_nvl", "b200", "a100", "a100_40gb", "a30", "rtx3090", "rtx4090", "l4", "v100", "t4")
 SHARED = Path(
     os.environ.get("WATTCOUNT_SHARED_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")
 )
@@ -82,6 +84,21 @@ def bursts(rng: np.random.Generator) -> Curve:
     length = np.minimum(rng.uniform(0.002, 0.030, len(begin)), np.append(np.diff(begin), 1.0) * 0.9)
     t = np.stack((begin, begin + length), axis=1).ravel()
     return t, np.tile([0.95, 0.2], len(begin))
+
+
+def short_steps(rng: np.random.Generator) -> Curve:
+    """A new power every 8 to 30 ms."""
+    t = np.cumsum(rng.uniform(0.008, 0.030, int((SECONDS + 30) / 0.019))) - 20
+    return t, rng.uniform(0.2, 1.0, len(t))
+
+
+def decode_steps(rng: np.random.Generator) -> Curve:
+    """An engine that decodes: steps of one length of 8 to 30 ms, 3 % scatter, with a dip at the end of each."""
+    length_s = rng.uniform(0.008, 0.030)
+    number = int((SECONDS + 30) / length_s)
+    begin = np.cumsum(length_s * (1 + 0.03 * rng.standard_normal(number)).clip(0.5, 1.5)) - 20
+    t = np.stack((begin, begin + rng.uniform(0.5, 0.8) * length_s), axis=1).ravel()
+    return t, np.tile([rng.uniform(0.5, 0.95), rng.uniform(0.2, 0.45)], number)
 
 
 def llm_steps(rng: np.random.Generator) -> Curve:
@@ -130,6 +147,37 @@ def recorded(rng: np.random.Generator) -> Curve:
     return grid, power * (1 + 0.12 * np.where(phase < 0.75, 1 / 3, -1.0) * (power > 0.3))
 
 
+def batches(rng: np.random.Generator, work: Callable[[np.random.Generator, float], Curve]) -> Curve:
+    """Idle, then `work` as long as one of the windows, and so on; the last point of each batch is its end."""
+    t, share = [np.array([-20.0])], [np.array([IDLE_SHARE])]
+    now = rng.uniform(3.5, 5.0)
+    # Of each length as many as fit; the long one last, so that every trace has one.
+    lengths = [*rng.permutation([0.25] * 12 + [1.0] * 12 + [10.0] * 3).tolist(), 60.0]
+    for length_s in lengths:
+        at, level = work(rng, length_s)
+        t += [now + at, np.array([now + length_s])]
+        share += [level, np.array([IDLE_SHARE])]
+        now += length_s + rng.uniform(0.6, 1.4)
+    return np.concatenate(t), np.concatenate(share)
+
+
+def llm_work(rng: np.random.Generator, length_s: float) -> Curve:
+    """Prefill for a tenth of the batch, then decode steps of 12 ms with a dip in each."""
+    prefill_s = length_s / 10
+    begin = np.arange(prefill_s, length_s - 0.012, 0.012)
+    t = np.stack((begin, begin + 0.009), axis=1).ravel()
+    level = np.tile([rng.uniform(0.5, 0.7), rng.uniform(0.4, 0.5)], len(begin))
+    return np.concatenate(([0.0], t)), np.concatenate(([0.95], level))
+
+
+def batch_steady(rng: np.random.Generator) -> Curve:
+    return batches(rng, lambda rng, _: (np.array([0.0]), np.array([rng.uniform(0.5, 0.95)])))
+
+
+def batch_llm(rng: np.random.Generator) -> Curve:
+    return batches(rng, llm_work)
+
+
 LOADS: dict[str, Callable[[np.random.Generator], Curve]] = {
     "constant": constant,
     "steps 1-9 s": steps,
@@ -146,14 +194,29 @@ LOADS: dict[str, Callable[[np.random.Generator], Curve]] = {
     "LLM steps": llm_steps,
     "LLM server": llm_server,
     "LLM recorded": recorded,
+    "steps 8-30 ms": short_steps,
+    "decode 8-30 ms": decode_steps,
+    "batch, steady": batch_steady,
+    "batch, LLM": batch_llm,
 }
+ALIGNED = ("batch, steady", "batch, LLM")
+"""Loads whose windows begin and end with the load, as a batch's does; the others' begin at random."""
 
 
 def windows(
-    rng: np.random.Generator, count: int, length_s: float
+    rng: np.random.Generator, load: str, curve: Curve, count: int, length_s: float
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    start = START_NS + (rng.uniform(4.0, SECONDS - length_s - 6.0, count) * S).astype(np.int64)
-    return start, start + round(length_s * S)
+    """Begin and end of at most `count` windows, ns: at random, or those of the load itself (`ALIGNED`)."""
+    length_ns = round(length_s * S)
+    if load not in ALIGNED:
+        start = START_NS + (rng.uniform(4.0, SECONDS - length_s - 6.0, count) * S).astype(np.int64)
+        return start, start + length_ns
+    t_s, share = curve
+    idle = t_s[share == IDLE_SHARE]
+    begins = t_s[np.flatnonzero(share[:-1] == IDLE_SHARE) + 1]
+    fits = (np.abs(idle[1:] - begins[: len(idle) - 1] - length_s) < 1e-3) & (idle[1:] < SECONDS - 2.0)
+    start = START_NS + (begins[: len(idle) - 1][fits] * S).astype(np.int64)
+    return start[:count], start[:count] + length_ns
 
 
 def one(job: tuple[str, str, int, int]) -> list[dict[str, Any]]:
@@ -183,7 +246,9 @@ def one(job: tuple[str, str, int, int]) -> list[dict[str, Any]]:
     oracle = _oracle(profile, sensors, model.shape, model.counter) if not total else None
     found = []
     for length_s in WINDOWS_S:
-        start_ns, end_ns = windows(rng, count, length_s)
+        start_ns, end_ns = windows(rng, load, (t_s, share), count, length_s)
+        if not len(start_ns):
+            continue
         true_j = sensors.true_energy_j(end_ns) - sensors.true_energy_j(start_ns)
         value_j, parts = best.estimates(start_ns, end_ns)
         method_j = COVERAGE_95 * np.sqrt(np.sum([part**2 for part in parts.values()], axis=0))
@@ -248,6 +313,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "worst_percent": float(off.max()),
         "covered_percent": 100 * float(np.mean(np.abs(error) <= u95)),
         "u95_percent": 100 * float(np.mean(u95)),
+        "median_u95_percent": 100 * float(np.median(u95)),
         "flagged_percent": 100 * float(np.mean(flagged)),
         "worst_unflagged_percent": float(off[~flagged].max(initial=0.0)),
     }
@@ -257,6 +323,25 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
             found[f"{key}_rms_percent"] = float(np.sqrt(np.mean(values**2)))
             found[f"{key}_p95_percent"] = float(np.quantile(values, 0.95))
     return found
+
+
+def pooled(title: str, cells: dict[tuple[bool, str, str, float], list[dict[str, Any]]], part: int) -> None:
+    """Coverage and width of estimation over everything with the same profile (part 1) or load (2), by window."""
+    print(f"\n{title:<16}" + f"{'covered %':>10}{'width %':>9}" + "".join(f"{w:>15g} s" for w in WINDOWS_S))
+    for name in dict.fromkeys(key[part] for key in cells):
+        line = f"{name:<16}"
+        for length in (None, *WINDOWS_S):
+            rows = [
+                row
+                for key, found in cells.items()
+                if not key[0] and key[part] == name and length in (None, key[3])
+                for row in found
+            ]
+            if not rows:
+                continue
+            every = summary(rows)
+            line += f"{every['covered_percent']:>10.1f}{every['median_u95_percent']:>{9 if length is None else 7}.3f}"
+        print(line)
 
 
 def main() -> None:
@@ -269,6 +354,7 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=100, help="of each length in a trace")
     parser.add_argument("--profiles", nargs="*", default=list(PROFILES))
     parser.add_argument("--loads", nargs="*", default=list(LOADS))
+    parser.add_argument("--estimation-only", action="store_true", help="no traces with gain and offset drawn")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--json", type=Path, help="write every cell here")
     args = parser.parse_args()
@@ -277,7 +363,12 @@ def main() -> None:
         loads.remove("LLM recorded")
         print(f"LLM recorded: left out, there is no recording at {SHARED / 'h200'}")
     began = time.perf_counter()
-    jobs = [(p, load, n, args.windows) for p in args.profiles for load in loads for n in range(args.traces)]
+    jobs = [
+        (p, load, n, args.windows)
+        for p in args.profiles
+        for load in loads
+        for n in range(0, args.traces, 1 + args.estimation_only)
+    ]
     cells: dict[tuple[bool, str, str, float], list[dict[str, Any]]] = {}
     with ProcessPoolExecutor(args.jobs) as pool:
         for rows in pool.map(one, jobs, chunksize=8):
@@ -293,7 +384,9 @@ def main() -> None:
         }
         for (total, profile, load, length), rows in cells.items()
     ]
-    for kind in ("estimation", "total"):
+    pooled("profile", cells, 1)
+    pooled("load", cells, 2)
+    for kind in ("estimation",) if args.estimation_only else ("estimation", "total"):
         print(
             f"\n{kind}: over {len(args.profiles)} profiles; error p99 / worst, worst of windows not flagged, covered (least), width"
         )

@@ -11,7 +11,17 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 S_NS = 1_000_000_000
+"""Nanoseconds in a second."""
+GAP_STEPS = 1.5
+"""Distance of two samples [usual distances] from which on a sample is taken to be lost between them: halfway between none
+and one."""
 LONG_GAP_STEPS = 4.0
+"""Distance of two samples [usual distances] above which the change of power between them says nothing of what it did there:
+three lost samples, longer than any gap that an H200's ring had under vLLM."""
+MEAN_OF_CUBIC = np.array([1.0, 1 / 2, 1 / 3, 1 / 4])
+"""Means of u**0 to u**3 over u = 0..1."""
+SHARPENED_CHECKS = 9
+"""Places in a segment at which `sharpened` looks for power below 0: a cubic's minimum lies within 1/16 of one of them."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +63,7 @@ class PowerCurve:
         p0, p1, m0, m1 = power_w[:-1], power_w[1:], h * slope[:-1], h * slope[1:]
         coefficients = np.stack((p0, m0, 3 * (p1 - p0) - 2 * m0 - m1, 2 * (p0 - p1) + m0 + m1))
         usual_ns = float(np.median(steps_ns))
-        lost = np.flatnonzero(steps_ns > 1.5 * usual_ns)
+        lost = np.flatnonzero(steps_ns > GAP_STEPS * usual_ns)
         change_w = np.diff(power_w)
         # In a long gap power may have gone anywhere, whatever it was at its ends.
         long = steps_ns > LONG_GAP_STEPS * usual_ns
@@ -70,7 +80,7 @@ class PowerCurve:
 
     @classmethod
     def _of(cls, t_ns: Ints, coefficients: Floats, change_w: Floats, gaps_ns: Ints) -> PowerCurve:
-        whole = coefficients.T @ np.array([1.0, 1 / 2, 1 / 3, 1 / 4]) * (np.diff(t_ns) / S_NS)
+        whole = coefficients.T @ MEAN_OF_CUBIC * (np.diff(t_ns) / S_NS)
         return cls(t_ns, coefficients, np.concatenate(([0.0], np.cumsum(whole))), change_w, gaps_ns)
 
     def at(self, t_ns: Ints) -> Floats:
@@ -102,6 +112,25 @@ class PowerCurve:
         return PowerCurve(
             self.t_ns + by_ns, self.coefficients, self.energy_j, self.change_w, self.gaps_ns + by_ns
         )
+
+    def sharpened(self, lowpass_s: float) -> PowerCurve:
+        """The power that a low-pass of first order turned into this curve: P + lowpass_s x dP/dt.
+
+        For samples behind such a filter: without it a step of power is spread over the time before and after it. No
+        power is made up below 0: in a segment where it would be, it is the segment's mean, at least 0.
+
+        lowpass_s  time constant of the low-pass, s
+        """
+        h = np.diff(self.t_ns) / S_NS
+        c0, c1, c2, c3 = self.coefficients
+        slope = np.stack((c1, 2 * c2, 3 * c3, np.zeros_like(c3))) / h
+        sharp = self.coefficients + lowpass_s * slope
+        u = np.linspace(0.0, 1.0, SHARPENED_CHECKS)
+        below = (sharp.T @ np.stack((u**0, u, u**2, u**3))).min(axis=1) < 0
+        mean_w = np.maximum(sharp.T @ MEAN_OF_CUBIC, 0.0)
+        sharp[:, below] = 0.0
+        sharp[0, below] = mean_w[below]
+        return self._of(self.t_ns, sharp, self.change_w, self.gaps_ns)
 
     @property
     def bounds_ns(self) -> tuple[int, int]:

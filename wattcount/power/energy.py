@@ -52,8 +52,10 @@ DISAGREE_SHARE = 0.1
 """Counter and samples further apart than this, over a window of at least a second, is reported."""
 MAX_EXTRAPOLATION_NS = 3 * S_NS
 """How far beyond its first and last tick the counter's scale is carried along the samples."""
-AROUND_NS = 20_000_000
-"""Power at a moment is the mean over so much on either side."""
+RING_LOWPASS_S = 0.010
+"""Time constant [s] of the low-pass before the samples ring. An H200 showed 9 to 12 ms; other GPUs are taken to be alike."""
+RING_LOWPASS_SD_S = 0.004
+"""Standard deviation [s] of what another board's may be."""
 WITHIN_STEP = 0.15
 """Standard deviation, in sampling steps, of where within its steps a change of power is put."""
 WIDE_SHARE = 0.03
@@ -73,7 +75,8 @@ class EnergyEstimate:
     reasons       stable codes of what is wrong or worth knowing, e.g. `ring_gaps`, `counter_reset`, `outside_trace`
     u95_method_j  what the estimator adds: gets smaller with more and longer measurements
     u95_sensor_j  gain and offset of the board's sensor: the same sign and share in every run on that board
-    budget_j      the parts, 95 % each: `shape`, `edges`, `alignment`, `resolution`, `gain`, `offset`
+    budget_j      the parts, 95 % each: `shape`, `edges`, `alignment`, `lowpass`, `timescale`, `resolution`,
+                  `gain`, `offset`
     """
 
     value_j: float | None
@@ -102,7 +105,7 @@ class EnergyModel:
         shape = self.ring or self.instant
         self._shape_name = "power_samples" if self.ring is not None else "power_instant"
         self.counter = read_counter(sources[Source.ENERGY_COUNTER], shape)
-        self.shape = None if shape is None else shape.shifted(-round(self.counter.shape_lag_ns))
+        self.shape = None if shape is None else self._true_power(shape)
         self.scaled = self._anchored(self.shape)
         self.straight = self._anchored(None)
 
@@ -207,6 +210,16 @@ class EnergyModel:
         if len(t_ns) < 2:
             return None
         return PowerCurve.held(t_ns, events["value"][keep] / 1e3, _hold_ns(np.diff(t_ns)))
+
+    def _true_power(self, shape: PowerCurve) -> PowerCurve:
+        """The power source in true time: its lag taken off and, for the ring, its low-pass undone.
+
+        The lag that was fitted is that of the low-pass and a delay together.
+        """
+        lag_ns = round(self.counter.shape_lag_ns)
+        if shape is not self.ring:
+            return shape.shifted(-lag_ns)
+        return shape.sharpened(RING_LOWPASS_S).shifted(round(RING_LOWPASS_S * S_NS) - lag_ns)
 
     def _anchored(self, shape: PowerCurve | None) -> Anchored | None:
         """The counter's ticks with the shape between them; None where there are too few, or it does not fit."""
@@ -382,30 +395,42 @@ class Anchored:
         """Of many intervals: joules, and the standard uncertainties of the estimator by cause."""
         value_j = self.at(end_ns) - self.at(start_ns)
         shape, edges = self.uncertainty.variance_j2(start_ns, end_ns)
-        aligned_s = self._counter.alignment_sd_ns / S_NS
-        difference_w = self._power_around(end_ns) - self._power_around(start_ns)
+        start_step_j2, start_steepness = self._within_step(start_ns)
+        end_step_j2, end_steepness = self._within_step(end_ns)
         return value_j, {
-            "shape": np.sqrt(shape + self._within_step_j2(start_ns) + self._within_step_j2(end_ns)),
+            "shape": np.sqrt(shape + start_step_j2 + end_step_j2),
             "edges": np.sqrt(edges),
-            "alignment": aligned_s * np.abs(difference_w),
+            "alignment": self._misaligned_j(start_ns, end_ns, value_j),
+            # Where power rises at the one end and falls at the other, the errors of both add up.
+            "lowpass": RING_LOWPASS_S * RING_LOWPASS_SD_S * np.abs(end_steepness - start_steepness),
             "timescale": self._counter.timescale_sd * value_j,
             "resolution": np.full(len(value_j), COUNTER_STEP_J / 6**0.5),
         }
 
-    def _within_step_j2(self, t_ns: Ints) -> Floats:
-        """Variance of an end of an interval, beside that of the walk: what happens within the samples' steps.
+    def _misaligned_j(self, start_ns: Ints, end_ns: Ints, value_j: Floats) -> Floats:
+        """By how much the energy of an interval changes at most if ticks and samples are all early or late alike.
 
-        Where power steps, the samples spread the step over one of theirs and more. And what of their shape was not
-        believed, swings faster than the counter tells, may yet be there.
+        Both directions count: an interval that begins and ends with the load loses energy either way.
+        """
+        by_ns = round(self._counter.alignment_sd_ns)
+        moved = [self.at(end_ns + way) - self.at(start_ns + way) - value_j for way in (-by_ns, by_ns)]
+        most: Floats = np.max(np.abs(moved), axis=0)
+        return most
+
+    def _within_step(self, t_ns: Ints) -> tuple[Floats, Floats]:
+        """(variance, joule^2, of an end of an interval beside that of the walk; how steep power is there, W/s).
+
+        What happens within the samples' steps: where power changes, the samples do not tell when within one of theirs it
+        did. And what of their shape was not believed, swings faster than the counter tells, may yet be there.
         """
         if self._shape is None:
-            return np.zeros(len(t_ns))
+            return np.zeros(len(t_ns)), np.zeros(len(t_ns))
         step_ns = self._shape.step_around_ns(t_ns)
         rise_w = self._shape.power_at(t_ns + step_ns) - self._shape.power_at(t_ns - step_ns)
         k = np.clip(np.searchsorted(self.ticks_ns, t_ns, side="right") - 1, 0, len(self.ticks_ns) - 2)
         spread = (WITHIN_STEP * step_ns / S_NS * rise_w) ** 2
-        total: Floats = spread + (1 - self.samples_weight[k]) ** 2 * self._swing_j2[k]
-        return total
+        variance: Floats = spread + (1 - self.samples_weight[k]) ** 2 * self._swing_j2[k]
+        return variance, rise_w / (2 * step_ns / S_NS)
 
     def _swings_j2(self) -> Floats:
         """Of each interval between ticks, the mean square of what the samples show off the straight line, joule^2."""
@@ -428,10 +453,6 @@ class Anchored:
         return _estimate(
             float(value[0]), end_ns - start_ns, basis, {name: float(part[0]) for name, part in parts.items()}
         )
-
-    def _power_around(self, t_ns: Ints) -> Floats:
-        joules: Floats = self.at(t_ns + AROUND_NS) - self.at(t_ns - AROUND_NS)
-        return joules / (2 * AROUND_NS / S_NS)
 
 
 def _estimate(value_j: float, length_ns: int, basis: str, sd_j: Mapping[str, float]) -> EnergyEstimate:

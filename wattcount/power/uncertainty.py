@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from wattcount.power.curve import S_NS, Floats, Ints, PowerCurve
+from wattcount.trend import t_975
 
 COVERAGE_95 = 1.96
 
@@ -181,6 +182,7 @@ class ShapeUncertainty:
         steep, seconds = self._walks(ticks_ns)
         parts = np.stack((_tied(steep), _tied(seconds), self._ticks_alone()))
         self.noise, self._local = _fit(parts, errors_j, prior, tick_sd_s)
+        self._ticks_widen = _few_widen(np.array([PRIOR_WEIGHT + len(errors_j)]))[0]
 
     def _walks(self, t_ns: Ints) -> tuple[Floats, Floats]:
         """Variances of the two random walks up to each time, per unit of `steepness` and of `floor_j2_per_s`."""
@@ -216,7 +218,7 @@ class ShapeUncertainty:
             bridge(low_i, at_start, high_i) * self._local[i] + bridge(low_j, at_end, high_j) * self._local[j]
         )
         shape = np.where(same & ~outside, within * self._local[i], apart)
-        tick = self.noise.tick_sd_s**2 * self._tick_variance(i, j, start_ns, end_ns)
+        tick = self._ticks_widen * self.noise.tick_sd_s**2 * self._tick_variance(i, j, start_ns, end_ns)
         return shape, tick
 
     def _walked(self, t_ns: Ints) -> Floats:
@@ -258,6 +260,16 @@ def _tied(walked: Floats) -> Floats:
     return variance
 
 
+def _few_widen(freedom: Floats) -> Floats:
+    """By what a variance from so few squared errors is multiplied, so that `COVERAGE_95` stands for Student's t.
+
+    JCGM 100:2008, G.3.3: a standard uncertainty with few degrees of freedom takes a larger coverage factor.
+    """
+    whole = np.floor(freedom).astype(np.int64)
+    factors = {int(number): (t_975(int(number)) / COVERAGE_95) ** 2 for number in np.unique(whole)}
+    return np.array([factors[int(number)] for number in whole])
+
+
 def _fit(parts: Floats, errors_j: Floats, prior: Floats, least_tick_sd_s: float) -> tuple[ShapeNoise, Floats]:
     """Variance components by maximum likelihood with a weak prior, and how far each interval is off from them.
 
@@ -284,8 +296,8 @@ def _fit(parts: Floats, errors_j: Floats, prior: Floats, least_tick_sd_s: float)
         intervals = len(errors_j) + 1
         count = _around(np.ones(len(errors_j)), intervals)
         local = (LOCAL_WEIGHT + _around(squares / variance, intervals)) / (LOCAL_WEIGHT + count)
-        local = np.maximum(local, LEAST_LOCAL)
+        local = np.maximum(local, LEAST_LOCAL) * _few_widen(LOCAL_WEIGHT + count)
     else:
-        local = np.ones(1)
+        local = _few_widen(np.array([LOCAL_WEIGHT]))
     noise = ShapeNoise(float(components[0]), float(components[1]), float(components[2]) ** 0.5)
     return noise, local
