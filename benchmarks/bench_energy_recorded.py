@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -73,12 +74,21 @@ def read(path: Path, period_s: float) -> tuple[PowerTrace, Ints, Floats]:
 
 
 def summary(errors: Floats) -> str:
+    """Root mean square and worst of the errors that are known (not NaN); a dash where none is."""
+    errors = errors[~np.isnan(errors)]
+    if not len(errors):
+        return "-"
     return f"{np.sqrt(np.mean(np.square(errors))):.2f} / {np.abs(errors).max():.1f}"
 
 
 def alone(trace: PowerTrace, name: str) -> Callable[[int, int], float | None]:
-    """What one source says by itself of [start, end]."""
-    return lambda start_ns, end_ns: trace.energy_by_source(start_ns, end_ns, GPU)[name].value_j
+    """What one source says by itself of [start, end]; None where the recording has no such source, or it cannot tell."""
+
+    def of(start_ns: int, end_ns: int) -> float | None:
+        estimate = trace.energy_by_source(start_ns, end_ns, GPU).get(name)
+        return None if estimate is None else estimate.value_j
+
+    return of
 
 
 def recordings(folder: Path, period_s: float) -> None:
@@ -92,7 +102,10 @@ def recordings(folder: Path, period_s: float) -> None:
             alone(trace, name)
             for name in ("energy_counter", "power_samples", "power_instant", "power_average")
         ]
-        for span in (10, 50, 100):
+        tick_s = float(np.median(np.diff(ticks_ns))) / S_NS
+        for seconds in (1, 5, 10):
+            # At least so long: a window that is a hair shorter than a second has no value by the average over one.
+            span = math.ceil(seconds / tick_s - 1e-9)
             pairs = [
                 (int(ticks_ns[i]), int(ticks_ns[i + span])) for i in range(20, len(ticks_ns) - span - 20, 2)
             ]
@@ -102,50 +115,61 @@ def recordings(folder: Path, period_s: float) -> None:
             estimates = [trace.energy(a, b, GPU) for a, b in pairs]
             found = np.array([np.nan if e.value_j is None else e.value_j for e in estimates])
             u95 = np.array([np.nan if e.u95_method_j is None else e.u95_method_j for e in estimates])
+            known = ~np.isnan(u95)
+            covered = np.abs(found - true_j)[known] <= u95[known]
             cells = [
                 summary(100 * (found / true_j - 1)),
-                f"{100 * np.mean(np.abs(found - true_j) <= u95):.0f}, {100 * np.mean(u95 / true_j):.2f}",
+                f"{100 * np.mean(covered):.0f}, {100 * np.mean((u95 / true_j)[known]):.2f}"
+                if known.any()
+                else "-",
             ]
             for method in methods:
                 values = np.array([np.nan if (v := method(a, b)) is None else v for a, b in pairs])
-                cells.append(summary(100 * (values / true_j - 1)[~np.isnan(values)]))
-            print(f"{path.stem:<12} {span / 10:>7.0f}   " + "".join(f"{cell:>19}" for cell in cells))
+                cells.append(summary(100 * (values / true_j - 1)))
+            print(f"{path.stem:<12} {seconds:>7}   " + "".join(f"{cell:>19}" for cell in cells))
 
 
-def records() -> None:
+def records(folder: Path) -> None:
     print(f"\n{'record':<44} {'ticks':>5} {'rms / worst J':>15} {'rms / worst %':>15} {'covered %':>9} {'straight line %':>16}")  # fmt: skip
-    for path in sorted(RECORDS.glob("*/*/")):
+    for path in sorted(folder.glob("*/*/")):
         record = Record.open(path)
-        (uuid,) = record.power.gpu_uuids
-        whole = record.power.model(uuid).counter
-        reads = np.flatnonzero(record.power.events["source"] == Source.ENERGY_COUNTER)
-        reads = reads[np.argsort(record.power.events["t0_ns"][reads])]
-        kept = np.ones(len(record.power.events), bool)
-        kept[reads[1::2]] = False
-        thinned = PowerTrace(record.power.gpu_uuids, record.power.events[kept])
-        best, line = thinned.model(uuid).scaled, thinned.model(uuid).straight
-        assert best is not None
-        assert line is not None
-        seen = np.isin(np.round(whole.energy_j * 1e3), np.round(best.energy_j * 1e3))
-        # From a tick that was seen to the next one, which was left out.
-        first = np.flatnonzero(seen[:-1] & ~seen[1:])
-        first = first[
-            (whole.ticks_ns[first + 1] - whole.ticks_ns[first] > S_NS // 2)
-            & (whole.ticks_ns[first + 1] < best.ticks_ns[-1])
-        ]
-        a, b = whole.ticks_ns[first], whole.ticks_ns[first + 1]
-        true_j = whole.energy_j[first + 1] - whole.energy_j[first]
-        value_j, parts = best.estimates(a, b)
-        u95_j = COVERAGE_95 * np.sqrt(np.sum([part**2 for part in parts.values()], axis=0))
-        straight_j, _ = line.estimates(a, b)
-        scenario = record.info.config["scenario"]
-        rate = scenario.get("rate_rps")
-        point = record.info.point_id[:4]
-        name = f"{record.info.config['model']['name']}, {'batch' if rate is None else f'{rate:g} requests/s'} ({point}, {uuid[4:8]})"
-        print(
-            f"{name:<44} {len(a):>5} {summary(value_j - true_j):>15} {summary(100 * (value_j / true_j - 1)):>15} "
-            f"{100 * np.mean(np.abs(value_j - true_j) <= u95_j):>9.0f} {summary(100 * (straight_j / true_j - 1)):>16}"
-        )
+        rate = record.info.config["scenario"].get("rate_rps")
+        load = "batch" if rate is None else f"{rate:g} requests/s"
+        for uuid in record.power.gpu_uuids:
+            name = f"{record.info.config['model']['name']}, {load} ({record.info.point_id[:4]}, {uuid[4:8]})"
+            print(f"{name:<44} {thinned_record(record.power, uuid)}")
+
+
+def thinned_record(power: PowerTrace, uuid: str) -> str:
+    """One GPU's row of the table: how well its trace predicts the reads of the counter that were left out."""
+    whole = power.model(uuid).counter
+    mine = power.events["gpu"] == power.gpu_uuids.index(uuid)
+    reads = np.flatnonzero(mine & (power.events["source"] == Source.ENERGY_COUNTER))
+    reads = reads[np.argsort(power.events["t0_ns"][reads])]
+    kept = np.ones(len(power.events), bool)
+    kept[reads[1::2]] = False
+    thinned = PowerTrace(power.gpu_uuids, power.events[kept]).model(uuid)
+    best, line = thinned.scaled, thinned.straight
+    if best is None or line is None:
+        return "    - no ticks with samples between them"
+    seen = np.isin(np.round(whole.energy_j * 1e3), np.round(best.energy_j * 1e3))
+    # From a tick that was seen to the next one, which was left out.
+    first = np.flatnonzero(seen[:-1] & ~seen[1:])
+    first = first[
+        (whole.ticks_ns[first + 1] - whole.ticks_ns[first] > S_NS // 2)
+        & (whole.ticks_ns[first + 1] < best.ticks_ns[-1])
+    ]
+    if not len(first):
+        return "    - no tick that was left out between two that were not"
+    a, b = whole.ticks_ns[first], whole.ticks_ns[first + 1]
+    true_j = whole.energy_j[first + 1] - whole.energy_j[first]
+    value_j, parts = best.estimates(a, b)
+    u95_j = COVERAGE_95 * np.sqrt(np.sum([part**2 for part in parts.values()], axis=0))
+    straight_j, _ = line.estimates(a, b)
+    return (
+        f"{len(a):>5} {summary(value_j - true_j):>15} {summary(100 * (value_j / true_j - 1)):>15} "
+        f"{100 * np.mean(np.abs(value_j - true_j) <= u95_j):>9.0f} {summary(100 * (straight_j / true_j - 1)):>16}"
+    )
 
 
 def main() -> None:
@@ -156,12 +180,13 @@ def main() -> None:
     default = Path(os.environ.get("WATTCOUNT_SHARED_DATA", shared)) / "h200"
     parser.add_argument("folder", type=Path, nargs="?", default=default)
     parser.add_argument("--counter-period-s", type=float, default=1.009)
+    parser.add_argument("--records", type=Path, default=RECORDS, help="folder of wattcount's own records")
     args = parser.parse_args()
     if args.folder.is_dir():
         recordings(args.folder, args.counter_period_s)
     else:
         print(f"recordings at full rate: skipped, there are none at {args.folder}")
-    records()
+    records(args.records)
 
 
 if __name__ == "__main__":

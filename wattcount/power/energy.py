@@ -58,6 +58,10 @@ RING_LOWPASS_SD_S = 0.004
 """Standard deviation [s] of what another board's may be."""
 WITHIN_STEP = 0.15
 """Standard deviation, in sampling steps, of where within its steps a change of power is put."""
+HIDDEN_SHARE = 1.0
+"""Standard deviation of the energy at a moment [difference of mean power between samples and counter x one sampling step]. A
+sine that keeps step with 20 ms samples behind a low-pass of 10 ms has 0.5, one behind 12 ms 0.6, a square wave of 10 ms some
+0.9 (its energy swings more than its samples tell)."""
 WIDE_SHARE = 0.03
 """An interval whose own uncertainty is more than this share of its energy says so."""
 COUNTER_STEP_J = 1e-3
@@ -324,6 +328,7 @@ class Anchored:
         self._shown_j = energy_j if shape is None else shape.at(ticks_ns)
         self._swing_j2 = self._swings_j2()
         self._gain = local_gain(energy_j, self._shown_j)
+        self._unlike_w = self._mean_w * np.abs(1 - 1 / self._gain)
         self._doubt_j2 = seconds if shape is None else doubt_j2(shape)
         self._tick_doubt_j2 = self._doubt_at(ticks_ns)
         self._gain = self._where_it_rises()
@@ -421,7 +426,8 @@ class Anchored:
         """(variance, joule^2, of an end of an interval beside that of the walk; how steep power is there, W/s).
 
         What happens within the samples' steps: where power changes, the samples do not tell when within one of theirs it
-        did. And what of their shape was not believed, swings faster than the counter tells, may yet be there.
+        did. What of their shape was not believed, swings faster than the counter tells, may yet be there. And where samples and
+        counter differ in the mean, a load that keeps step with the samples may be why: all of its swings are hidden.
         """
         if self._shape is None:
             return np.zeros(len(t_ns)), np.zeros(len(t_ns))
@@ -429,7 +435,8 @@ class Anchored:
         rise_w = self._shape.power_at(t_ns + step_ns) - self._shape.power_at(t_ns - step_ns)
         k = np.clip(np.searchsorted(self.ticks_ns, t_ns, side="right") - 1, 0, len(self.ticks_ns) - 2)
         spread = (WITHIN_STEP * step_ns / S_NS * rise_w) ** 2
-        variance: Floats = spread + (1 - self.samples_weight[k]) ** 2 * self._swing_j2[k]
+        hidden = (HIDDEN_SHARE * self._unlike_w[k] * step_ns / S_NS) ** 2
+        variance: Floats = spread + hidden + (1 - self.samples_weight[k]) ** 2 * self._swing_j2[k]
         return variance, rise_w / (2 * step_ns / S_NS)
 
     def _swings_j2(self) -> Floats:
