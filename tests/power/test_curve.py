@@ -73,9 +73,42 @@ def test_smooth_power_is_told_better_than_by_straight_lines() -> None:
     assert smooth < 0.95 * straight
 
 
+@settings(deadline=None)
+@given(powers, st.floats(0.0, 0.05))
+def test_a_sharpened_curve_makes_up_no_power_below_zero(power_w: list[float], lowpass_s: float) -> None:
+    sharp = through(power_w).sharpened(lowpass_s)
+    fine_ns = np.arange(sharp.t_ns[0], sharp.t_ns[-1], MS)
+    # Between two of the places that are looked at, a cubic may dip by a little.
+    assert sharp.power_at(fine_ns).min() >= -0.02 * max(power_w)
+    assert (np.diff(sharp.energy_j) >= -1e-9).all()
+
+
+def test_a_sharpened_curve_has_no_other_mean() -> None:
+    power_w = [*[100.0] * 20, *np.random.default_rng(0).uniform(300, 700, 60), *[100.0] * 20]
+    curve = through(power_w)
+    assert curve.sharpened(0.01).energy_j[-1] == pytest.approx(curve.energy_j[-1], rel=1e-3)
+    assert curve.sharpened(0.0).energy_j == pytest.approx(curve.energy_j)
+
+
+def test_sharpening_undoes_a_low_pass() -> None:
+    """A step of 500 W behind a low-pass of 12 ms, sampled every 20 ms: what of its energy is shown before it."""
+    early_j: dict[float, list[float]] = {0.0: [], 0.012: []}
+    for phase_s in np.linspace(0, 0.02, 21):
+        t_s = np.arange(-0.2, 0.4, 0.02) + phase_s
+        power_w = np.where(t_s > 0, 500 * (1 - np.exp(-np.maximum(t_s, 0) / 0.012)), 0.0) + 100
+        curve = PowerCurve.through((t_s * S).astype(np.int64), power_w)
+        for lowpass_s, found in early_j.items():
+            # Smoothed power trails by the time constant; sharpened power does not.
+            late_s = 0.0 if lowpass_s else 0.012
+            shown_j = curve.sharpened(lowpass_s).between(round(t_s[0] * S), round(late_s * S))
+            found.append(shown_j - 100 * (late_s - t_s[0]))
+    assert np.mean(early_j[0.0]) > 500 * 0.004
+    assert abs(np.mean(early_j[0.012])) < 500 * 0.0025
+
+
 def test_held_power_holds() -> None:
     t_ns = START_NS + np.array([0, S, 3 * S, 10 * S])
-    curve = PowerCurve.held(t_ns, np.array([100.0, 200.0, 300.0, 400.0]), 5 * S)
+    curve = PowerCurve.holding(t_ns, np.array([100.0, 200.0, 300.0, 400.0]), 5 * S)
     assert curve.between(START_NS, START_NS + 3 * S) == pytest.approx(100 + 2 * 200)
     assert curve.between(START_NS + S // 2, START_NS + S) == pytest.approx(50)
     # Beyond its end the last segment's power holds.

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from wattcount.power import PowerTrace
 from wattcount.power.emulation import simulate, virtual_trace
 from wattcount.power.events import Source
-from wattcount.power.uncertainty import COVERAGE_95, SENSOR_PRIOR, HeldOut, local_gain
+from wattcount.power.uncertainty import COVERAGE_95, SENSOR_PRIOR, HeldOut, few_widen, local_gain
 
 MS = 1_000_000
 S = 1_000_000_000
@@ -86,6 +86,91 @@ def test_other_gpus(profile: str) -> None:
     assert np.mean(np.abs(error) <= u95) > 0.9
 
 
+def batches(seed: int) -> tuple[Curve, np.ndarray]:
+    """Steady loads of 0.25, 1 and 10 s between stretches of idle: (curve, begin and end of each load int64[n, 2] ns)."""
+    rng = np.random.default_rng(seed)
+    t_s, power_w, spans = [-20.0], [60.0], []
+    now = 4.0
+    for length_s in rng.permutation([0.25] * 12 + [1.0] * 12 + [10.0] * 4):
+        t_s += [now, now + length_s]
+        power_w += [rng.uniform(200.0, 400.0), 60.0]
+        spans.append((now, now + length_s))
+        now += length_s + rng.uniform(0.6, 1.4)
+    assert now < 88.0
+    ns = (np.array(spans) * S).astype(np.int64) + START_NS
+    return (START_NS + (np.array(t_s) * S).astype(np.int64), np.array(power_w)), ns
+
+
+def batch_errors(profile: str, sources: frozenset[Source] = frozenset(Source)) -> np.ndarray:
+    """Of windows that begin and end with the load: float64[n, 2], error / step of power in s, and whether it is covered."""
+    found = []
+    for seed in range(4):
+        (t_ns, power_w), spans = batches(seed)
+        sensors = simulate(profile, t_ns, power_w, seed=seed)
+        trace = virtual_trace(profile, sensors, START_NS, 90.0, seed=seed, sources=sources)
+        for (a, b), load_w in zip(spans.tolist(), power_w[1::2], strict=True):
+            estimate = trace.energy(a, b, trace.gpu_uuids[0])
+            if estimate.value_j is None or estimate.u95_method_j is None:
+                continue
+            error_j = estimate.value_j - float(np.diff(sensors.true_energy_j(np.array([a, b])))[0])
+            found.append((error_j / (load_w - 60.0), abs(error_j) <= estimate.u95_method_j))
+    return np.array(found)
+
+
+@pytest.mark.parametrize(
+    ("profile", "most_s"),
+    # A V100's ticks, 20 ms apart, are known to half a step: that takes energy off such windows, either way.
+    [("h200", 0.006), ("a100_40gb", 0.006), ("a30", 0.006), ("rtx3090", 0.006), ("v100", 0.012)],
+)
+def test_a_window_that_begins_and_ends_with_the_load_is_covered_and_not_biased(
+    profile: str, most_s: float
+) -> None:
+    found = batch_errors(profile)
+    # The low-pass before the samples took 10 ms of the load off each.
+    assert abs(np.mean(found[:, 0])) < most_s
+    assert np.mean(found[:, 1]) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("sources", "least"),
+    [
+        ({Source.ENERGY_COUNTER, Source.POWER_INSTANT}, 0.95),
+        ({Source.ENERGY_COUNTER}, 0.8),
+        ({Source.POWER_SAMPLES, Source.REALTIME}, 0.95),
+        ({Source.POWER_INSTANT}, 0.9),
+        ({Source.POWER_AVERAGE}, 0.9),
+    ],
+)
+def test_so_is_one_of_the_fallbacks(sources: set[Source], least: float) -> None:
+    found = batch_errors("a30", frozenset(sources))
+    assert len(found) > 40
+    assert np.mean(found[:, 1]) > least
+
+
+def test_few_held_out_ticks_make_a_wider_interval() -> None:
+    """Variances from few errors are uncertain themselves: Student's t, not the normal distribution."""
+    factors = few_widen(np.array([6.0, 10.0, 22.0, 1000.0]))
+    assert factors == pytest.approx(
+        ((np.array([2.4469, 2.2281, 2.0739, 1.9623])) / COVERAGE_95) ** 2, rel=2e-3
+    )
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.floats(5.0, 20.0), st.floats(0.2, 8.0))
+def test_energies_that_go_either_way_by_a_shift_are_no_surer_than_one_shift(
+    start_s: float, length_s: float
+) -> None:
+    """`alignment` is at least what a shift by one standard deviation does, either way."""
+    model = BASE.model(BASE.gpu_uuids[0])
+    assert model.scaled is not None
+    a, b = (np.array([START_NS + round(t * S)]) for t in (start_s, start_s + length_s))
+    value_j, parts = model.scaled.estimates(a, b)
+    by_ns = round(model.counter.alignment_sd_ns)
+    for way in (-by_ns, by_ns):
+        moved_j, _ = model.scaled.estimates(a + way, b + way)
+        assert abs(moved_j[0] - value_j[0]) <= parts["alignment"][0] + 1e-9
+
+
 def test_gain_and_offset_of_the_board_are_covered_by_the_whole() -> None:
     error, u95, _ = errors(stretches, 10.0, traces=40, gains=True)
     assert np.mean(np.abs(error) <= u95) > 0.85  # 40 boards: 38 expected, 34 is four in a hundred thousand
@@ -137,7 +222,7 @@ def test_it_is_the_quadrature_of_its_parts() -> None:
     assert sensor == pytest.approx(np.hypot(0.05 * estimate.value_j, 2.0 * 10.0))
     assert estimate.u95_method_j == pytest.approx(np.sqrt(sum(part**2 for part in parts.values())))
     assert estimate.u95_j == pytest.approx(np.hypot(estimate.u95_method_j, sensor))
-    assert set(parts) == {"shape", "edges", "alignment", "timescale", "resolution"}
+    assert set(parts) == {"shape", "edges", "alignment", "lowpass", "timescale", "resolution"}
 
 
 def test_samples_that_predict_ticks_are_trusted_and_others_not() -> None:

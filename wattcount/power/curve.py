@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,7 @@ class PowerCurve:
     change_w      float64[n - 1]: by how much the readings at a segment's ends differ; in a long gap at least by as much
                   as power varies
     gaps_ns       int64[m, 2]: stretches that were bridged, not seen
+    held          values that were polled and hold until the next, not momentary samples
     """
 
     t_ns: Ints
@@ -41,6 +42,7 @@ class PowerCurve:
     energy_j: Floats
     change_w: Floats
     gaps_ns: Ints
+    held: bool = False
 
     @classmethod
     def through(cls, t_ns: Ints, power_w: Floats) -> PowerCurve:
@@ -71,17 +73,19 @@ class PowerCurve:
         return cls._of(t_ns, coefficients, change_w, _spans(t_ns, lost))
 
     @classmethod
-    def held(cls, t_ns: Ints, power_w: Floats, longest_ns: float) -> PowerCurve:
+    def holding(cls, t_ns: Ints, power_w: Floats, longest_ns: float) -> PowerCurve:
         """Each value holds until the next one; longer than `longest_ns` is a gap."""
         coefficients = np.zeros((4, len(t_ns) - 1))
         coefficients[0] = power_w[:-1]
         unseen = np.flatnonzero(np.diff(t_ns) > longest_ns)
-        return cls._of(t_ns, coefficients, np.diff(power_w), _spans(t_ns, unseen))
+        return cls._of(t_ns, coefficients, np.diff(power_w), _spans(t_ns, unseen), held=True)
 
     @classmethod
-    def _of(cls, t_ns: Ints, coefficients: Floats, change_w: Floats, gaps_ns: Ints) -> PowerCurve:
+    def _of(
+        cls, t_ns: Ints, coefficients: Floats, change_w: Floats, gaps_ns: Ints, *, held: bool = False
+    ) -> PowerCurve:
         whole = coefficients.T @ MEAN_OF_CUBIC * (np.diff(t_ns) / S_NS)
-        return cls(t_ns, coefficients, np.concatenate(([0.0], np.cumsum(whole))), change_w, gaps_ns)
+        return cls(t_ns, coefficients, np.concatenate(([0.0], np.cumsum(whole))), change_w, gaps_ns, held)
 
     def at(self, t_ns: Ints) -> Floats:
         """Joules since the first knot, float64 of the same shape; beyond the ends power is that of the end."""
@@ -109,9 +113,7 @@ class PowerCurve:
         return float(high - low)
 
     def shifted(self, by_ns: int) -> PowerCurve:
-        return PowerCurve(
-            self.t_ns + by_ns, self.coefficients, self.energy_j, self.change_w, self.gaps_ns + by_ns
-        )
+        return replace(self, t_ns=self.t_ns + by_ns, gaps_ns=self.gaps_ns + by_ns)
 
     def sharpened(self, lowpass_s: float) -> PowerCurve:
         """The power that a low-pass of first order turned into this curve: P + lowpass_s x dP/dt.
@@ -122,7 +124,7 @@ class PowerCurve:
         lowpass_s  time constant of the low-pass, s
         """
         h = np.diff(self.t_ns) / S_NS
-        c0, c1, c2, c3 = self.coefficients
+        _, c1, c2, c3 = self.coefficients
         slope = np.stack((c1, 2 * c2, 3 * c3, np.zeros_like(c3))) / h
         sharp = self.coefficients + lowpass_s * slope
         u = np.linspace(0.0, 1.0, SHARPENED_CHECKS)

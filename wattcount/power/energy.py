@@ -66,7 +66,13 @@ WIDE_SHARE = 0.03
 """An interval whose own uncertainty is more than this share of its energy says so."""
 COUNTER_STEP_J = 1e-3
 POWER_LAG_SD_S = 0.03
-"""Of power alone: how late it is shown is not known."""
+"""Standard deviation [s] of how late power alone is shown, half an update at least: 20 ms samples trail by 12 to 20 ms on an H200,
+and a value that is held is on average half an update old."""
+USAGE_LAG_SD_S = 0.5
+"""The same [s] for GetPowerUsage: on some GPUs it is the mean of the last second, half a second late."""
+HELD_STEEPNESS = 1 / 3
+"""Variance of the energy of a step of held power [(length x change of power)^2]: power changed at any time since the last value,
+with equal probability, and not in the middle on average."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +149,7 @@ class EnergyModel:
         if len(self._average):
             found["power_average"] = self._box(start_ns, end_ns)
         if self.usage is not None:
-            found["power_usage"] = _integral(self.usage, start_ns, end_ns, "power_usage")
+            found["power_usage"] = _integral(self.usage, start_ns, end_ns, "power_usage", USAGE_LAG_SD_S)
         return found
 
     def cumulative_j(self, t_ns: Ints) -> Floats | None:
@@ -213,7 +219,7 @@ class EnergyModel:
         t_ns, keep = np.unique((events["t0_ns"] + events["t1_ns"]) // 2, return_index=True)
         if len(t_ns) < 2:
             return None
-        return PowerCurve.held(t_ns, events["value"][keep] / 1e3, _hold_ns(np.diff(t_ns)))
+        return PowerCurve.holding(t_ns, events["value"][keep] / 1e3, _hold_ns(np.diff(t_ns)))
 
     def _true_power(self, shape: PowerCurve) -> PowerCurve:
         """The power source in true time: its lag taken off and, for the ring, its low-pass undone.
@@ -285,7 +291,7 @@ class EnergyModel:
         found = np.clip(np.searchsorted(t_ns, reads, side="right") - 1, 0, None)
         if (reads - t_ns[found] > _hold_ns(np.diff(t_ns))).any():
             return EnergyEstimate(None, None, None, ("power_not_seen",))
-        power_w = values["value"][found] / 1e3
+        power_w = _between_updates(t_ns, values["value"] / 1e3, reads)
         energy_j = float(power_w[:-1].sum() * (BOX_NS / S_NS) + power_w[-1] * rest_ns / S_NS)
         # Each box is up to an update older than meant; that matters as far as power differs there. The mean moves by
         # (power now - power a second ago) x update / second from one update to the next: so much does power swing.
@@ -430,14 +436,30 @@ class Anchored:
         counter differ in the mean, a load that keeps step with the samples may be why: all of its swings are hidden.
         """
         if self._shape is None:
-            return np.zeros(len(t_ns)), np.zeros(len(t_ns))
+            return self._within_ticks_j2(t_ns), np.zeros(len(t_ns))
         step_ns = self._shape.step_around_ns(t_ns)
         rise_w = self._shape.power_at(t_ns + step_ns) - self._shape.power_at(t_ns - step_ns)
         k = np.clip(np.searchsorted(self.ticks_ns, t_ns, side="right") - 1, 0, len(self.ticks_ns) - 2)
-        spread = (WITHIN_STEP * step_ns / S_NS * rise_w) ** 2
+        within = HELD_STEEPNESS**0.5 if self._shape.held else WITHIN_STEP
+        spread = (within * step_ns / S_NS * rise_w) ** 2
         hidden = (HIDDEN_SHARE * self._unlike_w[k] * step_ns / S_NS) ** 2
         variance: Floats = spread + hidden + (1 - self.samples_weight[k]) ** 2 * self._swing_j2[k]
         return variance, rise_w / (2 * step_ns / S_NS)
+
+    def _within_ticks_j2(self, t_ns: Ints) -> Floats:
+        """The variance of `_within_step` where there are ticks alone.
+
+        By how much a straight line errs at a step of power that is as high as the means of an interval and of those next to
+        it lie apart, if the step was at this very moment: where a window begins or ends with the load it is.
+        """
+        last = len(self._mean_w) - 1
+        k = np.clip(np.searchsorted(self.ticks_ns, t_ns, side="right") - 1, 0, last)
+        means_w = self._mean_w[[np.maximum(k - 1, 0), k, np.minimum(k + 1, last)]]
+        rise_w = means_w.max(axis=0) - means_w.min(axis=0)
+        length_ns = self.ticks_ns[k + 1] - self.ticks_ns[k]
+        share = np.clip((t_ns - self.ticks_ns[k]) / length_ns, 0.0, 1.0)
+        variance: Floats = (share * (1 - share) * length_ns / S_NS * rise_w) ** 2
+        return variance
 
     def _swings_j2(self) -> Floats:
         """Of each interval between ticks, the mean square of what the samples show off the straight line, joule^2."""
@@ -499,12 +521,29 @@ def _same_for_long(value: Ints, length: int) -> NDArray[np.bool_]:
     return long
 
 
+def _between_updates(t_ns: Ints, power_w: Floats, asked_ns: Ints) -> Floats:
+    """An average at any time: a value holds until one update before the next is seen, then goes there in a straight line.
+
+    t_ns  when each value was first seen; a value that did not change is not seen again
+    """
+    update_ns = int(np.median(np.diff(t_ns)))
+    ahead_ns = np.maximum(t_ns[1:] - update_ns, t_ns[:-1])
+    knots_ns = np.concatenate((t_ns, ahead_ns))
+    order = np.argsort(knots_ns, kind="stable")
+    values_w = np.concatenate((power_w, power_w[:-1]))[order]
+    since = (knots_ns[order] - t_ns[0]).astype(float)
+    found: Floats = np.interp((asked_ns - t_ns[0]).astype(float), since, values_w)
+    return found
+
+
 def _hold_ns(steps_ns: Ints) -> float:
     """How long a polled value holds; heartbeats may have been set further apart than usual."""
     return max(float(LONGEST_HOLD_NS), 1.5 * float(np.quantile(steps_ns, 0.99)))
 
 
-def _integral(curve: PowerCurve, start_ns: int, end_ns: int, name: str) -> EnergyEstimate:
+def _integral(
+    curve: PowerCurve, start_ns: int, end_ns: int, name: str, lag_sd_s: float = POWER_LAG_SD_S
+) -> EnergyEstimate:
     """Power alone: nothing ties the curve down, so its errors add up over the whole interval."""
     if not curve.covers(start_ns, end_ns):
         return EnergyEstimate(None, None, None, ("outside_trace",))
@@ -516,10 +555,13 @@ def _integral(curve: PowerCurve, start_ns: int, end_ns: int, name: str) -> Energ
     h = np.diff(curve.t_ns)[inside] / S_NS
     steep = float(np.sum((h * curve.change_w[inside]) ** 2))
     seconds = (end_ns - start_ns) / S_NS
-    ends_w = curve.power_at(np.array([start_ns, end_ns]))
+    steepness = HELD_STEEPNESS if curve.held else PRIOR_STEEPNESS
+    update_s = float(np.median(np.diff(curve.t_ns))) / S_NS
+    by_ns = round(max(lag_sd_s, update_s / 2) * S_NS)
+    moved = [curve.between(start_ns + way, end_ns + way) - value_j for way in (-by_ns, by_ns)]
     parts = {
-        "shape": float(np.sqrt(PRIOR_STEEPNESS * steep + PRIOR_FLOOR_J2_PER_S * seconds)),
-        "alignment": POWER_LAG_SD_S * abs(float(ends_w[1] - ends_w[0])),
+        "shape": float(np.sqrt(steepness * steep + PRIOR_FLOOR_J2_PER_S * seconds)),
+        "alignment": max(abs(change) for change in moved),
     }
     return _with(_estimate(value_j, end_ns - start_ns, name, parts), reasons)
 

@@ -181,8 +181,10 @@ class ShapeUncertainty:
             prior[:2] = 0.0, float(np.mean(power_w)) ** 2 / 4
         steep, seconds = self._walks(ticks_ns)
         parts = np.stack((_tied(steep), _tied(seconds), self._ticks_alone()))
-        self.noise, self._local = _fit(parts, errors_j, prior, tick_sd_s)
-        self._ticks_widen = _few_widen(np.array([PRIOR_WEIGHT + len(errors_j)]))[0]
+        # Ticks that are a second apart, or values that are held, say little of the next load's begin.
+        least_local = LEAST_LOCAL if shape is not None and not shape.held else 1.0
+        self.noise, self._local = _fit(parts, errors_j, prior, tick_sd_s, least_local)
+        self._ticks_widen = few_widen(np.array([PRIOR_WEIGHT + len(errors_j)]))[0]
 
     def _walks(self, t_ns: Ints) -> tuple[Floats, Floats]:
         """Variances of the two random walks up to each time, per unit of `steepness` and of `floor_j2_per_s`."""
@@ -260,7 +262,7 @@ def _tied(walked: Floats) -> Floats:
     return variance
 
 
-def _few_widen(freedom: Floats) -> Floats:
+def few_widen(freedom: Floats) -> Floats:
     """By what a variance from so few squared errors is multiplied, so that `COVERAGE_95` stands for Student's t.
 
     JCGM 100:2008, G.3.3: a standard uncertainty with few degrees of freedom takes a larger coverage factor.
@@ -270,7 +272,9 @@ def _few_widen(freedom: Floats) -> Floats:
     return np.array([factors[int(number)] for number in whole])
 
 
-def _fit(parts: Floats, errors_j: Floats, prior: Floats, least_tick_sd_s: float) -> tuple[ShapeNoise, Floats]:
+def _fit(
+    parts: Floats, errors_j: Floats, prior: Floats, least_tick_sd_s: float, least_local: float
+) -> tuple[ShapeNoise, Floats]:
     """Variance components by maximum likelihood with a weak prior, and how far each interval is off from them.
 
     parts  float64[3, held out]: variance of each error per unit of each component
@@ -296,8 +300,8 @@ def _fit(parts: Floats, errors_j: Floats, prior: Floats, least_tick_sd_s: float)
         intervals = len(errors_j) + 1
         count = _around(np.ones(len(errors_j)), intervals)
         local = (LOCAL_WEIGHT + _around(squares / variance, intervals)) / (LOCAL_WEIGHT + count)
-        local = np.maximum(local, LEAST_LOCAL) * _few_widen(LOCAL_WEIGHT + count)
+        local = np.maximum(local, least_local) * few_widen(LOCAL_WEIGHT + count)
     else:
-        local = _few_widen(np.array([LOCAL_WEIGHT]))
+        local = few_widen(np.array([LOCAL_WEIGHT]))
     noise = ShapeNoise(float(components[0]), float(components[1]), float(components[2]) ** 0.5)
     return noise, local
