@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 import pytest
+import stored_figures
 
 from wattcount.metrics import compute
 from wattcount.record import Record
@@ -27,11 +28,7 @@ def test_there_are_batches_and_servers() -> None:
 
 def test_metrics_are_a_function_of_the_raw_files(record: Record) -> None:
     stored = json.loads((record.path / "metrics.json").read_text())
-    fresh = compute(record)
-    assert set(fresh["metrics"]) == set(stored["metrics"])
-    for key, value in stored["metrics"].items():
-        assert fresh["metrics"][key] == (value if value is None else pytest.approx(value, rel=1e-9)), key
-    assert fresh["null_reasons"] == stored["null_reasons"]
+    stored_figures.check(compute(record), stored)
 
 
 def test_they_are_measured_and_valid(record: Record) -> None:

@@ -291,18 +291,29 @@ class EnergyModel:
         found = np.clip(np.searchsorted(t_ns, reads, side="right") - 1, 0, None)
         if (reads - t_ns[found] > _hold_ns(np.diff(t_ns))).any():
             return EnergyEstimate(None, None, None, ("power_not_seen",))
-        power_w = _between_updates(t_ns, values["value"] / 1e3, reads)
-        energy_j = float(power_w[:-1].sum() * (BOX_NS / S_NS) + power_w[-1] * rest_ns / S_NS)
+        update_ns = int(np.median(np.diff(t_ns)))
+
+        def told_j(late_ns: int) -> float:
+            at = np.clip(np.searchsorted(t_ns, reads + late_ns, side="right") - 1, 0, None)
+            power_w = values["value"][at] / 1e3
+            return float(power_w[:-1].sum() * (BOX_NS / S_NS) + power_w[-1] * rest_ns / S_NS)
+
+        energy_j = told_j(0)
         # Each box is up to an update older than meant; that matters as far as power differs there. The mean moves by
         # (power now - power a second ago) x update / second from one update to the next: so much does power swing.
-        update_s = float(np.median(np.diff(t_ns))) / S_NS
+        update_s = update_ns / S_NS
         inside = (t_ns >= start_ns) & (t_ns <= end_ns)
         moves_w = np.diff(values["value"][inside] / 1e3)
         swing_w = (
             float(np.sqrt(np.mean(moves_w**2) / 2)) * (BOX_NS / S_NS / update_s) if len(moves_w) else 0.0
         )
         stale_j = update_s / 12**0.5 * swing_w * float(np.sqrt(2 * (boxes + 1)))
-        return _estimate(energy_j, end_ns - start_ns, "power_average", {"edges": stale_j})
+        # All boxes may be an update early or late alike: a window that begins and ends with the load loses by it.
+        parts = {
+            "edges": stale_j,
+            "alignment": max(abs(told_j(way) - energy_j) for way in (-update_ns, update_ns)),
+        }
+        return _estimate(energy_j, end_ns - start_ns, "power_average", parts)
 
     def _window_notes(self, start_ns: int, end_ns: int) -> tuple[str, ...]:
         notes = list(self._notes)
@@ -519,21 +530,6 @@ def _same_for_long(value: Ints, length: int) -> NDArray[np.bool_]:
     repeats = np.concatenate(([False], np.diff(value) == 0))
     long: NDArray[np.bool_] = repeats & (lengths >= max(length, 3 * float(np.quantile(lengths, 0.9))))
     return long
-
-
-def _between_updates(t_ns: Ints, power_w: Floats, asked_ns: Ints) -> Floats:
-    """An average at any time: a value holds until one update before the next is seen, then goes there in a straight line.
-
-    t_ns  when each value was first seen; a value that did not change is not seen again
-    """
-    update_ns = int(np.median(np.diff(t_ns)))
-    ahead_ns = np.maximum(t_ns[1:] - update_ns, t_ns[:-1])
-    knots_ns = np.concatenate((t_ns, ahead_ns))
-    order = np.argsort(knots_ns, kind="stable")
-    values_w = np.concatenate((power_w, power_w[:-1]))[order]
-    since = (knots_ns[order] - t_ns[0]).astype(float)
-    found: Floats = np.interp((asked_ns - t_ns[0]).astype(float), since, values_w)
-    return found
 
 
 def _hold_ns(steps_ns: Ints) -> float:
