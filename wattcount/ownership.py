@@ -13,6 +13,7 @@ import fcntl
 import json
 import os
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,18 @@ def lock(path: Path, purpose: str, *, for_everyone: bool = False) -> Claim | Non
             os.close(descriptor)
             raise
         os.close(descriptor)
+
+
+LOCK_POLL_S = 0.1
+"""Time between two looks at a lock that somebody else holds [s]."""
+
+
+def wait_for_lock(path: Path, purpose: str, limit_s: float, *, for_everyone: bool = False) -> Claim | None:
+    """As `lock`, waiting up to `limit_s` seconds for whoever holds it; None where they still do."""
+    end_s = time.monotonic() + limit_s
+    while (claim := lock(path, purpose, for_everyone=for_everyone)) is None and time.monotonic() < end_s:
+        time.sleep(LOCK_POLL_S)
+    return claim
 
 
 def open_lock_file(path: Path, *, for_everyone: bool) -> int:

@@ -15,6 +15,7 @@ from in_process_lane import InProcessLane
 from wattcount.cli.main import main
 from wattcount.config import RunConfig
 from wattcount.errors import MeasuredElsewhereError, NotStartedError, RunFailedError
+from wattcount.masking import reveal
 from wattcount.run.cooldown import Rest
 from wattcount.run.orchestrate import Display
 from wattcount.sweep.planning.plan import Plan, PlannedPoint, PlanState
@@ -298,3 +299,40 @@ def test_the_runs_of_a_sweep_have_one_rest_between_them(calls: Calls) -> None:
     assert second is not None
     assert second.before == {"GPU-1": {"power_w": 80.0}}
     assert single is None
+
+
+def files_with(text: str, folder: Path) -> list[Path]:
+    return [file for file in folder.rglob("*") if file.is_file() and text.encode() in file.read_bytes()]
+
+
+def test_no_file_or_text_of_a_run_holds_the_password_of_its_store(
+    calls: Calls, home: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    experiment = tmp_path / "conf" / "experiment"
+    experiment.mkdir(parents=True)
+    (experiment / "mine.yaml").write_text(
+        "# @package _global_\ntracking: {enabled: false, uri: 'http://bob:hunter2@127.0.0.1:9', tags: {at: 'http://a:hunter2@h'}}\n"
+        "hydra: {sweeper: {params: {seed: '1,2'}}}\n"
+    )
+    own = ["--config-dir", str(tmp_path / "conf"), "experiment=mine"]
+    typed = ["model=tiny", "tracking.uri=http://eve:hunter2@127.0.0.1:9", "tracking.enabled=false"]
+    for arguments in (
+        ["-m", *own, "model=tiny"],
+        ["-m", "seed=3,4", *typed],
+        [*own, "model=tiny", "hydra.output_subdir=.hydra", "hydra.job.chdir=false"],
+        [*typed, "hydra.output_subdir=.hydra"],
+        [*own, "--cfg", "job"],
+        [*typed, "engine.args.x=http://a:hunter2@h"],
+    ):
+        main(arguments)
+    assert len(calls.runs) == 6
+    assert {reveal(run.tracking.uri or "") for run in calls.runs} == {
+        "http://bob:hunter2@127.0.0.1:9",
+        "http://eve:hunter2@127.0.0.1:9",
+    }
+    assert not any("hunter2" in repr(run) for run in calls.runs)
+    assert files_with("bob:***@127.0.0.1", home)
+    assert files_with("hunter2", home) == []
+    captured = capfd.readouterr()
+    assert "bob:***@127.0.0.1" in captured.out
+    assert "hunter2" not in captured.out + captured.err

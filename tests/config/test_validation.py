@@ -327,3 +327,25 @@ def test_a_key_that_was_never_given() -> None:
     run.model.name = "???"
     with pytest.raises(NotStartedError, match=r"model.name: must be given"):
         validate(run)
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("engine.args.hf_token=secretsecret", "engine.args.hf_token"),
+        ("engine.args.otlp_traces_endpoint=http://a:hunter2@h", "engine.args.otlp_traces_endpoint"),
+        ("engine.args.model_loader_extra_config={url: 'http://a:hunter2@h'}", "engine.args.model_loader_extra_config.url"),
+        ("model.hf_id=https://hf_abcdefghijklmnopqrstuvwxyz@hf.co/x", "model.hf_id"),
+        ("engine.args.x=hf_abcdefghijklmnopqrstuvwxyz", "engine.args.x"),
+        ("engine.args.x=http://a:***@h", "engine.args.x"),
+    ],
+)  # fmt: skip
+def test_a_secret_in_what_every_record_keeps_is_refused_and_not_repeated(override: str, key: str) -> None:
+    text = refused("model=llama3_8b", override)
+    assert text.startswith(f"{key}: holds a password or a token")
+    assert "hunter2" not in text
+    assert "hf_abc" not in text
+
+
+def test_what_only_looks_like_a_secret_is_none() -> None:
+    compose(["model=llama3_8b", "engine.args.hf_token=true", "engine.args.max_logprobs=5"])

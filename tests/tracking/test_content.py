@@ -7,6 +7,7 @@ import pytest
 from synthetic_record import T0_NS, UTC_NS, SyntheticRun, at, observation, steady_requests
 
 from wattcount.config.schema import Weights
+from wattcount.config.tracking_tags import OWN_TAGS, is_own
 from wattcount.metrics import compute
 from wattcount.record import Record
 from wattcount.record.schema import Evidence, Phase, PhaseSpan, Validity
@@ -87,6 +88,13 @@ def test_tags(tmp_path):
     assert expected.items() <= found.items()
     assert found["point_id"] == record.info.point_id
     assert all(isinstance(value, str) and value for value in found.values())
+
+
+def test_every_tag_is_one_that_no_user_may_give(tmp_path):
+    record = record_of(SyntheticRun(), tmp_path / "r")
+    keys = content.tags(record, compute(record)).keys()
+    assert [key for key in keys if not is_own(key)] == []
+    assert keys >= OWN_TAGS
 
 
 def test_tags_of_an_invalid_run_name_the_reasons(tmp_path):

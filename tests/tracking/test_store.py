@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import mlflow.data
 import numpy as np
 import pytest
 from mlflow.tracking import MlflowClient
+from mlflow_store import make_store
 from synthetic_record import UTC_NS, SyntheticRun, at, observation, steady_requests
 
 from tests.tracking.conftest import Server, free_port, start_server
@@ -21,7 +23,7 @@ from wattcount.errors import WattcountError
 from wattcount.metrics import load_metrics, write
 from wattcount.record import Record
 from wattcount.record.schema import Validity
-from wattcount.tracking import TrackingError, log_record, prepare, resolve_uri, ui_command
+from wattcount.tracking import TrackingError, log_record, prepare, resolve_uri, store, study_run, ui_command
 
 # MLflow's own use of SQLAlchemy is its authors' business.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -239,15 +241,151 @@ def test_a_record_that_another_process_is_logging_is_left_to_it(folder):
         log_record(folder)
 
 
+def test_a_logging_killed_before_its_last_word_is_finished_by_the_next(folder, monkeypatch):
+    set_terminated = MlflowClient.set_terminated
+
+    def dies(self, run_id, status=None, end_time=None):
+        if status == "FINISHED":
+            raise ConnectionError("killed here")
+        set_terminated(self, run_id, status, end_time)
+
+    monkeypatch.setattr(MlflowClient, "set_terminated", dies)
+    with pytest.raises(TrackingError, match="killed here"):
+        log_record(folder)
+    (left,) = all_runs(resolve_uri())
+    assert (left.info.status, left.data.tags["wattcount.logging"]) == ("FAILED", "complete")
+    monkeypatch.undo()
+    monkeypatch.setenv("WATTCOUNT_HOME", str(folder.parent / "home"))
+    run_id = log_record(folder)
+    assert_logged_whole(resolve_uri(), run_id, folder)
+    assert [run.info.run_id for run in all_runs(resolve_uri())] == [run_id]
+
+
+def test_three_logs_of_one_record_at_once_make_one_run(folder, home):
+    make_store(home)
+    together, answers = threading.Barrier(3), []
+
+    def log() -> None:
+        together.wait()
+        answers.append(log_record(folder))
+
+    loggers = [threading.Thread(target=log) for _ in range(3)]
+    for logger in loggers:
+        logger.start()
+    for logger in loggers:
+        logger.join()
+    assert len(answers) == 3
+    assert {run.info.run_id for run in all_runs(resolve_uri())} == set(answers)
+    assert len(set(answers)) == 1
+    assert_logged_whole(resolve_uri(), answers[0], folder)
+
+
+def test_two_hosts_that_log_a_record_at_once_keep_the_same_run(folder, home, monkeypatch):
+    make_store(home)
+    client, made = MlflowClient(resolve_uri()), []
+    workload = store._log_workload
+
+    def another_host_is_done_meanwhile(inner, run_id, record):
+        workload(inner, run_id, record)
+        tags = {"wattcount.run_id": record.info.run_id, "wattcount.logging": "complete"}
+        experiment = client.get_experiment_by_name("wattcount").experiment_id
+        made.append(client.create_run(experiment, tags=tags).info.run_id)
+        made.append(run_id)
+
+    monkeypatch.setattr(store, "_log_workload", another_host_is_done_meanwhile)
+    run_id = log_record(folder)
+    assert run_id == min(made)
+    assert [run.info.run_id for run in all_runs(resolve_uri())] == [run_id]
+
+
+@pytest.mark.parametrize(("age_s", "alive"), [(10, True), (10_000, False)])
+def test_a_mark_of_another_host_holds_for_as_long_as_a_logging_may_take(folder, home, age_s, alive):
+    make_store(home)
+    log_record(SyntheticRun(run_id="other").write(folder.parent / "other"))
+    client = MlflowClient(resolve_uri())
+    mark = f"incomplete elsewhere 1 {time.time() - age_s:.0f}"
+    tags = {"wattcount.run_id": Record.open(folder).info.run_id, "wattcount.logging": mark}
+    client.create_run(client.get_experiment_by_name("wattcount").experiment_id, tags=tags)
+    if alive:
+        with pytest.raises(TrackingError, match=r"being logged by another process \(elsewhere 1\)"):
+            log_record(folder)
+    else:
+        assert_logged_whole(resolve_uri(), log_record(folder), folder)
+
+
+# -- what people do in MLflow, and what a record may not ------------------------------------------
+
+
+def test_a_run_that_was_deleted_there_is_logged_again(folder, home):
+    make_store(home)
+    first = log_record(folder)
+    MlflowClient(resolve_uri()).delete_run(first)
+    second = log_record(folder)
+    assert [run.info.run_id for run in all_runs(resolve_uri())] == [second]
+
+
+@pytest.mark.parametrize("how", ["deleted", "gone"])
+def test_a_record_whose_page_was_deleted_gets_the_new_one(folder, home, how):
+    make_store(home)
+    page = study_run("big", "/f")
+    run_id = log_record(folder, parent=page)
+    client = MlflowClient(resolve_uri())
+    if how == "deleted":
+        client.delete_run(page)
+    else:  # as `mlflow gc` leaves it
+        client.set_tag(run_id, "mlflow.parentRunId", "0" * 32)
+    other = study_run("other", "/g")
+    assert log_record(folder, parent=other) == run_id
+    assert client.get_run(run_id).data.tags["mlflow.parentRunId"] == other
+    third = study_run("third", "/h")
+    log_record(folder, parent=third)  # it has one that is there
+    assert client.get_run(run_id).data.tags["mlflow.parentRunId"] == other
+
+
+def test_no_tag_of_a_user_stands_in_place_of_our_own(folder, home):
+    make_store(home)
+    tags = {
+        "evidence": "mine", "valid": "mine", "wattcount.run_id": "x", "wattcount.logging": "complete", "mlflow.parentRunId": "abc",
+        "mlflow.note.content": "mine", "version.wattcount": "9", "k" * 300: "x", "a//b": "x", "long": "x" * 9000, "cluster": "blue",
+    }  # fmt: skip
+    run_id = log_record(folder, TrackingConfig(tags=tags))
+    assert log_record(folder, TrackingConfig(tags=tags)) == run_id
+    run = assert_logged_whole(resolve_uri(), run_id, folder)
+    assert "mlflow.parentRunId" not in run.data.tags
+    assert run.data.tags["valid"] == "true"
+    assert run.data.tags["cluster"] == "blue"
+    assert len(run.data.tags["long"]) == 8000
+    assert not {"k" * 300, "a//b"} & run.data.tags.keys()
+    assert "mine" not in run.data.tags.values()
+
+
+def test_links_and_odd_files_of_a_record_are_not_logged(folder, home, tmp_path):
+    make_store(home)
+    (tmp_path / "private").write_text("PRIVATE KEY")
+    (folder / "notes.txt").symlink_to(tmp_path / "private")
+    with pytest.raises(WattcountError, match=r"notes\.txt"):
+        log_record(folder)
+    assert all_runs(resolve_uri()) == []
+
+
+def test_a_run_id_that_is_none_is_no_filter(folder, home):
+    make_store(home)
+    info = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(info | {"run_id": "x' or 'a' = 'a"}))
+    with pytest.raises(WattcountError, match="no run id"):
+        log_record(folder)
+
+
 # -- a server -------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
-def test_a_server(folder, server: Server):
+def test_a_server(folder, server: Server, capfd):
     tracking = TrackingConfig(uri=server.uri)
     run_id = log_record(folder, tracking)
     assert_logged_whole(server.uri, run_id, folder)
     assert log_record(folder, tracking) == run_id
+    assert capfd.readouterr().out == ""  # MLflow would print where it is, with the password
 
 
 def assert_refused(folder: Path, uri: str, limit_s: float) -> None:
@@ -278,8 +416,6 @@ def test_a_store_that_cannot_be_written(folder):
 
 @pytest.mark.slow
 def test_a_server_that_dies_midway(folder, tmp_path, monkeypatch):
-    from wattcount.tracking import store
-
     (tmp_path / "server").mkdir()
     dying = start_server(tmp_path / "server")
     facts = store._log_facts

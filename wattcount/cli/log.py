@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from wattcount.cli.records import find_records
 from wattcount.config.paths import default_records_dir
 from wattcount.config.schema import TrackingConfig
-from wattcount.errors import EXIT_FAILED, EXIT_OK, NotStartedError, WattcountError
+from wattcount.config.tracking_tags import usable_tags
+from wattcount.errors import EXIT_FAILED, EXIT_OK, NotStartedError, WattcountError, one_line
 from wattcount.record import Record
+
+RUN_NAME_CHARACTERS = 250
+"""Length of a run's name that is taken from a record [characters]: as MLflow's keys."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,9 +28,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--records-dir", metavar="DIR", default=default_records_dir(), help="of --study (%(default)s)"
     )
     parser.add_argument(
-        "--uri", help="tracking URI; else the record's own, else $MLFLOW_TRACKING_URI, else sqlite"
+        "--uri",
+        metavar="URI",
+        help="tracking URI; else $MLFLOW_TRACKING_URI, else sqlite; never what a record names",
     )
-    parser.add_argument("--experiment", help="MLflow experiment; else the record's own")
+    parser.add_argument(
+        "--experiment",
+        metavar="NAME",
+        default=TrackingConfig.experiment,
+        help="MLflow experiment (%(default)s); never what a record names",
+    )
     parser.add_argument("--force", action="store_true", help="log again what is already there")
     parser.add_argument(
         "--pending",
@@ -64,6 +74,8 @@ class _Logging:
         self._end_s = float("inf") if args.limit_s is None else time.monotonic() + args.limit_s
         self.uris: dict[str, None] = {}
         self.failed = 0
+        self._named: set[tuple[str | None, str | None]] = set()
+        """Stores and experiments that records name and that are not used, which has been said."""
 
     def left_s(self) -> float:
         return self._end_s - time.monotonic()
@@ -77,7 +89,9 @@ class _Logging:
 
         limit_s = min(LIMIT_S, max(self.left_s(), 1.0))
         try:
-            tracking = tracking_of(path, self._args)
+            recorded = _recorded(path)
+            tracking = tracking_of(recorded, self._args)
+            self._say_what_is_not_used(path, recorded, tracking)
             parent = None
             if study is not None and folder is not None:
                 parent = study_run(study, folder, tracking, limit_s=limit_s)
@@ -88,6 +102,25 @@ class _Logging:
         self.uris[resolve_uri(tracking)] = None
         print(f"{run_id}  {path}", flush=True)
         return None
+
+    def _say_what_is_not_used(
+        self, path: Path, recorded: Mapping[str, object], tracking: TrackingConfig
+    ) -> None:
+        named = {
+            key: one_line(recorded[key], 200)
+            for key in ("uri", "experiment")
+            if recorded.get(key) is not None
+        }
+        other = {key: value for key, value in named.items() if value != getattr(tracking, key)}
+        what = (other.get("uri"), other.get("experiment"))
+        if other and what not in self._named:
+            self._named.add(what)
+            keys = " and ".join(f"tracking.{key}={value}" for key, value in other.items())
+            flags = " and ".join(f"--{key}" for key in other)
+            print(
+                f"wattcount: {path} names {keys}, which is not used: a record may be anyone's; to log there give {flags}",
+                file=sys.stderr,
+            )
 
     def fail(self, error: WattcountError) -> None:
         self.failed += 1
@@ -122,7 +155,7 @@ def _log_study(args: argparse.Namespace, logging: _Logging) -> None:
     # The counts last, so that they are those of the records above.
     if args.pending and not wait_for_quiet(max(logging.left_s(), 0.0)):
         return
-    tracking = _tracking_of_the_last([Path(record) for record in state.records], args)
+    tracking = TrackingConfig(uri=args.uri, experiment=args.experiment)
     try:
         run_id = log_study(
             study_page(read_state(args.records_dir, args.study), args.records_dir),
@@ -136,26 +169,18 @@ def _log_study(args: argparse.Namespace, logging: _Logging) -> None:
     print(f"{run_id}  study {args.study}")
 
 
-def _tracking_of_the_last(records: Sequence[Path], args: argparse.Namespace) -> TrackingConfig:
-    """Of the newest record that can be read."""
-    for record in reversed(records):
-        with contextlib.suppress(WattcountError):
-            return tracking_of(record, args)
-    return _given(args)
+def _recorded(path: Path) -> dict[str, object]:
+    """What a record says of tracking: anyone may have written it. Raises `WattcountError` where `path` is no record."""
+    recorded = Record.open(path).info.config.get("tracking")
+    return recorded if isinstance(recorded, dict) else {}
 
 
-def tracking_of(path: Path, args: argparse.Namespace) -> TrackingConfig:
-    """The record's own, as far as nothing else is asked for. Raises `WattcountError` where `path` is no record."""
-    recorded: dict[str, object] = Record.open(path).info.config.get("tracking") or {}
-    tags = recorded.get("tags")
-    name = recorded.get("run_name")
+def tracking_of(recorded: Mapping[str, object], args: argparse.Namespace) -> TrackingConfig:
+    """Where the command line and the environment say, and by the name and with the tags that the record has."""
+    tags, name = recorded.get("tags"), recorded.get("run_name")
     return TrackingConfig(
-        uri=args.uri or (str(recorded["uri"]) if recorded.get("uri") else None),
-        experiment=args.experiment or str(recorded.get("experiment") or TrackingConfig.experiment),
-        run_name=str(name) if name else None,
-        tags={str(k): str(v) for k, v in tags.items()} if isinstance(tags, dict) else {},
+        uri=args.uri,
+        experiment=args.experiment,
+        run_name=one_line(name, RUN_NAME_CHARACTERS) if isinstance(name, str) and name.strip() else None,
+        tags=usable_tags(tags) if isinstance(tags, dict) else {},
     )
-
-
-def _given(args: argparse.Namespace) -> TrackingConfig:
-    return TrackingConfig(uri=args.uri, experiment=args.experiment or TrackingConfig.experiment)

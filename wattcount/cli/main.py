@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import os
 import sys
@@ -18,6 +19,7 @@ from wattcount.errors import (
     NotStartedError,
     WattcountError,
 )
+from wattcount.masking import concealed_arguments, masked
 
 COMMANDS = {
     "show": "print a record; --json: its metrics",
@@ -63,14 +65,17 @@ exit codes: 0 done, 1 something failed while running, 2 nothing was started, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the program and returns its exit code. `argv` is without the program's name."""
-    args = list(sys.argv[1:] if argv is None else argv)
+    """Runs the program and returns its exit code. `argv` is without the program's name; None: this process's own."""
+    typed = list(sys.argv[1:] if argv is None else argv)
+    args = concealed_arguments(typed)
+    if argv is None and args != typed:
+        _begin_again(args)
     try:
         return _dispatch(args)
     except WattcountError as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        print(f"wattcount: {error}", file=sys.stderr)
+        print(f"wattcount: {masked(str(error))}", file=sys.stderr)
         return EXIT_NOT_STARTED if isinstance(error, NotStartedError) else EXIT_FAILED
     except KeyboardInterrupt:
         print("wattcount: interrupted", file=sys.stderr)
@@ -79,6 +84,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader (`| head`) has gone. Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
+
+
+def _begin_again(args: Sequence[str]) -> None:
+    """Replaces this process by one with the same id whose command line, which all users can read, holds no password."""
+    print(
+        "wattcount: a password on the command line: other users of this host could read it for a moment, and it stays in "
+        "the shell's history; MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD keep it out of both",
+        file=sys.stderr,
+        flush=True,
+    )
+    # What comes before the arguments: the interpreter, its own flags, and the module or script.
+    before = sys.orig_argv[: len(sys.orig_argv) - len(args)]
+    with contextlib.suppress(OSError):  # then it goes on as it is
+        os.execv(sys.executable, [*before, *args])
 
 
 def _dispatch(args: list[str]) -> int:

@@ -8,12 +8,13 @@ sweeper and launcher, whatever they are.
 from __future__ import annotations
 
 import argparse
+import io
 import re
 import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from types import FrameType
 
@@ -38,6 +39,8 @@ from wattcount.errors import (
     EXIT_TERMINATED,
     NotStartedError,
 )
+from wattcount.files import write_atomically
+from wattcount.masking import has_secret, masked
 from wattcount.sweep import sweeper
 from wattcount.sweep.running import task
 from wattcount.sweep.running.task import PointResult
@@ -78,6 +81,7 @@ def main(args: Sequence[str]) -> int:
 def run_task(cfg: DictConfig) -> PointResult:
     """Hydra's task for a single run: measures it, or with `dry_run` says what would be measured."""
     overrides = tuple(str(override) for override in HydraConfig.get().overrides.task)
+    _mask_hydra_files()
     try:
         run = from_hydra(cfg)
         if run.dry_run:
@@ -86,6 +90,16 @@ def run_task(cfg: DictConfig) -> PointResult:
         return _told(PointResult(EXIT_NOT_STARTED, overrides, None, str(error)))
     run.resume = bool(run.resume)
     return _told(task.measure(run, overrides))
+
+
+def _mask_hydra_files() -> None:
+    """Masks passwords and tokens in the files that Hydra has written of the configuration (`hydra.output_subdir`)."""
+    hydra = HydraConfig.get()
+    if hydra.output_subdir is None:
+        return
+    for file in Path(hydra.runtime.output_dir, hydra.output_subdir).glob("*.yaml"):
+        if has_secret(text := file.read_text(encoding="utf-8")):
+            write_atomically(file, masked(text))
 
 
 def _dry(run: RunConfig, overrides: tuple[str, ...]) -> PointResult:
@@ -129,16 +143,18 @@ def _run(parsed: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
                 hydra.hydra_help(config_name=config_name, args_parser=parser, args=parsed)
                 return EXIT_OK
             if parsed.cfg:
-                hydra.show_cfg(
-                    config_name=config_name,
-                    overrides=overrides,
-                    cfg_type=parsed.cfg,
-                    package=parsed.package,
-                    resolve=parsed.resolve,
-                )
+                with _masked_output():
+                    hydra.show_cfg(
+                        config_name=config_name,
+                        overrides=overrides,
+                        cfg_type=parsed.cfg,
+                        package=parsed.package,
+                        resolve=parsed.resolve,
+                    )
                 return EXIT_OK
             if parsed.info:
-                hydra.show_info(parsed.info, config_name=config_name, overrides=overrides)
+                with _masked_output():
+                    hydra.show_info(parsed.info, config_name=config_name, overrides=overrides)
                 return EXIT_OK
             if parsed.shell_completion:
                 hydra.shell_completion(config_name=config_name, overrides=overrides)
@@ -149,6 +165,14 @@ def _run(parsed: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         return _single(hydra, config_name, overrides)
     finally:
         GlobalHydra.instance().clear()
+
+
+@contextmanager
+def _masked_output() -> Iterator[None]:
+    """Masks passwords and tokens in what Hydra prints of a configuration, which files of the user may hold."""
+    with redirect_stdout(io.StringIO()) as shown:
+        yield
+    print(masked(shown.getvalue()), end="")
 
 
 def _single(hydra: Hydra, config_name: str, overrides: list[str]) -> int:

@@ -6,6 +6,7 @@ resolver `${wattcount.home:SUBPATH}` and the sweeper's name; all of it may be do
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir, initialize_config_module
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, Node, OmegaConf, flag_override
 
 from wattcount.config import paths
 from wattcount.config.catalogue import GROUP_SCHEMAS, conf_path
@@ -30,6 +31,7 @@ from wattcount.config.schema import (
     TrackingConfig,
 )
 from wattcount.config.validation import validate
+from wattcount.masking import concealed_argument, has_secret
 
 CONFIG_NAME = "config"
 VERSION_BASE = "1.3"
@@ -113,6 +115,26 @@ def from_hydra(cfg: DictConfig) -> RunConfig:
     run = from_json({str(key): value for key, value in plain.items()})
     validate(run)
     return run
+
+
+def concealed_config(cfg: DictConfig) -> DictConfig:
+    """A copy in which every text that holds a password or a token is masked, and URIs are known to `masking.reveal`."""
+    copied = copy.deepcopy(cfg)
+    with flag_override(copied, ["readonly", "struct"], [False, False]):
+        _conceal_node(copied)
+    return copied
+
+
+def _conceal_node(node: DictConfig | ListConfig) -> None:
+    if node._is_none() or node._is_missing() or node._is_interpolation():
+        return
+    keys: list[Any] = list(node) if isinstance(node, DictConfig) else list(range(len(node)))
+    for key in keys:
+        child = node._get_node(key)
+        if isinstance(child, DictConfig | ListConfig):
+            _conceal_node(child)
+        elif isinstance(child, Node) and isinstance(text := child._value(), str) and has_secret(text):
+            child._set_value(concealed_argument(text))
 
 
 def compose(overrides: Sequence[str] = (), config_dir: str | None = None) -> RunConfig:

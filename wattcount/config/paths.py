@@ -27,8 +27,3 @@ def gpu_lock_dir() -> Path:
 
 def default_records_dir() -> str:
     return str(data_home() / "records")
-
-
-def default_tracking_uri() -> str:
-    """MLflow's own default is sqlite in the working directory; this one is at a fixed place."""
-    return f"sqlite:///{data_home() / 'mlflow.db'}"

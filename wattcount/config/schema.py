@@ -16,6 +16,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from wattcount.config.paths import default_records_dir
+from wattcount.masking import conceal, masked
 
 IDENTITY = "identity"
 ALWAYS = "always"
@@ -353,10 +354,22 @@ class PowerConfig:
 class TrackingConfig:
     enabled: bool = True
     uri: str | None = None
-    """None: sqlite, `$WATTCOUNT_HOME/mlflow.db` (without that variable `~/.local/share/wattcount/mlflow.db`)."""
+    """None: sqlite, `$WATTCOUNT_HOME/mlflow.db` (without that variable `~/.local/share/wattcount/mlflow.db`).
+
+    A password in it is masked here, whatever is assigned; `masking.reveal` gives it back to whoever connects.
+    """
     experiment: str = "wattcount"
     run_name: str | None = None
     tags: dict[str, str] = field(default_factory=dict)
+    """Further tags of each run; none of those that wattcount sets itself (`config.tracking_tags`)."""
+
+    def __post_init__(self) -> None:
+        # Configurations are kept in records, plans and logs: a password is passed by the environment.
+        if self.uri:
+            self.uri = conceal(self.uri)
+        self.tags = {
+            key: masked(value) if isinstance(value, str) else value for key, value in self.tags.items()
+        }
 
 
 @dataclass

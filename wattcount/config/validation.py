@@ -24,7 +24,9 @@ from wattcount.config.schema import (
     SpeculativeMethod,
     Weights,
 )
+from wattcount.config.tracking_tags import tag_problem
 from wattcount.errors import NotStartedError
+from wattcount.masking import MASK, has_secret, is_secret_name
 
 DTYPES = ("bfloat16", "float16", "float32")
 
@@ -77,6 +79,26 @@ def problems(cfg: RunConfig) -> Iterator[str]:
     yield from _engine(cfg)
     yield from _power(cfg)
     yield from _run(cfg)
+
+
+def _secrets(node: Any, where: str) -> Iterator[str]:
+    """Passwords and tokens: every record keeps the whole configuration."""
+    if dataclasses.is_dataclass(node):
+        for name, value in vars(node).items():
+            yield from _secrets(value, f"{where}.{name}")
+    elif isinstance(node, dict):
+        for key, value in node.items():
+            yield from _secrets(value, f"{where}.{key}")
+    elif isinstance(node, list | tuple):
+        for number, value in enumerate(node):
+            yield from _secrets(value, f"{where}[{number}]")
+    elif isinstance(node, str) and node:
+        named_so = is_secret_name(where.rpartition(".")[2])
+        if named_so or MASK in node or has_secret(node):
+            yield (
+                f"{where}: holds a password or a token, which every record would keep: set it in the environment "
+                "(HF_TOKEN for the Hugging Face hub), or in the settings of whoever serves the file"
+            )
 
 
 def _missing_or_not_finite(node: Any, where: str) -> Iterator[str]:
@@ -459,6 +481,11 @@ def _power(cfg: RunConfig) -> Iterator[str]:
 def _run(cfg: RunConfig) -> Iterator[str]:
     if cfg.tracking.enabled and not cfg.tracking.experiment.strip():
         yield "tracking.experiment: must not be empty"
+    for tag in cfg.tracking.tags:
+        if (problem := tag_problem(tag)) is not None:
+            yield problem
+    for name in ("model", "engine", "scenario", "gpu"):
+        yield from _secrets(getattr(cfg, name), name)
     yield from _above("display.plain_interval_s", cfg.display.plain_interval_s, 0, " s")
     yield from _at_least("cooldown_limit_s", cfg.cooldown_limit_s, 0, " s")
     yield from _at_least("gpu_busy_timeout_s", cfg.gpu_busy_timeout_s, 0, " s")

@@ -19,12 +19,13 @@ from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, OmegaConf
 
 from wattcount.config.catalogue import GROUPS
-from wattcount.config.composition import SWEEPER_TARGET, from_hydra
+from wattcount.config.composition import SWEEPER_TARGET, concealed_config, from_hydra
 from wattcount.config.hydra_errors import plain_errors
 from wattcount.config.paths import default_records_dir
 from wattcount.config.points import build_points
 from wattcount.config.schema import RunConfig
 from wattcount.errors import EXIT_NOT_STARTED, EXIT_OK, NotStartedError
+from wattcount.masking import concealed_arguments
 from wattcount.run.background import Background
 from wattcount.sweep.planning import cases
 from wattcount.sweep.planning.index import RecordIndex, read_index
@@ -60,7 +61,10 @@ class PointSweeper(BasicSweeper):
     def sweep(self, arguments: list[str]) -> StudyResult:
         """`arguments`: the command line's overrides. Raises `NotStartedError` where a point makes no sense."""
         assert self.config is not None
-        batch = self._expand(arguments)
+        # Also those of files: plans, `multirun.yaml` and what launchers send to their jobs are made of it.
+        self.config = concealed_config(self.config)
+        arguments = concealed_arguments(arguments)
+        batch = [tuple(concealed_arguments(point)) for point in self._expand(arguments)]
         runs = self._build(batch)
         first = _common(runs)
         here = isinstance(self.launcher, BasicLauncher)

@@ -4,38 +4,53 @@ from __future__ import annotations
 
 import logging
 import os
+import queue
+import shlex
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, urlsplit
 
 from wattcount import ownership
-from wattcount.config.paths import default_tracking_uri
+from wattcount.config.paths import data_home
 from wattcount.config.schema import TrackingConfig
-from wattcount.errors import WattcountError
+from wattcount.errors import WattcountError, one_line
+from wattcount.masking import masked, reveal
 from wattcount.tracking import content
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 LIMIT_S = 300.0
-"""All of one logging; a record of 10 MB takes some seconds."""
-REQUEST_LIMIT_S = 20.0
+"""Limit of one logging [s]; a record of 10 MB takes some seconds."""
+OPEN_LIMIT_S = 30.0
+"""Limit of the first answer of a server [s]: one that is up answers in a second, one that is down must not hold a sweep."""
+REQUEST_LIMIT_S = 20
+"""Limit of one HTTP request [s], where `$MLFLOW_HTTP_REQUEST_TIMEOUT` does not set another."""
 TRIES = 3
+"""Tries of one HTTP request, and of opening a database."""
 MAKING_LIMIT_S = 60.0
+"""Limit of making a database, and of waiting for another process that makes it [s]; it takes 2 to 20 s."""
+SQLITE_MAGIC = b"SQLite format 3\0"
 _CHATTER = ("mlflow", "alembic", "urllib3")
 
-_BOUNDS = {
+_MLFLOW_DEFAULTS: dict[str, Any] = {
     # MLflow's own are 7 retries of 120 s with backoff: a server that is down would hold a sweep for minutes.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": str(TRIES - 1),
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": TRIES - 1,
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": 1,
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": REQUEST_LIMIT_S,
+    # A proxy in maintenance answers 503 with `Retry-After: 3600`.
+    "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": False,
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": False,
+    # The address that it prints has the password in it.
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": True,
 }
-_TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+"""Defaults of MLflow's environment variables while anyone here is connected; a variable that is set goes before them."""
 
 
 class TrackingError(WattcountError):
@@ -43,16 +58,61 @@ class TrackingError(WattcountError):
 
 
 def resolve_uri(tracking: TrackingConfig | None = None) -> str:
-    """`tracking.uri`, else `$MLFLOW_TRACKING_URI`, else sqlite in wattcount's data folder."""
+    """`tracking.uri`, else `$MLFLOW_TRACKING_URI`, else sqlite in wattcount's data folder; with its password.
+
+    Only for connecting; whatever is shown or kept gets `masking.masked` of it. Raises `TrackingError` where the
+    password of `tracking.uri` is masked and this process does not know it.
+    """
     configured = tracking.uri if tracking is not None else None
-    return configured or os.environ.get("MLFLOW_TRACKING_URI") or default_tracking_uri()
+    if configured:
+        whole = reveal(configured)
+        if whole is None:
+            raise TrackingError(
+                f"the password of tracking.uri={configured} is masked: give it again, or leave it out of the URI and set "
+                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            )
+        return whole
+    return os.environ.get("MLFLOW_TRACKING_URI") or default_uri()
+
+
+def default_uri() -> str:
+    """`mlflow.db` in wattcount's data folder, whatever characters the folder's name has.
+
+    MLflow's own default is sqlite in the working directory; this one is at a fixed place.
+    """
+    return sqlite_uri(data_home() / "mlflow.db")
+
+
+def sqlite_uri(database: Path) -> str:
+    """The URI that SQLAlchemy opens `database` (absolute) by. Raises `TrackingError` where it can express none."""
+    plain = f"sqlite:///{database}"
+    if not {"%", "?"} & set(plain):
+        return plain
+    # Later versions of SQLAlchemy decode `%3F`, earlier ones take it literally.
+    for uri in (plain, "sqlite:///" + plain[len("sqlite:///") :].replace("%", "%25").replace("?", "%3F")):
+        if sqlite_file(uri) == database:
+            return uri
+    raise TrackingError(
+        f"no URI can name {database}, because of its '%' or '?': set WATTCOUNT_HOME to another folder, or MLFLOW_TRACKING_URI"
+    )
 
 
 def ui_command(uri: str) -> str:
-    """What to type, or where to look, to see the runs."""
+    """What to type, or where to look, to see the runs; without the password."""
+    shown = masked(uri)
     if urlsplit(uri).scheme in ("http", "https"):
-        return f"open {uri}"
-    return f"mlflow ui --backend-store-uri {uri}"
+        return f"open {shown}"
+    return f"mlflow ui --backend-store-uri {shlex.quote(shown)}"
+
+
+def log_command(what: str, tracking: TrackingConfig) -> str:
+    """The `wattcount log` that logs `what` (its arguments) to where `tracking` says, without the password."""
+    command = f"wattcount log {what}"
+    if tracking.uri:
+        command += f" --uri {shlex.quote(masked(tracking.uri))}"
+    if tracking.experiment != TrackingConfig.experiment:
+        command += f" --experiment {shlex.quote(tracking.experiment)}"
+    return command
 
 
 @contextmanager
@@ -60,61 +120,143 @@ def connected(uri: str, later: str, limit_s: float = LIMIT_S) -> Iterator[Mlflow
     """A client of the store, which is opened here, and fails here where it cannot be reached.
 
     later    what to type to do it another time; part of every error
-    limit_s  after so many seconds no request is begun any more, and one that has begun is given up soon after
+    limit_s  after so many seconds every call is given up, whatever the store does meanwhile
 
     Raises `TrackingError` for whatever the store, a driver or a network throws.
     """
     with _quiet_and_bounded():
+        opening_s = _opening_limit_s(uri, limit_s)
+        began_s = time.monotonic()
+        calls = _Calls(opening_s)
         try:
-            with _alone(uri):
-                client = cast("MlflowClient", _Bounded(_client(uri), limit_s))
-                client.search_experiments(
-                    max_results=1
-                )  # opens the store, or makes it; fails where it cannot
-            yield client
+            client = calls.run(_opened, uri)
+            # A database that had to be made first leaves no less time to log to it.
+            calls.allow(limit_s - (time.monotonic() - began_s) if opening_s <= limit_s else limit_s)
+            yield cast("MlflowClient", _Bounded(client, calls))
         except WattcountError:
             raise
         # Whatever a store, a driver or a network throws: tracking must not cost the run.
         except Exception as error:
-            reason = " ".join(str(error).split())[:300] or type(error).__name__
             raise TrackingError(
-                f"could not log to MLflow at {uri}: {reason}; the record is kept, log it later with: {later}"
+                f"could not log to MLflow at {masked(uri)}: {one_line(error)}; the record is kept, log it later with: {later}"
             ) from error
+        finally:
+            calls.close()
+
+
+def _opening_limit_s(uri: str, limit_s: float) -> float:
+    """A server answers at once; a database may have to be made, a local one behind another process that makes it."""
+    scheme = urlsplit(uri).scheme.split("+")[0]
+    if scheme in ("http", "https"):
+        return min(limit_s, OPEN_LIMIT_S)
+    return 2 * MAKING_LIMIT_S if scheme in ("", "file", "sqlite") else MAKING_LIMIT_S
+
+
+class _Calls:
+    """Runs calls one after the other in a thread of its own, and gives up waiting for one when the time is over.
+
+    A limit of each socket operation, which is all that MLflow has, is none for a server that sends a byte a second.
+    The thread of a call that was given up ends with that call, and makes no other one.
+    """
+
+    def __init__(self, limit_s: float) -> None:
+        self._waiting: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
+        self.allow(limit_s)
+        threading.Thread(target=self._serve, name="wattcount-tracking", daemon=True).start()
+
+    def allow(self, limit_s: float) -> None:
+        """Sets what is left for all further calls together, from now on [s]."""
+        self._limit_s = limit_s
+        self._end_s = time.monotonic() + limit_s
+
+    def run(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """What `function` returns or raises; `TimeoutError` where the time is over first."""
+        left_s = self._end_s - time.monotonic()
+        answer: Future[Any] = Future()
+        if left_s > 0:
+            self._waiting.put((answer, lambda: function(*args, **kwargs)))
+            with suppress(TimeoutError):
+                answer.exception(left_s)
+        if not answer.done():
+            raise TimeoutError(f"it took longer than {self._limit_s:g} s")
+        return answer.result()
+
+    def close(self) -> None:
+        self._waiting.put(None)
+
+    def _serve(self) -> None:
+        while (item := self._waiting.get()) is not None:
+            answer, call = item
+            try:
+                answer.set_result(call())
+            except BaseException as error:  # told to whoever waits
+                answer.set_exception(error)
 
 
 class _Bounded:
     """Passes calls on to a client until their time is over."""
 
-    def __init__(self, client: MlflowClient, limit_s: float) -> None:
+    def __init__(self, client: MlflowClient, calls: _Calls) -> None:
         self._client = client
-        self._limit_s = limit_s
-        self._end_s = time.monotonic() + limit_s
-        self._set_timeout = _TIMEOUT not in os.environ
+        self._calls = calls
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._client, name)
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            left_s = self._end_s - time.monotonic()
-            if left_s <= 0:
-                raise TimeoutError(f"it took longer than {self._limit_s:g} s")
-            if not self._set_timeout:
-                return method(*args, **kwargs)
-            os.environ[_TIMEOUT] = str(max(round(min(REQUEST_LIMIT_S, left_s / TRIES)), 1))
-            try:
-                return method(*args, **kwargs)
-            finally:
-                os.environ.pop(_TIMEOUT, None)
+            return self._calls.run(method, *args, **kwargs)
 
         return call
 
 
-def _client(uri: str) -> MlflowClient:
+def _opened(uri: str) -> MlflowClient:
+    """A client whose store has answered once, or was made."""
     from mlflow.tracking import MlflowClient
 
-    if (database := _sqlite_file(uri)) is not None:
-        database.parent.mkdir(parents=True, exist_ok=True)
-    return MlflowClient(tracking_uri=uri)
+    database = sqlite_file(uri)
+    if database is not None:
+        _check_sqlite(database)
+        with suppress(OSError):  # the store will say so
+            database.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(database), _no_litter(uri, database):
+        client = MlflowClient(tracking_uri=uri)
+        client.search_experiments(max_results=1)
+    return client
+
+
+def _check_sqlite(database: Path) -> None:
+    """Raises `TrackingError` for what can be no database: SQLAlchemy would try to open it for two minutes."""
+    advice = "give the file of a database, e.g. sqlite:////home/me/mlflow.db"
+    if database.is_dir():
+        raise TrackingError(f"cannot log to MLflow at {database}: it is a folder; {advice}")
+    if not database.exists():
+        return
+    if not database.is_file():
+        raise TrackingError(f"cannot log to MLflow at {database}: it is no regular file; {advice}")
+    try:
+        with database.open("r+b") as file:
+            begin = file.read(len(SQLITE_MAGIC))
+    except OSError as error:
+        raise TrackingError(
+            f"cannot log to MLflow at {database}: the file cannot be read and written by this user ({error.strerror})"
+        ) from error
+    if begin and begin != SQLITE_MAGIC:
+        raise TrackingError(f"cannot log to MLflow at {database}: it is no sqlite database; {advice}")
+
+
+@contextmanager
+def _no_litter(uri: str, database: Path | None) -> Iterator[None]:
+    """Removes the empty folder that MLflow makes of the URI as it is written, where that is not the database's."""
+    written = None if database is None else Path(uri.partition(":///")[2]).absolute().parent
+    made: list[Path] = []
+    if database is not None and written is not None and written != database.parent:
+        made = [folder for folder in (written, *written.parents) if not folder.exists()]
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            for folder in made:
+                folder.rmdir()
 
 
 def prepare(tracking: TrackingConfig | None = None) -> None:
@@ -135,10 +277,10 @@ def experiment(client: MlflowClient, uri: str, name: str) -> str:
         if found is not None:
             if found.lifecycle_stage == "deleted":
                 raise TrackingError(
-                    f"MLflow experiment {name!r} at {uri} was deleted; restore it or set tracking.experiment"
+                    f"MLflow experiment {name!r} at {masked(uri)} was deleted; restore it or set tracking.experiment"
                 )
             return str(found.experiment_id)
-        database = _sqlite_file(uri)
+        database = sqlite_file(uri)
         # Beside the database: MLflow would put the artifacts of a local database into the working directory.
         location = (
             None if database is None else (database.parent / "mlflow-artifacts" / quote(name, "")).as_uri()
@@ -161,27 +303,38 @@ def experiment(client: MlflowClient, uri: str, name: str) -> str:
             # Another run of the sweep may have just made it.
             if client.get_experiment_by_name(name) is None:
                 raise
-    raise TrackingError(f"could not create the MLflow experiment {name!r} at {uri}")
+    raise TrackingError(f"could not create the MLflow experiment {name!r} at {masked(uri)}")
 
 
-def _sqlite_file(uri: str) -> Path | None:
-    parts = urlsplit(uri)
-    if parts.scheme.split("+")[0] != "sqlite" or parts.path in ("", "/"):
+def sqlite_file(uri: str) -> Path | None:
+    """The file of a sqlite URI, absolute, as SQLAlchemy reads it; None for any other URI."""
+    if uri.partition(":")[0].split("+")[0] != "sqlite":
         return None
-    return Path(unquote(parts.path[1:])).absolute()
+    try:
+        from sqlalchemy.engine import make_url
+
+        database = make_url(uri).database
+    except Exception:  # without SQLAlchemy, or no URI: the store will say so
+        return None
+    if not database or database.startswith((":memory:", "file:")):
+        return None
+    return Path(database).absolute()
 
 
 class _Quiet:
-    """How MLflow is kept quiet and bounded while anyone in this process is connected; what the user set stays."""
+    """How MLflow is kept quiet and bounded while anyone in this process is connected; what the user set stays.
+
+    Defaults of MLflow's variables are changed and not the environment, which other threads and child processes read.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._users = 0
-        self._added: dict[str, str] = {}
-        self._levels: dict[logging.Logger, int] = {}
+        self._undo: list[Callable[[], None]] = []
 
     def begin(self) -> None:
         import mlflow  # noqa: F401  (it sets the level of its loggers when it is imported)
+        from mlflow import environment_variables
 
         with self._lock:
             self._users += 1
@@ -189,21 +342,28 @@ class _Quiet:
                 return
             # Alembic's, of every database that it makes.
             warnings.filterwarnings("ignore", category=UserWarning, module=r"alembic\.")
-            self._added = {key: value for key, value in _BOUNDS.items() if key not in os.environ}
-            os.environ.update(self._added)
-            self._levels = {logger: logger.level for logger in map(logging.getLogger, _CHATTER)}
-            for logger in self._levels:
+            for name, value in _MLFLOW_DEFAULTS.items():
+                if (variable := getattr(environment_variables, name, None)) is not None:
+                    self._change(variable, "default", value)
+            with suppress(ImportError):  # mlflow-skinny has no databases
+                from mlflow.store.db import utils
+
+                self._change(utils, "MAX_RETRY_COUNT", TRIES)
+            for logger in map(logging.getLogger, _CHATTER):
+                self._undo.append(lambda logger=logger, level=logger.level: logger.setLevel(level))  # type: ignore[misc]
                 logger.setLevel(logging.ERROR)
 
     def end(self) -> None:
         with self._lock:
             self._users -= 1
-            if self._users:
-                return
-            for key in self._added:
-                os.environ.pop(key, None)
-            for logger, level in self._levels.items():
-                logger.setLevel(level)
+            while not self._users and self._undo:
+                self._undo.pop()()
+
+    def _change(self, owner: Any, name: str, value: Any) -> None:
+        if hasattr(owner, name):
+            before = getattr(owner, name)
+            self._undo.append(lambda: setattr(owner, name, before))
+            setattr(owner, name, value)
 
 
 _QUIET = _Quiet()
@@ -220,17 +380,12 @@ def _quiet_and_bounded() -> Iterator[None]:
 
 
 @contextmanager
-def _alone(uri: str) -> Iterator[None]:
+def _alone(database: Path | None) -> Iterator[None]:
     """Keeps two processes from making the same sqlite database at once, which ends in half of one."""
-    database = _sqlite_file(uri)
     claim = None
     if database is not None:
-        end_s = time.monotonic() + MAKING_LIMIT_S
         with suppress(OSError):  # no locks here, or nothing can be written: the store will say so
-            while (claim := ownership.lock(database.with_name(f"{database.name}.lock"), "")) is None:
-                if time.monotonic() >= end_s:
-                    break
-                time.sleep(0.1)
+            claim = ownership.wait_for_lock(database.with_name(f"{database.name}.lock"), "", MAKING_LIMIT_S)
     try:
         yield
     finally:

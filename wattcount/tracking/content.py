@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wattcount.config.levers import levers
+from wattcount.config.tracking_tags import TAG_LIMIT
 from wattcount.metrics.observations import MISSING, gpu_uuids, int_column
 from wattcount.metrics.summary import describe, gpu_label
 from wattcount.record import Record
 from wattcount.record.schema import Phase, RunInfo
 
 PARAM_LIMIT = 6000
-TAG_LIMIT = 8000
-"""Characters MLflow keeps of one value."""
+"""Length of a param's value [characters]: MLflow keeps no more."""
 CURVE_POINTS = 1000
 
 _NOT_PARAMS = ("tracking", "display", "records_dir", "evidence")
@@ -40,7 +40,7 @@ def params(config: Mapping[str, Any]) -> dict[str, str]:
         if key.startswith("gpu.") and key not in _GPU_PARAMS:
             continue
         text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
-        flat[re.sub(r"[^\w./ :-]", "_", key)] = _cut(text, PARAM_LIMIT)  # what MLflow allows in a key
+        flat[re.sub(r"[^\w./ :-]", "_", key)] = cut(text, PARAM_LIMIT)  # what MLflow allows in a key
     return flat
 
 
@@ -53,7 +53,8 @@ def _leaves(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
             yield key, value
 
 
-def _cut(text: str, limit: int) -> str:
+def cut(text: str, limit: int) -> str:
+    """`text`, or its begin with its length and hash where it has more than `limit` characters."""
     if len(text) <= limit:
         return text
     digest = hashlib.sha256(text.encode()).hexdigest()
@@ -67,7 +68,10 @@ def config_hash(config: Mapping[str, Any]) -> str:
 
 
 def tags(record: Record, metrics: Mapping[str, Any]) -> dict[str, str]:
-    """Tags to filter and group runs by; the same keys on every run of the same kind."""
+    """Tags to filter and group runs by; the same keys on every run of the same kind.
+
+    All of them are `config.tracking_tags.is_own`, so that no user's tag stands in their place.
+    """
     info, config = record.info, record.info.config
     validity = metrics["validity"]
     found = {
@@ -94,7 +98,7 @@ def tags(record: Record, metrics: Mapping[str, Any]) -> dict[str, str]:
         "wattcount.record": str(record.path),
     }
     found |= {f"version.{name}": version for name, version in info.versions.items()}
-    return {key: _cut(str(value), TAG_LIMIT) for key, value in found.items() if value not in (None, "")}
+    return {key: cut(str(value), TAG_LIMIT) for key, value in found.items() if value not in (None, "")}
 
 
 def run_name(info: RunInfo) -> str:

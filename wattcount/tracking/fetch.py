@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wattcount.config.schema import TrackingConfig
+from wattcount.errors import one_line
+from wattcount.masking import masked
 from wattcount.record import Record
 from wattcount.record.place import final_folder
 from wattcount.tracking.connection import TrackingError, connected, resolve_uri
@@ -36,11 +38,12 @@ def fetch_record(run_id: str, records_dir: Path, tracking: TrackingConfig | None
         except TrackingError as error:
             if error.__cause__ is None:
                 raise
-            reason = " ".join(str(error.__cause__).split())[:300]
-            raise TrackingError(f"it could not be fetched from MLflow at {uri}: {reason}") from error
+            raise TrackingError(
+                f"it could not be fetched from MLflow at {masked(uri)}: {one_line(error.__cause__)}"
+            ) from error
         info = Record.open(found).info
         if info.run_id != run_id:
-            raise TrackingError(f"MLflow at {uri} has another record ({info.run_id}) in its place")
+            raise TrackingError(f"MLflow at {masked(uri)} has another record ({info.run_id}) in its place")
         folder = final_folder(records_dir, info.point_id, info.repeat, info.run_id)
         if not folder.exists():
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -56,7 +59,7 @@ def _download(client: MlflowClient, run_id: str, uri: str, experiment: str, fold
     runs = [] if found is None else client.search_runs([found.experiment_id], wanted)
     if not runs:
         raise TrackingError(
-            f"it is not in MLflow at {uri} (experiment {experiment!r}); set records_dir to a folder that all "
+            f"it is not in MLflow at {masked(uri)} (experiment {experiment!r}); set records_dir to a folder that all "
             "nodes see, or tracking.uri to a server"
         )
     return Path(client.download_artifacts(runs[0].info.run_id, RECORD_ARTIFACT, str(folder)))

@@ -2,30 +2,52 @@
 
 ::
 
-    create_run -> FAILED -> params, tags, metrics, curve, inputs, artifacts -> FINISHED (or FAILED)
+    create_run -> FAILED -> params, tags, metrics, curve, inputs, artifacts -> complete -> FINISHED (or FAILED)
 
 The run is closed as FAILED as soon as it exists, so whatever kills the logging leaves a FAILED run, marked
-`wattcount.logging = incomplete ...`; the next `log_record` of the same record replaces it.
+`wattcount.logging = incomplete ...`; the next `log_record` of the same record replaces it. One that was killed after the
+mark `complete` has everything but its status, which the next `log_record` sets.
+
+On one host a lock on the record keeps loggings from each other. Other hosts see the mark of a logging that goes on; two that
+began at the same moment find each other's run at the end, and both keep the same one.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
+import re
+import shlex
 import socket
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wattcount import ownership
+from wattcount.config.paths import gpu_lock_dir
 from wattcount.config.schema import TrackingConfig
+from wattcount.config.tracking_tags import TAG_LIMIT, usable_tags
+from wattcount.errors import WattcountError, one_line
 from wattcount.metrics.load import load_metrics
 from wattcount.record import Record
 from wattcount.record.schema import REQUESTS_PARQUET
+from wattcount.run.gpu_lock import make_shared
 from wattcount.tracking import content
-from wattcount.tracking.connection import LIMIT_S, TrackingError, connected, experiment, resolve_uri
+from wattcount.tracking.connection import (
+    LIMIT_S,
+    TrackingError,
+    connected,
+    experiment,
+    log_command,
+    resolve_uri,
+)
 
 if TYPE_CHECKING:
+    from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
 RUN_ID_TAG = "wattcount.run_id"
@@ -34,6 +56,9 @@ COMPLETE = "complete"
 PARENT_TAG = "mlflow.parentRunId"
 ENTITIES_PER_BATCH = 100
 METRICS_PER_BATCH = 1000
+_RUN_ID = re.compile(r"[\w.+:@=-]{1,200}")
+MARK_LIMIT_S = 2 * LIMIT_S
+"""Age of the mark `incomplete` from which on its logging is over, whatever became of it [s]: twice the limit of one."""
 
 
 def log_record(
@@ -50,14 +75,39 @@ def log_record(
     parent   id of the MLflow run that it is shown below: its study's (`study.study_run`)
     limit_s  seconds after which it is given up
 
-    The run has the record's own start and end, and is FAILED where the record's run failed.
+    The run has the record's own start and end, and is FAILED where the record's run failed. Where it goes depends on
+    `tracking` and the environment alone, never on what the record says of itself.
     Raises `TrackingError` where the store cannot be reached or refuses; `WattcountError` where `path` is no record.
     """
     tracking = tracking if tracking is not None else TrackingConfig()
     record = Record.open(Path(path).absolute())
     uri = resolve_uri(tracking)
-    with connected(uri, f"wattcount log {record.path}", limit_s) as client:
-        return _log(record, client, uri, tracking, force, parent)
+    later = log_command(shlex.quote(str(record.path)), tracking)
+    began_s = time.monotonic()
+    with _alone(record.info.run_id, limit_s):
+        left_s = max(limit_s - (time.monotonic() - began_s), 1.0)
+        with connected(uri, later, left_s) as client:
+            return _log(record, client, uri, tracking, force, parent)
+
+
+@contextlib.contextmanager
+def _alone(run_id: str, limit_s: float) -> Iterator[None]:
+    """Keeps the other processes of this host, of all users, from logging the same record meanwhile."""
+    folder = gpu_lock_dir()
+    file = folder / f"log-{hashlib.sha256(run_id.encode()).hexdigest()[:16]}.lock"
+    claim = None
+    with contextlib.suppress(OSError):  # no locks here: the marks in MLflow have to do
+        make_shared(folder)
+        claim = ownership.wait_for_lock(file, "logging a record", limit_s, for_everyone=True)
+        if claim is None:
+            raise TrackingError(
+                f"this record has been logged by another process for {limit_s:g} s: try again later"
+            )
+    try:
+        yield
+    finally:
+        if claim is not None:
+            claim.release(remove=True)
 
 
 def _log(
@@ -70,25 +120,24 @@ def _log(
 ) -> str:
     info = record.info
     experiment_id = experiment(client, uri, tracking.experiment)
-    logged = _earlier(client, experiment_id, info.run_id)
-    if logged is not None and not force:
-        run = client.get_run(logged)
-        if parent is not None and PARENT_TAG not in run.data.tags:  # measured before it was of a study
-            client.set_tag(logged, PARENT_TAG, parent)
-        return logged
-    metrics = load_metrics(record)
     start_ns, end_ns = content.bounds_ns(info)
     end_ms = content.utc_ms(info, end_ns)
+    status = "FINISHED" if info.validity.valid else "FAILED"
+    earlier = _earlier(client, experiment_id, info.run_id)
+    if earlier is not None and not force:
+        return _completed(client, earlier, status, end_ms, parent)
+    files = _files(record)
+    metrics = load_metrics(record)
     run = client.create_run(
         experiment_id,
         start_time=content.utc_ms(info, start_ns),
-        run_name=tracking.run_name or content.run_name(info),
+        run_name=content.cut(tracking.run_name or content.run_name(info), TAG_LIMIT),
         tags={
             RUN_ID_TAG: info.run_id,
-            LOGGING_TAG: f"incomplete {socket.gethostname()} {os.getpid()}",
+            LOGGING_TAG: f"incomplete {socket.gethostname()} {os.getpid()} {time.time():.0f}",
             "mlflow.source.name": "wattcount",
             "mlflow.source.type": "LOCAL",
-            "mlflow.note.content": content.note(record, metrics)[: content.TAG_LIMIT],
+            "mlflow.note.content": content.note(record, metrics)[:TAG_LIMIT],
         }
         | ({PARENT_TAG: parent} if parent is not None else {}),
     )
@@ -97,11 +146,62 @@ def _log(
     _log_facts(client, run_id, record, metrics, tracking, end_ms)
     _log_curves(client, run_id, record)
     _log_workload(client, run_id, record)
-    for file in sorted(record.path.iterdir()):  # one by one: each has its own time
+    for file in files:  # one by one: each has its own time
         client.log_artifact(run_id, str(file), artifact_path="record")
     client.set_tag(run_id, LOGGING_TAG, COMPLETE)
-    client.set_terminated(run_id, "FINISHED" if info.validity.valid else "FAILED", end_time=end_ms)
+    if not force and (other := _first_of_several(client, experiment_id, info.run_id)) not in (None, run_id):
+        assert other is not None
+        return other
+    client.set_terminated(run_id, status, end_time=end_ms)
     return run_id
+
+
+def _files(record: Record) -> list[Path]:
+    """The files of a record. Raises `WattcountError` for a link or anything else that is no file."""
+    files = sorted(record.path.iterdir())
+    for file in files:
+        if file.is_symlink() or not file.is_file():
+            raise WattcountError(
+                f"{file} is no regular file: a record has none of these, and none is logged; remove it"
+            )
+    return files
+
+
+def _completed(client: MlflowClient, run: Run, status: str, end_ms: int, parent: str | None) -> str:
+    """Gives a run that has everything of its record its status and its parent, where a kill or a person took them."""
+    run_id = str(run.info.run_id)
+    if run.info.status != status:
+        client.set_terminated(run_id, status, end_time=end_ms)
+    if parent is not None and not _has_parent(client, run, parent):
+        client.set_tag(run_id, PARENT_TAG, parent)
+    return run_id
+
+
+def _has_parent(client: MlflowClient, run: Run, parent: str) -> bool:
+    """Whether the run is shown below a run that is there; `parent` is the one that it would get."""
+    from mlflow.exceptions import MlflowException
+
+    own = run.data.tags.get(PARENT_TAG)
+    if own is None or own == parent:
+        return bool(own == parent)
+    try:
+        return bool(client.get_run(own).info.lifecycle_stage != "deleted")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return False
+
+
+def _first_of_several(client: MlflowClient, experiment_id: str, run_id: str) -> str | None:
+    """Of complete runs of one record, which two hosts made at once, the one that both keep; the others are removed."""
+    complete = sorted(
+        str(run.info.run_id)
+        for run in _runs(client, experiment_id, run_id)
+        if run.data.tags.get(LOGGING_TAG) == COMPLETE
+    )
+    for double in complete[1:]:
+        client.delete_run(double)
+    return complete[0] if complete else None
 
 
 def _log_facts(
@@ -114,7 +214,8 @@ def _log_facts(
 ) -> None:
     from mlflow.entities import Metric, Param, RunTag
 
-    tags = content.tags(record, metrics) | {str(k): str(v) for k, v in tracking.tags.items()}
+    own = {key: content.cut(value, TAG_LIMIT) for key, value in usable_tags(tracking.tags).items()}
+    tags = own | content.tags(record, metrics)
     values = [
         Metric(key, float(value), end_ms, 0) for key, value in metrics["metrics"].items() if value is not None
     ]
@@ -159,27 +260,40 @@ def _log_workload(client: MlflowClient, run_id: str, record: Record) -> None:
     client.log_inputs(run_id, datasets=[DatasetInput(dataset, [InputTag("mlflow.data.context", "workload")])])
 
 
-def _earlier(client: MlflowClient, experiment_id: str, run_id: str) -> str | None:
+def _runs(client: MlflowClient, experiment_id: str, run_id: str) -> list[Run]:
+    """The runs of a record that are not deleted."""
+    if not _RUN_ID.fullmatch(run_id):  # it stands in a filter
+        raise WattcountError(f"{one_line(run_id, 40)!r} is no run id: the record was changed by hand")
+    return list(client.search_runs([experiment_id], f"tags.`{RUN_ID_TAG}` = '{run_id}'"))
+
+
+def _earlier(client: MlflowClient, experiment_id: str, run_id: str) -> Run | None:
     """The MLflow run that holds this record whole. What an interrupted logging left is removed."""
-    runs = client.search_runs([experiment_id], f"tags.`{RUN_ID_TAG}` = '{run_id}'")
     complete = None
-    for run in runs:
+    for run in _runs(client, experiment_id, run_id):
         state = run.data.tags.get(LOGGING_TAG, "")
         if state == COMPLETE:
-            complete = str(run.info.run_id)
+            complete = run
             continue
         if _is_alive(state):
-            raise TrackingError(f"this record is being logged by another process ({state.split()[-1]})")
+            raise TrackingError(
+                f"this record is being logged by another process ({' '.join(state.split()[1:3])})"
+            )
         client.set_terminated(run.info.run_id, "FAILED")
         client.delete_run(run.info.run_id)
     return complete
 
 
 def _is_alive(state: str) -> bool:
-    """Whether the process of an `incomplete HOST PID` mark still runs, as far as this host can tell."""
+    """Whether the logging of a mark `incomplete HOST PID SECONDS` goes on, as far as this host can tell."""
     words = state.split()
-    if len(words) != 3 or words[1] != socket.gethostname() or not words[2].isdigit():
+    if len(words) not in (3, 4) or not all(word.isdigit() for word in words[2:]):
         return False
+    began_s = int(words[3]) if len(words) == 4 else None  # earlier versions did not write it
+    if began_s is not None and abs(time.time() - began_s) > MARK_LIMIT_S:
+        return False
+    if words[1] != socket.gethostname():
+        return began_s is not None
     pid = int(words[2])
     return pid != os.getpid() and Path(f"/proc/{pid}").exists()
 

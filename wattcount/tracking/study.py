@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wattcount.config.schema import TrackingConfig
-from wattcount.tracking import content
-from wattcount.tracking.connection import LIMIT_S, connected, experiment, resolve_uri
+from wattcount.config.tracking_tags import TAG_LIMIT
+from wattcount.tracking.connection import LIMIT_S, connected, experiment, log_command, resolve_uri
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -69,7 +69,7 @@ def study_run(
     """The id of the study's own run, which is made where there is none. Raises `TrackingError`."""
     tracking = tracking if tracking is not None else TrackingConfig()
     uri = resolve_uri(tracking)
-    with connected(uri, f"wattcount log --study {name}", limit_s) as client:
+    with connected(uri, log_command(f"--study {name}", tracking), limit_s) as client:
         return _study_run(client, experiment(client, uri, tracking.experiment), name, str(folder))
 
 
@@ -77,7 +77,7 @@ def log_study(page: StudyPage, tracking: TrackingConfig | None = None, *, limit_
     """Writes the study's page afresh and returns the id of its run. Raises `TrackingError`."""
     tracking = tracking if tracking is not None else TrackingConfig()
     uri = resolve_uri(tracking)
-    with connected(uri, f"wattcount log --study {page.name}", limit_s) as client:
+    with connected(uri, log_command(f"--study {page.name}", tracking), limit_s) as client:
         experiment_id = experiment(client, uri, tracking.experiment)
         run_id = _study_run(client, experiment_id, page.name, page.folder)
         _write(client, run_id, page)
@@ -130,7 +130,7 @@ def _write(client: MlflowClient, run_id: str, page: StudyPage) -> None:
     ]
     tags = dict(page.tags) | {
         STATE_TAG: page.state,
-        "mlflow.note.content": page.note[: content.TAG_LIMIT],
+        "mlflow.note.content": page.note[:TAG_LIMIT],
         # What makes the UI show the file as a table.
         "mlflow.loggedArtifacts": json.dumps([{"path": TABLE_JSON, "type": "table"}]),
     }

@@ -33,6 +33,7 @@ from wattcount.errors import (
     WattcountError,
 )
 from wattcount.files import write_atomically
+from wattcount.masking import conceal
 from wattcount.run.cooldown import Rest
 from wattcount.sweep.planning.keys import plan_key
 from wattcount.sweep.running.task import NOT_STARTED, PointResult, measure_planned
@@ -52,6 +53,7 @@ class Errand:
     attempts         how often a point may be tried; None: as often as the launcher starts its job again
     wait_for_others  for a run that measures the same point right now
     resume           False: measures again what has a valid record
+    tracking_uri     with its password, for jobs that do not inherit the sweep's environment; None: not needed
     """
 
     study: str
@@ -62,12 +64,15 @@ class Errand:
     attempts: int | None = None
     wait_for_others: bool = False
     resume: bool = True
+    tracking_uri: str | None = dataclasses.field(default=None, repr=False)
 
 
 def measure_job(cfg: DictConfig, *, errand: Errand) -> PointResult:
     """The launcher's task. Never raises an `Exception`: a result says more."""
     overrides = tuple(str(override) for override in HydraConfig.get().overrides.task)
     os.environ.setdefault("WATTCOUNT_HOME", errand.home)
+    if errand.tracking_uri is not None:
+        conceal(errand.tracking_uri)
     try:
         run = from_hydra(cfg)
     except NotStartedError as error:

@@ -38,6 +38,7 @@ from wattcount.errors import (
     WattcountError,
     one_line,
 )
+from wattcount.masking import reveal
 from wattcount.run.signals import Signals
 from wattcount.sweep.planning.plan import PlannedPoint
 from wattcount.sweep.running import placement, slurm
@@ -208,6 +209,9 @@ class Launch:
                 attempts=self._first.sweep.attempts if self._kind == _RAY else None,
                 wait_for_others=wait_for_others,
                 resume=self._first.resume is not False,
+                # Ray's workers keep the environment that they were started with, and it sends this in memory;
+                # submitit writes what it sends to files, and SLURM's jobs inherit the environment.
+                tracking_uri=reveal(self._first.tracking.uri or "") if self._kind == _RAY else None,
             )
             waiting = {point.key: point for point in part.points}
             call = Call(name, part, errand, self._sweep_dir / ".submitit" / self._start / name, waiting)
@@ -253,12 +257,15 @@ class Launch:
                     self._call(replace(call.group, points=tuple(points)), attempt=attempt + 1)
 
     def _read_results(self, call: Call) -> None:
-        with contextlib.suppress(OSError):
+        there: set[str] = set()
+        with contextlib.suppress(OSError):  # not made yet
             there = {entry.name for entry in call.folder.iterdir()}
-            for key in list(call.waiting):
-                if f"{key}.json" in there:
-                    with contextlib.suppress(OSError, ValueError):
-                        self._ended(call, key, read_result(call.folder / f"{key}.json"))
+        for key in [key for key in call.waiting if f"{key}.json" in there]:
+            try:
+                result = read_result(call.folder / f"{key}.json")
+            except (OSError, ValueError):
+                continue  # looked at again
+            self._ended(call, key, result)
 
     def _take_returned(self, call: Call, returned: Sequence[JobReturn]) -> None:
         for point, job in zip(call.group.points, returned, strict=True):

@@ -14,6 +14,7 @@ what is missing. A store that does not answer is left alone for longer and longe
 from __future__ import annotations
 
 import contextlib
+import shlex
 import subprocess
 import sys
 import time
@@ -22,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from wattcount.config.schema import TrackingConfig
-from wattcount.errors import WattcountError
+from wattcount.errors import WattcountError, one_line
 from wattcount.run.quiet import in_a_window
 from wattcount.sweep.story.ledger import study_folder
 
@@ -65,7 +66,7 @@ class LaneLog:
         except Exception as error:  # the sweep must not be lost to its logging
             self._closed_until_s = time.monotonic() + self._pause_s
             notice(
-                f"{_one_line(error, study)}; the sweep goes on, MLflow is tried again in {self._pause_s:g} s and at the end"
+                f"{_reason(error, tracking, study)}; the sweep goes on, MLflow is tried again in {self._pause_s:g} s and at the end"
             )
             self._pause_s = min(2 * self._pause_s, PAUSES_S[1])
             return False
@@ -109,7 +110,7 @@ class StudyLog:
         if not whole or left:
             self._notice(
                 f"the study is not whole in MLflow ({left} records are not logged); the records are kept, log them "
-                f"with: wattcount log --study {self._study} --records-dir {self._records_dir}"
+                f"with: {self._later()}"
             )
         return whole and not left
 
@@ -122,7 +123,7 @@ class StudyLog:
             "nice", "-n", str(NICENESS), sys.executable, "-m", "wattcount", "log", "--study", self._study, "--records-dir", self._records_dir,
             "--pending", "--limit-s", f"{limit_s:g}", "--experiment", self._tracking.experiment,
         ]  # fmt: skip
-        if self._tracking.uri:
+        if self._tracking.uri:  # its password is masked; the environment, which the process inherits, has it
             command += ["--uri", self._tracking.uri]
         self._began_s = time.monotonic()
         with contextlib.suppress(OSError):
@@ -144,8 +145,15 @@ class StudyLog:
             self._told = True
             self._notice(
                 f"the study could not be written to MLflow; the sweep goes on and tries again now and then; see why "
-                f"with: wattcount log --study {self._study} --records-dir {self._records_dir}"
+                f"with: {self._later()}"
             )
+
+    def _later(self) -> str:
+        """What a person types to log what is missing."""
+        from wattcount.tracking import log_command
+
+        what = f"--study {self._study} --records-dir {shlex.quote(self._records_dir)}"
+        return log_command(what, self._tracking)
 
     def _wait(self, limit_s: float) -> bool:
         if self._process is None:
@@ -206,8 +214,10 @@ def _remove(note: Path) -> None:
         note.unlink()
 
 
-def _one_line(error: Exception, study: str) -> str:
+def _reason(error: Exception, tracking: TrackingConfig, study: str) -> str:
     if isinstance(error, WattcountError):
         return str(error)
-    reason = " ".join(str(error).split())[:300] or type(error).__name__
-    return f"could not log to MLflow: {reason}; log it later with: wattcount log --study {study}"
+    from wattcount.tracking import log_command
+
+    later = log_command(f"--study {study}", tracking)
+    return f"could not log to MLflow: {one_line(error)}; log it later with: {later}"
