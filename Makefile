@@ -4,11 +4,14 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 SOURCES := pyproject.toml CMakeLists.txt tools/install.sh $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name 'CMakeLists.txt')
 ARGS ?=
-# More would disturb each other: many tests measure.
+# Processes that run tests. Two, as a run under test keeps a core busy by itself.
 TEST_WORKERS ?= 2
+# What `make test-all` needs beside `make setup`: extras of pyproject.toml.
+TEST_EXTRAS := slurm,ray,postgres
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint test-cpp test-python test-postgres bench docs clean \
+.PHONY: help setup setup-all run test test-all lint test-cpp test-cpp-sanitized test-python test-python-all \
+  test-clusters test-postgres bench docs clean \
   slurm-up slurm-down test-slurm ray-up ray-down test-ray
 
 help: ## List the targets
@@ -22,19 +25,39 @@ $(VENV)/.installed: $(SOURCES)
 run: setup ## Measure: the main job on this machine (ARGS='model=... scenario=...')
 	$(PY) -m wattcount $(ARGS)
 
-test: setup lint test-cpp test-python ## Everything that CI checks
+test: setup lint test-cpp test-python ## All that this machine can test in minutes (no GPU, no network)
+
+test-all: ## All that CI checks: `make test`, sanitizers, and the suites of SLURM, Ray and PostgreSQL, which it starts and stops
+	VENV=$(VENV) tools/test_all.sh
+
+setup-all: $(VENV)/.installed-all ## `make setup` with the extras that `make test-all` needs
+
+$(VENV)/.installed-all: $(SOURCES)
+	VENV=$(VENV) EXTRAS=$(TEST_EXTRAS) tools/install.sh
+	touch $@
 
 lint: setup ## ruff, mypy --strict
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
-test-cpp: setup ## C++ unit tests, plain and under ASan+UBSan and TSan
-	@export PATH="$(abspath $(VENV))/bin:$$PATH"; set -e; for preset in default asan tsan; do \
-	  cmake --preset $$preset >/dev/null && cmake --build --preset $$preset && ctest --preset $$preset; done
+cpp_tests = export PATH="$(abspath $(VENV))/bin:$$PATH"; set -e; for preset in $(1); do \
+  cmake --preset $$preset >/dev/null && cmake --build --preset $$preset && ctest --preset $$preset; done
 
-test-python: setup ## Python tests (no GPU, no network)
-	$(PY) -m pytest -n $(TEST_WORKERS) --dist loadfile $(ARGS)
+test-cpp: setup ## C++ unit tests
+	@$(call cpp_tests,default)
+
+test-cpp-sanitized: setup ## C++ unit tests under ASan+UBSan and TSan
+	@$(call cpp_tests,asan tsan)
+
+test-python: setup ## Python tests but those that take minutes or need a service
+	$(PY) -m pytest -n $(TEST_WORKERS) --dist loadfile -m "not slow and not slurm and not ray and not postgres" $(ARGS)
+
+test-python-all: setup-all ## Python tests but those of clusters; a skip that tests/no_skips.py does not list is a failure
+	WATTCOUNT_NO_SKIPS=1 $(PY) -m pytest -n $(TEST_WORKERS) --dist loadfile -m "not slurm and not ray" $(ARGS)
+
+test-clusters: setup-all ## Sweeps through SLURM and Ray, both of which are up (tools/test_all.sh starts them)
+	WATTCOUNT_NO_SKIPS=1 $(PY) -m pytest -n 2 --dist loadgroup -m "slurm or ray" tests/sweep/running/test_clusters.py $(ARGS)
 
 slurm-up: setup ## A SLURM cluster on this machine with emulated GPUs (needs slurm-wlm, munge; extra `slurm`)
 	PYTHON=$(PY) tools/slurm_test_cluster.sh start

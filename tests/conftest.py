@@ -25,6 +25,7 @@ from wattcount.config.schema import (
 )
 
 sys.path.insert(0, str(Path(__file__).parent))
+from no_skips import pytest_make_collect_report, pytest_runtest_makereport  # noqa: F401
 
 SCENARIO_S = 0.3
 """Length of the warm-up of the short runs below, and half of their window's."""

@@ -5,6 +5,7 @@
 #   VLLM=gpu|cpu|none           says which instead
 #   PYTHON=python3.12           says which Python
 #   VENV=.venv                  says where
+#   EXTRAS=slurm,ray,postgres   installs these extras too
 #   TORCH_CPU_INDEX=URL         where the CPU build of torch is, if this machine's own index lacks it
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -69,6 +70,7 @@ none) extras=dev,bench ;;
     ;;
 esac
 
+extras=$extras${EXTRAS:+,$EXTRAS}
 echo "Installing wattcount with extras $extras (some minutes the first time)"
 pip install -q --editable ".[$extras]"
 if [ "$kind" = cpu ]; then

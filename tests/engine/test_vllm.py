@@ -337,6 +337,7 @@ class TestStart:
         assert "\n" not in str(failure.value)
         assert engine_children() == []
 
+    @pytest.mark.slow
     def test_a_config_class_of_our_own_reaches_the_engine_core(
         self, tmp_path: Path, runner: asyncio.Runner
     ) -> None:
@@ -357,6 +358,7 @@ class TestStart:
         assert failure.value.reason == "engine_start_failed"
         assert "\n" not in str(failure.value)
 
+    @pytest.mark.slow
     def test_levers_are_in_force(self, tmp_path: Path, runner: asyncio.Runner) -> None:
         changes = {
             "engine__speculative__method": SpeculativeMethod.ngram,

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from nobody import as_nobody
 from powercap_tree import two_sockets, zone
 
 from wattcount.clock import now_ns
@@ -38,22 +37,6 @@ RANGE_UJ = 65_532_610_987
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     return tmp_path / "powercap"
-
-
-@contextmanager
-def as_nobody() -> Iterator[None]:
-    """Not root, whom permissions do not stop."""
-    if os.geteuid() != 0:
-        yield
-        return
-    try:
-        os.seteuid(65534)
-    except OSError:
-        pytest.skip("cannot become another user here")
-    try:
-        yield
-    finally:
-        os.seteuid(0)
 
 
 @pytest.fixture

@@ -8,21 +8,19 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 from short_run import SHORT_RUN
+from waiting import wait_until
 
 from wattcount.power.emulation import EmulatedGpu, EmulatedMachine
 from wattcount.record import Record
 from wattcount.sweep.story.ledger import State, read_state
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(280)
 
 SHORT = (*SHORT_RUN, "sweep.name=s")
 EMULATED = (*SHORT, "power=emulated", "gpu=h200")
@@ -41,7 +39,7 @@ def start(*arguments: str) -> subprocess.Popen[str]:
 
 def run(*arguments: str) -> tuple[int, str, str]:
     with start(*arguments) as process:
-        out, err = process.communicate(timeout=100)
+        out, err = process.communicate()
     return process.returncode, out, err
 
 
@@ -56,14 +54,6 @@ def valid(home: Path) -> Counter[tuple[str, int]]:
         for record in records(home)
         if record.metrics is not None and record.metrics["validity"]["valid"]
     )
-
-
-def wait_for(condition: Callable[[], Any], limit_s: float = 30.0) -> Any:
-    deadline = time.monotonic() + limit_s
-    while not (found := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return found
 
 
 def running(home: Path) -> list[Path]:
@@ -151,10 +141,10 @@ def test_a_run_that_takes_too_long_is_ended(home: Path) -> None:
 
 def test_a_killed_lane_costs_a_try_and_not_the_sweep(home: Path) -> None:
     with start(*EMULATED, "repeat=0,1") as process:
-        wait_for(lambda: running(home))
+        wait_until(lambda: running(home))
         (lane,) = lanes(process.pid)
         lane.kill()
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate()
     assert process.returncode == 0
     assert "ended by SIGKILL (try 1, to be tried again)" in err
     assert sorted(valid(home).values()) == [1, 1]
@@ -170,9 +160,9 @@ def test_a_killed_lane_costs_a_try_and_not_the_sweep(home: Path) -> None:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_one_interrupt_ends_every_run_with_its_record(number: int, code: int, home: Path) -> None:
     with start(*EMULATED, "repeat=0,1,2", "sweep.workers=2", "scenario.loaded_idle_s=20") as process:
-        wait_for(lambda: len(running(home)) == 2)
+        wait_until(lambda: len(running(home)) == 2)
         process.send_signal(number)
-        process.communicate(timeout=60)
+        process.communicate()
     assert process.returncode == code
     infos = [record.info for record in records(home)]
     assert [info.validity.reasons for info in infos] == [["interrupted"]] * 2
@@ -181,9 +171,9 @@ def test_one_interrupt_ends_every_run_with_its_record(number: int, code: int, ho
 
 def test_a_killed_sweep_leaves_nothing_running_and_goes_on_where_it_was(home: Path) -> None:
     with start(*EMULATED, "repeat=0,1,2") as process:
-        wait_for(lambda: valid(home))
+        wait_until(lambda: valid(home))
         (lane,) = lanes(process.pid)
-        wait_for(lambda: running(home))
+        wait_until(lambda: running(home))
         process.kill()
         process.communicate()
     gone, alive = psutil.wait_procs([lane], timeout=30)

@@ -1,4 +1,4 @@
-"""Studies on SLURM and Ray as they are, of one machine: `make test-slurm`, `make test-ray`.
+"""Studies on SLURM and Ray as they are, of one machine: `make test-slurm`, `make test-ray`, `make test-all`.
 
 Their nodes' NVML is an emulated machine of the node's kind (tools/*_test_cluster.sh), so that a job finds its GPU
 as it would find a real one.
@@ -11,14 +11,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
+from waiting import wait_until
 
 from wattcount.record import Record
 from wattcount.sweep.story.ledger import State, read_state
@@ -109,14 +107,6 @@ def assert_each_point_once(home: Path) -> None:
         assert info.evidence.value == "emulated"
 
 
-def wait_for(condition: Callable[[], Any], limit_s: float = 90.0) -> Any:
-    deadline = time.monotonic() + limit_s
-    while not (found := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    return found
-
-
 # --- SLURM ------------------------------------------------------------------------------------------
 
 SLURM = "hydra/launcher=submitit_slurm"
@@ -128,6 +118,7 @@ def slurm_jobs(state: str, name: str = "wattcount") -> list[str]:
 
 
 @pytest.mark.slurm
+@pytest.mark.xdist_group("slurm")
 @pytest.mark.usefixtures("slurm")
 def test_slurm_measures_each_point_once_on_a_gpu_of_its_kind(home: Path) -> None:
     code, out, err = run(SLURM, *KINDS)
@@ -139,10 +130,11 @@ def test_slurm_measures_each_point_once_on_a_gpu_of_its_kind(home: Path) -> None
 
 
 @pytest.mark.slurm
+@pytest.mark.xdist_group("slurm")
 @pytest.mark.usefixtures("slurm")
 def test_a_slurm_job_that_is_cancelled_costs_its_point_and_a_restart_measures_that_one(home: Path) -> None:
     with start(SLURM, *KINDS) as process:
-        job = wait_for(lambda: running(home) and slurm_jobs("running"))[0]
+        job = wait_until(lambda: running(home) and slurm_jobs("running"))[0]
         subprocess.run(["scancel", job], check=True)
         _, err = process.communicate(timeout=250)
     assert process.returncode == 1
@@ -157,10 +149,11 @@ def test_a_slurm_job_that_is_cancelled_costs_its_point_and_a_restart_measures_th
 
 
 @pytest.mark.slurm
+@pytest.mark.xdist_group("slurm")
 @pytest.mark.usefixtures("slurm")
 def test_a_slurm_job_that_is_killed_is_tried_again(home: Path) -> None:
     with start(SLURM, "gpu=l4", "repeat=0,1") as process:
-        wait_for(lambda: running(home))
+        wait_until(lambda: running(home))
         jobs = [job for job in psutil.process_iter(["cmdline"]) if is_job_of(home, job.info["cmdline"] or [])]
         jobs[0].kill()
         _, err = process.communicate(timeout=250)
@@ -174,6 +167,7 @@ def is_job_of(home: Path, command: list[str]) -> bool:
 
 
 @pytest.mark.slurm
+@pytest.mark.xdist_group("slurm")
 @pytest.mark.usefixtures("slurm")
 def test_a_gpu_may_be_emulated_on_any_node_and_a_restart_has_nothing_to_do(home: Path) -> None:
     emulated = (SLURM, "gpu=h100,t4", "power=emulated")
@@ -186,17 +180,19 @@ def test_a_gpu_may_be_emulated_on_any_node_and_a_restart_has_nothing_to_do(home:
 
 
 @pytest.mark.slurm
+@pytest.mark.xdist_group("slurm")
 @pytest.mark.usefixtures("slurm")
 def test_an_interrupted_study_leaves_no_job_in_the_queue(home: Path) -> None:
     with start(SLURM, *KINDS) as process:
-        wait_for(lambda: slurm_jobs("running") and running(home))
+        wait_until(lambda: slurm_jobs("running") and running(home))
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=120)
     assert process.returncode == 130
-    wait_for(lambda: not slurm_jobs("pending,running,completing"))
+    wait_until(lambda: not slurm_jobs("pending,running,completing"))
 
 
 @pytest.mark.slurm
+@pytest.mark.xdist_group("slurm")
 @pytest.mark.usefixtures("slurm")
 def test_a_gpu_that_the_cluster_has_not_stops_before_anything_starts(home: Path) -> None:
     code, _, err = run(SLURM, "gpu=h100,l4")
@@ -206,6 +202,7 @@ def test_a_gpu_that_the_cluster_has_not_stops_before_anything_starts(home: Path)
 
 
 @pytest.mark.slurm
+@pytest.mark.xdist_group("slurm")
 @pytest.mark.usefixtures("slurm")
 @pytest.mark.usefixtures("home")
 def test_a_gpu_is_checked_where_the_job_is() -> None:
@@ -216,6 +213,7 @@ def test_a_gpu_is_checked_where_the_job_is() -> None:
 
 
 @pytest.mark.slurm
+@pytest.mark.xdist_group("slurm")
 @pytest.mark.usefixtures("slurm")
 @pytest.mark.usefixtures("home")
 def test_slurm_refuses_what_makes_no_sense() -> None:
@@ -241,6 +239,7 @@ def running(home: Path) -> list[Path]:
 
 
 @pytest.mark.ray
+@pytest.mark.xdist_group("ray")
 @pytest.mark.usefixtures("ray")
 def test_ray_measures_each_point_once_on_a_gpu_of_its_kind(home: Path) -> None:
     code, out, err = run(RAY, *KINDS)
@@ -251,10 +250,11 @@ def test_ray_measures_each_point_once_on_a_gpu_of_its_kind(home: Path) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.xdist_group("ray")
 @pytest.mark.usefixtures("ray")
 def test_a_ray_worker_that_is_killed_costs_its_point_and_a_restart_measures_that_one(home: Path) -> None:
     with start(RAY, *KINDS, "sweep.attempts=1") as process:
-        wait_for(lambda: running(home))
+        wait_until(lambda: running(home))
         ray_workers()[0].kill()
         _, err = process.communicate(timeout=250)
     assert process.returncode == 1
@@ -267,10 +267,11 @@ def test_a_ray_worker_that_is_killed_costs_its_point_and_a_restart_measures_that
 
 
 @pytest.mark.ray
+@pytest.mark.xdist_group("ray")
 @pytest.mark.usefixtures("ray")
 def test_a_ray_worker_that_is_killed_is_tried_again(home: Path) -> None:
     with start(RAY, "gpu=l4", "repeat=0,1") as process:
-        wait_for(lambda: running(home))
+        wait_until(lambda: running(home))
         ray_workers()[0].kill()
         _, err = process.communicate(timeout=250)
     assert process.returncode == 0, err
@@ -278,6 +279,7 @@ def test_a_ray_worker_that_is_killed_is_tried_again(home: Path) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.xdist_group("ray")
 @pytest.mark.usefixtures("ray")
 def test_a_gpu_that_ray_has_not_stops_before_anything_starts(home: Path) -> None:
     code, _, err = run(RAY, "gpu=h100")
