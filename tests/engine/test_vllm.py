@@ -21,6 +21,7 @@ from wattcount.clock import now_ns
 from wattcount.config.schema import (
     Device,
     LengthConfig,
+    SamplingConfig,
     ServerConfig,
     SpeculativeMethod,
 )
@@ -147,6 +148,8 @@ class TestStarted:
         assert info.max_model_len == 1024
         assert info.details["devices"] == [{"type": "cpu", "torch": info.details["torch"]}]
         assert info.details["architecture"] == "LlamaForCausalLM"
+        assert info.details["usage_context"] == "LLM_CLASS"
+        assert info.details["unexpected_defaults"] == {}
         json.dumps(info.details)
 
     def test_logs_go_to_the_log_alone(self, started: Started, capfd: pytest.CaptureFixture[str]) -> None:
@@ -207,11 +210,30 @@ class TestStarted:
         assert steps[-1].running == steps[-1].waiting == 0
         assert 0 < max(step.kv_cache_usage or 0 for step in steps) < 1
 
-    def test_prompts_are_not_cached(self, started: Started) -> None:
+    def test_a_prompt_that_comes_again_is_found_as_vllm_has_it_by_default(self, started: Started) -> None:
+        cached = []
         for name in ("first", "again"):
-            chunks = started.runner.run(complete(started.engine, request(name, 400, 2)))
+            chunks = started.runner.run(complete(started.engine, request(name, 401, 2)))
             assert chunks[-1].stamps is not None
-            assert chunks[-1].stamps.cached_tokens == 0
+            cached.append(chunks[-1].stamps.cached_tokens or 0)
+        assert cached[0] < cached[1] <= 400
+
+    def test_vllm_is_told_how_tokens_are_drawn(self, started: Started) -> None:
+        from vllm import SamplingParams
+
+        assert isinstance(started.engine, VllmEngine)
+        drawn = SamplingConfig(temperature=0.5, top_p=0.9, top_k=40, min_p=0.1, seed=7)
+        for asked, expected in (
+            (SamplingConfig(), SamplingParams()),
+            (drawn, SamplingParams(temperature=0.5, top_p=0.9, top_k=40, min_p=0.1, seed=7)),
+        ):
+            told = started.engine._sampling(dataclasses.replace(request("drawn"), sampling=asked))
+            for item in dataclasses.fields(SamplingConfig):
+                assert getattr(told, item.name) == getattr(expected, item.name)
+        chunks = started.runner.run(
+            complete(started.engine, dataclasses.replace(request("drawn"), sampling=drawn))
+        )
+        assert sum(chunk.token_count for chunk in chunks) == 8
 
     def test_natural_length_ends_at_the_limit_or_before(self, started: Started) -> None:
         chunks = started.runner.run(complete(started.engine, request("natural", 16, 20, forced=False)))

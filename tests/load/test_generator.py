@@ -19,6 +19,7 @@ from wattcount.config.schema import (
     EngineKind,
     LengthConfig,
     RunConfig,
+    SamplingConfig,
     ServerConfig,
 )
 from wattcount.engine import create
@@ -26,6 +27,7 @@ from wattcount.engine.base import Engine, EngineInfo, GenerationRequest, TokenCh
 from wattcount.errors import RunFailedError
 from wattcount.load import LoadGenerator, LoadPlan, build_plan
 from wattcount.load.generator import RequestRecord
+from wattcount.load.rehearsal import dress, rehearsal
 from wattcount.record.schema import REQUESTS_SCHEMA, RequestStatus
 
 VOCAB = 1000
@@ -183,6 +185,28 @@ def test_prompts_are_the_plans() -> None:
     ]
     assert all(type(token) is int for token in seen[0].prompt_token_ids)
     assert [request.force_output_length for request in seen] == [False] * 3
+
+
+def test_each_request_says_how_its_tokens_are_drawn() -> None:
+    heard: list[SamplingConfig] = []
+
+    async def listening(request: GenerationRequest) -> AsyncIterator[TokenChunk]:
+        heard.append(request.sampling)
+        yield TokenChunk(now_ns(), request.max_output_tokens, True, "length")
+
+    sampling = SamplingConfig(temperature=0.0, top_k=5, seed=3)
+    scenario = BatchConfig(
+        num_requests=3, warmup_requests=2, lengths=LengthConfig(input_tokens=4, output_tokens=2)
+    )
+    scenario.sampling = sampling
+    built = build_plan(scenario, 0, 0)
+    assert built.warmup is not None
+    bounds = {"max_batched_tokens": 64, "max_request_tokens": 64}
+    plans = [built.main, built.warmup, dress(built.main, 0, 2), rehearsal(built.main, 2, **bounds).plan]
+    for sent in plans:
+        run(ScriptedEngine(listening), sent)
+    assert len(heard) == sum(map(len, plans))
+    assert set(map(id, heard)) == {id(sampling)}
 
 
 def test_plan_without_a_window_is_all_warmup() -> None:

@@ -222,6 +222,25 @@ class LengthConfig:
 
 
 @dataclass
+class SamplingConfig:
+    """How each next token is drawn. The defaults are those of vLLM's `SamplingParams`, in 0.26 to 0.32.
+
+    `vllm serve` takes what a checkpoint's `generation_config.json` says where a client does not; here every request says all.
+    """
+
+    temperature: float = identity(1.0)
+    """0: the most likely token."""
+    top_p: float = identity(1.0)
+    """Of the most likely tokens, those that have this probability together; 1: all."""
+    top_k: int = identity(0)
+    """So many of the most likely tokens; 0: all."""
+    min_p: float = identity(0.0)
+    """Tokens with at least this share of the most likely one's probability; 0: all."""
+    seed: int | None = identity(None)
+    """Of each request's own generator, which vLLM then draws with one request at a time. None: one generator for all."""
+
+
+@dataclass
 class SloConfig:
     """Latency bounds a request must meet to count as good; None: not bounded."""
 
@@ -237,6 +256,7 @@ class ScenarioConfig:
     name: str = MISSING
     kind: ScenarioKind = identity(always=True)
     lengths: LengthConfig = field(default_factory=LengthConfig, metadata={IDENTITY: True})
+    sampling: SamplingConfig = field(default_factory=SamplingConfig, metadata={IDENTITY: True})
     slo: SloConfig = field(default_factory=SloConfig, metadata={IDENTITY: True})
     bare_idle_s: float = identity(10.0)
     loaded_idle_s: float = identity(10.0)

@@ -74,6 +74,7 @@ def problems(cfg: RunConfig) -> Iterator[str]:
     yield from _model(cfg)
     yield from _gpu(cfg)
     yield from _lengths(cfg)
+    yield from _sampling(cfg)
     yield from _slo(cfg)
     yield from _scenario(cfg)
     yield from _engine(cfg)
@@ -281,6 +282,17 @@ def _lengths(cfg: RunConfig) -> Iterator[str]:
             f"engine.max_model_len: {cfg.engine.max_model_len} is more than the context of "
             f"{cfg.model.name}, {limit} tokens"
         )
+
+
+def _sampling(cfg: RunConfig) -> Iterator[str]:
+    sampling, where = cfg.scenario.sampling, "scenario.sampling"
+    yield from _at_least(f"{where}.temperature", sampling.temperature, 0)
+    if not 0 < sampling.top_p <= 1:
+        yield f"{where}.top_p: must be above 0 and at most 1, not {sampling.top_p:g}"
+    yield from _at_least(f"{where}.top_k", sampling.top_k, 0)
+    if not 0 <= sampling.min_p <= 1:
+        yield f"{where}.min_p: must be at least 0 and at most 1, not {sampling.min_p:g}"
+    yield from _at_least(f"{where}.seed", sampling.seed, 0)
 
 
 def _slo(cfg: RunConfig) -> Iterator[str]:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from wattcount.config.schema import SamplingConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +23,8 @@ class GenerationRequest:
     max_output_tokens: int
     force_output_length: bool
     """True: exactly `max_output_tokens` tokens (end-of-sequence is ignored)."""
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    """How each token is drawn."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import gc
 import logging.config
 import os
@@ -268,6 +269,7 @@ class VllmEngine(Engine):
         tokens = request.max_output_tokens
         forced = request.force_output_length
         return SamplingParams(
+            **dataclasses.asdict(request.sampling),
             ignore_eos=forced,
             # Nothing else can end it then, and not every version takes min_tokens beside speculation.
             min_tokens=tokens if forced and not self._speculates else 0,

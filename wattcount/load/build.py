@@ -149,4 +149,5 @@ def _planned(
         force_output_length=scenario.lengths.force_output,
         seed=seed,
         prompt_token_ids=drawn.prompt_token_ids,
+        sampling=scenario.sampling,
     )

@@ -244,6 +244,7 @@ class LoadGenerator:
             prompt_token_ids=ids,
             max_output_tokens=int(self._plan.output_tokens[index]),
             force_output_length=self._plan.force_output_length,
+            sampling=self._plan.sampling,
         )
 
     def _send(self, record: RequestRecord, request: GenerationRequest) -> None:

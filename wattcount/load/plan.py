@@ -6,10 +6,12 @@ the same arrivals and the same lengths.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+
+from wattcount.config.schema import SamplingConfig
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,7 @@ class LoadPlan:
     output_tokens     int32[n], at least 1: the exact or the largest number of output tokens
     force_output_length  exact (end-of-sequence ignored) or natural up to `output_tokens`
     seed              what the token ids are made from
+    sampling          how tokens are drawn
     prompt_token_ids  given only where the prompts are real text; else they are drawn by `token_ids`
     """
 
@@ -30,6 +33,7 @@ class LoadPlan:
     force_output_length: bool
     seed: int
     prompt_token_ids: tuple[tuple[int, ...], ...] | None = None
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
 
     def __len__(self) -> int:
         return len(self.send_offset_ns)

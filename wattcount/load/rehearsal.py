@@ -98,7 +98,7 @@ def rehearsal(
         _rung(tokens, longest, max_request_tokens, openers=min(1, requests - 1))
         for tokens in _rungs(max(requests, MULTIPLE), most)
     ]
-    return _planned(groups, derived_seed(load.seed, Stream.REHEARSAL))
+    return _planned(groups, load, derived_seed(load.seed, Stream.REHEARSAL))
 
 
 def dress(
@@ -124,6 +124,7 @@ def dress(
         input_tokens=load.input_tokens[chosen],
         output_tokens=load.output_tokens[chosen],
         force_output_length=load.force_output_length,
+        sampling=load.sampling,
         seed=derived_seed(load.seed, Stream.REHEARSAL) + number,
     )
 
@@ -144,7 +145,7 @@ def blocks(
     groups = [
         _rung(max(tokens, openers + 1), longest, max_request_tokens, openers=openers) for tokens in sizes
     ]
-    return _planned(groups, derived_seed(load.seed, Stream.REHEARSAL) + 1)
+    return _planned(groups, load, derived_seed(load.seed, Stream.REHEARSAL) + 1)
 
 
 def variation(
@@ -165,7 +166,7 @@ def variation(
         tokens = round(most * draw.random() if index % 2 else float(most) ** draw.random())
         group = _rung(max(tokens, openers + 1), longest, max_request_tokens, openers=openers)
         groups += [group, group]
-    return _planned(groups, seed + number + 2)
+    return _planned(groups, load, seed + number + 2)
 
 
 def stalled(took_s: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -189,7 +190,7 @@ def _longest(load: LoadPlan, requests: int, max_request_tokens: int) -> int:
     return max(1, min(int(load.input_tokens.max()), max_request_tokens - 1))
 
 
-def _planned(groups: list[_Group], seed: int) -> Rehearsal:
+def _planned(groups: list[_Group], load: LoadPlan, seed: int) -> Rehearsal:
     inputs = np.concatenate([group.inputs for group in groups])
     outputs = np.concatenate([group.outputs for group in groups])
     begins = np.cumsum([0, *(len(group.inputs) for group in groups)])[:-1].tolist()
@@ -199,6 +200,7 @@ def _planned(groups: list[_Group], seed: int) -> Rehearsal:
         input_tokens=inputs.astype(np.int32),
         output_tokens=outputs.astype(np.int32),
         force_output_length=True,
+        sampling=load.sampling,
         seed=seed,
     )
     return Rehearsal(plan, tuple(begins[1:]), tuple(joins))

@@ -16,6 +16,7 @@ from wattcount.power.rapl import HostPowerTrace
 from wattcount.power.trace import PowerTrace
 from wattcount.record import schema
 from wattcount.record.schema import RECORD_SCHEMA_VERSION, RunInfo
+from wattcount.record.upgrade import upgraded
 
 
 class Record:
@@ -60,7 +61,7 @@ class Record:
                 + ("pip install -U wattcount" if version > RECORD_SCHEMA_VERSION else "measure again")
             )
         try:
-            info = RunInfo.from_json(data)
+            info = RunInfo.from_json(upgraded(data))
         except KeyError as error:
             raise WattcountError(f"{file} is damaged: the key {error} is missing") from error
         except (TypeError, ValueError, AttributeError) as error:

@@ -22,10 +22,11 @@ from wattcount.config.schema import RunConfig
 from wattcount.errors import WattcountError
 from wattcount.files import write_atomically
 from wattcount.record.schema import METRICS_JSON, RUN_JSON
+from wattcount.record.upgrade import upgraded
 from wattcount.sweep.planning.keys import NODES, Keys
 
 INDEX_FILE = Path(".studies") / "index.json"
-INDEX_VERSION = f"1 {__version__}"
+INDEX_VERSION = f"2 {__version__}"
 FACTS = ("evidence", "device", "version_minor", "found_name", "fingerprints")
 """What a planned key leaves out, because the machine that measures finds it."""
 
@@ -203,7 +204,7 @@ def _record_folders(records_dir: Path) -> list[str]:
 
 def _read(path: Path, folder: str, metrics_ns: int, keys: _JsonKeys) -> Entry | None:
     try:
-        info = json.loads((path / RUN_JSON).read_bytes())
+        info = upgraded(json.loads((path / RUN_JSON).read_bytes()))
         measured = info["complete"] and info["validity"]["valid"]
         content = _metrics(path, metrics_ns) if measured else {}
         status, reason, message = verdict(info["complete"], info["validity"], content)
