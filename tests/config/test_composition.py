@@ -10,9 +10,11 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from wattcount.config import compose, from_json, to_json
-from wattcount.config.catalogue import GROUP_SCHEMAS, conf_path, gpu_catalogue, match_gpu, model_catalogue
-from wattcount.config.composition import options
+from wattcount.config.catalogue import conf_path, gpu_catalogue, match_gpu, model_catalogue
+from wattcount.config.composition import initialized, options, register
+from wattcount.config.overrides import TextParser
 from wattcount.config.schema import BatchConfig, EngineKind, PowerBackend, ServerConfig, Weights
+from wattcount.config.schema_types import GROUP_SCHEMAS
 from wattcount.errors import NotStartedError
 from wattcount.power import emulation
 
@@ -262,3 +264,60 @@ def test_it_works_from_any_folder(tmp_path: Path) -> None:
     )
     assert done.stdout.strip() == "700.0", done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+HEADER = "# @package _global_\n"
+
+
+@pytest.mark.parametrize(
+    ("group", "content", "said"),
+    [
+        ("experiment", b"seed: 1\n", "experiment/mine.yaml: its first line must be: # @package _global_"),
+        ("experiment", b"\n# a study\n" + HEADER.encode() + b"seed: 1\n", "mine.yaml: its first line must be"),
+        ("experiment", b"hydra: {mode: MULTIRUN}\n", "mine.yaml: its first line must be"),
+        ("experiment", b"# @package _globl_\nseed: 1\n", "experiment/mine.yaml: _globl_: no such key"),
+        ("experiment", b"# @package _global_ # x\nseed: 1\n", "mine.yaml: a line that begins with # @ must be"),
+        ("experiment", b"# @package\nseed: 1\n", "mine.yaml: a line that begins with # @ must be"),
+        ("experiment", HEADER.encode() + b"sed: 1\n", "experiment/mine.yaml: sed: no such key"),
+        ("experiment", HEADER.encode() + b"seed: x\n", "experiment/mine.yaml: seed: must be a whole number"),
+        ("experiment", HEADER.encode("utf-16"), "mine.yaml: is not UTF-8 text"),
+        ("experiment", HEADER.encode() + b"model: {name: \xe9}\n", "mine.yaml: is not UTF-8 text: byte 34"),
+        ("experiment", HEADER.encode() + b"model: {name: x\n", "mine.yaml: line 3, column 1: expected"),
+        ("experiment", b"- a\n", "mine.yaml: must hold a group of keys"),
+        ("scenario", b"num_request: 1\nname: x\nkind: batch\n", "num_request: no such key; did you mean"),
+        ("model", b"defaults: [model_schma]\n", "model/mine.yaml: model=model_schma: no such option"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_file_of_a_group_is_told_with_its_name(
+    group: str, content: bytes, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / group).mkdir()
+    (tmp_path / group / "mine.yaml").write_bytes(content)
+    with pytest.raises(NotStartedError) as caught:
+        compose(["model=tiny", f"{group}=mine"], str(tmp_path))
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content", [b"\xef\xbb\xbf# @package _global_\nseed: 3\n", b"# @package _global_\r\nseed: 3\r\n"]
+)
+def test_a_byte_order_mark_or_another_line_end_hides_no_header(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_bytes(content)
+    assert compose(["experiment=mine"], str(tmp_path)).seed == 3
+
+
+def test_schemas_are_no_options() -> None:
+    assert not [name for group in GROUP_SCHEMAS for name in options(group) if "schema" in name]
+    with pytest.raises(NotStartedError) as caught:
+        compose(["scenario=batch_schem"])
+    assert "schema" not in str(caught.value)
+    register()  # which may come once more
+    assert "batch" in options("scenario")
+    with initialized():
+        loader = GlobalHydra.instance().config_loader()
+        found = list(
+            TextParser.create(loader).parse_overrides(["scenario=glob(*)"])[0].sweep_string_iterator()
+        )
+    assert sorted(found) == options("scenario")

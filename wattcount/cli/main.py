@@ -133,8 +133,8 @@ def _command(name: str, args: list[str]) -> int:
 
 
 def help_text() -> str:
-    from wattcount.config.catalogue import GROUPS
     from wattcount.config.composition import options
+    from wattcount.config.schema_types import GROUPS
 
     commands = "\n".join(f"  {name:<10} {what}" for name, what in COMMANDS.items())
     groups = "\n".join(_wrapped(group, options(group)) for group in GROUPS)

@@ -32,6 +32,7 @@ from wattcount.config import RunConfig
 from wattcount.config.catalogue import conf_path
 from wattcount.config.composition import CONFIG_NAME, VERSION_BASE, from_hydra
 from wattcount.config.hydra_errors import plain_errors
+from wattcount.config.overrides import keep_text
 from wattcount.errors import (
     EXIT_INTERRUPTED,
     EXIT_NOT_STARTED,
@@ -132,7 +133,7 @@ def _run(parsed: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     hydra_version.setbase(VERSION_BASE)
     config_name = parsed.config_name or CONFIG_NAME
     # Both ways of choosing an experiment: Hydra takes `+` only for groups that have no choice yet.
-    overrides = [re.sub(r"^\+(?=experiment=)", "", override) for override in parsed.overrides]
+    overrides = [keep_text(re.sub(r"^\+(?=experiment=)", "", override)) for override in parsed.overrides]
     with plain_errors():
         hydra = Hydra.create_main_hydra2(
             task_name="wattcount", config_search_path=_search_path(parsed.config_dir)

@@ -12,27 +12,11 @@ from typing import Any, TypeVar
 from omegaconf import OmegaConf
 
 from wattcount.config.plain import from_plain_group
-from wattcount.config.schema import (
-    BatchConfig,
-    EngineConfig,
-    GpuConfig,
-    ModelConfig,
-    PowerConfig,
-    ServerConfig,
-    TrackingConfig,
-)
+from wattcount.config.schema import GpuConfig, ModelConfig
+from wattcount.config.schema_types import kind_of
+from wattcount.config.yaml_text import load_yaml, read_yaml
 
 T = TypeVar("T", GpuConfig, ModelConfig)
-
-GROUP_SCHEMAS: dict[str, dict[str, type]] = {
-    "model": {"model_schema": ModelConfig},
-    "gpu": {"gpu_schema": GpuConfig},
-    "scenario": {"batch_schema": BatchConfig, "server_schema": ServerConfig},
-    "engine": {"engine_schema": EngineConfig},
-    "power": {"power_schema": PowerConfig},
-    "tracking": {"tracking_schema": TrackingConfig},
-}
-GROUPS = (*GROUP_SCHEMAS, "experiment")
 
 
 def conf_path() -> str:
@@ -75,13 +59,13 @@ def _packaged(group: str) -> Path:
 
 
 def _option(file: Path, group: str, cls: type[T]) -> T:
-    return from_plain_group(cls, copy.deepcopy(_values(file)), f"{group}={file.stem}")
+    return from_plain_group(cls, copy.deepcopy(_values(file, group)), f"{group}={file.stem}")
 
 
 @functools.cache
-def _values(file: Path) -> dict[str, Any]:
+def _values(file: Path, group: str) -> dict[str, Any]:
     """What an option's file says, read without Hydra, which takes a tenth of a second for each."""
-    values = OmegaConf.to_container(OmegaConf.load(file))
+    values = OmegaConf.to_container(load_yaml(read_yaml(file), kind_of(group), str(file)))
     assert isinstance(values, dict)
     values.pop("defaults", None)
     return {str(key): value for key, value in values.items()}

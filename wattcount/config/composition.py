@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,9 +20,10 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, ListConfig, Node, OmegaConf, flag_override
 
-from wattcount.config import paths
-from wattcount.config.catalogue import GROUP_SCHEMAS, conf_path
+from wattcount.config import paths, sources
+from wattcount.config.catalogue import conf_path
 from wattcount.config.hydra_errors import plain_errors
+from wattcount.config.overrides import keep_text
 from wattcount.config.plain import from_json
 from wattcount.config.schema import (
     EngineConfig,
@@ -30,6 +32,7 @@ from wattcount.config.schema import (
     SweepConfig,
     TrackingConfig,
 )
+from wattcount.config.schema_types import GROUP_SCHEMAS
 from wattcount.config.validation import validate
 from wattcount.masking import concealed_argument, has_secret
 
@@ -66,6 +69,7 @@ def initialized() -> Iterator[None]:
 
 
 def register() -> None:
+    sources.register()
     store = ConfigStore.instance()
     for group, schemas in GROUP_SCHEMAS.items():
         for name, cls in schemas.items():
@@ -148,7 +152,7 @@ def compose(overrides: Sequence[str] = (), config_dir: str | None = None) -> Run
 
 def compose_hydra(overrides: Sequence[str] = (), config_dir: str | None = None) -> DictConfig:
     """As `compose`, but what Hydra made of it, not yet checked for sense."""
-    overrides = list(overrides)
+    overrides = [keep_text(override) for override in overrides]
     if config_dir is not None:
         overrides.append(f"hydra.searchpath=[file://{os.path.abspath(config_dir)}]")  # noqa: PTH100
     with plain_errors(), initialized():
@@ -156,12 +160,43 @@ def compose_hydra(overrides: Sequence[str] = (), config_dir: str | None = None) 
 
 
 def options(group: str, config_dir: str | None = None) -> list[str]:
-    """The options of a group, sorted, without the schemas."""
+    """The options of a group, sorted."""
     with initialized():
         names = set(GlobalHydra.instance().config_loader().get_group_options(group))
     if config_dir is not None:
         names |= {file.stem for file in (Path(config_dir) / group).glob("*.yaml")}
-    return sorted(name for name in names if not name.endswith("_schema"))
+    return sorted(names)
+
+
+def entangled(search_path: Sequence[str]) -> bool:
+    """Whether what one group's option brings may depend on the option of another group.
+
+    `search_path`: URLs as Hydra has them. It may where a defaults list names an option by an interpolation, or where
+    an option of a group other than `experiment` writes outside its group. Says yes where it cannot tell.
+    """
+    for url in search_path:
+        scheme, _, place = url.partition("://")
+        if scheme == "structured" or url in ("pkg://hydra.conf", "pkg://wattcount.conf"):
+            continue  # neither has such a file
+        if scheme != "file":
+            return True
+        if place != conf_path() and any(
+            _entangles(file, Path(place)) for file in Path(place).rglob("*.yaml")
+        ):
+            return True
+    return False
+
+
+def _entangles(file: Path, folder: Path) -> bool:
+    try:
+        text = file.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    if "@package" in text and file.relative_to(folder).parts[0] != "experiment":
+        return True
+    return (
+        "defaults" in text and re.search(r"^[^#\n]*(?:-|defaults:)[^\n]*\$\{", text, re.MULTILINE) is not None
+    )
 
 
 register()

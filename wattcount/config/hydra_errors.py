@@ -39,10 +39,13 @@ def explain(error: BaseException) -> str:
     if isinstance(error, MissingConfigException):
         return _missing_option(error)
     inner = _omegaconf_cause(error)
+    file = re.match(r"In '(?P<file>[^']+)': \w+ raised while composing config", str(error))
     if inner is not None:
+        if file and file["file"].startswith("experiment/") and _key(inner).split(".")[0] == "experiment":
+            return f"{file['file']}.yaml: its first line must be: # @package _global_"
         line = _omegaconf(inner)
         if line is not None:
-            return line
+            return f"{file['file']}.yaml: {line}" if file else line
     text = _one_line(str(error)) or (_one_line(str(inner)) if inner is not None else "")
     match = re.match(r"Ambiguous value for argument '(?P<override>.*?)'; 1\.", text)
     if match:
@@ -58,7 +61,7 @@ def explain(error: BaseException) -> str:
 
 
 def _groups() -> Sequence[str]:
-    from wattcount.config.catalogue import GROUPS
+    from wattcount.config.schema_types import GROUPS
 
     return GROUPS
 
@@ -85,17 +88,23 @@ def _override_syntax(error: OverrideParseException) -> str:
 def _missing_option(error: MissingConfigException) -> str:
     missing = error.missing_cfg_file or ""
     group, _, option = missing.rpartition("/")
-    options = [name for name in error.options or () if not name.endswith("_schema")]
+    options = list(error.options or ())
     if not group:
         return f"{missing}: no such configuration file"
     if group == "hydra/launcher" and option in LAUNCHERS:
         return f"{group}={option}: it is not installed: pip install 'wattcount[{LAUNCHERS[option]}]'"
     known = f"; there are: {', '.join(sorted(options))}" if options else ""
-    return f"{group}={option}: no such option{did_you_mean(option, options) or known}"
+    named = re.match(r"In '(?P<file>[^']+/[^']+)'", str(error))
+    where = f"{named['file']}.yaml: " if named else ""
+    return f"{where}{group}={option}: no such option{did_you_mean(option, options) or known}"
+
+
+def _key(error: OmegaConfBaseException) -> str:
+    return error.full_key or (str(error.key) if error.key is not None else "")
 
 
 def _omegaconf(error: OmegaConfBaseException) -> str | None:
-    key = error.full_key or (str(error.key) if error.key is not None else "")
+    key = _key(error)
     first = (error.msg or str(error)).strip().splitlines()[0] if (error.msg or str(error)) else ""
     if re.search(r"is not in struct|not in '\w+'", first):
         known: list[str] = []

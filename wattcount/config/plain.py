@@ -61,6 +61,11 @@ def _to_plain(value: Any) -> Any:
     return value
 
 
+def field_types(cls: type) -> Mapping[str, Any]:
+    """The type of each field of a dataclass of the schema, by name; empty for any other class."""
+    return _hints(cls) if dataclasses.is_dataclass(cls) else {}
+
+
 @functools.cache
 def _hints(cls: Hashable) -> dict[str, Any]:
     return typing.get_type_hints(cls, vars(schema))

@@ -2,22 +2,31 @@
 
 What all points have in common is composed once, and each option of a group once on top of it. A point is then put
 together from its options' dataclasses, its single values are set, and the result is checked as any configuration
-is. That is sound where an option changes its own node only, which is verified; a point with anything out of the
-ordinary that others do not have (`+`, `~`, packages, whole nodes as values, options that write elsewhere) is
-composed in full. So is every point that seems wrong: what the person reads is always what Hydra would have said.
+is. That is sound under these conditions, each of which is checked:
+
+* an option changes its own node only;
+* no value refers to another key (`${scenario.num_requests}`): it would be that of the common part;
+* no override sets what another one of the same point sets too, because then their order matters;
+* no configuration of the user chooses an option by the names of others (`server_db: ${server}_${db}`).
+
+A point that breaks one of them, or has anything out of the ordinary that others do not have (`+`, `~`, packages,
+whole nodes as values), is composed in full. So is every point that seems wrong: what the person reads is always
+what Hydra would have said.
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig, OmegaConf
 
+from wattcount.config.hydra_errors import plain_errors
 from wattcount.config.plain import from_json
 from wattcount.config.schema import RunConfig
 from wattcount.config.validation import validate
@@ -27,16 +36,26 @@ Compose = Callable[[Sequence[str]], DictConfig]
 """Overrides to a composed configuration; raises `NotStartedError`."""
 Point = Sequence[str]
 
+_CONSTANT = re.compile(r"(?<!\\)\$\{\s*(?:wattcount\.home|oc\.env|oc\.decode)\s*:")
+"""How an interpolation begins that has one value for all points: it depends on the environment alone."""
+
 
 def build_points(
-    batch: Sequence[Point], compose: Compose, check: Callable[[DictConfig], RunConfig], groups: Sequence[str]
+    batch: Sequence[Point],
+    compose: Compose,
+    check: Callable[[DictConfig], RunConfig],
+    groups: Sequence[str],
+    *,
+    entangled: bool = False,
 ) -> tuple[list[RunConfig | None], dict[str, str]]:
     """Every point's configuration, and the distinct problems, each with the first point that has it.
 
     `check` makes the dataclasses of a composed configuration, and raises `NotStartedError` for one that makes no
-    sense. Points that are wrong are None. Configurations share their nodes: copy one before changing it.
+    sense. `entangled`: what one group's option brings may depend on another group's (see
+    `composition.entangled`). Points that are wrong are None. Configurations share their nodes: copy one before
+    changing it.
     """
-    quick = _Quick(batch, compose, groups) if len(batch) > 2 else lambda _point: None
+    quick = _Quick(batch, compose, groups, entangled) if len(batch) > 2 else lambda _point: None
     built: list[RunConfig | None] = []
     problems: dict[str, str] = {}
     confirmed: set[str] = set()
@@ -64,8 +83,8 @@ def problems_of_points(
     return build_points(batch, compose, check, groups)[1]
 
 
-class _WritesElsewhereError(Exception):
-    """An option changes more than its own node."""
+class _NotQuickError(Exception):
+    """The point has to be composed in full: see the module's conditions."""
 
 
 @dataclasses.dataclass
@@ -85,8 +104,11 @@ class _Base:
 class _Quick:
     """A function of a point: its configuration, what seems wrong with it, or None where it cannot tell."""
 
-    def __init__(self, batch: Sequence[Point], compose: Compose, groups: Sequence[str]) -> None:
+    def __init__(
+        self, batch: Sequence[Point], compose: Compose, groups: Sequence[str], entangled: bool
+    ) -> None:
         self._compose = compose
+        self._entangled = entangled
         parser = OverridesParser.create()
         texts = dict.fromkeys(text for point in batch for text in point)
         self._parsed: dict[str, Override] = {text: parser.parse_override(text) for text in texts}
@@ -99,12 +121,20 @@ class _Quick:
             if text not in self._common
             and not (_is_plain_choice(parsed) if self._chooses[text] else _is_plain_value(parsed))
         }
-        self._bases: dict[tuple[str, ...], _Base | NotStartedError] = {}
+        self._paths = {
+            text: tuple(parsed.key_or_group.split("."))
+            for text, parsed in self._parsed.items()
+            if not self._chooses[text]
+        }
+        self._common_paths = [path for text, path in self._paths.items() if text in self._common]
+        self._bases: dict[tuple[str, ...], _Base | NotStartedError | None] = {}
         self._right: set[tuple[str, ...]] = set()
 
     def __call__(self, point: Point) -> RunConfig | str | None:
         own = [text for text in point if text not in self._common]
-        if not self._strange.isdisjoint(own):
+        if not self._strange.isdisjoint(own) or self._order_matters(own):
+            return None
+        if self._entangled and sum(self._chooses[text] for text in own) > 1:
             return None
         try:
             base = self._base(point, own)
@@ -121,21 +151,42 @@ class _Quick:
             self._check(run, own)
         except NotStartedError as error:
             return str(error)
-        except _WritesElsewhereError:
+        except _NotQuickError:
             return None
         return run
 
+    def _order_matters(self, own: Sequence[str]) -> bool:
+        """Whether two overrides of a point, one of them its own, set the same key or one within the other's."""
+        before = list(self._common_paths)
+        for path in (self._paths[text] for text in own if text in self._paths):
+            if any(_within(path, other) or _within(other, path) for other in before):
+                return True
+            before.append(path)
+        return False
+
+    def _composed(self, overrides: Sequence[str]) -> dict[str, Any]:
+        """A composition with the values that it has in every point. Raises `_NotQuickError` where it has others."""
+        cfg = self._compose(overrides)
+        if any(_varies(value) for value in _texts(_plain(cfg, resolve=False))):
+            raise _NotQuickError
+        return _plain(cfg)
+
     def _base(self, point: Point, own: Sequence[str]) -> _Base:
         signature = tuple(self._top[text] for text in own if self._chooses[text])
-        found = self._bases.get(signature)
-        if found is None:
+        if signature not in self._bases:
             first = [text for text in point if text in self._common or self._chooses[text]]
+            made: _Base | NotStartedError | None = None
             try:
-                data = _plain(self._compose(first))
-                found = _Base(first, data, from_json(data), {}, {})
+                data = self._composed(first)
+                made = _Base(first, data, from_json(data), {}, {})
             except NotStartedError as error:
-                found = error
-            self._bases[signature] = found
+                made = error
+            except _NotQuickError:
+                pass
+            self._bases[signature] = made
+        found = self._bases[signature]
+        if found is None:
+            raise _NotQuickError
         if isinstance(found, NotStartedError):
             raise found
         return found
@@ -148,25 +199,27 @@ class _Quick:
         data = {top: copy.deepcopy(node)}
         for text in texts:
             if not self._chooses[text] and not _set(data, self._parsed[text]):
-                raise _WritesElsewhereError
+                raise _NotQuickError
         return getattr(from_json(data), top)
 
     def _option(self, base: _Base, group: str, text: str) -> dict[str, Any]:
         if text not in base.options:
             others = [other for other in base.first if self._parsed[other].key_or_group != group]
             try:
-                composed = _plain(self._compose([*others, text]))
-                own_node_only = group in composed and all(
-                    composed[key] == base.data[key] for key in base.data if key != group
+                composed = self._composed([*others, text])
+                own_node_only = group in composed and (
+                    _without(composed, group) == _without(base.data, group)
                 )
                 base.options[text] = composed[group] if own_node_only else None
             except NotStartedError as error:
                 base.options[text] = error
+            except _NotQuickError:
+                base.options[text] = None
         found = base.options[text]
         if isinstance(found, NotStartedError):
             raise found
         if found is None:
-            raise _WritesElsewhereError
+            raise _NotQuickError
         return found
 
     def _check(self, run: RunConfig, own: Sequence[str]) -> None:
@@ -194,11 +247,36 @@ def _is_plain_value(override: Override) -> bool:
     )
 
 
-def _plain(cfg: DictConfig) -> dict[str, Any]:
-    plain = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
+def _plain(cfg: DictConfig, *, resolve: bool = True) -> dict[str, Any]:
+    with plain_errors():
+        plain = OmegaConf.to_container(cfg, resolve=resolve, enum_to_str=True)
     assert isinstance(plain, dict)
     plain.pop("hydra", None)
     return {str(key): value for key, value in plain.items()}
+
+
+def _without(data: dict[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in data.items() if name != key}
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        for inner in value.values():
+            yield from _texts(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _texts(inner)
+    elif isinstance(value, str):
+        yield value
+
+
+def _varies(text: str) -> bool:
+    """Whether it holds an interpolation that need not be the same in all points."""
+    return text.count("${") > len(_CONSTANT.findall(text))
+
+
+def _within(path: tuple[str, ...], other: tuple[str, ...]) -> bool:
+    return path[: len(other)] == other
 
 
 def _set(data: dict[str, Any], override: Override) -> bool:

@@ -14,16 +14,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, OmegaConf
 
-from wattcount.config.catalogue import GROUPS
-from wattcount.config.composition import SWEEPER_TARGET, concealed_config, from_hydra
+from wattcount.config.composition import SWEEPER_TARGET, concealed_config, entangled, from_hydra
 from wattcount.config.hydra_errors import plain_errors
+from wattcount.config.overrides import TextParser
 from wattcount.config.paths import default_records_dir
 from wattcount.config.points import build_points
 from wattcount.config.schema import RunConfig
+from wattcount.config.schema_types import GROUPS
 from wattcount.errors import EXIT_NOT_STARTED, EXIT_OK, NotStartedError
 from wattcount.masking import concealed_arguments
 from wattcount.run.background import Background
@@ -93,7 +93,7 @@ class PointSweeper(BasicSweeper):
     def _expand(self, arguments: list[str]) -> list[tuple[str, ...]]:
         assert self.hydra_context is not None
         with plain_errors():
-            parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+            parser = TextParser.create(config_loader=self.hydra_context.config_loader)
             points = cases.expand(self.params, self._cases, arguments, parser)
         if not points:
             raise NotStartedError("the study has no point: none of its cases has the values asked for")
@@ -109,7 +109,8 @@ class PointSweeper(BasicSweeper):
             with plain_errors():
                 return loader.load_sweep_config(master, list(overrides))
 
-        runs, problems = build_points(batch, compose, from_hydra, GROUPS)
+        search_path = [f"{source.schema}://{source.path}" for source in master.hydra.runtime.config_sources]
+        runs, problems = build_points(batch, compose, from_hydra, GROUPS, entangled=entangled(search_path))
         if problems:
             raise NotStartedError(
                 "\n".join(f"{line}  (in the point: {point})" for line, point in problems.items())
