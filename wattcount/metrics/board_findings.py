@@ -7,8 +7,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from wattcount.metrics.clocks import (
+    HW_SLOWDOWN,
+    POWER_BRAKE,
+    SLOWING,
+    SW_POWER_CAP,
+    SYNC_BOOST,
+    THERMAL_SLOWDOWN,
+    WHAT_SLOWS,
+    clock_under_load,
+)
 from wattcount.metrics.findings import Finding, on
-from wattcount.metrics.observations import MISSING, Ints, held
+from wattcount.metrics.observations import Ints, held
 from wattcount.metrics.window import Window, phase_window
 from wattcount.power.events import Source
 from wattcount.record.schema import Phase
@@ -30,25 +40,20 @@ TEMPERATURE_C = (10.0, 85.0)
 """Outside of it a sensor is broken, or a board is close to its slowdown (87 to 95 degrees C on data-centre boards)."""
 
 THROTTLES = (
-    # (bits, code, NVML's names, what it means, limit, invalidates)
-    (0x4, "power_capped", "SwPowerCap", "the power limit", CAPPED_SHARE, False),
+    # (bits, code, NVML's names, limit, invalidates)
+    (SW_POWER_CAP, "power_capped", "SwPowerCap", CAPPED_SHARE, False),
     (
-        0x20 | 0x40,
+        THERMAL_SLOWDOWN,
         "thermal_slowdown",
         "SwThermalSlowdown, HwThermalSlowdown",
-        "temperature",
         THROTTLED_SHARE,
         True,
     ),
-    (0x8, "hw_slowdown", "HwSlowdown", "the board's own protection", THROTTLED_SHARE, True),
-    (0x80, "power_brake", "HwPowerBrakeSlowdown", "an external power brake", THROTTLED_SHARE, True),
-    (0x10, "sync_boost", "SyncBoost", "its sync boost group", CAPPED_SHARE, False),
+    (HW_SLOWDOWN, "hw_slowdown", "HwSlowdown", THROTTLED_SHARE, True),
+    (POWER_BRAKE, "power_brake", "HwPowerBrakeSlowdown", THROTTLED_SHARE, True),
+    (SYNC_BOOST, "sync_boost", "SyncBoost", CAPPED_SHARE, False),
 )
-"""Bits of nvmlDeviceGetCurrentClocksEventReasons (nvml.h) that slow the clocks. `applications_clocks` (0x2) is a
-setting and `gpu_idle` (0x1) a state: neither is a finding."""
-
-GPU_IDLE = 0x1
-SLOWING = 0x4 | 0x8 | 0x10 | 0x20 | 0x40 | 0x80
+"""Reasons that are findings of their own where they slowed the clocks for longer than their limit, a share of the window."""
 
 
 def foreign_process(record: Record, window: Window | None) -> Iterator[Finding]:
@@ -109,7 +114,7 @@ def throttles(record: Record, window: Window) -> Iterator[Finding]:
     for index, uuid in enumerate(record.power.gpu_uuids):
         reasons, lengths = held(record.power.events, index, Source.CLOCK_EVENT_REASONS, window)
         total = int(lengths.sum())
-        for bits, code, names, what, limit, invalidates in THROTTLES:
+        for bits, code, names, limit, invalidates in THROTTLES:
             slowed = int(lengths[(reasons & bits) != 0].sum())
             if total and slowed / total > limit:
                 yield Finding(
@@ -117,7 +122,7 @@ def throttles(record: Record, window: Window) -> Iterator[Finding]:
                     slowed / total,
                     limit,
                     "1",
-                    f"{what} slowed the clocks{on(record, uuid)} for {slowed / 1e9:.3g} s of the window ({names})",
+                    f"{dict(WHAT_SLOWS)[bits]} slowed the clocks{on(record, uuid)} for {slowed / 1e9:.3g} s of the window ({names})",
                     invalidates,
                 )
 
@@ -179,7 +184,7 @@ def asked_of_gpu(record: Record, window: Window) -> Iterator[Finding]:
                     True,
                 )
         if clock_mhz is not None:
-            clocks, lengths = _clock_under_load(record, index, window)
+            clocks, lengths = clock_under_load(record, index, window)
             off = np.abs(clocks - int(clock_mhz)) > CLOCK_TOLERANCE * int(clock_mhz)
             share = int(lengths[off].sum()) / int(lengths.sum()) if len(lengths) else 0.0
             if share > NOT_HELD_SHARE:
@@ -193,26 +198,6 @@ def asked_of_gpu(record: Record, window: Window) -> Iterator[Finding]:
                     f"load, {clock_mhz} MHz was asked for",
                     True,
                 )
-
-
-def _clock_under_load(record: Record, index: int, window: Window) -> tuple[Ints, Ints]:
-    """(SM clock in MHz, nanoseconds) while the GPU does not say that it is idle: an idle one may clock down."""
-    events = record.power.events[record.power.events["gpu"] == index]
-    series = []
-    for source in (Source.CLOCK_SM, Source.CLOCK_EVENT_REASONS):
-        mine = np.sort(events[events["source"] == source], order="t1_ns")
-        values = np.where(mine["nvml_return"] == 0, mine["value"], MISSING).astype(np.int64)
-        series.append((mine["t1_ns"].astype(np.int64), values))
-    inside = [times[(times > window.start_ns) & (times < window.end_ns)] for times, _ in series]
-    edges = np.unique(np.concatenate([[window.start_ns, window.end_ns], *inside]))
-
-    def at(times: Ints, values: Ints) -> Ints:
-        # The first entry stands for the time before anything was read.
-        return np.append(MISSING, values)[np.searchsorted(times, edges[:-1], side="right")]
-
-    clocks, reasons = at(*series[0]), at(*series[1])
-    loaded = (clocks != MISSING) & ((reasons == MISSING) | (reasons & GPU_IDLE == 0))
-    return clocks[loaded], np.diff(edges)[loaded]
 
 
 def _by_time(values: Ints, lengths: Ints, share: float) -> int:
