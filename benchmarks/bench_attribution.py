@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wattcount.metrics import least_squares
+from wattcount.metrics import least_squares, transfer
 from wattcount.metrics.attribution import Inputs, attribute_record, read_inputs
 from wattcount.metrics.design import Design, choose_interval_s, interval_edges
 from wattcount.metrics.observations import Requests
@@ -148,7 +148,8 @@ def against_pure_runs(mixed: list[Run], pure: list[Run]) -> None:
         above_j = np.concatenate([run.above_j for run in runs])
         terms = [term for term in range(len(TERMS)) if amounts[:, term].any()]
         fit = least_squares.fit(amounts, above_j, terms)
-        fits.append((name, fit))
+        reach = transfer.Reach.of(amounts, tuple(run.inputs.clocks.mean_mhz for run in runs))
+        fits.append((name, fit, reach))
         t = t_975(max(fit.freedom, 5))
         u95 = t * np.sqrt(np.diag(fit.covariance_j2))
         cells = dict.fromkeys(range(len(TERMS)), "-")
@@ -167,12 +168,13 @@ def against_pure_runs(mixed: list[Run], pure: list[Run]) -> None:
         measured, idle_u95 = run.above_j.sum() / tokens, run.idle_u95_j / tokens
         unit = "prompt token" if is_prefill else "decoded token"
         print(f"{run.name:<50}{f'{1e3 * measured:.2f} +- {1e3 * idle_u95:.2f} / {unit}':>42}")
-        for name, fit in fits:
-            amount = run.done[list(fit.terms)]
-            predicted = float(fit.value_j @ amount) / tokens
-            u95 = t_975(max(fit.freedom, 5)) * np.sqrt(amount @ fit.covariance_j2 @ amount) / tokens
-            figures = f"{1e3 * predicted:.2f} +- {1e3 * u95:.2f}"
-            print(f"{'':<95}{name:<50}{figures:>20} {100 * (predicted / measured - 1):>+8.1f} %")
+        for name, fit, reach in fits:
+            told = transfer.extrapolate(fit, run.done)
+            figures = f"{1e3 * told.value_j / tokens:.2f} +- {1e3 * told.u95_j / tokens:.2f}"
+            refused = transfer.predict(fit, reach, run.done, run.inputs.clocks.mean_mhz)
+            why = f"   refused: {refused}" if isinstance(refused, str) else ""
+            off = 100 * (told.value_j / tokens / measured - 1)
+            print(f"{'':<95}{name:<50}{figures:>20} {off:>+8.1f} %{why}")
         if not is_prefill:
             by_context(run, mixed)
 

@@ -9,8 +9,11 @@ import pytest
 from synthetic_record import SyntheticRun, at, steady_requests
 
 from wattcount.metrics import compute
-from wattcount.metrics.locking import locking
+from wattcount.metrics.attribution import read_inputs
+from wattcount.metrics.locking import locking, window_energy, window_energy_sum
+from wattcount.metrics.window import phase_window
 from wattcount.record import Record
+from wattcount.record.schema import Phase
 
 MS = 1_000_000
 
@@ -109,3 +112,37 @@ def test_what_locking_may_do_is_in_the_sensors_part(length_ms: float, locked: bo
     else:
         assert energy["budget_j"]["locking"] < 0.01 * energy["value_j"]
         assert "load_locks_to_sensor" not in codes
+
+
+TWO_GPUS = sorted((Path(__file__).resolve().parents[2] / "data" / "h100" / "records").glob("2bba*/r*"))[0]
+
+
+def test_the_uncertainty_of_a_sum_over_gpus_has_one_home() -> None:
+    """The method's in quadrature, the sensors' (with what locking adds) one to one; attribution takes the same."""
+    record = Record.open(TWO_GPUS)
+    window = phase_window(record.info.phases, Phase.WINDOW)
+    assert window is not None
+    parts = [window_energy(record, window, uuid) for uuid in record.power.gpu_uuids]
+    assert len(parts) == 2
+    total = window_energy_sum(record, window)
+    assert total is not None
+    assert total.value_j == pytest.approx(sum(part.value_j for part in parts))
+    assert total.u95_method_j == pytest.approx(np.hypot(*(part.u95_method_j for part in parts)))
+    assert total.u95_sensor_j == pytest.approx(sum(part.u95_sensor_j for part in parts))
+    assert total.u95_sensor_j > 0.05 * total.value_j
+    content = compute(record)["metrics"]
+    assert content["energy/gpu_j_u95"] == pytest.approx(total.u95_j, rel=1e-9)
+    inputs = read_inputs(record, window)
+    assert not isinstance(inputs, str)
+    assert inputs.energy_u95_share == pytest.approx(total.u95_j / total.value_j, rel=1e-9)
+
+
+def test_a_sum_with_a_gpu_that_is_not_known_is_not_known(tmp_path: Path) -> None:
+    run = SyntheticRun(gpus=2)
+    record = Record.open(run.write(tmp_path))
+    window = phase_window(record.info.phases, Phase.WINDOW)
+    assert window is not None
+    assert window_energy_sum(record, window) is not None
+    # The trace breaks off in the middle of the window.
+    cut = Record.open(SyntheticRun(gpus=2, last_read_s=60.0).write(tmp_path / "cut"))
+    assert window_energy_sum(cut, window) is None

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from synthetic_steps import SimulatedEngine, ns, requests
 
+from wattcount.metrics.least_squares import fit
 from wattcount.metrics.phase_energy import Attribution, attribute
 from wattcount.metrics.request_energy import divide_among_requests
+from wattcount.metrics.transfer import Reach
 
 
 def split(
@@ -37,6 +39,8 @@ def split(
         prefill_split_j=np.array(prefill_j),
         decode_split_j=np.array(decode_j),
         context_split_j=np.array(context_j if context_j is not None else [0.0] * len(decode_j)),
+        fit=fit(np.ones((2, 4)), np.ones(2), (0,)),
+        reach=Reach.of(np.ones((2, 4)), ()),
     )
 
 

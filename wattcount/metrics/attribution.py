@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from wattcount.metrics.clocks import LoadClocks, load_clocks
 from wattcount.metrics.design import (
     COLLINEAR,
     HARDLY_PRESENT,
@@ -19,6 +20,7 @@ from wattcount.metrics.design import (
     NO_STEPS,
     EnergyAt,
 )
+from wattcount.metrics.locking import window_energy_sum
 from wattcount.metrics.observations import MISSING, Requests, gpu_uuids, int_column
 from wattcount.metrics.phase_energy import (
     MIN_INTERVALS,
@@ -28,6 +30,7 @@ from wattcount.metrics.phase_energy import (
     attribute,
 )
 from wattcount.metrics.request_energy import RequestEnergies, divide_among_requests
+from wattcount.metrics.transfer import CLOCK_TOLERANCE_SHARE
 from wattcount.metrics.window import Window, phase_window
 from wattcount.metrics.work import Context, Work, begun_ns, locate_steps
 from wattcount.power.events import Source
@@ -63,6 +66,8 @@ def attribute_record(record: Record, window: Window) -> Attribution | str:
         idle_u95_w=inputs.idle_u95_w,
         energy_u95_share=inputs.energy_u95_share,
         resolution_s=inputs.resolution_s,
+        clock_mhz=inputs.clocks.mean_mhz,
+        slowed=(inputs.clocks.slowdown or 0.0) > CLOCK_TOLERANCE_SHARE,
     )
 
 
@@ -82,6 +87,7 @@ class Inputs:
     work: Work
     idle_w: float
     idle_u95_w: float
+    clocks: LoadClocks
 
 
 def read_inputs(record: Record, window: Window) -> Inputs | str:
@@ -93,7 +99,7 @@ def read_inputs(record: Record, window: Window) -> Inputs | str:
     if idle is None:
         return NO_IDLE
     curves: list[EnergyAt] = []
-    total_j, u95_j, resolution_s = 0.0, 0.0, 0.0
+    resolution_s = 0.0
     for uuid in gpu_uuids(record):
         if uuid not in record.power.gpu_uuids:
             return NO_CURVE
@@ -103,17 +109,17 @@ def read_inputs(record: Record, window: Window) -> Inputs | str:
             return NO_CURVE
         curves.append(curve[0])
         resolution_s = max(resolution_s, curve[1])
-        total_j += estimate.value_j
-        u95_j += estimate.u95_j or 0.0
-    if not curves or total_j <= 0:
+    total = window_energy_sum(record, window)
+    if total is None or total.value_j <= 0:
         return NO_CURVE
     return Inputs(
         energy_at=lambda t_ns: np.sum([curve(t_ns) for curve in curves], axis=0),
-        energy_u95_share=u95_j / total_j,
+        energy_u95_share=total.u95_j / total.value_j,
         resolution_s=resolution_s,
         work=work,
         idle_w=idle[0],
         idle_u95_w=idle[1],
+        clocks=load_clocks(record, window),
     )
 
 

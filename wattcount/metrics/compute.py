@@ -57,7 +57,8 @@ def compute(record: Record) -> dict[str, Any]:
         steady = steady_window(record, requests, window)
         _steady(sheet, record, requests, steady)
         drifts = _drifts(sheet, record, requests, window, steady)
-    findings = check(record, window, drifts)
+    attributed = sheet.metrics.get("attribution/residual_share") is not None
+    findings = check(record, window, drifts, attributed=attributed)
     figures = sampler_figures(record.info) | timing_figures(record.info)
     for key in METRICS:
         if key.startswith(("sampler/", "run/")):

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from wattcount.metrics import attribution, percentiles
-from wattcount.metrics.locking import window_energy
+from wattcount.metrics.locking import window_energy, window_energy_sum
 from wattcount.metrics.null_reasons import (
     NO_COMPLETED,
     NO_DECODE,
@@ -59,19 +59,10 @@ def put_window_energy(sheet: Sheet, record: Record, requests: Requests, window: 
 
 
 def _uncertainty(sheet: Sheet, record: Record, window: Window, reason: str | None) -> None:
-    """Of the sum over the GPUs: the estimator's errors are independent, those of the boards' sensors may not be."""
-    estimates = [
-        window_energy(record, window, uuid) for uuid in gpu_uuids(record) if uuid in record.power.gpu_uuids
-    ]
-    method = _total([None if e.u95_method_j is None else e.u95_method_j**2 for e in estimates])
-    sensor = _total([e.u95_sensor_j for e in estimates])
-    if len(estimates) < len(gpu_uuids(record)) or method is None or sensor is None:
-        for part in ("", "_method", "_sensor"):
-            sheet.put(f"energy/gpu_j_u95{part}", None, reason)
-        return
-    sheet.put("energy/gpu_j_u95_method", math.sqrt(method))
-    sheet.put("energy/gpu_j_u95_sensor", sensor)
-    sheet.put("energy/gpu_j_u95", math.sqrt(method + sensor**2))
+    found = window_energy_sum(record, window)
+    sheet.put("energy/gpu_j_u95", None if found is None else found.u95_j, reason)
+    sheet.put("energy/gpu_j_u95_method", None if found is None else found.u95_method_j, reason)
+    sheet.put("energy/gpu_j_u95_sensor", None if found is None else found.u95_sensor_j, reason)
 
 
 def _batch_energy(sheet: Sheet, record: Record, requests: Requests) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from wattcount.metrics.observations import int_column
+from wattcount.metrics.observations import gpu_uuids, int_column
 from wattcount.metrics.window import Window
 from wattcount.power import EnergyEstimate
 from wattcount.power.events import Source
@@ -92,3 +92,34 @@ def window_energy(record: Record, window: Window, gpu_uuid: str) -> EnergyEstima
         u95_sensor_j=sensor_j,
         budget_j={**estimate.budget_j, "locking": locked_j},
     )
+
+
+@dataclass(frozen=True)
+class EnergySum:
+    """Energy of a window, all GPUs together, with its 95 % uncertainties."""
+
+    value_j: float
+    u95_method_j: float
+    u95_sensor_j: float
+
+    @property
+    def u95_j(self) -> float:
+        return math.hypot(self.u95_method_j, self.u95_sensor_j)
+
+
+def window_energy_sum(record: Record, window: Window) -> EnergySum | None:
+    """The sum over the GPUs of the run; None where the energy or the uncertainty of one is not known.
+
+    The estimator's errors are independent: in quadrature. Those of the boards' sensors may not be: they are added.
+    """
+    estimates = []
+    for uuid in gpu_uuids(record):
+        if uuid not in record.power.gpu_uuids:
+            return None
+        estimates.append(window_energy(record, window, uuid))
+    values = [e.value_j for e in estimates if e.value_j is not None]
+    method = [e.u95_method_j for e in estimates if e.u95_method_j is not None]
+    sensor = [e.u95_sensor_j for e in estimates if e.u95_sensor_j is not None]
+    if not estimates or not len(values) == len(method) == len(sensor) == len(estimates):
+        return None
+    return EnergySum(math.fsum(values), math.sqrt(math.fsum(u**2 for u in method)), math.fsum(sensor))

@@ -22,6 +22,7 @@ import numpy as np
 from wattcount.metrics.design import Design, EnergyAt, choose_interval_s, interval_edges
 from wattcount.metrics.least_squares import Fit, long_run
 from wattcount.metrics.observations import Floats, Ints
+from wattcount.metrics.transfer import Reach
 from wattcount.metrics.window import Window
 from wattcount.metrics.work import CONTEXT, DECODE_TOKEN, PREFILL, TERMS, Work
 from wattcount.trend import t_975
@@ -30,6 +31,10 @@ MIN_INTERVALS = 20
 LAGS_NS = np.arange(-40, 41, 2, dtype=np.int64) * 1_000_000
 """How much later than its power a step may be logged: the report's way to the front end, and the error of the
 sensor's own lag."""
+
+SLOWED_U95_SHARE = 0.06
+"""What a step at slowed clocks costs one phase is partly seen in the other: 95 % uncertainty of either phase [share], the largest
+difference of batches at the power limit to runs that are all prefill or all decode (docs/attribution.md)."""
 
 TOO_FEW_INTERVALS = "too_few_intervals"
 NOT_RESOLVED = "phase_not_resolved"
@@ -57,6 +62,7 @@ class Attribution:
     edges_ns           int64[n + 1], of the intervals
     idle_split_j, prefill_split_j, decode_split_j   float64[n], each interval's parts
     context_split_j    float64[n], what of the decode part is for reading the context
+    fit, reach         what `transfer.predict` wants: the fit itself, and the loads and clocks that it has seen
     """
 
     idle_j: float
@@ -76,6 +82,8 @@ class Attribution:
     prefill_split_j: Floats
     decode_split_j: Floats
     context_split_j: Floats
+    fit: Fit
+    reach: Reach
 
     @property
     def interval_s(self) -> float:
@@ -91,6 +99,8 @@ def attribute(
     idle_u95_w: float = 0.0,
     energy_u95_share: float = 0.0,
     resolution_s: float = 0.02,
+    clock_mhz: float | None = None,
+    slowed: bool = False,
 ) -> Attribution | str:
     """Divides the energy of the window between idle, prefill and decode; a code where the data cannot tell.
 
@@ -98,6 +108,8 @@ def attribute(
     idle_w            loaded idle, all GPUs, with its 95 % uncertainty `idle_u95_w`
     energy_u95_share  95 % uncertainty of the window's energy, relative
     resolution_s      spacing of the power samples behind `energy_at`
+    clock_mhz         mean SM clock under load; None: not recorded
+    slowed            whether something slowed the clocks: then the division is less sure (`SLOWED_U95_SHARE`)
     """
     edges_ns = interval_edges(window, choose_interval_s(work, window, resolution_s))
     if len(edges_ns) - 1 < MIN_INTERVALS:
@@ -130,6 +142,7 @@ def attribute(
         statistical_u95**2
         + (_sum_u95(best) / above_j * figures) ** 2
         + (energy_u95_share * figures) ** 2
+        + ((SLOWED_U95_SHARE if slowed else 0.0) * figures) ** 2
         + moved(design.fit(terms, lag_ns, idle_w, late=True)) ** 2
         + np.max([moved(fits[lag]) for lag in plausible], axis=0) ** 2
         + np.max(
@@ -170,6 +183,8 @@ def attribute(
         prefill_split_j=parts[1],
         decode_split_j=parts[2],
         context_split_j=parts[3],
+        fit=best,
+        reach=Reach.of(design.amounts, (clock_mhz,)),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from wattcount.metrics import board_findings, load_findings, sensor_findings
+from wattcount.metrics import attribution_findings, board_findings, load_findings, sensor_findings
 from wattcount.metrics.drift import Drifts
 from wattcount.metrics.findings import Finding
 from wattcount.metrics.window import Window
@@ -13,10 +13,13 @@ if TYPE_CHECKING:
     from wattcount.record import Record
 
 
-def check(record: Record, window: Window | None, drifts: Drifts | None = None) -> list[Finding]:
+def check(
+    record: Record, window: Window | None, drifts: Drifts | None = None, *, attributed: bool = False
+) -> list[Finding]:
     """Findings about a record, most serious first; `window` None: the run never reached it.
 
-    drifts  trends within the window, where they were computed
+    drifts      trends within the window, where they were computed
+    attributed  whether the window's energy was divided between prefill and decode
     """
     found = [
         *sensor_findings.gpu_lost(record),
@@ -39,6 +42,7 @@ def check(record: Record, window: Window | None, drifts: Drifts | None = None) -
             *load_findings.lengths_changed(record),
             *load_findings.warmup(record),
             *load_findings.overloaded(record, window),
+            *(attribution_findings.slowed(record, window) if attributed else ()),
         ]
     if drifts is not None:
         found += load_findings.not_settled(record, drifts)
