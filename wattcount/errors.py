@@ -29,6 +29,10 @@ class MeasuredElsewhereError(NotStartedError):
     """Another run measures the same point and repeat into the same folder right now."""
 
 
+class RecordsUnwritableError(NotStartedError):
+    """Nothing can be written to `records_dir`: it is full, gone, or another user's."""
+
+
 class RunFailedError(WattcountError):
     """Something failed while running (exit code 1).
 

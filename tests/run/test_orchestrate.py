@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import resource
 import signal
@@ -27,6 +28,7 @@ from wattcount.record import Record
 from wattcount.record.schema import Phase, Validity
 from wattcount.run import orchestrate
 from wattcount.run.display import InBackground, PlainDisplay
+from wattcount.run.leftovers import TEMPORARY_PREFIX
 from wattcount.run.messages import encode
 from wattcount.run.orchestrate import Outcome, run_point
 from wattcount.run.process import TIMEOUT_SIGNAL
@@ -682,3 +684,21 @@ def test_a_display_that_takes_minutes_is_not_the_silence_of_the_run(
     monkeypatch.setattr(witness, "progress", slow)
     heard = [(1.0, report(planned_s=5.0)), (1.0, report() + report()), (1.0, b"")]
     assert listening(monkeypatch, tmp_path, witness, *heard) == []
+
+
+def test_a_full_folder_of_temporary_files_is_told_in_the_record(
+    tiny_run: Callable[..., RunConfig], witness: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = tempfile.mkdtemp
+
+    def full(suffix: str | None = None, prefix: str | None = None, *where: Any, **named: Any) -> str:
+        if prefix == TEMPORARY_PREFIX:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/tmp/wattcount-x")
+        return real(suffix, prefix, *where, **named)
+
+    monkeypatch.setattr(tempfile, "mkdtemp", full)
+    cfg = tiny_run()
+    outcome = run_point(cfg, witness)
+    assert (outcome.exit_code, outcome.reason) == (1, "worker_not_started")
+    assert "No space left on device" in (outcome.message or "")
+    checked(outcome, cfg)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -241,3 +242,71 @@ def test_a_measured_gpu_is_passed_over(home: Path, three_gpus: EmulatedMachine) 
     finally:
         lock.release()
     assert {uuid for uuids in used(home).values() for uuid in uuids} == {"GPU-b"}
+
+
+# --- what is not the points' fault -----------------------------------------------------------------
+
+
+def test_a_sweep_whose_engine_cannot_start_stops_by_itself(home: Path) -> None:
+    args = (*EMULATED, "engine.args.fail_at_start=engine_start_failed", "repeat=0,1,2,3")
+    code, _, err = run(*args, "sweep.stop_after_same_failures=2")
+    assert code == 1
+    assert err.count("the sweep stops here") == 1
+    assert "sweep.stop_after_same_failures=null" in err
+    assert "4 of 4 points not done" in err
+    assert len(records(home)) == 2
+    assert states(home) == {State.failed: 2, State.waiting: 2}
+
+
+def test_a_disk_that_is_full_ends_the_sweep_and_costs_no_try(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import resource, sys\n"
+        "if 'wattcount.run.worker' in sys.orig_argv:\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+    long = ("scenario.num_requests=4000", "scenario.lengths.output_tokens=100", "repeat=0,1,2")
+    code, _, err = run(*EMULATED, *long)
+    assert code == 1
+    assert err.count("the sweep stops here") == 1
+    assert "the disk is full" in err
+    assert "to be tried again" not in err
+    assert [record.info.validity.reasons for record in records(home)] == [["record_unwritable"]]
+
+
+def test_a_folder_that_vanishes_ends_the_sweep(home: Path) -> None:
+    with start(*EMULATED, "repeat=0,1,2") as process:
+        wait_for(lambda: valid(home))
+        (home / "records").rename(home / "elsewhere")
+        (home / "records").write_text("")
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert err.count("the sweep stops here") == 1
+    assert "records" in err
+    assert "Traceback" not in err
+
+
+def test_a_terminal_that_stands_still_does_not_hold_the_sweep(home: Path) -> None:
+    """From the plan on nobody reads what it prints, into a pipe with no room, until every point is measured."""
+    read_end, write_end = os.pipe()
+    command = [sys.executable, "-m", "wattcount", "-m", *EMULATED, "repeat=0,1"]
+    with subprocess.Popen(command, stdout=write_end, stderr=subprocess.STDOUT) as process:
+        told = b""
+        while b"by data sheets)\n" not in told:
+            told += os.read(read_end, 1 << 12)
+        # A description of its own, so that the sweep's end stays one that blocks.
+        filling = os.open(f"/proc/self/fd/{write_end}", os.O_WRONLY | os.O_NONBLOCK)
+        os.close(write_end)
+        for size in (1000, 1):
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    os.write(filling, b" " * size)
+        os.close(filling)
+        wait_for(lambda: len(records(home)) == 2, 90.0)
+        while chunk := os.read(read_end, 1 << 16):
+            told += chunk
+    os.close(read_end)
+    assert process.returncode == 0
+    assert told.count(b"record: ") == 2

@@ -422,6 +422,9 @@ class SweepConfig:
     """How often a point that fails is tried, each time the sweep is started."""
     retry_invalid: bool = False
     """Try a run again too that went to its end but did not meet the checks of validity."""
+    stop_after_same_failures: int | None = 5
+    """So many different points that fail alike before any is measured end the sweep: the installation is broken, not
+    they. None: every point is tried."""
     time_limit_s: float | None = None
     """A run that takes longer is ended (reason `timeout`). None: only the limits of its phases."""
     placement: dict[str, Any] = field(default_factory=dict)

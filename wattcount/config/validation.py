@@ -506,6 +506,7 @@ def _run(cfg: RunConfig) -> Iterator[str]:
     if sweep.name is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", sweep.name):
         yield f"sweep.name: '{sweep.name}' becomes a folder; use letters, digits, '-', '_' and '.'"
     yield from _at_least("sweep.attempts", sweep.attempts, 1)
+    yield from _at_least("sweep.stop_after_same_failures", sweep.stop_after_same_failures, 1)
     if sweep.workers is not None:
         yield from _at_least("sweep.workers", sweep.workers, 1)
     yield from _above("sweep.time_limit_s", sweep.time_limit_s, 0, " s")

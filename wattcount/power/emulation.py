@@ -107,7 +107,10 @@ class EmulatedMachine:
             truth = gpu.truth
             if not truth:
                 truth = f"live:truth-{index}.live"
-                self.live[uuid] = LiveTruth(self.folder / f"truth-{index}.live")
+                try:
+                    self.live[uuid] = LiveTruth(self.folder / f"truth-{index}.live")
+                except RuntimeError as error:  # no room on the disk
+                    raise NotStartedError(f"power=emulated: no machine can be made: {error}") from error
                 # A first point in the file: every process that reads it counts energy from the same moment.
                 idle_w = next(known["idle_w"] for known in profiles() if known["name"] == gpu.profile)
                 self.live[uuid].append(now_ns() - 20_000_000_000, round(idle_w * 1e3))

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from wattcount import ownership
 from wattcount.clock import ClockPair
-from wattcount.errors import NotStartedError, RunFailedError
+from wattcount.errors import RecordsUnwritableError, RunFailedError
 from wattcount.files import replacing, sync_folder, write_atomically
 from wattcount.power.rapl import HostReading
 from wattcount.power.trace import PowerTrace
@@ -69,7 +69,7 @@ class RecordWriter:
 
     @classmethod
     def create(cls, records_dir: Path, point_id: str, run_id: str) -> RecordWriter:
-        """Makes the folder. Raises `NotStartedError` where that is not possible."""
+        """Makes the folder. Raises `RecordsUnwritableError` where that is not possible."""
         folder = temporary_folder(records_dir, point_id, run_id)
         claim: ownership.Claim | None = None
         try:
@@ -81,7 +81,7 @@ class RecordWriter:
         except OSError as error:
             if claim is not None:
                 claim.release(remove=True)
-            raise NotStartedError(
+            raise RecordsUnwritableError(
                 f"records_dir: cannot write to {folder.parent}: {error.strerror}; set records_dir=FOLDER"
             ) from error
         return cls(folder, claim)

@@ -57,6 +57,7 @@ from wattcount.scenario.journal import Progress
 
 JOB_JSON = "job.json"
 
+NOT_LAUNCHED = "worker_not_started"
 INTERRUPTED = "interrupted"
 TIMEOUT = "timeout"
 
@@ -312,7 +313,11 @@ class _Watch:
         self._window = OwnWindow()
 
     def run(self) -> Outcome:
-        with _scratch() as (environment, claim):
+        with contextlib.ExitStack() as stack:
+            try:
+                environment, claim = stack.enter_context(_scratch())
+            except OSError as error:
+                return self._recover(NOT_LAUNCHED, f"cannot make a folder for temporary files: {error}")
             self._claims += [str(claim.path)] if claim is not None else []
             try:
                 return self._run(environment)
@@ -323,7 +328,7 @@ class _Watch:
         try:
             process = SessionProcess(self._command, self._log, environment, self._locks)
         except OSError as error:
-            return self._recover("worker_not_started", f"cannot start the run's process: {error}")
+            return self._recover(NOT_LAUNCHED, f"cannot start the run's process: {error}")
         with process:
             with waking(process.wakeup_fd):
                 self._listen(process)
@@ -505,8 +510,12 @@ class _Watch:
         try:
             path = RecordWriter.recover(self._writer.folder, reason, message)
         except RunFailedError as error:
+            disk = reason != INTERRUPTED and isinstance(error.__cause__, OSError)
             return Outcome(
-                code, None, reason, f"{message}; {error}; what was measured is in {self._writer.folder}"
+                code,
+                None,
+                error.reason if disk else reason,
+                f"{message}; {error}; what was measured is in {self._writer.folder}",
             )
         from wattcount.record.reader import Record
 

@@ -38,7 +38,7 @@ from wattcount.config.schema import (
 from wattcount.config.validation import validate
 from wattcount.engine import create as create_engine
 from wattcount.engine.vllm_install import SUPPORTED, VllmInstall, find_vllm
-from wattcount.errors import NotStartedError
+from wattcount.errors import NotStartedError, RecordsUnwritableError
 from wattcount.load.build import build_plan
 from wattcount.power.settings import plan as plan_settings
 
@@ -383,11 +383,11 @@ def check_folder(folder: Path) -> None:
             pass
         free = shutil.disk_usage(folder).free
     except OSError as error:
-        raise NotStartedError(
+        raise RecordsUnwritableError(
             f"records_dir: cannot write to {folder}: {error.strerror}; set records_dir=FOLDER or $WATTCOUNT_HOME"
         ) from None
     if free < MIN_DISK_BYTES:
-        raise NotStartedError(
+        raise RecordsUnwritableError(
             f"records_dir: {free / 2**20:.0f} MiB free at {folder}, at least {MIN_DISK_BYTES / 2**20:.0f} MiB "
             "are needed; free some or set records_dir=FOLDER"
         )

@@ -33,6 +33,7 @@ from wattcount.sweep.planning.machine import AnotherMachine, ThisMachine
 from wattcount.sweep.planning.plan import Plan, PlanState
 from wattcount.sweep.planning.planner import Planned, make_plan, records_folder, study_name
 from wattcount.sweep.running import launch, local
+from wattcount.sweep.running.halt import Halt
 from wattcount.sweep.story.ledger import Event, EventKind, Ledger
 from wattcount.sweep.story.study_log import StudyLog
 from wattcount.sweep.view import report, watch
@@ -151,6 +152,7 @@ class PointSweeper(BasicSweeper):
                         limit=at_once or 1,
                         attempts=first.sweep.attempts,
                         retry_invalid=first.sweep.retry_invalid,
+                        halt=Halt(first.sweep.stop_after_same_failures, here=True),
                     )
                     results, interrupted = lanes.run(jobs)
                 reason = "finished" if interrupted is None else "interrupted"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from pathlib import Path
@@ -12,10 +13,10 @@ from study_ledger import planned
 from wattcount import ownership
 from wattcount.config.composition import compose
 from wattcount.config.schema import RunConfig
-from wattcount.errors import EXIT_OK
+from wattcount.errors import EXIT_FAILED, EXIT_OK
 from wattcount.scenario.journal import Progress
 from wattcount.sweep.planning.plan import Plan
-from wattcount.sweep.running.task import measure_planned
+from wattcount.sweep.running.task import measure, measure_planned
 from wattcount.sweep.story.ledger import SILENT_S, Ledger, read_state
 from wattcount.sweep.story.state import State
 
@@ -63,3 +64,13 @@ def test_a_process_that_measures_lives_for_other_hosts_too(
         result = measure_planned(cfg, tuple(SHORT), key="k", ledger=ledger, display=seen)
     assert result.exit_code == EXIT_OK, result.message
     assert seen.state is State.running
+
+
+def test_what_the_system_refuses_is_a_result_and_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), "/tmp/x")
+
+    monkeypatch.setattr("wattcount.run.orchestrate.run_point", refused)
+    result = measure(RunConfig(), ())
+    assert (result.exit_code, result.reason) == (EXIT_FAILED, "setup_failed")
+    assert "Too many open files: '/tmp/x'" in (result.message or "")

@@ -42,6 +42,7 @@ from wattcount.masking import reveal
 from wattcount.run.signals import Signals
 from wattcount.sweep.planning.plan import PlannedPoint
 from wattcount.sweep.running import placement, slurm
+from wattcount.sweep.running.halt import Halt
 from wattcount.sweep.running.job import JOB_LOST, Errand, measure_job, read_result, was_interrupted
 from wattcount.sweep.running.local import Job, Watcher
 from wattcount.sweep.running.placement import Group, RayResources, SlurmNodes
@@ -126,6 +127,7 @@ class Launch:
         self._later: list[PlannedPoint] = []
         self._results: dict[str, PointResult] = {}
         self._signals = Signals()
+        self._halt = Halt(first.sweep.stop_after_same_failures, here=False)
         self._looked_s = 0.0
 
     def run(self, ledger: Ledger, watcher: Watcher) -> tuple[dict[str, PointResult], int | None]:
@@ -137,13 +139,13 @@ class Launch:
             with self._signals.watching():
                 for group in self._groups:
                     self._call(group, attempt=1)
-                while self._calls and not self._signals:
+                while self._calls and self._goes_on():
                     self._look()
                     self._begin_later()
                     time.sleep(LOOK_S if self._calls else 0.0)
                     ledger.beat()
                     watcher.tick()
-                if self._signals:
+                if not self._goes_on():
                     self._end()
         finally:
             shutil.rmtree(self._start_folder(), ignore_errors=True)
@@ -329,6 +331,8 @@ class Launch:
     def _ended(self, call: Call, key: str, result: PointResult) -> None:
         point = call.waiting.pop(key)
         self._results[key] = result
+        stopped_before = self._halt.why is not None
+        self._halt.note(key, result)
         again = False
         if result.elsewhere and not call.errand.wait_for_others:
             self._later.append(point)
@@ -338,9 +342,14 @@ class Launch:
             again = True
         job = Job(point, self._configs[key], attempt=result.attempt)
         self._watcher.ended(job, result, again=again)
+        if self._halt.why is not None and not stopped_before:
+            self._watcher.notice(self._halt.why)
+
+    def _goes_on(self) -> bool:
+        return not self._signals and self._halt.why is None
 
     def _is_to_be_retried(self, result: PointResult) -> bool:
-        if self._signals or result.attempt >= self._first.sweep.attempts:
+        if not self._goes_on() or result.attempt >= self._first.sweep.attempts:
             return False
         if result.exit_code == EXIT_OK:
             return result.invalid and self._first.sweep.retry_invalid

@@ -27,8 +27,10 @@ from wattcount.config.plain import to_json
 from wattcount.config.schema import RunConfig
 from wattcount.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_TERMINATED
 from wattcount.run.gpu_lock import is_free
+from wattcount.run.orchestrate import NOT_LAUNCHED
 from wattcount.run.signals import Signals
 from wattcount.sweep.planning.plan import PlannedPoint
+from wattcount.sweep.running.halt import Halt
 from wattcount.sweep.running.lane import Finished, Said, Task
 from wattcount.sweep.running.task import NOT_STARTED, PointResult
 from wattcount.sweep.story.ledger import Event, EventKind, Ledger
@@ -131,6 +133,7 @@ class Lanes:
     limit           lanes at once
     attempts        tries of a point that fails
     retry_invalid   of one whose checks of validity fail, too
+    halt            what ends the sweep by itself: then no further point is begun, and those that run go on to their end
     """
 
     def __init__(
@@ -142,6 +145,7 @@ class Lanes:
         limit: int,
         attempts: int,
         retry_invalid: bool,
+        halt: Halt,
     ) -> None:
         self._study = study
         self._ledger = ledger
@@ -149,6 +153,7 @@ class Lanes:
         self._limit = limit
         self._attempts = attempts
         self._retry_invalid = retry_invalid
+        self._halt = halt
         self._queue: deque[Job] = deque()
         self._all_gpus: set[str] = set()
         self._later: list[Job] = []
@@ -174,10 +179,10 @@ class Lanes:
     def _loop(self) -> None:
         while True:
             self._pass_signals_on()
-            if not self._queue and not self._running():
+            if not self._queue and not self._running() and self._halt.why is None:
                 self._queue.extend(replace(job, wait_for_others=True) for job in self._later)
                 self._later.clear()
-            if self._signals.exit_code is None:
+            if self._signals.exit_code is None and self._halt.why is None:
                 self._place()
             if not self._running():
                 return
@@ -198,7 +203,7 @@ class Lanes:
         taken = {uuid for busy in self._lanes.values() if busy is not None for uuid in busy.gpus}
         kept: set[str] = set()
         waiting: deque[Job] = deque()
-        while self._queue and len(self._running()) < self._limit:
+        while self._queue and len(self._running()) < self._limit and self._halt.why is None:
             job = self._queue.popleft()
             free = [uuid for uuid in job.gpus if uuid not in taken and uuid not in kept]
             idle = [uuid for uuid in free if is_free(uuid)]
@@ -221,7 +226,24 @@ class Lanes:
     def _give(self, job: Job, gpus: tuple[str, ...]) -> None:
         lane = next((lane for lane, busy in self._lanes.items() if busy is None), None)
         if lane is None:
-            lane = ChildLane()
+            try:
+                lane = ChildLane()
+            except OSError as error:  # no memory, no more processes, too many open files
+                self._watcher.started(job)
+                message = f"cannot start a process to measure with: {error.strerror}"
+                self._ended(
+                    job,
+                    PointResult(
+                        EXIT_FAILED,
+                        job.point.overrides,
+                        None,
+                        message,
+                        key=job.point.key,
+                        reason=NOT_LAUNCHED,
+                        attempt=job.attempt,
+                    ),
+                )
+                return
         self._lanes[lane] = _Busy(job, gpus)
         self._watcher.started(job)
         lane.give(
@@ -292,14 +314,21 @@ class Lanes:
         if result.exit_code in (EXIT_INTERRUPTED, EXIT_TERMINATED) and not self._signals:
             # The run was told to end by someone else: so are its like.
             self._signals.append(signal.SIGINT if result.exit_code == EXIT_INTERRUPTED else signal.SIGTERM)
+        stopped_before = self._halt.why is not None
+        self._halt.note(job.point.key, result)
         again = False
         if result.elsewhere and not job.wait_for_others:
             self._later.append(job)
-            again = True
-        elif self._is_to_be_retried(result) and job.attempt < self._attempts and not self._signals:
+            again = self._halt.why is None
+        elif self._is_to_be_retried(result) and job.attempt < self._attempts and self._goes_on():
             self._queue.append(replace(job, attempt=job.attempt + 1))
             again = True
         self._watcher.ended(job, result, again=again)
+        if self._halt.why is not None and not stopped_before:
+            self._watcher.notice(self._halt.why)
+
+    def _goes_on(self) -> bool:
+        return not self._signals and self._halt.why is None
 
     def _is_to_be_retried(self, result: PointResult) -> bool:
         if result.exit_code == EXIT_OK:

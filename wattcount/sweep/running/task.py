@@ -21,9 +21,11 @@ from wattcount.errors import (
     EXIT_OK,
     MeasuredElsewhereError,
     NotStartedError,
+    RecordsUnwritableError,
     WattcountError,
     one_line,
 )
+from wattcount.record.writer import UNWRITABLE
 from wattcount.run.cooldown import Rest
 from wattcount.run.orchestrate import Display
 from wattcount.sweep.planning.index import Status, run_energy_j, run_wall_s, verdict
@@ -154,8 +156,17 @@ def measure(
         )
     except MeasuredElsewhereError as error:
         return PointResult(EXIT_NOT_STARTED, overrides, None, str(error), reason=MEASURED_ELSEWHERE)
+    except RecordsUnwritableError as error:
+        return PointResult(EXIT_NOT_STARTED, overrides, None, str(error), reason=UNWRITABLE)
     except NotStartedError as error:
         return PointResult(EXIT_NOT_STARTED, overrides, None, str(error), reason=NOT_STARTED)
+    except BrokenPipeError:
+        raise
+    except (
+        OSError
+    ) as error:  # a full disk, too many open files: it must end neither the sweep nor in a traceback
+        message = f"the run could not be prepared or closed: {one_line(error)}"
+        return PointResult(EXIT_FAILED, overrides, None, message, reason="setup_failed")
     except WattcountError as error:
         reason = getattr(error, "reason", "internal_error")
         return PointResult(EXIT_FAILED, overrides, None, str(error), reason=reason)
