@@ -278,7 +278,7 @@ def test_a_disk_that_is_full_ends_the_sweep_and_costs_no_try(
 
 def test_a_folder_that_vanishes_ends_the_sweep(home: Path) -> None:
     with start(*EMULATED, "repeat=0,1,2") as process:
-        wait_for(lambda: valid(home))
+        wait_until(lambda: valid(home))
         (home / "records").rename(home / "elsewhere")
         (home / "records").write_text("")
         _, err = process.communicate(timeout=60)
@@ -304,7 +304,7 @@ def test_a_terminal_that_stands_still_does_not_hold_the_sweep(home: Path) -> Non
                 while True:
                     os.write(filling, b" " * size)
         os.close(filling)
-        wait_for(lambda: len(records(home)) == 2, 90.0)
+        wait_until(lambda: len(records(home)) == 2)
         while chunk := os.read(read_end, 1 << 16):
             told += chunk
     os.close(read_end)
