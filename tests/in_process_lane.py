@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from multiprocessing import Pipe
 
-from wattcount.sweep.running.lane import Lane, Task
+from wattcount.sweep.running.lane import Lane, LaneSignals, Task
 
 
 class InProcessLane:
@@ -14,7 +14,7 @@ class InProcessLane:
 
     def __init__(self) -> None:
         self.connection, self._theirs = Pipe()
-        self._lane = Lane(self._theirs)
+        self._lane = Lane(self._theirs, LaneSignals())
 
     def give(self, task: Task) -> None:
         self._theirs.send(self._lane.measure(task))

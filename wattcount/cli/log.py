@@ -13,6 +13,7 @@ from wattcount.config.paths import default_records_dir
 from wattcount.config.schema import TrackingConfig
 from wattcount.config.tracking_tags import usable_tags
 from wattcount.errors import EXIT_FAILED, EXIT_OK, NotStartedError, WattcountError, one_line
+from wattcount.masking import has_secret
 from wattcount.record import Record
 
 RUN_NAME_CHARACTERS = 250
@@ -112,6 +113,11 @@ class _Logging:
             if recorded.get(key) is not None
         }
         other = {key: value for key, value in named.items() if value != getattr(tracking, key)}
+        if has_secret(str(recorded.get("uri"))):  # earlier versions kept it
+            print(
+                f"wattcount: {path} holds the password of its tracking.uri, and so does its copy in MLflow: change the password",
+                file=sys.stderr,
+            )
         what = (other.get("uri"), other.get("experiment"))
         if other and what not in self._named:
             self._named.add(what)

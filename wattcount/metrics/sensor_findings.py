@@ -10,13 +10,11 @@ import numpy as np
 from wattcount.metrics.findings import Finding, on
 from wattcount.metrics.locking import locking_of
 from wattcount.metrics.window import Window
-from wattcount.power.events import Source
+from wattcount.power.events import Source, lost_line, says_lost
 
 if TYPE_CHECKING:
     from wattcount.record import Record
 
-GPU_IS_LOST = 15
-"""NVML_ERROR_GPU_IS_LOST."""
 READ_GAP_PERIODS = 4.0
 """A stretch without reads longer than this many polling periods is a gap."""
 SOURCE_DISAGREEMENT = 0.05
@@ -40,9 +38,9 @@ MIN_COUNTER_READS = 5
 def gpu_lost(record: Record) -> Iterator[Finding]:
     events = record.power.events
     for index, uuid in enumerate(record.power.gpu_uuids):
-        lost = int(((events["nvml_return"] == GPU_IS_LOST) & (events["gpu"] == index)).sum())
+        lost = int((says_lost(events) & (events["gpu"] == index)).sum())
         if lost:
-            yield Finding("gpu_lost", lost, 0, "reads", f"{uuid} fell off the bus (NVML: GPU is lost)", True)
+            yield Finding("gpu_lost", lost, 0, "reads", lost_line(uuid), True)
 
 
 def read_gaps(record: Record, window: Window) -> Iterator[Finding]:

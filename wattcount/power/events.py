@@ -8,6 +8,7 @@ from __future__ import annotations
 from enum import IntEnum
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 class Source(IntEnum):
@@ -74,3 +75,16 @@ gpu          index into the trace's list of GPU UUIDs
 
 An event is kept when a value or return code changes; a value that stays is repeated as a heartbeat.
 """
+
+GPU_IS_LOST = 15
+"""NVML_ERROR_GPU_IS_LOST, a return code."""
+
+
+def says_lost(events: NDArray[np.void]) -> NDArray[np.bool_]:
+    """Which of `events` (`EVENT_DTYPE`) are calls that NVML answered with "GPU is lost"."""
+    return np.asarray(events["nvml_return"] == GPU_IS_LOST, dtype=np.bool_)
+
+
+def lost_line(uuid: str) -> str:
+    """What has become of such a GPU, for people."""
+    return f"{uuid} fell off the bus (NVML: GPU is lost)"

@@ -14,6 +14,7 @@ from wattcount.clock import ClockPair, now_ns
 from wattcount.engine.base import EngineStep
 from wattcount.errors import RunFailedError
 from wattcount.load.generator import LoadGenerator, RequestRecord
+from wattcount.power.events import lost_line, says_lost
 from wattcount.power.rapl import RaplSampler
 from wattcount.record.schema import Phase, RequestStatus
 from wattcount.record.writer import RecordWriter
@@ -21,8 +22,6 @@ from wattcount.scenario.phases import PhaseRunner
 
 TICK_S = 1.0
 CLOCK_PAIR_S = 120.0
-GPU_IS_LOST = 15
-"""NVML_ERROR_GPU_IS_LOST."""
 
 _ENDED = (RequestStatus.COMPLETED, RequestStatus.FAILED)
 
@@ -195,12 +194,12 @@ class Journal:
         if final or now_ns() - self.clock_pairs[-1].monotonic_ns > CLOCK_PAIR_S * 1e9:
             self.clock_pairs.append(ClockPair.read())
         self._report(self._progress())
-        lost = events["nvml_return"] == GPU_IS_LOST
+        lost = says_lost(events)
         if lost.any() and not final:
             uuid = self._sampler.gpu_uuids[int(events["gpu"][lost][0])]
             raise RunFailedError(
                 "gpu_lost",
-                f"{uuid} fell off the bus (NVML: GPU is lost): see dmesg; the machine may need a reboot",
+                f"{lost_line(uuid)}: see dmesg; the machine may need a reboot",
             )
         for followed in self._followed:
             if followed.generator.failure is not None and not final:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -38,3 +39,15 @@ def test_a_slurm_that_does_not_answer_says_nothing_of_its_jobs(
     assert slurm.queued() is None
     assert slurm.last_state("7_2") is None
     slurm.cancel(["7_2"])
+
+
+def test_the_queue_is_asked_for_the_users_number(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    # As a user id without a name, which containers have, would: nothing here may look for the name.
+    monkeypatch.setattr("getpass.getuser", lambda: pytest.fail("the name was asked for"))
+    asked = tmp_path / "asked"
+    squeue = tmp_path / "squeue"
+    squeue.write_text(f'#!/bin/sh\necho "$@" > {asked}\necho 7_0\n')
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert slurm.queued() == {"7_0"}
+    assert f"--user={os.getuid()} " in asked.read_text()

@@ -6,7 +6,7 @@ complain all the while. `squeue` answers everywhere.
 
 from __future__ import annotations
 
-import getpass
+import os
 import re
 import subprocess
 from collections.abc import Sequence
@@ -42,7 +42,8 @@ def job_ids(folder: Path) -> list[str]:
 
 def queued() -> frozenset[str] | None:
     """Ids of this user's jobs that wait, run or end; None where SLURM does not answer."""
-    answer = _ask("squeue", "--noheader", "--array", f"--user={getpass.getuser()}", "--format=%i")
+    # By number: in a container a user may have no name.
+    answer = _ask("squeue", "--noheader", "--array", f"--user={os.getuid()}", "--format=%i")
     return None if answer is None else frozenset(answer.split())
 
 
