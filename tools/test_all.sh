@@ -7,7 +7,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export VENV=${VENV:-.venv}
-export PYTHON=$PWD/$VENV/bin/python
+python=$PWD/$VENV/bin/python
 
 missing=()
 for need in slurmctld:slurm-wlm munged:munge; do
@@ -29,20 +29,20 @@ stage() { # NAME COMMAND...
 
 clusters_down() {
   tools/slurm_test_cluster.sh stop || true
-  PYTHON=$PYTHON tools/ray_test_cluster.sh stop || true
+  PYTHON=$python tools/ray_test_cluster.sh stop || true
   rm -rf "$FOLDER"
 }
 
 clusters_up() {
-  tools/slurm_test_cluster.sh start
-  tools/ray_test_cluster.sh start
+  PYTHON=$python tools/slurm_test_cluster.sh start
+  PYTHON=$python tools/ray_test_cluster.sh start
   eval "$(tools/slurm_test_cluster.sh env)"
-  eval "$(tools/ray_test_cluster.sh env)"
+  eval "$(PYTHON=$python tools/ray_test_cluster.sh env)"
 }
 
 # Ports that are free here: three in a row for SLURM, two for Ray. Ray's sockets lie in its folder: a short name.
 free_ports() {
-  "$PYTHON" - "$1" <<'PY'
+  "$python" - "$1" <<'PY'
 import random, socket, sys
 from contextlib import ExitStack
 while True:

@@ -17,13 +17,18 @@ Machines = Callable[..., EmulatedMachine]
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Iterator[Machines]:
-    """Makes an emulated machine and points the environment at it; by default one H200 that steps 100, 400, 200 W."""
+    """Makes an emulated machine and points the environment at it; by default one H200 that steps 100, 400, 200 W.
+
+    Seconds of `curve` and `faults` count from `epoch_ns`, the moment at which the first process reads it unless told.
+    """
     opened: list[EmulatedMachine] = []
 
-    def make(*profiles: str, curve: str = CURVE, faults: Any = (), options: Any = None) -> EmulatedMachine:
+    def make(
+        *profiles: str, curve: str = CURVE, faults: Any = (), options: Any = None, epoch_ns: int | None = None
+    ) -> EmulatedMachine:
         (tmp_path / "curve.csv").write_text(curve)
         gpus = [EmulatedGpu(p, truth="curve.csv", options=options or {}) for p in profiles or ("h200",)]
-        made = EmulatedMachine(gpus, tmp_path, faults=faults).open()
+        made = EmulatedMachine(gpus, tmp_path, faults=faults, epoch_ns=epoch_ns).open()
         opened.append(made)
         return made
 
