@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from wattcount.config import engine_defaults
 from wattcount.config.composition import compose
 from wattcount.config.levers import levers, with_levers
 from wattcount.config.plain import to_json
@@ -35,8 +36,14 @@ def test_nothing_turned() -> None:
         ("engine.max_num_seqs=32", "32 at once"),
         ("engine.max_num_batched_tokens=2048", "2048 tokens a step"),
         ("engine.enable_prefix_caching=true", "prefix caching"),
+        ("engine.enable_prefix_caching=false", "no prefix caching"),
         ("engine.enable_chunked_prefill=false", "no chunked prefill"),
         ("engine.enable_chunked_prefill=true", "chunked prefill"),
+        ("scenario.sampling.temperature=0", "temperature 0"),
+        ("scenario.sampling.top_p=0.9", "top-p 0.9"),
+        ("scenario.sampling.top_k=50", "top-k 50"),
+        ("scenario.sampling.min_p=0.1", "min-p 0.1"),
+        ("scenario.sampling.seed=7", "sampling seed 7"),
         ("engine.speculative.method=ngram", "ngram speculation"),
         ("+engine.args.block_size=32", "block_size=32"),
         ("gpu.sm_clock_mhz=1200", "1200 MHz"),
@@ -45,6 +52,13 @@ def test_nothing_turned() -> None:
 )
 def test_each_has_its_words(override: str, words: str) -> None:
     assert levers(config(*override.split())) == [words]
+
+
+def test_what_was_left_to_the_engine_was_not_turned() -> None:
+    run = compose(list(BASE))
+    run.engine = engine_defaults.resolved(run)
+    assert run.engine.max_num_seqs == 1024
+    assert levers(to_json(run)) == []
 
 
 def test_several_in_a_fixed_order() -> None:

@@ -15,6 +15,7 @@ def levers(config: Mapping[str, Any]) -> list[str]:
     left_to_engine = engine.get("unset") or ()
     engine = {key: value for key, value in engine.items() if key not in left_to_engine}
     speculative = engine.get("speculative") or {}
+    sampling = (config.get("scenario") or {}).get("sampling") or {}
     found: list[str] = []
 
     def add(value: object, words: str, usual: object = None) -> None:
@@ -31,12 +32,22 @@ def levers(config: Mapping[str, Any]) -> list[str]:
         add(engine.get(f"{key}_parallel_size"), f"{short} {{}}", 1)
     add(engine.get("max_num_seqs"), "{} at once")
     add(engine.get("max_num_batched_tokens"), "{} tokens a step")
-    if engine.get("enable_prefix_caching"):
-        found.append("prefix caching")
+    cached = engine.get("enable_prefix_caching")
+    # A record of an earlier version says False where nothing was asked.
+    if cached or (cached is False and "unset" in engine):
+        found.append("prefix caching" if cached else "no prefix caching")
     chunked = engine.get("enable_chunked_prefill")
     if chunked is not None:
         found.append("chunked prefill" if chunked else "no chunked prefill")
     add(speculative.get("method"), "{} speculation")
+    for key, words, usual in (
+        ("temperature", "temperature {:g}", 1),
+        ("top_p", "top-p {:g}", 1),
+        ("top_k", "top-k {}", 0),
+        ("min_p", "min-p {:g}", 0),
+        ("seed", "sampling seed {}", None),
+    ):
+        add(sampling.get(key), words, usual)
     found += [f"{key}={value}" for key, value in sorted((engine.get("args") or {}).items())]
     add(gpu.get("sm_clock_mhz"), "{} MHz")
     limit_w = gpu.get("power_limit_w")

@@ -32,9 +32,9 @@ import numpy as np
 
 from wattcount.clock import now_ns
 from wattcount.config import engine_defaults
+from wattcount.config.context_length import longest_request_tokens
 from wattcount.config.schema import RunConfig
 from wattcount.engine.base import Engine, EngineInfo, EngineStamps, EngineStep, GenerationRequest, TokenChunk
-from wattcount.engine.limits import max_request_tokens
 from wattcount.errors import NotStartedError, RunFailedError
 
 START_FAILURES = ("engine_start_failed", "out_of_memory", "unsupported_model")
@@ -145,7 +145,7 @@ class TinyEngine(Engine):
             "max_num_batched_tokens", cfg.engine.max_num_batched_tokens, chosen.max_num_batched_tokens
         )
         self.max_model_len = _limit(
-            "max_model_len", cfg.engine.max_model_len, max_request_tokens(cfg.scenario)
+            "max_model_len", cfg.engine.max_model_len, longest_request_tokens(cfg.scenario)
         )
         self._start_timeout_s = cfg.engine.start_timeout_s
         self._waiting: deque[_Sequence] = deque()

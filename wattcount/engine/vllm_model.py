@@ -8,9 +8,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+from wattcount.config.context_length import longest_request_tokens
 from wattcount.config.paths import data_home
 from wattcount.config.schema import ModelConfig, RunConfig, Weights
-from wattcount.engine.limits import max_request_tokens
 from wattcount.engine.vllm_errors import one_line
 from wattcount.errors import NotStartedError
 from wattcount.files import write_atomically
@@ -98,7 +98,7 @@ def _with_config_json(folder: Path, content: str) -> Path:
 
 def context_length(cfg: RunConfig, hf_config: dict[str, Any]) -> int:
     """The context length to set vLLM up for: as set, else of the longest request rounded up, within the model's."""
-    needed = max_request_tokens(cfg.scenario)
+    needed = longest_request_tokens(cfg.scenario)
     texts = [hf_config, hf_config.get("text_config") or {}]
     known = [values[key] for values in texts for key in _CONTEXT_KEYS if isinstance(values.get(key), int)]
     # A scaled rotary embedding reaches further than that; how far is vLLM's to say.

@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import pytest
 
+from wattcount.config.context_length import longest_request_tokens
 from wattcount.config.schema import BatchConfig, LengthConfig, LengthKind
-from wattcount.engine.limits import max_request_tokens
 from wattcount.load import build_plan
 
 
 def test_fixed_lengths() -> None:
-    assert max_request_tokens(BatchConfig(lengths=LengthConfig(input_tokens=512, output_tokens=128))) == 640
+    assert (
+        longest_request_tokens(BatchConfig(lengths=LengthConfig(input_tokens=512, output_tokens=128))) == 640
+    )
 
 
 @pytest.mark.parametrize("kind", [LengthKind.uniform, LengthKind.lognormal])
@@ -18,5 +20,5 @@ def test_no_request_of_a_plan_is_longer(kind: LengthKind) -> None:
     )
     scenario = BatchConfig(num_requests=2000, lengths=lengths)
     plan = build_plan(scenario, 0, 0).main
-    assert max_request_tokens(scenario) == 160
+    assert longest_request_tokens(scenario) == 160
     assert (plan.input_tokens + plan.output_tokens).max() <= 160
