@@ -86,9 +86,12 @@ def test_what_the_engine_chose_otherwise_is_found() -> None:
     cfg = run("gpu=h100", "scenario=server", "engine.max_num_seqs=64")
     cfg.engine = engine_defaults.resolved(cfg)
     told = {"max_num_seqs": 32, "max_num_batched_tokens": 4096, "enable_prefix_caching": True, "other": 1}
-    assert engine_defaults.differences(cfg.engine, told) == {
-        "max_num_batched_tokens": {"expected": 8192, "chosen": 4096}
-    }
+    found = engine_defaults.differences(cfg.engine, told)
+    assert found == {"max_num_batched_tokens": {"expected": 8192, "chosen": 4096}}
+    assert engine_defaults.notes(found) == [
+        "engine.max_num_batched_tokens was left to the engine, which chose 4096; expected, and in the record's identity, was "
+        "8192: set engine.max_num_batched_tokens to measure a point that says so"
+    ]
 
 
 def test_records_of_bare_engines_show_no_usage_context() -> None:

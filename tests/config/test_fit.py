@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from wattcount.config import compose, fit
+from wattcount.config import compose, engine_defaults, fit
 from wattcount.config.schema import BatchConfig, Device, LengthConfig, LengthKind, RunConfig, ServerConfig
 
 GIB = 2**30
@@ -177,3 +177,27 @@ def test_concurrency() -> None:
     assert of(ServerConfig(rate_rps=0.01, window_s=30.0)) == 1
     assert of(ServerConfig(rate_rps=None), 64) == 64
     assert of(ServerConfig(rate_rps=100.0, max_in_flight=7)) == 7
+
+
+@pytest.mark.parametrize("gpu", ["t4", "v100", "l40s", "a100", "h100", "b200"])
+@pytest.mark.parametrize("scenario", ["batch", "server"])
+def test_the_engine_s_defaults_are_those_that_a_run_gets(gpu: str, scenario: str) -> None:
+    """A point whose settings are null fits where the one that asks for what vLLM chooses fits, to the byte."""
+    for model in ("llama3_8b", "phi4", "olmoe_1b_7b", "mistral_small_2409"):
+        run = compose([f"model={model}", f"gpu={gpu}", f"scenario={scenario}", "model.dtype=float16"])
+        memory_bytes = int((run.gpu.memory_gib or 0) * GIB)
+        asked = dataclasses.replace(run, engine=engine_defaults.resolved(run, memory_bytes))
+        assert asked.engine.max_num_seqs is not None
+        assert fit.estimate(run, memory_bytes) == fit.estimate(asked, memory_bytes)
+
+
+def test_what_fits_a_server_s_steps_is_not_skipped_for_larger_ones() -> None:
+    """These were skipped by steps of 8,192 tokens, which no server on these GPUs has."""
+    for model, gpu in (
+        ("falcon3_mamba_7b", "t4"),
+        ("deepseek_llm_7b", "t4"),
+        ("phi4", "v100"),
+        ("qwen3_14b", "v100"),
+    ):
+        run = compose([f"model={model}", f"gpu={gpu}", "scenario=server_paper_low", "model.dtype=float16"])
+        assert fit.estimate(run, int((run.gpu.memory_gib or 0) * GIB)).fits

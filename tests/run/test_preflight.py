@@ -255,6 +255,27 @@ class TestWithAGpu:
         given = ["model=qwen2_5_0_5b", "model.dtype=float16", override]
         assert refused(given, Session([T4], evidence="measured")).startswith(message)
 
+    @pytest.mark.parametrize(
+        ("gpu", "scenario", "expected"),
+        [
+            (H200, "server", (1024, 8192)),
+            (H200, "batch", (1024, 16384)),
+            (T4, "server", (256, 2048)),
+            (T4, "batch", (256, 8192)),
+        ],
+    )
+    def test_what_is_left_to_the_engine_is_filled_in_by_the_gpu_that_is_there(
+        self, gpu: Gpu, scenario: str, expected: tuple[int, int]
+    ) -> None:
+        given = ["model=qwen2_5_0_5b", "model.weights=random", "model.dtype=float16", f"scenario={scenario}"]
+        run = checked(given, Session([gpu], evidence="measured"))
+        assert (run.engine.max_num_seqs, run.engine.max_num_batched_tokens) == expected
+        assert {"max_num_seqs", "max_num_batched_tokens"} <= set(run.engine.unset)
+        asked = [f"engine.max_num_seqs={expected[0]}", f"engine.max_num_batched_tokens={expected[1]}"]
+        explicit = checked([*given, *asked], Session([gpu], evidence="measured"))
+        assert point_id(explicit) == point_id(run)
+        assert "max_num_seqs" not in explicit.engine.unset
+
     def test_the_model_must_fit(self) -> None:
         given = ["model=llama3_8b", "model.weights=random", "model.dtype=float16"]
         text = refused(given, Session([T4], evidence="measured"))

@@ -157,6 +157,15 @@ def differences(engine: EngineConfig, chosen: Mapping[str, Any]) -> dict[str, di
     }
 
 
+def notes(different: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What a reader of a record should know of `differences`, a line each."""
+    return [
+        f"engine.{name} was left to the engine, which chose {values['chosen']}; expected, and in the record's identity, was "
+        f"{values['expected']}: set engine.{name} to measure a point that says so"
+        for name, values in different.items()
+    ]
+
+
 def _as_set(engine: EngineConfig, chosen: Defaults) -> Defaults:
     """`chosen`, but for what is set in `engine`."""
     set_here = {name: getattr(engine, name) for name in SETTINGS if getattr(engine, name) is not None}

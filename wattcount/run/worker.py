@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING, Any
 
 from wattcount import ownership
 from wattcount.clock import now_ns
+from wattcount.config import engine_defaults
 from wattcount.config.plain import from_json, to_json
 from wattcount.config.schema import RunConfig, Weights
 from wattcount.engine import create as create_engine
@@ -415,11 +416,7 @@ class Run:
                     " raise power.buffer_mib_per_gpu"
                 )
         details = self._info.engine.get("details") or {}
-        for name, values in (details.get("unexpected_defaults") or {}).items():
-            self._info.notes.append(
-                f"engine.{name} was left to the engine, which chose {values['chosen']}; expected, and in the record's identity, "
-                f"was {values['expected']}: set it to measure a point with that name"
-            )
+        self._info.notes += engine_defaults.notes(details.get("unexpected_defaults") or {})
         spec = self._cfg.engine.speculative.method
         if spec is not None and self._cfg.model.weights is Weights.random:
             self._info.notes.append(
