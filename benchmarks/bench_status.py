@@ -77,13 +77,13 @@ def points(number: int) -> list[PlannedPoint]:
 
 def make_study(records_dir: Path, record: Path, number: int) -> None:
     planned = points(number)
-    info = Record.open(record).info.to_json()
+    info = Record.open(record).info
     metrics = (Record.open(record).metrics or {})["metrics"]
     facts = {
         "wall_s": run_wall_s(info),
         "energy_j": run_energy_j(info, metrics),
         "j_per_output_token": metrics["energy/gpu_j_per_output_token"],
-        "gpu_uuid": str(info["gpus"][0]["uuid"]),
+        "gpu_uuid": str(info.gpus[0]["uuid"]),
     }
     Ledger.open(records_dir, "paper").write_plan(
         Plan("paper", tuple(planned), "2026", ("+experiment=paper",))

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from wattcount.config.plain import to_json
 from wattcount.config.schema import BatchConfig, RunConfig, ServerConfig, SloConfig, Weights
-from wattcount.metrics import compute
+from wattcount.metrics import compute, load_metrics, to_bytes
 from wattcount.record import Record, schema
 from wattcount.record.schema import Evidence, Phase, PhaseSpan, RunInfo, Validity
 
@@ -111,6 +111,7 @@ class SyntheticRun:
     )
     evidence: Evidence = Evidence.MEASURED
     validity: Validity = field(default_factory=lambda: Validity(True))
+    complete: bool = True
     model: str = "llama3_8b"
     weights: Weights = Weights.hub
     scenario: str = "server"
@@ -175,6 +176,7 @@ class SyntheticRun:
             sampler=self.sampler,
             phases=self.phases,
             validity=self.validity,
+            complete=self.complete,
             warmup=self.warmup,
             length_changes=self.length_changes,
         )
@@ -248,6 +250,12 @@ def step(t: float, running: int = 1, **other: Any) -> dict[str, Any]:
 def metrics_of(run: SyntheticRun, folder: Path, **options: Any) -> dict[str, Any]:
     """The content of `metrics.json` of the run, written to `folder`."""
     return compute(Record.open(run.write(folder, **options)))
+
+
+def rewrite_metrics(folder: Path, **changes: Any) -> None:
+    """Changes keys of a record's `metrics.json` as if they had been computed from its raw files."""
+    record = Record.open(folder)
+    (folder / schema.METRICS_JSON).write_bytes(to_bytes(load_metrics(record) | changes, record.digests))
 
 
 def values_of(run: SyntheticRun, folder: Path) -> dict[str, Any]:

@@ -21,7 +21,7 @@ def order(first: str) -> dict[str, int]:
     return {name.strip(): rank for rank, names in enumerate(line.split("<")) for name in names.split(",")}
 
 
-RANK = order("masking")
+RANK = order("masking, text")
 ROOMS = order("planning")
 
 CROSSING = {

@@ -59,7 +59,7 @@ def test_an_invalid_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "stopped by the user" in out
 
 
-@pytest.mark.parametrize("spoil", ["run.json", "metrics.json", "power.parquet"])
+@pytest.mark.parametrize("spoil", ["run.json", "steps.parquet", "power.parquet"])
 def test_damage_is_one_line_and_exit_code_2(
     record: Path, capsys: pytest.CaptureFixture[str], spoil: str
 ) -> None:

@@ -21,7 +21,7 @@ from synthetic_record import (
 )
 
 from wattcount.config.schema import SloConfig
-from wattcount.metrics import METRICS, NULL_REASONS, compute, load_metrics, to_bytes, write
+from wattcount.metrics import METRICS, NULL_REASONS, compute, to_bytes, write
 from wattcount.metrics.registry import METRICS_VERSION
 from wattcount.record import Record
 from wattcount.record.schema import Evidence, Phase, PhaseSpan, Validity
@@ -188,18 +188,6 @@ def test_write_is_idempotent_and_leaves_nothing_behind(tmp_path):
 
 def test_evidence_is_carried(tmp_path):
     assert metrics_of(SyntheticRun(evidence=Evidence.EMULATED), tmp_path)["evidence"] == "emulated"
-
-
-def test_load_takes_a_current_file_and_computes_an_outdated_one(tmp_path):
-    SyntheticRun().write(tmp_path)
-    record = Record.open(tmp_path)
-    fresh = load_metrics(record)
-    stored = json.loads(to_bytes(fresh)) | {"evidence": "as stored"}
-    (tmp_path / "metrics.json").write_text(json.dumps(stored))
-    assert load_metrics(record)["evidence"] == "as stored"
-    (tmp_path / "metrics.json").write_text(json.dumps(stored | {"metrics_version": 0}))
-    assert load_metrics(record) == fresh
-    assert record.metrics["evidence"] == "as stored"  # and nothing was written
 
 
 def test_numbers_are_finite(tmp_path):

@@ -20,7 +20,7 @@ UUID = SyntheticRun().uuid(0)
 
 @pytest.fixture
 def info() -> RunInfo:
-    return SyntheticRun().info()
+    return SyntheticRun(complete=False).info()
 
 
 @pytest.fixture

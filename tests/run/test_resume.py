@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
-from synthetic_record import SyntheticRun
+from synthetic_record import SyntheticRun, rewrite_metrics
 from witness import Program, Witness, kill
 
 from wattcount import metrics
@@ -42,10 +43,7 @@ def record(wanted: Wanted) -> Path:
 def a_record(wanted: Wanted, run_id: str) -> Path:
     folder = wanted.records_dir / wanted.point_id[:12] / f"r{wanted.repeat}-{run_id}"
     SyntheticRun().write(folder)
-    edit(folder / "run.json", complete=True)
-    metrics.write(folder)
-    content = json.loads((folder / "metrics.json").read_text())
-    edit(folder / "metrics.json", validity=content["validity"] | {"valid": True})
+    _pretend(folder, valid=True)
     return folder
 
 
@@ -58,28 +56,68 @@ def test_the_latest_valid_record_counts(wanted: Wanted, record: Path) -> None:
     later = a_record(wanted, "20260902-120000-000-aaaaaa")
     assert wanted.finished() == later
     edit(later / "run.json", complete=False)
+    _pretend(later, valid=True)
     assert wanted.finished() == record
 
 
 def test_what_is_not_finished(wanted: Wanted, record: Path) -> None:
-    valid = json.loads((record / "metrics.json").read_text())["validity"]
-    for file, changes in (
-        ("run.json", {"complete": False}),
-        ("run.json", {"validity": {"valid": False, "reasons": ["timeout"], "messages": ["slow"]}}),
-        ("metrics.json", {"validity": valid | {"valid": False}}),
-        ("run.json", {"seed": wanted.seed + 1}),
-        ("run.json", {"repeat": wanted.repeat + 1}),
-        ("run.json", {"point_id": wanted.point_id[:12] + "0" * 52}),
-        ("run.json", {"schema_version": 99}),
-        ("run.json", {"phases": None}),
+    assert wanted.finished() == record
+    before = (record / "run.json").read_bytes()
+    for changes in (
+        {"complete": False},
+        {"validity": {"valid": False, "reasons": ["timeout"], "messages": ["slow"]}},
+        {"seed": wanted.seed + 1},
+        {"repeat": wanted.repeat + 1},
+        {"point_id": wanted.point_id[:12] + "0" * 52},
+        {"notes": ["another content, and it was not checked yet"], "complete": False},
     ):
-        before = (record / file).read_bytes()
-        edit(record / file, **changes)
+        edit(record / "run.json", **changes)
+        _pretend(record, valid=True)
         assert wanted.finished() is None, changes
-        (record / file).write_bytes(before)
+        (record / "run.json").write_bytes(before)
+        _pretend(record, valid=True)
         assert wanted.finished() == record
-    (record / "run.json").write_text("{")
+    _pretend(record, valid=False)
     assert wanted.finished() is None
+
+
+@pytest.mark.parametrize("changes", [{"schema_version": 99}, {"phases": None}, {"seed": [1]}, {"config": {}}])
+def test_a_run_json_of_another_shape_is_not_finished(
+    wanted: Wanted, record: Path, changes: dict[str, Any]
+) -> None:
+    edit(record / "run.json", **changes)
+    assert wanted.finished() is None
+
+
+@pytest.mark.parametrize("name", ["power.parquet", "requests.parquet", "steps.parquet"])
+@pytest.mark.parametrize("damage", ["missing", "cut", "flipped"])
+def test_a_damaged_record_is_measured_again(wanted: Wanted, record: Path, name: str, damage: str) -> None:
+    """With its `metrics.json` as it was, which says that it is valid."""
+    hash_files(record)
+    _pretend(record, valid=True)
+    assert wanted.finished() == record
+    file = record / name
+    content = file.read_bytes()
+    if damage == "missing":
+        file.unlink()
+    elif damage == "cut":
+        file.write_bytes(content[:-10])
+    else:
+        file.write_bytes(content[:60] + bytes([content[60] ^ 0xFF]) + content[61:])
+    assert wanted.finished() is None
+
+
+def hash_files(record: Path) -> None:
+    """Puts into `run.json` what the writer does: size, rows and SHA-256 of each raw file."""
+    facts = {
+        file.name: {
+            "bytes": file.stat().st_size,
+            "rows": pq.read_metadata(file).num_rows,
+            "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        }
+        for file in record.glob("*.parquet")
+    }
+    edit(record / "run.json", files=facts)
 
 
 def test_a_record_in_the_making_is_not_finished(wanted: Wanted, record: Path) -> None:
@@ -87,21 +125,33 @@ def test_a_record_in_the_making_is_not_finished(wanted: Wanted, record: Path) ->
     assert wanted.finished() is None
 
 
-def test_damaged_metrics_are_made_afresh(wanted: Wanted) -> None:
-    """As after a power cut: the raw files were synced, metrics.json was not."""
+@pytest.mark.parametrize("damage", ["empty", "missing", "edited", "older"])
+def test_metrics_that_cannot_be_believed_are_computed(wanted: Wanted, damage: str) -> None:
+    """As after a power cut, an upgrade, or a hand that knew better: the raw files decide."""
     record = a_record(wanted, "20260901-120000-000-aaaaaa")
-    (record / "metrics.json").write_bytes(b"")
-    found = wanted.finished()
-    content = json.loads((record / "metrics.json").read_text())
-    assert (found is not None) == content["validity"]["valid"]
-    (record / "metrics.json").unlink()
-    assert wanted.finished() == found
+    file = record / "metrics.json"
+    computed = metrics.compute(Record.open(record))["validity"]["valid"]
+    _pretend(record, valid=not computed)
+    assert (wanted.finished() is not None) is not computed
+    if damage == "empty":
+        file.write_bytes(b"")
+    elif damage == "missing":
+        file.unlink()
+    elif damage == "edited":
+        edit(file, evidence="measured, believe me")
+    else:
+        edit(file, metrics_version=metrics.METRICS_VERSION - 1)
+    before = sorted(path.name for path in record.iterdir())
+    assert (wanted.finished() is not None) is computed
+    assert sorted(path.name for path in record.iterdir()) == before  # looking writes nothing
 
 
-def test_five_thousand_records_are_looked_through_in_no_time(wanted: Wanted, record: Path) -> None:
+def test_only_the_folder_of_its_point_is_looked_at(
+    wanted: Wanted, record: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One point after the other as a sweep does, 5 repeats a point."""
     points = []
-    for number in range(1000):
+    for number in range(20):
         point_id = f"{number:012d}".ljust(64, "0")
         for repeat in range(5):
             folder = wanted.records_dir / point_id[:12] / f"r{repeat}-20260901-120000-000-aaaaaa"
@@ -109,13 +159,21 @@ def test_five_thousand_records_are_looked_through_in_no_time(wanted: Wanted, rec
             (folder / "metrics.json").hardlink_to(record / "metrics.json")
             shutil.copy(record / "run.json", folder / "run.json")
             points.append(Wanted(wanted.records_dir, point_id, wanted.seed, repeat))
-    edit(record / "run.json", point_id=points[-1].point_id, repeat=4)
     target = wanted.records_dir / points[-1].point_id[:12] / "r4-20260901-120000-000-aaaaaa"
-    shutil.copy(record / "run.json", target / "run.json")
-    began = time.process_time()
-    found = [point.finished() for point in points]
-    assert time.process_time() - began < 3.0  # a third of it on an idle machine
-    assert found == [None] * 4999 + [target]
+    shutil.rmtree(target)
+    shutil.copytree(record, target)
+    edit(target / "run.json", point_id=points[-1].point_id, repeat=4)
+    _pretend(target, valid=True)
+    opened = []
+    real = Record.open
+
+    def counted(path: Path) -> Record:
+        opened.append(path)
+        return real(path)
+
+    monkeypatch.setattr(Record, "open", counted)
+    assert [point.finished() for point in points] == [None] * 99 + [target]
+    assert len(set(opened)) == 100
 
 
 def test_a_finished_point_is_not_measured_again(
@@ -147,8 +205,7 @@ def test_a_finished_point_is_not_measured_again(
 
 def _pretend(record: Path, *, valid: bool) -> None:
     """A run of a second has findings against it, and on a busy machine not always the same ones."""
-    content = json.loads((record / "metrics.json").read_text())
-    edit(record / "metrics.json", validity=content["validity"] | {"valid": valid})
+    rewrite_metrics(record, validity={"valid": valid, "reasons": [], "findings": []})
 
 
 def test_a_point_has_one_run_at_a_time(

@@ -91,7 +91,7 @@ def bench(emulated: Any, tmp_path: Path) -> Iterator[Callable[[RunConfig], Bench
     with ExitStack() as stack:
 
         def make(cfg: RunConfig) -> Bench:
-            made = Bench(cfg, tmp_path / "records", SyntheticRun().info())
+            made = Bench(cfg, tmp_path / "records", SyntheticRun(complete=False).info())
             stack.enter_context(made.stack)
             return made
 

@@ -9,20 +9,24 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from wattcount.cli.records import bad_input, find_records
+from wattcount.cli.records import find_records
 from wattcount.config.levers import levers
-from wattcount.errors import EXIT_OK, NotStartedError
+from wattcount.errors import EXIT_FAILED, EXIT_OK, NotStartedError
 from wattcount.metrics import load_metrics, spec
-from wattcount.metrics.summary import WIDTH, console, describe, evidence_label, gpu_label, load_label
+from wattcount.metrics.summary import describe, evidence_label, gpu_label, load_label
 from wattcount.metrics.units import scale_for, significant
+from wattcount.metrics.verdict import Verdict, verdict
 from wattcount.record import Record
 from wattcount.record.schema import RunInfo
+from wattcount.terminal import WIDTH, console
+from wattcount.text import printable
 from wattcount.trend import spread
 
 SHORT = (
@@ -59,6 +63,10 @@ class Entry:
     def info(self) -> RunInfo:
         return self.record.info
 
+    @property
+    def verdict(self) -> Verdict:
+        return verdict(self.info, self.content)
+
     def value(self, key: str) -> float | None:
         found: float | None = self.content["metrics"].get(key)
         return found
@@ -88,9 +96,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    with bad_input():
-        records = [Record.open(path) for path in find_records(args.path)]
-        entries = [Entry(record, load_metrics(record)) for record in records]
+    found = find_records(args.path)
+    entries = found.each(_entry)
     if len(entries) < 2:
         raise NotStartedError("compare needs at least two records; `wattcount show` prints a single one")
     if not args.allow_mixed:
@@ -105,7 +112,12 @@ def main(args: argparse.Namespace) -> int:
         print(json.dumps(_json(entries, keys), indent=2))
     else:
         _tables(console(), entries, keys)
-    return EXIT_OK
+    return EXIT_FAILED if found.set_aside else EXIT_OK
+
+
+def _entry(path: Path) -> Entry:
+    record = Record.open(path)
+    return Entry(record, load_metrics(record))
 
 
 def refuse_mixed(entries: Sequence[Entry]) -> None:
@@ -123,27 +135,21 @@ def refuse_mixed(entries: Sequence[Entry]) -> None:
         if len(kinds) > 1:
             listed = ", ".join(f"{kind} ({entry.record.path})" for kind, entry in kinds.items())
             raise NotStartedError(f"different {what}: {listed}{how}")
-    invalid = [entry for entry in entries if not entry.content["validity"]["valid"]]
+    invalid = [entry for entry in entries if not entry.verdict.valid]
     if invalid:
-        listed = ", ".join(f"{entry.record.path} ({', '.join(_reasons(entry))})" for entry in invalid)
+        listed = ", ".join(f"{entry.record.path} ({', '.join(entry.verdict.reasons)})" for entry in invalid)
         raise NotStartedError(f"invalid: {listed}{how}")
-
-
-def _reasons(entry: Entry) -> list[str]:
-    validity = entry.content["validity"]
-    found = [*validity["reasons"], *(f["code"] for f in validity["findings"] if f["invalidates"])]
-    return found or ["no reason was recorded"]
 
 
 def _tables(out: Console, entries: Sequence[Entry], keys: Sequence[str]) -> None:
     """As many records beside each other as fit; the first one, that all are compared with, in each table."""
     for number, entry in enumerate(entries, 1):
         info = entry.info
-        out.print(f"[{number}] {describe(info)}, r{info.repeat}; {evidence_label(info)}", markup=False)
-        if not entry.content["validity"]["valid"]:
-            out.print(f"    INVALID: {', '.join(_reasons(entry))}", markup=False)
+        out.print(f"[{number}] {describe(info)}, r{info.repeat}; {evidence_label(info)}")
+        if not entry.verdict.valid:
+            out.print(f"    INVALID: {printable(', '.join(entry.verdict.reasons), lines=False)}")
         # A whole line: a path that is wrapped cannot be copied.
-        out.print(f"    {entry.record.path}", soft_wrap=True, markup=False)
+        out.print(f"    {entry.record.path}", soft_wrap=True)
     if not keys:
         out.print("\nnone of them has a metric to compare")
         return
@@ -227,7 +233,7 @@ def _json(entries: Sequence[Entry], keys: Sequence[str]) -> list[dict[str, Any]]
             "levers": levers(entry.info.config),
             "repeat": entry.info.repeat,
             "evidence": str(entry.info.evidence),
-            "valid": entry.content["validity"]["valid"],
+            "valid": entry.verdict.valid,
             "metrics": {key: entry.value(key) for key in keys},
             "ratio_to_first": {key: entry.ratio(key, entries[0]) for key in keys},
         }
@@ -243,4 +249,12 @@ def _csv(entries: Sequence[Entry], keys: Sequence[str]) -> None:
     writer.writerow([*facts, *keys])
     for row in rows:
         values = ["" if row["metrics"][key] is None else row["metrics"][key] for key in keys]
-        writer.writerow([*(row[name] for name in facts), *values])
+        writer.writerow([*(_as_text(row[name]) for name in facts), *values])
+
+
+def _as_text(value: Any) -> Any:
+    """A text that no spreadsheet takes for a formula, and no terminal for a command."""
+    if not isinstance(value, str):
+        return value
+    text = printable(value, lines=False)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text

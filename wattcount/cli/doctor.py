@@ -8,7 +8,6 @@ import dataclasses
 import os
 import platform
 import shutil
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -34,6 +33,7 @@ from wattcount.run.preflight import (
     check_folder,
     describe_process,
 )
+from wattcount.terminal import console
 
 if TYPE_CHECKING:
     from wattcount.power.nvml import GpuFacts, NvmlSession
@@ -431,12 +431,9 @@ def _version(distribution: str) -> str | None:
 
 def show(report: Report) -> None:
     """A table of three columns; 80 columns of plain text where stdout is no terminal."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    terminal = sys.stdout.isatty()
-    console = Console(highlight=False) if terminal else Console(width=80, highlight=False, color_system=None)
     styles = {OK: "green", NOTE: "yellow", MISSING: "bold red"}
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True)
@@ -447,9 +444,10 @@ def show(report: Report) -> None:
         if finding.fix is not None:
             text.append(f"\n-> {finding.fix}", style="cyan")
         table.add_row(Text(finding.state, styles[finding.state]), finding.topic if first else "", text)
-    with console.capture() as captured:
-        console.print(table)
-        console.print(conclusion(report), style="bold")
+    out = console()
+    with out.capture() as captured:
+        out.print(table)
+        out.print(conclusion(report), style="bold")
     print("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 

@@ -58,7 +58,7 @@ def main(args: argparse.Namespace) -> int:
     if args.study:
         _log_study(args, logging)
     else:
-        for path in find_records(args.path):
+        for path in find_records(args.path).paths:
             logging.record(path)
     for uri in logging.uris:
         from wattcount.tracking import ui_command

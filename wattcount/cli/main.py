@@ -20,6 +20,7 @@ from wattcount.errors import (
     WattcountError,
 )
 from wattcount.masking import concealed_arguments, masked
+from wattcount.text import degrade, printable
 
 COMMANDS = {
     "show": "print a record; --json: its metrics",
@@ -70,12 +71,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = concealed_arguments(typed)
     if argv is None and args != typed:
         _begin_again(args)
+    degrade(sys.stdout, sys.stderr)
     try:
         return _dispatch(args)
     except WattcountError as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        print(f"wattcount: {masked(str(error))}", file=sys.stderr)
+        print(f"wattcount: {printable(masked(str(error)))}", file=sys.stderr)
         return EXIT_NOT_STARTED if isinstance(error, NotStartedError) else EXIT_FAILED
     except KeyboardInterrupt:
         print("wattcount: interrupted", file=sys.stderr)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
-from wattcount.cli.records import bad_input, find_records
-from wattcount.errors import EXIT_OK, NotStartedError
+from wattcount.cli.records import find_records
+from wattcount.errors import EXIT_FAILED, EXIT_OK, NotStartedError
 from wattcount.metrics import write
 
 
@@ -16,10 +17,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    for path in find_records(args.path):
-        try:
-            with bad_input():
-                print(write(path))
-        except OSError as error:
-            raise NotStartedError(f"cannot write metrics.json in {path}: {error.strerror}") from error
-    return EXIT_OK
+    """1 where records below a folder were set aside."""
+    found = find_records(args.path)
+    found.each(_write)
+    return EXIT_FAILED if found.set_aside else EXIT_OK
+
+
+def _write(path: Path) -> None:
+    try:
+        print(write(path))
+    except OSError as error:
+        raise NotStartedError(f"cannot write metrics.json in {path}: {error.strerror}") from error

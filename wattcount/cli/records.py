@@ -2,42 +2,101 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from wattcount.errors import NotStartedError, WattcountError
 from wattcount.record.schema import RUN_JSON
+from wattcount.text import printable
+
+T = TypeVar("T")
 
 
-def find_records(paths: Iterable[str | Path]) -> list[Path]:
-    """Folders of the records, each once, in the order of `paths` and of their runs below a folder.
+class Found:
+    """The folders of the records that were asked for, each once, in the order of the paths that were given.
 
-    Unfinished records (`.tmp-...`) are passed over. Raises `NotStartedError` where a path has none.
+    paths    the folders
+    named    those that were given by their own path, and not by a folder above them
     """
-    found: dict[Path, None] = {}
+
+    def __init__(self) -> None:
+        self.paths: dict[Path, None] = {}
+        self.named: set[Path] = set()
+        self.set_aside = 0
+        """Records below a folder that could not be read, each of which was told of."""
+
+    def each(self, work: Callable[[Path], T]) -> list[T]:
+        """What `work` makes of each record.
+
+        A damaged record below a folder is set aside with one line on standard error, and the others go on. One that was
+        named itself raises `NotStartedError`, and so does a folder of which nothing is left.
+        """
+        done = []
+        last = ""
+        for path in self.paths:
+            try:
+                with bad_input():
+                    done.append(work(path))
+            except NotStartedError as error:
+                if path in self.named:
+                    raise
+                self.set_aside += 1
+                last = printable(str(error), lines=False)
+                print(f"wattcount: set aside: {last}", file=sys.stderr)
+        if not done:
+            raise NotStartedError(f"no record that can be read: {last}")
+        return done
+
+
+def find_records(paths: Iterable[str | Path]) -> Found:
+    """The records in or below `paths`; below a folder in the order of their runs.
+
+    Unfinished records (`.tmp-...`) are passed over, and links to folders are not followed. Raises `NotStartedError`
+    where a path has none.
+    """
+    found = Found()
     for given in paths:
         path = Path(given)
         if path.name == RUN_JSON:
             path = path.parent
-        if not path.is_dir():
-            what = "is not a folder" if path.exists() else "does not exist"
+        if not _is_folder(path):
+            what = "is not a folder" if os.path.lexists(path) else "does not exist"
             raise NotStartedError(f"{path} {what}; give a run record or a folder with records below it")
-        if (path / RUN_JSON).is_file():
-            found[path.resolve()] = None
-            continue
         top = path.resolve()
-        below = [
-            entry.parent
-            for entry in top.rglob(RUN_JSON)
-            if not any(part.startswith(".tmp-") for part in entry.relative_to(top).parts)
-        ]
+        if os.path.lexists(top / RUN_JSON):
+            found.paths[top] = None
+            found.named.add(top)
+            continue
         # `r<repeat>-<run id>`, and a run id begins with its time.
-        below.sort(key=lambda folder: (folder.name.partition("-")[2], folder))
+        below = sorted(_below(top), key=lambda folder: (folder.name.partition("-")[2], folder))
         if not below:
             raise NotStartedError(f"no run record (a folder with {RUN_JSON}) in or below {path}")
-        found |= dict.fromkeys(below)
-    return list(found)
+        found.paths |= dict.fromkeys(below)
+    return found
+
+
+def _is_folder(path: Path) -> bool:
+    """Raises `NotStartedError` for a path that cannot be looked at."""
+    try:
+        if not path.is_dir():
+            return False
+        with os.scandir(path):
+            return True
+    except (OSError, ValueError) as error:
+        what = getattr(error, "strerror", None) or str(error)
+        raise NotStartedError(f"{path} cannot be read: {what}") from error
+
+
+def _below(top: Path) -> Iterator[Path]:
+    """Folders with a `run.json` of whatever kind; folders that cannot be read are passed over."""
+    for folder, subfolders, files in os.walk(top):
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith(".tmp-"))
+        if RUN_JSON in files or RUN_JSON in subfolders:
+            yield Path(folder)
 
 
 @contextmanager

@@ -18,13 +18,13 @@ from rich.table import Table
 from wattcount.config import compose
 from wattcount.config.schema import GpuConfig, PowerBackend, PowerConfig
 from wattcount.errors import EXIT_OK, NotStartedError
-from wattcount.metrics.summary import console
 from wattcount.power import PowerSampler, PowerTrace
 from wattcount.power.characterise import PROBE_CONFIG, Load, characterise, sampling_plan
 from wattcount.power.events import Source
 from wattcount.power.nvml import GpuFacts, NvmlSession, open_session
 from wattcount.power.stimulus import run_waves
 from wattcount.run.sensors import keep
+from wattcount.terminal import console
 
 IDLE_S = 10.0
 COLOURS = {"energy_counter": "k", "power_samples": "C0", "power_average": "C1", "power_instant": "C2"}
@@ -114,9 +114,7 @@ def _probe(
 
 def show(out: Console, facts: GpuFacts, evidence: str, found: dict[str, Any]) -> None:
     """Two tables: the sources, and what they said of each load."""
-    out.print(
-        f"{facts.name} {facts.uuid} ({evidence}), {found['seconds']:.0f} s", markup=False, soft_wrap=True
-    )
+    out.print(f"{facts.name} {facts.uuid} ({evidence}), {found['seconds']:.0f} s", soft_wrap=True)
     table = Table(box=box.SIMPLE, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in ("source", "new every", "mean of", "delay", "rise", "call p50 / p99", "step"):
         table.add_column(heading, justify="left" if heading == "source" else "right", no_wrap=True)

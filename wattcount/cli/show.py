@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -11,12 +13,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from wattcount.cli.records import bad_input, find_records
-from wattcount.errors import EXIT_OK
+from wattcount.cli.records import find_records
+from wattcount.errors import EXIT_FAILED, EXIT_OK
 from wattcount.metrics import load_metrics, spec
-from wattcount.metrics.summary import console, print_summary
+from wattcount.metrics.summary import print_summary
 from wattcount.metrics.units import quantity
 from wattcount.record import Record
+from wattcount.record.schema import RunInfo
+from wattcount.terminal import console
+from wattcount.text import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,28 +37,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    with bad_input():
-        return _main(args)
-
-
-def _main(args: argparse.Namespace) -> int:
-    records = [Record.open(path) for path in find_records(args.path)]
+    """1 where records below a folder were set aside."""
+    found = find_records(args.path)
     if args.json:
-        contents: dict[str, Any] = {str(record.path): load_metrics(record) for record in records}
-        print(json.dumps(contents if len(contents) > 1 else next(iter(contents.values())), indent=2))
-        return EXIT_OK
-    out = console()
-    for position, record in enumerate(records):
-        if position:
-            out.print()
-        _show(out, record, everything=args.all)
-    return EXIT_OK
+        contents: dict[str, Any] = dict(found.each(_metrics))
+        print(json.dumps(contents if len(found.paths) > 1 else next(iter(contents.values())), indent=2))
+    else:
+        out = console()
+        for position, show in enumerate(found.each(lambda path: _shown(path, everything=args.all))):
+            if position:
+                out.print()
+            show(out)
+    return EXIT_FAILED if found.set_aside else EXIT_OK
 
 
-def _show(out: Console, record: Record, everything: bool) -> None:
-    info, metrics = record.info, load_metrics(record)
-    # Every file is read before anything is printed.
+def _metrics(path: Path) -> tuple[str, dict[str, Any]]:
+    return str(path), load_metrics(Record.open(path))
+
+
+def _shown(path: Path, everything: bool) -> Callable[[Console], None]:
+    """What prints the record. Every file is read before anything is printed."""
+    record = Record.open(path)
+    metrics = load_metrics(record)
     rows = f"{len(record.power)} power, {len(record.requests)} requests, {len(record.steps)} steps"
+    info = record.info
+    return lambda out: _show(out, path, info, metrics, rows, everything)
+
+
+def _show(
+    out: Console, path: Path, info: RunInfo, metrics: dict[str, Any], rows: str, everything: bool
+) -> None:
     print_summary(info, metrics, out)
     if everything:
         out.print(_all_metrics(metrics))
@@ -66,7 +79,7 @@ def _show(out: Console, record: Record, everything: bool) -> None:
     out.print(Text("\nrecord", style="bold"))
     versions = ", ".join(f"{name} {version}" for name, version in sorted(info.versions.items()))
     facts = {
-        "path": str(record.path),
+        "path": str(path),
         "point": f"{info.point_id[:12]}  seed {info.seed}  repeat {info.repeat}",
         "run": f"{info.run_id}  started {info.started_utc}",
         "power read from": f"{info.instrument}: {info.nvml.get('path', '?')}, driver "
@@ -77,7 +90,7 @@ def _show(out: Console, record: Record, everything: bool) -> None:
     }
     for name, text in facts.items():
         # Whole lines: a path that is wrapped cannot be copied.
-        out.print(f"  {name:<16} {text}", soft_wrap=True, markup=False)
+        out.print(f"  {name:<16} {printable(text, lines=False)}", soft_wrap=True)
 
 
 def _all_metrics(metrics: dict[str, Any]) -> Table:

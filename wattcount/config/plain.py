@@ -30,12 +30,13 @@ def to_json(cfg: RunConfig) -> dict[str, Any]:
     return plain
 
 
-def from_json(data: Mapping[str, Any]) -> RunConfig:
+def from_json(data: Mapping[str, Any], *, later_keys: bool = False) -> RunConfig:
     """The inverse of `to_json`. Unknown keys and wrong types raise `NotStartedError`, naming the key.
 
-    Keys that are not there take their defaults, so records of older versions can be read.
+    Keys that are not there take their defaults, so records of older versions can be read. `later_keys`: unknown keys
+    are passed over, so records of later versions can be read, too.
     """
-    return _build(RunConfig, data, "")
+    return _build(RunConfig, _known_part(RunConfig, data) if later_keys else data, "")
 
 
 def from_plain_group(cls: type[T], data: Mapping[str, Any], where: str) -> T:
@@ -92,6 +93,23 @@ def _build(cls: type[T], data: Any, where: str) -> T:
         else:
             values[key] = _convert(hints[key], value, path)
     return cls(**values)
+
+
+def _known_part(cls: Any, data: Any) -> Any:
+    """`data` without the keys that the dataclass does not have, in its groups too."""
+    if not isinstance(data, Mapping):
+        return data
+    hints = _hints(cls)
+    known = {}
+    for key, value in data.items():
+        if key not in hints:
+            continue
+        inner = hints[key]
+        if cls is RunConfig and key == "scenario":
+            kind = value.get("kind") if isinstance(value, Mapping) else None
+            inner = next((scenario for name, scenario in SCENARIOS.items() if kind == name.value), None)
+        known[key] = _known_part(inner, value) if dataclasses.is_dataclass(inner) else value
+    return known
 
 
 def _scenario(data: Any, where: str) -> ScenarioConfig:

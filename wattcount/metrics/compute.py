@@ -8,11 +8,8 @@ means and short of where platforms differ.
 from __future__ import annotations
 
 import dataclasses
-import json
-from pathlib import Path
 from typing import Any
 
-from wattcount.files import write_atomically
 from wattcount.metrics import drift
 from wattcount.metrics.energy import (
     energy_estimates,
@@ -34,7 +31,7 @@ from wattcount.metrics.steady import Steady, steady_window
 from wattcount.metrics.validity import check
 from wattcount.metrics.window import Window, phase_window
 from wattcount.record import Record
-from wattcount.record.schema import METRICS_JSON, Phase
+from wattcount.record.schema import Phase
 from wattcount.trend import Drift
 
 
@@ -80,20 +77,6 @@ def compute(record: Record) -> dict[str, Any]:
         "metrics": {key: sheet.metrics[key] for key in (*METRICS, *per_gpu)},
         "null_reasons": {k: sheet.null_reasons[k] for k in (*METRICS, *per_gpu) if k in sheet.null_reasons},
     }
-
-
-def to_bytes(metrics: dict[str, Any]) -> bytes:
-    """The bytes of `metrics.json`."""
-    return (json.dumps(metrics, indent=2, allow_nan=False) + "\n").encode()
-
-
-def write(record_path: str | Path) -> Path:
-    """Computes `metrics.json` of a record afresh and puts it in place in one step; returns its path."""
-    folder = Path(record_path)
-    content = to_bytes(compute(Record.open(folder)))
-    target = folder / METRICS_JSON
-    write_atomically(target, content)
-    return target
 
 
 def _steady(sheet: Sheet, record: Record, requests: Requests, steady: Steady) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,20 +15,13 @@ from wattcount.metrics.null_reasons import NULL_REASONS
 from wattcount.metrics.registry import spec
 from wattcount.metrics.units import quantity, scale_for, significant
 from wattcount.record.schema import RunInfo
-
-WIDTH = 80
-
-
-def console() -> Console:
-    """Standard output; 80 columns and no colour where it is no terminal."""
-    if sys.stdout.isatty():
-        return Console(highlight=False)
-    return Console(width=WIDTH, highlight=False, color_system=None)
+from wattcount.terminal import console
+from wattcount.text import printable
 
 
 def gpu_label(info: RunInfo) -> str:
     """`NVIDIA H200`, `2 x NVIDIA H200`; `no GPU` where none was found."""
-    names = [str(gpu["name"]) for gpu in info.gpus if gpu.get("name")]
+    names = [printable(str(gpu["name"]), lines=False) for gpu in info.gpus if gpu.get("name")]
     if not names:
         return "no GPU"
     kinds = sorted(set(names))
@@ -47,7 +39,7 @@ def load_label(scenario: Mapping[str, Any]) -> str:
 def describe(info: RunInfo) -> str:
     """One line: model, GPU, load, and what was turned: `llama3_8b on NVIDIA H200, batch of 512, fp8`."""
     load = with_levers(load_label(info.config["scenario"]), info.config)
-    return f"{info.config['model']['name']} on {gpu_label(info)}, {load}"
+    return printable(f"{info.config['model']['name']} on {gpu_label(info)}, {load}", lines=False)
 
 
 def evidence_label(info: RunInfo) -> str:
@@ -57,7 +49,7 @@ def evidence_label(info: RunInfo) -> str:
         words.append(info.origin)
     if info.config["model"]["weights"] == "random":
         words.append("random weights")
-    return ", ".join(words)
+    return printable(", ".join(words), lines=False)
 
 
 _ROWS: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -154,7 +146,7 @@ def _verdict(info: RunInfo, metrics: Mapping[str, Any]) -> list[tuple[str, str]]
     for finding in validity["findings"]:
         lines.append((f"- {finding['message']}", "red" if finding["invalidates"] else "yellow"))
     lines += [(f"- {text}", "dim") for text in info.notes]
-    return lines
+    return [(printable(text, lines=False), style) for text, style in lines]
 
 
 def print_summary(info: RunInfo, metrics: Mapping[str, Any], to: Console | None = None) -> None:

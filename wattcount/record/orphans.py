@@ -36,7 +36,8 @@ def close_orphans(records_dir: Path) -> list[Closed]:
             continue
         run_id = file.stem
         folder = next(records_dir.glob(f"*/{TEMPORARY_PREFIX}{run_id}"), None)
-        done = True
+        # Whatever ends this, a signal too: as long as it is not done, the next start finds the claim and does it.
+        done = False
         try:
             if folder is not None and RecordWriter(folder).has_draft():
                 path = RecordWriter.recover(
@@ -45,8 +46,8 @@ def close_orphans(records_dir: Path) -> list[Closed]:
                 closed.append(Closed(path, f"closed the record of a run that was killed: {path}"))
             elif folder is not None:
                 shutil.rmtree(folder, ignore_errors=True)
+            done = True
         except RunFailedError as error:
-            done = False
             closed.append(
                 Closed(None, f"a run that was killed left {folder}, which cannot be closed: {error}")
             )

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from wattcount.errors import WattcountError
+from wattcount.errors import WattcountError, one_line
 from wattcount.power.rapl import HostPowerTrace
 from wattcount.power.trace import PowerTrace
-from wattcount.record import schema
+from wattcount.record import intake, schema
+from wattcount.record.intake import DamagedError
 from wattcount.record.schema import RECORD_SCHEMA_VERSION, RunInfo
 from wattcount.record.upgrade import upgraded
+
+RAW_FILES = (schema.POWER_PARQUET, schema.REQUESTS_PARQUET, schema.STEPS_PARQUET, schema.HOST_POWER_PARQUET)
 
 
 class Record:
@@ -35,25 +35,29 @@ class Record:
 
     @classmethod
     def open(cls, path: str | Path) -> Record:
-        """Raises `WattcountError` for a folder that is no record, is damaged, or is of another version."""
+        """Raises `WattcountError` for a folder that is no record, is damaged, or is of another version.
+
+        A record is data that anybody may have written: links and odd files in it are refused, and so is a `run.json`
+        whose keys have other types than ours. Raw files that are missing or have another size than was written are
+        found here; whether their content is the same tells `check_files`.
+        """
         folder = Path(path)
         file = folder / schema.RUN_JSON
         try:
-            data = json.loads(file.read_bytes())
+            content = intake.read_bytes(file)
         except FileNotFoundError:
             what = (
                 "does not exist" if not folder.exists() else f"is no run record (it has no {schema.RUN_JSON})"
             )
             raise WattcountError(f"{folder} {what}") from None
-        except NotADirectoryError:
-            raise WattcountError(f"{folder} is a file; a run record is a folder") from None
-        except OSError as error:
-            raise WattcountError(f"{file} cannot be read: {error.strerror}") from error
-        except ValueError as error:
-            raise WattcountError(f"{file} is damaged: {_one_line(error)}") from error
+        except DamagedError as error:
+            if isinstance(error.__cause__, NotADirectoryError):
+                raise WattcountError(f"{folder} is a file; a run record is a folder") from None
+            raise
+        data = intake.parse_json(content, file)
         version = data.get("schema_version") if isinstance(data, dict) else None
         if not isinstance(version, int) or isinstance(version, bool):
-            raise WattcountError(f"{file} is no run record: it has no schema_version")
+            raise DamagedError(f"{file} is no run record: it has no schema_version")
         if version != RECORD_SCHEMA_VERSION:
             raise WattcountError(
                 f"{folder} is a record of schema version {version}, this wattcount reads version "
@@ -63,10 +67,59 @@ class Record:
         try:
             info = RunInfo.from_json(upgraded(data))
         except KeyError as error:
-            raise WattcountError(f"{file} is damaged: the key {error} is missing") from error
-        except (TypeError, ValueError, AttributeError) as error:
-            raise WattcountError(f"{file} is damaged: {_one_line(error)}") from error
-        return cls(folder, info)
+            raise DamagedError(f"{file} is damaged: the key {error} is missing") from error
+        except ValueError as error:
+            raise DamagedError(f"{file} is damaged: {one_line(error)}") from error
+        record = cls(folder, info)
+        record._check_sizes()
+        return record
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of `run.json` and of each raw file as they are now, by name: what `metrics.json` is made of."""
+        found = {}
+        for name in (schema.RUN_JSON, *RAW_FILES):
+            try:
+                found[name] = intake.sha256(self.path / name)
+            except FileNotFoundError:
+                if name != schema.HOST_POWER_PARQUET or name in self.info.files:
+                    raise self._missing(name) from None
+        return found
+
+    def check_files(self) -> None:
+        """Compares the raw files with what was written. Raises `DamagedError`.
+
+        Records without `files`, of early versions, have nothing to be compared with.
+        """
+        for name, facts in self.info.files.items():
+            if name in self.digests and self.digests[name] != facts.sha256:
+                raise DamagedError(
+                    f"{self.path / name} is not what was measured: its SHA-256 differs from run.json's"
+                )
+
+    def files(self) -> list[Path]:
+        """The files of the record in the order of their names. Raises `DamagedError` for links, folders and odd files."""
+        found = []
+        for file in sorted(self.path.iterdir()):
+            with intake.opened(file):
+                found.append(file)
+        return found
+
+    def _check_sizes(self) -> None:
+        for name in {*RAW_FILES, *self.info.files}:
+            file, facts = self.path / name, self.info.files.get(name)
+            try:
+                with intake.opened(file) as stream:
+                    size = stream.seek(0, 2)
+            except FileNotFoundError:
+                if facts is not None or name != schema.HOST_POWER_PARQUET:
+                    raise self._missing(name) from None
+                continue
+            if facts is not None and size != facts.bytes:
+                raise DamagedError(f"{file} is damaged: it has {size} bytes, {facts.bytes} were written")
+
+    def _missing(self, name: str) -> DamagedError:
+        return DamagedError(f"{self.path} is damaged: {name} is missing")
 
     @cached_property
     def power(self) -> PowerTrace:
@@ -75,7 +128,7 @@ class Record:
         try:
             return PowerTrace.from_arrow(table, uuids or None)
         except ValueError as error:
-            raise WattcountError(f"{self.path / schema.POWER_PARQUET}: {_one_line(error)}") from error
+            raise DamagedError(f"{self.path / schema.POWER_PARQUET}: {one_line(error)}") from error
 
     @cached_property
     def requests(self) -> pa.Table:
@@ -93,28 +146,18 @@ class Record:
     def metrics(self) -> dict[str, Any] | None:
         file = self.path / schema.METRICS_JSON
         try:
-            data = json.loads(file.read_bytes())
+            data = intake.parse_json(intake.read_bytes(file), file)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
-            raise WattcountError(
-                f"{file} is damaged ({_one_line(error)}): wattcount metrics {self.path} makes it afresh"
-            ) from error
+        except DamagedError as error:
+            raise DamagedError(f"{error}; wattcount metrics {self.path} makes it afresh") from error
         if not isinstance(data, dict):
-            raise WattcountError(f"{file} is damaged: wattcount metrics {self.path} makes it afresh")
+            raise DamagedError(f"{file} is damaged: wattcount metrics {self.path} makes it afresh")
         return data
 
     def verify(self) -> None:
-        """Reads every raw file whole and compares it with what was written. Raises `WattcountError`."""
-        for name, facts in self.info.files.items():
-            file = self.path / name
-            try:
-                with file.open("rb") as stream:
-                    digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            except OSError as error:
-                raise WattcountError(f"{file} cannot be read: {error.strerror}") from error
-            if digest != facts.sha256:
-                raise WattcountError(f"{file} is not what was measured: its SHA-256 differs from run.json's")
+        """Reads every raw file whole and compares it with what was written. Raises `DamagedError`."""
+        self.check_files()
         for table, name in (
             (self._host_power, schema.HOST_POWER_PARQUET),
             (self.power.events, schema.POWER_PARQUET),
@@ -122,7 +165,7 @@ class Record:
             (self.steps, schema.STEPS_PARQUET),
         ):
             if name in self.info.files and len(table) != self.info.files[name].rows:
-                raise WattcountError(f"{self.path / name} is not what was measured: rows are missing")
+                raise DamagedError(f"{self.path / name} is not what was measured: rows are missing")
 
     @cached_property
     def _host_power(self) -> pa.Table:
@@ -133,25 +176,7 @@ class Record:
 
     def _table(self, name: str, columns: pa.Schema) -> pa.Table:
         """A table with exactly `columns`; further ones, of later versions, are left out."""
-        file = self.path / name
         try:
-            facts = self.info.files.get(name)
-            if facts is not None and file.stat().st_size != facts.bytes:
-                raise WattcountError(
-                    f"{file} is damaged: it has {file.stat().st_size} bytes, {facts.bytes} were written"
-                )
-            table = pq.read_table(file, partitioning=None, page_checksum_verification=True)
-            missing = [item for item in columns if item.name not in table.column_names]
-            if lost := [item.name for item in missing if item.name not in schema.ADDED_LATER]:
-                raise WattcountError(f"{file} is damaged: it has no column {', '.join(lost)}")
-            for item in missing:
-                table = table.append_column(item, pa.nulls(len(table), item.type))
-            return table.select(columns.names).cast(columns)
+            return intake.read_table(self.path / name, columns, schema.ADDED_LATER)
         except FileNotFoundError:
-            raise WattcountError(f"{self.path} is damaged: {name} is missing") from None
-        except (OSError, pa.ArrowException) as error:
-            raise WattcountError(f"{file} is damaged: {_one_line(error)}") from error
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]
+            raise self._missing(name) from None

@@ -10,6 +10,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from wattcount.record.shape import check_run
+
 RECORD_SCHEMA_VERSION = 1
 
 RUN_JSON = "run.json"
@@ -211,8 +213,9 @@ class RunInfo:
     """How an adaptive warm-up ended: `settled`, `seconds`, `limit_s`, `unsettled` (percent of drift, by what still
     drifted) and `needed_s` (twice as long as a request lived; None: none had ended). Empty where its length was fixed."""
     rehearsal: dict[str, Any] = field(default_factory=dict)
-    """How the rehearsal ended: `stalled_groups` of each round of sizes drawn at random (what still had to be compiled),
-    `settled` (the last round had none), `limit_s`. Empty where there was none."""
+    """How the rehearsal ended: `stalled_prefills` of each round of sizes drawn at random (what still had to be compiled),
+    `blocks` (of the round through all numbers of blocks: how many requests were `planned` and `completed`; null: there
+    was no such round), `settled` (the last round had none), `limit_s`. Empty where there was none."""
     length_changes: dict[str, int] = field(default_factory=dict)
     """How many requests have another length than their trace or prompt file gives (`load.lengths.LengthChanges`). Empty
     where there are none, or no file."""
@@ -240,19 +243,19 @@ class RunInfo:
     def from_json(cls, data: Mapping[str, Any]) -> RunInfo:
         """The inverse of `to_json`. Keys of later versions of the same schema are passed over.
 
-        Raises ValueError, TypeError or KeyError for what is no `run.json`.
+        Raises KeyError for a key that is missing, ValueError for what is no `run.json`.
         """
+        check_run(data)
         names = {item.name for item in dataclasses.fields(cls)}
         values = {key: value for key, value in data.items() if key in names}
         values["evidence"] = Evidence(values["evidence"])
         values["phases"] = [
-            PhaseSpan(Phase(span["phase"]), int(span["start_ns"]), _optional_int(span["end_ns"]))
-            for span in values["phases"]
+            PhaseSpan(Phase(span["phase"]), span["start_ns"], span["end_ns"]) for span in values["phases"]
         ]
-        values["validity"] = Validity(**values["validity"])
-        values["files"] = {name: FileFacts(**facts) for name, facts in values.get("files", {}).items()}
+        said = values["validity"]
+        values["validity"] = Validity(said["valid"], said.get("reasons", []), said.get("messages", []))
+        values["files"] = {
+            name: FileFacts(facts["bytes"], facts["rows"], facts["sha256"])
+            for name, facts in values.get("files", {}).items()
+        }
         return cls(**values)
-
-
-def _optional_int(value: Any) -> int | None:
-    return None if value is None else int(value)

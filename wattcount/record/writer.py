@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from wattcount import ownership
 from wattcount.clock import ClockPair
 from wattcount.errors import RecordsUnwritableError, RunFailedError
-from wattcount.files import replacing, sync_folder, write_atomically
+from wattcount.files import TEMPORARY_SUFFIX, replacing, sync_folder, write_atomically
 from wattcount.power.rapl import HostReading
 from wattcount.power.trace import PowerTrace
 from wattcount.record import schema
@@ -186,6 +186,8 @@ class RecordWriter:
             # Before this, an interrupted `place` begins anew from the spool; after it, from run.json.
             if (self.folder / _SPOOL).exists():
                 shutil.rmtree(self.folder / _SPOOL)
+            for left in self.folder.glob(f".*{TEMPORARY_SUFFIX}"):  # of an earlier try that was killed
+                left.unlink()
             sync_folder(self.folder)
             self.folder.rename(target)
             sync_folder(target.parent)
@@ -227,7 +229,7 @@ class RecordWriter:
             return writer.place(whole)
         try:
             info = writer.draft()
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError, KeyError) as error:
             raise RunFailedError(
                 UNWRITABLE, f"{folder} holds no draft of a record ({error}): nothing can be recovered from it"
             ) from error
@@ -246,7 +248,7 @@ class RecordWriter:
         """`run.json` of a folder that lacks nothing but its final name: it is written last."""
         try:
             return RunInfo.from_json(json.loads((self.folder / schema.RUN_JSON).read_bytes()))
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        except (OSError, ValueError, KeyError):
             return None
 
     def _open(self) -> Spool:

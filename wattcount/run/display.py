@@ -23,6 +23,7 @@ from wattcount.record.schema import Phase
 from wattcount.run.background import Background
 from wattcount.run.orchestrate import Display
 from wattcount.scenario.journal import Progress
+from wattcount.terminal import PlainConsole
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -262,9 +263,7 @@ class LiveDisplay(Display):
     """A block of lines that is drawn anew once a second. No thread: it is drawn when something is heard."""
 
     def __init__(self, stream: TextIO) -> None:
-        from rich.console import Console
-
-        self._console: Console = Console(file=stream, highlight=False)
+        self._console: Console = PlainConsole(file=stream)
         self._live: Live | None = None
         self._state: _State | None = None
         self._lengths: dict[Phase, float] = {}
@@ -293,7 +292,7 @@ class LiveDisplay(Display):
             self._live.update(self._render(), refresh=True)
 
     def notice(self, text: str) -> None:
-        self._console.print(text, markup=False)
+        self._console.print(text)
 
     def ended(self, record_path: Path | None) -> None:
         if self._live is not None:

@@ -27,14 +27,13 @@ class Wanted:
 
     def finished(self) -> Path | None:
         """The latest valid record of it, None where there is none; only the folder of its point is looked at."""
+        from wattcount.metrics.verdict import judge
+
         pattern = final_folder(self.records_dir, self.point_id, self.repeat, "*")
         for folder in sorted(pattern.parent.glob(pattern.name), reverse=True):
-            try:
-                record = Record.open(folder)
-                if self._is_of(record) and _is_valid(record):
+            with contextlib.suppress(WattcountError, OSError):  # a damaged record stands for nothing
+                if self._is_of(Record.open(folder)) and judge(folder).verdict.valid:
                     return folder
-            except (WattcountError, OSError, ValueError):
-                continue  # a damaged record stands for nothing
         return None
 
     def attempts(self) -> int:
@@ -42,7 +41,7 @@ class Wanted:
         pattern = final_folder(self.records_dir, self.point_id, self.repeat, "*")
         found = 0
         for folder in pattern.parent.glob(pattern.name):
-            with contextlib.suppress(WattcountError, OSError, ValueError):
+            with contextlib.suppress(WattcountError, OSError):
                 found += self._is_of(Record.open(folder))
         return found
 
@@ -94,17 +93,3 @@ def remove_stale_claims(records_dir: Path) -> None:
         claim = ownership.take_over(file)
         if claim is not None:
             claim.release(remove=True)
-
-
-def _is_valid(record: Record) -> bool:
-    """By `run.json` and by the findings in `metrics.json`, which is made afresh where it is damaged."""
-    from wattcount import metrics
-
-    if not (record.info.complete and record.info.validity.valid):
-        return False
-    try:
-        content = metrics.load_metrics(record)
-    except WattcountError:
-        metrics.write(record.path)
-        content = metrics.load_metrics(record)
-    return bool(content["validity"]["valid"])

@@ -46,6 +46,9 @@ Plugins.instance()
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher  # noqa: E402
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # noqa: E402
 
+SET_ASIDE_LINES = 5
+"""Most damaged records that are named when a sweep is planned."""
+
 
 class PointSweeper(BasicSweeper):
     """See the module. `cases` are declared beside `params`, see `planning.cases`."""
@@ -70,12 +73,16 @@ class PointSweeper(BasicSweeper):
         first = _common(runs)
         here = isinstance(self.launcher, BasicLauncher)
         folder = records_folder(first)
+        index = (
+            RecordIndex(folder, ()) if first.resume is False else read_index(folder, keep=not first.dry_run)
+        )
+        _set_aside(index)
         planned = make_plan(
             study_name(first, arguments),
             _as_typed(self.config, arguments),
             zip(batch, runs, strict=True),
             ThisMachine() if here else AnotherMachine(),
-            RecordIndex(folder, ()) if first.resume is False else read_index(folder),
+            index,
         )
         jobs = _jobs(planned) if here else []
         at_once = local.lane_limit(jobs, first.sweep.workers) if here else None
@@ -209,6 +216,14 @@ def exit_code(study: StudyResult) -> int:
 
 def _complain(problem: str) -> None:
     print(f"wattcount: {problem}", file=sys.stderr, flush=True)
+
+
+def _set_aside(index: RecordIndex) -> None:
+    """A line for each record that is damaged; for many only the first."""
+    for entry in index.set_aside[:SET_ASIDE_LINES]:
+        _complain(f"set aside: {entry.message}")
+    if (more := len(index.set_aside) - SET_ASIDE_LINES) > 0:
+        _complain(f"and {more} more damaged records in {index.records_dir}; wattcount show lists them")
 
 
 def _record_lines(plan: Plan) -> None:

@@ -25,7 +25,7 @@ def fetch_record(run_id: str, records_dir: Path, tracking: TrackingConfig | None
     """Puts the record that was logged as `run_id` in its place below `records_dir`, whole or not at all.
 
     Returns its folder; one that is there already is left as it is. Raises `TrackingError` where the store cannot be
-    reached or has no such record; `WattcountError` where what it has is none.
+    reached or has no such record; `WattcountError` where what it has is none, or is damaged.
     """
     tracking = tracking if tracking is not None else TrackingConfig()
     uri = resolve_uri(tracking)
@@ -41,7 +41,10 @@ def fetch_record(run_id: str, records_dir: Path, tracking: TrackingConfig | None
             raise TrackingError(
                 f"it could not be fetched from MLflow at {masked(uri)}: {one_line(error.__cause__)}"
             ) from error
-        info = Record.open(found).info
+        record = Record.open(found)
+        record.files()
+        record.check_files()
+        info = record.info
         if info.run_id != run_id:
             raise TrackingError(f"MLflow at {masked(uri)} has another record ({info.run_id}) in its place")
         folder = final_folder(records_dir, info.point_id, info.repeat, info.run_id)

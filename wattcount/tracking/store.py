@@ -81,13 +81,14 @@ def log_record(
     """
     tracking = tracking if tracking is not None else TrackingConfig()
     record = Record.open(Path(path).absolute())
+    files = record.files()
     uri = resolve_uri(tracking)
     later = log_command(shlex.quote(str(record.path)), tracking)
     began_s = time.monotonic()
     with _alone(record.info.run_id, limit_s):
         left_s = max(limit_s - (time.monotonic() - began_s), 1.0)
         with connected(uri, later, left_s) as client:
-            return _log(record, client, uri, tracking, force, parent)
+            return _log(record, files, client, uri, tracking, force, parent)
 
 
 @contextlib.contextmanager
@@ -112,6 +113,7 @@ def _alone(run_id: str, limit_s: float) -> Iterator[None]:
 
 def _log(
     record: Record,
+    files: Sequence[Path],
     client: MlflowClient,
     uri: str,
     tracking: TrackingConfig,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from synthetic_record import rewrite_metrics
 from witness import Witness
 
 from wattcount.config.schema import RunConfig
@@ -63,8 +63,6 @@ def test_a_record_that_goes_is_forgotten_and_one_that_changes_is_read_again(
 ) -> None:
     point = Keys().point(made[1])
     (entry,) = read_index(records).runs(point, 0, 0, {})
-    metrics = records / entry.folder / "metrics.json"
-    content = json.loads(metrics.read_text())
     finding = {
         "code": "backlog",
         "figure": 1,
@@ -73,8 +71,7 @@ def test_a_record_that_goes_is_forgotten_and_one_that_changes_is_read_again(
         "message": "too slow",
         "invalidates": True,
     }
-    content["validity"] = {"valid": False, "reasons": [], "findings": [finding]}
-    metrics.write_text(json.dumps(content))
+    rewrite_metrics(records / entry.folder, validity={"valid": False, "reasons": [], "findings": [finding]})
     (entry,) = read_index(records).runs(point, 0, 0, {})
     assert (entry.status, entry.reason, entry.message) == (Status.invalid, "backlog", "too slow")
     shutil.rmtree(records / entry.folder)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from study_ledger import planned
+from synthetic_record import SyntheticRun, rewrite_metrics
 
 from wattcount import ownership
 from wattcount.errors import WattcountError
@@ -130,9 +131,49 @@ def test_done_needs_its_record(ledger, tmp_path):
     record = tmp_path / "0123456789ab" / "r0-1"
     ledger.append(Event(EventKind.done, "a", record=str(record)))
     assert state(ledger) is State.waiting
-    record.mkdir(parents=True)
-    (record / "run.json").write_text("{}")
+    SyntheticRun().write(record)
     assert state(ledger) is State.done
+
+
+def test_a_damaged_record_is_not_done(ledger, tmp_path):
+    record = SyntheticRun().write(tmp_path / "0123456789ab" / "r0-1")
+    ledger.append(Event(EventKind.started, "a"))
+    ledger.append(Event(EventKind.done, "a", record=str(record)))
+    assert state(ledger) is State.done
+    (record / "requests.parquet").unlink()
+    for _ in range(2):  # the second time from the cache
+        point = read_state(tmp_path, ledger.folder.name).points[0]
+        assert point.state is not State.done
+        assert point.record is None
+        assert point.failure.reason == "damaged"
+        assert "requests.parquet is missing" in point.failure.message
+
+
+def test_a_record_that_the_checks_of_today_find_invalid_is_not_done(ledger, tmp_path):
+    record = SyntheticRun().write(tmp_path / "0123456789ab" / "r0-1")
+    finding = {
+        "code": "backlog",
+        "figure": 1,
+        "limit": 0,
+        "unit": "1",
+        "message": "late",
+        "invalidates": True,
+    }
+    rewrite_metrics(record, validity={"valid": False, "reasons": [], "findings": [finding]})
+    ledger.append(Event(EventKind.done, "a", record=str(record)))
+    point = read_state(tmp_path, ledger.folder.name).points[0]
+    assert (point.state, point.failure.reason, point.failure.message) == (State.invalid, "backlog", "late")
+
+
+def test_the_same_of_a_record_that_the_plan_found(tmp_path):
+    record = SyntheticRun().write(tmp_path / "0123456789ab" / "r0-1")
+    with Ledger.open(tmp_path, "quick") as ledger:
+        done = planned("a", state=PlanState.done, record=str(record))
+        ledger.write_plan(Plan("quick", (done,), "", ()))
+    assert read_state(tmp_path, "quick").points[0].state is State.done
+    (record / "run.json").write_text("[]")
+    point = read_state(tmp_path, "quick").points[0]
+    assert (point.state, point.failure.reason) == (State.failed, "damaged")
 
 
 def test_a_folder_that_was_moved_still_has_what_was_measured(tmp_path):
@@ -140,8 +181,7 @@ def test_a_folder_that_was_moved_still_has_what_was_measured(tmp_path):
     record = before / "0123456789ab" / "r0-1"
     planned_before = planned("old", state=PlanState.done, record=str(before / "ba9876543210" / "r0-0"))
     for folder in (record, Path(planned_before.record)):
-        folder.mkdir(parents=True)
-        (folder / "run.json").write_text("{}")
+        SyntheticRun().write(folder)
     with Ledger.open(before, "moved") as ledger:
         ledger.write_plan(Plan("moved", (planned("new"), planned_before, planned("lost")), "", ()))
         ledger.append(Event(EventKind.started, "new"))

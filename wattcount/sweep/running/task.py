@@ -28,7 +28,7 @@ from wattcount.errors import (
 from wattcount.record.writer import UNWRITABLE
 from wattcount.run.cooldown import Rest
 from wattcount.run.orchestrate import Display
-from wattcount.sweep.planning.index import Status, run_energy_j, run_wall_s, verdict
+from wattcount.sweep.planning.index import run_energy_j, run_wall_s
 from wattcount.sweep.planning.keys import plan_key
 from wattcount.sweep.story.ledger import MEASURED_ELSEWHERE, Event, EventKind, Ledger
 from wattcount.sweep.story.study_log import LaneLog
@@ -211,27 +211,23 @@ def _measure(
 
 def _with_figures(result: PointResult, path: Path) -> PointResult:
     """What the sweep wants to know of the record; one that cannot be read has said so."""
-    from wattcount.metrics import load_metrics
-    from wattcount.record.reader import Record
+    from wattcount.metrics.verdict import Status, judge
 
-    try:
-        record = Record.open(path)
-        content = load_metrics(record)
-        info = record.info.to_json()
-        status, reason, message = verdict(record.info.complete, info["validity"], content)
-    except (WattcountError, OSError, ValueError, KeyError):
+    judged = judge(path)
+    if judged.record is None or judged.metrics is None:
         return result
-    invalid = result.exit_code == EXIT_OK and status is Status.invalid
+    found, info, metrics = judged.verdict, judged.record.info, judged.metrics["metrics"]
+    invalid = result.exit_code == EXIT_OK and found.status is Status.invalid
     return dataclasses.replace(
         result,
         invalid=invalid,
-        reason=reason if invalid else result.reason,
-        message=message if invalid else result.message,
+        reason=found.reason if invalid else result.reason,
+        message=found.message if invalid else result.message,
         wall_s=run_wall_s(info),
-        energy_j=run_energy_j(info, content["metrics"]),
-        j_per_output_token=content["metrics"].get("energy/gpu_j_per_output_token"),
-        gpu_uuid=",".join(str(gpu["uuid"]) for gpu in record.info.gpus) or None,
-        log_line=record.info.log_tail[-1] if record.info.log_tail else None,
+        energy_j=run_energy_j(info, metrics),
+        j_per_output_token=metrics.get("energy/gpu_j_per_output_token"),
+        gpu_uuid=",".join(str(gpu["uuid"]) for gpu in info.gpus) or None,
+        log_line=info.log_tail[-1] if info.log_tail else None,
     )
 
 

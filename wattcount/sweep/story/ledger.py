@@ -20,7 +20,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
@@ -31,6 +31,8 @@ import pyarrow.parquet as pq
 from wattcount import ownership
 from wattcount.errors import WattcountError, one_line
 from wattcount.files import replacing
+from wattcount.metrics.verdict import Status, Verdict
+from wattcount.sweep.planning.index import Verdicts
 from wattcount.sweep.planning.plan import Plan, PlannedPoint, PlanState
 from wattcount.sweep.story.events import MEASURED_ELSEWHERE, Event, EventKind, decode, encode
 from wattcount.sweep.story.state import PointState, State, StudyState, Tally, Writer, tally
@@ -226,18 +228,31 @@ def read_plan(records_dir: str | Path, name: str) -> Plan:
 def read_state(records_dir: str | Path, name: str) -> StudyState:
     """How the study stands now, from its plan, its events, and which records are there.
 
+    A record that was damaged since, or that today's checks find invalid, makes its point not done.
     Raises `WattcountError` where there is no such study, or its plan is damaged.
     """
-    return read_tally(records_dir, name).state(time.time_ns())
+    verdicts = Verdicts(study_folder(records_dir, name).parent.parent)
+
+    def spoilt(record: str) -> Verdict | None:
+        entry = verdicts.at_a_glance("/".join(record.rsplit("/", 2)[1:]))
+        return None if entry is None or entry.status is Status.valid else entry.verdict
+
+    state = _read_tally(records_dir, name, spoilt).state(time.time_ns())
+    verdicts.save()
+    return state
 
 
 def read_tally(records_dir: str | Path, name: str) -> Tally:
-    """The same, to be added to as further events come."""
+    """The same, to be added to as further events come. Looks at no record, only whether it is there."""
+    return _read_tally(records_dir, name, lambda _record: None)
+
+
+def _read_tally(records_dir: str | Path, name: str, spoilt: Callable[[str], Verdict | None]) -> Tally:
     plan = read_plan(records_dir, name)
     folder = study_folder(records_dir, name)
     here = str(folder.parent.parent)
     points = tuple(replace(p, record=_below(here, p.record)) if p.record else p for p in plan.points)
-    return tally(replace(plan, points=points), _writers(folder / EVENTS_FOLDER, here), _is_there)
+    return tally(replace(plan, points=points), _writers(folder / EVENTS_FOLDER, here), _is_there, spoilt)
 
 
 def _below(records_dir: str, record: str) -> str:

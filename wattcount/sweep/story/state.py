@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from statistics import fmean
 
+from wattcount.metrics.verdict import Status, Verdict
 from wattcount.sweep.planning.plan import INVALID_BEFORE, Plan, PlannedPoint, PlanState
 from wattcount.sweep.story.events import MEASURED_ELSEWHERE, Event, EventKind
 
@@ -146,11 +147,18 @@ class Tally:
     """Takes events as they come, in the order of their time, and says how the study stands.
 
     is_there: whether the record at a path exists; one that was deleted is to be measured again.
+    spoilt: why a record that exists makes its point not done, though its run was; None: it does.
     """
 
-    def __init__(self, plan: Plan, is_there: Callable[[str], bool] = lambda _record: True) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        is_there: Callable[[str], bool] = lambda _record: True,
+        spoilt: Callable[[str], Verdict | None] = lambda _record: None,
+    ) -> None:
         self.plan = plan
         self._is_there = is_there
+        self._spoilt = spoilt
         self._stories: defaultdict[str, _Story] = defaultdict(_Story)
         self._starts: dict[tuple[str | None, int | None, int], Start] = {}
         self._records: dict[str, None] = {}
@@ -243,19 +251,17 @@ class Tally:
         if story is None:
             return self._untold(point)
         tries = story.starts + story.refusals
-        result = next(
-            (e for e in reversed(story.results) if e.record is None or self._is_there(e.record)), None
-        )
+        result, spoilt = self._result(story)
         if story.open:
             running = max(story.open.values(), key=lambda event: event.t_utc_ns)
             return PointState(point, State.running, tries, running=running, failure=story.failure)
         if result is not None:
             return PointState(point, State.done, tries, result=result, record=result.record)
         untold = self._untold(point)
-        if untold.state is not State.waiting:
+        if untold.state is State.done or (untold.state is not State.waiting and spoilt is None):
             failure = story.failure if untold.state is State.invalid else None
             return replace(untold, tries=tries, failure=failure)
-        failure, state = story.failure, State.waiting
+        failure, state = spoilt or untold.failure or story.failure, State.waiting
         if story.dead is not None and (failure is None or story.dead.t_utc_ns > failure.t_utc_ns):
             failure, state = story.dead, State.lost
         elif failure is not None:
@@ -268,14 +274,45 @@ class Tally:
         if point.state is PlanState.skipped:
             invalid = point.reason == INVALID_BEFORE
             return PointState(point, State.invalid if invalid else State.skipped)
-        if point.state is PlanState.done and (point.record is None or self._is_there(point.record)):
+        if point.state is not PlanState.done:
+            return PointState(point, State.waiting)
+        if point.record is None:
+            return PointState(point, State.done)
+        if not self._is_there(point.record):
+            return PointState(point, State.waiting)
+        if (verdict := self._spoilt(point.record)) is None:
             return PointState(point, State.done, record=point.record)
-        return PointState(point, State.waiting)
+        event = Event(EventKind.done, point.key, 0, record=point.record, host=None, pid=None)
+        failure = _spoilt_event(event, verdict)
+        return PointState(point, _FAILED[failure.kind], failure=failure)
+
+    def _result(self, story: _Story) -> tuple[Event | None, Event | None]:
+        """The latest result whose record is there and counts, else what is wrong with the latest that is there."""
+        spoilt = None
+        for event in reversed(story.results):
+            if event.record is None:
+                return event, None
+            if self._is_there(event.record):
+                if (verdict := self._spoilt(event.record)) is None:
+                    return event, None
+                spoilt = spoilt or _spoilt_event(event, verdict)
+        return None, spoilt
 
 
-def tally(plan: Plan, writers: Iterable[Writer], is_there: Callable[[str], bool] = lambda _: True) -> Tally:
+def _spoilt_event(done: Event, verdict: Verdict) -> Event:
+    """The event of a run that was done, as it is told since its record was found not to count."""
+    kind = EventKind.invalid if verdict.status is Status.invalid else EventKind.failed
+    return replace(done, kind=kind, reason=verdict.reason, message=verdict.message)
+
+
+def tally(
+    plan: Plan,
+    writers: Iterable[Writer],
+    is_there: Callable[[str], bool] = lambda _: True,
+    spoilt: Callable[[str], Verdict | None] = lambda _: None,
+) -> Tally:
     """Of what `writers` wrote, in any order."""
-    made = Tally(plan, is_there)
+    made = Tally(plan, is_there, spoilt)
     told = [(event, writer.alive) for writer in writers for event in writer.events]
     for event, alive in sorted(told, key=lambda pair: pair[0].t_utc_ns):
         made.add(event, alive=alive)

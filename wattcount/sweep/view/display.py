@@ -24,6 +24,7 @@ from wattcount.sweep.story.summary import (
     share_done,
     time_line,
 )
+from wattcount.terminal import PlainConsole
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -210,11 +211,10 @@ class LiveSweepDisplay(SweepDisplay):
     """A block of lines at the bottom of the terminal; failures and notices go above it and stay."""
 
     def __init__(self, tally: Tally, stream: TextIO) -> None:
-        from rich.console import Console
         from rich.live import Live
 
         super().__init__(tally)
-        self._console: Console = Console(file=stream, highlight=False)
+        self._console: Console = PlainConsole(file=stream)
         self._drawn_s = 0.0
         self._live: Live | None = Live(
             self._render(), console=self._console, auto_refresh=False, transient=True, redirect_stdout=False
@@ -222,7 +222,7 @@ class LiveSweepDisplay(SweepDisplay):
         self._live.start(refresh=True)
 
     def notice(self, text: str) -> None:
-        self._console.print(text, markup=False)
+        self._console.print(text)
 
     def tick(self) -> None:
         if self._live is not None and time.monotonic() - self._drawn_s >= REDRAW_S:
@@ -235,11 +235,11 @@ class LiveSweepDisplay(SweepDisplay):
         self._live.stop()
         self._live = None
         for line in self._overall():
-            self._console.print(line, markup=False)
+            self._console.print(line)
 
     def _on_event(self, event: Event) -> None:
         if event.kind in _WRONG and (told := self._told(event)) is not None:
-            self._console.print(told, style="red", markup=False)
+            self._console.print(told, style="red")
 
     def _render(self) -> RenderableType:
         from rich.console import Group

@@ -1,0 +1,106 @@
+"""What a record is worth. The one home of that rule: sweeps, `resume`, `compare`, `status` and MLflow all ask here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from wattcount.errors import WattcountError, one_line
+from wattcount.metrics.load import load_metrics, stored_metrics
+from wattcount.record import Record
+from wattcount.record.schema import RunInfo
+
+INCOMPLETE = "incomplete"
+DAMAGED = "damaged"
+NO_REASON = "no reason was recorded"
+
+
+class Status(Enum):
+    """Of a record, from the best to the worst."""
+
+    valid = "valid"
+    invalid = "invalid"
+    """Every phase was run, but its checks of validity say that it cannot be believed."""
+    failed = "failed"
+    """The run broke off, or said itself that it went wrong."""
+    damaged = "damaged"
+    """It cannot be read, or is not what was measured: it stands for nothing."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a record is worth and, if it is not valid, why.
+
+    reasons    stable codes, the most serious first; empty only for a valid one
+    messages   one line for people for each reason that has one
+    """
+
+    status: Status
+    reasons: tuple[str, ...] = ()
+    messages: tuple[str, ...] = ()
+
+    @property
+    def valid(self) -> bool:
+        return self.status is Status.valid
+
+    @property
+    def reason(self) -> str | None:
+        return next(iter(self.reasons), None)
+
+    @property
+    def message(self) -> str | None:
+        return next(iter(self.messages), None)
+
+
+def verdict(info: RunInfo, metrics: Mapping[str, Any]) -> Verdict:
+    """`metrics`: the content of the record's `metrics.json`, from `load_metrics`."""
+    found = metrics["validity"]
+    wrong = [finding for finding in found["findings"] if finding["invalidates"]]
+    codes = (*info.validity.reasons, *(finding["code"] for finding in wrong))
+    messages = (*info.validity.messages, *(finding["message"] for finding in wrong))
+    if not (info.complete and info.validity.valid):
+        broke_off = () if info.validity.reasons else (INCOMPLETE,)
+        return Verdict(Status.failed, (*broke_off, *codes), messages or ("it broke off",))
+    if not found["valid"]:
+        return Verdict(Status.invalid, codes or (NO_REASON,), messages)
+    return Verdict(Status.valid)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A record with its verdict. `record` and `metrics` are None where it is damaged."""
+
+    verdict: Verdict
+    record: Record | None = None
+    metrics: dict[str, Any] | None = None
+
+
+def judge(path: Path) -> Judged:
+    """Reads a record whole and says what it is worth; `metrics.json` is computed where it cannot be believed.
+
+    Writes nothing and raises nothing: a record that cannot be read is `damaged`, with what is wrong as its message.
+    """
+    try:
+        record = Record.open(path)
+        metrics = load_metrics(record)
+        return Judged(verdict(record.info, metrics), record, metrics)
+    except (WattcountError, OSError) as error:
+        return _damaged(error)
+
+
+def glance(path: Path) -> Judged | None:
+    """The same without computing metrics; None for a record that is whole and whose `metrics.json` cannot be believed."""
+    try:
+        record = Record.open(path)
+        record.check_files()
+        metrics = stored_metrics(record)
+    except (WattcountError, OSError) as error:
+        return _damaged(error)
+    return None if metrics is None else Judged(verdict(record.info, metrics), record, metrics)
+
+
+def _damaged(error: BaseException) -> Judged:
+    return Judged(Verdict(Status.damaged, (DAMAGED,), (one_line(error),)))

@@ -1,0 +1,40 @@
+"""Where what people read is printed: consoles that take every text as it is."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+
+from wattcount.text import printable
+
+WIDTH = 80
+"""Columns of output that goes to no terminal."""
+
+
+class PlainConsole(Console):
+    """A console for texts that others wrote: no markup, no emoji codes, no control characters but its own colours."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(highlight=False, markup=False, emoji=False, **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """What rich is to write, with the characters of its texts made `printable`."""
+        return self._printable(super().render(renderable, options))
+
+    def _printable(self, segments: Iterable[Segment]) -> Iterator[Segment]:
+        for segment in segments:
+            if segment.control or segment.text.isprintable():
+                yield segment
+            else:
+                yield Segment(printable(segment.text), segment.style)
+
+
+def console() -> PlainConsole:
+    """Standard output; 80 columns and no colour where it is no terminal."""
+    if sys.stdout.isatty():
+        return PlainConsole()
+    return PlainConsole(width=WIDTH, color_system=None)
