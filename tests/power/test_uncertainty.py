@@ -10,9 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wattcount.power import PowerTrace
+from wattcount.power.curve import PowerCurve
 from wattcount.power.emulation import simulate, virtual_trace
 from wattcount.power.events import Source
-from wattcount.power.uncertainty import COVERAGE_95, SENSOR_PRIOR, HeldOut, few_widen, local_gain
+from wattcount.power.uncertainty import (
+    COVERAGE_95,
+    SENSOR_PRIOR,
+    HeldOut,
+    ShapeUncertainty,
+    few_widen,
+    local_gain,
+)
 
 MS = 1_000_000
 S = 1_000_000_000
@@ -346,3 +354,47 @@ def test_more_power_is_more_energy(factor: float, start_s: float, length_s: floa
         assert value_j is not None
         values.append(value_j)
     assert values[1] > values[0]
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.integers(0, 1000),
+    st.integers(4, 60),
+    st.floats(1.0, 30.0),
+    st.floats(0.0, 1.0),
+    st.floats(0.0, 1.0),
+)
+def test_larger_errors_of_held_out_ticks_never_make_an_interval_narrower(
+    seed: int, ticks: int, factor: float, from_share: float, to_share: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    ticks_ns = START_NS + np.arange(ticks, dtype=np.int64) * S
+    shape = PowerCurve.through(
+        START_NS + np.arange(-1, 50 * ticks + 1, dtype=np.int64) * 20 * MS,
+        rng.uniform(100, 600, 50 * ticks + 2),
+    )
+    errors_j = rng.normal(0, 2.0, ticks - 2)
+    low, high = sorted((from_share, to_share))
+    ends = (np.array([START_NS + round(share * (ticks - 1) * S)]) for share in (low, high))
+    start_ns, end_ns = ends
+    total = []
+    for scale in (1.0, factor):
+        uncertainty = ShapeUncertainty(shape, ticks_ns, np.full(ticks, 350.0), scale * errors_j, 0.0)
+        total.append(float(sum(part[0] for part in uncertainty.variance_j2(start_ns, end_ns))))
+    assert total[1] >= total[0] * (1 - 1e-6)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.floats(6.0, 25.0), st.floats(0.1, 8.0), st.floats(0.0, 4.0))
+def test_a_longer_interval_never_has_less_energy_nor_a_surer_sensor(
+    start_s: float, length_s: float, more_s: float
+) -> None:
+    (uuid,) = BASE.gpu_uuids
+    a, b = START_NS + round(start_s * S), START_NS + round((start_s + length_s) * S)
+    short, long = BASE.energy(a, b, uuid), BASE.energy(a, b + round(more_s * S), uuid)
+    assert short.value_j is not None
+    assert long.value_j is not None
+    assert short.u95_sensor_j is not None
+    assert long.u95_sensor_j is not None
+    assert long.value_j >= short.value_j - 1e-6
+    assert long.u95_sensor_j >= short.u95_sensor_j - 1e-9

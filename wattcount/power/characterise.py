@@ -27,11 +27,12 @@ from wattcount.power.trace import PowerTrace
 PROBE_CONFIG = PowerConfig(
     energy_counter_period_ms=23.0, power_period_ms=4.0, samples_period_ms=500.0, heartbeat_ms=1000.0
 )
-"""Fast enough to see every new value; the counter's calls take milliseconds each."""
+"""Plan of reads of a probe: fast enough to see every new value; a call of the counter takes some milliseconds."""
 FIRST_PROBE_S = 2.5
-"""Before a first run: idle, and short."""
+"""Length of the probe before a first run [s], idle: short, because a user waits for it."""
 
 POLLED = (Source.POWER_AVERAGE, Source.POWER_INSTANT, Source.POWER_USAGE)
+"""Sources of power that are polled, and so characterised by their new values."""
 BOXES_MS = (
     0.0,
     5.0,
@@ -52,24 +53,32 @@ BOXES_MS = (
     1500.0,
     2000.0,
 )
+"""Lengths of box [ms] that averaged power is compared with; 0 is a momentary value."""
 DELAYS_MS = np.arange(-20.0, 125.0, 5.0)
+"""Delays [ms] by which such a box is tried to have ended before its value shows."""
 MIN_SWING_W = 10.0
-"""Standard deviation of power that a box can be told from."""
+"""Standard deviation of power [W] from which on a box can be told: with less, noise decides."""
 SLOW_ON_MS = 800.0
+"""Length [ms] of a burst from which on it shows the delay and rise of a source by itself."""
 EXPLAINED = 0.7
 """Share of a source's variance that a mean over a box must explain, for the box to be believed."""
 TRIMMED_TO = 0.85
 """Share of new values that must be near the mean of a box. Only steps tell boxes apart: a median would not see them."""
 MAX_COUNTER_SHARE = 0.003
-"""Of the time that reads of the counter may take (idle; under load they take half as long again)."""
+"""Share of the time that reads of the counter may take when idle; under load they take half as long again."""
 COUNTER_PERIOD_MS = (250.0, 1500.0)
+"""Shortest and longest period [ms] at which the counter is read: several ticks apart, and two reads in the shortest
+windows."""
 POWER_PERIOD_MS = (10.0, 100.0)
+"""Shortest and longest period [ms] at which power fields are read."""
 READS_AN_UPDATE = 5
+"""Reads of a power field for each of its updates: a new value is then placed to a fifth of an update."""
 RING_SHARE = 0.4
-"""Of the ring's length, after which it is drained."""
+"""Share of the samples ring's length after which it is drained: two drains may fail before a sample is lost."""
 LONGEST_DRAIN_MS = 1000.0
+"""Longest time [ms] between two drains of the samples ring, so that one lost drain loses little."""
 ROUNDING = 1
-"""Of the difference of two rounded values."""
+"""Difference of two rounded values [units of the source] that rounding alone makes."""
 COMMON = 0.05
 """Share of a source's steps that are alike, for them to be called its resolution."""
 

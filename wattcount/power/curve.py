@@ -11,17 +11,18 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 S_NS = 1_000_000_000
-"""Nanoseconds in a second."""
+"""Nanoseconds in a second. Derived."""
 GAP_STEPS = 1.5
-"""Distance of two samples [usual distances] from which on a sample is taken to be lost between them: halfway between none
-and one."""
+"""Distance of two samples from which on one is taken to be lost between them [usual distances]. Derived: halfway between no sample
+lost and one."""
 LONG_GAP_STEPS = 4.0
-"""Distance of two samples [usual distances] above which the change of power between them says nothing of what it did there:
-three lost samples, longer than any gap that an H200's ring had under vLLM."""
+"""Distance of two samples above which they say nothing of the power between them [usual distances]. Chosen: three lost samples; power
+steps of an H200 lose one or two."""
 MEAN_OF_CUBIC = np.array([1.0, 1 / 2, 1 / 3, 1 / 4])
-"""Means of u**0 to u**3 over u = 0..1."""
+"""Means of u**0 to u**3 over a segment, u from 0 to 1. Derived: integrals."""
 SHARPENED_CHECKS = 9
-"""Places in a segment at which `sharpened` looks for power below 0: a cubic's minimum lies within 1/16 of one of them."""
+"""Places in a segment at which `sharpened` looks for power below 0. Chosen: the least power of a cubic lies within a sixteenth of a
+segment of one of them."""
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,11 @@ from wattcount.power.events import EVENT_DTYPE, Source
 from wattcount.power.trace import PowerTrace
 
 CONFIG_ENV = "WATTCOUNT_NVML_EMULATOR"
+"""Environment variable with the configuration of the emulated machine; the emulated library reads it."""
 LIBRARY_ENV = "WATTCOUNT_NVML_PATH"
+"""Environment variable with the path of the NVML library that is loaded instead of the driver's."""
 DEFAULT_PROFILE = "h200"
+"""Sensor profile of an emulated GPU that was not named: the one that was measured."""
 VIRTUAL_REALTIME_OFFSET_NS = 1_700_000_000 * S_NS
 """CLOCK_REALTIME - CLOCK_MONOTONIC of virtual traces."""
 LIVE_CAPACITY = 65536

@@ -50,6 +50,7 @@ SOURCE_UNITS: dict[Source, str] = {
     Source.COMPUTE_PROCESSES: "count",
     Source.REALTIME: "ns",
 }
+"""Unit of the raw value of each source."""
 
 EVENT_DTYPE = np.dtype(
     [

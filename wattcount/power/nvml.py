@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 ARCHITECTURES = {
     2: "Kepler", 3: "Maxwell", 4: "Pascal", 5: "Volta", 6: "Turing", 7: "Ampere", 8: "Ada", 9: "Hopper", 10: "Blackwell",
 }  # fmt: skip
-"""nvmlDeviceArchitecture_t."""
+"""Names of architectures by their number (nvmlDeviceArchitecture_t)."""
 
 
 @dataclass(frozen=True)

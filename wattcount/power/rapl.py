@@ -34,21 +34,30 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 POWERCAP = Path("/sys/class/powercap")
+"""Folder of the zones that Linux shows RAPL counters in."""
 POWERCAP_ENV = "WATTCOUNT_POWERCAP"
 """Where the zones are instead: a container sees them only where they were mounted for it."""
 CPUINFO = Path("/proc/cpuinfo")
+"""File that names the CPU's vendor."""
 
 OK = "ok"
+"""State of counters that can be read."""
 NOT_PRESENT = "rapl_not_present"
+"""State, and null reason, of a host without such a counter."""
 NOT_READABLE = "rapl_not_readable"
+"""State, and null reason, of counters that could not be read."""
 
 PACKAGE = "package"
+"""Kind of a domain: a CPU socket (or die), cores and uncore included."""
 DRAM = "dram"
+"""Kind of a domain: the memory of a socket, not part of its package."""
 PSYS = "psys"
+"""Kind of a domain: the whole platform; kept, and in no metric."""
 
 STOP_LIMIT_S = 5.0
 """From the end of sampling to that of its thread [s]."""
 PERIOD_S = 1.0
+"""Period of reads [s]: a counter wraps after minutes at the earliest."""
 MAX_DOMAIN_W = 1000.0
 """No package or its DRAM takes more, so a counter that shows more has been reset, and one that may have
 wrapped twice between two reads has not been read often enough."""
@@ -56,11 +65,16 @@ RESET_SLACK_S = 0.1
 """Added to the time between two reads in that judgement: the counters themselves move in steps."""
 
 NO_DATA = "no_power_data"
+"""Null reason of an interval that the reads do not cover."""
 NOT_CONTINUOUS = "counter_not_continuous"
+"""Null reason of an interval in which a counter was reset."""
 
 _CONTROL_TYPES = ("intel-rapl", "intel-rapl-mmio")
+"""Drivers of RAPL zones, the preferred first: the second shows the same packages once more."""
 _PACKAGE_NAME = re.compile(r"package-(\d+)(?:-die-(\d+))?")
+"""Name of a package's zone: its socket, and its die where there are several."""
 _ONE_COUNTER_A_PACKAGE = ("AuthenticAMD", "HygonGenuine")
+"""Vendors whose packages have one counter, although Linux 6.10 and 6.11 show it once a die."""
 
 Ints = NDArray[np.int64]
 

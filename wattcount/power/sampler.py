@@ -19,6 +19,7 @@ from wattcount.power.nvml import GpuFacts, NvmlSession, attach_session
 from wattcount.power.trace import PowerTrace
 
 EVENT_BYTES = EVENT_DTYPE.itemsize
+"""Size of one observation [bytes], for the size of the buffer."""
 STOP_LIMIT_S = 5.0
 """From `stop` to the end of the threads [s]: of the call under way and the last read, which take up to a second on a
 busy host. A driver that hangs may never return."""

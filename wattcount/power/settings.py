@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 NO_PERMISSION, NOT_SUPPORTED, FUNCTION_NOT_FOUND = 4, 3, 13
 """nvmlReturn_t."""
 CANNOT = (NOT_SUPPORTED, FUNCTION_NOT_FOUND)
+"""NVML's return codes of a setting that a board does not have."""
 POWER_LIMIT_STEP_MW = 1000
 """Limits within this of each other are one: boards round to what their regulator can do."""
 

@@ -20,6 +20,7 @@ from wattcount.power.characterise import Load
 from wattcount.power.nvml import NvmlSession
 
 S_NS = 1_000_000_000
+"""Nanoseconds in a second."""
 WAVES = (
     (2513.0, 1257.0, 10.1),
     (20.0, 10.0, 3.0),
@@ -29,8 +30,11 @@ WAVES = (
 )
 """(period ms, on ms, seconds): steps first, longer than a box of 1 s and out of step with 100 ms; then loads that samples of 20 ms and 100 ms alias."""
 PAUSE_S = 1.0
+"""Idle time [s] between two loads, longer than any box of averaged power."""
 TIMEOUT_S = 120.0
+"""Longest time [s] that the process with the loads may take: CUDA starts in some seconds, the loads in a dozen."""
 PRODUCT_SIZE = 4096
+"""Rows of the square matrices that are multiplied: one product takes a millisecond or two, so that bursts end in time."""
 
 
 def run_waves(

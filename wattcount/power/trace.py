@@ -18,6 +18,7 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 SOURCE_NAMES = [source.name.lower() for source in Source]
+"""Names of the sources, by their number, as they stand in `power.parquet`."""
 
 
 class PowerTrace:

@@ -14,6 +14,7 @@ from wattcount.power.curve import S_NS, Floats, Ints, PowerCurve
 from wattcount.trend import t_975
 
 COVERAGE_95 = 1.96
+"""Coverage factor of 95 % of a normal distribution [standard uncertainties]. Derived: JCGM 100:2008, table G.1."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ SENSOR_PRIOR = SensorPrior(
     "gain: within 5 % is what NVIDIA states for power readings (nvml.h, nvmlDeviceGetPowerUsage) and what meters found "
     "on some 70 GPUs (arXiv 2312.02741); the counter is taken to share the sensor. Offset: a choice, not published.",
 )
-"""No GPU's gain is known better than this here, so that one prior serves all."""
+"""Gain and offset of a board's sensor, before anybody holds a meter to it. Stated: by NVIDIA and by arXiv 2312.02741 (gain); the
+offset is chosen. One prior serves all GPUs, because no GPU's gain is known better here."""
 
 
 @dataclass(frozen=True)
@@ -53,26 +55,37 @@ class ShapeNoise:
 
 
 PRIOR_STEEPNESS = 1 / 12
-"""A step somewhere within a sampling step, anywhere with equal probability, put into its middle."""
+"""Variance of the energy that samples miss within one sampling step [(length x change of power)^2], before any tick was held out.
+Derived: a step of power at any time within it, with equal probability, that is put into its middle."""
 LEAST_STEEPNESS = 0.055
-"""Held-out ticks do not see errors of a load that keeps step with the counter: less than this is not believed."""
-LEAST_LOCAL = 0.7
-"""A stretch that was predicted well by chance is not made surer than this against the whole."""
+"""Least variance of that kind that a fit is believed [(length x change of power)^2]. Chosen: two thirds of the prior; a load
+that keeps step with the counter hides its errors from ticks that are held out."""
 PRIOR_FLOOR_J2_PER_S = 0.01
+"""Variance of the energy that samples miss on steady power [J^2/s], before any tick was held out. Chosen: 0.1 J over a second, some
+readings' noise of an H200's ring; held-out ticks correct it."""
 PRIOR_TICK_SD_S = 0.001
+"""Standard deviation of one tick's own place [s], before any tick was held out. Chosen: a hundredth of the ticks' period."""
 LEAST_TICK_SD_S = 0.0007
-"""Single ticks are off by more than most: seldom enough that a fit to a hundred of them misses it."""
+"""Least standard deviation of a tick's place that a fit is believed [s]. Chosen: so that windows of 60 s are covered; a few ticks
+in a thousand are off by more, too few for a fit to a hundred ticks to see one."""
 PRIOR_WEIGHT = 4.0
-"""Held-out ticks that the priors above count as."""
+"""Weight of the three priors above [held-out ticks]. Chosen: a trace of some ten ticks then follows its own errors."""
 LOCAL_TICKS = 8
-"""On either side: held-out ticks whose errors say how far a stretch is off from the run's own average."""
+"""Held-out ticks on either side of an interval that say how well this stretch is predicted. Chosen: with one read a second a stretch
+of some 16 s, the length of a load that is measured on its own."""
 LOCAL_WEIGHT = 6.0
+"""Weight of the whole trace in how well a stretch is predicted [held-out ticks]. Chosen: on the emulated loads, for coverage."""
+LEAST_LOCAL = 0.7
+"""Least variance of a stretch [share of the whole trace's]. Chosen: a stretch may be predicted well by chance, and 16 errors give a
+variance to a third."""
 FIT_ROUNDS = 60
-"""Of the multiplicative updates; the components move by less than a per mille after some 40."""
+"""Rounds of the multiplicative updates that fit the variances. Measured: after some 40 they move by less than a per mille."""
 BELIEF_TICKS = 0.3
+"""Weight of "the samples are right" (a share of 1) when the share of the whole trace is fitted [held-out ticks of average
+informativeness]. Chosen: it decides only where ticks say nothing, such as on constant power."""
 WHOLE_TICKS = 6.0
-"""Weights, in held-out ticks of average informativeness, of "the samples are right" in the share that is best for the whole
-trace, and of that in the share of a stretch."""
+"""Weight of the whole trace's share of the samples when the share of a stretch is fitted [held-out ticks of average
+informativeness]. Chosen: like `LOCAL_WEIGHT`."""
 
 
 class HeldOut:

@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from wattcount.power.nvml import GpuFacts
 
 VISIBLE_ENV = "CUDA_VISIBLE_DEVICES"
+"""Environment variable by which CUDA is told which GPUs there are."""
 ORDER_ENV = "CUDA_DEVICE_ORDER"
+"""Environment variable by which CUDA is told how to number them."""
 SLURM_ENVS = ("SLURM_STEP_GPUS", "SLURM_JOB_GPUS")
 """Numbers of the GPUs that SLURM gave, on clusters that leave CUDA_VISIBLE_DEVICES alone."""
 
