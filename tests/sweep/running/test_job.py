@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from short_run import SHORT_RUN
 
 from wattcount.config.composition import compose, initialized
 from wattcount.errors import EXIT_FAILED, EXIT_NOT_STARTED, EXIT_OK, EXIT_TERMINATED
+from wattcount.masking import reveal
 from wattcount.record import Record
 from wattcount.sweep.planning.keys import plan_key
 from wattcount.sweep.running.job import (
@@ -21,6 +23,7 @@ from wattcount.sweep.running.job import (
     Errand,
     measure_job,
     read_result,
+    read_results,
     was_interrupted,
     write_result,
 )
@@ -118,3 +121,24 @@ def test_a_folder_that_cannot_be_written_costs_no_result(tmp_path: Path) -> None
 def test_who_was_interrupted() -> None:
     assert was_interrupted(PointResult(EXIT_TERMINATED, (), None, None))
     assert not was_interrupted(PointResult(EXIT_FAILED, (), None, None))
+
+
+def test_results_are_read_as_they_come(tmp_path: Path) -> None:
+    folder = tmp_path / "call"
+    assert read_results(folder, ["a", "b"]) == {}
+    folder.mkdir()
+    (folder / "b.json").write_text('{"exit_code":')  # as a network file system may show it
+    result = PointResult(EXIT_OK, ("x=1",), None, None, key="a")
+    write_result(folder, result)
+    assert read_results(folder, ["a", "b", "c"]) == {"a": result}
+
+
+def test_a_password_reaches_a_job_and_is_in_nothing_that_is_printed(
+    job: Callable[[list[str], Errand], PointResult], errand: Errand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    sent = replace(errand, tracking_uri="http://bob:hunter2@127.0.0.1:9")
+    assert "hunter2" not in repr(sent)
+    result = job([*SHORT, "tracking.tags.evidence=mine"], sent)
+    assert result.exit_code == EXIT_NOT_STARTED  # after it was taken in
+    assert reveal("http://bob:***@127.0.0.1:9") == "http://bob:hunter2@127.0.0.1:9"

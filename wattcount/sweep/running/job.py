@@ -16,7 +16,7 @@ import dataclasses
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -158,6 +158,18 @@ def read_result(file: Path) -> PointResult:
         return PointResult(**(data | {"overrides": tuple(data["overrides"])}))
     except (TypeError, KeyError) as error:
         raise ValueError(f"{file} is no result of a point: {error}") from error
+
+
+def read_results(folder: Path, keys: Sequence[str]) -> dict[str, PointResult]:
+    """The results of a call's points that are there and whole. Raises nothing: others are looked for again."""
+    found = {}
+    with contextlib.suppress(OSError):  # the folder is not there yet, or a network file system shows it later
+        there = {entry.name for entry in folder.iterdir()}
+        for key in keys:
+            if f"{key}.json" in there:
+                with contextlib.suppress(OSError, ValueError):
+                    found[key] = read_result(folder / f"{key}.json")
+    return found
 
 
 # --- what GPUs were like before their first run -----------------------------------------------------

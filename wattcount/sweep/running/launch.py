@@ -13,7 +13,6 @@ itself, in the study's ledger; that it died, by this process.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import shutil
 import threading
@@ -43,7 +42,7 @@ from wattcount.run.signals import Signals
 from wattcount.sweep.planning.plan import PlannedPoint
 from wattcount.sweep.running import placement, slurm
 from wattcount.sweep.running.halt import Halt
-from wattcount.sweep.running.job import JOB_LOST, Errand, measure_job, read_result, was_interrupted
+from wattcount.sweep.running.job import JOB_LOST, Errand, measure_job, read_results, was_interrupted
 from wattcount.sweep.running.local import Job, Watcher
 from wattcount.sweep.running.placement import Group, RayResources, SlurmNodes
 from wattcount.sweep.running.task import NOT_STARTED, PointResult
@@ -259,14 +258,8 @@ class Launch:
                     self._call(replace(call.group, points=tuple(points)), attempt=attempt + 1)
 
     def _read_results(self, call: Call) -> None:
-        there: set[str] = set()
-        with contextlib.suppress(OSError):  # not made yet
-            there = {entry.name for entry in call.folder.iterdir()}
-        for key in [key for key in call.waiting if f"{key}.json" in there]:
-            try:
-                result = read_result(call.folder / f"{key}.json")
-            except (OSError, ValueError):
-                continue  # looked at again
+        # Errors of those who are told are theirs: only reading is tried again.
+        for key, result in read_results(call.folder, list(call.waiting)).items():
             self._ended(call, key, result)
 
     def _take_returned(self, call: Call, returned: Sequence[JobReturn]) -> None:
