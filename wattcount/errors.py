@@ -48,6 +48,9 @@ class RunFailedError(WattcountError):
 ONE_LINE_CHARACTERS = 300
 """Length of a text that `one_line` makes of somebody else's error [characters]: a line or two of a terminal."""
 
+ERROR_CHARACTERS = 2000
+"""Length of such a text that a record keeps [characters]: engines say what they lack in paragraphs."""
+
 
 def one_line(error: object, limit: int = ONE_LINE_CHARACTERS) -> str:
     """The text of an error, or any text that others wrote, as one line for people.

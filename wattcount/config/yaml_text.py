@@ -14,7 +14,7 @@ from omegaconf._utils import get_yaml_loader
 
 from wattcount.config.schema import RunConfig
 from wattcount.config.schema_types import Kind, child_kind, is_text, override_kind
-from wattcount.errors import NotStartedError
+from wattcount.errors import NotStartedError, one_line
 
 _TEXT, _NULL, _MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:null", "tag:yaml.org,2002:merge"
 _SWEPT = (("hydra", "sweeper", "params"), ("hydra", "sweeper", "cases"))
@@ -62,7 +62,7 @@ def _words(error: Exception) -> str:
     mark = getattr(error, "problem_mark", None)
     what = getattr(error, "problem", None)
     if mark is None or what is None:
-        return " ".join(str(error).split())
+        return one_line(error)
     return f"line {mark.line + 1}, column {mark.column + 1}: {what}"
 
 

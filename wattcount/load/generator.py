@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from wattcount.clock import now_ns
 from wattcount.engine.base import Engine, EngineStamps, GenerationRequest, TokenChunk
-from wattcount.errors import RunFailedError
+from wattcount.errors import ERROR_CHARACTERS, RunFailedError, one_line
 from wattcount.load.plan import LoadPlan
 
 ENGINE_DIED = "engine_died"
@@ -309,7 +309,7 @@ class LoadGenerator:
 
     def _fail(self, record: RequestRecord, error: str) -> None:
         record.status = "failed"
-        record.error = " ".join(error.split())
+        record.error = one_line(error, ERROR_CHARACTERS)
         self.failed += 1
 
     def _stop(self, error: RunFailedError) -> None:

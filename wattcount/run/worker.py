@@ -41,12 +41,14 @@ from wattcount.config.schema import RunConfig, Weights
 from wattcount.engine import create as create_engine
 from wattcount.engine.base import Engine
 from wattcount.errors import (
+    ERROR_CHARACTERS,
     EXIT_FAILED,
     EXIT_INTERRUPTED,
     EXIT_OK,
     EXIT_TERMINATED,
     RunFailedError,
     WattcountError,
+    one_line,
 )
 from wattcount.load import tokenizer
 from wattcount.load.build import build_plan
@@ -158,7 +160,7 @@ class _Failed(Exception):  # noqa: N818 - a verdict, not an error of its own
         if isinstance(error, WattcountError):
             return cls("setup_failed", str(error))
         traceback.print_exception(error)
-        what = " ".join(f"{type(error).__name__}: {error}".split())
+        what = one_line(f"{type(error).__name__}: {error}", ERROR_CHARACTERS)
         return cls("internal_error", f"{what} (traceback: engine.log in the record)")
 
 
@@ -394,7 +396,7 @@ class Run:
         except Exception as error:
             # Its processes end with this one's session.
             traceback.print_exception(error)
-            what = " ".join(f"{type(error).__name__} {error}".split())
+            what = one_line(f"{type(error).__name__} {error}", ERROR_CHARACTERS)
             if limit.expired():
                 what = f"it took longer than {ENGINE_STOP_LIMIT_S:g} s"
             self._info.notes.append(f"the engine did not stop cleanly: {what}")
