@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -7,6 +10,8 @@ import pytest
 from wattcount.run.background import Background
 
 LIMIT_S = 60.0
+
+pytestmark = pytest.mark.timeout(120)
 
 
 def test_calls_are_made_in_their_order() -> None:
@@ -58,3 +63,29 @@ def test_a_display_with_a_fault_does_not_end_what_it_shows(capfd: pytest.Capture
     assert background.flush(LIMIT_S)
     assert made == ["after"]
     assert capfd.readouterr().err.count("ZeroDivisionError") == 1
+
+
+PROGRAM = """
+import signal, sys
+from wattcount.run.background import Background, leave_if_stuck
+background = Background("test")
+background.post(lambda: print("x" * 1_000_000))
+try:
+    background.flush()
+except KeyboardInterrupt:
+    leave_if_stuck(130)
+sys.exit(0)
+"""
+
+
+@pytest.mark.parametrize("read", [False, True])
+def test_a_process_whose_output_nobody_reads_can_be_ended(read: bool) -> None:
+    with subprocess.Popen([sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.read(1)  # it prints, and the pipe is too small for all of it
+        if read:
+            process.stdout.read()
+            assert process.wait() == 0
+        else:
+            process.send_signal(signal.SIGINT)
+            assert process.wait() == 130

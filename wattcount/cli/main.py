@@ -20,6 +20,7 @@ from wattcount.errors import (
     WattcountError,
 )
 from wattcount.masking import concealed_arguments, masked
+from wattcount.run.background import leave_if_stuck
 from wattcount.text import degrade, printable
 
 COMMANDS = {
@@ -80,6 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"wattcount: {printable(masked(str(error)))}", file=sys.stderr)
         return EXIT_NOT_STARTED if isinstance(error, NotStartedError) else EXIT_FAILED
     except KeyboardInterrupt:
+        leave_if_stuck(EXIT_INTERRUPTED)
         print("wattcount: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:

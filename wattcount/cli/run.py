@@ -42,6 +42,7 @@ from wattcount.errors import (
 )
 from wattcount.files import write_atomically
 from wattcount.masking import has_secret, masked
+from wattcount.run.background import leave_if_stuck
 from wattcount.sweep import sweeper
 from wattcount.sweep.running import task
 from wattcount.sweep.running.task import PointResult
@@ -74,6 +75,7 @@ def main(args: Sequence[str]) -> int:
         with _terminable():
             return _run(parsed, parser)
     except Interrupted as stop:
+        leave_if_stuck(stop.exit_code)
         if not stop.reported:
             print("wattcount: terminated", file=sys.stderr)
         return stop.exit_code

@@ -58,6 +58,8 @@ PLAN_VERSION = 1
 EVENTS_FOLDER = "events"
 
 BEAT_S = 20.0
+BEAT_LIMIT_S = 5.0
+"""The longest wait [s] for a beat that is under way, on a file system that does not answer."""
 SILENT_S = 600.0
 """A process of another host that was not heard of for this long is taken for dead."""
 
@@ -177,7 +179,7 @@ class Ledger:
             yield
         finally:
             ended.set()
-            thread.join()
+            thread.join(BEAT_LIMIT_S)
 
     def close(self) -> None:
         """What runs by this process's events is dead from now on. May be called more than once."""
