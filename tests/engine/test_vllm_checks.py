@@ -26,14 +26,17 @@ from wattcount.errors import NotStartedError
         ({"engine__device": Device.cuda}, r"engine\.device=cuda.*CPUs only.*wattcount\[vllm\]"),
         ({"engine__tensor_parallel_size": 0}, r"data_parallel_size must be at least 1"),
         ({"model__quantization": "fp8"}, r"model\.quantization=fp8: vLLM's CPU build has no kernels for it"),
-        ({"engine__max_model_len": 512}, r"engine\.max_model_len=512 is less than the 1000 tokens"),
+        (
+            {"engine__max_model_len": 512},
+            r"engine\.max_model_len: 512 is less than the longest request of the scenario, 1000 tok",
+        ),
         (
             {"scenario__lengths": LengthConfig(input_tokens=1000, output_tokens=500)},
-            r"allows 1500 tokens.*takes 1024",
+            r"requests of up to 1500 tokens do not fit the context of small, 1024 tokens",
         ),
         (
             {"scenario__lengths": LengthConfig(kind=LengthKind.uniform)},
-            r"small takes 1024: lower the lengths",
+            r"the context of small, 1024 tokens; set scenario.lengths.input_tokens_max",
         ),
         ({"model__hf_config": {}}, r"model\.weights=random needs the model's configuration"),
         ({"model__weights": Weights.path}, r"model\.weights=path needs model\.path"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+_CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
+
 KINDS = ("dense", "moe", "ssm", "hybrid")
 
 
@@ -22,6 +24,18 @@ def text_config(hf_config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The language model's part of a `config.json` (multimodal models nest it)."""
     inner = hf_config.get("text_config")
     return inner if isinstance(inner, Mapping) else hf_config
+
+
+def context_tokens(hf_config: Mapping[str, Any]) -> int | None:
+    """Tokens in the model's context window, prompt and completion; None where its `config.json` does not tell.
+
+    Of several names the smallest value, as vLLM takes it (`_get_and_verify_max_len`). A scaled rotary embedding reaches
+    further than that; how far is the engine's to say.
+    """
+    c = text_config(hf_config)
+    if c.get("rope_scaling") or hf_config.get("rope_scaling"):
+        return None
+    return min((value for key in _CONTEXT_KEYS if (value := first_int(c, key)) is not None), default=None)
 
 
 def first_int(c: Mapping[str, Any], *names: str) -> int | None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from wattcount.config.context_length import longest_request_tokens, max_model_len, model_context_limit
+from wattcount.config.context_length import MAX_REQUESTS, context_problems, max_model_len
 from wattcount.config.hf_config import text_config
 from wattcount.config.schema import (
     ArrivalKind,
@@ -54,9 +54,6 @@ ENGINE_ARGS_WITH_A_KEY = {
 """Engine arguments that have a key of their own here: given twice they could contradict each other."""
 
 KV_CACHE_DTYPES = ("auto", "bfloat16", "float16", "fp8", "fp8_e4m3", "fp8_e5m2")
-
-MAX_REQUESTS = 5_000_000
-"""A plan is kept in memory, and a record holds a row a request."""
 
 
 def validate(cfg: RunConfig) -> None:
@@ -260,28 +257,7 @@ def _lengths(cfg: RunConfig) -> Iterator[str]:
         shared = arrivals is not None and arrivals.kind is ArrivalKind.trace and arrivals.path is not None
         if lengths.path is not None or not shared:
             yield from _file(f"{where}.path", lengths.path, "trace file")
-    limit = model_context_limit(cfg.model)
-    longest = longest_request_tokens(cfg.scenario)
-    hint = (
-        "set scenario.lengths.input_tokens or output_tokens lower"
-        if lengths.kind is LengthKind.fixed
-        else "set scenario.lengths.input_tokens_max or output_tokens_max lower"
-    )
-    if cfg.engine.max_model_len is not None and longest > cfg.engine.max_model_len:
-        yield (
-            f"engine.max_model_len: {cfg.engine.max_model_len} is less than the longest request of "
-            f"the scenario, {longest} tokens; raise it or {hint}"
-        )
-    if limit is not None and longest > limit:
-        yield (
-            f"{where}: requests of up to {longest} tokens do not fit the context of {cfg.model.name}, "
-            f"{limit} tokens; {hint}"
-        )
-    if limit is not None and cfg.engine.max_model_len is not None and cfg.engine.max_model_len > limit:
-        yield (
-            f"engine.max_model_len: {cfg.engine.max_model_len} is more than the context of "
-            f"{cfg.model.name}, {limit} tokens"
-        )
+    yield from context_problems(cfg)
 
 
 def _sampling(cfg: RunConfig) -> Iterator[str]:

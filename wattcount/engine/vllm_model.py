@@ -8,14 +8,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-from wattcount.config.context_length import longest_request_tokens
+from wattcount.config.context_length import context_problems, max_model_len
 from wattcount.config.paths import data_home
 from wattcount.config.schema import ModelConfig, RunConfig, Weights
 from wattcount.engine.vllm_errors import one_line
 from wattcount.errors import NotStartedError
 from wattcount.files import write_atomically
-
-_CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
 
 
 def known_hf_config(model: ModelConfig) -> dict[str, Any]:
@@ -97,25 +95,7 @@ def _with_config_json(folder: Path, content: str) -> Path:
 
 
 def context_length(cfg: RunConfig, hf_config: dict[str, Any]) -> int:
-    """The context length to set vLLM up for: as set, else of the longest request rounded up, within the model's."""
-    needed = longest_request_tokens(cfg.scenario)
-    texts = [hf_config, hf_config.get("text_config") or {}]
-    known = [values[key] for values in texts for key in _CONTEXT_KEYS if isinstance(values.get(key), int)]
-    # A scaled rotary embedding reaches further than that; how far is vLLM's to say.
-    scaled = any(values.get("rope_scaling") for values in texts)
-    context = None if scaled else max(known, default=None)
-    asked = cfg.engine.max_model_len
-    if asked is not None and asked < needed:
-        raise NotStartedError(
-            f"engine.max_model_len={asked} is less than the {needed} tokens that scenario.lengths allows for a prompt"
-            " and its completion"
-        )
-    if context is not None and needed > context:
-        raise NotStartedError(
-            f"scenario.lengths allows {needed} tokens for a prompt and its completion, {cfg.model.name} takes {context}:"
-            " lower the lengths"
-        )
-    if asked is not None:
-        return asked
-    rounded = -(-needed // 256) * 256
-    return rounded if context is None else min(rounded, context)
+    """The context length to set vLLM up for [tokens]; raises `NotStartedError` where the requests do not fit it."""
+    for problem in context_problems(cfg, hf_config):
+        raise NotStartedError(problem)
+    return max_model_len(cfg, hf_config)

@@ -12,13 +12,11 @@ from math import ceil, sqrt
 import numpy as np
 from numpy.typing import NDArray
 
+from wattcount.config.context_length import MAX_REQUESTS
 from wattcount.config.schema import ArrivalConfig, ArrivalKind
 from wattcount.errors import NotStartedError
 from wattcount.load.streams import Stream, stream
 from wattcount.load.trace import Trace, read_trace
-
-MAX_REQUESTS = 10_000_000
-"""More than this in one load is taken for a mistake in the rate."""
 
 
 class Arrivals(ABC):
