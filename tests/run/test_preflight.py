@@ -18,14 +18,14 @@ from wattcount.config.identity import point_id
 from wattcount.config.schema import Device, Weights
 from wattcount.engine.vllm_install import VllmInstall
 from wattcount.errors import NotStartedError
+from wattcount.load import tokenizer
 from wattcount.run import preflight as module
+from wattcount.run.fingerprints import file_sha256, model_fingerprint
 from wattcount.run.preflight import (
     available_memory_bytes,
     check_busy,
     check_fit,
     check_folder,
-    file_sha256,
-    model_fingerprint,
     preflight,
     wait_while_busy,
 )
@@ -384,6 +384,44 @@ class TestFiles:
         assert "model.tokenizer" in refused(given)
         prompts.write_text('{"prompt_token_ids": [300, 301]}\n')
         assert checked(given).scenario.lengths.fingerprint == file_sha256(prompts)
+
+    @pytest.mark.parametrize(
+        "model",
+        [
+            ["model=qwen2_5_7b"],
+            ["model=tiny", "model.tokenizer=org/name"],
+            ["model=custom", "model.hf_id=org/name"],
+            ["model=custom", "model.path={folder}", "model.weights=path"],
+        ],
+    )
+    def test_text_prompts_that_the_run_can_tokenize(self, model: list[str], tmp_path: Path) -> None:
+        pytest.importorskip("tokenizers", reason="comes with an engine")
+        for name in ("config.json", "tokenizer.json"):
+            (tmp_path / name).write_text("{}")
+        prompts = tmp_path / "prompts.jsonl"
+        prompts.write_text('{"prompt": "Hello there."}\n{"prompt": "What is a joule?"}\n')
+        given = ["scenario.lengths.kind=prompts", f"scenario.lengths.path={prompts}", "scenario=batch"]
+        cfg = compose([*(text.replace("{folder}", str(tmp_path)) for text in model), *given])
+        assert tokenizer.for_model(cfg.model) is not None
+        module.check_load(cfg)
+        prompts.write_text('{"prompt": "Hello there."}\n{broken\n')
+        with pytest.raises(NotStartedError, match=r"prompts\.jsonl"):
+            module.check_load(cfg)
+        # Where no text is in it, the whole load is built.
+        prompts.write_text('{"prompt_token_ids": [300, 301]}\n')
+        cfg.scenario.lengths.input_tokens_min = 3
+        with pytest.raises(NotStartedError, match="the prompt has 2 tokens"):
+            module.check_load(cfg)
+
+    def test_a_folder_without_a_tokenizer_is_told_before_the_engine_starts(self, tmp_path: Path) -> None:
+        pytest.importorskip("tokenizers", reason="comes with an engine")
+        (tmp_path / "config.json").write_text("{}")
+        prompts = tmp_path / "prompts.txt"
+        prompts.write_text("Hello there.\n")
+        given = ["scenario.lengths.kind=prompts", f"scenario.lengths.path={prompts}", "scenario=batch"]
+        cfg = compose(["model=custom", f"model.path={tmp_path}", "model.weights=path", *given])
+        with pytest.raises(NotStartedError, match=r"holds no tokenizer\.json: set model\.tokenizer"):
+            module.check_load(cfg)
 
     def test_a_folder_that_cannot_be_written(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()

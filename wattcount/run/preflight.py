@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-import hashlib
 import json
 import os
 import re
@@ -39,8 +38,11 @@ from wattcount.config.validation import validate
 from wattcount.engine import create as create_engine
 from wattcount.engine.vllm_install import SUPPORTED, VllmInstall, find_vllm
 from wattcount.errors import NotStartedError, RecordsUnwritableError
+from wattcount.load import tokenizer
 from wattcount.load.build import build_plan
+from wattcount.load.prompts import read_prompts
 from wattcount.power.settings import plan as plan_settings
+from wattcount.run.fingerprints import file_sha256, model_fingerprint
 
 if TYPE_CHECKING:
     from wattcount.power.nvml import GpuFacts, NvmlSession
@@ -55,8 +57,6 @@ AUTO_MODELS = ("llama3_8b", "qwen2_5_0_5b")
 AUTO_MODEL_CPU = "tiny"
 
 BUSY_POLL_S = 0.2
-
-WEIGHT_FILES = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf")
 
 
 def preflight(cfg: RunConfig, nvml: NvmlSession) -> RunConfig:
@@ -234,28 +234,6 @@ def _resolve_fingerprints(cfg: RunConfig) -> None:
         lengths.fingerprint = file_sha256(Path(lengths.path))
 
 
-def model_fingerprint(folder: Path) -> str:
-    """SHA-256 of config.json and of the weight files' names and sizes; raises where there are no weights.
-
-    Hashing the weights themselves would take minutes for a large model.
-    """
-    files = sorted({file for pattern in WEIGHT_FILES for file in folder.glob(pattern) if file.is_file()})
-    if not files:
-        raise NotStartedError(
-            f"model.path: {folder} has no weight files ({', '.join(WEIGHT_FILES)}); use model.weights=random "
-            "for the shape in its config.json"
-        )
-    digest = hashlib.sha256((folder / "config.json").read_bytes())
-    for file in files:
-        digest.update(f"\0{file.name}\0{file.stat().st_size}".encode())
-    return digest.hexdigest()
-
-
-def file_sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def check_capability(cfg: RunConfig, gpus: Sequence[GpuFacts]) -> None:
     """What the GPU can compute with and what the model brings along, as far as the engine computes on it."""
     if cfg.engine.name is EngineKind.tiny:
@@ -368,11 +346,24 @@ def describe_process(pid: int, used_bytes: int | None) -> str:
 def check_load(cfg: RunConfig) -> None:
     """Builds the load once: a broken trace or an empty window shows here and not after the engine is up.
 
-    Prompts as text wait for the tokenizer, which the run's process loads.
+    The run's process loads the tokenizer. Of prompts that need it only their file's form is looked at here.
     """
-    if cfg.scenario.lengths.kind is LengthKind.prompts and cfg.model.tokenizer is not None:
-        return
-    build_plan(cfg.scenario, cfg.seed, cfg.repeat)
+    try:
+        build_plan(
+            cfg.scenario, cfg.seed, cfg.repeat, tokenize=_later if tokenizer.source(cfg.model) else None
+        )
+    except _TextPromptError:
+        tokenizer.check(cfg.model)
+        assert cfg.scenario.lengths.path is not None
+        read_prompts(cfg.scenario.lengths.path, lambda _text: [0])
+
+
+class _TextPromptError(Exception):
+    """There is a prompt to be tokenized."""
+
+
+def _later(_text: str) -> list[int]:
+    raise _TextPromptError
 
 
 def check_folder(folder: Path) -> None:

@@ -23,7 +23,7 @@ from wattcount.config.schema import (
 from wattcount.engine.vllm_install import find_vllm
 from wattcount.errors import NotStartedError
 from wattcount.power.nvml import GpuFacts, matches, open_session
-from wattcount.run import preflight
+from wattcount.run import fingerprints, preflight
 from wattcount.run.gpu_lock import is_free
 
 
@@ -127,8 +127,8 @@ class ThisMachine:
         trace = arrivals.path if arrivals is not None and arrivals.kind is ArrivalKind.trace else None
         load = lengths.path if lengths.kind in (LengthKind.trace, LengthKind.prompts) else None
         try:
-            found = [self._print(model, preflight.model_fingerprint)]
-            found += [self._print(path, preflight.file_sha256) for path in (trace, load)]
+            found = [self._print(model, fingerprints.model_fingerprint)]
+            found += [self._print(path, fingerprints.file_sha256) for path in (trace, load)]
         except (OSError, NotStartedError):
             return None
         return " ".join(text or "-" for text in found)
