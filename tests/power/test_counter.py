@@ -117,3 +117,55 @@ def test_a_counter_that_stands_while_power_was_drawn_is_broken_there() -> None:
 def test_a_counter_that_stands_is_not_believed_where_nothing_says_that_no_power_was_drawn() -> None:
     counter = read_counter(reads([5, 5, 5, 5]), None)
     assert len(counter.breaks_ns) == 3
+
+
+def steady(seconds: int = 30, watts: float = 300.0) -> tuple[np.ndarray, PowerCurve]:
+    """Reads of a counter once a second, and 20 ms samples of the same steady power."""
+    t_ns = START_NS - S + np.arange((seconds + 2) * 50, dtype=np.int64) * 20 * MS
+    shape = PowerCurve.through(t_ns, watts + np.sin(np.arange(len(t_ns))))
+    return reads([3_000_000_000 + round(1e3 * watts * k) for k in range(seconds)]), shape
+
+
+@pytest.mark.parametrize("glitch", [1, 0xFFFFFFFF, 10**15, -(10**9), 2_999_000_000, 3_000_900_000])
+@pytest.mark.parametrize("at", [0, 1, 12, 28, 29])
+def test_one_read_that_cannot_be_is_left_out(glitch: int, at: int) -> None:
+    events, shape = steady()
+    events["value"][at] = glitch
+    for witness in (shape, None):
+        counter = read_counter(events, witness, most_w=1400.0)
+        if witness is None and 2_999_000_000 <= glitch <= 3_001_000_000:
+            continue  # within what a board can draw: without power nothing tells which read is wrong
+        assert len(counter.breaks_ns) == 0
+        moved_j = counter.energy_j[-1] - counter.energy_j[0]
+        assert moved_j == pytest.approx(300.0 * (counter.ticks_ns[-1] - counter.ticks_ns[0]) / S, rel=1e-6)
+
+
+@pytest.mark.parametrize("lost_j", [120.0, 150.0, 290.0, -120.0, -400.0])
+def test_less_than_a_second_of_counting_that_is_lost_is_a_break(lost_j: float) -> None:
+    """Steady power does not tell where ticks are: any step may be off by a tenth of a second, 30 J, at either end."""
+    events, shape = steady()
+    events["value"][15:] -= round(1e3 * lost_j)
+    counter = read_counter(events, shape, most_w=1400.0)
+    assert len(counter.breaks_ns) == 1
+    start_ns, end_ns = counter.breaks_ns[0]
+    assert START_NS + 13 * S < start_ns < START_NS + 14.5 * S < end_ns < START_NS + 16 * S
+    # What was counted on either side stays in one piece.
+    assert counter.energy_j[-1] - counter.energy_j[0] == pytest.approx(
+        300.0 * (counter.ticks_ns[-1] - counter.ticks_ns[0]) / S, abs=3.0
+    )
+
+
+def test_a_read_that_hung_says_nothing() -> None:
+    events, shape = steady()
+    events["t1_ns"][10] = events["t0_ns"][10] + 900 * MS
+    events["value"][10] += 250_000
+    assert len(read_counter(events, shape, most_w=1400.0).breaks_ns) == 0
+
+
+def test_another_power_source_is_the_witness_where_the_first_has_a_gap() -> None:
+    events, whole = steady()
+    events["value"][15:] -= 200_000
+    hidden = (whole.t_ns < START_NS + 14.0 * S) | (whole.t_ns > START_NS + 15.2 * S)
+    holed = PowerCurve.through(whole.t_ns[hidden], whole.power_at(whole.t_ns[hidden]))
+    assert len(read_counter(events, holed, [], 1400.0).breaks_ns) == 0
+    assert len(read_counter(events, holed, [whole], 1400.0).breaks_ns) == 1

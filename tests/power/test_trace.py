@@ -75,7 +75,7 @@ def test_a_gpu_that_is_not_in_the_trace() -> None:
 def test_the_curve_keeps_the_energy_whatever_its_points() -> None:
     stamps = np.arange(0, 10 * S, 20_000_000)
     power_mw = np.where(stamps % S < S // 3, 600_000, 100_000)
-    rows = [(-1, 0, 0, int(t // 1000), int(p), 0, Source.POWER_SAMPLES, 0) for t, p in zip(stamps + S, power_mw, strict=True)]  # fmt: skip
+    rows = [(-1, int(t), int(t), int(t // 1000), int(p), 0, Source.POWER_SAMPLES, 0) for t, p in zip(stamps + S, power_mw, strict=True)]  # fmt: skip
     rows += [(-1, t, t, -1, t, 0, Source.REALTIME, 0) for t in (S, 11 * S)]
     trace = PowerTrace(("GPU-a",), events(*rows))
     whole = trace.energy(S + 1, 11 * S - 20_000_001, "GPU-a").value_j

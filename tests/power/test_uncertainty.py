@@ -230,7 +230,7 @@ def test_it_is_the_quadrature_of_its_parts() -> None:
     assert sensor == pytest.approx(np.hypot(0.05 * estimate.value_j, 2.0 * 10.0))
     assert estimate.u95_method_j == pytest.approx(np.sqrt(sum(part**2 for part in parts.values())))
     assert estimate.u95_j == pytest.approx(np.hypot(estimate.u95_method_j, sensor))
-    assert set(parts) == {"shape", "edges", "alignment", "lowpass", "timescale", "resolution"}
+    assert set(parts) == {"shape", "edges", "alignment", "lowpass", "timescale", "resolution", "agreement"}
 
 
 def test_samples_that_predict_ticks_are_trusted_and_others_not() -> None:

@@ -55,7 +55,7 @@ def compute(record: Record) -> dict[str, Any]:
         _steady(sheet, record, requests, steady)
         drifts = _drifts(sheet, record, requests, window, steady)
     attributed = sheet.metrics.get("attribution/residual_share") is not None
-    findings = check(record, window, drifts, attributed=attributed)
+    findings = check(record, window, drifts, steady.window, attributed=attributed)
     figures = sampler_figures(record.info) | timing_figures(record.info)
     for key in METRICS:
         if key.startswith(("sampler/", "run/")):

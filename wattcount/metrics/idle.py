@@ -43,20 +43,31 @@ PHASES = (
 )
 
 
-def idle_powers(record: Record, joules: Joules, last_ns: int | None) -> dict[str, Cell]:
-    """Mean power and temperature of each idle phase, and the drift from before to after."""
-    cells: dict[str, Cell] = {}
+def idle_spans(record: Record, last_ns: int | None) -> dict[str, tuple[Window | None, str | None]]:
+    """By name (`bare`, `loaded`, `loaded_after`, `bare_after`): the stretch that idle power is the mean of, or why there is none."""
+    spans: dict[str, tuple[Window | None, str | None]] = {}
     for name, phase in PHASES:
-        power, temperature = f"power/idle_{name}_w", f"gpu/temperature_idle_{name}_c"
         span = phase_window(record.info.phases, phase, last_ns)
         if span is None:
-            cells[power] = cells[temperature] = (None, NO_PHASE)
+            spans[name] = (None, NO_PHASE)
             continue
         if phase is Phase.BARE_IDLE_AFTER:
             span = _with_clocks_down(record, span)
             if span.duration_s < MIN_BARE_AFTER_S:
-                cells[power] = cells[temperature] = (None, CLOCKS_UP)
+                spans[name] = (None, CLOCKS_UP)
                 continue
+        spans[name] = (span, None)
+    return spans
+
+
+def idle_powers(record: Record, joules: Joules, last_ns: int | None) -> dict[str, Cell]:
+    """Mean power and temperature of each idle phase, and the drift from before to after."""
+    cells: dict[str, Cell] = {}
+    for name, (span, missing) in idle_spans(record, last_ns).items():
+        power, temperature = f"power/idle_{name}_w", f"gpu/temperature_idle_{name}_c"
+        if span is None:
+            cells[power] = cells[temperature] = (None, missing)
+            continue
         value, reason = joules(span.start_ns, span.end_ns)
         cells[power] = (None, reason) if value is None else (value / span.duration_s, None)
         cells[temperature] = (_temperature(record, span), NOT_RECORDED)

@@ -1,4 +1,4 @@
-"""What speaks against the energy: reads that are missing, sources that disagree, a load that locks to the sensor."""
+"""What speaks against the reading of the sensors: reads that are missing, a load that locks to the sensor."""
 
 from __future__ import annotations
 
@@ -17,16 +17,6 @@ if TYPE_CHECKING:
 
 READ_GAP_PERIODS = 4.0
 """A stretch without reads longer than this many polling periods is a gap."""
-SOURCE_DISAGREEMENT = 0.05
-"""Share of the counter's energy by which the 20 ms ring may differ from it. On steady serving loads the two
-agree within 1 %; the ring aliases loads that repeat faster than some 100 ms, by up to 16 %."""
-SOURCE_DISAGREEMENT_FATAL = 0.25
-"""More than aliasing can explain: one of the two sources is broken."""
-SOURCES_MIN_WINDOW_S = 1.0
-"""Below, counter and samples are not compared: where a window starts and ends within an update of either is a larger
-part of it than what a sensor may be off by."""
-AVERAGE_MIN_WINDOW_S = 10.0
-"""The 1 s average is compared where its lag of up to a second cannot matter much."""
 LOCKED_ERROR_SHARE = 0.01
 """Of the energy, that a load which keeps step with the sensor may be off by."""
 MISSED_SHARE = 0.01
@@ -93,31 +83,6 @@ def short_window(record: Record, window: Window) -> Iterator[Finding]:
                 "reads",
                 f"the energy counter{on(record, uuid)} was read {inside} times in a window of {window.duration_s:.2g} s",
                 False,
-            )
-
-
-def sources(record: Record, window: Window) -> Iterator[Finding]:
-    """The counter against power that was integrated: the ring, without one the 1 s average."""
-    if window.duration_s < SOURCES_MIN_WINDOW_S:
-        return
-    for uuid in record.power.gpu_uuids:
-        known = record.power.energy_by_source(window.start_ns, window.end_ns, uuid)
-        counter = known["energy_counter"].value_j if "energy_counter" in known else None
-        name = "power_samples"
-        if name not in known and window.duration_s >= AVERAGE_MIN_WINDOW_S:
-            name = "power_average"
-        integral = known[name].value_j if name in known else None
-        if not counter or integral is None:
-            continue
-        share = abs(integral - counter) / counter
-        if share > SOURCE_DISAGREEMENT:
-            yield Finding(
-                "sources_disagree",
-                share,
-                SOURCE_DISAGREEMENT,
-                "1",
-                f"{name} of {uuid} gives {integral / counter - 1:+.1%} of the counter's energy",
-                share > SOURCE_DISAGREEMENT_FATAL,
             )
 
 

@@ -18,12 +18,15 @@ reads are sparse, because one costs milliseconds::
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wattcount.power.agreement import Steps, check_steps
 from wattcount.power.curve import S_NS, Floats, Ints, PowerCurve
+from wattcount.power.plausible import MOST_POWER_W
 from wattcount.power.uncertainty import doubt_j2, local_gain
 
 GRID_PERIODS_NS = (100_000_000, 50_000_000, 20_000_000)
@@ -63,6 +66,14 @@ SHOWN_WIDTHS_NS = (2e6, 5e6, 10e6, 15e6, 20e6, 25e6)
 """Spreads of the time from a tick to when it shows; 20 ms on an H200."""
 UNKNOWN_LAG_SD_NS = 8e6
 """Of the samples' lag where nothing tells it: uniform over some 30 ms."""
+LONGEST_CALL_NS = 250_000_000
+"""A read that took longer is left out, because its value is of any moment within the call; real ones took up to 71 ms."""
+STEP_SLACK_S = 0.25
+"""Time [s] at the most power that a step of the counter may have on top: a tick at either end, each shown late."""
+GLITCH_READS = 3
+"""Most reads in a row that are taken for glitches where those around them agree; more are a counter that lost its count."""
+REPAIR_ROUNDS = 40
+"""Steps that are mended at most; a counter with more is not worth it."""
 
 
 @dataclass(frozen=True)
@@ -114,22 +125,39 @@ class Counter:
     timescale_sd: float
 
 
-def read_counter(reads: NDArray[np.void], shape: PowerCurve | None) -> Counter:
+def read_counter(
+    reads: NDArray[np.void],
+    shape: PowerCurve | None,
+    others: Sequence[PowerCurve] = (),
+    most_w: float = MOST_POWER_W,
+) -> Counter:
     """Ticks, from EVENT_DTYPE reads in the order of time and the finest power source there is.
 
-    Through stretches that the counter did not count, the joules are the shape's, so that what lies between
-    them stays in one piece.
+    others   further power sources, the finest first: witnesses where `shape` has gaps
+    most_w   power [W] that the board can draw
+
+    Single reads that do not fit those around them are left out. Through stretches that the counter did not count, the
+    joules are the shape's, so that what lies between them stays in one piece.
     """
-    reads = reads[reads["nvml_return"] == 0]
+    reads = reads[(reads["nvml_return"] == 0) & (reads["value"] > 0)]
+    reads = reads[reads["t1_ns"] - reads["t0_ns"] <= LONGEST_CALL_NS]
+    reads = reads[_without_glitches(reads, most_w)]
     if not len(reads):
         nothing = np.empty(0, np.int64)
         return Counter(nothing, np.empty(0), nothing.reshape(0, 2), None, 0.0, 0.0, 0.0, 0.0)
     seen_ns = (reads["t0_ns"] + reads["t1_ns"]) // 2
-    moved_j = np.diff(reads["value"] / 1e3)
-    broken = moved_j < 0
+    witnesses = ([] if shape is None else [shape]) + list(others)
+    # Where ticks are is not known yet: a value is half a step old, give or take as much.
+    half_ns = GRID_PERIODS_NS[0] // 2
+    keep, energy_j, off_ns = _mended(
+        seen_ns - half_ns, reads["value"] / 1e3, witnesses, half_ns / 3**0.5, UNKNOWN_LAG_SD_NS
+    )
+    reads, seen_ns, energy_j = reads[keep], seen_ns[keep], energy_j[keep]
+    moved_j = np.diff(energy_j)
+    broken = ~_fits(moved_j, np.diff(seen_ns), most_w)
     # One value may be read several times between two ticks, but not for long.
     number = np.arange(len(seen_ns))
-    first = np.maximum.accumulate(np.where(np.concatenate(([True], moved_j != 0)), number, 0))
+    first = np.maximum.accumulate(np.where(np.concatenate(([True], np.diff(reads["value"]) != 0)), number, 0))
     stood = seen_ns - seen_ns[first] > STUCK_NS
     drawn_j = np.zeros(len(moved_j))
     if shape is not None:
@@ -139,11 +167,10 @@ def read_counter(reads: NDArray[np.void], shape: PowerCurve | None) -> Counter:
     stuck = np.isin(first, first[stood])
     # From the first read of a value that stood to the read after its last: when it stopped is not known.
     broken |= stuck[:-1]
-    energy_j = reads["value"][0] / 1e3 + np.concatenate(
-        ([0.0], np.cumsum(np.where(broken, drawn_j, moved_j)))
-    )
+    energy_j = energy_j[0] + np.concatenate(([0.0], np.cumsum(np.where(broken, drawn_j, moved_j))))
     at = np.flatnonzero(broken)
     breaks_ns = np.stack((seen_ns[at] - GRID_PERIODS_NS[0], seen_ns[at + 1]), axis=1)
+    breaks_ns = np.concatenate((breaks_ns, off_ns + np.array([-half_ns, half_ns])))
     # Where in the call the value is taken is not known.
     call_sd_ns = float(np.median(reads["t1_ns"] - reads["t0_ns"])) / 12**0.5
 
@@ -175,17 +202,106 @@ def read_counter(reads: NDArray[np.void], shape: PowerCurve | None) -> Counter:
     energy_j = energy_j[first]
     # Several reads of one value: the tick is before the first of them.
     fresh = np.concatenate(([True], np.diff(energy_j) != 0))
+    ticks_ns, energy_j = ticks_ns[fresh], energy_j[fresh]
+    shifted = [curve.shifted(-round(lag_ns)) for curve in witnesses]
+    keep, energy_j, off = _mended(ticks_ns, energy_j, shifted, tick_sd_ns, alignment_sd_ns)
+    ticks_ns = ticks_ns[keep]
+    breaks_ns = np.concatenate((breaks_ns, off))
     timescale_sd = min(CLOCK_SD, TICK_ENDS_SD_NS / max(float(ticks_ns[-1] - ticks_ns[0]), 1.0))
     return Counter(
-        ticks_ns[fresh],
-        energy_j[fresh],
-        breaks_ns,
+        ticks_ns,
+        energy_j[keep],
+        breaks_ns[np.argsort(breaks_ns[:, 0], kind="stable")],
         grid,
         tick_sd_ns,
         lag_ns,
         alignment_sd_ns,
         timescale_sd,
     )
+
+
+def _fits(moved_j: Floats, after_ns: Ints, most_w: float) -> NDArray[np.bool_]:
+    """Whether a counter can have moved so far: not back, and by no more than the board can draw."""
+    fits: NDArray[np.bool_] = (moved_j >= 0) & (moved_j <= most_w * (after_ns / S_NS + STEP_SLACK_S))
+    return fits
+
+
+def _without_glitches(reads: NDArray[np.void], most_w: float) -> NDArray[np.bool_]:
+    """Which reads are kept: up to `GLITCH_READS` in a row are left out where those around them fit each other, and they do not.
+
+    Where either side of a step may be the wrong one, both are kept.
+    """
+    seen_ns = ((reads["t0_ns"] + reads["t1_ns"]) // 2).astype(np.int64)
+    value_j = reads["value"] / 1e3
+    keep = np.ones(len(reads), bool)
+
+    def fit(i: int, j: int) -> bool:
+        return bool(_fits(value_j[j : j + 1] - value_j[i], seen_ns[j : j + 1] - seen_ns[i], most_w)[0])
+
+    for at in np.flatnonzero(~_fits(np.diff(value_j), np.diff(seen_ns), most_w)).tolist():
+        if not (keep[at] and keep[at + 1]):
+            continue
+        reach = range(1, GLITCH_READS + 1)
+        later = next((n for n in reach if at + 1 + n < len(reads) and fit(at, at + 1 + n)), GLITCH_READS + 1)
+        earlier = next((n for n in reach if at - n >= 0 and fit(at - n, at + 1)), GLITCH_READS + 1)
+        if later < earlier:
+            keep[at + 1 : at + 1 + later] = False
+        elif earlier < later:
+            keep[at + 1 - earlier : at + 1] = False
+        elif later > GLITCH_READS and len(reads) > 2:
+            # At an end of the trace a read has nothing behind it to fit.
+            if at == 0 and fit(1, 2):
+                keep[0] = False
+            elif at + 2 == len(reads) and fit(at - 1, at):
+                keep[-1] = False
+    return keep
+
+
+def _mended(
+    ticks_ns: Ints, energy_j: Floats, witnesses: Sequence[PowerCurve], tick_sd_ns: float, lag_sd_ns: float
+) -> tuple[NDArray[np.bool_], Floats, Ints]:
+    """(which ticks are kept, joules of all, breaks [m, 2] ns), by the power that was seen between ticks.
+
+    A tick whose neighbours fit each other without it is left out. Any other step that does not fit is a break, and takes
+    the joules that were seen in place of the counter's.
+    """
+    keep, energy_j = np.ones(len(ticks_ns), bool), energy_j.copy()
+    breaks: list[tuple[int, int]] = []
+
+    def steps(chosen: NDArray[np.bool_]) -> Steps | None:
+        return check_steps(ticks_ns[chosen], energy_j[chosen], witnesses, tick_sd_ns / S_NS, lag_sd_ns / S_NS)
+
+    found = steps(keep)
+    for _ in range(REPAIR_ROUNDS):
+        if found is None:
+            break
+        over = np.where(found.seen, np.abs(found.off_j) / found.limit_j, 0.0)
+        worst = int(np.argmax(over))
+        if over[worst] <= 1.0:
+            break
+        at = np.flatnonzero(keep)
+        without: list[tuple[float, NDArray[np.bool_], Steps]] = []
+        for tick in (worst, worst + 1):
+            fewer = keep.copy()
+            fewer[at[tick]] = False
+            if not 0 < tick < len(at) - 1 or (merged := steps(fewer)) is None or not merged.seen[tick - 1]:
+                continue
+            left_j = abs(float(merged.off_j[tick - 1]))
+            if left_j < abs(float(found.off_j[worst])) / 2:
+                without.append((left_j / float(merged.limit_j[tick - 1]), fewer, merged))
+        best = min(without, key=lambda one: one[0], default=None)
+        if best is not None and best[0] <= 1.0:
+            keep, found = best[1], best[2]
+            continue
+        if len(at) > 2 and worst in (0, len(at) - 2):
+            # Nothing lies behind the tick at an end: it may as well be the one that is wrong.
+            keep[at[0] if worst == 0 else at[-1]] = False
+            found = steps(keep)
+            continue
+        breaks.append((int(ticks_ns[at[worst]]), int(ticks_ns[at[worst + 1]])))
+        energy_j[at[worst] + 1 :] -= found.off_j[worst]
+        found = steps(keep)
+    return keep, energy_j, np.array(breaks, np.int64).reshape(-1, 2)
 
 
 def _numbers(

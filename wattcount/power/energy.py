@@ -16,12 +16,14 @@ changes, averaged power. An interval that cannot be told gets no value and a rea
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wattcount.power import plausible
+from wattcount.power.agreement import DISAGREE, WIDEN_SHARE, Disagreement, check_steps, disagreement
 from wattcount.power.counter import Counter, CounterGrid, read_counter
 from wattcount.power.curve import S_NS, Floats, Ints, PowerCurve, overlaps
 from wattcount.power.events import Source
@@ -42,14 +44,12 @@ BOX_NS = 1_000_000_000
 """Length of the box that averaged power (field 185) is the mean of, on the GPUs where it was measured."""
 CLOCK_STEP_NS = 50_000_000
 """The wall clock is slewed by less than this between two pairs; a larger change is a step."""
-FROZEN_SAMPLES = 12
-"""So many equal samples in a row are a sensor that stands still: an idle H200 gave up to 9."""
+LATE_STAMP_NS = 60 * S_NS
+"""Samples stamped longer ago than this when they were drained are not believed: a ring holds seconds."""
 LONGEST_GAP_NS = S_NS // 2
 """What of power alone was not seen for longer has no energy."""
 LONGEST_HOLD_NS = 3 * S_NS
 """Polled power is repeated as a heartbeat; one that was not for longer is not held on."""
-DISAGREE_SHARE = 0.1
-"""Counter and samples further apart than this, over a window of at least a second, is reported."""
 MAX_EXTRAPOLATION_NS = 3 * S_NS
 """How far beyond its first and last tick the counter's scale is carried along the samples."""
 RING_LOWPASS_S = 0.010
@@ -65,6 +65,8 @@ sine that keeps step with 20 ms samples behind a low-pass of 10 ms has 0.5, one 
 WIDE_SHARE = 0.03
 """An interval whose own uncertainty is more than this share of its energy says so."""
 COUNTER_STEP_J = 1e-3
+COUNTER_TICK_S = 0.1
+"""Update period [s] of the slowest counters: as far as a tick may be misplaced where it is only compared."""
 POWER_LAG_SD_S = 0.03
 """Standard deviation [s] of how late power alone is shown, half an update at least: 20 ms samples trail by 12 to 20 ms on an H200,
 and a value that is held is on average half an update old."""
@@ -85,7 +87,7 @@ class EnergyEstimate:
     reasons       stable codes of what is wrong or worth knowing, e.g. `ring_gaps`, `counter_reset`, `outside_trace`
     u95_method_j  what the estimator adds: gets smaller with more and longer measurements
     u95_sensor_j  gain and offset of the board's sensor: the same sign and share in every run on that board
-    budget_j      the parts, 95 % each: `shape`, `edges`, `alignment`, `lowpass`, `timescale`, `resolution`,
+    budget_j      the parts, 95 % each: `shape`, `edges`, `alignment`, `lowpass`, `timescale`, `resolution`, `agreement`,
                   `gain`, `offset`
     """
 
@@ -105,17 +107,22 @@ class EnergyModel:
     """
 
     def __init__(self, sources: Mapping[Source, Events]) -> None:
-        self._notes: list[str] = []
-        self._frozen_ns = np.empty((0, 2), np.int64)
+        self.limit_w = plausible.board_limit_w(sources[Source.POWER_LIMIT])
+        self._most_w = plausible.most_reading_w(self.limit_w)
+        self._faults: dict[str, list[Ints]] = {}
+        """Stretches [m, 2] ns by reason code: what was wrong, and where."""
+        self._answers: dict[tuple[int, int], EnergyEstimate] = {}
+        self._error_spans(sources)
         self.ring = self._ring(sources[Source.POWER_SAMPLES], sources[Source.REALTIME])
         self.instant = self._held(sources[Source.POWER_INSTANT])
         self.usage = self._held(sources[Source.POWER_USAGE])
-        self._average = self._valid(sources[Source.POWER_AVERAGE])
-        self._errors = _error_spans(sources)
+        self._average = self._moving(sources[Source.POWER_AVERAGE])
         shape = self.ring or self.instant
         self._shape_name = "power_samples" if self.ring is not None else "power_instant"
-        self.counter = read_counter(sources[Source.ENERGY_COUNTER], shape)
+        others = [curve for curve in (self.instant, self.usage) if curve is not None and curve is not shape]
+        self.counter = read_counter(sources[Source.ENERGY_COUNTER], shape, others, self._most_w)
         self.shape = None if shape is None else self._true_power(shape)
+        self._others = [curve.shifted(-round(self.counter.shape_lag_ns)) for curve in others]
         self.scaled = self._anchored(self.shape)
         self.straight = self._anchored(None)
 
@@ -126,16 +133,23 @@ class EnergyModel:
     def energy(self, start_ns: int, end_ns: int) -> EnergyEstimate:
         """See `PowerTrace.energy`."""
         _check(start_ns, end_ns)
-        notes = self._window_notes(start_ns, end_ns)
+        asked = start_ns, end_ns
+        if asked not in self._answers:
+            best = self._best(start_ns, end_ns)
+            found = self._disagreement(best, start_ns, end_ns)
+            told = (DISAGREE,) if found is not None and found.told else ()
+            self._answers[asked] = _with(best, (*told, *self._window_notes(start_ns, end_ns)))
+        return self._answers[asked]
+
+    def _best(self, start_ns: int, end_ns: int) -> EnergyEstimate:
         counter = self._by_counter(start_ns, end_ns)
         if counter is not None and counter.value_j is not None:
-            return _with(counter, notes)
+            return counter
         why = counter.reasons if counter is not None else ("no_energy_counter",)
         for name, estimate in self.energy_by_source(start_ns, end_ns).items():
             if name != "energy_counter" and estimate.value_j is not None:
-                return _with(estimate, (*notes, *why))
-        nothing = EnergyEstimate(None, None, None, ("no_power_data",))
-        return _with(nothing, (*notes, *why))
+                return _with(estimate, why)
+        return EnergyEstimate(None, None, None, ("no_power_data", *why))
 
     def energy_by_source(self, start_ns: int, end_ns: int) -> dict[str, EnergyEstimate]:
         """See `PowerTrace.energy_by_source`. Best first."""
@@ -151,6 +165,49 @@ class EnergyModel:
         if self.usage is not None:
             found["power_usage"] = _integral(self.usage, start_ns, end_ns, "power_usage", USAGE_LAG_SD_S)
         return found
+
+    def counter_breaks(self, start_ns: int, end_ns: int) -> int:
+        """How often the energy counter lost its count in an interval, or at its ends."""
+        breaks = self.counter.breaks_ns
+        return int(((breaks[:, 0] < end_ns) & (breaks[:, 1] > start_ns)).sum())
+
+    def disagreement(self, start_ns: int, end_ns: int) -> Disagreement | None:
+        """The source that differs most from the best estimate over an interval; None where there is nothing to compare."""
+        return self._disagreement(self._best(start_ns, end_ns), start_ns, end_ns)
+
+    def _disagreement(self, best: EnergyEstimate, start_ns: int, end_ns: int) -> Disagreement | None:
+        if best.value_j is None or best.u95_method_j is None or best.basis is None:
+            return None
+        found: dict[str, EnergyEstimate] = {}
+        if self.ring is not None:
+            found["power_samples"] = _integral(self.ring, start_ns, end_ns, "power_samples")
+        if len(self._average):
+            found["power_average"] = self._box(start_ns, end_ns)
+        known = {
+            name: (one.value_j, one.u95_method_j)
+            for name, one in found.items()
+            if one.value_j is not None and one.u95_method_j is not None
+        }
+        known[best.basis] = best.value_j, best.u95_method_j
+        if not best.basis.startswith("energy_counter") and (counted := self._counted(start_ns, end_ns, best)):
+            known["energy_counter"] = counted
+        return disagreement(best.basis, known, (end_ns - start_ns) / S_NS)
+
+    def _counted(self, start_ns: int, end_ns: int, best: EnergyEstimate) -> tuple[float, float] | None:
+        """(J, 95 % interval) by the counter of an interval that it covers in part; the rest is `best`'s mean power."""
+        assert best.value_j is not None
+        ticks_ns = self.counter.ticks_ns
+        inside = np.flatnonzero((ticks_ns >= start_ns) & (ticks_ns <= end_ns))
+        if len(inside) < 2 or self.counter_breaks(start_ns, end_ns):
+            return None
+        first, last = inside[0], inside[-1]
+        share = float(ticks_ns[last] - ticks_ns[first]) / (end_ns - start_ns)
+        counted_j = float(self.counter.energy_j[last] - self.counter.energy_j[first])
+        rest_j = (1 - share) * best.value_j
+        # Power in the rest may differ from the mean by as much as it is.
+        return counted_j + rest_j, float(
+            np.hypot(rest_j, COVERAGE_95 * COUNTER_TICK_S * 2 * best.value_j / ((end_ns - start_ns) / S_NS))
+        )
 
     def cumulative_j(self, t_ns: Ints) -> Floats | None:
         """See `PowerTrace.cumulative_j`."""
@@ -170,18 +227,28 @@ class EnergyModel:
 
     # -- preparing the sources ------------------------------------------------------------------
 
-    def _valid(self, events: Events) -> Events:
-        """Without errors, and without zeros: a powered GPU never draws nothing."""
-        good: Events = events[events["nvml_return"] == 0]
-        zero = good["value"] <= 0
-        if zero.any():
-            self._notes.append("zero_power_readings")
-            good = good[~zero]
+    def _fault(self, code: str, spans_ns: Ints) -> None:
+        if len(spans_ns):
+            self._faults.setdefault(code, []).append(spans_ns)
+
+    def _valid(self, events: Events, t_ns: Ints | None = None) -> Events:
+        """Without errors, and without readings that no board gives.
+
+        t_ns   when each was true; the middle of its call where None
+        """
+        if t_ns is None:
+            t_ns = (events["t0_ns"] + events["t1_ns"]) // 2
+        worked = events["nvml_return"] == 0
+        events, t_ns = events[worked], t_ns[worked]
+        bad = np.zeros(len(events), bool)
+        for code, wrong in plausible.faults_of_power(events["value"], self._most_w).items():
+            self._fault(code, plausible.around(t_ns, wrong))
+            bad |= wrong
+        good: Events = events[~bad]
         return good
 
     def _ring(self, samples: Events, pairs: Events) -> PowerCurve | None:
-        samples = self._valid(samples)
-        samples = samples[samples["source_ts_us"] > 0]
+        samples = samples[(samples["source_ts_us"] > 0) & (samples["nvml_return"] == 0)]
         pairs = pairs[pairs["nvml_return"] == 0]
         if len(samples) < 3 or not len(pairs):
             return None
@@ -190,8 +257,10 @@ class EnergyModel:
         offset_ns = pairs["value"] - monotonic_ns
         stamps_utc_ns = samples["source_ts_us"] * 1000
         base = int(offset_ns[0])
-        if (np.abs(np.diff(offset_ns)) > CLOCK_STEP_NS).any():
-            self._notes.append("wall_clock_stepped")
+        stepped = np.abs(np.diff(offset_ns)) > CLOCK_STEP_NS
+        if stepped.any():
+            at = np.flatnonzero(stepped)
+            self._fault(plausible.CLOCK_STEPPED, np.stack((monotonic_ns[at], monotonic_ns[at + 1]), axis=1))
             t_ns = _across_steps(samples, pairs["t0_ns"], offset_ns)
         else:
             offsets = np.interp(
@@ -200,20 +269,32 @@ class EnergyModel:
                 (offset_ns - base).astype(float),
             )
             t_ns = stamps_utc_ns - base - np.round(offsets).astype(np.int64)
-        t_ns, keep = np.unique(t_ns, return_index=True)
-        value = samples["value"][keep]
-        frozen = _same_for_long(value, FROZEN_SAMPLES)
-        if frozen.any():
-            spans = np.flatnonzero(np.diff(np.concatenate(([False], frozen, [False])).astype(int)))
-            self._frozen_ns = np.stack((t_ns[spans[::2]], t_ns[spans[1::2] - 1]), axis=1)
-            t_ns, value = t_ns[~frozen], value[~frozen]
+        # A sample was taken before it was drained, and not long before.
+        taken = (t_ns <= samples["t1_ns"] + CLOCK_STEP_NS) & (t_ns >= samples["t0_ns"] - LATE_STAMP_NS)
+        t_ns, keep = np.unique(t_ns[taken], return_index=True)
+        samples = samples[taken][keep]
+        samples["t0_ns"] = samples["t1_ns"] = t_ns
+        samples = self._valid(samples)
+        t_ns, value = samples["t0_ns"], samples["value"]
+        frozen = plausible.same_for_long(value)
+        self._fault(plausible.FROZEN, plausible.around(t_ns, frozen))
+        t_ns, value = t_ns[~frozen], value[~frozen]
         if len(t_ns) < 3:
             return None
         return PowerCurve.through(t_ns, value / 1e3)
 
+    def _moving(self, events: Events) -> Events:
+        """Believed readings of polled power, less those of a sensor that stood still."""
+        events = self._valid(events)
+        t_ns = (events["t0_ns"] + events["t1_ns"]) // 2
+        frozen = plausible.held_for_long(events["value"], t_ns)
+        self._fault(plausible.POLLED_FROZEN, plausible.around(t_ns, frozen))
+        moving: Events = events[~frozen]
+        return moving
+
     def _held(self, events: Events) -> PowerCurve | None:
         """Polled power, each value held from when it was first seen until the next one was."""
-        events = self._valid(events)
+        events = self._moving(events)
         if len(events) < 2:
             return None
         t_ns, keep = np.unique((events["t0_ns"] + events["t1_ns"]) // 2, return_index=True)
@@ -241,7 +322,10 @@ class EnergyModel:
             return None
         if shape is not None and (np.diff(shape.at(ticks_ns)) <= 0).any():
             return None
-        return Anchored(shape, ticks_ns, energy_j, self.counter)
+        return Anchored(shape, ticks_ns, energy_j, self.counter, self._witnesses())
+
+    def _witnesses(self) -> list[PowerCurve]:
+        return ([] if self.shape is None else [self.shape]) + self._others
 
     # -- asking them ----------------------------------------------------------------------------
 
@@ -259,11 +343,6 @@ class EnergyModel:
         reasons: list[str] = []
         if self.shape.has_gap(start_ns, end_ns):
             reasons.append("ring_gaps")
-        assert estimate.value_j is not None
-        drawn = self.shape.between(start_ns, end_ns)
-        off_j = abs(drawn - estimate.value_j)
-        if end_ns - start_ns >= S_NS and off_j > DISAGREE_SHARE * max(estimate.value_j, 1e-9):
-            reasons.append("sources_disagree")
         return _with(estimate, tuple(reasons))
 
     def _counter_alone(self, start_ns: int, end_ns: int) -> EnergyEstimate:
@@ -316,13 +395,26 @@ class EnergyModel:
         return _estimate(energy_j, end_ns - start_ns, "power_average", parts)
 
     def _window_notes(self, start_ns: int, end_ns: int) -> tuple[str, ...]:
-        notes = list(self._notes)
-        if overlaps(self._frozen_ns, start_ns, end_ns):
-            notes.append("power_samples_frozen")
-        for code, spans in self._errors.items():
-            if overlaps(spans, start_ns, end_ns):
-                notes.append(code)
-        return tuple(notes)
+        return tuple(
+            code
+            for code, spans in self._faults.items()
+            if any(overlaps(one, start_ns, end_ns) for one in spans)
+        )
+
+    def _error_spans(self, sources: Mapping[Source, Events]) -> None:
+        """Stretches in which a source of power or energy returned an error.
+
+        A source that never worked is absent, not failing.
+        """
+        for source in (Source.ENERGY_COUNTER, Source.POWER_SAMPLES, Source.POWER_INSTANT, Source.POWER_USAGE):
+            events = sources[source]
+            bad = events["nvml_return"] != 0
+            if not bad.any() or bad.all():
+                continue
+            starts = events["t0_ns"][bad]
+            following = np.append(events["t0_ns"][1:], events["t1_ns"][-1])[bad]
+            spans = np.stack((starts, np.maximum(following, starts + 1)), axis=1)
+            self._fault(f"{source.name.lower()}_errors", spans)
 
 
 class Anchored:
@@ -337,6 +429,7 @@ class Anchored:
         ticks_ns: Ints,
         energy_j: Floats,
         counter: Counter,
+        witnesses: Sequence[PowerCurve] = (),
     ) -> None:
         self._shape, self._counter = shape, counter
         self.ticks_ns, self.energy_j = ticks_ns, energy_j
@@ -354,6 +447,15 @@ class Anchored:
         errors_j = held_out.errors_j(self.samples_weight)
         power_w = np.interp(np.arange(len(ticks_ns)), np.arange(len(seconds)) + 0.5, self._mean_w)
         self.uncertainty = ShapeUncertainty(shape, ticks_ns, power_w, errors_j, counter.tick_sd_ns / S_NS)
+        steps = check_steps(
+            ticks_ns, energy_j, witnesses, counter.tick_sd_ns / S_NS, counter.alignment_sd_ns / S_NS
+        )
+        widening_j = np.zeros(len(seconds)) if steps is None else steps.widening_j
+        self._widened_j2 = np.concatenate(([0.0], np.cumsum(widening_j**2)))
+        self._unseen = np.zeros(len(seconds), bool) if steps is None or shape is None else ~steps.whole
+        # Where power was not seen, counter and shape say nothing of each other's scale.
+        told = ~self._unseen if not self._unseen.all() else self._unseen
+        self._scale = float(np.diff(energy_j)[told].sum() / np.diff(self._shown_j)[told].sum())
 
     def _doubt_at(self, t_ns: Ints) -> Floats:
         """What the samples may have missed up to each time, variance in joule^2."""
@@ -408,7 +510,7 @@ class Anchored:
         shaped_j = self._gain[k] * (shown - self._shown_j[k]) + doubted * left_j
         w = self.samples_weight[k]
         joules = self.energy_j[k] + w * shaped_j + (1 - w) * straight * step_j
-        scale = (self.energy_j[-1] - self.energy_j[0]) / (self._shown_j[-1] - self._shown_j[0])
+        scale = self._scale
         before, after = t_ns < self.ticks_ns[0], t_ns > self.ticks_ns[-1]
         joules = np.where(before, self.energy_j[0] - (self._shown_j[0] - shown) * scale, joules)
         return np.asarray(np.where(after, self.energy_j[-1] + (shown - self._shown_j[-1]) * scale, joules))
@@ -427,7 +529,25 @@ class Anchored:
             "lowpass": RING_LOWPASS_S * RING_LOWPASS_SD_S * np.abs(end_steepness - start_steepness),
             "timescale": self._counter.timescale_sd * value_j,
             "resolution": np.full(len(value_j), COUNTER_STEP_J / 6**0.5),
+            "agreement": self._not_agreed_j(start_ns, end_ns),
         }
+
+    def _not_agreed_j(self, start_ns: Ints, end_ns: Ints) -> Floats:
+        """By what the counter's steps differ from the power that was seen: of all steps that an interval meets."""
+        first = np.clip(np.searchsorted(self.ticks_ns, start_ns, side="right") - 1, 0, len(self.ticks_ns) - 1)
+        last = np.clip(np.searchsorted(self.ticks_ns, end_ns, side="left"), 0, len(self.ticks_ns) - 1)
+        variance_j2 = self._widened_j2[last] - self._widened_j2[first]
+        if self._unseen.any():
+            variance_j2 = variance_j2 + self._off_line_j(start_ns) ** 2 + self._off_line_j(end_ns) ** 2
+        widened: Floats = np.sqrt(np.maximum(variance_j2, 0.0))
+        return widened
+
+    def _off_line_j(self, t_ns: Ints) -> Floats:
+        """How far a moment lies off the straight line between its ticks, where power was not seen all the time between them."""
+        k = np.clip(np.searchsorted(self.ticks_ns, t_ns, side="right") - 1, 0, len(self._unseen) - 1)
+        share = np.clip((t_ns - self.ticks_ns[k]) / (self.ticks_ns[k + 1] - self.ticks_ns[k]), 0.0, 1.0)
+        line_j = self.energy_j[k] + share * (self.energy_j[k + 1] - self.energy_j[k])
+        return np.where(self._unseen[k], WIDEN_SHARE * np.abs(self.at(t_ns) - line_j), 0.0)
 
     def _misaligned_j(self, start_ns: Ints, end_ns: Ints, value_j: Floats) -> Floats:
         """By how much the energy of an interval changes at most if ticks and samples are all early or late alike.
@@ -519,19 +639,6 @@ def _with(estimate: EnergyEstimate, reasons: tuple[str, ...]) -> EnergyEstimate:
     return replace(estimate, reasons=tuple(dict.fromkeys((*estimate.reasons, *reasons))))
 
 
-def _same_for_long(value: Ints, length: int) -> NDArray[np.bool_]:
-    """Values that repeat the one before in a run of at least `length` equal ones; the first of a run is good.
-
-    Where long runs are usual, because the sensor is coarse, a run must be three times as long as those nine tenths of the
-    values are in.
-    """
-    run = np.cumsum(np.concatenate(([True], np.diff(value) != 0)))
-    lengths = np.bincount(run)[run]
-    repeats = np.concatenate(([False], np.diff(value) == 0))
-    long: NDArray[np.bool_] = repeats & (lengths >= max(length, 3 * float(np.quantile(lengths, 0.9))))
-    return long
-
-
 def _hold_ns(steps_ns: Ints) -> float:
     """How long a polled value holds; heartbeats may have been set further apart than usual."""
     return max(float(LONGEST_HOLD_NS), 1.5 * float(np.quantile(steps_ns, 0.99)))
@@ -560,23 +667,6 @@ def _integral(
         "alignment": max(abs(change) for change in moved),
     }
     return _with(_estimate(value_j, end_ns - start_ns, name, parts), reasons)
-
-
-def _error_spans(sources: Mapping[Source, Events]) -> dict[str, Ints]:
-    """By reason code: stretches in which a source of power or energy returned an error, [m, 2] ns.
-
-    A source that never worked is absent, not failing.
-    """
-    spans: dict[str, Ints] = {}
-    for source in (Source.ENERGY_COUNTER, Source.POWER_SAMPLES, Source.POWER_INSTANT, Source.POWER_USAGE):
-        events = sources[source]
-        bad = events["nvml_return"] != 0
-        if not bad.any() or bad.all():
-            continue
-        starts = events["t0_ns"][bad]
-        following = np.append(events["t0_ns"][1:], events["t1_ns"][-1])[bad]
-        spans[f"{source.name.lower()}_errors"] = np.stack((starts, np.maximum(following, starts + 1)), axis=1)
-    return spans
 
 
 def _across_steps(samples: Events, drains_ns: Ints, offsets_ns: Ints) -> Ints:
