@@ -106,7 +106,7 @@ def test_metrics_are_null_with_the_reason(run: SyntheticRun, reason: str, tmp_pa
 
 
 def ring(power_w: float, source: str = "power_samples", rate_hz: int = 50) -> list[dict[str, object]]:
-    """Two minutes of samples of a constant power, and one pair of clocks."""
+    """Two minutes of samples of a steady power, which no sensor shows by one value, and one pair of clocks."""
     clock = {"gpu": 0, "prev_t0_ns": -1, "source_ts_us": -1, "nvml_return": 0}
     rows: list[dict[str, object]] = [
         clock | {"source": "realtime", "t0_ns": at(0), "t1_ns": at(0), "value": at(0)}
@@ -120,7 +120,7 @@ def ring(power_w: float, source: str = "power_samples", rate_hz: int = 50) -> li
                 "t0_ns": t_ns,
                 "t1_ns": t_ns,
                 "source_ts_us": t_ns // 1000,
-                "value": round(power_w * 1000),
+                "value": round(power_w * 1000) + i % 2,
             }
         )
     return rows

@@ -57,7 +57,7 @@ def test_a_step_that_no_source_saw_widens_by_what_is_not_known() -> None:
     steps = check_steps(TICKS_NS, energy_j, [power(holes_s=((12.1, 12.9),))], 0.0, 0.004)
     assert steps is not None
     assert np.flatnonzero(~steps.seen).tolist() == [11]
-    assert steps.widening_j[11] == pytest.approx(100.0, abs=1.0)
+    assert steps.widening_j[11] == pytest.approx(200.0 / 3, abs=1.0)
 
 
 def test_a_second_source_stands_in_where_the_first_saw_nothing() -> None:

@@ -468,7 +468,11 @@ class Anchored:
         return variance
 
     def _where_it_rises(self) -> Floats:
-        """The local gain; that of the interval itself where otherwise power would be negative somewhere in it."""
+        """The local gain; that of the interval itself where otherwise power would be negative somewhere in it.
+
+        Where it is, a wrong reading may be why: then the rest of the interval is scaled wrongly by as much (`_rescaled`).
+        """
+        self._rescaled = np.zeros(len(self._gain))
         if self._shape is None:
             return self._gain
         own = np.diff(self.energy_j) / np.diff(self._shown_j)
@@ -480,6 +484,7 @@ class Anchored:
         )
         falls = np.zeros(len(own), bool)
         falls[k[rise_j < 0]] = True
+        self._rescaled = np.where(falls, np.abs(1.0 - own / self._gain), 0.0)
         return np.where(falls, own, self._gain)
 
     @property
@@ -537,17 +542,24 @@ class Anchored:
         first = np.clip(np.searchsorted(self.ticks_ns, start_ns, side="right") - 1, 0, len(self.ticks_ns) - 1)
         last = np.clip(np.searchsorted(self.ticks_ns, end_ns, side="left"), 0, len(self.ticks_ns) - 1)
         variance_j2 = self._widened_j2[last] - self._widened_j2[first]
-        if self._unseen.any():
-            variance_j2 = variance_j2 + self._off_line_j(start_ns) ** 2 + self._off_line_j(end_ns) ** 2
+        if self._unseen.any() or self._rescaled.any():
+            variance_j2 = variance_j2 + self._misplaced_j(start_ns) ** 2 + self._misplaced_j(end_ns) ** 2
         widened: Floats = np.sqrt(np.maximum(variance_j2, 0.0))
         return widened
 
-    def _off_line_j(self, t_ns: Ints) -> Floats:
-        """How far a moment lies off the straight line between its ticks, where power was not seen all the time between them."""
+    def _misplaced_j(self, t_ns: Ints) -> Floats:
+        """How wrong the energy up to a moment between two ticks may be, if the shape between them is.
+
+        A share of how far it lies off the straight line, where power was not seen all the time; and what the gain of the interval
+        differs from that around it, where its own had to be taken.
+        """
         k = np.clip(np.searchsorted(self.ticks_ns, t_ns, side="right") - 1, 0, len(self._unseen) - 1)
-        share = np.clip((t_ns - self.ticks_ns[k]) / (self.ticks_ns[k + 1] - self.ticks_ns[k]), 0.0, 1.0)
-        line_j = self.energy_j[k] + share * (self.energy_j[k + 1] - self.energy_j[k])
-        return np.where(self._unseen[k], WIDEN_SHARE * np.abs(self.at(t_ns) - line_j), 0.0)
+        length_ns, step_j = self.ticks_ns[k + 1] - self.ticks_ns[k], self.energy_j[k + 1] - self.energy_j[k]
+        share = np.clip((t_ns - self.ticks_ns[k]) / length_ns, 0.0, 1.0)
+        up_to_j = self.at(t_ns) - self.energy_j[k]
+        unseen_j = np.where(self._unseen[k], WIDEN_SHARE * np.abs(up_to_j - share * step_j), 0.0)
+        part = np.clip(up_to_j / np.maximum(step_j, 1e-9), 0.0, 1.0)
+        return np.hypot(unseen_j, self._rescaled[k] * part * (1 - part) * step_j)
 
     def _misaligned_j(self, start_ns: Ints, end_ns: Ints, value_j: Floats) -> Floats:
         """By how much the energy of an interval changes at most if ticks and samples are all early or late alike.
