@@ -559,7 +559,8 @@ class Anchored:
         up_to_j = self.at(t_ns) - self.energy_j[k]
         unseen_j = np.where(self._unseen[k], WIDEN_SHARE * np.abs(up_to_j - share * step_j), 0.0)
         part = np.clip(up_to_j / np.maximum(step_j, 1e-9), 0.0, 1.0)
-        return np.hypot(unseen_j, self._rescaled[k] * part * (1 - part) * step_j)
+        misplaced: Floats = np.hypot(unseen_j, self._rescaled[k] * part * (1 - part) * step_j)
+        return misplaced
 
     def _misaligned_j(self, start_ns: Ints, end_ns: Ints, value_j: Floats) -> Floats:
         """By how much the energy of an interval changes at most if ticks and samples are all early or late alike.
