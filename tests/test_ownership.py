@@ -242,7 +242,7 @@ def test_of_many_that_lock_and_remove_one_holds_at_a_time(tmp_path: Path) -> Non
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join()
     assert most[0] == 1
 
 

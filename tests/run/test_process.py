@@ -51,8 +51,9 @@ def test_silence_is_told_after_the_timeout_and_costs_no_cpu(tmp_path: Path) -> N
             assert chunk == b""
             if count == 5:
                 break
-        assert time.monotonic() - started > 0.4
-        assert time.process_time() - cpu < 0.1
+        took_s = time.monotonic() - started
+        assert took_s > 0.4
+        assert time.process_time() - cpu < 0.5 * took_s
 
 
 @pytest.mark.parametrize(

@@ -338,14 +338,3 @@ def test_no_rehearsal_where_none_is_asked_for(bench: Any, tiny_run: Any) -> None
     run.run()
     assert rehearsed(run.record()) == []
     assert run.ctx.rehearsal == {}
-
-
-def test_a_time_out_of_the_engine_s_own_keeps_its_cause(bench: Any, tiny_run: Any, monkeypatch: Any) -> None:
-    async def start(_: TinyEngine) -> None:
-        raise TimeoutError("NCCL: no answer from rank 1")
-
-    monkeypatch.setattr(TinyEngine, "start", start)
-    with pytest.raises(RunFailedError, match="NCCL: no answer from rank 1") as failure:
-        bench(tiny_run(batch=True)).run()
-    assert failure.value.reason == "engine_start_failed"
-    assert "start_timeout_s" not in str(failure.value)

