@@ -373,7 +373,7 @@ def test_a_run_id_that_is_none_is_no_filter(folder, home):
     make_store(home)
     info = json.loads((folder / "run.json").read_text())
     (folder / "run.json").write_text(json.dumps(info | {"run_id": "x' or 'a' = 'a"}))
-    with pytest.raises(WattcountError, match="no run id"):
+    with pytest.raises(WattcountError, match="run_id must be"):
         log_record(folder)
 
 
