@@ -15,6 +15,22 @@ def test_the_variable_wins_and_is_made_absolute(monkeypatch: pytest.MonkeyPatch,
     assert paths.default_records_dir() == str(tmp_path / "here" / "records")
 
 
+def test_a_user_without_a_home_has_one_where_nobody_can_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WATTCOUNT_HOME", "XDG_DATA_HOME", "HOME", "HF_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def none(uid: int) -> object:
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    monkeypatch.setattr("pwd.getpwuid", none)
+    with pytest.raises(RuntimeError):
+        Path.home()
+    assert paths.data_home() == paths.NO_HOME / ".local" / "share" / "wattcount"
+    assert paths.hub_home() == paths.NO_HOME / ".cache" / "huggingface"
+    with pytest.raises(OSError, match="No such file"):
+        paths.data_home().mkdir(parents=True)
+
+
 def test_the_folder_of_the_gpu_locks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TMPDIR", "/of/this/job")
     monkeypatch.setenv("WATTCOUNT_LOCK_DIR", str(tmp_path))

@@ -344,8 +344,7 @@ def _host(report: Report) -> None:
 
 
 def _token_file() -> bool:
-    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
-    return Path(os.environ.get("HF_TOKEN_PATH", home / "token")).expanduser().is_file()
+    return Path(os.environ.get("HF_TOKEN_PATH") or paths.hub_home() / "token").expanduser().is_file()
 
 
 def _folders(report: Report) -> None:

@@ -80,6 +80,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"wattcount: {printable(masked(str(error)))}", file=sys.stderr)
         return EXIT_NOT_STARTED if isinstance(error, NotStartedError) else EXIT_FAILED
+    except RuntimeError as error:
+        if "home directory" not in str(error):
+            raise
+        # Of a path that begins with ~: a user may have no home, as in many containers.
+        print(
+            "wattcount: a path begins with ~, but this user has no home: write it out, or set HOME",
+            file=sys.stderr,
+        )
+        return EXIT_NOT_STARTED
     except KeyboardInterrupt:
         leave_if_stuck(EXIT_INTERRUPTED)
         print("wattcount: interrupted", file=sys.stderr)

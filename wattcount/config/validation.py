@@ -56,6 +56,10 @@ ENGINE_ARGS_WITH_A_KEY = {
 KV_CACHE_DTYPES = ("auto", "bfloat16", "float16", "fp8", "fp8_e4m3", "fp8_e5m2")
 
 
+MAX_NAME = 200
+"""The most characters of a study's name, which becomes a folder: file systems take 255 bytes, and files beside it add some."""
+
+
 def validate(cfg: RunConfig) -> None:
     """Raises `NotStartedError` with one line: the first key whose value makes no sense, and what would."""
     for problem in problems(cfg):
@@ -481,6 +485,8 @@ def _run(cfg: RunConfig) -> Iterator[str]:
     sweep = cfg.sweep
     if sweep.name is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", sweep.name):
         yield f"sweep.name: '{sweep.name}' becomes a folder; use letters, digits, '-', '_' and '.'"
+    if sweep.name is not None and len(sweep.name) > MAX_NAME:
+        yield f"sweep.name: has {len(sweep.name)} characters and becomes a folder; use at most {MAX_NAME}"
     yield from _at_least("sweep.attempts", sweep.attempts, 1)
     yield from _at_least("sweep.stop_after_same_failures", sweep.stop_after_same_failures, 1)
     if sweep.workers is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from wattcount.config.context_length import context_problems, max_model_len
-from wattcount.config.paths import data_home
+from wattcount.config.paths import data_home, hub_home
 from wattcount.config.schema import ModelConfig, RunConfig, Weights
 from wattcount.engine.vllm_errors import one_line
 from wattcount.errors import NotStartedError
@@ -60,8 +60,7 @@ def _read_config_json(path: str | None, why: str) -> dict[str, Any]:
 def _has_hub_token() -> bool:
     if os.environ.get("HF_TOKEN") or os.environ.get("HUGGING_FACE_HUB_TOKEN"):
         return True
-    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
-    return Path(os.environ.get("HF_TOKEN_PATH", home / "token")).is_file()
+    return Path(os.environ.get("HF_TOKEN_PATH") or hub_home() / "token").expanduser().is_file()
 
 
 def _is_cached(hf_id: str, revision: str | None) -> bool:

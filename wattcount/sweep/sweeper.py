@@ -7,7 +7,9 @@ thousands of points: `config.points` builds them, `planning.planner` leaves out 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -27,6 +29,7 @@ from wattcount.config.schema_types import GROUPS
 from wattcount.errors import EXIT_NOT_STARTED, EXIT_OK, NotStartedError
 from wattcount.masking import concealed_arguments
 from wattcount.run.background import Background
+from wattcount.run.preflight import check_folder
 from wattcount.sweep.planning import cases
 from wattcount.sweep.planning.index import RecordIndex, read_index
 from wattcount.sweep.planning.machine import AnotherMachine, ThisMachine
@@ -92,10 +95,9 @@ class PointSweeper(BasicSweeper):
         if first.dry_run:
             print("dry run: nothing was started")
             return StudyResult(planned.plan, dry_run=True)
+        check_folder(folder)  # the study's story is kept there, whoever measures it
         elsewhere = None if here else self._launch(planned, first)
-        sweep_dir = Path(self.config.hydra.sweep.dir)
-        sweep_dir.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self.config, sweep_dir / "multirun.yaml")
+        _keep_config(self.config, needed=not here)
         return self._measure(planned, jobs, first, at_once, elsewhere)
 
     def _expand(self, arguments: list[str]) -> list[tuple[str, ...]]:
@@ -233,6 +235,28 @@ def _record_lines(plan: Plan) -> None:
         print("already measured (resume=false measures again):")
     for point in done:
         print(f"record: {point.record}")
+
+
+def _keep_config(config: DictConfig, *, needed: bool) -> None:
+    """What the sweep was asked for, as `multirun.yaml` in its folder, over no other one's.
+
+    `needed`: a launcher keeps files of its own in that folder. Raises `NotStartedError` where it cannot be made.
+    """
+    folder = Path(config.hydra.sweep.dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        text = OmegaConf.to_yaml(config)
+        for number in itertools.count(1):
+            with contextlib.suppress(FileExistsError):
+                name = "multirun.yaml" if number == 1 else f"multirun-{number}.yaml"
+                with (folder / name).open("x", encoding="utf-8") as stream:
+                    stream.write(text)
+                return
+    except OSError as error:
+        problem = f"hydra.sweep.dir: cannot write to {folder}: {error.strerror}; set hydra.sweep.dir=FOLDER or $WATTCOUNT_HOME"
+        if needed:
+            raise NotStartedError(problem) from None
+        _complain(f"{problem}; what this sweep was asked for is kept in its plan only")
 
 
 def _common(runs: Sequence[RunConfig]) -> RunConfig:

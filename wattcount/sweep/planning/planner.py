@@ -53,6 +53,7 @@ def study_name(cfg: RunConfig, arguments: Sequence[str]) -> str:
         return cfg.sweep.name
     for argument in arguments:
         key, _, value = argument.partition("=")
+        value = value.strip("'\"")  # a name that looks like a number has quotes
         if key == "experiment" and value not in ("", "null"):
             return value.replace("/", "_")
     what = sorted(argument for argument in arguments if not argument.startswith(NOT_WHAT))
