@@ -26,6 +26,7 @@ from wattcount.metrics import compute
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
 from bench_sampler_overhead import detrended, interval
+from estimator_constants import estimator_constants
 from study_tables import lever_savings, load_curve, scatter_words, shape_ratios, shapes
 from tables import ROOT, Entry, entries, number, records, table
 
@@ -351,6 +352,7 @@ def of(make: Callable[..., str], *gpus: str) -> Callable[[], str]:
 
 
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
+    "uncertainty.md": {"estimator-constants": estimator_constants},
     "h200.md": {
         "reproducible": reproducible,
         "main-job": main_job,

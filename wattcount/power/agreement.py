@@ -14,6 +14,7 @@ from wattcount.power.uncertainty import LOCAL_TICKS, doubt_j2
 Bools = NDArray[np.bool_]
 
 DISAGREE = "sources_disagree"
+"""Reason code: two sources of an energy lie further apart than `DISAGREE_SHARE`."""
 DISAGREE_SHARE = 0.05
 """Difference of two sources over an interval, as a share of the energy, that is reported: on steady serving loads they agree
 within 1 %; 20 ms samples alias loads that repeat faster than some 100 ms, by up to 16 %."""

@@ -30,50 +30,74 @@ from wattcount.power.plausible import MOST_POWER_W
 from wattcount.power.uncertainty import doubt_j2, local_gain
 
 GRID_PERIODS_NS = (100_000_000, 50_000_000, 20_000_000)
-"""Update periods of the counter that are looked for."""
+"""Update periods of the counter that are looked for [ns]. Measured: 100 ms on an H200; 20 ms is a V100's, 50 ms is tried
+between them."""
 MIN_READS_FOR_GRID = 6
+"""Fewest reads that a grid is looked for in. Chosen: five differences for a period and a phase."""
 MAX_DRIFT = 1e-4
-"""Of the counter's clock against this one."""
+"""Largest difference of speed between the counter's clock and this one [share]. Measured: up to 8e-5 in 124 traces of H100s
+and H200s."""
 MIN_CONTRAST = 1.3
-"""How much worse than the best the median phase must fit, for the grid to be believed."""
+"""Misfit of the median phase from which on the best phase is believed [times the least misfit]. Chosen: on the emulated
+loads, so that no wrong grid is believed."""
 SHOWN_LATE_NS = 22_000_000
-"""A read this close to where a tick begins to show may have met it or not."""
+"""Time around a tick within which a read may have met it or not [ns]. Measured: an H200 shows a tick 0 to 20 ms late; the
+rest is the call."""
 FINE_TICK_NS = 30_000_000
+"""Period of the counter below which ticks are not told apart [ns]. Derived: above the 20 ms that a tick takes to show."""
 FINE_TICK_SD = 0.5
+"""Standard deviation of the place of such a tick [periods]. Chosen: a tick may be taken for its neighbour."""
 STUCK_NS = S_NS // 2
+"""Time for which a counter may return one value [ns]. Derived: five updates of the slowest counter."""
 STUCK_J = 5.0
-"""A counter that stays for so long, while the finest power source saw more than this, is not counting."""
+"""Energy that the samples see meanwhile from which on the counter is not counting [J]. Chosen: an idle board draws that in a
+tenth of a second."""
 GRID_CHUNK_READS = 64
-"""Few enough that no drift between the GPU's clock and this one blurs their phase."""
+"""Reads in which a grid is first looked for. Derived: about a minute, over which a drift of 1e-4 blurs the phase by 6 ms at
+most."""
 FIT_READS = 512
-"""Reads that the grid is fitted to at most, evenly from all."""
+"""Most reads that the grid is fitted to, evenly from all. Chosen: for the time that the fit takes."""
 GAIN_READS = 9
+"""Differences of reads over which the samples' gain is taken to be one. Chosen: some 9 s, shorter than most loads."""
 TABLE_STEP_NS = 5_000_000
+"""Step of the table of the samples' energy in the search for the grid [ns]. Chosen: a quarter of a sampling step."""
 COUNTER_RESOLUTION_J = 1e-3
+"""Least misfit of a grid that counts [J]. Stated: NVML's unit for the counter is the millijoule."""
 CLOCK_SD = MAX_DRIFT / 3**0.5
+"""Standard deviation of the speed of the counter's clock [share]. Derived: uniform within `MAX_DRIFT`."""
 TICK_ENDS_SD_NS = 7e6
-"""How far the first and last tick of a fit are off, as far as reads tell: a fraction of the time a tick takes to show."""
+"""Standard deviation of the length of the whole trace by its first and last tick [ns]. Chosen: a third of the 20 ms that a
+tick takes to show."""
 SETTLED_SHARE = 0.2
+"""Distance between the joules of a read and those of a tick, within which the read saw that tick [counter's step]. Chosen:
+less than half, by a margin."""
 SETTLED_DOUBT = 0.25
-"""Of the counter's step: a read whose joules are this close to a tick's saw that tick, where the samples may be off by no more
-than that (standard deviation)."""
+"""Largest standard deviation of the samples' energy at which joules may settle which tick a read saw [counter's step].
+Chosen: then two ticks are four standard deviations apart."""
 STARTS_NS: Floats = np.asarray(np.arange(-30e6, 20e6 + 1, 5e5), np.float64)
-"""Where, against the fitted phase, a tick may begin to show."""
+"""Times at which a tick may begin to show, against the fitted phase [ns]. Chosen: more than the 20 ms of an H200 on either
+side."""
 TRAILS_NS: Floats = np.asarray(np.arange(-40e6, 40e6 + 1, 2.5e5), np.float64)
+"""Times by which the samples may trail the fitted ticks [ns]. Chosen: the longest lag less the widest start."""
 LONGEST_LAG_NS = 50e6
-"""Of samples behind the power they show: H200 12 to 20 ms."""
+"""Longest lag of samples behind the power that they show [ns]. Measured: 12 to 20 ms on an H200; more than twice that is
+allowed."""
 SHOWN_WIDTHS_NS = (2e6, 5e6, 10e6, 15e6, 20e6, 25e6)
-"""Spreads of the time from a tick to when it shows; 20 ms on an H200."""
+"""Spreads of the time from a tick to when it shows that are tried [ns]. Measured: 20 ms on an H200; less is tried for
+others."""
 UNKNOWN_LAG_SD_NS = 8e6
-"""Of the samples' lag where nothing tells it: uniform over some 30 ms."""
+"""Standard deviation of the samples' lag where nothing tells it [ns]. Derived: uniform over some 30 ms."""
 LONGEST_CALL_NS = 250_000_000
-"""A read that took longer is left out, because its value is of any moment within the call; real ones took up to 71 ms."""
+"""Longest call of a read that is used [ns]: its value is of any moment within it. Measured: up to 71 ms on an H200; three
+times that is allowed."""
 STEP_SLACK_S = 0.25
-"""Time [s] at the most power that a step of the counter may have on top: a tick at either end, each shown late."""
+"""Time at the most power that a step of the counter may have on top [s]. Derived: a tick at either end, 100 ms each, and
+each shown up to 20 ms late."""
 GLITCH_READS = 3
-"""Most reads in a row that are taken for glitches where those around them agree; more are a counter that lost its count."""
+"""Most reads in a row that are taken for glitches where those around them agree. Chosen: more in a row are a counter that
+lost its count."""
 REPAIR_ROUNDS = 40
-"""Steps that are mended at most; a counter with more is not worth it."""
+"""Most steps of a counter that are mended. Chosen: a counter with more is not worth it."""
 
 
 @dataclass(frozen=True)

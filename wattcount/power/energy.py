@@ -41,40 +41,52 @@ from wattcount.power.uncertainty import (
 Events = NDArray[np.void]
 
 BOX_NS = 1_000_000_000
-"""Length of the box that averaged power (field 185) is the mean of, on the GPUs where it was measured."""
+"""Length of the box that averaged power (field 185) is the mean of [ns]. Measured: on an H200, and found on other GPUs of
+its kind (docs/sensors.md)."""
 CLOCK_STEP_NS = 50_000_000
-"""The wall clock is slewed by less than this between two pairs; a larger change is a step."""
+"""Change of the wall clock against the monotonic one, from one pair to the next, above which it was stepped [ns]. Chosen:
+NTP slews by 0.5 ms a second at most, and pairs come once a second."""
 LATE_STAMP_NS = 60 * S_NS
-"""Samples stamped longer ago than this when they were drained are not believed: a ring holds seconds."""
+"""Age of a sample, when it is drained, above which its stamp is not believed [ns]. Chosen: a ring holds some seconds; a
+minute is far beyond any."""
 LONGEST_GAP_NS = S_NS // 2
-"""What of power alone was not seen for longer has no energy."""
+"""Longest stretch without a reading across which power alone has an energy [ns]. Chosen: half a second, since in longer ones
+a load may begin and end unseen."""
 LONGEST_HOLD_NS = 3 * S_NS
-"""Polled power is repeated as a heartbeat; one that was not for longer is not held on."""
+"""Longest time that a polled value holds without being read again [ns]. Derived: three heartbeats of the sampler, which come
+once a second."""
 MAX_EXTRAPOLATION_NS = 3 * S_NS
-"""How far beyond its first and last tick the counter's scale is carried along the samples."""
+"""Longest stretch beyond the first and last tick over which the scale of the counter is carried along the samples [ns].
+Chosen: three reads of the counter."""
 RING_LOWPASS_S = 0.010
-"""Time constant [s] of the low-pass before the samples ring. An H200 showed 9 to 12 ms; other GPUs are taken to be alike."""
+"""Time constant of the low-pass before the samples ring [s]. Measured: 9 to 12 ms on an H200 (docs/emulator.md); other GPUs
+are taken to be alike."""
 RING_LOWPASS_SD_S = 0.004
-"""Standard deviation [s] of what another board's may be."""
+"""Standard deviation of that time constant from board to board [s]. Chosen: no other GPU's was measured."""
 WITHIN_STEP = 0.15
-"""Standard deviation, in sampling steps, of where within its steps a change of power is put."""
+"""Standard deviation of the moment of a change of power, where samples show it [sampling steps]. Chosen: half of that of a
+moment anywhere within the step (1 / sqrt(12) = 0.29), because the samples on either side tell some of it."""
 HIDDEN_SHARE = 1.0
-"""Standard deviation of the energy at a moment [difference of mean power between samples and counter x one sampling step]. A
-sine that keeps step with 20 ms samples behind a low-pass of 10 ms has 0.5, one behind 12 ms 0.6, a square wave of 10 ms some
-0.9 (its energy swings more than its samples tell)."""
+"""Standard deviation of the energy at a moment that samples in step with the load hide [difference of mean power between
+samples and counter x one sampling step]. Derived: a sine of 20 ms behind a low-pass of 10 ms has 0.5, one behind 12 ms 0.6;
+a square wave of 10 ms on, 10 ms off has up to 1."""
 WIDE_SHARE = 0.03
-"""An interval whose own uncertainty is more than this share of its energy says so."""
+"""Uncertainty of the method above which an interval says so [share of its energy]. Chosen: well above the 0.1 to 0.5 % of a
+window of seconds."""
 COUNTER_STEP_J = 1e-3
+"""Resolution of the energy counter [J]. Stated: NVML's unit for it is the millijoule."""
 COUNTER_TICK_S = 0.1
-"""Update period [s] of the slowest counters: as far as a tick may be misplaced where it is only compared."""
+"""Update period of the slowest counters, as far as a tick may be misplaced where it is only compared [s]. Measured: 100 ms
+on an H200 (docs/h200.md)."""
 POWER_LAG_SD_S = 0.03
-"""Standard deviation [s] of how late power alone is shown, half an update at least: 20 ms samples trail by 12 to 20 ms on an H200,
-and a value that is held is on average half an update old."""
+"""Standard deviation of how late power alone is shown, half an update at least [s]. Measured: the 20 ms samples of an H200
+trail by 12 to 20 ms, and a value that is held is half an update old on average."""
 USAGE_LAG_SD_S = 0.5
-"""The same [s] for GetPowerUsage: on some GPUs it is the mean of the last second, half a second late."""
+"""Standard deviation of how late GetPowerUsage is shown [s]. Measured: on an H200 it is the mean of the last second, half a
+second late."""
 HELD_STEEPNESS = 1 / 3
-"""Variance of the energy of a step of held power [(length x change of power)^2]: power changed at any time since the last value,
-with equal probability, and not in the middle on average."""
+"""Variance of the energy of one step of held power [(length x change of power)^2]. Derived: power changed at any time since
+the value before, with equal probability: the mean square of that time is 1/3."""
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,15 @@ Events = NDArray[np.void]
 Bools = NDArray[np.bool_]
 
 ZERO = "zero_power_readings"
+"""Reason code: readings of 0 W were left out."""
 ABSURD = "absurd_power_readings"
+"""Reason code: readings beyond what the board can draw were left out."""
 FROZEN = "power_samples_frozen"
+"""Reason code: the samples ring stood still."""
 POLLED_FROZEN = "polled_power_frozen"
+"""Reason code: polled power stood still."""
 CLOCK_STEPPED = "wall_clock_stepped"
+"""Reason code: the wall clock was stepped while it was sampled."""
 
 MOST_POWER_W = 5_000.0
 """Power [W] that no single board reaches: the largest of 2026 is built for 1.4 kW."""
