@@ -702,3 +702,22 @@ def test_a_full_folder_of_temporary_files_is_told_in_the_record(
     assert (outcome.exit_code, outcome.reason) == (1, "worker_not_started")
     assert "No space left on device" in (outcome.message or "")
     checked(outcome, cfg)
+
+
+def test_a_driver_that_hangs_costs_its_last_readings_and_not_the_record(
+    tiny_run: Callable[..., RunConfig], witness: Any, emulated: Callable[..., Any]
+) -> None:
+    hangs = {"kind": "slow", "function": "nvmlDeviceGetTotalEnergyConsumption", "ms": 600_000, "from_call": 6}
+    emulated(faults=[hangs])
+    cfg = tiny_run()
+    cfg.power.probe = False
+    outcome = run_point(cfg, witness)
+    assert outcome.exit_code == 0
+    info = checked(outcome, cfg).info
+    assert info.complete
+    (uuid,) = info.sampler
+    assert info.sampler[uuid]["stuck"]
+    assert [note for note in info.notes if "did not return from a call within 5 s" in note]
+    metrics = Record.open(outcome.record_path or Path()).metrics
+    assert metrics is not None
+    assert metrics["metrics"]["energy/gpu_j"] is None  # nothing was read in the window: no joules are made up
