@@ -258,6 +258,20 @@ def rewrite_metrics(folder: Path, **changes: Any) -> None:
     (folder / schema.METRICS_JSON).write_bytes(to_bytes(load_metrics(record) | changes, record.digests))
 
 
+def hash_files(record: Path) -> None:
+    """Puts into `run.json` what the writer does: size, rows and SHA-256 of each raw file."""
+    facts = {
+        file.name: {
+            "bytes": file.stat().st_size,
+            "rows": pq.read_metadata(file).num_rows,
+            "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        }
+        for file in record.glob("*.parquet")
+    }
+    file = record / schema.RUN_JSON
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"files": facts}))
+
+
 def values_of(run: SyntheticRun, folder: Path) -> dict[str, Any]:
     values: dict[str, Any] = metrics_of(run, folder)["metrics"]
     return values

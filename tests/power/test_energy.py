@@ -395,3 +395,20 @@ def test_the_work_of_an_estimate_grows_with_its_length_alone() -> None:
         )
 
     assert growth(estimating, 75, 8) < 30
+
+
+@pytest.mark.parametrize("off_s", [-86_400 * 10, -3600, 3600, 86_400 * 100, 2**43])
+def test_a_stamp_far_from_its_read_costs_neither_the_energy_nor_the_memory(off_s: int) -> None:
+    """One sample of the ring with a stamp days off, as a driver's glitch or a stranger's record has it."""
+    trace, _ = sampled(*llm_like(20.0), 20.0)
+    events = trace.events.copy()
+    stamped = np.flatnonzero(events["source_ts_us"] > 0)
+    events["source_ts_us"][stamped[len(stamped) // 2]] += off_s * 1_000_000
+    moved = PowerTrace((GPU,), events)
+    estimate = moved.energy(START_NS + 5 * S, START_NS + 15 * S, GPU)
+    assert estimate.value_j == pytest.approx(
+        trace.energy(START_NS + 5 * S, START_NS + 15 * S, GPU).value_j, rel=1e-3
+    )
+    ring = moved.model(GPU).ring
+    assert ring is not None
+    assert ring.t_ns[-1] - ring.t_ns[0] < 60 * S

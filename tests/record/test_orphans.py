@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from wattcount.record import Record, RecordWriter
+from wattcount.record import Record, RecordWriter, writer
 from wattcount.record.orphans import close_orphans, open_folders
 from wattcount.record.schema import RunInfo, Validity
 
@@ -171,3 +171,28 @@ def test_one_that_cannot_be_closed_is_told_and_tried_again(
 def test_no_records_yet(tmp_path: Path) -> None:
     assert close_orphans(tmp_path / "nowhere") == []
     assert open_folders(tmp_path / "nowhere") == {}
+
+
+def test_a_signal_while_a_record_is_closed_leaves_it_to_the_next_start(
+    tmp_path: Path, killed: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed(before="info.complete = True")
+    real, written = writer._write_parquet, []
+
+    def interrupted(*arguments: Any) -> Any:
+        written.append(real(*arguments))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(writer, "_write_parquet", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        close_orphans(tmp_path)
+    assert len(written) == 1
+    monkeypatch.setattr(writer, "_write_parquet", real)
+    (closed,) = close_orphans(tmp_path)
+    assert closed.path is not None
+    record = Record.open(closed.path)
+    record.verify()
+    assert record.info.complete
+    assert record.info.validity.valid
+    assert left(tmp_path) == ["r0-one"]
+    assert list((tmp_path / ".running").iterdir()) == []

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
-from synthetic_record import SyntheticRun, rewrite_metrics
+from synthetic_record import SyntheticRun, hash_files, rewrite_metrics
 from witness import Program, Witness, kill
 
 from wattcount import metrics
@@ -105,19 +103,6 @@ def test_a_damaged_record_is_measured_again(wanted: Wanted, record: Path, name: 
     else:
         file.write_bytes(content[:60] + bytes([content[60] ^ 0xFF]) + content[61:])
     assert wanted.finished() is None
-
-
-def hash_files(record: Path) -> None:
-    """Puts into `run.json` what the writer does: size, rows and SHA-256 of each raw file."""
-    facts = {
-        file.name: {
-            "bytes": file.stat().st_size,
-            "rows": pq.read_metadata(file).num_rows,
-            "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
-        }
-        for file in record.glob("*.parquet")
-    }
-    edit(record / "run.json", files=facts)
 
 
 def test_a_record_in_the_making_is_not_finished(wanted: Wanted, record: Path) -> None:

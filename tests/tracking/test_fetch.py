@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from synthetic_record import SyntheticRun, observation
+from synthetic_record import SyntheticRun, hash_files, observation
 
 from tests.tracking.conftest import free_port
 from wattcount.config.schema import TrackingConfig
+from wattcount.errors import WattcountError
 from wattcount.metrics import write
 from wattcount.record import Record
 from wattcount.tracking import TrackingError, log_record
@@ -68,3 +69,28 @@ def test_a_record_that_was_damaged_in_the_store_is_not_taken(
     with pytest.raises(TrackingError, match=r"another record \(another\) in its place"):
         fetch_record(info.run_id, tmp_path / "here", store)
     assert not list((tmp_path / "here").iterdir())
+
+
+@pytest.mark.parametrize(
+    "change", [{"point_id": "../../../../"}, {"run_id": "../x"}, {"repeat": "/../OUTSIDE"}, {"seed": 1}]
+)
+def test_a_record_names_no_place_and_is_what_was_measured(
+    tmp_path: Path, store: TrackingConfig, measured: Path, change: dict[str, object]
+) -> None:
+    """As a stranger may have put it into a store that others use too."""
+    hash_files(measured)
+    run_id = Record.open(measured).info.run_id
+    log_record(measured, store)
+    (logged,) = (tmp_path / "mlflow-artifacts").rglob("run.json")
+    data = json.loads(logged.read_text())
+    logged.write_text(json.dumps(data | change))
+    if "seed" in change:  # the record may say of itself what it likes; its raw files are held against it
+        data["files"]["power.parquet"]["sha256"] = "0" * 64
+        logged.write_text(json.dumps(data))
+    before = sorted(tmp_path.rglob("*"))
+    records_dir = tmp_path / "a" / "b" / "c" / "records"
+    with pytest.raises(WattcountError):
+        fetch_record(run_id, records_dir, store)
+    new = set(tmp_path.rglob("*")) - set(before)
+    assert {path for path in new if path.is_file()} == set()
+    assert list(records_dir.iterdir()) == []

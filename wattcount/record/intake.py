@@ -60,9 +60,10 @@ def opened(path: Path) -> Iterator[io.BufferedReader]:
             else f"cannot be read: {error.strerror}"
         )
         raise DamagedError(f"{path} {what}") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise DamagedError(f"{path} is no regular file")
     with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise DamagedError(f"{path} is no regular file")
         try:
             yield file
         except OSError as error:

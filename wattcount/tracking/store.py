@@ -30,7 +30,6 @@ from wattcount import ownership
 from wattcount.config.paths import gpu_lock_dir
 from wattcount.config.schema import TrackingConfig
 from wattcount.config.tracking_tags import TAG_LIMIT, usable_tags
-from wattcount.errors import WattcountError
 from wattcount.metrics.load import load_metrics
 from wattcount.record import Record
 from wattcount.record.schema import REQUESTS_PARQUET
@@ -79,14 +78,13 @@ def log_record(
     """
     tracking = tracking if tracking is not None else TrackingConfig()
     record = Record.open(Path(path).absolute())
-    files = record.files()
     uri = resolve_uri(tracking)
     later = log_command(shlex.quote(str(record.path)), tracking)
     began_s = time.monotonic()
     with _alone(record.info.run_id, limit_s):
         left_s = max(limit_s - (time.monotonic() - began_s), 1.0)
         with connected(uri, later, left_s) as client:
-            return _log(record, files, client, uri, tracking, force, parent)
+            return _log(record, client, uri, tracking, force, parent)
 
 
 @contextlib.contextmanager
@@ -111,7 +109,6 @@ def _alone(run_id: str, limit_s: float) -> Iterator[None]:
 
 def _log(
     record: Record,
-    files: Sequence[Path],
     client: MlflowClient,
     uri: str,
     tracking: TrackingConfig,
@@ -126,7 +123,7 @@ def _log(
     earlier = _earlier(client, experiment_id, info.run_id)
     if earlier is not None and not force:
         return _completed(client, earlier, status, end_ms, parent)
-    files = _files(record)
+    files = record.files()
     metrics = load_metrics(record)
     run = client.create_run(
         experiment_id,
@@ -154,17 +151,6 @@ def _log(
         return other
     client.set_terminated(run_id, status, end_time=end_ms)
     return run_id
-
-
-def _files(record: Record) -> list[Path]:
-    """The files of a record. Raises `WattcountError` for a link or anything else that is no file."""
-    files = sorted(record.path.iterdir())
-    for file in files:
-        if file.is_symlink() or not file.is_file():
-            raise WattcountError(
-                f"{file} is no regular file: a record has none of these, and none is logged; remove it"
-            )
-    return files
 
 
 def _completed(client: MlflowClient, run: Run, status: str, end_ms: int, parent: str | None) -> str:
