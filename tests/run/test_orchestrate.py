@@ -721,3 +721,4 @@ def test_a_driver_that_hangs_costs_its_last_readings_and_not_the_record(
     metrics = Record.open(outcome.record_path or Path()).metrics
     assert metrics is not None
     assert metrics["metrics"]["energy/gpu_j"] is None  # nothing was read in the window: no joules are made up
+    assert not metrics["validity"]["valid"], metrics["validity"]
