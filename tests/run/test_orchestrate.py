@@ -22,6 +22,8 @@ from powercap_tree import zone
 from witness import Program, Witness, kill, worker_pid
 
 from wattcount.clock import now_ns
+from wattcount.config.identity import point_id
+from wattcount.config.plain import from_json, to_json
 from wattcount.config.schema import LengthConfig, LengthKind, PowerBackend, RunConfig
 from wattcount.errors import NotStartedError
 from wattcount.record import Record
@@ -110,6 +112,24 @@ def test_a_run_and_its_record(tiny_run: Callable[..., RunConfig], witness: Any) 
     assert witness.record == record.path
     assert witness.ended_calls == 1
     assert list(dict.fromkeys(witness.phases)) == list(Phase)
+
+
+def test_a_record_says_what_was_asked_for(tiny_run: Callable[..., RunConfig], witness: Any) -> None:
+    asked = tiny_run()
+    before = to_json(asked)
+    outcome = run_point(asked, witness)
+    assert outcome.record_path is not None
+    assert to_json(asked) == before
+    info = Record.open(outcome.record_path).info
+    assert info.asked["gpu.devices"] == []
+    assert info.asked["gpu.found_name"] is None
+    for key, value in info.asked.items():
+        resolved: Any = info.config
+        was: Any = before
+        for name in key.split("."):
+            resolved, was = resolved[name], was[name]
+        assert was == value != resolved
+    assert info.point_id == point_id(from_json(info.config))
 
 
 def test_lengths_of_a_trace_that_the_bounds_change_are_in_the_record(

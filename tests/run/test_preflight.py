@@ -15,7 +15,7 @@ import pytest
 from wattcount.config import RunConfig, compose
 from wattcount.config.catalogue import gpu_catalogue
 from wattcount.config.identity import point_id
-from wattcount.config.schema import Device, Weights
+from wattcount.config.schema import Device, EngineConfig, EngineKind, Weights
 from wattcount.engine.vllm_install import VllmInstall
 from wattcount.errors import NotStartedError
 from wattcount.load import tokenizer
@@ -321,6 +321,26 @@ def a_model(folder: Path, *, weights: bool = True) -> Path:
     if weights:
         (folder / "model.safetensors").write_bytes(b"12345")
     return folder
+
+
+@pytest.mark.parametrize(
+    ("engine", "install", "emulated", "device"),
+    [
+        (EngineConfig(EngineKind.tiny), None, False, Device.cpu),
+        (EngineConfig(device=Device.cpu), GPU_BUILD, True, Device.cpu),
+        (EngineConfig(), None, True, Device.auto),
+        (EngineConfig(), CPU_BUILD, True, Device.cpu),
+        (EngineConfig(), GPU_BUILD, True, Device.cuda),
+        (EngineConfig(), GPU_BUILD, False, Device.cuda),
+        # A run would be refused, but what was measured on that GPU is done.
+        (EngineConfig(), CPU_BUILD, False, Device.cuda),
+    ],
+)
+@pytest.mark.usefixtures("cuda_machine")
+def test_what_the_device_becomes_for_plan_and_run(
+    engine: EngineConfig, install: VllmInstall | None, emulated: bool, device: Device
+) -> None:
+    assert module.device_of(engine, install, emulated=emulated) is device
 
 
 @pytest.mark.usefixtures("machine")

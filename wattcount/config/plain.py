@@ -39,6 +39,19 @@ def from_json(data: Mapping[str, Any], *, later_keys: bool = False) -> RunConfig
     return _build(RunConfig, _known_part(RunConfig, data) if later_keys else data, "")
 
 
+def asked_otherwise(asked: Any, resolved: Any, where: str = "") -> dict[str, Any]:
+    """By dotted key, the plain value in `asked` of every field in which `resolved`, of the same class, differs."""
+    found: dict[str, Any] = {}
+    for item in dataclasses.fields(resolved):
+        path = f"{where}.{item.name}" if where else item.name
+        before, after = getattr(asked, item.name), getattr(resolved, item.name)
+        if dataclasses.is_dataclass(after) and type(before) is type(after):
+            found |= asked_otherwise(before, after, path)
+        elif before != after:
+            found[path] = _to_plain(before)
+    return found
+
+
 def from_plain_group(cls: type[T], data: Mapping[str, Any], where: str) -> T:
     """One group's dataclass from plain values, checked as `from_json` checks; `where` begins the messages."""
     return _build(cls, data, where)

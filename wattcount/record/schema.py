@@ -216,6 +216,9 @@ class RunInfo:
     """How the rehearsal ended: `stalled_prefills` of each round of sizes drawn at random (what still had to be compiled),
     `blocks` (of the round through all numbers of blocks: how many requests were `planned` and `completed`; null: there
     was no such round), `settled` (the last round had none), `limit_s`. Empty where there was none."""
+    asked: dict[str, Any] = field(default_factory=dict)
+    """What was asked for where `config` says what became of it, by dotted key: `model.name: auto`, `gpu.devices: []`,
+    `power.power_period_ms: null`. A key that is not in it was asked for as it is in `config`."""
     length_changes: dict[str, int] = field(default_factory=dict)
     """How many requests have another length than their trace or prompt file gives (`load.lengths.LengthChanges`). Empty
     where there are none, or no file."""

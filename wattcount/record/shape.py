@@ -108,6 +108,7 @@ _RUN = Group(
         "attempt": int,
         "timing": {str: _NUMBER},
         "length_changes": {str: int},
+        "asked": Group(),
         "warmup": _WARMUP,
         **dict.fromkeys(("characterisation", "rehearsal", "gpu_settings", "cooldown"), Group()),
         "files": {Word: Group({"bytes": int, "rows": int, "sha256": str})},

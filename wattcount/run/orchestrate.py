@@ -28,7 +28,7 @@ from typing import Any, Protocol
 from wattcount import ownership
 from wattcount.clock import ClockPair, now_ns
 from wattcount.config.identity import point_id
-from wattcount.config.plain import to_json
+from wattcount.config.plain import asked_otherwise, to_json
 from wattcount.config.schema import RunConfig
 from wattcount.errors import (
     EXIT_FAILED,
@@ -146,12 +146,14 @@ def run_point(
             if cfg.resume and (found := wanted.finished()) is not None:  # meanwhile
                 return Outcome(EXIT_OK, found, None, None, measured_before=True)
             # Others may have taken them while this run was prepared.
-            cfg.gpu.devices = _on_free_gpus(asked, session, cfg.gpu.found_name).gpu.devices or cfg.gpu.devices
+            devices = _on_free_gpus(asked, session, cfg.gpu.found_name).gpu.devices or cfg.gpu.devices
+            cfg = dataclasses.replace(cfg, gpu=dataclasses.replace(cfg.gpu, devices=devices))
             with _gpus_locked(cfg, session, purpose, display) as locks:
                 cooldown = _cool_down(rest, cfg, session, display) if rest is not None else {}
                 started_ns += now_ns() - waiting_ns  # waiting is no part of the run
                 with gpu_settings(cfg.gpu, session.select(cfg.gpu), session, display.notice) as settings:
                     info = _draft(cfg, session)
+                    info.asked = asked_otherwise(asked, cfg)
                     info.attempt = wanted.attempts() + 1
                     info.cooldown, info.gpu_settings = cooldown, settings
                     return _measure(cfg, info, session, display, started_ns, meanwhile, [*claims, *locks])

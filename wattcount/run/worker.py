@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any
 from wattcount import ownership
 from wattcount.clock import now_ns
 from wattcount.config import engine_defaults
-from wattcount.config.plain import from_json, to_json
+from wattcount.config.plain import asked_otherwise, from_json, to_json
 from wattcount.config.schema import RunConfig, Weights
 from wattcount.engine import create as create_engine
 from wattcount.engine.base import Engine
@@ -259,7 +259,9 @@ class Run:
         info.nvml = session.library
         self._engine = engine = create_engine(cfg, uuids, self._writer.folder)
         info.characterisation = characterised(session, uuids, cfg.power)
-        cfg.power = common_plan(info.characterisation.values(), cfg.power)
+        asked = cfg.power
+        cfg.power = common_plan(info.characterisation.values(), asked)
+        info.asked |= asked_otherwise(asked, cfg.power, "power")
         info.config["power"] = to_json(cfg)["power"]
         self._sampler = sampler = PowerSampler(uuids, session, cfg.power, keep=False)
         rapl = find_rapl()

@@ -97,12 +97,7 @@ class ThisMachine:
         key = (id(cfg.engine), evidence)
         if key not in self._engines:
             engine = cfg.engine
-            device = engine.device
-            if engine.name is EngineKind.tiny:
-                device = Device.cpu
-            elif device is Device.auto and self._vllm is not None:
-                on_gpu = evidence != "emulated" or preflight.computes_on_gpu(self._vllm)
-                device = Device.cuda if on_gpu else Device.cpu
+            device = preflight.device_of(engine, self._vllm, emulated=evidence == "emulated")
             # Kept with what the key stands for, so that no other node is made at its place in memory.
             self._engines[key] = (engine, dataclasses.replace(engine, device=device))
         found: EngineConfig = self._engines[key][1]

@@ -9,6 +9,7 @@ the sweep, however that ends.
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import os
 import signal
 import sys
@@ -90,7 +91,8 @@ class Lane:
 
     def measure(self, task: Task) -> Finished:
         cfg = from_json(task.config)
-        cfg.gpu.devices = list(task.gpus) or cfg.gpu.devices
+        if task.gpus:
+            cfg = dataclasses.replace(cfg, gpu=dataclasses.replace(cfg.gpu, devices=list(task.gpus)))
         rest = Rest(task.before)
         relay = _Relay(self._connection)
         try:
