@@ -3,7 +3,7 @@
     python benchmarks/bench_status.py [--points 5580] [--repeats 5] [--limit-s 2]
 
 One batch is run on the tiny engine and an emulated H200. Its record is copied, with ids of its own, for every point of a
-study of 50 models x 10 GPUs; raw files are linked, as nobody reads them here. The ledger holds what a sweep in three
+study of 50 models x 10 GPUs; raw files are linked. The first calls look at 500 records each for the first time (`Verdicts.at_a_glance`). The ledger holds what a sweep in three
 starts would have written: every point started and done, every twentieth failed once before. Then the program is started
 afresh and timed from outside, with the files in the page cache and, where that is permitted, without: then most of the time is Python and its
 libraries being read from the disk, and the limit is not asked of it.
@@ -21,6 +21,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from wattcount.metrics import load_metrics, to_bytes
 from wattcount.record import Record
 from wattcount.record.place import final_folder, new_run_id
 from wattcount.sweep.planning.index import run_energy_j, run_wall_s
@@ -46,15 +47,15 @@ def measured(folder: Path) -> Path:
     return found
 
 
-def copy(record: Path, info: dict, records_dir: Path, planned: PlannedPoint) -> Path:
+def copy(record: Path, info: dict, metrics: dict, records_dir: Path, planned: PlannedPoint) -> Path:
     run_id = new_run_id()
     folder = final_folder(records_dir, planned.key * 5, planned.repeat, run_id)
     folder.mkdir(parents=True)
     info |= {"run_id": run_id, "point_id": planned.key * 5, "seed": planned.seed, "repeat": planned.repeat}
     (folder / "run.json").write_text(json.dumps(info))
-    (folder / "metrics.json").write_bytes((record / "metrics.json").read_bytes())
     for file in record.glob("*.parquet"):
         os.link(file, folder / file.name)
+    (folder / "metrics.json").write_bytes(to_bytes(metrics, Record.open(folder).digests))
     return folder
 
 
@@ -78,11 +79,11 @@ def points(number: int) -> list[PlannedPoint]:
 def make_study(records_dir: Path, record: Path, number: int) -> None:
     planned = points(number)
     info = Record.open(record).info
-    metrics = (Record.open(record).metrics or {})["metrics"]
+    metrics = load_metrics(Record.open(record))
     facts = {
         "wall_s": run_wall_s(info),
-        "energy_j": run_energy_j(info, metrics),
-        "j_per_output_token": metrics["energy/gpu_j_per_output_token"],
+        "energy_j": run_energy_j(info, metrics["metrics"]),
+        "j_per_output_token": metrics["metrics"]["energy/gpu_j_per_output_token"],
         "gpu_uuid": str(info.gpus[0]["uuid"]),
     }
     Ledger.open(records_dir, "paper").write_plan(
@@ -98,7 +99,7 @@ def make_study(records_dir: Path, record: Path, number: int) -> None:
                     ledger.append(
                         Event(EventKind.failed, key, attempt=1, reason="timeout", message="took too long")
                     )
-                folder = copy(record, info, records_dir, planned[i])
+                folder = copy(record, info.to_json(), metrics, records_dir, planned[i])
                 ledger.append(Event(EventKind.started, key, attempt=2))
                 ledger.append(Event(EventKind.done, key, attempt=2, record=str(folder), **facts))
 

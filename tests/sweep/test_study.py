@@ -310,3 +310,20 @@ def test_a_terminal_that_stands_still_does_not_hold_the_sweep(home: Path) -> Non
     os.close(read_end)
     assert process.returncode == 0
     assert told.count(b"record: ") == 2
+
+
+def test_a_dry_run_changes_nothing_on_the_disk(home: Path) -> None:
+    """Not the index, not the metrics of records that lack them, and no folder of the study."""
+    assert run(*EMULATED, "seed=0")[0] in (0, 1)
+    for file in [*home.rglob("metrics.json"), *home.rglob("index.json")]:
+        file.unlink()
+
+    def listing() -> list[tuple[str, int, int]]:
+        found = [(str(path), path.lstat()) for path in sorted(home.rglob("*"))]
+        return [(name, facts.st_size, facts.st_mtime_ns) for name, facts in found]
+
+    before = listing()
+    code, out, err = run(*EMULATED, "seed=0,1", "dry_run=true")
+    assert (code, err) == (0, "")
+    assert "dry run: nothing was started" in out
+    assert listing() == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from witness import Witness
 from wattcount.config.schema import RunConfig
 from wattcount.record import Record
 from wattcount.run.orchestrate import run_point
-from wattcount.sweep.planning.index import INDEX_FILE, Status, read_index
+from wattcount.sweep.planning.index import INDEX_FILE, Status, Verdicts, read_index
 from wattcount.sweep.planning.keys import Keys
 
 pytestmark = pytest.mark.timeout(60)
@@ -99,3 +100,85 @@ def test_a_failed_record_is_no_valid_one(tiny_run: Callable[..., RunConfig]) -> 
 
 def test_no_folder_is_no_record(tmp_path: Path) -> None:
     assert len(read_index(tmp_path / "nowhere")) == 0
+
+
+def listing(folder: Path) -> list[tuple[str, int, int]]:
+    found = [(str(path), path.lstat()) for path in sorted(folder.rglob("*"))]
+    return [(name, facts.st_size, facts.st_mtime_ns) for name, facts in found]
+
+
+@pytest.mark.parametrize("metrics", ["kept", "missing", "older"])
+def test_planning_without_keeping_changes_nothing_on_the_disk(records: Path, metrics: str) -> None:
+    (folder,) = records.glob("*/r0-*")
+    if metrics == "missing":
+        (folder / "metrics.json").unlink()
+    elif metrics == "older":
+        (folder / "metrics.json").write_text(json.dumps({"metrics_version": 1, "energy": {}}))
+    before = listing(records)
+    assert len(read_index(records, keep=False)) == 1
+    assert listing(records) == before
+    assert len(read_index(records)) == 1  # nor is metrics.json written, only what was found is kept
+    assert {name for name, *_ in listing(records)} - {name for name, *_ in before} == {
+        str(records / ".studies"),
+        str(records / INDEX_FILE),
+    }
+
+
+@pytest.mark.parametrize("name", ["power.parquet", "requests.parquet", "steps.parquet", "run.json"])
+@pytest.mark.parametrize("damage", ["missing", "cut", "flipped"])
+def test_a_record_that_was_damaged_is_set_aside_with_its_reason(
+    records: Path, name: str, damage: str
+) -> None:
+    """Though it was in the index, and its `metrics.json` says that it is valid."""
+    assert len(read_index(records)) == 1
+    (folder,) = records.glob("*/r0-*")
+    file = folder / name
+    content = file.read_bytes()
+    if damage == "missing":
+        file.unlink()
+    else:
+        file.write_bytes(content[:-9] if damage == "cut" else content[:60] + b"\xff" + content[61:])
+    for _ in range(2):  # the second time from the cache
+        index = read_index(records)
+        assert len(index) == 0
+        if (name, damage) == ("run.json", "missing"):
+            assert index.set_aside == []  # a folder without run.json is no record
+            continue
+        (entry,) = index.set_aside
+        assert name in str(entry.message)
+    file.write_bytes(content)
+    assert len(read_index(records)) == 1
+
+
+def test_records_are_judged_anew_by_another_version_of_the_checks(
+    records: Path, made: tuple[Path, RunConfig]
+) -> None:
+    read_index(records)
+    content = json.loads((records / INDEX_FILE).read_text())
+    content["version"] = "of older checks"
+    content["entries"][0]["status"] = "failed"
+    (records / INDEX_FILE).write_text(json.dumps(content))
+    (entry,) = read_index(records).runs(Keys().point(made[1]), 0, 0, {})
+    assert entry.status is not Status.failed
+
+
+def test_a_glance_computes_nothing(records: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `wattcount status` looks at thousands of records, most of which nothing is known of after an upgrade."""
+    (folder,) = (str(path.relative_to(records)) for path in records.glob("*/r0-*"))
+
+    def never(_record: Record) -> None:
+        raise AssertionError("metrics were computed")
+
+    monkeypatch.setattr("wattcount.metrics.load.compute", never)
+    found = Verdicts(records).at_a_glance(folder)
+    assert found is not None
+    assert found.status in (Status.valid, Status.invalid)
+    (records / folder / "metrics.json").unlink()
+    verdicts = Verdicts(records)
+    assert verdicts.at_a_glance(folder) is None
+    verdicts.save()
+    monkeypatch.setattr("wattcount.sweep.planning.index.glance", never)
+    assert Verdicts(records).at_a_glance(folder) is None  # it is known to be whole, and was not read again
+    monkeypatch.setattr("wattcount.sweep.planning.index.MOST_LOOKS", 0)
+    (records / folder / "steps.parquet").touch()
+    assert Verdicts(records).at_a_glance(folder) is None
