@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from wattcount.engine.base import Engine, EngineInfo, GenerationRequest, TokenCh
 from wattcount.errors import RunFailedError
 from wattcount.load import LoadGenerator, LoadPlan, build_plan
 from wattcount.load.generator import RequestRecord
-from wattcount.load.rehearsal import dress, rehearsal
+from wattcount.load.rehearsal import beginning
 from wattcount.record.schema import REQUESTS_SCHEMA, RequestStatus
 
 VOCAB = 1000
@@ -201,8 +200,7 @@ def test_each_request_says_how_its_tokens_are_drawn() -> None:
     scenario.sampling = sampling
     built = build_plan(scenario, 0, 0)
     assert built.warmup is not None
-    bounds = {"max_batched_tokens": 64, "max_request_tokens": 64}
-    plans = [built.main, built.warmup, dress(built.main, 0, 2), rehearsal(built.main, 2, **bounds).plan]
+    plans = [built.main, built.warmup, beginning(built.main, 0, 2)]
     for sent in plans:
         run(ScriptedEngine(listening), sent)
     assert len(heard) == sum(map(len, plans))
@@ -556,52 +554,3 @@ def test_two_generators_share_their_slots() -> None:
         return most
 
     assert together(work, {"step_base_ms": 1.0}) == 3
-
-
-@pytest.mark.parametrize("failing", [False, True])
-def test_a_request_joins_others_once_they_have_a_token_or_have_failed(failing: bool) -> None:
-    async def script(request: GenerationRequest) -> AsyncIterator[TokenChunk]:
-        await asyncio.sleep(0.05)
-        if failing and request.request_id == "u1":
-            raise RunFailedError("request_failed", "it broke")
-        for _ in range(4):
-            yield TokenChunk(now_ns(), 1, None)
-            await asyncio.sleep(0.05)
-        yield TokenChunk(now_ns(), request.max_output_tokens - 4, "length")
-
-    async def work() -> LoadGenerator:
-        generator = LoadGenerator(
-            ScriptedEngine(script), plan([0] * 4), vocab_size=1000, window_start_offset_ns=None, joins=(2,)
-        )
-        await generator.run(now_ns())
-        await generator.drain(10.0)
-        return generator
-
-    opener, second, *joining = virtual_time.run(work()).records
-    assert opener.first_token_ns is not None
-    assert opener.last_token_ns is not None
-    for record in joining:
-        assert opener.first_token_ns <= record.actual_send_ns < opener.last_token_ns  # type: ignore[operator]
-        assert failing or second.first_token_ns <= record.actual_send_ns  # type: ignore[operator]
-        assert record.status == "completed"
-
-
-def test_a_group_waits_until_all_before_it_have_ended() -> None:
-    async def work(engine: Engine) -> LoadGenerator:
-        generator = LoadGenerator(
-            engine, plan([0] * 5), vocab_size=1000, window_start_offset_ns=None, begins=(2, 3)
-        )
-        await generator.run(now_ns())
-        await generator.drain(10.0)
-        return generator
-
-    records = together(work).records
-    groups = [records[:2], records[2:3], records[3:]]
-    for before, after in pairwise(groups):
-        assert all(
-            first.last_token_ns < second.actual_send_ns  # type: ignore[operator]
-            for first in before
-            for second in after
-        )
-    assert records[4].actual_send_ns < records[3].last_token_ns  # type: ignore[operator]
-    assert {record.status for record in records} == {"completed"}

@@ -96,16 +96,6 @@ class SpeculativeMethod(Enum):
     """A smaller model of the same vocabulary proposes."""
 
 
-class RehearsalKind(Enum):
-    """How the engine is taken through what it compiles on first use, before the warm-up."""
-
-    sizes = "sizes"
-    """All sizes of step, then sizes drawn at random."""
-    dress = "dress"
-    """The beginning of the run's own load, again and again until nothing new is compiled."""
-    none = "none"
-
-
 class LengthKind(Enum):
     fixed = "fixed"
     uniform = "uniform"
@@ -262,11 +252,9 @@ class ScenarioConfig:
     slo: SloConfig = field(default_factory=SloConfig, metadata={IDENTITY: True})
     bare_idle_s: float = identity(10.0)
     loaded_idle_s: float = identity(10.0)
-    rehearsal: RehearsalKind = identity(RehearsalKind.sizes)
     rehearsal_requests: int | None = identity(None)
-    """Requests at once before the warm-up, so that the engine meets all sizes of step and compiles its kernels before the
-    window; it goes on until no size makes the engine stand still. None: as many as it runs at once, at most as many as the
-    load can have in flight; 0: none."""
+    """Requests of the window's beginning that are played before the warm-up, again and again until the engine compiles nothing new.
+    None: as many as it runs at once, and 20 s of a server's arrivals at most; 0: none."""
     bare_idle_after_s: float = 5.0
     """After the engine has ended. Nothing that was measured before depends on it, so it is no identity."""
     drain_limit_s: float = 600.0

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -69,8 +68,6 @@ class LoadGenerator:
     `window_start_offset_ns`: requests planned before it are of phase `warmup`, the others of `window`;
     None: none is, the whole plan is `before_window`'s.
     `before_window`: what requests that are not of the window are sent for.
-    `begins`: indices of requests that wait until all before them have ended.
-    `joins`: indices of requests that wait until all before them have got a token, or ended.
     `hold_window`: requests of phase `window` wait for `release_window`, which says when the window begins.
     `share_slots`: another generator whose `max_in_flight` holds for both together.
     `on_tokens` is called with the record and the chunk, after the record has taken the chunk in.
@@ -89,8 +86,6 @@ class LoadGenerator:
         share_slots: LoadGenerator | None = None,
         id_prefix: str = "",
         before_window: str = "warmup",
-        begins: Iterable[int] = (),
-        joins: Iterable[int] = (),
     ) -> None:
         if max_in_flight is not None and max_in_flight < 1:
             raise ValueError(f"max_in_flight must be at least 1, got {max_in_flight}")
@@ -100,11 +95,6 @@ class LoadGenerator:
         self._slots = asyncio.Semaphore(max_in_flight) if max_in_flight is not None else None
         if share_slots is not None:
             self._slots = share_slots._slots
-        self._begins = frozenset(begins)
-        self._joins = frozenset(joins)
-        self._tokenless: set[int] = set()
-        """Indices of requests in flight that have got no token yet."""
-        self._none_tokenless = asyncio.Event()
         self._released = asyncio.Event()
         if not hold_window:
             self._released.set()
@@ -161,11 +151,6 @@ class LoadGenerator:
                     await _sleep_until(record.planned_send_ns)
                 if record.planned_send_ns is None:
                     break  # `stop_at`, before or meanwhile
-                if record.index in self._begins and self._tasks:
-                    await asyncio.wait(self._tasks.copy())
-                if record.index in self._joins and self._tokenless:
-                    self._none_tokenless.clear()
-                    await self._none_tokenless.wait()
                 if self._slots is not None:
                     await self._slots.acquire()
                 if self._too_late(record):
@@ -250,12 +235,10 @@ class LoadGenerator:
     def _send(self, record: RequestRecord, request: GenerationRequest) -> None:
         task = asyncio.create_task(self._follow(record, request))
         self._tasks.add(task)
-        self._tokenless.add(record.index)
-        task.add_done_callback(partial(self._ended, record))
+        task.add_done_callback(self._ended)
 
-    def _ended(self, record: RequestRecord, task: asyncio.Task[None]) -> None:
+    def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        self._got_token(record)
         if self._slots is not None:
             self._slots.release()
 
@@ -287,16 +270,10 @@ class LoadGenerator:
             record.status = "completed"
             self.completed += 1
 
-    def _got_token(self, record: RequestRecord) -> None:
-        self._tokenless.discard(record.index)
-        if not self._tokenless:
-            self._none_tokenless.set()
-
     def _take(self, record: RequestRecord, chunk: TokenChunk) -> None:
         if chunk.token_count:
             if record.first_token_ns is None:
                 record.first_token_ns = chunk.t_ns
-                self._got_token(record)
             record.last_token_ns = chunk.t_ns
             record.token_ts_ns.append(chunk.t_ns)
             record.token_count.append(chunk.token_count)

@@ -213,9 +213,9 @@ class RunInfo:
     """How an adaptive warm-up ended: `settled`, `seconds`, `limit_s`, `unsettled` (percent of drift, by what still
     drifted) and `needed_s` (twice as long as a request lived; None: none had ended). Empty where its length was fixed."""
     rehearsal: dict[str, Any] = field(default_factory=dict)
-    """How the rehearsal ended: `stalled_prefills` of each round of sizes drawn at random (what still had to be compiled),
-    `blocks` (of the round through all numbers of blocks: how many requests were `planned` and `completed`; null: there
-    was no such round), `settled` (the last round had none), `limit_s`. Empty where there was none."""
+    """How the rehearsal ended: `rounds` (of each `requests`, `seconds`, the kernels `compiled`, `stalls`, `stall_s`; null: the engine
+    does not tell), `settled` (the last round showed nothing new), `seconds`, `limit_s`, `compiled_later` (kernels from then to the
+    end of the load). Empty where there was none. Earlier versions: `stalled_prefills` of each round of sizes drawn at random."""
     asked: dict[str, Any] = field(default_factory=dict)
     """What was asked for where `config` says what became of it, by dotted key: `model.name: auto`, `gpu.devices: []`,
     `power.power_period_ms: null`. A key that is not in it was asked for as it is in `config`."""

@@ -19,6 +19,12 @@ def upgraded(info: Mapping[str, Any]) -> dict[str, Any]:
     were as wattcount had them by default are listed in `config.engine.unset`.
     """
     config = info.get("config")
+    scenario = config.get("scenario") if isinstance(config, Mapping) else None
+    if isinstance(config, Mapping) and isinstance(scenario, Mapping) and "rehearsal" in scenario:
+        # For a short while there were two kinds of rehearsal to choose from.
+        scenario = {key: value for key, value in scenario.items() if key != "rehearsal"}
+        config = {**config, "scenario": scenario}
+        info = {**info, "config": config}
     engine = config.get("engine") if isinstance(config, Mapping) else None
     if not isinstance(config, Mapping) or not isinstance(engine, Mapping):
         return dict(info)

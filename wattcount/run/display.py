@@ -13,9 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from wattcount.clock import now_ns
 from wattcount.config.schema import (
     DisplayConfig,
-    RehearsalKind,
     RunConfig,
-    ScenarioConfig,
     ServerConfig,
     Weights,
 )
@@ -62,10 +60,6 @@ def banners(cfg: RunConfig) -> list[str]:
     return found
 
 
-def _unrehearsed(scenario: ScenarioConfig) -> bool:
-    return scenario.rehearsal_requests == 0 or scenario.rehearsal is RehearsalKind.none
-
-
 def planned_phases(cfg: RunConfig) -> dict[Phase, float | None]:
     """The phases of a run in order, with their length in seconds; None where only the run will tell."""
     scenario = cfg.scenario
@@ -74,7 +68,7 @@ def planned_phases(cfg: RunConfig) -> dict[Phase, float | None]:
         Phase.BARE_IDLE: scenario.bare_idle_s,
         Phase.ENGINE_START: None,
         Phase.LOADED_IDLE: scenario.loaded_idle_s,
-        Phase.REHEARSAL: 0.0 if _unrehearsed(scenario) else None,
+        Phase.REHEARSAL: 0.0 if scenario.rehearsal_requests == 0 else None,
         Phase.WARMUP: server.warmup_s if server is not None and not _adaptive(server) else None,
         Phase.WINDOW: server.window_s if server is not None else None,
         Phase.DRAIN: None if server is not None else 0.0,

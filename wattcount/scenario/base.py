@@ -4,46 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 from wattcount.clock import now_ns
 from wattcount.config import engine_defaults
-from wattcount.config.schema import RehearsalKind, RunConfig, ScenarioConfig
+from wattcount.config.schema import RunConfig, ScenarioConfig
 from wattcount.engine.base import Engine, EngineInfo, EngineStep
 from wattcount.errors import RunFailedError
 from wattcount.load.build import BuiltLoad
-from wattcount.load.generator import LoadGenerator, RequestRecord
-from wattcount.load.plan import LoadPlan
-from wattcount.load.rehearsal import Rehearsal, blocks, dress, rehearsal, stalled, variation
+from wattcount.load.generator import LoadGenerator
+from wattcount.load.rehearsal import beginning
 from wattcount.load.stalls import Stalls, Steps, stalls
-from wattcount.record.schema import Phase, RequestStatus
+from wattcount.record.schema import Phase
 from wattcount.scenario.journal import Journal
 from wattcount.scenario.phases import PhaseRunner
 
 START_GRACE_S = 60.0
 """An engine ends its own start after `engine.start_timeout_s`; this long after that it is not waited for."""
-REHEARSAL_LIMIT_S = 240.0
-"""A rehearsal takes some seconds, and two minutes or three where many kernels have to be compiled,"""
-BLOCK_LIMIT_S = 1.5
-"""beside this for each number of blocks, which may have to be compiled, too."""
-VARIATIONS = 12
-"""Rounds of sizes drawn at random, at most."""
-DRESS_ROUNDS = 8
-"""Of a dress rehearsal, at most."""
-DRESS_LIMIT_S = 180.0
-"""A dress rehearsal takes as long as the load that it plays, and a minute or two where many kernels have to be compiled."""
-DRESS_PLAYED_S = 20.0
+REHEARSAL_ROUNDS = 8
+"""Of a rehearsal, at most."""
+REHEARSAL_LIMIT_S = 180.0
+"""A rehearsal takes as long as the load that it plays, and a minute or two where many kernels have to be compiled."""
+PLAYED_S = 20.0
 """So much of a server's window is played [s]."""
-DRESS_BATCHES = 1
-"""So many times what the engine runs at once is played of a batch: it fills the engine, and runs out as the whole batch does."""
 
 
 @dataclass
@@ -77,8 +66,8 @@ class Scenario(ABC):
                                                                        drive(), the scenario's own
                                        --> loaded idle --> bare idle
 
-    The rehearsal (`load.rehearsal`) takes the engine through all sizes of step, and then through sizes drawn at random until
-    it has stood still at none of them, so that what it compiles on first use is compiled before the window.
+    The rehearsal plays the beginning of the load (`load.rehearsal`) until that shows nothing new, so that what the engine compiles
+    on first use is compiled before the window.
     """
 
     def __init__(self, config: ScenarioConfig) -> None:
@@ -115,35 +104,22 @@ class Scenario(ABC):
     async def drive(self, ctx: RunContext) -> None:
         """Warm-up, window and drain."""
 
-    def most_in_flight(self, ctx: RunContext) -> int:
-        """Requests that the load can have in flight at once at most."""
-        return len(ctx.load.main)
+    @property
+    def max_in_flight(self) -> int | None:
+        """Requests that the load may have in flight at once; None: as many as come."""
+        return None
 
-    def played(self, ctx: RunContext, number: int, requests: int) -> LoadPlan:
-        """What round `number` of a dress rehearsal sends: the beginning of the window, `requests` at most."""
-        begin_ns = ctx.load.window_start_offset_ns
-        end_ns = begin_ns + round(DRESS_PLAYED_S * 1e9)
-        return dress(ctx.load.main, number, requests, begin_ns=begin_ns, end_ns=end_ns)
-
-    def _rehearsal(self, ctx: RunContext) -> _Rehearsing | _DressRehearsing | None:
+    def _rehearsal(self, ctx: RunContext) -> _Rehearsing | None:
         """What is to be rehearsed with, if anything."""
-        info, asked = ctx.engine_info, self._config.rehearsal_requests
+        info, requests = ctx.engine_info, self._config.rehearsal_requests
         assert info is not None
-        if (
-            asked == 0
-            or self._config.rehearsal is RehearsalKind.none
-            or (asked is None and not ctx.engine.compiles_on_first_use)
-        ):
+        if requests == 0 or (requests is None and not ctx.engine.compiles_on_first_use):
             return None
-        expected = engine_defaults.defaults(ctx.cfg)
-        at_once = int(info.details.get("max_num_seqs") or expected.max_num_seqs)  # type: ignore[call-overload]
-        at_once *= ctx.cfg.engine.data_parallel_size
-        if self._config.rehearsal is RehearsalKind.dress:
-            requests = DRESS_BATCHES * at_once if asked is None else asked
-            return _DressRehearsing(ctx, partial(self.played, ctx, requests=requests), info)
-        most = min(at_once, self.most_in_flight(ctx))
-        batched = int(info.details.get("max_num_batched_tokens") or expected.max_num_batched_tokens)  # type: ignore[call-overload]
-        return _Rehearsing(ctx, most if asked is None else asked, batched, info)
+        if requests is None:
+            # They fill the engine, and run out as the whole load does.
+            at_once = info.details.get("max_num_seqs") or engine_defaults.defaults(ctx.cfg).max_num_seqs
+            requests = int(at_once) * ctx.cfg.engine.data_parallel_size  # type: ignore[call-overload]
+        return _Rehearsing(ctx, requests, self.max_in_flight, info)
 
     async def _idle(self, ctx: RunContext, phase: Phase, seconds: float) -> None:
         if seconds > 0:
@@ -172,111 +148,19 @@ class Scenario(ABC):
 
 
 class _Rehearsing:
-    """The rehearsal of one run. `Rehearsal`s are made before they are sent; the first ones before anything is measured."""
+    """The rehearsal of one run: the beginning of its own load, again and again until a round shows nothing new.
 
-    def __init__(self, ctx: RunContext, requests: int, max_batched_tokens: int, info: EngineInfo) -> None:
-        self._ctx = ctx
-        self._load = ctx.load.main
-        self._requests = requests
-        self._info = info
-        replicas = ctx.cfg.engine.data_parallel_size
-        self._bounds = {
-            "max_batched_tokens": max_batched_tokens * replicas,
-            "max_request_tokens": info.max_model_len,
-        }
-        self._ladder = self._generator(rehearsal(self._load, requests, **self._bounds), "rehearsal-")
-        self._blocks = blocks(self._load, requests, **self._bounds, replicas=replicas)
-
-    async def run(self) -> None:
-        """What has not ended at the limit is cancelled, and that is no harm."""
-        limit_s = REHEARSAL_LIMIT_S + BLOCK_LIMIT_S * len(self._blocks.groups)
-        self._ctx.phases.begin(Phase.REHEARSAL, limit_s=limit_s)
-        assert self._ctx.phases.current is not None
-        end_ns = self._ctx.phases.current.start_ns + round(limit_s * 1e9)
-        self._ctx.rehearsal |= {
-            "kind": RehearsalKind.sizes.value,
-            "stalled_prefills": [],
-            "blocks": None,
-            "settled": False,
-            "limit_s": limit_s,
-        }
-        begun_ns = now_ns()
-        if await self._send(self._ladder, end_ns):
-            await self._settle(end_ns)
-        self._ctx.rehearsal |= {
-            "seconds": (now_ns() - begun_ns) / 1e9,
-            "compiled": self._ctx.engine.kernels_compiled(),
-        }
-        self._ctx.phases.end()
-
-    async def _settle(self, end_ns: int) -> None:
-        """Rounds of variations until one has made nothing stand still. After the first that has, all numbers of blocks, and then
-        until two in a row have not."""
-        found = self._ctx.rehearsal
-        stalls: list[int] = found["stalled_prefills"]
-        for number in range(VARIATIONS):
-            stood_still = await self._vary(number, end_ns)
-            if stood_still is None:
-                return
-            stalls.append(stood_still)
-            if stalls == [0] or stalls[-2:] == [0, 0]:
-                found["settled"] = True
-                return
-            if number == 0 and not await self._meet_blocks(end_ns):
-                return
-
-    async def _meet_blocks(self, end_ns: int) -> bool:
-        """Whether all of them completed by `end_ns`."""
-        generator = self._generator(self._blocks, "rehearsal-blocks-")
-        told = {"planned": len(self._blocks.groups), "completed": 0}
-        self._ctx.rehearsal["blocks"] = told
-        try:
-            return await self._send(generator, end_ns)
-        finally:
-            took_s = [_took_s(generator.records[group]) for group in self._blocks.groups]
-            told["completed"] = len(took_s) - sum(map(math.isnan, took_s))
-
-    async def _vary(self, number: int, end_ns: int) -> int | None:
-        """How many of one more round of variations stood still; None: not all of it completed by `end_ns`."""
-        varied = variation(self._load, self._requests, number, **self._bounds)
-        generator = self._generator(varied, f"rehearsal-{number}-")
-        if not await self._send(generator, end_ns):
-            return None
-        took_s = np.array([_took_s(generator.records[group]) for group in varied.groups])
-        return int(stalled(took_s).sum())
-
-    def _generator(self, planned: Rehearsal, id_prefix: str) -> LoadGenerator:
-        return LoadGenerator(
-            self._ctx.engine,
-            planned.plan,
-            vocab_size=self._info.vocab_size,
-            window_start_offset_ns=None,
-            id_prefix=id_prefix,
-            before_window="rehearsal",
-            begins=planned.begins,
-            joins=planned.joins,
-        )
-
-    async def _send(self, generator: LoadGenerator, end_ns: int) -> bool:
-        """Sends group by group; whether all had completed by `end_ns`."""
-        async with Sending(self._ctx, generator, counted=False) as sending:
-            await sending.all_sent((end_ns - now_ns()) / 1e9)
-            await generator.drain(max(0.0, (end_ns - now_ns()) / 1e9))
-        return generator.completed == len(generator.records)
-
-
-class _DressRehearsing:
-    """The dress rehearsal of one run: the beginning of its own load, again and again until a round shows nothing new.
-
-    played  the plan of each round, by its number
+    requests       of a round, at most
+    max_in_flight  of these at once; None: as many as come
 
     A round shows nothing new when the engine tells of no kernel that was compiled in it, and no step of it stood still
     (`load.stalls`). An engine that tells neither is played to once.
     """
 
-    def __init__(self, ctx: RunContext, played: Callable[[int], LoadPlan], info: EngineInfo) -> None:
+    def __init__(self, ctx: RunContext, requests: int, max_in_flight: int | None, info: EngineInfo) -> None:
         self._ctx = ctx
-        self._played = played
+        self._requests = requests
+        self._max_in_flight = max_in_flight
         self._info = info
         self._next = self._generator(0)
         self._steps: list[EngineStep] = []
@@ -284,20 +168,19 @@ class _DressRehearsing:
     async def run(self) -> None:
         """What has not ended at the limit is cancelled, and that is no harm."""
         engine, found = self._ctx.engine, self._ctx.rehearsal
-        self._ctx.phases.begin(Phase.REHEARSAL, limit_s=DRESS_LIMIT_S)
+        self._ctx.phases.begin(Phase.REHEARSAL, limit_s=REHEARSAL_LIMIT_S)
         begun_ns = now_ns()
-        end_ns = begun_ns + round(DRESS_LIMIT_S * 1e9)
+        end_ns = begun_ns + round(REHEARSAL_LIMIT_S * 1e9)
         rounds: list[dict[str, Any]] = []
         found |= {
-            "kind": RehearsalKind.dress.value,
             "rounds": rounds,
             "settled": False,
-            "limit_s": DRESS_LIMIT_S,
+            "limit_s": REHEARSAL_LIMIT_S,
         }
         on_step = engine.on_step
         engine.on_step = self._heard(on_step)
         try:
-            for number in range(DRESS_ROUNDS):
+            for number in range(REHEARSAL_ROUNDS):
                 whole, told = await self._round(end_ns)
                 rounds.append(told)
                 if not whole:
@@ -340,13 +223,22 @@ class _DressRehearsing:
         }
 
     def _generator(self, number: int) -> LoadGenerator:
+        load = self._ctx.load
+        begin_ns = load.window_start_offset_ns
         return LoadGenerator(
             self._ctx.engine,
-            self._played(number),
+            beginning(
+                load.main,
+                number,
+                self._requests,
+                begin_ns=begin_ns,
+                end_ns=begin_ns + round(PLAYED_S * 1e9),
+            ),
             vocab_size=self._info.vocab_size,
             window_start_offset_ns=None,
             id_prefix=f"rehearsal-{number}-",
             before_window="rehearsal",
+            max_in_flight=self._max_in_flight,
         )
 
 
@@ -368,15 +260,6 @@ def _stalls_of(
         start_ns,
         end_ns,
     )
-
-
-def _took_s(group: Sequence[RequestRecord]) -> float:
-    """From the first send to the last token, seconds; NaN unless all completed."""
-    sent = [record.actual_send_ns for record in group if record.actual_send_ns is not None]
-    ended = [record.last_token_ns for record in group if record.last_token_ns is not None]
-    if any(record.status != RequestStatus.COMPLETED for record in group) or not sent or not ended:
-        return math.nan
-    return (max(ended) - min(sent)) / 1e9
 
 
 class Sending:

@@ -61,9 +61,9 @@ class ServerScenario(Scenario):
             )
         ctx.journal.expect(len(ctx.load.main))
 
-    def most_in_flight(self, ctx: RunContext) -> int:
-        limit = self._server.max_in_flight
-        return super().most_in_flight(ctx) if limit is None else limit
+    @property
+    def max_in_flight(self) -> int | None:
+        return self._server.max_in_flight
 
     async def drive(self, ctx: RunContext) -> None:
         assert self._generator is not None
