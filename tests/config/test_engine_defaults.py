@@ -61,7 +61,10 @@ def test_without_chunked_prefill_a_step_holds_the_longest_prompt() -> None:
 
 def test_an_engine_without_attention_keeps_no_prefixes() -> None:
     assert engine_defaults.defaults(run()).enable_prefix_caching is True
-    assert engine_defaults.defaults(run("model=nemotron3_nano_30b_a3b")).enable_prefix_caching is True
+    hybrid = "model=nemotron3_nano_30b_a3b"
+    assert engine_defaults.defaults(run(hybrid)).enable_prefix_caching is True
+    assert engine_defaults.defaults(run(hybrid, version="0.28")).enable_prefix_caching is True
+    assert engine_defaults.defaults(run(hybrid, version="0.27")).enable_prefix_caching is False
     assert engine_defaults.defaults(run("model=falcon3_mamba_7b")).enable_prefix_caching is False
 
 

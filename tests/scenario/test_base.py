@@ -154,6 +154,21 @@ def test_a_rehearsal_that_takes_too_long_is_cut_off(
 
 
 @pytest.mark.usefixtures("unhurried")
+def test_a_round_of_a_long_load_is_cut_off_and_counts(
+    bench: Any, tiny_run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wattcount.scenario.base.ROUND_LIMIT_S", 0.5)
+    run = bench(tiny_run(batch=True, rehearsal_requests=64, engine={"step_base_ms": 200.0}))
+    run.run()
+    (told,) = run.ctx.rehearsal["rounds"]
+    assert (told["requests"], told["completed"]) == (8, 0)
+    assert run.ctx.rehearsal["settled"]
+    status = {(row["phase"], row["status"]) for row in run.record().requests.to_pylist()}
+    assert ("rehearsal", "cancelled") in status
+    assert ("window", "completed") in status
+
+
+@pytest.mark.usefixtures("unhurried")
 def test_a_server_plays_the_beginning_of_its_window(
     bench: Any, tiny_run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,8 +11,9 @@ takes values meant for tests (128 requests, 2,048 tokens a step).
 
 Source: `EngineArgs.get_batch_defaults`, `_set_default_max_num_seqs_and_batched_tokens_args` and
 `_set_default_chunked_prefill_and_prefix_caching_args` in `vllm/engine/arg_utils.py`, and
-`ModelConfig.is_prefix_caching_supported`, read in vLLM 0.26.0, 0.27.1, 0.28.0, 0.29.0, 0.30.0, 0.31.0 and 0.32.0. They are the same
-in all of these but for GPUs of 160 GiB and more, which have values of their own from 0.28 on.
+`ModelConfig.is_prefix_caching_supported`, read in vLLM 0.26.0, 0.27.1, 0.28.0, 0.29.0, 0.30.0, 0.31.0 and 0.32.0. They are of two
+families: from 0.28 on GPUs of 160 GiB and more have values of their own, and hybrids of attention and state-space layers keep
+prefixes by default. Seen to be so on H200s with 0.26.0: Llama, Qwen3, OLMoE, gpt-oss, Nemotron 3 Nano, Falcon Mamba.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ from wattcount.config.schema import Device, EngineConfig, EngineKind, RunConfig,
 
 GIB = 2**30
 HUGE_GPU_BYTES = 160 * GIB
-"""From here on vLLM 0.28 and later take the values of HUGE_GPU (B200 and larger)."""
-HUGE_GPU_SINCE = (0, 28)
+"""From here on vLLM takes the values of HUGE_GPU (B200 and larger), in its second family of versions."""
+SECOND_FAMILY = (0, 28)
+"""vLLM's version from which on it has HUGE_GPU's values, and keeps prefixes of hybrids of attention and state-space layers."""
 LARGE_GPU_BYTES = 70 * GIB
 """From here on vLLM takes the values of LARGE_GPU, but for an A100 (vLLM's pull request 17885: it got slower)."""
 GPU_MEMORY_UTILIZATION = 0.92
@@ -110,7 +112,7 @@ def defaults(cfg: RunConfig, memory_bytes: int | None = None) -> Defaults:
         requests,
         tokens,
         None if engine.device is Device.cpu else GPU_MEMORY_UTILIZATION,
-        enable_prefix_caching=model_kind(cfg.model.hf_config) != "ssm",
+        enable_prefix_caching=_keeps_prefixes(cfg),
         enable_chunked_prefill=True,
     )
     return _as_set(engine, chosen)
@@ -166,6 +168,12 @@ def notes(different: Mapping[str, Mapping[str, Any]]) -> list[str]:
     ]
 
 
+def _keeps_prefixes(cfg: RunConfig) -> bool:
+    """Whether prefixes are kept by default: not of attention-free models, of hybrids from the second family on."""
+    kind = model_kind(cfg.model.hf_config)
+    return kind != "ssm" and (kind != "hybrid" or _version(cfg.engine) >= SECOND_FAMILY)
+
+
 def _as_set(engine: EngineConfig, chosen: Defaults) -> Defaults:
     """`chosen`, but for what is set in `engine`."""
     set_here = {name: getattr(engine, name) for name in SETTINGS if getattr(engine, name) is not None}
@@ -188,7 +196,7 @@ def _vllm_limits(cfg: RunConfig, memory_bytes: int | None) -> BatchLimits:
     if memory_bytes is None:
         memory_bytes = 0 if gpu.memory_gib is None else int(gpu.memory_gib * GIB)
     name = (gpu.found_name or gpu.emulated_name or gpu.name).lower()
-    if memory_bytes >= HUGE_GPU_BYTES and _version(engine) >= HUGE_GPU_SINCE:
+    if memory_bytes >= HUGE_GPU_BYTES and _version(engine) >= SECOND_FAMILY:
         return HUGE_GPU
     if memory_bytes >= LARGE_GPU_BYTES and "a100" not in name:
         return LARGE_GPU
@@ -198,4 +206,4 @@ def _vllm_limits(cfg: RunConfig, memory_bytes: int | None) -> BatchLimits:
 def _version(engine: EngineConfig) -> tuple[int, int]:
     """Of vLLM; where it is not known yet, as of the latest family of defaults."""
     match = re.fullmatch(r"(\d+)\.(\d+)", engine.version_minor or "")
-    return (int(match[1]), int(match[2])) if match else HUGE_GPU_SINCE
+    return (int(match[1]), int(match[2])) if match else SECOND_FAMILY

@@ -213,7 +213,7 @@ class RunInfo:
     """How an adaptive warm-up ended: `settled`, `seconds`, `limit_s`, `unsettled` (percent of drift, by what still
     drifted) and `needed_s` (twice as long as a request lived; None: none had ended). Empty where its length was fixed."""
     rehearsal: dict[str, Any] = field(default_factory=dict)
-    """How the rehearsal ended: `rounds` (of each `requests`, `seconds`, the kernels `compiled`, `stalls`, `stall_s`; null: the engine
+    """How the rehearsal ended: `rounds` (of each `requests` and how many `completed` before it was cut off, `seconds`, the kernels `compiled`, `stalls`, `stall_s`; null: the engine
     does not tell), `settled` (the last round showed nothing new), `seconds`, `limit_s`, `compiled_later` (kernels from then to the
     end of the load). Empty where there was none. Earlier versions: `stalled_prefills` of each round of sizes drawn at random."""
     asked: dict[str, Any] = field(default_factory=dict)

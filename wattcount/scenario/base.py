@@ -33,6 +33,8 @@ REHEARSAL_LIMIT_S = 180.0
 """A rehearsal takes as long as the load that it plays, and a minute or two where many kernels have to be compiled."""
 PLAYED_S = 20.0
 """So much of a server's window is played [s]."""
+ROUND_LIMIT_S = 30.0
+"""A round of a longer load is cut off then [s]: the steps of a long batch are alike."""
 
 
 @dataclass
@@ -203,19 +205,22 @@ class _Rehearsing:
         return both
 
     async def _round(self, end_ns: int) -> tuple[bool, dict[str, Any]]:
-        """Whether all of it completed by `end_ns`, and what it showed."""
+        """Whether it was played, none of it failed and it did not last until `end_ns`; and what it showed."""
         generator = self._next
         known = len(self._ctx.engine.kernels_compiled() or ())
         self._steps = []
         start_ns = now_ns()
+        until_ns = min(end_ns, start_ns + round(ROUND_LIMIT_S * 1e9))
         async with Sending(self._ctx, generator, counted=False) as sending:
-            await sending.all_sent((end_ns - now_ns()) / 1e9)
-            await generator.drain(max(0.0, (end_ns - now_ns()) / 1e9))
+            await sending.all_sent((until_ns - now_ns()) / 1e9)
+            await generator.drain(max(0.0, (until_ns - now_ns()) / 1e9))
         ended_ns = now_ns()
         compiled = self._ctx.engine.kernels_compiled()
         found = _stalls_of(generator, self._steps, start_ns, ended_ns)
-        return generator.completed == len(generator.records), {
+        completed = generator.completed == len(generator.records)
+        return completed or (not generator.failed and ended_ns < end_ns), {
             "requests": len(generator.records),
+            "completed": generator.completed,
             "seconds": (ended_ns - start_ns) / 1e9,
             "compiled": None if compiled is None else compiled[known:],
             "stalls": None if found is None else found.count,
