@@ -88,6 +88,45 @@ def test_the_first_step_of_a_window_may_stand_still_too(tmp_path):
     assert (told.count, told.seconds) == (1, pytest.approx(0.9, rel=0.1))
 
 
+def batch_of_an_eager_mamba(first_s: float) -> SyntheticRun:
+    """As seen on an H200: five steps of 256 to 16,383 tokens, each reported once the next was launched, and 64 of decoding."""
+    prefills = [256, 16383, 16320, 16256, 16192] + [0] * 64
+    decodes = [0, 1, 64, 128, 192] + [256] * 64
+    now, steps = START_S, [step(START_S - 2.0, 0, 1)]
+    for took_s, prefill, decode in zip(
+        [first_s, 3.6, 3.5, 3.5, 1.55] + [0.09] * 64, prefills, decodes, strict=True
+    ):
+        now += took_s
+        steps.append(step(now, prefill, decode))
+    row = request(0, START_S, tokens=2)
+    stamps = [at(START_S + 3.0), at(now)]
+    row |= {"token_ts_ns": stamps, "first_token_ns": stamps[0], "last_token_ns": stamps[-1]}
+    return SyntheticRun(scenario="batch", requests=[row], steps=steps)
+
+
+def test_the_first_report_waits_for_the_launch_of_the_second_step(tmp_path):
+    assert found(batch_of_an_eager_mamba(2.1), tmp_path / "as_seen") == Stalls(0, 0.0, 0.0)
+    told = found(batch_of_an_eager_mamba(9.0), tmp_path / "late")
+    assert told is not None
+    assert told.count == 1
+
+
+@pytest.mark.parametrize(("gap_s", "stalls_found"), [(0.0003, 0), (0.00001, 1)])
+def test_who_sends_a_thousand_requests_hears_no_report_meanwhile(tmp_path, gap_s, stalls_found):
+    """The engine is not late where its first report waits for the end of a burst of sends."""
+    late = run({0: 0.9})
+    late.steps.insert(0, step(START_S - 2.0, 0, 1))
+    last = late.requests[0]
+    late.requests += [
+        request(index, START_S + index * gap_s, tokens=2)
+        | {name: last[name] for name in ("token_ts_ns", "first_token_ns", "last_token_ns")}
+        for index in range(1, 3000)
+    ]
+    told = found(late, tmp_path)
+    assert told is not None
+    assert told.count == stalls_found
+
+
 def test_a_step_of_the_warm_up_that_reaches_into_the_window_is_none_of_its(tmp_path):
     served = run({})
     served.requests[0]["actual_send_ns"] = at(START_S - 3.0)
@@ -151,8 +190,8 @@ def test_the_finding(tmp_path, late, invalidates):
         ("08f2265753b1/r0-20261123-174602-212-02ec1e", None),  # the next run of the first one's model
         (
             "5b4360d28259/r0-20261123-174654-569-11a92a",
-            0.015,
-        ),  # prefills that take half a second; the first step did, too
+            None,
+        ),  # prefills that take half a second; the first report waits for the launch of the second
         ("a1d2a1b9692c/r0-20261123-092528-692-35362f", None),  # a server that is idle half of the time
     ],
 )
