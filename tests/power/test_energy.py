@@ -412,3 +412,75 @@ def test_a_stamp_far_from_its_read_costs_neither_the_energy_nor_the_memory(off_s
     ring = moved.model(GPU).ring
     assert ring is not None
     assert ring.t_ns[-1] - ring.t_ns[0] < 60 * S
+
+
+def test_ten_minutes_are_prepared_quickly() -> None:
+    trace, _ = sampled(*llm_like(600.0), 600.0)
+    start = time.process_time()
+    trace.energy(START_NS + 10 * S, START_NS + 500 * S, GPU)
+    assert time.process_time() - start < 5.0  # 0.1 s where nothing else runs
+
+
+def frozen_ring(from_s: float, for_s: float) -> PowerTrace:
+    """A GPU that has nothing but its ring, which stands still for a while."""
+    only = frozenset({Source.POWER_SAMPLES, Source.REALTIME})
+    trace, _ = sampled(*llm_like(60.0), 60.0, sources=only)
+    events = trace.events.copy()
+    seen_ns = events["source_ts_us"] * 1000 - REALTIME_OFFSET_NS
+    hit = (events["source"] == Source.POWER_SAMPLES) & (seen_ns >= START_NS + from_s * S)
+    hit &= seen_ns < START_NS + (from_s + for_s) * S
+    events["value"][hit] = events["value"][np.flatnonzero(hit)[0]]
+    return PowerTrace((GPU,), events)
+
+
+@pytest.mark.parametrize("for_s", [1.0, 5.9, 6.2, 25.0, 45.0])
+def test_a_ring_that_stands_still_for_however_long_gives_no_joules(for_s: float) -> None:
+    estimate = frozen_ring(8.0, for_s).energy(START_NS + 5 * S, START_NS + 55 * S, GPU)
+    assert estimate.value_j is None
+    assert "power_samples_frozen" in estimate.reasons
+
+
+def test_a_reading_that_cannot_be_marks_only_the_intervals_that_meet_it() -> None:
+    for value, code in ((0, "zero_power_readings"), (0xFFFFFFFF, "absurd_power_readings")):
+        trace, sensors = sampled(*llm_like(30.0), 30.0)
+        events = trace.events.copy()
+        ring = np.flatnonzero(events["source"] == Source.POWER_SAMPLES)
+        events["value"][ring[len(ring) // 2]] = value
+        at_ns = int(events["source_ts_us"][ring[len(ring) // 2]]) * 1000 - REALTIME_OFFSET_NS
+        wrong = PowerTrace((GPU,), events)
+        assert code in wrong.energy(at_ns - S, at_ns + S, GPU).reasons
+        assert code not in wrong.energy(at_ns - 9 * S, at_ns - S, GPU).reasons
+        assert code not in wrong.energy(at_ns + S, at_ns + 9 * S, GPU).reasons
+        assert abs(relative_errors(wrong, sensors, [(at_ns - 5 * S, at_ns + 5 * S)])[0]) < 0.01
+
+
+def test_a_stepped_clock_marks_only_the_intervals_that_meet_it() -> None:
+    trace, _ = sampled(*llm_like(30.0), 30.0)
+    events = trace.events.copy()
+    later = (events["source"] == Source.REALTIME) & (events["t0_ns"] >= START_NS + 15 * S)
+    events["value"][later] += 3600 * S
+    stamps = (events["source"] == Source.POWER_SAMPLES) & (events["t0_ns"] >= START_NS + 15 * S)
+    events["source_ts_us"][stamps] += 3600 * 1_000_000
+    stepped = PowerTrace((GPU,), events)
+    assert "wall_clock_stepped" in stepped.energy(START_NS + 13 * S, START_NS + 17 * S, GPU).reasons
+    assert "wall_clock_stepped" not in stepped.energy(START_NS + 18 * S, START_NS + 25 * S, GPU).reasons
+
+
+def test_what_is_added_to_the_counter_in_a_stretch_that_nothing_saw_is_in_the_interval() -> None:
+    trace, sensors = sampled(*llm_like(40.0), 40.0)
+    events = trace.events.copy()
+    seen_ns = np.where(
+        events["source_ts_us"] > 0, events["source_ts_us"] * 1000 - REALTIME_OFFSET_NS, events["t0_ns"]
+    )
+    unseen = (
+        (seen_ns >= START_NS + 18 * S) & (seen_ns < START_NS + 20 * S) & (events["source"] != Source.REALTIME)
+    )
+    counter = events["source"] == Source.ENERGY_COUNTER
+    events["value"][counter & (events["t0_ns"] >= START_NS + 20 * S)] += 300_000
+    holed = PowerTrace((GPU,), events[~unseen])
+    a, b = START_NS + 5 * S, START_NS + 35 * S
+    estimate = holed.energy(a, b, GPU)
+    true_j = float(np.diff(sensors.true_energy_j(np.array([a, b])))[0])  # type: ignore[attr-defined]
+    assert estimate.value_j is not None
+    assert estimate.u95_method_j is not None
+    assert abs(estimate.value_j - true_j) < 3 * estimate.u95_method_j

@@ -30,12 +30,12 @@ STEP_SDS = 6.0
 two did by more, by 7 J each."""
 STEP_FREE_S = 0.1
 """Time [s] at the local power that a step may differ on top: one tick of a 100 ms counter that was taken for the next."""
-WIDEN_SDS = 3.0
+WIDEN_SDS = 2.5
 """Standard deviations above which a step's difference widens the interval of every window that meets the step."""
 WIDEN_SHARE = 1 / 3
 """Standard uncertainty of such a step's energy, as a share of the difference: the counter may be the wrong one, but seldom is. Three
 95 % intervals then hold twice the difference."""
-LONG_GAP_NS = 80_000_000
+LONG_GAP_NS = 70_000_000
 """Gap in a power source that is bridged and not seen: what was drawn in it is unknown."""
 UNSEEN_S = 0.3
 """Time [s] of such gaps within a step of the counter that a power source may have and still witness it."""
