@@ -171,30 +171,25 @@ def read_counter(
         return Counter(nothing, np.empty(0), nothing.reshape(0, 2), None, 0.0, 0.0, 0.0, 0.0)
     seen_ns = (reads["t0_ns"] + reads["t1_ns"]) // 2
     witnesses = ([] if shape is None else [shape]) + list(others)
-    # Where ticks are is not known yet: a value is half a step old, give or take as much.
-    half_ns = GRID_PERIODS_NS[0] // 2
-    keep, energy_j, off_ns = _mended(
-        seen_ns - half_ns, reads["value"] / 1e3, witnesses, half_ns / 3**0.5, UNKNOWN_LAG_SD_NS
-    )
-    reads, seen_ns, energy_j = reads[keep], seen_ns[keep], energy_j[keep]
-    moved_j = np.diff(energy_j)
-    broken = ~_fits(moved_j, np.diff(seen_ns), most_w)
+    moved_j = np.diff(reads["value"] / 1e3)
     # One value may be read several times between two ticks, but not for long.
     number = np.arange(len(seen_ns))
-    first = np.maximum.accumulate(np.where(np.concatenate(([True], np.diff(reads["value"]) != 0)), number, 0))
+    first = np.maximum.accumulate(np.where(np.concatenate(([True], moved_j != 0)), number, 0))
     stood = seen_ns - seen_ns[first] > STUCK_NS
-    drawn_j = np.zeros(len(moved_j))
     if shape is not None:
         drawn = shape.at(np.clip(seen_ns, shape.t_ns[0], shape.t_ns[-1]))
         stood &= drawn - drawn[first] > STUCK_J
-        drawn_j = np.diff(drawn)
-    stuck = np.isin(first, first[stood])
     # From the first read of a value that stood to the read after its last: when it stopped is not known.
-    broken |= stuck[:-1]
-    energy_j = energy_j[0] + np.concatenate(([0.0], np.cumsum(np.where(broken, drawn_j, moved_j))))
-    at = np.flatnonzero(broken)
-    breaks_ns = np.stack((seen_ns[at] - GRID_PERIODS_NS[0], seen_ns[at + 1]), axis=1)
-    breaks_ns = np.concatenate((breaks_ns, off_ns + np.array([-half_ns, half_ns])))
+    energy_j, stuck_ns = _bridged(seen_ns, reads["value"] / 1e3, np.isin(first, first[stood])[:-1], shape)
+    # Where ticks are is not known yet: a value is half a step old, give or take as much.
+    half_ns = GRID_PERIODS_NS[0] // 2
+    keep, energy_j, off_ns = _mended(
+        seen_ns - half_ns, energy_j, witnesses, half_ns / 3**0.5, UNKNOWN_LAG_SD_NS
+    )
+    reads, seen_ns = reads[keep], seen_ns[keep]
+    impossible = ~_fits(np.diff(energy_j[keep]), np.diff(seen_ns), most_w)
+    energy_j, jumped_ns = _bridged(seen_ns, energy_j[keep], impossible, shape)
+    breaks_ns = np.concatenate((stuck_ns, jumped_ns, off_ns + np.array([-half_ns, half_ns])))
     # Where in the call the value is taken is not known.
     call_sd_ns = float(np.median(reads["t1_ns"] - reads["t0_ns"])) / 12**0.5
 
@@ -281,16 +276,30 @@ def _without_glitches(reads: NDArray[np.void], most_w: float) -> NDArray[np.bool
     return keep
 
 
+def _bridged(
+    seen_ns: Ints, energy_j: Floats, broken: NDArray[np.bool_], shape: PowerCurve | None
+) -> tuple[Floats, Ints]:
+    """(joules with those of the shape in place of the broken steps', 0 where there is no shape; breaks [m, 2] ns)."""
+    drawn_j = np.zeros(len(broken))
+    if shape is not None:
+        drawn_j = np.diff(shape.at(np.clip(seen_ns, shape.t_ns[0], shape.t_ns[-1])))
+    joules = energy_j[0] + np.concatenate(([0.0], np.cumsum(np.where(broken, drawn_j, np.diff(energy_j)))))
+    at = np.flatnonzero(broken)
+    return joules, np.stack((seen_ns[at] - GRID_PERIODS_NS[0], seen_ns[at + 1]), axis=1)
+
+
 def _mended(
     ticks_ns: Ints, energy_j: Floats, witnesses: Sequence[PowerCurve], tick_sd_ns: float, lag_sd_ns: float
 ) -> tuple[NDArray[np.bool_], Floats, Ints]:
     """(which ticks are kept, joules of all, breaks [m, 2] ns), by the power that was seen between ticks.
 
-    A tick whose neighbours fit each other without it is left out. Any other step that does not fit is a break, and takes
+    A tick whose neighbours fit each other without it is left out, and up to `GLITCH_READS` at either end. Any other step that does not fit is a break, and takes
     the joules that were seen in place of the counter's.
     """
     keep, energy_j = np.ones(len(ticks_ns), bool), energy_j.copy()
     breaks: list[tuple[int, int]] = []
+    at_ends = [0, 0]
+    """Ticks that were left out at the begin and at the end."""
 
     def steps(chosen: NDArray[np.bool_]) -> Steps | None:
         return check_steps(ticks_ns[chosen], energy_j[chosen], witnesses, tick_sd_ns / S_NS, lag_sd_ns / S_NS)
@@ -317,9 +326,11 @@ def _mended(
         if best is not None and best[0] <= 1.0:
             keep, found = best[1], best[2]
             continue
-        if len(at) > 2 and worst in (0, len(at) - 2):
+        end = 0 if worst == 0 else -1 if worst == len(at) - 2 else None
+        if len(at) > 2 and end is not None and at_ends[end] < GLITCH_READS:
             # Nothing lies behind the tick at an end: it may as well be the one that is wrong.
-            keep[at[0] if worst == 0 else at[-1]] = False
+            at_ends[end] += 1
+            keep[at[end]] = False
             found = steps(keep)
             continue
         breaks.append((int(ticks_ns[at[worst]]), int(ticks_ns[at[worst + 1]])))
