@@ -79,3 +79,11 @@ def test_what_says_so_itself_and_what_is_no_record_of_vllm_stay_as_they_are() ->
         info = {"config": {"engine": engine}, "engine": {}}
         assert upgraded(info) == info
     assert upgraded({}) == {}
+
+
+def test_the_kind_of_rehearsal_that_could_be_chosen_for_a_while_is_passed_over() -> None:
+    info = {
+        "config": {"engine": {"name": "vllm", "unset": []}, "scenario": {"name": "x", "rehearsal": "dress"}}
+    }
+    assert upgraded(info)["config"]["scenario"] == {"name": "x"}
+    assert info["config"]["scenario"]["rehearsal"] == "dress"
