@@ -222,7 +222,7 @@ def test_faults_are_survived_and_named(machine: Machines, fault: dict[str, objec
     with PowerSampler(config=FAST) as sampler:
         sampled(sampler)
         start_ns = time.monotonic_ns()
-        end_ns = epoch_ns + 1_700_000_000
+        end_ns = epoch_ns + 3_000_000_000
         wait_until(lambda: time.monotonic_ns() > end_ns + 200_000_000)
     assert start_ns < epoch_ns + 1_000_000_000, "the machine stood still"
     estimate = sampler.trace().energy(start_ns, end_ns, sampler.gpu_uuids[0])
