@@ -15,8 +15,10 @@ BIN=$(cd "$(dirname "${PYTHON:-$(dirname "$0")/../.venv/bin/python}")" && pwd)
 PORT=${WATTCOUNT_RAY_PORT:-26379}
 KINDS=(a100 l4)
 export RAY_ADDRESS=127.0.0.1:$PORT RAY_USAGE_STATS_ENABLED=0 PYTHONWARNINGS=ignore
+# On a busy machine a node may answer late, and others may need the memory: neither is to cost a node or a worker.
+export RAY_health_check_timeout_ms=60000 RAY_health_check_failure_threshold=10 RAY_memory_monitor_refresh_ms=0
 
-is_up() { [ -d "$DIR" ] && timeout 30 "$BIN/ray" health-check --address "$RAY_ADDRESS" >/dev/null 2>&1; }
+is_up() { [ -d "$DIR" ] && timeout 100 "$BIN/ray" health-check --address "$RAY_ADDRESS" >/dev/null 2>&1; }
 
 node() { # KIND ARGUMENTS: starts a node, whose processes end with the one that is started here
   local kind=$1 variables
@@ -48,7 +50,7 @@ start() {
   done
   node "${KINDS[1]}" --address="$RAY_ADDRESS" --node-ip-address=127.0.0.1
   for _ in $(seq 20); do
-    if timeout 10 "$BIN/ray" status --address "$RAY_ADDRESS" 2>/dev/null | grep -q "gpu_${KINDS[1]}"; then
+    if timeout 60 "$BIN/ray" status --address "$RAY_ADDRESS" 2>/dev/null | grep -q "gpu_${KINDS[1]}"; then
       echo "up, with the resources ${KINDS[*]/#/gpu_}"
       echo "use it with: eval \"\$($0 env)\""
       return

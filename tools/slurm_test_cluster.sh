@@ -28,7 +28,7 @@ need() {
   done
 }
 
-is_up() { [ -f "$SLURM_CONF" ] && timeout 5 scontrol ping 2>/dev/null | grep -q 'is UP'; }
+is_up() { [ -f "$SLURM_CONF" ] && timeout 30 scontrol ping 2>/dev/null | grep -q 'is UP'; }
 
 configure() {
   local host user
@@ -110,7 +110,7 @@ start() {
   for kind in "${KINDS[@]}"; do
     slurmd -N "wc-$kind"
   done
-  for _ in $(seq 30); do
+  for _ in $(seq 90); do
     if [ "$(sinfo -h -N -t idle -o %N 2>/dev/null | wc -l)" = "${#KINDS[@]}" ]; then
       sinfo -N -o '%N %T %f %G'
       echo "use it with: eval \"\$($0 env)\""

@@ -95,8 +95,8 @@ class PointSweeper(BasicSweeper):
         if first.dry_run:
             print("dry run: nothing was started")
             return StudyResult(planned.plan, dry_run=True)
-        check_folder(folder)  # the study's story is kept there, whoever measures it
         elsewhere = None if here else self._launch(planned, first)
+        check_folder(folder)  # the study's story is kept there, whoever measures it
         _keep_config(self.config, needed=not here)
         return self._measure(planned, jobs, first, at_once, elsewhere)
 

@@ -36,7 +36,7 @@ NAMES = {"a100": "NVIDIA A100-SXM4-80GB", "l4": "NVIDIA L4"}
 
 def answers(*command: str) -> bool:
     try:
-        return subprocess.run(command, capture_output=True, timeout=30, check=False).returncode == 0
+        return subprocess.run(command, capture_output=True, timeout=200, check=False).returncode == 0
     except (OSError, subprocess.SubprocessError):
         return False
 
