@@ -46,6 +46,8 @@ its kind (docs/sensors.md)."""
 CLOCK_STEP_NS = 50_000_000
 """Change of the wall clock against the monotonic one, from one pair to the next, above which it was stepped [ns]. Chosen:
 NTP slews by 0.5 ms a second at most, and pairs come once a second."""
+DRAINED_LATE_NS = 2 * S_NS
+"""Time [ns] by which a sample may be older than the drain before the one that it came with."""
 LATE_STAMP_NS = 60 * S_NS
 """Age of a sample, when it is drained, above which its stamp is not believed [ns]. Chosen: a ring holds some seconds; a
 minute is far beyond any."""
@@ -283,6 +285,10 @@ class EnergyModel:
             t_ns = stamps_utc_ns - base - np.round(offsets).astype(np.int64)
         # A sample was taken before it was drained, and not long before.
         taken = (t_ns <= samples["t1_ns"] + CLOCK_STEP_NS) & (t_ns >= samples["t0_ns"] - LATE_STAMP_NS)
+        # What was taken well before the drain before had been drained then.
+        before = np.searchsorted(pairs["t0_ns"], samples["t0_ns"], side="right") - 2
+        drained_ns = pairs["t0_ns"][np.maximum(before, 0)] - DRAINED_LATE_NS
+        taken &= (before < 0) | (t_ns >= drained_ns)
         t_ns, keep = np.unique(t_ns[taken], return_index=True)
         samples = samples[taken][keep]
         samples["t0_ns"] = samples["t1_ns"] = t_ns
