@@ -57,7 +57,7 @@ test-python-all: setup-all ## Python tests but those of clusters; a skip that te
 	WATTCOUNT_NO_SKIPS=1 $(PY) -m pytest -n $(TEST_WORKERS) --dist loadfile -m "not slurm and not ray" $(ARGS)
 
 test-clusters: setup-all ## Sweeps through SLURM and Ray, both of which are up (tools/test_all.sh starts them)
-	WATTCOUNT_NO_SKIPS=1 $(PY) -m pytest -n 2 --dist loadgroup -m "slurm or ray" tests/sweep/running/test_clusters.py $(ARGS)
+	WATTCOUNT_NO_SKIPS=1 $(PY) -m pytest -m "slurm or ray" tests/sweep/running/test_clusters.py $(ARGS)
 
 slurm-up: setup ## A SLURM cluster on this machine with emulated GPUs (needs slurm-wlm, munge; extra `slurm`)
 	PYTHON=$(PY) tools/slurm_test_cluster.sh start

@@ -118,7 +118,6 @@ def slurm_jobs(state: str, name: str = "wattcount") -> list[str]:
 
 
 @pytest.mark.slurm
-@pytest.mark.xdist_group("slurm")
 @pytest.mark.usefixtures("slurm")
 def test_slurm_measures_each_point_once_on_a_gpu_of_its_kind(home: Path) -> None:
     code, out, err = run(SLURM, *KINDS)
@@ -130,7 +129,6 @@ def test_slurm_measures_each_point_once_on_a_gpu_of_its_kind(home: Path) -> None
 
 
 @pytest.mark.slurm
-@pytest.mark.xdist_group("slurm")
 @pytest.mark.usefixtures("slurm")
 def test_a_slurm_job_that_is_cancelled_costs_its_point_and_a_restart_measures_that_one(home: Path) -> None:
     with start(SLURM, *KINDS) as process:
@@ -149,7 +147,6 @@ def test_a_slurm_job_that_is_cancelled_costs_its_point_and_a_restart_measures_th
 
 
 @pytest.mark.slurm
-@pytest.mark.xdist_group("slurm")
 @pytest.mark.usefixtures("slurm")
 def test_a_slurm_job_that_is_killed_is_tried_again(home: Path) -> None:
     with start(SLURM, "gpu=l4", "repeat=0,1") as process:
@@ -167,7 +164,6 @@ def is_job_of(home: Path, command: list[str]) -> bool:
 
 
 @pytest.mark.slurm
-@pytest.mark.xdist_group("slurm")
 @pytest.mark.usefixtures("slurm")
 def test_a_gpu_may_be_emulated_on_any_node_and_a_restart_has_nothing_to_do(home: Path) -> None:
     emulated = (SLURM, "gpu=h100,t4", "power=emulated")
@@ -180,7 +176,6 @@ def test_a_gpu_may_be_emulated_on_any_node_and_a_restart_has_nothing_to_do(home:
 
 
 @pytest.mark.slurm
-@pytest.mark.xdist_group("slurm")
 @pytest.mark.usefixtures("slurm")
 def test_an_interrupted_study_leaves_no_job_in_the_queue(home: Path) -> None:
     with start(SLURM, *KINDS) as process:
@@ -192,7 +187,6 @@ def test_an_interrupted_study_leaves_no_job_in_the_queue(home: Path) -> None:
 
 
 @pytest.mark.slurm
-@pytest.mark.xdist_group("slurm")
 @pytest.mark.usefixtures("slurm")
 def test_a_gpu_that_the_cluster_has_not_stops_before_anything_starts(home: Path) -> None:
     code, _, err = run(SLURM, "gpu=h100,l4")
@@ -202,7 +196,6 @@ def test_a_gpu_that_the_cluster_has_not_stops_before_anything_starts(home: Path)
 
 
 @pytest.mark.slurm
-@pytest.mark.xdist_group("slurm")
 @pytest.mark.usefixtures("slurm")
 @pytest.mark.usefixtures("home")
 def test_a_gpu_is_checked_where_the_job_is() -> None:
@@ -213,7 +206,6 @@ def test_a_gpu_is_checked_where_the_job_is() -> None:
 
 
 @pytest.mark.slurm
-@pytest.mark.xdist_group("slurm")
 @pytest.mark.usefixtures("slurm")
 @pytest.mark.usefixtures("home")
 def test_slurm_refuses_what_makes_no_sense() -> None:
@@ -239,7 +231,6 @@ def running(home: Path) -> list[Path]:
 
 
 @pytest.mark.ray
-@pytest.mark.xdist_group("ray")
 @pytest.mark.usefixtures("ray")
 def test_ray_measures_each_point_once_on_a_gpu_of_its_kind(home: Path) -> None:
     code, out, err = run(RAY, *KINDS)
@@ -250,7 +241,6 @@ def test_ray_measures_each_point_once_on_a_gpu_of_its_kind(home: Path) -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.xdist_group("ray")
 @pytest.mark.usefixtures("ray")
 def test_a_ray_worker_that_is_killed_costs_its_point_and_a_restart_measures_that_one(home: Path) -> None:
     with start(RAY, *KINDS, "sweep.attempts=1") as process:
@@ -267,7 +257,6 @@ def test_a_ray_worker_that_is_killed_costs_its_point_and_a_restart_measures_that
 
 
 @pytest.mark.ray
-@pytest.mark.xdist_group("ray")
 @pytest.mark.usefixtures("ray")
 def test_a_ray_worker_that_is_killed_is_tried_again(home: Path) -> None:
     with start(RAY, "gpu=l4", "repeat=0,1") as process:
@@ -279,7 +268,6 @@ def test_a_ray_worker_that_is_killed_is_tried_again(home: Path) -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.xdist_group("ray")
 @pytest.mark.usefixtures("ray")
 def test_a_gpu_that_ray_has_not_stops_before_anything_starts(home: Path) -> None:
     code, _, err = run(RAY, "gpu=h100")
