@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import pytest
 from synthetic_record import SyntheticRun
 
 from wattcount.errors import WattcountError
+from wattcount.masking import conceal, reveal
 from wattcount.power.rapl import HostReading
 from wattcount.record import Record, RecordWriter
 from wattcount.record.schema import STEPS_SCHEMA, RunInfo
@@ -209,3 +211,13 @@ print(len(record.power.events), len(record.requests), len(record.steps), "mlflow
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["500", "50", "50", "False"]
+
+
+def test_a_password_in_a_record_does_not_take_the_place_of_this_process_s_own(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    hidden = conceal("https://me:new@host")
+    edit_run_json(path, lambda data: data["config"].update(tracking={"uri": "https://me:old@host"}))
+    assert Record.open(path).info.config["tracking"]["uri"] == "https://me:old@host"
+    assert reveal(hidden) == "https://me:new@host"

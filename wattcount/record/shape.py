@@ -12,6 +12,7 @@ from typing import Any
 
 from wattcount.config.plain import from_json
 from wattcount.errors import WattcountError
+from wattcount.masking import masked
 
 MOST_PHASES = 1000
 MOST_GPUS = 1024
@@ -151,9 +152,17 @@ def check_run(data: Any) -> None:
         if start_ns < 0 or (end_ns is not None and not 0 <= end_ns - start_ns <= LONGEST_PHASE_NS):
             raise ValueError(f"phases[{number}] ends before it begins, or lasts for more than a month")
     try:
-        from_json(data["config"], later_keys=True)
+        from_json(_without_password(data["config"]), later_keys=True)
     except WattcountError as error:
         raise ValueError(f"config: {error}") from error
+
+
+def _without_password(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`config` with a masked `tracking.uri`: this process would take a password in it for the one to connect with."""
+    tracking = config.get("tracking")
+    if not isinstance(tracking, Mapping) or not isinstance(uri := tracking.get("uri"), str):
+        return config
+    return {**config, "tracking": {**tracking, "uri": masked(uri)}}
 
 
 def _check(value: Any, shape: Any, where: str) -> None:
