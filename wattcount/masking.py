@@ -11,7 +11,6 @@ import hashlib
 import os
 import re
 from collections.abc import Sequence
-from typing import Any
 
 MASK = "***"
 """What stands in place of a password or a token."""
@@ -26,8 +25,11 @@ _NAMES = (
 )
 """Names of values that are secret; `eos_token` and `max_tokens` are none."""
 
+_SCHEME = r"[A-Za-z][A-Za-z0-9+.-]{0,30}://"
+"""Begin of a URI. Its length has a bound, so that the time that a long text takes does not grow with its square."""
+
 # `scheme://user:password@`; the password may hold an `@`. A port is no password.
-_PASSWORD = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://[^\s/?#@:\"]*:)(?!\d+[/?#\s\"])([^\s/\"]+)@")
+_PASSWORD = re.compile(rf"({_SCHEME}[^\s/?#@:\"]*:)(?!\d+[/?#\s\"])([^\s/\"]+)@")
 # `https://TOKEN@host`: a user without a password is a token there.
 _LONE_USER = re.compile(r"(https?://)([^\s/?#@:\"]+)@")
 _QUERY = re.compile(
@@ -39,7 +41,7 @@ _TOKEN = re.compile(
     r"\b(hf_|gh[pousr]_|github_pat_|sk-(?:proj-)?)([A-Za-z0-9_-]{16,})\b|\b(AKIA|ASIA)([A-Z0-9]{16})\b"
 )
 # One URI of an override: a comma before the next one, quotes and brackets end it.
-_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://(?:(?!,[A-Za-z][A-Za-z0-9+.-]*://)[^\s\"'\[\]{}])+")
+_URI = re.compile(rf"{_SCHEME}(?:(?!,{_SCHEME})[^\s\"'\[\]{{}}])+")
 _SECRET_NAME = re.compile(_NAMES, re.IGNORECASE)
 
 
@@ -86,15 +88,6 @@ def concealed_argument(argument: str) -> str:
 def concealed_arguments(arguments: Sequence[str]) -> list[str]:
     """All of a command line's arguments, each as `concealed_argument`."""
     return [concealed_argument(argument) for argument in arguments]
-
-
-def concealed_values(node: Any) -> Any:
-    """Dicts, lists and texts as they come, every text in them concealed."""
-    if isinstance(node, dict):
-        return {key: concealed_values(value) for key, value in node.items()}
-    if isinstance(node, list | tuple):
-        return [concealed_values(value) for value in node]
-    return concealed_argument(node) if isinstance(node, str) else node
 
 
 def _variable(hidden: str) -> str:
