@@ -23,7 +23,7 @@ PER_TOKEN = "energy/gpu_j_per_output_token"
 TOKENS = "throughput/output_tokens_per_s"
 WATTS = "power/gpu_mean_w"
 
-UNREMARKABLE = frozenset({"power_capped"})
+UNREMARKABLE = frozenset({"power_capped", "attribution_at_slowed_clocks"})
 """Findings of nearly every full load, so not repeated in each row."""
 
 SHORT_RATE_RPS = 20.0
@@ -349,8 +349,12 @@ def _setting(entry: Entry) -> str:
 
 
 def _engine(entry: Entry) -> str:
-    """Model and engine as they were asked for, and what the engine chose itself of what shapes its steps."""
+    """Model and engine as they were asked for, and what the engine chose itself of what shapes its steps.
+
+    Whether a value was asked for or left to the engine (`unset`) makes no other setting.
+    """
     asked = {group: LATER[group] | entry.config[group] for group in ("model", "engine")}
+    asked["engine"].pop("unset", None)
     chosen = entry.record.info.engine.get("details", {})
     for name in ("max_num_seqs", "max_num_batched_tokens"):
         if asked["engine"].get(name) is None:

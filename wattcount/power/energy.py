@@ -47,7 +47,8 @@ CLOCK_STEP_NS = 50_000_000
 """Change of the wall clock against the monotonic one, from one pair to the next, above which it was stepped [ns]. Chosen:
 NTP slews by 0.5 ms a second at most, and pairs come once a second."""
 DRAINED_LATE_NS = 2 * S_NS
-"""Time [ns] by which a sample may be older than the drain before the one that it came with."""
+"""Longest time by which a sample may be older than the drain before the one that it came with [ns]. Chosen: a hundred times
+the 20 ms by which an H200 stamps its samples late."""
 LATE_STAMP_NS = 60 * S_NS
 """Age of a sample, when it is drained, above which its stamp is not believed [ns]. Chosen: a ring holds some seconds; a
 minute is far beyond any."""
