@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from pathlib import Path
@@ -11,10 +12,13 @@ import pytest
 from synthetic_record import SyntheticRun, rewrite_metrics
 
 from wattcount.cli.main import main
-from wattcount.metrics.verdict import Status, glance, judge
+from wattcount.metrics.summary import print_summary
+from wattcount.metrics.verdict import Judged, Status, glance, judge
 from wattcount.record.schema import Validity
 from wattcount.run.resume import Wanted
 from wattcount.sweep.planning.index import read_index
+from wattcount.terminal import PlainConsole
+from wattcount.tracking import content
 
 FINDING = {"code": "backlog", "figure": 1, "limit": 0, "unit": "1", "message": "late", "invalidates": True}
 MILD = FINDING | {"code": "warm", "invalidates": False}
@@ -27,6 +31,20 @@ def judged_by_all(records: Path, path: Path) -> tuple[bool, bool, bool]:
     planned = [e.status is Status.valid for entries in index._by_point.values() for e in entries]
     run = Wanted(records, info.point_id, info.seed, info.repeat).finished() == path
     return planned == [True], run, main(["compare", str(path), str(path.parents[2] / "good")]) == 0
+
+
+def called_valid(found: Judged) -> tuple[bool, bool, bool]:
+    """Whether the tags in MLflow, the page there, and `show` call the record valid."""
+    assert found.record is not None
+    assert found.metrics is not None
+    out = PlainConsole(file=io.StringIO(), width=200)
+    with out.capture() as said:
+        print_summary(found.record.info, found.metrics, out)
+    return (
+        content.tags(found.record, found.metrics)["valid"] == "true",
+        "**Invalid**" not in content.note(found.record, found.metrics),
+        "INVALID" not in said.get(),
+    )
 
 
 def record(tmp_path: Path, run: SyntheticRun, **validity: Any) -> Path:
@@ -43,6 +61,7 @@ def test_a_valid_one(tmp_path: Path) -> None:
     found = judge(path).verdict
     assert (found.status, found.reasons, found.reason, found.message) == (Status.valid, (), None, None)
     assert judged_by_all(tmp_path / "records", path) == (True, True, True)
+    assert called_valid(judge(path)) == (True, True, True)
 
 
 @pytest.mark.parametrize(
@@ -66,6 +85,7 @@ def test_one_that_is_not(
     found = judge(path).verdict
     assert (found.status, found.reasons) == (status, reasons)
     assert judged_by_all(tmp_path / "records", path) == (False, False, False)
+    assert called_valid(judge(path)) == (False, False, False)
 
 
 def test_metrics_of_an_older_version_are_believed_by_nobody(tmp_path: Path) -> None:

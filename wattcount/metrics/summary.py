@@ -14,6 +14,7 @@ from wattcount.config.levers import with_levers
 from wattcount.metrics.null_reasons import NULL_REASONS
 from wattcount.metrics.registry import spec
 from wattcount.metrics.units import quantity, scale_for, significant
+from wattcount.metrics.verdict import mild_messages, verdict
 from wattcount.record.schema import RunInfo
 from wattcount.terminal import console
 from wattcount.text import printable
@@ -132,19 +133,16 @@ def _values(keys: tuple[str, ...], values: Mapping[str, Any]) -> str:
 
 
 def _verdict(info: RunInfo, metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
-    validity = metrics["validity"]
+    judged = verdict(info, metrics)
     lines: list[tuple[str, str]] = []
     if str(info.evidence) == "emulated":
         lines.append(
             ("Emulated: power is computed, not measured. Good for tests, worthless as a result.", "yellow")
         )
-    if not validity["valid"]:
+    if not judged.valid:
         lines.append(("INVALID: do not use these numbers.", "bold red"))
-    if not info.validity.valid:
-        said = info.validity.messages or info.validity.reasons or ["no reason was recorded"]
-        lines += [(f"- {message}", "red") for message in said]
-    for finding in validity["findings"]:
-        lines.append((f"- {finding['message']}", "red" if finding["invalidates"] else "yellow"))
+    lines += [(f"- {message}", "red") for message in judged.messages or judged.reasons]
+    lines += [(f"- {message}", "yellow") for message in mild_messages(metrics)]
     lines += [(f"- {text}", "dim") for text in info.notes]
     return [(printable(text, lines=False), style) for text, style in lines]
 

@@ -1,4 +1,4 @@
-"""What a record is worth. The one home of that rule: sweeps, `resume`, `compare`, `status` and MLflow all ask here."""
+"""What a record is worth. The one home of that rule: sweeps, `resume`, `show`, `compare`, `status` and MLflow all ask here."""
 
 from __future__ import annotations
 
@@ -55,18 +55,28 @@ class Verdict:
         return next(iter(self.messages), None)
 
 
+def ran_to_end(info: RunInfo) -> bool:
+    """Whether the run went through all of its phases, and says itself that nothing went wrong."""
+    return info.complete and info.validity.valid
+
+
 def verdict(info: RunInfo, metrics: Mapping[str, Any]) -> Verdict:
     """`metrics`: the content of the record's `metrics.json`, from `load_metrics`."""
     found = metrics["validity"]
     wrong = [finding for finding in found["findings"] if finding["invalidates"]]
     codes = (*info.validity.reasons, *(finding["code"] for finding in wrong))
     messages = (*info.validity.messages, *(finding["message"] for finding in wrong))
-    if not (info.complete and info.validity.valid):
+    if not ran_to_end(info):
         broke_off = () if info.validity.reasons else (INCOMPLETE,)
-        return Verdict(Status.failed, (*broke_off, *codes), messages or ("it broke off",))
+        return Verdict(Status.failed, (*broke_off, *codes), messages or codes or ("it broke off",))
     if not found["valid"]:
         return Verdict(Status.invalid, codes or (NO_REASON,), messages)
     return Verdict(Status.valid)
+
+
+def mild_messages(metrics: Mapping[str, Any]) -> list[str]:
+    """One line for people for each finding that does not make the record invalid."""
+    return [finding["message"] for finding in metrics["validity"]["findings"] if not finding["invalidates"]]
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from wattcount.config.levers import levers
 from wattcount.config.tracking_tags import TAG_LIMIT
 from wattcount.metrics.observations import MISSING, gpu_uuids, int_column
 from wattcount.metrics.summary import describe, gpu_label
+from wattcount.metrics.verdict import mild_messages, verdict
 from wattcount.record import Record
 from wattcount.record.schema import Phase, RunInfo
 
@@ -73,7 +74,8 @@ def tags(record: Record, metrics: Mapping[str, Any]) -> dict[str, str]:
     All of them are `config.tracking_tags.is_own`, so that no user's tag stands in their place.
     """
     info, config = record.info, record.info.config
-    validity = metrics["validity"]
+    judged = verdict(info, metrics)
+    codes = dict.fromkeys([*judged.reasons, *(f["code"] for f in metrics["validity"]["findings"])])
     found = {
         "evidence": str(info.evidence),
         "origin": info.origin,
@@ -92,8 +94,8 @@ def tags(record: Record, metrics: Mapping[str, Any]) -> dict[str, str]:
         "config_hash": config_hash(config),
         "seed": str(info.seed),
         "repeat": str(info.repeat),
-        "valid": str(validity["valid"]).lower(),
-        "reasons": ",".join([*validity["reasons"], *(f["code"] for f in validity["findings"])]) or "none",
+        "valid": str(judged.valid).lower(),
+        "reasons": ",".join(codes) or "none",
         "wattcount.run_id": info.run_id,
         "wattcount.record": str(record.path),
     }
@@ -128,17 +130,15 @@ def _short_gpu(name: str) -> str:
 
 def note(record: Record, metrics: Mapping[str, Any]) -> str:
     """The run's description, Markdown."""
-    info, validity = record.info, metrics["validity"]
+    info, judged = record.info, verdict(record.info, metrics)
     lines = [f"**{describe(info)}**", ""]
     if str(info.evidence) == "emulated":
         lines += ["Power comes from the **emulated** NVML library: not a measurement.", ""]
     if info.config["model"]["weights"] == "random":
         lines += ["Weights are **random**: real kernels and memory traffic, not the real values.", ""]
-    if not validity["valid"]:
-        codes = [*validity["reasons"], *(f["code"] for f in validity["findings"] if f["invalidates"])]
-        lines += [f"**Invalid**: {', '.join(codes) or 'no reason given'}.", ""]
-    lines += [f"- {message}" for message in info.validity.messages]
-    lines += [f"- {finding['message']}" for finding in validity["findings"]]
+    if not judged.valid:
+        lines += [f"**Invalid**: {', '.join(judged.reasons)}.", ""]
+    lines += [f"- {message}" for message in (*judged.messages, *mild_messages(metrics))]
     lines += [f"- {text}" for text in info.notes]
     lines += [
         "",

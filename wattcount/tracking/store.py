@@ -31,6 +31,7 @@ from wattcount.config.paths import gpu_lock_dir
 from wattcount.config.schema import TrackingConfig
 from wattcount.config.tracking_tags import TAG_LIMIT, usable_tags
 from wattcount.metrics.load import load_metrics
+from wattcount.metrics.verdict import ran_to_end
 from wattcount.record import Record
 from wattcount.record.schema import REQUESTS_PARQUET
 from wattcount.run.gpu_lock import make_shared
@@ -119,7 +120,7 @@ def _log(
     experiment_id = experiment(client, uri, tracking.experiment)
     start_ns, end_ns = content.bounds_ns(info)
     end_ms = content.utc_ms(info, end_ns)
-    status = "FINISHED" if info.validity.valid else "FAILED"
+    status = "FINISHED" if ran_to_end(info) else "FAILED"
     earlier = _earlier(client, experiment_id, info.run_id)
     if earlier is not None and not force:
         return _completed(client, earlier, status, end_ms, parent)
