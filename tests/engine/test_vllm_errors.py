@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from wattcount.engine.vllm_errors import describe, log_size, one_line, root_cause, start_error
+from wattcount.engine.vllm_errors import describe, log_size, root_cause, start_error
 
 CORE_FAILED = "RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}"
 
@@ -143,6 +143,14 @@ def test_describe_takes_the_innermost_cause() -> None:
     assert describe(ValueError()) == "ValueError"
 
 
-def test_one_line_folds_and_cuts() -> None:
-    assert one_line(" a\n b\t c ") == "a b c"
-    assert len(one_line("x" * 1000)) == 400
+def test_what_vllm_says_is_one_line_for_people() -> None:
+    assert describe(OSError(" a\n b\t c ")) == "OSError: a b c"
+    assert len(describe(OSError("x" * 1000))) == 400
+
+
+def test_what_vllm_says_keeps_no_password_and_no_escape_code(log: Path) -> None:
+    said = "401 for https://me:secret@hub/x \x1b[31mred"
+    shown = "OSError: 401 for https://me:***@hub/x ?[31mred"
+    assert describe(OSError(said)) == shown
+    log.write_text(f"OSError: {said}\n")
+    assert root_cause(log, 0) == shown

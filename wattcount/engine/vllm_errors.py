@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from wattcount.errors import RunFailedError
+from wattcount.errors import RunFailedError, one_line
 
 _EXCEPTION = re.compile(r"^(?:[\w.]+\.)?(\w*(?:Error|Exception|Interrupt))(?::\s*(.*))?$")
 _PREFIX = re.compile(r"^(?:\([^)]*\)\s*)?(?:[A-Z]+ [\d:. -]+(?:\[[^\]]*\])? ?)?")
 _NOT_A_CAUSE = ("see root cause above", "See stack trace", "please check the stack trace", "EngineDeadError")
-_MAX_LINE = 400
+LINE_CHARACTERS = 400
+"""Length of what is told of an error of vLLM [characters]: its configuration checks take a line or three."""
 
 _OUT_OF_MEMORY = re.compile(
     r"out of memory|OutOfMemory|MemoryError|cannot allocate memory|can't allocate memory"
@@ -67,14 +68,8 @@ def root_cause(log: Path, offset: int) -> str | None:
         # Pydantic puts the message on the next lines.
         if message.endswith(("validation error", "validation errors")) or "validation error for" in message:
             message = " ".join(_PREFIX.sub("", text).strip() for text in lines[number + 1 : number + 3])
-        return one_line(f"{match[1]}: {message}" if message else match[1])
+        return one_line(f"{match[1]}: {message}" if message else match[1], LINE_CHARACTERS)
     return None
-
-
-def one_line(text: str) -> str:
-    """Whitespace folded, cut to a length that a terminal can show."""
-    text = " ".join(text.split())
-    return text if len(text) <= _MAX_LINE else text[: _MAX_LINE - 1] + "…"
 
 
 def describe(error: BaseException) -> str:
@@ -87,8 +82,8 @@ def describe(error: BaseException) -> str:
         first = details()[0]
         where = ".".join(str(part) for part in first["loc"])
         text = f"{where}: {first['msg']}" if where else str(first["msg"])
-        return one_line(text.replace("Value error, ", ""))
-    return one_line(f"{type(error).__name__}: {text}" if text else type(error).__name__)
+        return one_line(text.replace("Value error, ", ""), LINE_CHARACTERS)
+    return one_line(f"{type(error).__name__}: {text}" if text else type(error).__name__, LINE_CHARACTERS)
 
 
 def _chain(error: BaseException | None) -> str:

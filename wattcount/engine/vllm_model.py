@@ -11,8 +11,7 @@ from typing import Any
 from wattcount.config.context_length import context_problems, max_model_len
 from wattcount.config.paths import data_home, hub_home
 from wattcount.config.schema import ModelConfig, RunConfig, Weights
-from wattcount.engine.vllm_errors import one_line
-from wattcount.errors import NotStartedError
+from wattcount.errors import NotStartedError, one_line
 from wattcount.files import write_atomically
 
 
@@ -51,7 +50,7 @@ def _read_config_json(path: str | None, why: str) -> dict[str, Any]:
     except FileNotFoundError:
         raise NotStartedError(f"model.path {file.parent} holds no config.json") from None
     except (OSError, ValueError) as error:
-        raise NotStartedError(f"{file} cannot be read: {one_line(str(error))}") from None
+        raise NotStartedError(f"{file} cannot be read: {one_line(error)}") from None
     if not isinstance(values, dict):
         raise NotStartedError(f"{file} holds no JSON object")
     return values

@@ -16,7 +16,7 @@ from wattcount.clock import now_ns
 from wattcount.config import engine_defaults
 from wattcount.config.schema import RunConfig, ScenarioConfig
 from wattcount.engine.base import Engine, EngineInfo, EngineStep
-from wattcount.errors import RunFailedError
+from wattcount.errors import ERROR_CHARACTERS, RunFailedError, one_line
 from wattcount.load.build import BuiltLoad
 from wattcount.load.generator import LoadGenerator
 from wattcount.load.rehearsal import beginning
@@ -138,9 +138,9 @@ class Scenario(ABC):
                 ctx.engine_info = await ctx.engine.start()
         except TimeoutError as error:
             if not limit.expired():  # the engine's own
-                what = " ".join(str(error).split()) or "it says no more"
+                what = f": {one_line(error, ERROR_CHARACTERS)}" if str(error).strip() else ""
                 raise RunFailedError(
-                    "engine_start_failed", f"the engine ended its start with a TimeoutError: {what}"
+                    "engine_start_failed", f"the engine ended its start with a TimeoutError{what}"
                 ) from error
             raise RunFailedError(
                 "engine_start_failed",
