@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from wattcount.config import RunConfig
 from wattcount.config.composition import compose_hydra, entangled, from_hydra
-from wattcount.config.points import build_points, problems_of_points
+from wattcount.config.points import build_points
 from wattcount.config.schema_types import GROUPS
 from wattcount.errors import NotStartedError
 
@@ -67,7 +67,7 @@ def test_a_big_sweep_needs_a_composition_an_option() -> None:
     )
     assert len(batch) == 480
     compose = Counted()
-    assert problems_of_points(batch, compose, from_hydra, GROUPS) == {}
+    assert build_points(batch, compose, from_hydra, GROUPS)[1] == {}
     assert compose.calls == 1 + 3 + 4 + 2
 
 
@@ -96,13 +96,13 @@ def test_a_big_sweep_needs_a_composition_an_option() -> None:
 )
 def test_it_says_what_full_composition_says(axes: tuple[str, ...]) -> None:
     batch, compose = product(*axes), Counted()
-    assert problems_of_points(batch, compose, from_hydra, GROUPS) == slowly(batch, compose)
+    assert build_points(batch, compose, from_hydra, GROUPS)[1] == slowly(batch, compose)
 
 
 def test_a_bad_option_costs_one_composition_and_not_one_a_point() -> None:
     compose = Counted()
     batch = product("model=tiny,tinyy,phi4", "seed=0,1,2,3,4,5,6,7,8,9", "repeat=0,1,2,3,4")
-    (line,) = problems_of_points(batch, compose, from_hydra, GROUPS)
+    (line,) = build_points(batch, compose, from_hydra, GROUPS)[1]
     assert line.startswith("model=tinyy: no such option")
     assert compose.calls <= 6
 
@@ -113,7 +113,7 @@ def test_an_option_that_writes_elsewhere_is_composed_in_full(tmp_path: Path) -> 
         "# @package _global_\nmodel: {name: sly, weights: random, hf_id: a/b}\nseed: -1\n"
     )
     batch = product("model=tiny,sly", "repeat=0,1")
-    found = problems_of_points(batch, Counted(str(tmp_path)), from_hydra, GROUPS)
+    found = build_points(batch, Counted(str(tmp_path)), from_hydra, GROUPS)[1]
     assert found == slowly(batch, Counted(str(tmp_path)))
     (line,) = found
     assert line.startswith("seed: must be between 0 and")
@@ -205,7 +205,7 @@ def test_keys_that_files_tie_follow_what_is_swept(tmp_path: Path) -> None:
 def test_what_depends_on_the_environment_alone_is_still_quick() -> None:
     batch = product("model=tiny,gpt2,phi4", "seed=0,1,2,3", "records_dir=${wattcount.home:x}")
     compose = Counted()
-    assert problems_of_points(batch, compose, from_hydra, GROUPS) == {}
+    assert build_points(batch, compose, from_hydra, GROUPS)[1] == {}
     assert compose.calls == 1 + 3
 
 

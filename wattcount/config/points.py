@@ -76,13 +76,6 @@ def build_points(
     return built, problems
 
 
-def problems_of_points(
-    batch: Sequence[Point], compose: Compose, check: Callable[[DictConfig], RunConfig], groups: Sequence[str]
-) -> dict[str, str]:
-    """The distinct problems of a sweep's points, each with the first point that has it."""
-    return build_points(batch, compose, check, groups)[1]
-
-
 class _NotQuickError(Exception):
     """The point has to be composed in full: see the module's conditions."""
 
