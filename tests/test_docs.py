@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from wattcount.metrics.registry import METRICS_VERSION
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -52,3 +54,14 @@ def test_a_dead_link_is_found(tmp_path: Path) -> None:
         "# Here\n[a](other.md#one-two-three) [b](#here) [c](none.md) [d](other.md#four) [e](https://x.org/#y)"
     )
     assert dead_links(page) == ["none.md", "other.md#four"]
+
+
+def test_the_map_has_every_module() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    named = {word for quoted in re.findall(r"`([^`\n]+)`", text) for word in re.findall(r"\w+", quoted)}
+    modules = {path.stem for path in (ROOT / "wattcount").rglob("*.py")} - {"__init__", "__main__"}
+    assert sorted(modules - named) == []
+
+
+def test_the_metrics_page_shows_the_version_that_is_written() -> None:
+    assert f'{{"metrics_version": {METRICS_VERSION},' in (ROOT / "docs" / "metrics.md").read_text()

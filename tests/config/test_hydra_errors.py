@@ -20,6 +20,8 @@ from wattcount.errors import NotStartedError
             "scenario=batch scenario.rate_rps=4",
             "scenario.rate_rps: no such key; scenario has: bare_idle_after_s, bare_idle_s, ",
         ),
+        ("window_s=10", "window_s: no such key; did you mean 'scenario.window_s'?"),
+        ("max_num_seqs=4", "max_num_seqs: no such key; did you mean 'engine.max_num_seqs'?"),
         ("modle=tiny", "modle: no such key; did you mean 'model'?"),
         ("zzz=1", "zzz: no such key; the configuration has: allow_busy_gpu, "),
         ("+zzz=1", "zzz: no such key; the configuration has: allow_busy_gpu, "),

@@ -157,7 +157,7 @@ def chosen(names: Iterable[str], known: Mapping[str, T], what: str) -> dict[str,
     for name in (part for given in names for part in given.split(",") if part):
         if name not in known:
             raise NotStartedError(
-                f"{name!r} is no {what}{did_you_mean(name, known)}; wattcount {what}s lists them"
+                f"{name!r} is no {what} (wattcount {what}s lists them){did_you_mean(name, known)}"
             )
         found[name] = known[name]
     return found

@@ -125,8 +125,7 @@ def _dispatch(args: list[str]) -> int:
         return EXIT_OK
     if first and first[0].isalpha() and "=" not in first:
         raise NotStartedError(
-            f"{first!r} is neither a command nor KEY=VALUE{did_you_mean(first, COMMANDS)}; "
-            "see wattcount --help"
+            f"{first!r} is neither a command nor KEY=VALUE (see wattcount --help){did_you_mean(first, COMMANDS)}"
         )
     from wattcount.cli import run
 

@@ -72,8 +72,8 @@ def _names(args: argparse.Namespace) -> list[str]:
         return known[:1]
     if args.name not in known:
         raise NotStartedError(
-            f"no study {args.name!r} in {args.records_dir}{did_you_mean(args.name, known)}; "
-            "wattcount status --all lists them"
+            f"no study {args.name!r} in {args.records_dir} (wattcount status --all lists them)"
+            f"{did_you_mean(args.name, known)}"
         )
     return [args.name]
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from wattcount.config.plain import did_you_mean
@@ -103,6 +104,21 @@ def _key(error: OmegaConfBaseException) -> str:
     return error.full_key or (str(error.key) if error.key is not None else "")
 
 
+def _of_groups(key: str, configuration: object) -> str:
+    """`; did you mean 'scenario.window_s'?` where groups have a key that was given without its group; or nothing."""
+    if not isinstance(configuration, DictConfig):
+        return ""
+    found: list[str] = []
+    with contextlib.suppress(Exception):
+        groups = {str(name): configuration._get_node(name) for name in configuration if name != "hydra"}
+        found = [
+            f"{name}.{key}"
+            for name, group in groups.items()
+            if isinstance(group, DictConfig) and key in group
+        ]
+    return f"; did you mean {' or '.join(map(repr, found))}?" if found else ""
+
+
 def _omegaconf(error: OmegaConfBaseException) -> str | None:
     key = _key(error)
     first = (error.msg or str(error)).strip().splitlines()[0] if (error.msg or str(error)) else ""
@@ -113,7 +129,7 @@ def _omegaconf(error: OmegaConfBaseException) -> str | None:
             with contextlib.suppress(Exception):
                 known = [str(name) for name in parent if name != "hydra"]
         prefix, _, last = key.rpartition(".")
-        hint = did_you_mean(last, known)
+        hint = (_of_groups(last, parent) if not prefix else "") or did_you_mean(last, known)
         if not hint and known:
             hint = f"; {prefix or 'the configuration'} has: {', '.join(sorted(known))}"
         return f"{key}: no such key{hint}"

@@ -56,7 +56,7 @@ def test_a_killed_study_says_how_to_go_on(study: Ledger, tmp_path):
     study.close()
     text = shown(read_state(tmp_path, "big"))
     assert "was killed" in text
-    assert "go on with    python -m wattcount +experiment=big 'a=b c'\n" in text
+    assert "go on with     python -m wattcount +experiment=big 'a=b c'\n" in text
     assert "process_died: 1 point, tried once" in text
     assert "4:00" in text  # what waits and what was lost
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from study_ledger import planned
 
 from wattcount.sweep.planning.plan import Plan, PlannedPoint, PlanState
-from wattcount.sweep.view.report import WIDTH, plan_lines
+from wattcount.sweep.view.report import WIDTH, StudyResult, end_lines, plan_lines
 
 MODELS = [f"model_of_some_length_{number:02d}" for number in range(50)]
 
@@ -102,3 +102,11 @@ def test_where_all_are_is_a_command_to_copy() -> None:
     some = skipped(MODELS[:1], "l4")
     assert shown(some, Path("/my records"))[-1].endswith("status s --all-points --records-dir '/my records'")
     assert not any("wattcount status" in line for line in shown([*some[:1], planned("k")]))
+
+
+def test_the_end_of_a_study_that_was_interrupted_says_how_to_go_on() -> None:
+    plan = Plan("s", (planned("a"),), "", ())
+    again = "the same command again goes on with what is missing"
+    assert list(end_lines(StudyResult(plan, interrupted=130)))[-1] == again
+    assert again not in list(end_lines(StudyResult(plan)))
+    assert shown(plan.points)[0] == "study s: 1 point: 1 to run, 0 done before, 0 skipped"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from study_ledger import planned
+from synthetic_record import SyntheticRun
 
 from wattcount.config.composition import compose
 from wattcount.config.schema import RunConfig
@@ -69,8 +70,7 @@ def test_the_block_ends_with_what_became_of_every_point(cfg: RunConfig) -> None:
     block.tick()
     block.close()
     shown = out.getvalue()
-    # A long path is wrapped.
-    assert f"record: {cfg.records_dir}/record" in shown.replace("\n", "")
+    assert f"record: {cfg.records_dir}/record\n" in shown
     assert "lost, lane_died" in shown
     assert "2 points: 1 done, 1 lost" in shown
 
@@ -83,3 +83,14 @@ def test_a_lane_that_is_free_is_numbered_again(cfg: RunConfig) -> None:
     block.started(job(cfg, 1))
     assert list(block._numbers.values()) == [1]
     block.close()
+
+
+def test_a_line_has_the_figures_of_a_run_and_what_they_rest_on(
+    cfg: RunConfig, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    record = SyntheticRun().write(tmp_path / "records")
+    figures = {"record_path": str(record), "wall_s": 60.0, "j_per_output_token": 0.08}
+    watch.Lines(2).ended(job(cfg, 0), result(0, **figures), again=False)
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0].endswith(": 80.00 mJ per output token, took 1:00; measured")
+    assert shown[1] == f"record: {record}"

@@ -221,7 +221,7 @@ def render(study: StudyState, *, everything: bool = False) -> list[RenderableTyp
     if not study.alive and share_done(study) < 1:
         again = f"python -m wattcount {shlex.join(study.plan.arguments)}"
         # Whole: a command that is wrapped cannot be copied.
-        shown.append(Text(f"  go on with    {again}", no_wrap=True, overflow="ignore"))
+        shown.append(Text(f"  go on with     {again}", no_wrap=True, overflow="ignore"))
     if study.running:
         shown += [Text("running", style="bold"), running_table(study)]
         shown += _more(len(study.running) - SHOWN, "running")

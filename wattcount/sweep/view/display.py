@@ -224,6 +224,10 @@ class LiveSweepDisplay(SweepDisplay):
     def notice(self, text: str) -> None:
         self._console.print(text)
 
+    def record(self, path: str) -> None:
+        """Where a record is, in one line: a path that is wrapped cannot be copied."""
+        self._console.print(f"record: {path}", soft_wrap=True)
+
     def tick(self) -> None:
         if self._live is not None and time.monotonic() - self._drawn_s >= REDRAW_S:
             self._drawn_s = time.monotonic()

@@ -49,7 +49,7 @@ def plan_lines(
     states = Counter(point.state for point in plan.points)
     to_run = plan.in_state(PlanState.to_run)
     yield (
-        f"study {plan.name}: {len(plan.points):,} points: {states[PlanState.to_run]:,} to run, "
+        f"study {plan.name}: {_count(len(plan.points), 'point')}: {states[PlanState.to_run]:,} to run, "
         f"{states[PlanState.done]:,} done before, {states[PlanState.skipped]:,} skipped"
     )
     if repeated:
@@ -148,6 +148,8 @@ def end_lines(study: StudyResult) -> Iterator[str]:
             f"study {plan.name}: {wanted - len(wrong):,} done ({len(before):,} before), {len(wrong):,} not done, "
             f"{len(skipped):,} skipped"
         )
+    if study.interrupted is not None and wrong:
+        yield "the same command again goes on with what is missing"
     for reason, count in sorted(Counter(point.reason or "" for point in skipped).items()):
         yield f"  skipped {count:,}: {reason}"
 

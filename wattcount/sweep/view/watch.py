@@ -14,7 +14,7 @@ from wattcount.sweep.running.lane import Said
 from wattcount.sweep.running.task import PointResult, event_of
 from wattcount.sweep.story.ledger import Event, EventKind, read_tally
 from wattcount.sweep.story.study_log import StudyLog
-from wattcount.sweep.story.summary import label
+from wattcount.sweep.story.summary import evidence_of, label, result_text
 from wattcount.sweep.view.display import LiveSweepDisplay
 
 
@@ -84,11 +84,10 @@ class Lines(local.Watcher):
         if result.message:
             tail = f" (try {result.attempt}, to be tried again)" if again else ""
             print(f"wattcount: {label(job.point)}: {result.message}{tail}", file=sys.stderr, flush=True)
-        figures = [f"{result.wall_s:.0f} s"] if result.wall_s is not None else []
-        if result.j_per_output_token is not None:
-            figures.append(f"{result.j_per_output_token:.3g} J per output token")
         if result.done and not result.measured_before:
-            print(f"[{self._ended}/{self._total}] {label(job.point)}: {', '.join(figures) or 'done'}")
+            evidence = evidence_of(result.record_path) if result.record_path else None
+            figures = f"{result_text(event_of(result))}{f'; {evidence}' if evidence else ''}"
+            print(f"[{self._ended}/{self._total}] {label(job.point)}: {figures}")
         if result.measured_before:
             print("already measured (resume=false measures again):")
         if result.record_path:
@@ -130,7 +129,7 @@ class Block(local.Watcher):
             event = dataclasses.replace(event, kind=EventKind.lost)
         self._display.event(dataclasses.replace(event, key=job.point.key, attempt=job.attempt))
         if result.record_path:
-            self._display.notice(f"record: {result.record_path}")
+            self._display.record(result.record_path)
 
     def notice(self, text: str) -> None:
         self._display.notice(text)
