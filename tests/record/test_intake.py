@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -228,3 +229,23 @@ def test_keys_of_a_later_configuration_are_passed_over(tmp_path: Path) -> None:
     data["config"]["engine"]["of_tomorrow"] = data["config"]["of_tomorrow"] = {"x": 1}
     (record / "run.json").write_text(json.dumps(data))
     assert Record.open(record).info.config["of_tomorrow"] == {"x": 1}
+
+
+def test_a_long_run_s_table_is_read_as_it_is_as_large_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "TABLE_VALUES", 1000)
+    stamps = np.random.default_rng(0).integers(0, 2**60, 100_000)
+    pq.write_table(table(c=[stamps[:50_000], stamps[50_000:]]), tmp_path / "t")
+    assert len(intake.read_table(tmp_path / "t", SCHEMA, LATER)) == 2
+    with (tmp_path / "t").open("rb") as stream:
+        content = stream.read()
+    # A hole in front of the footer makes a file long, and holds nothing.
+    pq.write_table(table(c=[[2**62] * 50_000] * 2), tmp_path / "small")
+    small = (tmp_path / "small").read_bytes()
+    with (tmp_path / "hole").open("wb") as stream:
+        stream.write(small[:4])
+        stream.seek(len(content) * 10)
+        stream.write(small[4:])
+    with pytest.raises(DamagedError, match="values"):
+        intake.read_table(tmp_path / "hole", SCHEMA, LATER)
