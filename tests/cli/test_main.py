@@ -59,7 +59,7 @@ def test_help_fits_a_terminal_and_names_everything(
     ):
         assert word in out
     assert "_schema" not in out
-    assert max(len(line) for line in out.splitlines()) <= 100
+    assert max(len(line) for line in out.splitlines()) <= 80
 
 
 @pytest.mark.parametrize(

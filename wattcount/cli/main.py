@@ -39,7 +39,8 @@ USAGE = """\
 usage: wattcount [KEY=VALUE ...] [-m] [--config-dir DIR] [--cfg job]
        wattcount COMMAND ...
 
-Without a command: measure. Each KEY=VALUE chooses an option of a group or sets one key.
+Without a command: measure. Each KEY=VALUE chooses an option of a group or sets
+one key.
 
   wattcount model=llama3_8b gpu=a100 scenario=server
   wattcount -m model=llama3_8b,qwen2_5_7b gpu=a100,l4 scenario=batch,server
@@ -59,10 +60,12 @@ options:
   --hydra-help       Hydra's own flags
   --version          print the version
 
-Keys that scripts rely on: records_dir, seed, repeat, model.path, model.weights (hub, path, random),
-scenario.rate_rps, scenario.num_requests, scenario.slo.{{ttft_ms,tpot_ms,e2e_ms}}.
+Keys that scripts rely on: records_dir, seed, repeat, model.path, model.weights
+(hub, path, random), scenario.rate_rps, scenario.num_requests,
+scenario.slo.{{ttft_ms,tpot_ms,e2e_ms}}.
 
-exit codes: 0 done, 1 something failed while running, 2 nothing was started, 130 / 143 interrupted
+exit codes: 0 done, 1 something failed while running, 2 nothing was started,
+            130 / 143 interrupted
 """
 
 
