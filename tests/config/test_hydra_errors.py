@@ -26,6 +26,7 @@ from wattcount.errors import NotStartedError
         ("zzz=1", "zzz: no such key; the configuration has: allow_busy_gpu, "),
         ("+zzz=1", "zzz: no such key; the configuration has: allow_busy_gpu, "),
         ("model=lama3_8b", "model=lama3_8b: no such option; did you mean 'llama3_8b'?"),
+        ("model=zz", "model=zz: no such option; wattcount models lists them"),
         ("gpu=radeon", "gpu=radeon: no such option; there are: a10, a100, a100_40gb, "),
         ("experiment=nothing", "experiment=nothing: no such option; there are: architectures, "),
         ("scenario.rate_rps=abc", "scenario.rate_rps: must be a number, not 'abc'"),

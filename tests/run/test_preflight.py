@@ -541,3 +541,9 @@ def test_unknown_memory_is_no_reason_to_refuse() -> None:
 
 def test_available_memory_is_within_what_the_machine_has() -> None:
     assert 0 < available_memory_bytes() <= psutil.virtual_memory().total
+
+
+def test_a_file_in_the_place_of_the_records_folder_is_called_so(tmp_path: Path) -> None:
+    (tmp_path / "records").touch()
+    with pytest.raises(NotStartedError, match="records: it is no folder; set records_dir"):
+        check_folder(tmp_path / "records")

@@ -16,6 +16,9 @@ from wattcount.errors import NotStartedError
 LAUNCHERS = {"submitit_slurm": "slurm", "submitit_local": "slurm", "ray": "ray"}
 """Options that a package of their own brings, by the extra of ours that asks for it."""
 
+LISTED = {"model": "wattcount models"}
+"""Groups of more options than a line can name, by the command that lists them."""
+
 
 @contextlib.contextmanager
 def plain_errors() -> Iterator[None]:
@@ -95,6 +98,8 @@ def _missing_option(error: MissingConfigException) -> str:
     if group == "hydra/launcher" and option in LAUNCHERS:
         return f"{group}={option}: it is not installed: pip install 'wattcount[{LAUNCHERS[option]}]'"
     known = f"; there are: {', '.join(sorted(options))}" if options else ""
+    if group in LISTED:
+        known = f"; {LISTED[group]} lists them"
     named = re.match(r"In '(?P<file>[^']+/[^']+)'", str(error))
     where = f"{named['file']}.yaml: " if named else ""
     return f"{where}{group}={option}: no such option{did_you_mean(option, options) or known}"

@@ -387,8 +387,9 @@ def check_folder(folder: Path) -> None:
             pass
         free = shutil.disk_usage(folder).free
     except OSError as error:
+        why = "it is no folder" if isinstance(error, FileExistsError) else error.strerror
         raise RecordsUnwritableError(
-            f"records_dir: cannot write to {folder}: {error.strerror}; set records_dir=FOLDER or $WATTCOUNT_HOME"
+            f"records_dir: cannot write to {folder}: {why}; set records_dir=FOLDER or $WATTCOUNT_HOME"
         ) from None
     if free < MIN_DISK_BYTES:
         raise RecordsUnwritableError(
