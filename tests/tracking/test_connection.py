@@ -5,6 +5,7 @@ import socket
 import subprocess
 import tempfile
 import threading
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,12 @@ from wattcount.tracking.connection import TRIES, connected, sqlite_file, sqlite_
 
 # MLflow's own use of SQLAlchemy is its authors' business.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+def read(uri: str) -> bytes:
+    with urllib.request.urlopen(uri) as answer:
+        content: bytes = answer.read()
+    return content
 
 
 def refusal(uri: str, limit_s: float = 600.0) -> str:
@@ -49,11 +56,8 @@ def test_a_server_that_does_not_come_to_an_end_is_given_up(how: str, monkeypatch
 @pytest.mark.parametrize("how", ["hang", "drip"])
 def test_a_call_on_an_open_connection_is_given_up_too(how: str) -> None:
     calls = connection._Calls(0.5)
-    with bad_server(how) as server:
-        import requests
-
-        with pytest.raises(TimeoutError, match=r"longer than 0\.5 s"):
-            calls.run(requests.get, server.uri)
+    with bad_server(how) as server, pytest.raises(TimeoutError, match=r"longer than 0\.5 s"):
+        calls.run(read, server.uri)
     with pytest.raises(TimeoutError, match=r"longer than 0\.5 s"):
         calls.run(pytest.fail, "no call is begun when the time is over")
     calls.close()

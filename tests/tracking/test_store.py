@@ -13,6 +13,7 @@ from pathlib import Path
 import mlflow.data
 import numpy as np
 import pytest
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow_store import make_store
 from synthetic_record import UTC_NS, SyntheticRun, at, observation, steady_requests
@@ -436,3 +437,35 @@ def test_a_server_that_dies_midway(folder, tmp_path, monkeypatch):
 def test_times_are_those_of_the_run_not_of_the_logging(folder):
     run = MlflowClient(resolve_uri()).get_run(log_record(folder))
     assert run.info.end_time - run.info.start_time == (at(120) - at(0)) // 10**6
+
+
+class Refusing:
+    """A client whose store refuses the first data sets with these messages."""
+
+    def __init__(self, *messages: str) -> None:
+        self.messages = list(messages)
+        self.calls = 0
+
+    def log_inputs(self, run_id: str, datasets: list[object]) -> None:  # noqa: ARG002
+        self.calls += 1
+        if self.messages:
+            raise MlflowException(self.messages.pop(0))
+
+
+UNIQUE = 'BAD_REQUEST: (psycopg2.errors.UniqueViolation) duplicate key value violates unique constraint "dataset_pk"'
+
+
+def test_a_data_set_that_another_run_makes_at_the_same_moment_is_logged_by_another_try(folder) -> None:
+    client = Refusing(UNIQUE, UNIQUE)
+    store._log_workload(client, "run", Record.open(folder))
+    assert client.calls == 3
+
+
+@pytest.mark.parametrize(
+    ("messages", "calls"), [([UNIQUE] * store.DATASET_TRIES, store.DATASET_TRIES), (["no such run"], 1)]
+)
+def test_a_data_set_that_is_refused_for_good_is_an_error(folder, messages, calls) -> None:
+    client = Refusing(*messages)
+    with pytest.raises(MlflowException, match=messages[0].split()[0]):
+        store._log_workload(client, "run", Record.open(folder))
+    assert client.calls == calls

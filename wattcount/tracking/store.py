@@ -57,6 +57,9 @@ ENTITIES_PER_BATCH = 100
 METRICS_PER_BATCH = 1000
 MARK_LIMIT_S = 2 * LIMIT_S
 """Age of the mark `incomplete` from which on its logging is over, whatever became of it [s]: twice the limit of one."""
+DATASET_TRIES = 5
+"""How often at most a run's data set is logged where the database refuses it as a double. Chosen: another run that makes the same
+one at the same moment has made it by the second try."""
 
 
 def log_record(
@@ -230,6 +233,7 @@ def _log_curves(client: MlflowClient, run_id: str, record: Record) -> None:
 
 def _log_workload(client: MlflowClient, run_id: str, record: Record) -> None:
     from mlflow.entities import Dataset, DatasetInput, InputTag
+    from mlflow.exceptions import MlflowException
 
     workload = content.workload(record)
     if workload is None:
@@ -244,7 +248,15 @@ def _log_workload(client: MlflowClient, run_id: str, record: Record) -> None:
         profile=json.dumps({"num_rows": workload.num_rows, "num_elements": workload.num_rows * len(columns)}),
     )
     # `mlflow.data.context` is what the UI shows beside the data set.
-    client.log_inputs(run_id, datasets=[DatasetInput(dataset, [InputTag("mlflow.data.context", "workload")])])
+    inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", "workload")])]
+    for later_tries in reversed(range(DATASET_TRIES)):
+        try:
+            client.log_inputs(run_id, datasets=inputs)
+            return
+        except MlflowException as error:
+            # Another run with this workload, logged at the same moment, has just made the data set; now it is found.
+            if not later_tries or not any(word in str(error).lower() for word in ("unique", "duplicate")):
+                raise
 
 
 def _runs(client: MlflowClient, experiment_id: str, run_id: str) -> list[Run]:
