@@ -57,7 +57,7 @@ test-python-all: setup-all ## Python tests but those of clusters; a skip that te
 	WATTCOUNT_NO_SKIPS=1 $(PY) -m pytest -n $(TEST_WORKERS) --dist loadfile -m "not slurm and not ray" $(ARGS)
 
 test-clusters: setup-all ## Sweeps through SLURM and Ray, both of which are up (tools/test_all.sh starts them)
-	WATTCOUNT_NO_SKIPS=1 $(PY) -m pytest -m "slurm or ray" tests/sweep/running/test_clusters.py $(ARGS)
+	WATTCOUNT_NO_SKIPS=1 $(PY) -m pytest -m "slurm or ray" tests/sweep/test_clusters.py $(ARGS)
 
 slurm-up: setup ## A SLURM cluster on this machine with emulated GPUs (needs slurm-wlm, munge; extra `slurm`)
 	PYTHON=$(PY) tools/slurm_test_cluster.sh start
@@ -66,7 +66,7 @@ slurm-down: ## End it
 	tools/slurm_test_cluster.sh stop
 
 test-slurm: slurm-up ## Sweeps through SLURM
-	eval "$$(tools/slurm_test_cluster.sh env)"; $(PY) -m pytest -m slurm tests/sweep/running/test_clusters.py $(ARGS)
+	eval "$$(tools/slurm_test_cluster.sh env)"; $(PY) -m pytest -m slurm tests/sweep/test_clusters.py $(ARGS)
 
 ray-up: setup ## A Ray cluster on this machine with emulated GPUs (needs the extra `ray`)
 	PYTHON=$(PY) tools/ray_test_cluster.sh start
@@ -75,7 +75,7 @@ ray-down: ## End it
 	PYTHON=$(PY) tools/ray_test_cluster.sh stop
 
 test-ray: ray-up ## Sweeps through Ray
-	eval "$$(PYTHON=$(PY) tools/ray_test_cluster.sh env)"; $(PY) -m pytest -m ray tests/sweep/running/test_clusters.py $(ARGS)
+	eval "$$(PYTHON=$(PY) tools/ray_test_cluster.sh env)"; $(PY) -m pytest -m ray tests/sweep/test_clusters.py $(ARGS)
 
 test-postgres: setup ## Tracking against a server with PostgreSQL (apt-get install postgresql; extra `postgres`)
 	$(PY) -m pip install -q 'psycopg2-binary>=2.9'

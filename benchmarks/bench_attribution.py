@@ -29,8 +29,8 @@ from wattcount.metrics.observations import Requests
 from wattcount.metrics.phase_energy import Attribution, attribute
 from wattcount.metrics.window import Window, phase_window
 from wattcount.metrics.work import TERMS
-from wattcount.record import Record
-from wattcount.record.schema import Phase
+from wattcount.records import Record
+from wattcount.records.schema import Phase
 from wattcount.trend import t_975
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))

@@ -33,9 +33,9 @@ import psutil
 from wattcount.config import compose, fit
 from wattcount.config.catalogue import model_catalogue
 from wattcount.config.schema import ModelConfig, RunConfig
-from wattcount.engine import create
-from wattcount.engine.base import GenerationRequest
-from wattcount.engine.vllm_install import find_vllm
+from wattcount.engines import create
+from wattcount.engines.base import GenerationRequest
+from wattcount.engines.vllm.install import find_vllm
 from wattcount.errors import NotStartedError, RunFailedError
 
 RESULTS = Path(__file__).resolve().parent.parent / "data" / "catalogue" / "vllm_cpu.json"

@@ -30,7 +30,8 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 from scipy.signal import lfilter
 
-from wattcount.power import _native, emulation
+from wattcount.emulation import machine as emulation
+from wattcount.gpu import _native
 
 Floats = NDArray[np.float64]
 

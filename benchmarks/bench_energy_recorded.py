@@ -27,10 +27,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from wattcount.power import PowerTrace
-from wattcount.power.events import EVENT_DTYPE, Source
-from wattcount.power.uncertainty import COVERAGE_95
-from wattcount.record import Record
+from wattcount.energy import PowerTrace
+from wattcount.energy.events import EVENT_DTYPE, Source
+from wattcount.energy.uncertainty import COVERAGE_95
+from wattcount.records import Record
 
 S_NS = 1_000_000_000
 GPU = "GPU"

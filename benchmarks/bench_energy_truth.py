@@ -32,11 +32,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wattcount.power.counter import Counter
-from wattcount.power.curve import PowerCurve
-from wattcount.power.emulation import profiles, simulate, virtual_trace
-from wattcount.power.energy import Anchored
-from wattcount.power.uncertainty import COVERAGE_95, SENSOR_PRIOR
+from wattcount.emulation.machine import profiles, simulate, virtual_trace
+from wattcount.energy.counter import Counter
+from wattcount.energy.curve import PowerCurve
+from wattcount.energy.estimate import Anchored
+from wattcount.energy.uncertainty import COVERAGE_95, SENSOR_PRIOR
 
 S = 1_000_000_000
 START_NS = 1000 * S

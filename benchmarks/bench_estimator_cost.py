@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from wattcount.power import PowerTrace
-from wattcount.power.emulation import simulate, virtual_trace
+from wattcount.emulation.machine import simulate, virtual_trace
+from wattcount.energy import PowerTrace
 
 S = 1_000_000_000
 START_NS = 1000 * S

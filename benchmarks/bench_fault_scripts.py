@@ -45,13 +45,13 @@ from numpy.typing import NDArray
 
 from wattcount.config.plain import to_json
 from wattcount.config.schema import RunConfig, ServerConfig
+from wattcount.emulation.machine import VIRTUAL_REALTIME_OFFSET_NS, profiles, simulate, virtual_trace
+from wattcount.energy.events import EVENT_DTYPE, Source
+from wattcount.energy.trace import PowerTrace
 from wattcount.metrics import compute
 from wattcount.metrics.window import phase_window
-from wattcount.power.emulation import VIRTUAL_REALTIME_OFFSET_NS, profiles, simulate, virtual_trace
-from wattcount.power.events import EVENT_DTYPE, Source
-from wattcount.power.trace import PowerTrace
-from wattcount.record import Record, schema
-from wattcount.record.schema import Evidence, Phase, PhaseSpan, RunInfo, Validity
+from wattcount.records import Record, schema
+from wattcount.records.schema import Evidence, Phase, PhaseSpan, RunInfo, Validity
 
 S = 1_000_000_000
 START_NS = 1000 * S

@@ -18,7 +18,7 @@ import numpy as np
 
 from wattcount.clock import now_ns
 from wattcount.config.schema import EngineConfig, EngineKind, LengthConfig, RunConfig, ServerConfig
-from wattcount.engine import create
+from wattcount.engines import create
 from wattcount.load import LoadGenerator, build_plan
 
 

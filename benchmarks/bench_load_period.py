@@ -28,9 +28,10 @@ import pyarrow.parquet as pq
 
 from wattcount.clock import now_ns
 from wattcount.config.schema import GpuConfig, PowerBackend, PowerConfig
-from wattcount.power import PowerSampler, PowerTrace
-from wattcount.power.events import Source
-from wattcount.power.nvml import open_session
+from wattcount.energy import PowerTrace
+from wattcount.energy.events import Source
+from wattcount.gpu import PowerSampler
+from wattcount.gpu.nvml import open_session
 
 PERIODS_MS = (2.0, 2.5, 4.0, 5.0, 10.0, 20.0, 30.0)
 DETUNED = (1.0, 1.0 - 0.017, 1.0 + 0.017)

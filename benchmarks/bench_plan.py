@@ -61,7 +61,7 @@ def main() -> None:
     )
     parser.add_argument("points", nargs="?", type=int, default=100_000)
     points = parser.parse_args().points
-    from wattcount.sweep.planning.index import INDEX_FILE, read_index
+    from wattcount.sweep.index import INDEX_FILE, read_index
 
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["WATTCOUNT_HOME"] = scratch

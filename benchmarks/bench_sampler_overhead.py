@@ -41,10 +41,10 @@ from scipy import stats
 from wattcount import config
 from wattcount.clock import now_ns
 from wattcount.config.schema import RunConfig
-from wattcount.engine import create
-from wattcount.engine.base import Engine, EngineInfo, GenerationRequest
-from wattcount.power import PowerSampler
-from wattcount.power.nvml import NvmlSession, open_session
+from wattcount.engines import create
+from wattcount.engines.base import Engine, EngineInfo, GenerationRequest
+from wattcount.gpu import PowerSampler
+from wattcount.gpu.nvml import NvmlSession, open_session
 from wattcount.run.preflight import preflight
 
 TICK_NS = 100_000_000

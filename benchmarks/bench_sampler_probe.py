@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from wattcount.config.schema import GpuConfig, PowerBackend, PowerConfig
-from wattcount.power import PowerSampler
-from wattcount.power.nvml import NvmlSession, open_session
+from wattcount.gpu import PowerSampler
+from wattcount.gpu.nvml import NvmlSession, open_session
 
 
 @contextmanager

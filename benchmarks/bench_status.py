@@ -22,11 +22,11 @@ import time
 from pathlib import Path
 
 from wattcount.metrics import load_metrics, to_bytes
-from wattcount.record import Record
-from wattcount.record.place import final_folder, new_run_id
-from wattcount.sweep.planning.index import run_energy_j, run_wall_s
-from wattcount.sweep.planning.plan import Plan, PlannedPoint
-from wattcount.sweep.story.ledger import Event, EventKind, Ledger
+from wattcount.records import Record
+from wattcount.records.place import final_folder, new_run_id
+from wattcount.sweep.index import run_energy_j, run_wall_s
+from wattcount.sweep.ledger import Event, EventKind, Ledger
+from wattcount.sweep.plan import Plan, PlannedPoint
 
 STARTS = 3
 FAILED_BEFORE = 20

@@ -38,8 +38,8 @@ from omegaconf import OmegaConf
 from wattcount.config import fit
 from wattcount.config.catalogue import gpu_catalogue, model_catalogue
 from wattcount.config.schema import BatchConfig, GpuConfig, LengthConfig, ModelConfig, RunConfig
-from wattcount.record import Record
-from wattcount.sweep.planning.machine import nominal_bytes
+from wattcount.records import Record
+from wattcount.sweep.machine import nominal_bytes
 
 GPUS = ("a100", "l4", "h100", "t4", "a30")
 WHAT = ("group", "parent", "descendant", "descendant", "descendant", "terminate", "interrupt")

@@ -35,14 +35,14 @@ from numpy.typing import NDArray
 
 from wattcount.clock import now_ns
 from wattcount.config.schema import GpuConfig
-from wattcount.engine.base import EngineStep
-from wattcount.power.emulation import (
+from wattcount.emulation.machine import (
     CONFIG_ENV,
     LIBRARY_ENV,
     ActivityPower,
     EmulatedGpu,
     EmulatedMachine,
 )
+from wattcount.engines.base import EngineStep
 
 S_NS = 1_000_000_000
 ROOT = Path(__file__).resolve().parents[1]

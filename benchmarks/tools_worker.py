@@ -271,7 +271,7 @@ class WattcountTool(Tool):
     package = "wattcount"
 
     def __init__(self) -> None:
-        from wattcount.power import PowerSampler
+        from wattcount.gpu import PowerSampler
 
         self._sampler = PowerSampler(gpus=[0])
         self.u95_j: dict[tuple[int, int], float] = {}

@@ -1,4 +1,4 @@
-// The only file that knows Python. The module's interface is wattcount/power/_native.pyi.
+// The only file that knows Python. The module's interface is wattcount/gpu/_native.pyi.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -200,7 +200,7 @@ class PySampler {
 };
 
 void bind_nvml(py::module_& m) {
-  static py::handle nvml_error = PyErr_NewException("wattcount.power._native.NvmlError", PyExc_RuntimeError, nullptr);
+  static py::handle nvml_error = PyErr_NewException("wattcount.gpu._native.NvmlError", PyExc_RuntimeError, nullptr);
   m.attr("NvmlError") = nvml_error;
   py::register_exception_translator([](std::exception_ptr p) {
     try {

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -23,6 +25,9 @@ from wattcount.config.schema import (
     TrackingConfig,
     Weights,
 )
+
+if TYPE_CHECKING:
+    from wattcount.emulation.machine import EmulatedMachine
 
 sys.path.insert(0, str(Path(__file__).parent))
 from no_skips import pytest_make_collect_report, pytest_runtest_makereport  # noqa: F401
@@ -100,7 +105,7 @@ def tiny_run(tmp_path: Path) -> Callable[..., RunConfig]:
 @pytest.fixture
 def emulated(tmp_path: Path) -> Iterator[Callable[..., object]]:
     """Opens an emulated machine, for this process and its children; keyword arguments as `EmulatedMachine`."""
-    from wattcount.power.emulation import EmulatedGpu, EmulatedMachine
+    from wattcount.emulation.machine import EmulatedGpu, EmulatedMachine
 
     opened: list[EmulatedMachine] = []
 
@@ -112,3 +117,41 @@ def emulated(tmp_path: Path) -> Iterator[Callable[..., object]]:
     yield open_machine
     for machine in reversed(opened):
         machine.close()
+
+
+CURVE = "t_s,power_w\n-10,100\n0.5,400\n1.5,200\n"
+Machines = Callable[..., "EmulatedMachine"]
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machines]:
+    """Makes an emulated machine and points the environment at it; by default one H200 that steps 100, 400, 200 W.
+
+    Seconds of `curve` and `faults` count from `epoch_ns`, the moment at which the first process reads it unless told.
+    """
+    from wattcount.emulation.machine import EmulatedGpu, EmulatedMachine
+
+    opened: list[EmulatedMachine] = []
+
+    def make(
+        *profiles: str, curve: str = CURVE, faults: Any = (), options: Any = None, epoch_ns: int | None = None
+    ) -> EmulatedMachine:
+        (tmp_path / "curve.csv").write_text(curve)
+        gpus = [EmulatedGpu(p, truth="curve.csv", options=options or {}) for p in profiles or ("h200",)]
+        made = EmulatedMachine(gpus, tmp_path, faults=faults, epoch_ns=epoch_ns).open()
+        opened.append(made)
+        return made
+
+    yield make
+    for made in opened:
+        made.close()
+
+
+@pytest.fixture
+def h200_data() -> Path:
+    """Recordings of a real H200, which are not part of the project."""
+    default = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
+    folder = Path(os.environ.get("WATTCOUNT_SHARED_DATA", default)) / "h200"
+    if not folder.is_dir():
+        pytest.skip(f"the H200 recordings are not at {folder}")
+    return folder

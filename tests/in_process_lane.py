@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from multiprocessing import Pipe
 
-from wattcount.sweep.running.lane import Lane, LaneSignals, Task
+from wattcount.sweep.lane import Lane, LaneSignals, Task
 
 
 class InProcessLane:
-    """As `wattcount.sweep.running.local.ChildLane`; a task is done by the time it has been given."""
+    """As `wattcount.sweep.local.ChildLane`; a task is done by the time it has been given."""
 
     pid = 0
 

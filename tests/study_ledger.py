@@ -7,9 +7,9 @@ from pathlib import Path
 from synthetic_record import SyntheticRun
 
 from wattcount.metrics import write
-from wattcount.record.schema import Evidence
-from wattcount.sweep.planning.plan import Plan, PlannedPoint, PlanState
-from wattcount.sweep.story.ledger import Event, EventKind, Ledger
+from wattcount.records.schema import Evidence
+from wattcount.sweep.ledger import Event, EventKind, Ledger
+from wattcount.sweep.plan import Plan, PlannedPoint, PlanState
 
 
 def planned(key: str, **other) -> PlannedPoint:

@@ -22,8 +22,8 @@ import pyarrow.parquet as pq
 from wattcount.config.plain import to_json
 from wattcount.config.schema import BatchConfig, RunConfig, ServerConfig, SloConfig, Weights
 from wattcount.metrics import compute, load_metrics, to_bytes
-from wattcount.record import Record, schema
-from wattcount.record.schema import Evidence, Phase, PhaseSpan, RunInfo, Validity
+from wattcount.records import Record, schema
+from wattcount.records.schema import Evidence, Phase, PhaseSpan, RunInfo, Validity
 
 T0_NS = 1_000_000_000_000
 UTC_NS = 1_790_000_000_000_000_000

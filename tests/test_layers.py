@@ -1,4 +1,4 @@
-"""Each package, and each room of `sweep`, imports only what stands to its left in docs/architecture.md."""
+"""Each package imports only what stands to its left in docs/architecture.md."""
 
 from __future__ import annotations
 
@@ -22,11 +22,10 @@ def order(first: str) -> dict[str, int]:
 
 
 RANK = order("masking, text")
-ROOMS = order("planning")
 
 CROSSING = {
-    # What a CPU engine does is the true power of an emulated GPU.
-    ("wattcount.power.emulation", "wattcount.engine.base"),
+    # A backend that is emulated opens its own machine.
+    ("wattcount.gpu.nvml", "wattcount.emulation.machine"),
 }
 """Imports against the order, each with its reason."""
 
@@ -66,22 +65,12 @@ def layer(module: str) -> str | None:
     return parts[1] if len(parts) > 1 and parts[1] in RANK else None
 
 
-def room(module: str) -> str | None:
-    """`story` of `wattcount.sweep.story.ledger`; None outside of the rooms."""
-    parts = module.split(".")
-    return parts[2] if len(parts) > 2 and parts[1] == "sweep" and parts[2] in ROOMS else None
-
-
 def inside(package: Path) -> set[str]:
     return {file.relative_to(package).parts[0].removesuffix(".py") for file in package.rglob("*.py")}
 
 
 def test_every_package_has_a_layer() -> None:
     assert inside(PACKAGE) - {"__init__", "__main__", "emulator"} == set(RANK)
-
-
-def test_every_module_of_sweep_has_a_room() -> None:
-    assert inside(PACKAGE / "sweep") - {"__init__"} == set(ROOMS)
 
 
 @pytest.mark.parametrize("file", MODULES, ids=name_of)
@@ -97,20 +86,11 @@ def test_imports_only_to_the_left(file: Path) -> None:
         assert RANK[other] < RANK[own] or crossing, f"{own} must not import {target}"
 
 
-@pytest.mark.parametrize("file", sorted((PACKAGE / "sweep").glob("*/*.py")), ids=name_of)
-def test_rooms_of_sweep_import_only_to_the_left(file: Path) -> None:
-    own = room(name_of(file))
-    assert own is not None
-    for target in imports(file):
-        other = room(target)
-        assert other is None or other == own or ROOMS[other] < ROOMS[own], f"{own} must not import {target}"
-
-
 @pytest.mark.parametrize(
     ("package", "may"),
     [
-        ("wattcount.power._native", ("wattcount.power.",)),
-        ("vllm", ("wattcount.engine.vllm",)),
+        ("wattcount.gpu._native", ("wattcount.gpu.", "wattcount.emulation.")),
+        ("vllm", ("wattcount.engines.vllm.",)),
         ("mlflow", ("wattcount.tracking",)),
         ("hydra", ("wattcount.config", "wattcount.cli", "wattcount.sweep")),
     ],
@@ -136,7 +116,7 @@ def test_imports_are_found_wherever_they_stand(tmp_path: Path, monkeypatch: pyte
         "    import unseen.one\n"
         "def f():\n"
         "    from c import d\n"
-        "    from ..engine import base\n"
+        "    from ..engines import base\n"
         "    from . import plan\n"
     )
     assert set(imports(module)) == {
@@ -144,8 +124,8 @@ def test_imports_are_found_wherever_they_stand(tmp_path: Path, monkeypatch: pyte
         "typing.TYPE_CHECKING",
         "c",
         "c.d",
-        "wattcount.engine",
-        "wattcount.engine.base",
+        "wattcount.engines",
+        "wattcount.engines.base",
         "wattcount.load",
         "wattcount.load.plan",
     }

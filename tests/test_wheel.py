@@ -56,8 +56,8 @@ def test_wheel_holds_what_it_needs_and_no_more(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert "wattcount/conf/config.yaml" in names
     assert "wattcount/emulator/libnvidia-ml.so.1" in names
-    assert any(n.startswith("wattcount/power/_native.") and n.endswith(".so") for n in names)
-    assert "wattcount/power/_native.pyi" in names
+    assert any(n.startswith("wattcount/gpu/_native.") and n.endswith(".so") for n in names)
+    assert "wattcount/gpu/_native.pyi" in names
     assert "wattcount/py.typed" in names
     stray = [n for n in names if not n.startswith(("wattcount/", "wattcount-"))]
     assert not stray

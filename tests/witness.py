@@ -14,7 +14,7 @@ import psutil
 
 from wattcount.config.plain import to_json
 from wattcount.config.schema import RunConfig
-from wattcount.record.schema import Phase
+from wattcount.records.schema import Phase
 from wattcount.run.orchestrate import Display
 from wattcount.scenario.journal import Progress
 

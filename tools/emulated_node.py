@@ -10,7 +10,7 @@ from pathlib import Path
 from uuid import NAMESPACE_URL, uuid5
 
 from wattcount.config.catalogue import gpu_catalogue
-from wattcount.power.emulation import CONFIG_ENV, LIBRARY_ENV, ActivityPower, EmulatedGpu, EmulatedMachine
+from wattcount.emulation.machine import CONFIG_ENV, LIBRARY_ENV, ActivityPower, EmulatedGpu, EmulatedMachine
 
 
 def main(folder: str, name: str, count: str) -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from tables import ROOT, table
 
-MODULES = ("curve", "counter", "uncertainty", "energy")
-"""Of `wattcount.power`: what an energy is estimated with."""
+MODULES = ("curve", "counter", "uncertainty", "estimate")
+"""Of `wattcount.energy`: what an energy is estimated with."""
 ORIGINS = ("Derived", "Measured", "Stated", "Chosen")
 
 
@@ -44,7 +44,7 @@ def row(module: str, name: str, value: str, text: str | None) -> list[str]:
     split = re.search(rf"\b({'|'.join(ORIGINS)})\b[.:]", said)
     if split is None:
         raise ValueError(
-            f"wattcount.power.{module}.{name}: its docstring does not say {' / '.join(ORIGINS)}, and why"
+            f"wattcount.energy.{module}.{name}: its docstring does not say {' / '.join(ORIGINS)}, and why"
         )
     what, why = said[: split.start()].strip(), said[split.start() :].strip()
     short = value if len(value) <= 30 else re.sub(r"\s+", " ", value)[:27] + "..."
@@ -55,6 +55,6 @@ def estimator_constants() -> str:
     rows = [
         row(module, *constant)
         for module in MODULES
-        for constant in constants(ROOT / "wattcount" / "power" / f"{module}.py")
+        for constant in constants(ROOT / "wattcount" / "energy" / f"{module}.py")
     ]
     return table(["constant", "value", "what", "where from"], rows)

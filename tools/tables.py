@@ -10,7 +10,7 @@ from typing import Any
 
 from wattcount.config.levers import levers
 from wattcount.metrics import compute
-from wattcount.record import Record
+from wattcount.records import Record
 
 ROOT = Path(__file__).resolve().parent.parent
 

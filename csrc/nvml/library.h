@@ -119,7 +119,7 @@ class Library {
   unsigned int device_count() const;
   std::vector<std::string> device_uuids() const;
   Device device(const std::string& uuid) const;  // throws Error
-  // Name and value of everything asked; names are those of `GpuFacts` in wattcount/power/nvml.py.
+  // Name and value of everything asked; names are those of `GpuFacts` in wattcount/gpu/nvml.py.
   std::vector<std::pair<std::string, Fact>> device_info(const std::string& uuid) const;
   std::vector<ComputeProcess> compute_processes(const std::string& uuid) const;
   // SM clocks the device can be locked to (MHz, ascending); empty where NVML does not tell.

@@ -1,5 +1,5 @@
 // One observation of one source, as it goes into a record. The same layout as EVENT_DTYPE and the same
-// numbers as `Source` in wattcount/power/events.py.
+// numbers as `Source` in wattcount/energy/events.py.
 #pragma once
 
 #include <array>

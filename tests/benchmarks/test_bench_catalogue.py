@@ -15,7 +15,7 @@ import pytest
 
 from wattcount.config import fit
 from wattcount.config.catalogue import model_catalogue
-from wattcount.engine.vllm_install import VllmInstall
+from wattcount.engines.vllm.install import VllmInstall
 from wattcount.errors import NotStartedError, RunFailedError
 
 MODELS = model_catalogue()

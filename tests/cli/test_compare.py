@@ -9,7 +9,7 @@ from synthetic_record import SyntheticRun, observation, steady_requests
 
 from wattcount.cli.main import main
 from wattcount.config.schema import Weights
-from wattcount.record.schema import Evidence, Validity
+from wattcount.records.schema import Evidence, Validity
 
 
 def records(folder: Path, *runs: dict[str, Any]) -> list[str]:

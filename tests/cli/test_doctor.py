@@ -17,13 +17,13 @@ from wattcount import ownership
 from wattcount.cli import doctor
 from wattcount.cli.main import main
 from wattcount.config.paths import gpu_lock_dir
-from wattcount.engine.vllm_install import VllmInstall
-from wattcount.power.nvml import attach_session
-from wattcount.power.settings import Setting, put_in_force
-from wattcount.record import RecordWriter
+from wattcount.engines.vllm.install import VllmInstall
+from wattcount.gpu.nvml import attach_session
+from wattcount.gpu.settings import Setting, put_in_force
+from wattcount.records import RecordWriter
 from wattcount.run.gpu_settings import Journal, journal_file
 
-emulation = pytest.importorskip("wattcount.power.emulation", reason="needs the native module")
+emulation = pytest.importorskip("wattcount.emulation.machine", reason="needs the native module")
 
 
 @pytest.fixture(autouse=True)

@@ -12,8 +12,8 @@ from synthetic_record import SyntheticRun
 
 from tests.tracking.bad_servers import bad_server
 from wattcount.cli.main import main
-from wattcount.sweep.story import study_log
-from wattcount.sweep.story.ledger import read_state
+from wattcount.sweep import study_log
+from wattcount.sweep.ledger import read_state
 from wattcount.tracking import connection, resolve_uri
 
 PROJECT = Path(__file__).parents[2]

@@ -5,7 +5,7 @@ from synthetic_record import SyntheticRun
 
 from wattcount.cli.main import main
 from wattcount.metrics import compute, to_bytes
-from wattcount.record import Record
+from wattcount.records import Record
 
 
 def test_computes_afresh_whatever_was_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ from synthetic_record import SyntheticRun
 
 from wattcount.cli.records import bad_input, find_records
 from wattcount.errors import NotStartedError
-from wattcount.record import Record
+from wattcount.records import Record
 
 
 @pytest.fixture

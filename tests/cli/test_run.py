@@ -18,11 +18,11 @@ from wattcount.errors import MeasuredElsewhereError, NotStartedError, RunFailedE
 from wattcount.masking import reveal
 from wattcount.run.cooldown import Rest
 from wattcount.run.orchestrate import Display
-from wattcount.sweep.planning.plan import Plan, PlannedPoint, PlanState
-from wattcount.sweep.running import local, task
-from wattcount.sweep.running.task import PointResult
+from wattcount.sweep import local, task
+from wattcount.sweep.plan import Plan, PlannedPoint, PlanState
+from wattcount.sweep.report import StudyResult
 from wattcount.sweep.sweeper import exit_code
-from wattcount.sweep.view.report import StudyResult
+from wattcount.sweep.task import PointResult
 
 
 @dataclasses.dataclass

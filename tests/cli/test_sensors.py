@@ -10,7 +10,7 @@ import pytest
 from wattcount.cli import sensors
 from wattcount.cli.main import main
 
-pytest.importorskip("wattcount.power.emulation", reason="needs the native module")
+pytest.importorskip("wattcount.emulation.machine", reason="needs the native module")
 
 
 @pytest.fixture(autouse=True)

@@ -6,8 +6,8 @@ from synthetic_record import SyntheticRun
 
 from wattcount.cli.main import main
 from wattcount.metrics import compute, write
-from wattcount.record import Record
-from wattcount.record.schema import Validity
+from wattcount.records import Record
+from wattcount.records.schema import Validity
 
 
 @pytest.fixture

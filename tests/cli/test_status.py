@@ -11,8 +11,8 @@ from study_ledger import make_study
 
 from wattcount.cli import status
 from wattcount.cli.main import main
-from wattcount.sweep.planning.plan import Plan
-from wattcount.sweep.story.ledger import Event, EventKind, Ledger
+from wattcount.sweep.ledger import Event, EventKind, Ledger
+from wattcount.sweep.plan import Plan
 
 
 @pytest.fixture

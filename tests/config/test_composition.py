@@ -15,8 +15,8 @@ from wattcount.config.composition import initialized, options, register
 from wattcount.config.overrides import TextParser
 from wattcount.config.schema import BatchConfig, EngineKind, PowerBackend, ServerConfig, Weights
 from wattcount.config.schema_types import GROUP_SCHEMAS
+from wattcount.emulation import machine as emulation
 from wattcount.errors import NotStartedError
-from wattcount.power import emulation
 
 GPUS = [
     "t4",

@@ -16,7 +16,7 @@ from wattcount.config.context_length import (
 )
 from wattcount.config.hf_config import context_tokens
 from wattcount.config.schema import BatchConfig, LengthConfig, LengthKind, ModelConfig, RunConfig
-from wattcount.engine.vllm_model import context_length
+from wattcount.engines.vllm.model import context_length
 from wattcount.errors import NotStartedError
 from wattcount.load import arrivals, build_plan
 

@@ -11,7 +11,7 @@ import pytest
 from wattcount.config import compose, engine_defaults
 from wattcount.config.engine_defaults import Defaults
 from wattcount.config.schema import Device, ScenarioKind
-from wattcount.engine.vllm_setup import USAGE_CONTEXTS
+from wattcount.engines.vllm.setup import USAGE_CONTEXTS
 
 GIB = 2**30
 DATA = Path(__file__).resolve().parents[2] / "data"

@@ -14,7 +14,7 @@ from wattcount.config.overrides import TextParser, keep_text
 from wattcount.config.schema import ModelConfig, RunConfig
 from wattcount.config.yaml_text import load_yaml
 from wattcount.errors import NotStartedError
-from wattcount.sweep.planning.cases import expand
+from wattcount.sweep.cases import expand
 
 TYPED = [
     "12e4567", "1e3", "1_1_1", "2026_11_24", "1_0", "007", "0x1F", "1.10", "1.", "-0", "+5", "TRUE", "False",

@@ -18,8 +18,8 @@ import numpy as np
 import pynvml
 import pytest
 
-from wattcount.power import emulation
-from wattcount.power.emulation import EmulatedGpu, EmulatedMachine, LiveTruth
+from wattcount.emulation import machine as emulation
+from wattcount.emulation.machine import EmulatedGpu, EmulatedMachine, LiveTruth
 
 PRELUDE = """
 import json, os, sys, time
@@ -614,7 +614,7 @@ def test_another_process_takes_a_live_truth_over(tmp_path: Path) -> None:
     machine = EmulatedMachine([EmulatedGpu("h200")], tmp_path)
     code = f"""
     from pathlib import Path
-    from wattcount.power.emulation import LiveTruth
+    from wattcount.emulation.machine import LiveTruth
     (truth,) = LiveTruth.attach(Path({str(machine.config_path)!r})).values()
     truth.append(time.monotonic_ns(), 450_000)
     time.sleep(0.4)

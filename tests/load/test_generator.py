@@ -21,13 +21,13 @@ from wattcount.config.schema import (
     SamplingConfig,
     ServerConfig,
 )
-from wattcount.engine import create
-from wattcount.engine.base import Engine, EngineInfo, GenerationRequest, TokenChunk
+from wattcount.engines import create
+from wattcount.engines.base import Engine, EngineInfo, GenerationRequest, TokenChunk
 from wattcount.errors import RunFailedError
 from wattcount.load import LoadGenerator, LoadPlan, build_plan
 from wattcount.load.generator import RequestRecord
 from wattcount.load.rehearsal import beginning
-from wattcount.record.schema import REQUESTS_SCHEMA, RequestStatus
+from wattcount.records.schema import REQUESTS_SCHEMA, RequestStatus
 
 VOCAB = 1000
 FAST: dict[str, Any] = {"step_base_ms": 0.2, "decode_ms_per_seq": 0.001, "prefill_tokens_per_s": 10_000_000.0}

@@ -13,8 +13,8 @@ from wattcount.metrics import attribution, compute
 from wattcount.metrics.design import MIN_INTERVAL_S
 from wattcount.metrics.phase_energy import MIN_INTERVALS, TOO_FEW_INTERVALS, Attribution
 from wattcount.metrics.window import phase_window
-from wattcount.record import Record
-from wattcount.record.schema import Phase, PhaseSpan
+from wattcount.records import Record
+from wattcount.records.schema import Phase, PhaseSpan
 
 H200 = sorted((Path(__file__).resolve().parents[2] / "data" / "h200" / "records").glob("*/*/"))
 

@@ -12,8 +12,8 @@ from wattcount.metrics import compute
 from wattcount.metrics.attribution_findings import slowed
 from wattcount.metrics.summary import summary
 from wattcount.metrics.window import phase_window
-from wattcount.record import Record
-from wattcount.record.schema import Phase
+from wattcount.records import Record
+from wattcount.records.schema import Phase
 
 H200 = Path(__file__).resolve().parents[2] / "data" / "h200" / "records"
 CODE = "attribution_at_slowed_clocks"

@@ -10,8 +10,8 @@ import stored_figures
 
 from wattcount.metrics import compute
 from wattcount.metrics.verdict import judge
-from wattcount.record import Record
-from wattcount.record.schema import Evidence
+from wattcount.records import Record
+from wattcount.records.schema import Evidence
 
 RECORDS = sorted((Path(__file__).resolve().parents[2] / "data" / "campaign" / "records").glob("*/*/"))
 STOOD_STILL = {"01ab58f309fb": 1, "2295b88ee73c": 1, "fccc8c7a1ff8": 1}

@@ -9,8 +9,8 @@ from synthetic_record import SyntheticRun, observation
 
 from wattcount.metrics.clocks import load_clocks
 from wattcount.metrics.window import phase_window
-from wattcount.record import Record
-from wattcount.record.schema import Phase
+from wattcount.records import Record
+from wattcount.records.schema import Phase
 
 
 def clocks_of(run: SyntheticRun, folder: Path):

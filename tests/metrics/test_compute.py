@@ -23,8 +23,8 @@ from synthetic_record import (
 from wattcount.config.schema import SloConfig
 from wattcount.metrics import METRICS, NULL_REASONS, compute, to_bytes, write
 from wattcount.metrics.registry import METRICS_VERSION
-from wattcount.record import Record
-from wattcount.record.schema import Evidence, Phase, PhaseSpan, Validity
+from wattcount.records import Record
+from wattcount.records.schema import Evidence, Phase, PhaseSpan, Validity
 
 PROJECT = Path(__file__).parents[2]
 
@@ -207,7 +207,7 @@ class Refuse:
             raise ImportError("refused: " + name)
 sys.meta_path.insert(0, Refuse())
 from wattcount.metrics import compute, to_bytes
-from wattcount.record import Record
+from wattcount.records import Record
 sys.stdout.buffer.write(to_bytes(compute(Record.open({str(tmp_path)!r}))))
 """
     done = subprocess.run(

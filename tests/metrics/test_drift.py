@@ -7,7 +7,7 @@ import pytest
 from synthetic_record import SyntheticRun, request, steady_requests
 
 from wattcount.metrics import compute
-from wattcount.record import Record
+from wattcount.records import Record
 
 
 def content_of(run: SyntheticRun, folder) -> dict:

@@ -3,7 +3,7 @@
 import pytest
 from synthetic_record import SyntheticRun, at, metrics_of, request, values_of
 
-from wattcount.record.schema import Phase, PhaseSpan
+from wattcount.records.schema import Phase, PhaseSpan
 
 
 def test_several_gpus_are_summed(tmp_path):

@@ -9,8 +9,8 @@ import pytest
 import stored_figures
 
 from wattcount.metrics import compute
-from wattcount.record import Record
-from wattcount.record.schema import Evidence
+from wattcount.records import Record
+from wattcount.records.schema import Evidence
 
 RECORDS = sorted((Path(__file__).resolve().parents[2] / "data" / "h100" / "records").glob("*/*/"))
 

@@ -10,8 +10,8 @@ from synthetic_record import BOUNDS_S, SyntheticRun, at, observation
 from wattcount.metrics import compute
 from wattcount.metrics.idle import idle_split
 from wattcount.metrics.window import Window
-from wattcount.record import Record
-from wattcount.record.schema import Phase, PhaseSpan
+from wattcount.records import Record
+from wattcount.records.schema import Phase, PhaseSpan
 
 PARTS = ("energy/bare_idle_j", "energy/context_idle_j", "energy/dynamic_j")
 

@@ -14,7 +14,7 @@ from synthetic_record import SyntheticRun, rewrite_metrics
 
 from wattcount.errors import WattcountError
 from wattcount.metrics import METRICS_VERSION, compute, load_metrics, write
-from wattcount.record import Record
+from wattcount.records import Record
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from wattcount.metrics import compute
 from wattcount.metrics.attribution import read_inputs
 from wattcount.metrics.locking import locking, window_energy, window_energy_sum
 from wattcount.metrics.window import phase_window
-from wattcount.record import Record
-from wattcount.record.schema import Phase
+from wattcount.records import Record
+from wattcount.records.schema import Phase
 
 MS = 1_000_000
 

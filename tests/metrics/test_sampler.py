@@ -3,7 +3,7 @@ from synthetic_record import SyntheticRun
 
 from wattcount.metrics import compute
 from wattcount.metrics.sampler import sampler_figures
-from wattcount.record import Record
+from wattcount.records import Record
 
 
 def book(calls: int = 100, errors: int = 0, rate_hz: float = 1.0, late_ns: float = 1e6) -> dict:

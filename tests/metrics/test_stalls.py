@@ -14,8 +14,8 @@ from wattcount.metrics import compute
 from wattcount.metrics.observations import Requests
 from wattcount.metrics.stalls import stalls
 from wattcount.metrics.window import phase_window
-from wattcount.record import Record
-from wattcount.record.schema import Phase
+from wattcount.records import Record
+from wattcount.records.schema import Phase
 
 H200 = Path(__file__).resolve().parents[2] / "data" / "h200" / "records"
 START_S = 41.0

@@ -14,8 +14,8 @@ from wattcount.metrics import compute
 from wattcount.metrics.observations import Requests
 from wattcount.metrics.steady import Steady, _by_stamps, steady_window
 from wattcount.metrics.window import Window
-from wattcount.record import Record
-from wattcount.record.schema import Phase, PhaseSpan
+from wattcount.records import Record
+from wattcount.records.schema import Phase, PhaseSpan
 
 H200 = sorted((Path(__file__).resolve().parents[2] / "data" / "h200" / "records").glob("*/*/"))
 

@@ -6,8 +6,8 @@ from synthetic_record import SyntheticRun, observation, request, steady_requests
 from wattcount.config.schema import SloConfig, Weights
 from wattcount.metrics import compute
 from wattcount.metrics.summary import print_summary
-from wattcount.record import Record
-from wattcount.record.schema import Evidence, Validity
+from wattcount.records import Record
+from wattcount.records.schema import Evidence, Validity
 
 
 def text_of(run: SyntheticRun, folder) -> str:

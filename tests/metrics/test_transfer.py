@@ -14,8 +14,8 @@ from wattcount.metrics.least_squares import fit
 from wattcount.metrics.phase_energy import Attribution
 from wattcount.metrics.transfer import OTHER_CLOCKS, OUTSIDE_FIT, Prediction, Reach, extrapolate, predict
 from wattcount.metrics.window import phase_window
-from wattcount.record import Record
-from wattcount.record.schema import Phase
+from wattcount.records import Record
+from wattcount.records.schema import Phase
 
 H200 = Path(__file__).resolve().parents[2] / "data" / "h200" / "records"
 SERVERS = {1: "a1d2", 4: "4720", 16: "267d", 32: "37f0", 64: "509c"}

@@ -5,8 +5,8 @@ import pytest
 from synthetic_record import SyntheticRun, at, observation, request, steady_requests
 
 from wattcount.metrics import board_findings, compute
-from wattcount.record import Record
-from wattcount.record.schema import Phase
+from wattcount.records import Record
+from wattcount.records.schema import Phase
 
 
 def findings(run: SyntheticRun, folder: Path) -> dict[str, dict]:

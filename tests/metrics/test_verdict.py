@@ -14,9 +14,9 @@ from synthetic_record import SyntheticRun, rewrite_metrics
 from wattcount.cli.main import main
 from wattcount.metrics.summary import print_summary
 from wattcount.metrics.verdict import Judged, Status, glance, judge
-from wattcount.record.schema import Validity
+from wattcount.records.schema import Validity
 from wattcount.run.resume import Wanted
-from wattcount.sweep.planning.index import read_index
+from wattcount.sweep.index import read_index
 from wattcount.terminal import PlainConsole
 from wattcount.tracking import content
 

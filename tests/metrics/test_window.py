@@ -5,7 +5,7 @@ from synthetic_record import at
 
 from wattcount.metrics.observations import MISSING, ends_in, starts_in
 from wattcount.metrics.window import Window, phase_window
-from wattcount.record.schema import Phase, PhaseSpan
+from wattcount.records.schema import Phase, PhaseSpan
 
 
 def test_a_phase_that_ended_is_whole():

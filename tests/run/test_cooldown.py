@@ -12,8 +12,8 @@ from waiting import wait_until
 from witness import Witness
 
 from wattcount.config.schema import RunConfig
-from wattcount.power.nvml import NvmlSession, attach_session
-from wattcount.record import Record
+from wattcount.gpu.nvml import NvmlSession, attach_session
+from wattcount.records import Record
 from wattcount.run.cooldown import POWER_W, STEADY_SAMPLES, TEMPERATURE_C, Rest, is_near, is_steady
 from wattcount.run.orchestrate import run_point
 

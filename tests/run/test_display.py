@@ -11,7 +11,7 @@ from synthetic_record import SyntheticRun
 
 from wattcount.clock import now_ns
 from wattcount.config.schema import BatchConfig, DisplayConfig, RunConfig, Weights
-from wattcount.record.schema import Phase
+from wattcount.records.schema import Phase
 from wattcount.run import display
 from wattcount.run.display import LiveDisplay, PlainDisplay, clock
 from wattcount.scenario.journal import Progress

@@ -18,8 +18,8 @@ from wattcount import ownership
 from wattcount.config.paths import gpu_lock_dir
 from wattcount.config.schema import GpuConfig, PowerBackend, PowerConfig, RunConfig
 from wattcount.errors import NotStartedError
-from wattcount.power.nvml import GpuFacts, open_session
-from wattcount.record import Record
+from wattcount.gpu.nvml import GpuFacts, open_session
+from wattcount.records import Record
 from wattcount.run.gpu_lock import gpus_locked
 from wattcount.run.orchestrate import run_point
 

@@ -19,13 +19,13 @@ from witness import Program, Witness, kill, worker_pid
 from wattcount import ownership
 from wattcount.config.paths import gpu_lock_dir
 from wattcount.config.schema import GpuConfig, PowerBackend, RunConfig
+from wattcount.emulation.machine import EmulatedGpu, EmulatedMachine
+from wattcount.energy.events import Source
 from wattcount.errors import NotStartedError
-from wattcount.power.emulation import EmulatedGpu, EmulatedMachine
-from wattcount.power.events import Source
-from wattcount.power.nvml import NvmlSession, attach_session
-from wattcount.power.settings import Setting, put_in_force
-from wattcount.record import Record
-from wattcount.record.schema import Phase
+from wattcount.gpu.nvml import NvmlSession, attach_session
+from wattcount.gpu.settings import Setting, put_in_force
+from wattcount.records import Record
+from wattcount.records.schema import Phase
 from wattcount.run.gpu_settings import (
     Journal,
     gpu_settings,

@@ -15,7 +15,7 @@ from witness import Program, worker_pid
 
 from wattcount import ownership
 from wattcount.config.schema import PowerBackend, RunConfig
-from wattcount.record import Record
+from wattcount.records import Record
 from wattcount.run import leftovers
 from wattcount.run.orchestrate import run_point
 

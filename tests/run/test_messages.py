@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from wattcount.record.schema import Phase
+from wattcount.records.schema import Phase
 from wattcount.run.messages import Ended, Lines, Message, Notice, decode, encode
 from wattcount.scenario.journal import Progress
 

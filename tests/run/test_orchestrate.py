@@ -26,8 +26,8 @@ from wattcount.config.identity import point_id
 from wattcount.config.plain import from_json, to_json
 from wattcount.config.schema import LengthConfig, LengthKind, PowerBackend, RunConfig
 from wattcount.errors import NotStartedError
-from wattcount.record import Record
-from wattcount.record.schema import Phase, Validity
+from wattcount.records import Record
+from wattcount.records.schema import Phase, Validity
 from wattcount.run import orchestrate
 from wattcount.run.display import InBackground, PlainDisplay
 from wattcount.run.leftovers import TEMPORARY_PREFIX

@@ -16,7 +16,7 @@ from wattcount.config import RunConfig, compose
 from wattcount.config.catalogue import gpu_catalogue
 from wattcount.config.identity import point_id
 from wattcount.config.schema import Device, EngineConfig, EngineKind, Weights
-from wattcount.engine.vllm_install import VllmInstall
+from wattcount.engines.vllm.install import VllmInstall
 from wattcount.errors import NotStartedError
 from wattcount.load import tokenizer
 from wattcount.run import preflight as module
@@ -96,7 +96,7 @@ def cuda_machine(machine: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 def install(monkeypatch: pytest.MonkeyPatch, found: VllmInstall | None) -> None:
     monkeypatch.setattr(module, "find_vllm", lambda: found)
-    monkeypatch.setattr("wattcount.engine.vllm_checks.find_vllm", lambda: found)
+    monkeypatch.setattr("wattcount.engines.vllm.checks.find_vllm", lambda: found)
 
 
 def checked(overrides: Sequence[str] = (), session: Session | None = None) -> RunConfig:
@@ -461,7 +461,7 @@ class TestWithTheEmulatedLibrary:
 
     @pytest.fixture(autouse=True)
     def _machine(self, machine: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        pytest.importorskip("wattcount.power.emulation", reason="needs the native module")
+        pytest.importorskip("wattcount.emulation.machine", reason="needs the native module")
         # An NVML library that is not there, on whatever machine the tests run.
         machine.setenv("WATTCOUNT_NVML_PATH", str(tmp_path / "no-such-library.so"))
         machine.delenv("WATTCOUNT_NVML_EMULATOR", raising=False)
@@ -470,7 +470,7 @@ class TestWithTheEmulatedLibrary:
         return self.checked(compose(list(overrides)))
 
     def checked(self, cfg: RunConfig) -> RunConfig:
-        from wattcount.power.nvml import open_session
+        from wattcount.gpu.nvml import open_session
 
         with open_session(cfg.power, cfg.gpu) as session:
             cfg = preflight(cfg, session)
@@ -494,7 +494,7 @@ class TestWithTheEmulatedLibrary:
             self.opened("engine=tiny", "power=nvml")
 
     def test_another_gpu_than_the_one_asked_for(self, machine: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        from wattcount.power.emulation import EmulatedGpu, EmulatedMachine
+        from wattcount.emulation.machine import EmulatedGpu, EmulatedMachine
 
         machine.delenv("WATTCOUNT_NVML_PATH")
         with EmulatedMachine([EmulatedGpu("a100_40gb")], tmp_path / "machine"):
@@ -505,7 +505,7 @@ class TestWithTheEmulatedLibrary:
             assert self.opened("engine=tiny").gpu.name == "a100_40gb"
 
     def test_a_busy_gpu(self, machine: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        from wattcount.power.emulation import EmulatedGpu, EmulatedMachine
+        from wattcount.emulation.machine import EmulatedGpu, EmulatedMachine
 
         machine.delenv("WATTCOUNT_NVML_PATH")
         gpu = EmulatedGpu("h200", options={"processes": [os.getppid()]})
@@ -515,7 +515,7 @@ class TestWithTheEmulatedLibrary:
             self.opened("engine=tiny", "allow_busy_gpu=true")
 
     def test_no_permission(self, machine: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        from wattcount.power.emulation import EmulatedGpu, EmulatedMachine
+        from wattcount.emulation.machine import EmulatedGpu, EmulatedMachine
 
         machine.delenv("WATTCOUNT_NVML_PATH")
         faults = [{"kind": "error", "code": 4, "function": "nvmlDeviceGetUUID"}]

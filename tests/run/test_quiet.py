@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from wattcount.record.schema import Phase
+from wattcount.records.schema import Phase
 from wattcount.run import quiet
 from wattcount.run.quiet import OwnWindow, in_a_window
 

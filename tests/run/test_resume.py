@@ -15,7 +15,7 @@ from witness import Program, Witness, kill
 from wattcount import metrics
 from wattcount.config.schema import PowerBackend, RunConfig
 from wattcount.errors import MeasuredElsewhereError
-from wattcount.record import Record
+from wattcount.records import Record
 from wattcount.run.orchestrate import run_point
 from wattcount.run.resume import Wanted, remove_stale_claims
 

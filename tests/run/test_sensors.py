@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from wattcount.config.schema import GpuConfig, PowerBackend, PowerConfig
-from wattcount.power.emulation import EmulatedGpu, EmulatedMachine
-from wattcount.power.nvml import attach_session, open_session
+from wattcount.emulation.machine import EmulatedGpu, EmulatedMachine
+from wattcount.gpu.nvml import attach_session, open_session
 from wattcount.run import sensors
 
 EMULATED = PowerConfig(backend=PowerBackend.emulated)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from wattcount.record.schema import Phase
+from wattcount.records.schema import Phase
 from wattcount.run import worker
 from wattcount.run.messages import Ended, Lines, decode
 from wattcount.run.worker import Pipe

@@ -12,12 +12,12 @@ import virtual_time
 from wattcount import scenario
 from wattcount.clock import now_ns
 from wattcount.config.schema import RunConfig
-from wattcount.engine import create as create_engine
+from wattcount.engines import create as create_engine
+from wattcount.gpu import PowerSampler
+from wattcount.gpu.nvml import attach_session
 from wattcount.load.build import build_plan
-from wattcount.power import PowerSampler
-from wattcount.power.nvml import attach_session
-from wattcount.record import Record, RecordWriter
-from wattcount.record.schema import Phase, RunInfo
+from wattcount.records import Record, RecordWriter
+from wattcount.records.schema import Phase, RunInfo
 from wattcount.scenario import Journal, Progress, RunContext
 
 

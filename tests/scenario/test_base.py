@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from wattcount.engine.tiny import TinyEngine
+from wattcount.engines.tiny.engine import TinyEngine
 from wattcount.errors import RunFailedError
 from wattcount.load.stalls import Stalls
-from wattcount.record.schema import Phase
+from wattcount.records.schema import Phase
 
 
 def rehearsed(record: Any) -> list[dict[str, Any]]:

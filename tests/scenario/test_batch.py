@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from wattcount.errors import RunFailedError
-from wattcount.record.schema import Phase
+from wattcount.records.schema import Phase
 
 
 def test_the_window_is_from_the_first_send_to_the_last_token(bench: Any, tiny_run: Any) -> None:

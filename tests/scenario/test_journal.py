@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from wattcount.power.events import EVENT_DTYPE
-from wattcount.record import RecordWriter
+from wattcount.energy.events import EVENT_DTYPE
+from wattcount.records import RecordWriter
 from wattcount.scenario import Journal
 
 

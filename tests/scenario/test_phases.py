@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from wattcount.clock import now_ns
-from wattcount.record.schema import Phase, PhaseSpan
+from wattcount.records.schema import Phase, PhaseSpan
 from wattcount.scenario.phases import PhaseRunner
 
 

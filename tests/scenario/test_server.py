@@ -8,7 +8,7 @@ import pytest
 
 from wattcount.config.schema import ArrivalKind
 from wattcount.errors import RunFailedError
-from wattcount.record.schema import Phase
+from wattcount.records.schema import Phase
 
 ALL = list(Phase)
 

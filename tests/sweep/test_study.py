@@ -17,9 +17,9 @@ import pytest
 from short_run import SHORT_RUN
 from waiting import wait_until
 
-from wattcount.power.emulation import EmulatedGpu, EmulatedMachine
-from wattcount.record import Record
-from wattcount.sweep.story.ledger import State, read_state
+from wattcount.emulation.machine import EmulatedGpu, EmulatedMachine
+from wattcount.records import Record
+from wattcount.sweep.ledger import State, read_state
 
 pytestmark = pytest.mark.timeout(280)
 
@@ -64,7 +64,7 @@ def running(home: Path) -> list[Path]:
 def lanes(parent: int) -> list[psutil.Process]:
     try:
         children = psutil.Process(parent).children()
-        return [child for child in children if "wattcount.sweep.running.lane" in child.cmdline()]
+        return [child for child in children if "wattcount.sweep.lane" in child.cmdline()]
     except psutil.Error:
         return []
 

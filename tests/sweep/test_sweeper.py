@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from wattcount.config import RunConfig, compose
 from wattcount.config.overrides import keep_text
 from wattcount.errors import NotStartedError
-from wattcount.sweep.planning.planner import study_name
+from wattcount.sweep.planner import study_name
 from wattcount.sweep.sweeper import _keep_config
 
 

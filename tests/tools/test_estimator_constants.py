@@ -15,7 +15,7 @@ import estimator_constants as table  # noqa: E402
 
 @pytest.mark.parametrize("module", table.MODULES)
 def test_every_constant_says_what_it_is_and_where_it_comes_from(module: str) -> None:
-    found = table.constants(ROOT / "wattcount" / "power" / f"{module}.py")
+    found = table.constants(ROOT / "wattcount" / "energy" / f"{module}.py")
     assert found
     for constant in found:
         _, value, what, why = table.row(module, *constant)
@@ -33,13 +33,13 @@ def test_the_docs_have_the_table_of_today() -> None:
 
 @pytest.mark.parametrize("text", [None, "A number.", "A number [s], chosen because."])
 def test_a_constant_without_an_origin_is_an_error(text: str | None) -> None:
-    with pytest.raises(ValueError, match=r"energy\.SOME_S"):
-        table.row("energy", "SOME_S", "1.0", text)
+    with pytest.raises(ValueError, match=r"estimate\.SOME_S"):
+        table.row("estimate", "SOME_S", "1.0", text)
 
 
-@pytest.mark.parametrize("module", sorted(path.stem for path in (ROOT / "wattcount" / "power").glob("*.py")))
+@pytest.mark.parametrize("module", sorted(path.stem for path in (ROOT / "wattcount" / "energy").glob("*.py")))
 def test_every_constant_of_the_package_has_a_docstring(module: str) -> None:
     missing = [
-        name for name, _, text in table.constants(ROOT / "wattcount" / "power" / f"{module}.py") if not text
+        name for name, _, text in table.constants(ROOT / "wattcount" / "energy" / f"{module}.py") if not text
     ]
     assert missing == []

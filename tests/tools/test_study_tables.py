@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 
-from wattcount.record import Record
+from wattcount.records import Record
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools"))

@@ -9,8 +9,8 @@ from synthetic_record import T0_NS, UTC_NS, SyntheticRun, at, observation, stead
 from wattcount.config.schema import Weights
 from wattcount.config.tracking_tags import OWN_TAGS, is_own
 from wattcount.metrics import compute
-from wattcount.record import Record
-from wattcount.record.schema import Evidence, Phase, PhaseSpan, Validity
+from wattcount.records import Record
+from wattcount.records.schema import Evidence, Phase, PhaseSpan, Validity
 from wattcount.tracking import content
 
 

@@ -12,7 +12,7 @@ from tests.tracking.conftest import free_port
 from wattcount.config.schema import TrackingConfig
 from wattcount.errors import WattcountError
 from wattcount.metrics import write
-from wattcount.record import Record
+from wattcount.records import Record
 from wattcount.tracking import TrackingError, log_record
 from wattcount.tracking.fetch import fetch_record
 

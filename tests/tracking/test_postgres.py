@@ -19,7 +19,7 @@ from synthetic_record import SyntheticRun, observation
 from tests.tracking.conftest import Server, free_port, start_server
 from wattcount.config.schema import TrackingConfig
 from wattcount.metrics import load_metrics, write
-from wattcount.record import Record
+from wattcount.records import Record
 from wattcount.tracking import StudyPage, log_record, log_study, study_run
 
 pytestmark = [

@@ -22,8 +22,8 @@ from tests.tracking.conftest import Server, free_port, start_server
 from wattcount.config.schema import TrackingConfig
 from wattcount.errors import WattcountError
 from wattcount.metrics import load_metrics, write
-from wattcount.record import Record
-from wattcount.record.schema import Validity
+from wattcount.records import Record
+from wattcount.records.schema import Validity
 from wattcount.tracking import TrackingError, log_record, prepare, resolve_uri, store, study_run, ui_command
 
 # MLflow's own use of SQLAlchemy is its authors' business.

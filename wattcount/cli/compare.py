@@ -23,8 +23,8 @@ from wattcount.metrics import load_metrics, spec
 from wattcount.metrics.summary import describe, evidence_label, gpu_label, load_label
 from wattcount.metrics.units import scale_for, significant
 from wattcount.metrics.verdict import Verdict, verdict
-from wattcount.record import Record
-from wattcount.record.schema import RunInfo
+from wattcount.records import Record
+from wattcount.records.schema import RunInfo
 from wattcount.terminal import WIDTH, console
 from wattcount.text import printable
 from wattcount.trend import spread

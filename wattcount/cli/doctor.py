@@ -21,11 +21,11 @@ from wattcount import __version__
 from wattcount.cli import sensors
 from wattcount.config import paths
 from wattcount.config.schema import GpuConfig, PowerBackend, PowerConfig
-from wattcount.engine.vllm_install import SUPPORTED, find_vllm, uncompiled_folder
+from wattcount.energy import rapl
+from wattcount.engines.vllm.install import SUPPORTED, find_vllm, uncompiled_folder
 from wattcount.errors import EXIT_FAILED, EXIT_OK, NotStartedError, WattcountError
-from wattcount.power import rapl
-from wattcount.power.settings import UndoError
-from wattcount.record.orphans import open_folders
+from wattcount.gpu.settings import UndoError
+from wattcount.records.orphans import open_folders
 from wattcount.run.gpu_settings import left_behind, restore_if_free
 from wattcount.run.preflight import (
     MIN_DISK_BYTES,
@@ -36,7 +36,7 @@ from wattcount.run.preflight import (
 from wattcount.terminal import console
 
 if TYPE_CHECKING:
-    from wattcount.power.nvml import GpuFacts, NvmlSession
+    from wattcount.gpu.nvml import GpuFacts, NvmlSession
 
 GIB = 2**30
 
@@ -122,7 +122,7 @@ def _program(report: Report) -> None:
 
 
 def _gpus(report: Report) -> None:
-    from wattcount.power import nvml
+    from wattcount.gpu import nvml
 
     report.facts["gpus"] = []
     report.facts["nvml"] = None
@@ -268,7 +268,7 @@ def _sample(session: NvmlSession, uuids: list[str]) -> dict[str, Any]:
     """How each source works and what it costs, by UUID, after a moment of sampling; empty where that fails."""
     if not uuids:
         return {}
-    from wattcount.power import PowerSampler
+    from wattcount.gpu import PowerSampler
 
     try:
         with PowerSampler(gpus=uuids, session=session) as sampler:

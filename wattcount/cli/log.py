@@ -14,7 +14,7 @@ from wattcount.config.schema import TrackingConfig
 from wattcount.config.tracking_tags import usable_tags
 from wattcount.errors import EXIT_FAILED, EXIT_OK, NotStartedError, WattcountError, one_line
 from wattcount.masking import has_secret
-from wattcount.record import Record
+from wattcount.records import Record
 
 RUN_NAME_CHARACTERS = 250
 """Length of a run's name that is taken from a record [characters]: as MLflow's keys."""
@@ -134,9 +134,9 @@ class _Logging:
 
 
 def _log_study(args: argparse.Namespace, logging: _Logging) -> None:
-    from wattcount.sweep.story.ledger import read_state, studies, study_folder
-    from wattcount.sweep.story.page import study_page
-    from wattcount.sweep.story.study_log import logged, pending, wait_for_quiet
+    from wattcount.sweep.ledger import read_state, studies, study_folder
+    from wattcount.sweep.page import study_page
+    from wattcount.sweep.study_log import logged, pending, wait_for_quiet
     from wattcount.tracking import TrackingError, log_study, resolve_uri
 
     if args.study not in studies(args.records_dir):

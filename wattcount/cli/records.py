@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from wattcount.errors import NotStartedError, WattcountError
-from wattcount.record.schema import RUN_JSON
+from wattcount.records.schema import RUN_JSON
 from wattcount.text import printable
 
 T = TypeVar("T")

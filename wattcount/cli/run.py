@@ -43,12 +43,10 @@ from wattcount.errors import (
 from wattcount.files import write_atomically
 from wattcount.masking import has_secret, masked
 from wattcount.run.background import leave_if_stuck
-from wattcount.sweep import sweeper
-from wattcount.sweep.running import task
-from wattcount.sweep.running.task import PointResult
+from wattcount.sweep import report, sweeper, task
+from wattcount.sweep.report import StudyResult
 from wattcount.sweep.sweeper import exit_code
-from wattcount.sweep.view import report
-from wattcount.sweep.view.report import StudyResult
+from wattcount.sweep.task import PointResult
 
 sweeper.register()
 
@@ -106,7 +104,7 @@ def _mask_hydra_files() -> None:
 
 
 def _dry(run: RunConfig, overrides: tuple[str, ...]) -> PointResult:
-    from wattcount.power.nvml import open_session
+    from wattcount.gpu.nvml import open_session
     from wattcount.run.display import headline
     from wattcount.run.preflight import preflight
 

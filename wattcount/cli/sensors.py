@@ -17,12 +17,13 @@ from rich.table import Table
 
 from wattcount.config import compose
 from wattcount.config.schema import GpuConfig, PowerBackend, PowerConfig
+from wattcount.energy import PowerTrace
+from wattcount.energy.events import Source
 from wattcount.errors import EXIT_OK, NotStartedError
-from wattcount.power import PowerSampler, PowerTrace
-from wattcount.power.characterise import PROBE_CONFIG, Load, characterise, sampling_plan
-from wattcount.power.events import Source
-from wattcount.power.nvml import GpuFacts, NvmlSession, open_session
-from wattcount.power.stimulus import run_waves
+from wattcount.gpu import PowerSampler
+from wattcount.gpu.characterise import PROBE_CONFIG, Load, characterise, sampling_plan
+from wattcount.gpu.nvml import GpuFacts, NvmlSession, open_session
+from wattcount.gpu.stimulus import run_waves
 from wattcount.run.sensors import keep
 from wattcount.terminal import console
 

@@ -18,8 +18,8 @@ from wattcount.errors import EXIT_FAILED, EXIT_OK
 from wattcount.metrics import load_metrics, spec
 from wattcount.metrics.summary import print_summary
 from wattcount.metrics.units import quantity
-from wattcount.record import Record
-from wattcount.record.schema import RunInfo
+from wattcount.records import Record
+from wattcount.records.schema import RunInfo
 from wattcount.terminal import console
 from wattcount.text import printable
 

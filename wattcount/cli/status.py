@@ -16,9 +16,9 @@ from rich.text import Text
 from wattcount.config.paths import default_records_dir
 from wattcount.config.plain import did_you_mean
 from wattcount.errors import EXIT_OK, NotStartedError, WattcountError
-from wattcount.sweep.story.ledger import read_state, studies
-from wattcount.sweep.story.state import State, StudyState
-from wattcount.sweep.story.summary import clock, energy_line, render, share_done, to_json
+from wattcount.sweep.ledger import read_state, studies
+from wattcount.sweep.state import State, StudyState
+from wattcount.sweep.summary import clock, energy_line, render, share_done, to_json
 from wattcount.terminal import console
 
 

@@ -63,7 +63,7 @@ OTHER_GPU = _limits(server=(256, 2048), batch=(256, 8192))
 CPU = _limits(server=(128, 2048), batch=(256, 4096))
 """Times tensor parallel times pipeline parallel."""
 TINY = _limits(server=(256, 8192), batch=(256, 8192))
-"""Of the tiny engine (`engine.tiny`)."""
+"""Of the tiny engine (`engines.tiny.engine`)."""
 
 
 @dataclass(frozen=True)

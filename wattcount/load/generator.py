@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wattcount.clock import now_ns
-from wattcount.engine.base import Engine, EngineStamps, GenerationRequest, TokenChunk
+from wattcount.engines.base import Engine, EngineStamps, GenerationRequest, TokenChunk
 from wattcount.errors import ERROR_CHARACTERS, RunFailedError, one_line
 from wattcount.load.plan import LoadPlan
 

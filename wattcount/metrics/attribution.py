@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from wattcount.energy.events import Source
+from wattcount.energy.trace import PowerTrace
 from wattcount.metrics.clocks import LoadClocks, load_clocks
 from wattcount.metrics.design import (
     COLLINEAR,
@@ -33,10 +35,8 @@ from wattcount.metrics.request_energy import RequestEnergies, divide_among_reque
 from wattcount.metrics.transfer import CLOCK_TOLERANCE_SHARE
 from wattcount.metrics.window import Window, phase_window
 from wattcount.metrics.work import Context, Work, begun_ns, locate_steps
-from wattcount.power.events import Source
-from wattcount.power.trace import PowerTrace
-from wattcount.record import Record
-from wattcount.record.schema import Phase
+from wattcount.records import Record
+from wattcount.records.schema import Phase
 
 NO_IDLE = "no_loaded_idle"
 NO_CURVE = "no_power_curve"

@@ -11,7 +11,7 @@ from wattcount.metrics.transfer import CLOCK_TOLERANCE_SHARE
 
 if TYPE_CHECKING:
     from wattcount.metrics.window import Window
-    from wattcount.record import Record
+    from wattcount.records import Record
 
 
 def slowed(record: Record, window: Window) -> Iterator[Finding]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from wattcount.energy.events import Source
 from wattcount.metrics.clocks import (
     HW_SLOWDOWN,
     POWER_BRAKE,
@@ -20,11 +21,10 @@ from wattcount.metrics.clocks import (
 from wattcount.metrics.findings import Finding, on
 from wattcount.metrics.observations import Ints, held
 from wattcount.metrics.window import Window, phase_window
-from wattcount.power.events import Source
-from wattcount.record.schema import Phase
+from wattcount.records.schema import Phase
 
 if TYPE_CHECKING:
-    from wattcount.record import Record
+    from wattcount.records import Record
 
 THROTTLED_SHARE = 0.01
 CAPPED_SHARE = 0.05

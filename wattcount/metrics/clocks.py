@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from wattcount.energy.events import Source
 from wattcount.metrics.observations import MISSING, Ints, held
 from wattcount.metrics.window import Window
-from wattcount.power.events import Source
 
 if TYPE_CHECKING:
-    from wattcount.record import Record
+    from wattcount.records import Record
 
 GPU_IDLE = 0x1
 SW_POWER_CAP = 0x4

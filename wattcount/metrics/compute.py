@@ -30,8 +30,8 @@ from wattcount.metrics.states import put_engine, put_gpu
 from wattcount.metrics.steady import Steady, steady_window
 from wattcount.metrics.validity import check
 from wattcount.metrics.window import Window, phase_window
-from wattcount.record import Record
-from wattcount.record.schema import Phase
+from wattcount.records import Record
+from wattcount.records.schema import Phase
 from wattcount.trend import Drift
 
 

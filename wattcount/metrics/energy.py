@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from wattcount.energy import rapl
+from wattcount.energy.events import Source
 from wattcount.metrics import attribution, percentiles
 from wattcount.metrics.locking import window_energy, window_energy_sum
 from wattcount.metrics.null_reasons import (
@@ -23,9 +25,7 @@ from wattcount.metrics.registry import ENERGY_SOURCES, METRICS, gpu_energy_key
 from wattcount.metrics.request_energy import divide_among_requests
 from wattcount.metrics.sheet import Sheet, canonical
 from wattcount.metrics.window import Window
-from wattcount.power import rapl
-from wattcount.power.events import Source
-from wattcount.record import Record
+from wattcount.records import Record
 
 
 def put_window_energy(sheet: Sheet, record: Record, requests: Requests, window: Window) -> None:

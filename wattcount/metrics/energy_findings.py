@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from wattcount.energy import plausible
+from wattcount.energy.agreement import BROKEN_SHARE, DISAGREE, DISAGREE_SHARE
 from wattcount.metrics.findings import Finding, on
 from wattcount.metrics.idle import idle_spans
 from wattcount.metrics.observations import gpu_uuids
 from wattcount.metrics.window import Window
-from wattcount.power import plausible
-from wattcount.power.agreement import BROKEN_SHARE, DISAGREE, DISAGREE_SHARE
 
 if TYPE_CHECKING:
-    from wattcount.record import Record
+    from wattcount.records import Record
 
 WINDOW = "the window"
 STEADY = "the steady window"

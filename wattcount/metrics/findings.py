@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from wattcount.record import Record
+    from wattcount.records import Record
 
 
 @dataclass(frozen=True)

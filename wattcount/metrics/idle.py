@@ -17,12 +17,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from wattcount.energy.events import Source
 from wattcount.metrics.drift import Joules
 from wattcount.metrics.observations import held, stretches
 from wattcount.metrics.window import Window, phase_window
-from wattcount.power.events import Source
-from wattcount.record import Record
-from wattcount.record.schema import Phase
+from wattcount.records import Record
+from wattcount.records.schema import Phase
 
 Cell = tuple[float | None, str | None]
 """A value, or why there is none."""

@@ -12,10 +12,10 @@ from wattcount.errors import WattcountError, one_line
 from wattcount.files import write_atomically
 from wattcount.metrics.compute import compute
 from wattcount.metrics.registry import METRICS_VERSION, spec
-from wattcount.record import Record
-from wattcount.record.intake import DamagedError
-from wattcount.record.schema import METRICS_JSON
-from wattcount.record.shape import check_metrics
+from wattcount.records import Record
+from wattcount.records.intake import DamagedError
+from wattcount.records.schema import METRICS_JSON
+from wattcount.records.shape import check_metrics
 
 INPUTS = "inputs"
 """Key of `metrics.json`: SHA-256 of the files that it was computed from, by name (`Record.digests`)."""

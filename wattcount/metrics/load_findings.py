@@ -14,7 +14,7 @@ from wattcount.metrics.stalls import stalls
 from wattcount.metrics.window import Window
 
 if TYPE_CHECKING:
-    from wattcount.record import Record
+    from wattcount.records import Record
 
 SEND_LAG_MS = 10.0
 SEND_LAG_SHARE = 0.05

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from wattcount.energy import EnergyEstimate
+from wattcount.energy.events import Source
 from wattcount.metrics.observations import gpu_uuids, int_column
 from wattcount.metrics.window import Window
-from wattcount.power import EnergyEstimate
-from wattcount.power.events import Source
-from wattcount.record import Record
+from wattcount.records import Record
 
 Ints = NDArray[np.int64]
 

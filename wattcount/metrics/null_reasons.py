@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from wattcount.energy import rapl
 from wattcount.metrics import attribution, drift, percentiles
 from wattcount.metrics.steady import NOT_A_BATCH, STEADY_REASONS
-from wattcount.power import rapl
 
 NO_WINDOW = "no_window"
 NO_POWER_DATA = "no_power_data"

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.compute
 from numpy.typing import NDArray
 
+from wattcount.energy.events import Source
 from wattcount.metrics.window import Window
-from wattcount.power.events import Source
-from wattcount.record import Record
-from wattcount.record.schema import RequestStatus
+from wattcount.records import Record
+from wattcount.records.schema import RequestStatus
 
 pc: Any = pyarrow.compute  # its types differ between PyArrow's versions
 

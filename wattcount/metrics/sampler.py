@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from wattcount.metrics.registry import POLLED_SOURCES
-from wattcount.record.schema import RunInfo
+from wattcount.records.schema import RunInfo
 
 STATUS_SOURCES = ("temperature_gpu", "clock_sm", "utilization_gpu", "memory_used")
 """Read together at the status rate; the first one that the GPU has stands for all."""

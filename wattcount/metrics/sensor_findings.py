@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from wattcount.energy.events import Source, lost_line, says_lost
 from wattcount.metrics.findings import Finding, on
 from wattcount.metrics.locking import locking_of
 from wattcount.metrics.window import Window
-from wattcount.power.events import Source, lost_line, says_lost
 
 if TYPE_CHECKING:
-    from wattcount.record import Record
+    from wattcount.records import Record
 
 READ_GAP_PERIODS = 4.0
 """A stretch without reads longer than this many polling periods is a gap."""

@@ -11,7 +11,7 @@ from wattcount.metrics.observations import MISSING, Bools, Requests, ends_in, st
 from wattcount.metrics.registry import PERCENTILES
 from wattcount.metrics.sheet import Sheet
 from wattcount.metrics.window import Window
-from wattcount.record import Record
+from wattcount.records import Record
 
 INF = float("inf")
 

@@ -15,7 +15,7 @@ from wattcount.metrics.observations import MISSING, Requests, int_column
 from wattcount.metrics.window import Window
 
 if TYPE_CHECKING:
-    from wattcount.record import Record
+    from wattcount.records import Record
 
 
 def stalls(record: Record, requests: Requests, window: Window) -> Stalls | None:

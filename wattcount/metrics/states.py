@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from wattcount.energy.events import Source
 from wattcount.metrics.clocks import SW_POWER_CAP, THERMAL_SLOWDOWN
 from wattcount.metrics.null_reasons import NO_DRAFTS
 from wattcount.metrics.observations import MISSING, Ints, Requests, ends_in, held, int_column
 from wattcount.metrics.sheet import Sheet
 from wattcount.metrics.window import Window
-from wattcount.power.events import Source
-from wattcount.record import Record
+from wattcount.records import Record
 
 
 def put_engine(sheet: Sheet, record: Record, requests: Requests, window: Window) -> None:

@@ -28,7 +28,7 @@ from wattcount.metrics.observations import MISSING, Bools, Requests, ends_in, in
 from wattcount.metrics.window import Window
 
 if TYPE_CHECKING:
-    from wattcount.record import Record
+    from wattcount.records import Record
 
 MIN_STEADY_S = 1.0
 """Shorter ones are not given: one update of the slowest sensor (the 1 s average) must fit in."""

@@ -15,7 +15,7 @@ from wattcount.metrics.null_reasons import NULL_REASONS
 from wattcount.metrics.registry import spec
 from wattcount.metrics.units import quantity, scale_for, significant
 from wattcount.metrics.verdict import mild_messages, verdict
-from wattcount.record.schema import RunInfo
+from wattcount.records.schema import RunInfo
 from wattcount.terminal import console
 from wattcount.text import printable
 

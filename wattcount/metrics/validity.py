@@ -16,7 +16,7 @@ from wattcount.metrics.findings import Finding
 from wattcount.metrics.window import Window
 
 if TYPE_CHECKING:
-    from wattcount.record import Record
+    from wattcount.records import Record
 
 
 def check(

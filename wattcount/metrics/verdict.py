@@ -10,8 +10,8 @@ from typing import Any
 
 from wattcount.errors import WattcountError, one_line
 from wattcount.metrics.load import load_metrics, stored_metrics
-from wattcount.record import Record
-from wattcount.record.schema import RunInfo
+from wattcount.records import Record
+from wattcount.records.schema import RunInfo
 
 INCOMPLETE = "incomplete"
 DAMAGED = "damaged"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from wattcount.record.schema import Phase, PhaseSpan
+from wattcount.records.schema import Phase, PhaseSpan
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from wattcount.config.schema import PowerConfig
-from wattcount.power import PowerSampler
-from wattcount.power.nvml import NvmlSession
+from wattcount.gpu import PowerSampler
+from wattcount.gpu.nvml import NvmlSession
 from wattcount.trend import theil_sen
 
 SAMPLE_S = 0.5

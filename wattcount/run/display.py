@@ -17,7 +17,7 @@ from wattcount.config.schema import (
     ServerConfig,
     Weights,
 )
-from wattcount.record.schema import Phase
+from wattcount.records.schema import Phase
 from wattcount.run.background import Background
 from wattcount.run.orchestrate import Display
 from wattcount.scenario.journal import Progress
@@ -349,7 +349,7 @@ def _print_summary(path: Path, write: Callable[[Any], None]) -> None:
     from wattcount.errors import WattcountError
     from wattcount.metrics import load_metrics
     from wattcount.metrics.summary import print_summary
-    from wattcount.record.reader import Record
+    from wattcount.records.reader import Record
 
     try:
         record = Record.open(path)

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from wattcount import ownership
 from wattcount.config.paths import gpu_lock_dir
 from wattcount.errors import WattcountError
-from wattcount.power.nvml import attach_session
-from wattcount.power.settings import UndoError
+from wattcount.gpu.nvml import attach_session
+from wattcount.gpu.settings import UndoError
 from wattcount.run.gpu_settings import Journal, restore_left
 
 POLL_S = 0.05

@@ -14,7 +14,7 @@ from pathlib import Path
 from wattcount import ownership
 from wattcount.config.paths import gpu_lock_dir
 from wattcount.errors import NotStartedError
-from wattcount.power.nvml import GpuFacts
+from wattcount.gpu.nvml import GpuFacts
 
 POLL_S = 0.1
 

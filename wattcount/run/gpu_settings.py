@@ -28,8 +28,8 @@ from wattcount.config.paths import gpu_lock_dir
 from wattcount.config.schema import GpuConfig
 from wattcount.errors import NotStartedError
 from wattcount.files import sync_folder, write_atomically
-from wattcount.power.nvml import GpuFacts, NvmlSession
-from wattcount.power.settings import Setting, UndoError, plan, put_in_force, undo
+from wattcount.gpu.nvml import GpuFacts, NvmlSession
+from wattcount.gpu.settings import Setting, UndoError, plan, put_in_force, undo
 
 GUARD_LIMIT_S = 30.0
 """The longest that a guard may take to start, and to end [s]."""

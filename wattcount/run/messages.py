@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from wattcount.record.schema import Phase
+from wattcount.records.schema import Phase
 from wattcount.scenario.journal import Progress
 
 

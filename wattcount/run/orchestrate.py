@@ -36,12 +36,12 @@ from wattcount.errors import (
     RunFailedError,
     WattcountError,
 )
-from wattcount.power.nvml import NvmlSession, matches, open_session
-from wattcount.power.settings import UndoError
-from wattcount.record.orphans import WORKER_DIED
-from wattcount.record.place import final_folder, new_run_id
-from wattcount.record.schema import ENGINE_LOG, RECORD_SCHEMA_VERSION, Evidence, Phase, RunInfo, Validity
-from wattcount.record.writer import RecordWriter, last_lines
+from wattcount.gpu.nvml import NvmlSession, matches, open_session
+from wattcount.gpu.settings import UndoError
+from wattcount.records.orphans import WORKER_DIED
+from wattcount.records.place import final_folder, new_run_id
+from wattcount.records.schema import ENGINE_LOG, RECORD_SCHEMA_VERSION, Evidence, Phase, RunInfo, Validity
+from wattcount.records.writer import RecordWriter, last_lines
 from wattcount.run.cooldown import Rest
 from wattcount.run.facts import host_facts, versions
 from wattcount.run.gpu_lock import gpus_locked, is_free
@@ -468,7 +468,7 @@ class _Watch:
         placed = final_folder(self._writer.folder.parent.parent, info.point_id, info.repeat, info.run_id)
         reason, message = self._cause(status)
         if not self._writer.folder.exists() and placed.exists():
-            from wattcount.record.reader import Record
+            from wattcount.records.reader import Record
 
             validity = Record.open(placed).info.validity
             if validity.valid:
@@ -519,7 +519,7 @@ class _Watch:
                 error.reason if disk else reason,
                 f"{message}; {error}; what was measured is in {self._writer.folder}",
             )
-        from wattcount.record.reader import Record
+        from wattcount.records.reader import Record
 
         if Record.open(path).info.validity.valid:
             self._display.notice(f"recovered the record: {message}")

@@ -36,17 +36,17 @@ from wattcount.config.schema import (
     Weights,
 )
 from wattcount.config.validation import validate
-from wattcount.engine import create as create_engine
-from wattcount.engine.vllm_install import SUPPORTED, VllmInstall, find_vllm
+from wattcount.engines import create as create_engine
+from wattcount.engines.vllm.install import SUPPORTED, VllmInstall, find_vllm
 from wattcount.errors import NotStartedError, RecordsUnwritableError
+from wattcount.gpu.settings import plan as plan_settings
 from wattcount.load import tokenizer
 from wattcount.load.build import build_plan
 from wattcount.load.prompts import read_prompts
-from wattcount.power.settings import plan as plan_settings
 from wattcount.run.fingerprints import file_sha256, model_fingerprint
 
 if TYPE_CHECKING:
-    from wattcount.power.nvml import GpuFacts, NvmlSession
+    from wattcount.gpu.nvml import GpuFacts, NvmlSession
 
 C = TypeVar("C", GpuConfig, ModelConfig)
 

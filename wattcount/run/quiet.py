@@ -13,7 +13,7 @@ from pathlib import Path
 
 from wattcount import ownership
 from wattcount.config.paths import gpu_lock_dir
-from wattcount.record.schema import Phase
+from wattcount.records.schema import Phase
 from wattcount.run.gpu_lock import make_shared
 
 WINDOWS_LOCK = "windows.lock"

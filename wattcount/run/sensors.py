@@ -15,9 +15,9 @@ from wattcount.config import paths
 from wattcount.config.schema import PowerConfig
 from wattcount.errors import WattcountError
 from wattcount.files import write_atomically
-from wattcount.power import PowerSampler
-from wattcount.power.characterise import FIRST_PROBE_S, PROBE_CONFIG, characterise, sampling_plan
-from wattcount.power.nvml import NvmlSession
+from wattcount.gpu import PowerSampler
+from wattcount.gpu.characterise import FIRST_PROBE_S, PROBE_CONFIG, characterise, sampling_plan
+from wattcount.gpu.nvml import NvmlSession
 
 KNOWN_VERSION = 1
 

@@ -38,8 +38,9 @@ from wattcount.clock import now_ns
 from wattcount.config import engine_defaults
 from wattcount.config.plain import asked_otherwise, from_json, to_json
 from wattcount.config.schema import RunConfig, Weights
-from wattcount.engine import create as create_engine
-from wattcount.engine.base import Engine
+from wattcount.energy.rapl import RaplSampler, find_rapl
+from wattcount.engines import create as create_engine
+from wattcount.engines.base import Engine
 from wattcount.errors import (
     ERROR_CHARACTERS,
     EXIT_FAILED,
@@ -50,15 +51,14 @@ from wattcount.errors import (
     WattcountError,
     one_line,
 )
+from wattcount.gpu.characterise import common_plan
+from wattcount.gpu.nvml import NvmlSession, attach_session
+from wattcount.gpu.sampler import STOP_LIMIT_S, PowerSampler
+from wattcount.gpu.settings import UndoError
 from wattcount.load import tokenizer
 from wattcount.load.build import build_plan
-from wattcount.power.characterise import common_plan
-from wattcount.power.nvml import NvmlSession, attach_session
-from wattcount.power.rapl import RaplSampler, find_rapl
-from wattcount.power.sampler import STOP_LIMIT_S, PowerSampler
-from wattcount.power.settings import UndoError
-from wattcount.record.schema import TRUTH_CSV, Phase, RunInfo, Validity
-from wattcount.record.writer import RecordWriter
+from wattcount.records.schema import TRUTH_CSV, Phase, RunInfo, Validity
+from wattcount.records.writer import RecordWriter
 from wattcount.run.facts import versions
 from wattcount.run.gpu_settings import restore_recorded
 from wattcount.run.messages import Ended, Message, encode
@@ -68,7 +68,7 @@ from wattcount.scenario import Journal, Progress, RunContext
 from wattcount.scenario import create as create_scenario
 
 if TYPE_CHECKING:
-    from wattcount.run.activity import EmulatedActivity
+    from wattcount.emulation.activity import EmulatedActivity
 
 INTERRUPTED = "interrupted"
 ENGINE_STOP_LIMIT_S = 30.0
@@ -288,7 +288,7 @@ class Run:
     def _follow_steps(self, engine: Engine, journal: Journal) -> None:
         assert self._session is not None
         if self._session.evidence == "emulated":
-            from wattcount.run.activity import EmulatedActivity
+            from wattcount.emulation.activity import EmulatedActivity
 
             self._activity = EmulatedActivity.attach(self._cfg.gpu, self._cfg.gpu.power_limit_w)
         activity = self._activity

@@ -15,13 +15,13 @@ import numpy as np
 from wattcount.clock import now_ns
 from wattcount.config import engine_defaults
 from wattcount.config.schema import RunConfig, ScenarioConfig
-from wattcount.engine.base import Engine, EngineInfo, EngineStep
+from wattcount.engines.base import Engine, EngineInfo, EngineStep
 from wattcount.errors import ERROR_CHARACTERS, RunFailedError, one_line
 from wattcount.load.build import BuiltLoad
 from wattcount.load.generator import LoadGenerator
 from wattcount.load.rehearsal import beginning
 from wattcount.load.stalls import Stalls, Steps, stalls
-from wattcount.record.schema import Phase
+from wattcount.records.schema import Phase
 from wattcount.scenario.journal import Journal
 from wattcount.scenario.phases import PhaseRunner
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from wattcount.config.schema import BatchConfig
 from wattcount.errors import RunFailedError
 from wattcount.load.generator import LoadGenerator
-from wattcount.record.schema import Phase
+from wattcount.records.schema import Phase
 from wattcount.scenario.base import RunContext, Scenario, Sending, check_some_completed
 
 

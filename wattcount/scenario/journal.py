@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wattcount.clock import ClockPair, now_ns
-from wattcount.engine.base import EngineStep
+from wattcount.energy.events import lost_line, says_lost
+from wattcount.energy.rapl import RaplSampler
+from wattcount.engines.base import EngineStep
 from wattcount.errors import RunFailedError
 from wattcount.load.generator import LoadGenerator, RequestRecord
-from wattcount.power.events import lost_line, says_lost
-from wattcount.power.rapl import RaplSampler
-from wattcount.record.schema import Phase, RequestStatus
-from wattcount.record.writer import RecordWriter
+from wattcount.records.schema import Phase, RequestStatus
+from wattcount.records.writer import RecordWriter
 from wattcount.scenario.phases import PhaseRunner
 
 TICK_S = 1.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from wattcount.clock import now_ns
-from wattcount.record.schema import Phase, PhaseSpan
+from wattcount.records.schema import Phase, PhaseSpan
 
 
 class PhaseRunner:

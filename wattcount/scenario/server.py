@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 from wattcount.clock import now_ns
 from wattcount.config.schema import ServerConfig
 from wattcount.load.generator import LoadGenerator
-from wattcount.record.schema import Phase
+from wattcount.records.schema import Phase
 from wattcount.scenario.base import RunContext, Scenario, Sending, check_some_completed, time_to_plan_ns
 from wattcount.scenario.settling import Settling
 

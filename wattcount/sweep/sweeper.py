@@ -30,17 +30,15 @@ from wattcount.errors import EXIT_NOT_STARTED, EXIT_OK, NotStartedError
 from wattcount.masking import concealed_arguments
 from wattcount.run.background import Background
 from wattcount.run.preflight import check_folder
-from wattcount.sweep.planning import cases
-from wattcount.sweep.planning.index import RecordIndex, read_index
-from wattcount.sweep.planning.machine import AnotherMachine, ThisMachine
-from wattcount.sweep.planning.plan import Plan, PlanState
-from wattcount.sweep.planning.planner import Planned, make_plan, records_folder, study_name
-from wattcount.sweep.running import launch, local
-from wattcount.sweep.running.halt import Halt
-from wattcount.sweep.story.ledger import Event, EventKind, Ledger
-from wattcount.sweep.story.study_log import StudyLog
-from wattcount.sweep.view import report, watch
-from wattcount.sweep.view.report import StudyResult
+from wattcount.sweep import cases, launch, local, report, watch
+from wattcount.sweep.halt import Halt
+from wattcount.sweep.index import RecordIndex, read_index
+from wattcount.sweep.ledger import Event, EventKind, Ledger
+from wattcount.sweep.machine import AnotherMachine, ThisMachine
+from wattcount.sweep.plan import Plan, PlanState
+from wattcount.sweep.planner import Planned, make_plan, records_folder, study_name
+from wattcount.sweep.report import StudyResult
+from wattcount.sweep.study_log import StudyLog
 
 # Hydra's search for plugins executes their modules once more and so defines every class anew: a class
 # derived from what was imported before that search would have a base that its own module has forgotten.

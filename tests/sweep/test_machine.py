@@ -1,0 +1,49 @@
+"""What is known of a planned point: the settings that were left to the engine are filled in before anything runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from wattcount.config import compose, engine_defaults
+from wattcount.config.plain import to_json
+from wattcount.sweep.index import _JsonKeys
+from wattcount.sweep.keys import Keys
+from wattcount.sweep.machine import AnotherMachine, ThisMachine
+
+NULL = ("model=llama3_8b", "gpu=h100", "scenario=server", "power=emulated")
+EXPLICIT = (
+    "engine.max_num_seqs=1024",
+    "engine.max_num_batched_tokens=8192",
+    "engine.enable_prefix_caching=true",
+    "engine.gpu_memory_utilization=0.92",
+)
+
+
+@pytest.mark.parametrize("machine", [AnotherMachine, ThisMachine])
+def test_null_and_what_the_engine_chooses_are_one_planned_point(machine: Any) -> None:
+    keys, looked = Keys(), machine()
+    null, explicit, other = (
+        looked.look(compose([*NULL, "engine.device=cuda", *more])).cfg
+        for more in ((), EXPLICIT, ("engine.max_num_seqs=128",))
+    )
+    assert null.engine.max_num_seqs == 1024
+    assert null.engine.unset
+    assert keys.point(null) == keys.point(explicit) != keys.point(other)
+
+
+def test_a_record_of_it_is_found() -> None:
+    cfg = compose([*NULL, "engine.device=cuda"])
+    planned = Keys().point(AnotherMachine().look(cfg).cfg)
+    measured = compose([*NULL, "engine.device=cuda"])
+    measured.gpu.found_name, measured.engine.version_minor = "NVIDIA H100 80GB HBM3", "0.26"
+    measured.engine = engine_defaults.resolved(measured, int(79.6 * engine_defaults.GIB))
+    assert _JsonKeys().point(to_json(measured)) == planned
+
+
+def test_points_that_get_the_same_share_a_node() -> None:
+    machine = AnotherMachine()
+    first, second = compose(list(NULL)), compose(list(NULL))
+    second.engine, second.gpu = first.engine, first.gpu
+    assert machine.look(first).cfg.engine is machine.look(second).cfg.engine

@@ -1,0 +1,159 @@
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from study_ledger import make_study, planned
+
+from wattcount.sweep.ledger import Event, EventKind, Ledger, read_state
+from wattcount.sweep.plan import INVALID_BEFORE, Plan, PlanState
+from wattcount.sweep.state import Writer, tally
+from wattcount.sweep.summary import clock, evidence_line, render, to_json, when
+
+S = 1_000_000_000
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Iterator[Ledger]:
+    with make_study(tmp_path) as made:
+        yield made
+
+
+def shown(study, width: int = 80, **options) -> str:
+    out = io.StringIO()
+    console = Console(file=out, width=width, color_system=None)
+    for part in render(study, **options):
+        console.print(part, soft_wrap=bool(getattr(part, "no_wrap", False)))
+    return out.getvalue()
+
+
+@pytest.mark.usefixtures("study")
+def test_everything_is_said_in_80_columns(tmp_path):
+    text = shown(read_state(tmp_path, "big"))
+    assert max(len(line) for line in text.splitlines()) <= 80
+    one_line = " ".join(text.split())
+    for expected in (
+        "big: running: pid",
+        "2 done, 1 failed, 1 skipped, 1 running, 1 waiting of 6",
+        "40.0 % of what can be measured",
+        "from what was measured",
+        "10.00 kJ",
+        "r4: 81.30 mJ per output token, took 2:00",
+        "emulated",
+        "llama3_8b on h200, server 4/s, r2 since",
+        "GPU-01234567",
+        "out_of_memory: 1 point, tried once",
+        "CUDA [out] of memory",
+        "does_not_fit: 1 point",
+        "weights 131.4 GiB + KV cache 2.5 GiB > 22.5 GiB [L4]",
+    ):
+        assert expected in one_line
+
+
+def test_a_killed_study_says_how_to_go_on(study: Ledger, tmp_path):
+    study.close()
+    text = shown(read_state(tmp_path, "big"))
+    assert "was killed" in text
+    assert "go on with     python -m wattcount +experiment=big 'a=b c'\n" in text
+    assert "process_died: 1 point, tried once" in text
+    assert "4:00" in text  # what waits and what was lost
+
+
+def test_a_study_that_ended(study: Ledger, tmp_path):
+    study.append(Event(EventKind.end, reason="interrupted"))
+    study.close()
+    text = shown(read_state(tmp_path, "big"))
+    assert "(interrupted), 3 not done" in text
+
+
+def test_a_finished_study_asks_for_nothing():
+    plan = Plan(
+        "big", (planned("a", state=PlanState.done), planned("b", state=PlanState.skipped)), "", ("x",)
+    )
+    text = shown(tally(plan, []).state(5 * S))
+    assert "big: finished" in text
+    assert "nothing left to measure" in text
+    assert "go on with" not in text
+
+
+def test_nothing_known_is_said_so():
+    text = shown(tally(Plan("big", (planned("a"),), "", ()), []).state(5 * S))
+    assert "not started yet" in text
+    assert text.count("not known yet") == 2
+
+
+def test_a_study_without_a_point():
+    assert "0 points" not in shown(tally(Plan("big", (), "", ()), []).state(5 * S))
+    assert to_json(tally(Plan("big", (), "", ()), []).state(5 * S))["points"] == 0
+
+
+def many_failures(number: int):
+    points = tuple(planned(f"{i}") for i in range(number))
+    events = [
+        Event(EventKind.failed, str(i), S, reason=f"reason{i % 15}", message=f"no {i}") for i in range(number)
+    ]
+    return tally(Plan("big", points, "", ()), [Writer(events, False)]).state(5 * S)
+
+
+def test_many_failures_are_a_line_a_reason_unless_all_are_asked_for():
+    brief, whole = shown(many_failures(300)), shown(many_failures(300), everything=True)
+    assert len(brief.splitlines()) < 45
+    assert "reason0: 20 points" in brief
+    assert "and 5 more reasons" in brief
+    assert (
+        sum(f"no {i}\n" in "\n".join(line.rstrip() for line in whole.splitlines()) + "\n" for i in range(300))
+        == 300
+    )
+
+
+def test_what_another_study_found_invalid_is_explained():
+    point = planned("a", state=PlanState.skipped, reason=INVALID_BEFORE, message="clock_throttled: hot")
+    study = tally(Plan("big", (point,), "", ()), []).state(0)
+    assert "invalid_before: 1 point" in shown(study)
+    assert "clock_throttled: hot" in shown(study)
+
+
+@pytest.mark.usefixtures("study")
+def test_json_is_plain_and_whole(tmp_path):
+    found = json.loads(json.dumps(to_json(read_state(tmp_path, "big"))))
+    assert found["alive"] is True
+    assert found["counts"] == {
+        "waiting": 1, "running": 1, "done": 2, "failed": 1, "invalid": 0, "skipped": 1, "lost": 0,
+    }  # fmt: skip
+    assert found["energy_j"] == 10000.0
+    assert found["latest"]["event"]["j_per_output_token"] == 0.0813
+    assert found["running"][0]["event"]["gpu_uuid"] == "GPU-0123456789"
+    assert found["failures"][0]["tries"] == 1
+    assert found["failures"][0]["event"]["reason"] == "out_of_memory"
+    assert found["skipped"] == [
+        {
+            "reason": "does_not_fit",
+            "points": 1,
+            "message": "weights 131.4 GiB + KV cache 2.5 GiB > 22.5 GiB [L4]",
+        }
+    ]
+    assert found["evidence"] == "emulated"
+    assert [start["killed"] for start in found["starts"]] == [False]
+
+
+@pytest.mark.usefixtures("study")
+def test_evidence_of_records_that_cannot_be_read(tmp_path):
+    found = read_state(tmp_path, "big")
+    for record in (tmp_path / "records").iterdir():
+        (record / "run.json").write_text("{")
+    assert evidence_line(found) is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0:00"), (7.2, "0:08"), (3723, "1:02:03"), (360000, "100:00:00")]
+)
+def test_clock(seconds, text):
+    assert clock(seconds) == text
+
+
+def test_times_of_other_days_have_a_date():
+    day = 86400 * S
+    assert when(10 * day, 10 * day).count(":") == 2
+    assert when(10 * day, 12 * day).startswith("1970-01-1")

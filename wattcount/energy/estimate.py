@@ -1,0 +1,718 @@
+"""The energy of an interval, from whatever sources a GPU has, and how sure it is.
+
+Preferred: the energy counter gives the joules, the finest power source their shape between two ticks of it::
+
+    counter   E0 ............................. E1        some once a second, each placed at its tick
+    samples   .:.::...::::.:..::.:::.:..:.::..           every 20 ms, less their lag
+    estimate  E0 + (E1 - E0) (w samples + (1 - w) straight line)
+
+w is how far the samples can be trusted with the shape: 1 on most loads, less where the load repeats faster than they
+come and they alias. It is chosen by how well ticks that are left out are predicted from their neighbours, and the
+errors of these predictions are what the uncertainty of the estimate rests on (`energy.uncertainty`).
+
+Fallbacks, in this order: counter alone (straight lines), the samples ring alone, instant power held between its
+changes, averaged power. An interval that cannot be told gets no value and a reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wattcount.energy import plausible
+from wattcount.energy.agreement import DISAGREE, WIDEN_SHARE, Disagreement, check_steps, disagreement
+from wattcount.energy.counter import Counter, CounterGrid, read_counter
+from wattcount.energy.curve import S_NS, Floats, Ints, PowerCurve, overlaps
+from wattcount.energy.events import Source
+from wattcount.energy.uncertainty import (
+    COVERAGE_95,
+    PRIOR_FLOOR_J2_PER_S,
+    PRIOR_STEEPNESS,
+    SENSOR_PRIOR,
+    HeldOut,
+    ShapeUncertainty,
+    doubt_j2,
+    local_gain,
+)
+
+Events = NDArray[np.void]
+
+BOX_NS = 1_000_000_000
+"""Length of the box that averaged power (field 185) is the mean of [ns]. Measured: on an H200, and found on other GPUs of
+its kind (docs/sensors.md)."""
+CLOCK_STEP_NS = 50_000_000
+"""Change of the wall clock against the monotonic one, from one pair to the next, above which it was stepped [ns]. Chosen:
+NTP slews by 0.5 ms a second at most, and pairs come once a second."""
+DRAINED_LATE_NS = 2 * S_NS
+"""Longest time by which a sample may be older than the drain before the one that it came with [ns]. Chosen: a hundred times
+the 20 ms by which an H200 stamps its samples late."""
+LATE_STAMP_NS = 60 * S_NS
+"""Age of a sample, when it is drained, above which its stamp is not believed [ns]. Chosen: a ring holds some seconds; a
+minute is far beyond any."""
+LONGEST_GAP_NS = S_NS // 2
+"""Longest stretch without a reading across which power alone has an energy [ns]. Chosen: half a second, since in longer ones
+a load may begin and end unseen."""
+LONGEST_HOLD_NS = 3 * S_NS
+"""Longest time that a polled value holds without being read again [ns]. Derived: three heartbeats of the sampler, which come
+once a second."""
+MAX_EXTRAPOLATION_NS = 3 * S_NS
+"""Longest stretch beyond the first and last tick over which the scale of the counter is carried along the samples [ns].
+Chosen: three reads of the counter."""
+RING_LOWPASS_S = 0.010
+"""Time constant of the low-pass before the samples ring [s]. Measured: 9 to 12 ms on an H200 (docs/emulator.md); other GPUs
+are taken to be alike."""
+RING_LOWPASS_SD_S = 0.004
+"""Standard deviation of that time constant from board to board [s]. Chosen: no other GPU's was measured."""
+WITHIN_STEP = 0.15
+"""Standard deviation of the moment of a change of power, where samples show it [sampling steps]. Chosen: half of that of a
+moment anywhere within the step (1 / sqrt(12) = 0.29), because the samples on either side tell some of it."""
+HIDDEN_SHARE = 1.0
+"""Standard deviation of the energy at a moment that samples in step with the load hide [difference of mean power between
+samples and counter x one sampling step]. Derived: a sine of 20 ms behind a low-pass of 10 ms has 0.5, one behind 12 ms 0.6;
+a square wave of 10 ms on, 10 ms off has up to 1."""
+WIDE_SHARE = 0.03
+"""Uncertainty of the method above which an interval says so [share of its energy]. Chosen: well above the 0.1 to 0.5 % of a
+window of seconds."""
+COUNTER_STEP_J = 1e-3
+"""Resolution of the energy counter [J]. Stated: NVML's unit for it is the millijoule."""
+COUNTER_TICK_S = 0.1
+"""Update period of the slowest counters, as far as a tick may be misplaced where it is only compared [s]. Measured: 100 ms
+on an H200 (docs/h200.md)."""
+POWER_LAG_SD_S = 0.03
+"""Standard deviation of how late power alone is shown, half an update at least [s]. Measured: the 20 ms samples of an H200
+trail by 12 to 20 ms, and a value that is held is half an update old on average."""
+USAGE_LAG_SD_S = 0.5
+"""Standard deviation of how late GetPowerUsage is shown [s]. Measured: on an H200 it is the mean of the last second, half a
+second late."""
+HELD_STEEPNESS = 1 / 3
+"""Variance of the energy of one step of held power [(length x change of power)^2]. Derived: power changed at any time since
+the value before, with equal probability: the mean square of that time is 1/3."""
+
+
+@dataclass(frozen=True)
+class EnergyEstimate:
+    """Energy of an interval, what it rests on, and how sure it is.
+
+    value_j       None: cannot be told, see `reasons`
+    u95_j         95 % uncertainty: `u95_method_j` and `u95_sensor_j` in quadrature
+    basis         `energy_counter+power_samples`, `energy_counter`, `power_samples`, `power_average`, ...
+    reasons       stable codes of what is wrong or worth knowing, e.g. `ring_gaps`, `counter_reset`, `outside_trace`
+    u95_method_j  what the estimator adds: gets smaller with more and longer measurements
+    u95_sensor_j  gain and offset of the board's sensor: the same sign and share in every run on that board
+    budget_j      the parts, 95 % each: `shape`, `edges`, `alignment`, `lowpass`, `timescale`, `resolution`, `agreement`,
+                  `gain`, `offset`
+    """
+
+    value_j: float | None
+    u95_j: float | None
+    basis: str | None
+    reasons: tuple[str, ...] = ()
+    u95_method_j: float | None = None
+    u95_sensor_j: float | None = None
+    budget_j: Mapping[str, float] = field(default_factory=dict)
+
+
+class EnergyModel:
+    """The sources of one GPU, prepared once, asked often.
+
+    `sources`: EVENT_DTYPE events of each source in the order of time.
+    """
+
+    def __init__(self, sources: Mapping[Source, Events]) -> None:
+        self.limit_w = plausible.board_limit_w(sources[Source.POWER_LIMIT])
+        self._most_w = plausible.most_reading_w(self.limit_w)
+        self._faults: dict[str, list[Ints]] = {}
+        """Stretches [m, 2] ns by reason code: what was wrong, and where."""
+        self._answers: dict[tuple[int, int], EnergyEstimate] = {}
+        self._error_spans(sources)
+        self.ring = self._ring(sources[Source.POWER_SAMPLES], sources[Source.REALTIME])
+        self.instant = self._held(sources[Source.POWER_INSTANT])
+        self.usage = self._held(sources[Source.POWER_USAGE])
+        self._average = self._moving(sources[Source.POWER_AVERAGE])
+        shape = self.ring or self.instant
+        self._shape_name = "power_samples" if self.ring is not None else "power_instant"
+        others = [curve for curve in (self.instant, self.usage) if curve is not None and curve is not shape]
+        self.counter = read_counter(sources[Source.ENERGY_COUNTER], shape, others, self._most_w)
+        self.shape = None if shape is None else self._true_power(shape)
+        self._others = [curve.shifted(-round(self.counter.shape_lag_ns)) for curve in others]
+        self.scaled = self._anchored(self.shape)
+        self.straight = self._anchored(None)
+
+    @property
+    def grid(self) -> CounterGrid | None:
+        return self.counter.grid
+
+    def energy(self, start_ns: int, end_ns: int) -> EnergyEstimate:
+        """See `PowerTrace.energy`."""
+        _check(start_ns, end_ns)
+        asked = start_ns, end_ns
+        if asked not in self._answers:
+            best = self._best(start_ns, end_ns)
+            found = self._disagreement(best, start_ns, end_ns)
+            told = (DISAGREE,) if found is not None and found.told else ()
+            self._answers[asked] = _with(best, (*told, *self._window_notes(start_ns, end_ns)))
+        return self._answers[asked]
+
+    def _best(self, start_ns: int, end_ns: int) -> EnergyEstimate:
+        counter = self._by_counter(start_ns, end_ns)
+        if counter is not None and counter.value_j is not None:
+            return counter
+        why = counter.reasons if counter is not None else ("no_energy_counter",)
+        for name, estimate in self.energy_by_source(start_ns, end_ns).items():
+            if name != "energy_counter" and estimate.value_j is not None:
+                return _with(estimate, why)
+        return EnergyEstimate(None, None, None, ("no_power_data", *why))
+
+    def energy_by_source(self, start_ns: int, end_ns: int) -> dict[str, EnergyEstimate]:
+        """See `PowerTrace.energy_by_source`. Best first."""
+        _check(start_ns, end_ns)
+        found: dict[str, EnergyEstimate] = {}
+        if len(self.counter.ticks_ns):
+            found["energy_counter"] = self._counter_alone(start_ns, end_ns)
+        for name, curve in (("power_samples", self.ring), ("power_instant", self.instant)):
+            if curve is not None:
+                found[name] = _integral(curve, start_ns, end_ns, name)
+        if len(self._average):
+            found["power_average"] = self._box(start_ns, end_ns)
+        if self.usage is not None:
+            found["power_usage"] = _integral(self.usage, start_ns, end_ns, "power_usage", USAGE_LAG_SD_S)
+        return found
+
+    def counter_breaks(self, start_ns: int, end_ns: int) -> int:
+        """How often the energy counter lost its count in an interval, or at its ends."""
+        breaks = self.counter.breaks_ns
+        return int(((breaks[:, 0] < end_ns) & (breaks[:, 1] > start_ns)).sum())
+
+    def disagreement(self, start_ns: int, end_ns: int) -> Disagreement | None:
+        """The source that differs most from the best estimate over an interval; None where there is nothing to compare."""
+        return self._disagreement(self._best(start_ns, end_ns), start_ns, end_ns)
+
+    def _disagreement(self, best: EnergyEstimate, start_ns: int, end_ns: int) -> Disagreement | None:
+        if best.value_j is None or best.u95_method_j is None or best.basis is None:
+            return None
+        found: dict[str, EnergyEstimate] = {}
+        if self.ring is not None:
+            found["power_samples"] = _integral(self.ring, start_ns, end_ns, "power_samples")
+        if len(self._average):
+            found["power_average"] = self._box(start_ns, end_ns)
+        known = {
+            name: (one.value_j, one.u95_method_j)
+            for name, one in found.items()
+            if one.value_j is not None and one.u95_method_j is not None
+        }
+        known[best.basis] = best.value_j, best.u95_method_j
+        if not best.basis.startswith("energy_counter") and (counted := self._counted(start_ns, end_ns, best)):
+            known["energy_counter"] = counted
+        return disagreement(best.basis, known, (end_ns - start_ns) / S_NS)
+
+    def _counted(self, start_ns: int, end_ns: int, best: EnergyEstimate) -> tuple[float, float] | None:
+        """(J, 95 % interval) by the counter of an interval that it covers in part; the rest is `best`'s mean power."""
+        assert best.value_j is not None
+        ticks_ns = self.counter.ticks_ns
+        inside = np.flatnonzero((ticks_ns >= start_ns) & (ticks_ns <= end_ns))
+        if len(inside) < 2 or self.counter_breaks(start_ns, end_ns):
+            return None
+        first, last = inside[0], inside[-1]
+        share = float(ticks_ns[last] - ticks_ns[first]) / (end_ns - start_ns)
+        counted_j = float(self.counter.energy_j[last] - self.counter.energy_j[first])
+        rest_j = (1 - share) * best.value_j
+        # Power in the rest may differ from the mean by as much as it is.
+        return counted_j + rest_j, float(
+            np.hypot(rest_j, COVERAGE_95 * COUNTER_TICK_S * 2 * best.value_j / ((end_ns - start_ns) / S_NS))
+        )
+
+    def cumulative_j(self, t_ns: Ints) -> Floats | None:
+        """See `PowerTrace.cumulative_j`."""
+        best = self.scaled or self.straight or self.ring or self.instant or self.usage
+        return None if best is None else best.at(t_ns)
+
+    def curve(self, max_points: int) -> tuple[Ints, Floats]:
+        """See `PowerTrace.curve`."""
+        best = self.scaled or self.ring or self.instant or self.usage
+        if best is None or max_points < 1:
+            return np.empty(0, np.int64), np.empty(0)
+        first, last = best.bounds_ns
+        points = min(max_points, best.points)
+        edges = np.linspace(0, float(last - first), points + 1).astype(np.int64) + first
+        power_w = np.diff(best.at(edges)) / (np.diff(edges) / S_NS)
+        return ((edges[1:] + edges[:-1]) // 2), power_w
+
+    # -- preparing the sources ------------------------------------------------------------------
+
+    def _fault(self, code: str, spans_ns: Ints) -> None:
+        if len(spans_ns):
+            self._faults.setdefault(code, []).append(spans_ns)
+
+    def _valid(self, events: Events, t_ns: Ints | None = None) -> Events:
+        """Without errors, and without readings that no board gives.
+
+        t_ns   when each was true; the middle of its call where None
+        """
+        if t_ns is None:
+            t_ns = (events["t0_ns"] + events["t1_ns"]) // 2
+        worked = events["nvml_return"] == 0
+        events, t_ns = events[worked], t_ns[worked]
+        bad = np.zeros(len(events), bool)
+        for code, wrong in plausible.faults_of_power(events["value"], self._most_w).items():
+            self._fault(code, plausible.around(t_ns, wrong))
+            bad |= wrong
+        good: Events = events[~bad]
+        return good
+
+    def _ring(self, samples: Events, pairs: Events) -> PowerCurve | None:
+        samples = samples[(samples["source_ts_us"] > 0) & (samples["nvml_return"] == 0)]
+        pairs = pairs[pairs["nvml_return"] == 0]
+        if len(samples) < 3 or not len(pairs):
+            return None
+        # Wall clock to monotonic through the pairs: the wall clock may be slewed or stepped meanwhile.
+        monotonic_ns = (pairs["t0_ns"] + pairs["t1_ns"]) // 2
+        offset_ns = pairs["value"] - monotonic_ns
+        stamps_utc_ns = samples["source_ts_us"] * 1000
+        base = int(offset_ns[0])
+        stepped = np.abs(np.diff(offset_ns)) > CLOCK_STEP_NS
+        if stepped.any():
+            at = np.flatnonzero(stepped)
+            self._fault(plausible.CLOCK_STEPPED, np.stack((monotonic_ns[at], monotonic_ns[at + 1]), axis=1))
+            t_ns = _across_steps(samples, pairs["t0_ns"], offset_ns)
+        else:
+            offsets = np.interp(
+                (stamps_utc_ns - base - monotonic_ns[0]).astype(float),
+                (monotonic_ns - monotonic_ns[0]).astype(float),
+                (offset_ns - base).astype(float),
+            )
+            t_ns = stamps_utc_ns - base - np.round(offsets).astype(np.int64)
+        # A sample was taken before it was drained, and not long before.
+        taken = (t_ns <= samples["t1_ns"] + CLOCK_STEP_NS) & (t_ns >= samples["t0_ns"] - LATE_STAMP_NS)
+        # What was taken well before the drain before had been drained then.
+        before = np.searchsorted(pairs["t0_ns"], samples["t0_ns"], side="right") - 2
+        drained_ns = pairs["t0_ns"][np.maximum(before, 0)] - DRAINED_LATE_NS
+        taken &= (before < 0) | (t_ns >= drained_ns)
+        t_ns, keep = np.unique(t_ns[taken], return_index=True)
+        samples = samples[taken][keep]
+        samples["t0_ns"] = samples["t1_ns"] = t_ns
+        samples = self._valid(samples)
+        t_ns, value = samples["t0_ns"], samples["value"]
+        frozen = plausible.same_for_long(value)
+        self._fault(plausible.FROZEN, plausible.around(t_ns, frozen))
+        t_ns, value = t_ns[~frozen], value[~frozen]
+        if len(t_ns) < 3:
+            return None
+        return PowerCurve.through(t_ns, value / 1e3)
+
+    def _moving(self, events: Events) -> Events:
+        """Believed readings of polled power, less those of a sensor that stood still."""
+        events = self._valid(events)
+        t_ns = (events["t0_ns"] + events["t1_ns"]) // 2
+        frozen = plausible.held_for_long(events["value"], t_ns)
+        self._fault(plausible.POLLED_FROZEN, plausible.around(t_ns, frozen))
+        moving: Events = events[~frozen]
+        return moving
+
+    def _held(self, events: Events) -> PowerCurve | None:
+        """Polled power, each value held from when it was first seen until the next one was."""
+        events = self._moving(events)
+        if len(events) < 2:
+            return None
+        t_ns, keep = np.unique((events["t0_ns"] + events["t1_ns"]) // 2, return_index=True)
+        if len(t_ns) < 2:
+            return None
+        return PowerCurve.holding(t_ns, events["value"][keep] / 1e3, _hold_ns(np.diff(t_ns)))
+
+    def _true_power(self, shape: PowerCurve) -> PowerCurve:
+        """The power source in true time: its lag taken off and, for the ring, its low-pass undone.
+
+        The lag that was fitted is that of the low-pass and a delay together.
+        """
+        lag_ns = round(self.counter.shape_lag_ns)
+        if shape is not self.ring:
+            return shape.shifted(-lag_ns)
+        return shape.sharpened(RING_LOWPASS_S).shifted(round(RING_LOWPASS_S * S_NS) - lag_ns)
+
+    def _anchored(self, shape: PowerCurve | None) -> Anchored | None:
+        """The counter's ticks with the shape between them; None where there are too few, or it does not fit."""
+        ticks_ns, energy_j = self.counter.ticks_ns, self.counter.energy_j
+        if shape is not None:
+            inside = (ticks_ns >= shape.t_ns[0]) & (ticks_ns <= shape.t_ns[-1])
+            ticks_ns, energy_j = ticks_ns[inside], energy_j[inside]
+        if len(ticks_ns) < 2:
+            return None
+        if shape is not None and (np.diff(shape.at(ticks_ns)) <= 0).any():
+            return None
+        return Anchored(shape, ticks_ns, energy_j, self.counter, self._witnesses())
+
+    def _witnesses(self) -> list[PowerCurve]:
+        return ([] if self.shape is None else [self.shape]) + self._others
+
+    # -- asking them ----------------------------------------------------------------------------
+
+    def _by_counter(self, start_ns: int, end_ns: int) -> EnergyEstimate | None:
+        ticks_ns = self.counter.ticks_ns
+        if len(ticks_ns) < 2:
+            return None
+        if overlaps(self.counter.breaks_ns, start_ns, end_ns):
+            return EnergyEstimate(None, None, None, ("counter_not_continuous",))
+        if self.scaled is None or self.shape is None or not self.shape.covers(start_ns, end_ns):
+            return self._counter_alone(start_ns, end_ns)
+        if start_ns < ticks_ns[0] - MAX_EXTRAPOLATION_NS or end_ns > ticks_ns[-1] + MAX_EXTRAPOLATION_NS:
+            return EnergyEstimate(None, None, None, ("counter_does_not_cover",))
+        estimate = self.scaled.estimate(start_ns, end_ns, f"energy_counter+{self._shape_name}")
+        reasons: list[str] = []
+        if self.shape.has_gap(start_ns, end_ns):
+            reasons.append("ring_gaps")
+        return _with(estimate, tuple(reasons))
+
+    def _counter_alone(self, start_ns: int, end_ns: int) -> EnergyEstimate:
+        ticks_ns = self.counter.ticks_ns
+        if overlaps(self.counter.breaks_ns, start_ns, end_ns):
+            return EnergyEstimate(None, None, None, ("counter_not_continuous",))
+        if self.straight is None or start_ns < ticks_ns[0] or end_ns > ticks_ns[-1]:
+            return EnergyEstimate(None, None, None, ("counter_does_not_cover",))
+        return self.straight.estimate(start_ns, end_ns, "energy_counter")
+
+    def _box(self, start_ns: int, end_ns: int) -> EnergyEstimate:
+        """Averaged power: its value at t is the mean of [t - 1 s, t], so boxes laid end to end cover a window.
+
+        Windows that are no whole number of boxes long get the rest from the value at their start.
+        """
+        values = self._average
+        t_ns = (values["t0_ns"] + values["t1_ns"]) // 2
+        if end_ns - start_ns < BOX_NS:
+            return EnergyEstimate(None, None, None, ("shorter_than_averaging_window",))
+        if len(t_ns) < 2 or start_ns < t_ns[0] or end_ns > t_ns[-1] + BOX_NS:
+            return EnergyEstimate(None, None, None, ("outside_trace",))
+        boxes = (end_ns - start_ns) // BOX_NS
+        rest_ns = (end_ns - start_ns) - boxes * BOX_NS
+        reads = np.append(end_ns - BOX_NS * np.arange(boxes), start_ns + rest_ns)
+        found = np.clip(np.searchsorted(t_ns, reads, side="right") - 1, 0, None)
+        if (reads - t_ns[found] > _hold_ns(np.diff(t_ns))).any():
+            return EnergyEstimate(None, None, None, ("power_not_seen",))
+        update_ns = int(np.median(np.diff(t_ns)))
+
+        def told_j(late_ns: int) -> float:
+            at = np.clip(np.searchsorted(t_ns, reads + late_ns, side="right") - 1, 0, None)
+            power_w = values["value"][at] / 1e3
+            return float(power_w[:-1].sum() * (BOX_NS / S_NS) + power_w[-1] * rest_ns / S_NS)
+
+        energy_j = told_j(0)
+        # Each box is up to an update older than meant; that matters as far as power differs there. The mean moves by
+        # (power now - power a second ago) x update / second from one update to the next: so much does power swing.
+        update_s = update_ns / S_NS
+        inside = (t_ns >= start_ns) & (t_ns <= end_ns)
+        moves_w = np.diff(values["value"][inside] / 1e3)
+        swing_w = (
+            float(np.sqrt(np.mean(moves_w**2) / 2)) * (BOX_NS / S_NS / update_s) if len(moves_w) else 0.0
+        )
+        stale_j = update_s / 12**0.5 * swing_w * float(np.sqrt(2 * (boxes + 1)))
+        # All boxes may be an update early or late alike: a window that begins and ends with the load loses by it.
+        parts = {
+            "edges": stale_j,
+            "alignment": max(abs(told_j(way) - energy_j) for way in (-update_ns, update_ns)),
+        }
+        return _estimate(energy_j, end_ns - start_ns, "power_average", parts)
+
+    def _window_notes(self, start_ns: int, end_ns: int) -> tuple[str, ...]:
+        return tuple(
+            code
+            for code, spans in self._faults.items()
+            if any(overlaps(one, start_ns, end_ns) for one in spans)
+        )
+
+    def _error_spans(self, sources: Mapping[Source, Events]) -> None:
+        """Stretches in which a source of power or energy returned an error.
+
+        A source that never worked is absent, not failing.
+        """
+        for source in (Source.ENERGY_COUNTER, Source.POWER_SAMPLES, Source.POWER_INSTANT, Source.POWER_USAGE):
+            events = sources[source]
+            bad = events["nvml_return"] != 0
+            if not bad.any() or bad.all():
+                continue
+            starts = events["t0_ns"][bad]
+            following = np.append(events["t0_ns"][1:], events["t1_ns"][-1])[bad]
+            spans = np.stack((starts, np.maximum(following, starts + 1)), axis=1)
+            self._fault(f"{source.name.lower()}_errors", spans)
+
+
+class Anchored:
+    """The energy counter's ticks, with a shape between them (None: straight lines).
+
+    Like a curve, it gives joules up to a moment; beyond the first and last tick the overall scale of the shape holds.
+    """
+
+    def __init__(
+        self,
+        shape: PowerCurve | None,
+        ticks_ns: Ints,
+        energy_j: Floats,
+        counter: Counter,
+        witnesses: Sequence[PowerCurve] = (),
+    ) -> None:
+        self._shape, self._counter = shape, counter
+        self.ticks_ns, self.energy_j = ticks_ns, energy_j
+        seconds = np.diff(ticks_ns) / S_NS
+        self._mean_w = np.diff(energy_j) / seconds
+        self._shown_j = energy_j if shape is None else shape.at(ticks_ns)
+        self._swing_j2 = self._swings_j2()
+        self._gain = local_gain(energy_j, self._shown_j)
+        self._unlike_w = self._mean_w * np.abs(1 - 1 / self._gain)
+        self._doubt_j2 = seconds if shape is None else doubt_j2(shape)
+        self._tick_doubt_j2 = self._doubt_at(ticks_ns)
+        self._gain = self._where_it_rises()
+        held_out = HeldOut(ticks_ns, energy_j, self._shown_j, self._tick_doubt_j2)
+        self.samples_weight = held_out.samples_weight() if shape is not None else np.zeros(len(seconds))
+        errors_j = held_out.errors_j(self.samples_weight)
+        power_w = np.interp(np.arange(len(ticks_ns)), np.arange(len(seconds)) + 0.5, self._mean_w)
+        self.uncertainty = ShapeUncertainty(shape, ticks_ns, power_w, errors_j, counter.tick_sd_ns / S_NS)
+        steps = check_steps(
+            ticks_ns, energy_j, witnesses, counter.tick_sd_ns / S_NS, counter.alignment_sd_ns / S_NS
+        )
+        widening_j = np.zeros(len(seconds)) if steps is None else steps.widening_j
+        self._widened_j2 = np.concatenate(([0.0], np.cumsum(widening_j**2)))
+        self._unseen = np.zeros(len(seconds), bool) if steps is None or shape is None else ~steps.whole
+        # Where power was not seen, counter and shape say nothing of each other's scale.
+        told = ~self._unseen if not self._unseen.all() else self._unseen
+        self._scale = float(np.diff(energy_j)[told].sum() / np.diff(self._shown_j)[told].sum())
+
+    def _doubt_at(self, t_ns: Ints) -> Floats:
+        """What the samples may have missed up to each time, variance in joule^2."""
+        if self._shape is None:
+            seconds: Floats = (t_ns - self.ticks_ns[0]) / S_NS
+            return seconds
+        first_ns = self._shape.t_ns[0]
+        knots = (self._shape.t_ns - first_ns).astype(float)
+        variance: Floats = np.interp((t_ns - first_ns).astype(float), knots, self._doubt_j2)
+        return variance
+
+    def _where_it_rises(self) -> Floats:
+        """The local gain; that of the interval itself where otherwise power would be negative somewhere in it.
+
+        Where it is, a wrong reading may be why: then the rest of the interval is scaled wrongly by as much (`_rescaled`).
+        """
+        self._rescaled = np.zeros(len(self._gain))
+        if self._shape is None:
+            return self._gain
+        own = np.diff(self.energy_j) / np.diff(self._shown_j)
+        left_j = np.diff(self.energy_j) - self._gain * np.diff(self._shown_j)
+        k = np.clip(np.searchsorted(self.ticks_ns, self._shape.t_ns[:-1], side="right") - 1, 0, len(own) - 1)
+        rise_j = (
+            self._gain[k] * np.diff(self._shape.energy_j)
+            + left_j[k] * np.diff(self._doubt_j2) / np.diff(self._tick_doubt_j2)[k]
+        )
+        falls = np.zeros(len(own), bool)
+        falls[k[rise_j < 0]] = True
+        self._rescaled = np.where(falls, np.abs(1.0 - own / self._gain), 0.0)
+        return np.where(falls, own, self._gain)
+
+    @property
+    def bounds_ns(self) -> tuple[int, int]:
+        if self._shape is None:
+            return int(self.ticks_ns[0]), int(self.ticks_ns[-1])
+        return self._shape.bounds_ns
+
+    @property
+    def points(self) -> int:
+        """Segments between which the power is told apart."""
+        return len(self.ticks_ns) - 1 if self._shape is None else self._shape.points
+
+    def at(self, t_ns: Ints) -> Floats:
+        """Joules, in the counter's own count."""
+        t_ns = np.asarray(t_ns)
+        k = np.clip(np.searchsorted(self.ticks_ns, t_ns, side="right") - 1, 0, len(self.ticks_ns) - 2)
+        step_j = self.energy_j[k + 1] - self.energy_j[k]
+        straight = (t_ns - self.ticks_ns[k]) / (self.ticks_ns[k + 1] - self.ticks_ns[k])
+        if self._shape is None:
+            return np.asarray(self.energy_j[k] + straight * step_j)
+        shown = self._shape.at(t_ns)
+        # What the counter has beyond the samples goes where they may have missed it.
+        doubted = (self._doubt_at(t_ns) - self._tick_doubt_j2[k]) / (
+            self._tick_doubt_j2[k + 1] - self._tick_doubt_j2[k]
+        )
+        left_j = step_j - self._gain[k] * (self._shown_j[k + 1] - self._shown_j[k])
+        shaped_j = self._gain[k] * (shown - self._shown_j[k]) + doubted * left_j
+        w = self.samples_weight[k]
+        joules = self.energy_j[k] + w * shaped_j + (1 - w) * straight * step_j
+        scale = self._scale
+        before, after = t_ns < self.ticks_ns[0], t_ns > self.ticks_ns[-1]
+        joules = np.where(before, self.energy_j[0] - (self._shown_j[0] - shown) * scale, joules)
+        return np.asarray(np.where(after, self.energy_j[-1] + (shown - self._shown_j[-1]) * scale, joules))
+
+    def estimates(self, start_ns: Ints, end_ns: Ints) -> tuple[Floats, dict[str, Floats]]:
+        """Of many intervals: joules, and the standard uncertainties of the estimator by cause."""
+        value_j = self.at(end_ns) - self.at(start_ns)
+        shape, edges = self.uncertainty.variance_j2(start_ns, end_ns)
+        start_step_j2, start_steepness = self._within_step(start_ns)
+        end_step_j2, end_steepness = self._within_step(end_ns)
+        return value_j, {
+            "shape": np.sqrt(shape + start_step_j2 + end_step_j2),
+            "edges": np.sqrt(edges),
+            "alignment": self._misaligned_j(start_ns, end_ns, value_j),
+            # Where power rises at the one end and falls at the other, the errors of both add up.
+            "lowpass": RING_LOWPASS_S * RING_LOWPASS_SD_S * np.abs(end_steepness - start_steepness),
+            "timescale": self._counter.timescale_sd * value_j,
+            "resolution": np.full(len(value_j), COUNTER_STEP_J / 6**0.5),
+            "agreement": self._not_agreed_j(start_ns, end_ns),
+        }
+
+    def _not_agreed_j(self, start_ns: Ints, end_ns: Ints) -> Floats:
+        """By what the counter's steps differ from the power that was seen: of all steps that an interval meets."""
+        first = np.clip(np.searchsorted(self.ticks_ns, start_ns, side="right") - 1, 0, len(self.ticks_ns) - 1)
+        last = np.clip(np.searchsorted(self.ticks_ns, end_ns, side="left"), 0, len(self.ticks_ns) - 1)
+        variance_j2 = self._widened_j2[last] - self._widened_j2[first]
+        if self._unseen.any() or self._rescaled.any():
+            variance_j2 = variance_j2 + self._misplaced_j(start_ns) ** 2 + self._misplaced_j(end_ns) ** 2
+        widened: Floats = np.sqrt(np.maximum(variance_j2, 0.0))
+        return widened
+
+    def _misplaced_j(self, t_ns: Ints) -> Floats:
+        """How wrong the energy up to a moment between two ticks may be, if the shape between them is.
+
+        A share of how far it lies off the straight line, where power was not seen all the time; and what the gain of the interval
+        differs from that around it, where its own had to be taken.
+        """
+        k = np.clip(np.searchsorted(self.ticks_ns, t_ns, side="right") - 1, 0, len(self._unseen) - 1)
+        length_ns, step_j = self.ticks_ns[k + 1] - self.ticks_ns[k], self.energy_j[k + 1] - self.energy_j[k]
+        share = np.clip((t_ns - self.ticks_ns[k]) / length_ns, 0.0, 1.0)
+        up_to_j = self.at(t_ns) - self.energy_j[k]
+        unseen_j = np.where(self._unseen[k], WIDEN_SHARE * np.abs(up_to_j - share * step_j), 0.0)
+        part = np.clip(up_to_j / np.maximum(step_j, 1e-9), 0.0, 1.0)
+        misplaced: Floats = np.hypot(unseen_j, self._rescaled[k] * part * (1 - part) * step_j)
+        return misplaced
+
+    def _misaligned_j(self, start_ns: Ints, end_ns: Ints, value_j: Floats) -> Floats:
+        """By how much the energy of an interval changes at most if ticks and samples are all early or late alike.
+
+        Both directions count: an interval that begins and ends with the load loses energy either way.
+        """
+        by_ns = round(self._counter.alignment_sd_ns)
+        moved = [self.at(end_ns + way) - self.at(start_ns + way) - value_j for way in (-by_ns, by_ns)]
+        most: Floats = np.max(np.abs(moved), axis=0)
+        return most
+
+    def _within_step(self, t_ns: Ints) -> tuple[Floats, Floats]:
+        """(variance, joule^2, of an end of an interval beside that of the walk; how steep power is there, W/s).
+
+        What happens within the samples' steps: where power changes, the samples do not tell when within one of theirs it
+        did. What of their shape was not believed, swings faster than the counter tells, may yet be there. And where samples and
+        counter differ in the mean, a load that keeps step with the samples may be why: all of its swings are hidden.
+        """
+        if self._shape is None:
+            return self._within_ticks_j2(t_ns), np.zeros(len(t_ns))
+        step_ns = self._shape.step_around_ns(t_ns)
+        rise_w = self._shape.power_at(t_ns + step_ns) - self._shape.power_at(t_ns - step_ns)
+        k = np.clip(np.searchsorted(self.ticks_ns, t_ns, side="right") - 1, 0, len(self.ticks_ns) - 2)
+        within = HELD_STEEPNESS**0.5 if self._shape.held else WITHIN_STEP
+        spread = (within * step_ns / S_NS * rise_w) ** 2
+        hidden = (HIDDEN_SHARE * self._unlike_w[k] * step_ns / S_NS) ** 2
+        variance: Floats = spread + hidden + (1 - self.samples_weight[k]) ** 2 * self._swing_j2[k]
+        return variance, rise_w / (2 * step_ns / S_NS)
+
+    def _within_ticks_j2(self, t_ns: Ints) -> Floats:
+        """The variance of `_within_step` where there are ticks alone.
+
+        By how much a straight line errs at a step of power that is as high as the means of an interval and of those next to
+        it lie apart, if the step was at this very moment: where a window begins or ends with the load it is.
+        """
+        last = len(self._mean_w) - 1
+        k = np.clip(np.searchsorted(self.ticks_ns, t_ns, side="right") - 1, 0, last)
+        means_w = self._mean_w[[np.maximum(k - 1, 0), k, np.minimum(k + 1, last)]]
+        rise_w = means_w.max(axis=0) - means_w.min(axis=0)
+        length_ns = self.ticks_ns[k + 1] - self.ticks_ns[k]
+        share = np.clip((t_ns - self.ticks_ns[k]) / length_ns, 0.0, 1.0)
+        variance: Floats = (share * (1 - share) * length_ns / S_NS * rise_w) ** 2
+        return variance
+
+    def _swings_j2(self) -> Floats:
+        """Of each interval between ticks, the mean square of what the samples show off the straight line, joule^2."""
+        intervals = len(self.ticks_ns) - 1
+        if self._shape is None:
+            return np.zeros(intervals)
+        t_ns = self._shape.t_ns
+        k = np.searchsorted(self.ticks_ns, t_ns, side="right") - 1
+        inside = (k >= 0) & (k < intervals)
+        t_ns, k, shown = t_ns[inside], k[inside], self._shape.energy_j[inside]
+        step_j = self.energy_j[k + 1] - self.energy_j[k]
+        straight = (t_ns - self.ticks_ns[k]) / (self.ticks_ns[k + 1] - self.ticks_ns[k])
+        off_j = ((shown - self._shown_j[k]) / (self._shown_j[k + 1] - self._shown_j[k]) - straight) * step_j
+        number = np.maximum(np.bincount(k, minlength=intervals), 1)
+        swings: Floats = np.bincount(k, off_j**2, minlength=intervals) / number
+        return swings
+
+    def estimate(self, start_ns: int, end_ns: int, basis: str) -> EnergyEstimate:
+        value, parts = self.estimates(np.array([start_ns]), np.array([end_ns]))
+        return _estimate(
+            float(value[0]), end_ns - start_ns, basis, {name: float(part[0]) for name, part in parts.items()}
+        )
+
+
+def _estimate(value_j: float, length_ns: int, basis: str, sd_j: Mapping[str, float]) -> EnergyEstimate:
+    """With the standard uncertainties of the method by cause; those of the sensor are added here."""
+    sensor = {
+        "gain": SENSOR_PRIOR.gain_u95 * abs(value_j),
+        "offset": SENSOR_PRIOR.offset_u95_w * length_ns / S_NS,
+    }
+    method = {name: COVERAGE_95 * sd for name, sd in sd_j.items()}
+    method_j = float(np.sqrt(sum(u**2 for u in method.values())))
+    sensor_j = float(np.hypot(sensor["gain"], sensor["offset"]))
+    wide = ("wide_interval",) if method_j > WIDE_SHARE * abs(value_j) else ()
+    return EnergyEstimate(
+        value_j, float(np.hypot(method_j, sensor_j)), basis, wide, method_j, sensor_j, {**method, **sensor}
+    )
+
+
+def _check(start_ns: int, end_ns: int) -> None:
+    if end_ns <= start_ns:
+        raise ValueError(f"the interval must end after it starts, got [{start_ns}, {end_ns}]")
+
+
+def _with(estimate: EnergyEstimate, reasons: tuple[str, ...]) -> EnergyEstimate:
+    return replace(estimate, reasons=tuple(dict.fromkeys((*estimate.reasons, *reasons))))
+
+
+def _hold_ns(steps_ns: Ints) -> float:
+    """How long a polled value holds; heartbeats may have been set further apart than usual."""
+    return max(float(LONGEST_HOLD_NS), 1.5 * float(np.quantile(steps_ns, 0.99)))
+
+
+def _integral(
+    curve: PowerCurve, start_ns: int, end_ns: int, name: str, lag_sd_s: float = POWER_LAG_SD_S
+) -> EnergyEstimate:
+    """Power alone: nothing ties the curve down, so its errors add up over the whole interval."""
+    if not curve.covers(start_ns, end_ns):
+        return EnergyEstimate(None, None, None, ("outside_trace",))
+    if curve.longest_gap_ns(start_ns, end_ns) > LONGEST_GAP_NS:
+        return EnergyEstimate(None, None, None, ("power_not_seen",))
+    reasons = ("ring_gaps",) if curve.has_gap(start_ns, end_ns) else ()
+    value_j = curve.between(start_ns, end_ns)
+    inside = (curve.t_ns[1:] > start_ns) & (curve.t_ns[:-1] < end_ns)
+    h = np.diff(curve.t_ns)[inside] / S_NS
+    steep = float(np.sum((h * curve.change_w[inside]) ** 2))
+    seconds = (end_ns - start_ns) / S_NS
+    steepness = HELD_STEEPNESS if curve.held else PRIOR_STEEPNESS
+    update_s = float(np.median(np.diff(curve.t_ns))) / S_NS
+    by_ns = round(max(lag_sd_s, update_s / 2) * S_NS)
+    moved = [curve.between(start_ns + way, end_ns + way) - value_j for way in (-by_ns, by_ns)]
+    parts = {
+        "shape": float(np.sqrt(steepness * steep + PRIOR_FLOOR_J2_PER_S * seconds)),
+        "alignment": max(abs(change) for change in moved),
+    }
+    return _with(_estimate(value_j, end_ns - start_ns, name, parts), reasons)
+
+
+def _across_steps(samples: Events, drains_ns: Ints, offsets_ns: Ints) -> Ints:
+    """Monotonic times of the ring's samples where the wall clock was stepped, by the drain each came with.
+
+    A sample taken before the step but drained after it fits its drain only with the offset of the one before.
+
+    drains_ns    starts of the drains, increasing, ns
+    offsets_ns   CLOCK_REALTIME - CLOCK_MONOTONIC at each
+    """
+    stamps_ns = samples["source_ts_us"] * 1000
+    drain = np.clip(np.searchsorted(drains_ns, samples["t0_ns"], side="right") - 1, 0, None)
+    t_ns = stamps_ns - offsets_ns[drain]
+    earliest = np.where(drain > 0, drains_ns[drain - 1] - CLOCK_STEP_NS, np.iinfo(np.int64).min)
+    fits = (t_ns >= earliest) & (t_ns <= samples["t1_ns"] + CLOCK_STEP_NS)
+    placed: Ints = np.where(fits, t_ns, stamps_ns - offsets_ns[np.maximum(drain - 1, 0)])
+    return placed

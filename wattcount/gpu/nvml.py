@@ -1,0 +1,244 @@
+"""What NVML says of this machine, and which NVML library that was."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wattcount.config.schema import GpuConfig, PowerBackend, PowerConfig
+from wattcount.errors import NotStartedError
+from wattcount.gpu import _native
+from wattcount.gpu.visible import visible_gpus
+
+if TYPE_CHECKING:
+    from wattcount.emulation.machine import EmulatedMachine
+
+ARCHITECTURES = {
+    2: "Kepler", 3: "Maxwell", 4: "Pascal", 5: "Volta", 6: "Turing", 7: "Ampere", 8: "Ada", 9: "Hopper", 10: "Blackwell",
+}  # fmt: skip
+"""Names of architectures by their number (nvmlDeviceArchitecture_t)."""
+
+
+@dataclass(frozen=True)
+class GpuFacts:
+    """One GPU as found; None where NVML does not say. Names carry the unit."""
+
+    uuid: str
+    index: int | None
+    name: str
+    serial: str | None
+    vbios: str | None
+    board_part_number: str | None
+    inforom_version: str | None
+    pci_bus_id: str | None
+    pci_device_id: int | None
+    pci_subsystem_id: int | None
+    memory_total_bytes: int | None
+    memory_free_bytes: int | None
+    power_limit_enforced_mw: int | None
+    power_limit_mw: int | None
+    power_limit_default_mw: int | None
+    power_limit_min_mw: int | None
+    power_limit_max_mw: int | None
+    max_sm_clock_mhz: int | None
+    max_memory_clock_mhz: int | None
+    applications_graphics_clock_mhz: int | None
+    applications_memory_clock_mhz: int | None
+    mig_mode: int | None
+    mig_mode_pending: int | None
+    ecc_mode: int | None
+    ecc_mode_pending: int | None
+    persistence_mode: int | None
+    compute_mode: int | None
+    virtualization_mode: int | None
+    """nvmlGpuVirtualizationMode_t: 0 none, 1 passthrough, 2 vGPU, 3 host vGPU, 4 host vSGA."""
+    architecture: str | None
+    compute_capability: str | None
+
+    @property
+    def shares_power(self) -> bool:
+        """MIG or vGPU: the board's power is not this tenant's alone."""
+        return self.mig_mode == 1 or self.virtualization_mode in (2, 3, 4)
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+class NvmlSession:
+    """A loaded NVML library and the GPUs it shows. `close` it, or use it as a context manager."""
+
+    def __init__(self, native: _native.Nvml, machine: EmulatedMachine | None = None) -> None:
+        self.native = native
+        self.machine = machine
+        """The emulated machine that was made for this session, if one was."""
+
+    @property
+    def evidence(self) -> str:
+        """`emulated` if the library says it is the emulator, whatever the path; else `measured`."""
+        return "emulated" if self.native.emulated else "measured"
+
+    @property
+    def library(self) -> dict[str, Any]:
+        """path, sha256, driver_version, nvml_version, cuda_driver_version, missing_symbols."""
+        path = Path(self.native.path)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+        return {
+            "path": str(path),
+            "sha256": digest,
+            "driver_version": _or_none(lambda: self.native.driver_version),
+            "nvml_version": _or_none(lambda: self.native.nvml_version),
+            "cuda_driver_version": self.native.cuda_driver_version,
+            "missing_symbols": self.native.missing_symbols(),
+        }
+
+    def gpus(self) -> list[GpuFacts]:
+        """All GPUs, in NVML's order. Raises `NotStartedError` where they cannot be listed."""
+        try:
+            return [self._facts(uuid) for uuid in self.native.device_uuids()]
+        except _native.NvmlError as error:
+            raise NotStartedError(f"NVML cannot list the GPUs: {error}") from error
+
+    def usable(self) -> list[GpuFacts]:
+        """Those of `gpus` that this process may use, see `visible_gpus`; of a machine made for this session, all."""
+        there = self.gpus()
+        return there if self.machine is not None else visible_gpus(there, os.environ)
+
+    def select(self, gpu: GpuConfig) -> list[GpuFacts]:
+        """The GPUs a run is to use: `gpu.devices` where given, else the first `gpu.count` usable ones that match.
+
+        Raises `NotStartedError` that says what is there.
+        """
+        there = self.gpus()
+        if not there:
+            raise NotStartedError("NVML finds no GPU; power=emulated tries things out without one")
+        if gpu.devices:
+            chosen = [_by_name(there, device) for device in gpu.devices]
+            if len({facts.uuid for facts in chosen}) < len(chosen):
+                raise NotStartedError(f"gpu.devices names a GPU twice: {', '.join(gpu.devices)}")
+            if wrong := [facts for facts in chosen if not matches(gpu, facts)]:
+                raise NotStartedError(
+                    f"gpu={gpu.name}, but gpu.devices names {_listed(wrong)}: use gpu=auto or the GPU that is there"
+                )
+            return chosen
+        usable = self.usable()
+        matching = [facts for facts in usable if matches(gpu, facts)]
+        if len(matching) < gpu.count:
+            asked = f"gpu={gpu.name}" + (f" gpu.count={gpu.count}" if gpu.count > 1 else "")
+            has = "this machine has" if len(usable) == len(there) else "this process may only use"
+            raise NotStartedError(
+                f"{asked}, but {has} {_listed(usable)}: use gpu=auto, "
+                f"or power=emulated gpu={gpu.name} to try things out without one"
+            )
+        return matching[: gpu.count]
+
+    def close(self) -> None:
+        """Lets go of NVML; may be called twice."""
+        self.native.close()
+        if self.machine is not None:
+            self.machine.close()
+            self.machine = None
+
+    def __enter__(self) -> NvmlSession:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _facts(self, uuid: str) -> GpuFacts:
+        info = self.native.device_info(uuid)
+        names = {field.name for field in dataclasses.fields(GpuFacts)}
+        facts = {name: value for name, value in info.items() if name in names}
+        number = info.get("architecture")
+        facts["architecture"] = (
+            None if number is None else ARCHITECTURES.get(number, f"architecture {number}")
+        )
+        facts["name"] = info.get("name") or "unknown GPU"
+        return GpuFacts(**facts)
+
+
+def matches(gpu: GpuConfig, facts: GpuFacts) -> bool:
+    """Whether a GPU is of the model asked for; no pattern matches every GPU."""
+    return not gpu.nvml_names or any(re.fullmatch(pattern, facts.name) for pattern in gpu.nvml_names)
+
+
+def open_session(power: PowerConfig, gpu: GpuConfig) -> NvmlSession:
+    """The NVML library that `power.backend` and `gpu` ask for.
+
+    `nvml`      the real one ($WATTCOUNT_NVML_PATH, else libnvidia-ml.so.1)
+    `emulated`  an emulated machine with GPUs of the model asked for (an H200 for `gpu=auto`)
+    `auto`      the real one if it shows a GPU; else, for `gpu=auto` only, an emulated machine
+
+    Raises `NotStartedError`.
+    """
+    if power.backend is PowerBackend.emulated:
+        return _emulated(gpu)
+    try:
+        native = _native.Nvml()
+    except (_native.NvmlLibraryNotFound, _native.NvmlError) as error:
+        if power.backend is PowerBackend.auto and gpu.name == "auto" and not _no_permission(error):
+            return _emulated(gpu)
+        hint = (
+            ""
+            if power.backend is PowerBackend.nvml
+            else f"; power=emulated gpu={gpu.name} tries things out without"
+        )
+        raise NotStartedError(f"{error}{hint}") from error
+    session = NvmlSession(native)
+    with contextlib.suppress(NotStartedError):
+        if power.backend is PowerBackend.auto and gpu.name == "auto" and not session.gpus():
+            session.close()
+            return _emulated(gpu)
+    return session
+
+
+def attach_session() -> NvmlSession:
+    """The library the environment names: how a run's own process joins the machine its parent chose."""
+    try:
+        return NvmlSession(_native.Nvml())
+    except (_native.NvmlLibraryNotFound, _native.NvmlError) as error:
+        raise NotStartedError(str(error)) from error
+
+
+def _emulated(gpu: GpuConfig) -> NvmlSession:
+    from wattcount.emulation.machine import EmulatedMachine
+
+    machine = EmulatedMachine.for_config(gpu, Path(tempfile.mkdtemp(prefix="wattcount-emulated-")))
+    machine.open()
+    try:
+        return NvmlSession(_native.Nvml(machine.library_path), machine)
+    except BaseException:
+        machine.close()
+        raise
+
+
+def _no_permission(error: Exception) -> bool:
+    # A GPU one may not read is a problem to be told of, not a machine without a GPU.
+    return isinstance(error, _native.NvmlError) and error.code in (4, 18)
+
+
+def _by_name(there: Sequence[GpuFacts], device: str) -> GpuFacts:
+    for facts in there:
+        if device in (facts.uuid, str(facts.index)):
+            return facts
+    raise NotStartedError(f"gpu.devices: no GPU {device!r} here; this machine has {_listed(there)}")
+
+
+def _listed(gpus: Sequence[GpuFacts]) -> str:
+    if not gpus:
+        return "no GPU"
+    return ", ".join(f"{facts.index}: {facts.name} ({facts.uuid})" for facts in gpus)
+
+
+def _or_none(get: Any) -> Any:
+    try:
+        return get()
+    except _native.NvmlError:
+        return None

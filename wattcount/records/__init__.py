@@ -1,0 +1,7 @@
+"""The run record: a folder of raw observations. Its files, columns and keys are in `records.schema`."""
+
+from wattcount.records.place import new_run_id
+from wattcount.records.reader import Record
+from wattcount.records.writer import RecordWriter
+
+__all__ = ["Record", "RecordWriter", "new_run_id"]

@@ -1,0 +1,182 @@
+"""Reads a record. Needs NumPy and PyArrow only; raises `WattcountError` where a file is not what it should be."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from wattcount.energy.rapl import HostPowerTrace
+from wattcount.energy.trace import PowerTrace
+from wattcount.errors import WattcountError, one_line
+from wattcount.records import intake, schema
+from wattcount.records.intake import DamagedError
+from wattcount.records.schema import RECORD_SCHEMA_VERSION, RunInfo
+from wattcount.records.upgrade import upgraded
+
+RAW_FILES = (schema.POWER_PARQUET, schema.REQUESTS_PARQUET, schema.STEPS_PARQUET, schema.HOST_POWER_PARQUET)
+
+
+class Record:
+    """A run record. `run.json` is read at once, the tables when they are asked for, and then kept.
+
+    path, info   the folder and the content of `run.json`
+    power        a `PowerTrace` with every GPU of the run, also those without an observation
+    host_power   a `HostPowerTrace`; without a reading where the host had none, or the record is an old one
+    requests, steps   tables of `REQUESTS_SCHEMA` and `STEPS_SCHEMA`
+    metrics      the content of `metrics.json` as it is now, or None
+    """
+
+    def __init__(self, path: Path, info: RunInfo) -> None:
+        self.path = path
+        self.info = info
+
+    @classmethod
+    def open(cls, path: str | Path) -> Record:
+        """Raises `WattcountError` for a folder that is no record, is damaged, or is of another version.
+
+        A record is data that anybody may have written: links and odd files in it are refused, and so is a `run.json`
+        whose keys have other types than ours. Raw files that are missing or have another size than was written are
+        found here; whether their content is the same tells `check_files`.
+        """
+        folder = Path(path)
+        file = folder / schema.RUN_JSON
+        try:
+            content = intake.read_bytes(file)
+        except FileNotFoundError:
+            what = (
+                "does not exist" if not folder.exists() else f"is no run record (it has no {schema.RUN_JSON})"
+            )
+            raise WattcountError(f"{folder} {what}") from None
+        except DamagedError as error:
+            if isinstance(error.__cause__, NotADirectoryError):
+                raise WattcountError(f"{folder} is a file; a run record is a folder") from None
+            raise
+        data = intake.parse_json(content, file)
+        version = data.get("schema_version") if isinstance(data, dict) else None
+        if not isinstance(version, int) or isinstance(version, bool):
+            raise DamagedError(f"{file} is no run record: it has no schema_version")
+        if version != RECORD_SCHEMA_VERSION:
+            raise WattcountError(
+                f"{folder} is a record of schema version {version}, this wattcount reads version "
+                f"{RECORD_SCHEMA_VERSION}: "
+                + ("pip install -U wattcount" if version > RECORD_SCHEMA_VERSION else "measure again")
+            )
+        try:
+            info = RunInfo.from_json(upgraded(data))
+        except KeyError as error:
+            raise DamagedError(f"{file} is damaged: the key {error} is missing") from error
+        except ValueError as error:
+            raise DamagedError(f"{file} is damaged: {one_line(error)}") from error
+        record = cls(folder, info)
+        record._check_sizes()
+        return record
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of `run.json` and of each raw file as they are now, by name: what `metrics.json` is made of."""
+        found = {}
+        for name in (schema.RUN_JSON, *RAW_FILES):
+            try:
+                found[name] = intake.sha256(self.path / name)
+            except FileNotFoundError:
+                if name != schema.HOST_POWER_PARQUET or name in self.info.files:
+                    raise self._missing(name) from None
+        return found
+
+    def check_files(self) -> None:
+        """Compares the raw files with what was written. Raises `DamagedError`.
+
+        Records without `files`, of early versions, have nothing to be compared with.
+        """
+        for name, facts in self.info.files.items():
+            if name in self.digests and self.digests[name] != facts.sha256:
+                raise DamagedError(
+                    f"{self.path / name} is not what was measured: its SHA-256 differs from run.json's"
+                )
+
+    def files(self) -> list[Path]:
+        """The files of the record in the order of their names. Raises `DamagedError` for links, folders and odd files."""
+        found = []
+        for file in sorted(self.path.iterdir()):
+            with intake.opened(file):
+                found.append(file)
+        return found
+
+    def _check_sizes(self) -> None:
+        for name in {*RAW_FILES, *self.info.files}:
+            file, facts = self.path / name, self.info.files.get(name)
+            try:
+                with intake.opened(file) as stream:
+                    size = stream.seek(0, 2)
+            except FileNotFoundError:
+                if facts is not None or name != schema.HOST_POWER_PARQUET:
+                    raise self._missing(name) from None
+                continue
+            if facts is not None and size != facts.bytes:
+                raise DamagedError(f"{file} is damaged: it has {size} bytes, {facts.bytes} were written")
+
+    def _missing(self, name: str) -> DamagedError:
+        return DamagedError(f"{self.path} is damaged: {name} is missing")
+
+    @cached_property
+    def power(self) -> PowerTrace:
+        table = self._table(schema.POWER_PARQUET, schema.POWER_SCHEMA)
+        uuids = [str(gpu["uuid"]) for gpu in self.info.gpus if gpu.get("uuid")]
+        try:
+            return PowerTrace.from_arrow(table, uuids or None)
+        except ValueError as error:
+            raise DamagedError(f"{self.path / schema.POWER_PARQUET}: {one_line(error)}") from error
+
+    @cached_property
+    def requests(self) -> pa.Table:
+        return self._table(schema.REQUESTS_PARQUET, schema.REQUESTS_SCHEMA)
+
+    @cached_property
+    def steps(self) -> pa.Table:
+        return self._table(schema.STEPS_PARQUET, schema.STEPS_SCHEMA)
+
+    @cached_property
+    def host_power(self) -> HostPowerTrace:
+        return HostPowerTrace.from_arrow(self.info.host.get("rapl"), self._host_power)
+
+    @property
+    def metrics(self) -> dict[str, Any] | None:
+        file = self.path / schema.METRICS_JSON
+        try:
+            data = intake.parse_json(intake.read_bytes(file), file)
+        except FileNotFoundError:
+            return None
+        except DamagedError as error:
+            raise DamagedError(f"{error}; wattcount metrics {self.path} makes it afresh") from error
+        if not isinstance(data, dict):
+            raise DamagedError(f"{file} is damaged: wattcount metrics {self.path} makes it afresh")
+        return data
+
+    def verify(self) -> None:
+        """Reads every raw file whole and compares it with what was written. Raises `DamagedError`."""
+        self.check_files()
+        for table, name in (
+            (self._host_power, schema.HOST_POWER_PARQUET),
+            (self.power.events, schema.POWER_PARQUET),
+            (self.requests, schema.REQUESTS_PARQUET),
+            (self.steps, schema.STEPS_PARQUET),
+        ):
+            if name in self.info.files and len(table) != self.info.files[name].rows:
+                raise DamagedError(f"{self.path / name} is not what was measured: rows are missing")
+
+    @cached_property
+    def _host_power(self) -> pa.Table:
+        name = schema.HOST_POWER_PARQUET
+        if name not in self.info.files and not (self.path / name).exists():
+            return schema.HOST_POWER_SCHEMA.empty_table()
+        return self._table(name, schema.HOST_POWER_SCHEMA)
+
+    def _table(self, name: str, columns: pa.Schema) -> pa.Table:
+        """A table with exactly `columns`; further ones, of later versions, are left out."""
+        try:
+            return intake.read_table(self.path / name, columns, schema.ADDED_LATER)
+        except FileNotFoundError:
+            raise self._missing(name) from None

@@ -1,0 +1,352 @@
+"""Writes a record: spools while the run goes on, and puts the whole in place in one step."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from wattcount import ownership
+from wattcount.clock import ClockPair
+from wattcount.energy.rapl import HostReading
+from wattcount.energy.trace import PowerTrace
+from wattcount.errors import RecordsUnwritableError, RunFailedError
+from wattcount.files import TEMPORARY_SUFFIX, replacing, sync_folder, write_atomically
+from wattcount.records import schema
+from wattcount.records.place import TEMPORARY_PREFIX, claim_file, final_folder, temporary_folder
+from wattcount.records.schema import FileFacts, RunInfo
+from wattcount.records.spool import (
+    RequestRow,
+    Spool,
+    StepRow,
+    host_power_table,
+    power_events,
+    requests_table,
+    steps_table,
+)
+
+UNWRITABLE = "record_unwritable"
+
+LOG_TAIL_LINES = 20
+LOG_LINE_LENGTH = 300
+
+_SPOOL = "spool"
+_DRAFT = "run.json"
+_ROW_GROUP = 1 << 20
+
+
+class RecordWriter:
+    """A record in the making.
+
+    ::
+
+        create() -- save_draft()  -- open_spool() -- append_*()* -- checkpoint()* -- finalise()
+        (parent)    (RunInfo so far)  (run's process)                                (rename)
+                                                     ... killed ...                  recover()
+                                                                                     (parent)
+
+    All of it lies in `.tmp-<run id>` beside the final place, so a record either exists or does not. Whoever
+    has a writer holds a claim to the folder; once nobody does, a later run closes it (`records.orphans`). Every
+    method raises `RunFailedError` (`record_unwritable`) where the disk is full or gone; what was spooled
+    until then stays.
+    """
+
+    def __init__(self, folder: Path, claim: ownership.Claim | None = None) -> None:
+        """`folder`: a `.tmp-...` made by `create`, in this process or in another, whose claim is joined."""
+        self.folder = folder
+        self._spool: Spool | None = None
+        self._claim = claim or ownership.join(self._claim_file)
+
+    @classmethod
+    def create(cls, records_dir: Path, point_id: str, run_id: str) -> RecordWriter:
+        """Makes the folder. Raises `RecordsUnwritableError` where that is not possible."""
+        folder = temporary_folder(records_dir, point_id, run_id)
+        claim: ownership.Claim | None = None
+        try:
+            file = claim_file(records_dir, run_id)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            claim = ownership.claim(file)
+            folder.mkdir(parents=True)
+            (folder / _SPOOL).mkdir()
+        except OSError as error:
+            if claim is not None:
+                claim.release(remove=True)
+            raise RecordsUnwritableError(
+                f"records_dir: cannot write to {folder.parent}: {error.strerror}; set records_dir=FOLDER"
+            ) from error
+        return cls(folder, claim)
+
+    @property
+    def _claim_file(self) -> Path:
+        return claim_file(self.folder.parent.parent, self.folder.name.removeprefix(TEMPORARY_PREFIX))
+
+    def let_go(self) -> None:
+        """Gives up the claim to the folder: this process will not come back to it."""
+        if self._claim is not None:
+            self._claim.release()
+
+    def has_draft(self) -> bool:
+        return (self.folder / _SPOOL / _DRAFT).exists() or (self.folder / schema.RUN_JSON).exists()
+
+    def save_draft(self, info: RunInfo) -> None:
+        """Keeps what is known of the run so far; replaces the draft before it in one step."""
+        self.checkpoint(info)()
+
+    def checkpoint(self, info: RunInfo) -> Callable[[], None]:
+        """What, once called, has the draft and everything appended so far reach the disk.
+
+        `info` is taken as it is now; the call may be made in another thread.
+        """
+        target = self.folder / _SPOOL / _DRAFT
+        content = _to_bytes(info)
+
+        def save() -> None:
+            with _clear_errors(self.folder):
+                write_atomically(target, content)
+                if self._spool is not None:
+                    self._spool.sync()
+
+        return save
+
+    def draft(self) -> RunInfo:
+        """The draft saved last, by whichever process."""
+        return RunInfo.from_json(json.loads((self.folder / _SPOOL / _DRAFT).read_bytes()))
+
+    def open_spool(self, gpu_uuids: Sequence[str]) -> None:
+        """`gpu_uuids`: what the `gpu` of the events to come indexes."""
+        with _clear_errors(self.folder):
+            self._spool = Spool(self.folder / _SPOOL, gpu_uuids)
+
+    def append_power(self, events: NDArray[np.void]) -> None:
+        """`events`: EVENT_DTYPE[n]."""
+        with _clear_errors(self.folder):
+            self._open().append_power(events)
+
+    def append_requests(self, rows: Sequence[RequestRow], first_chunks: Sequence[int]) -> None:
+        """Requests as they stand, see `Spool.append_requests`."""
+        with _clear_errors(self.folder):
+            self._open().append_requests(rows, first_chunks)
+
+    def append_steps(self, steps: Sequence[StepRow]) -> None:
+        with _clear_errors(self.folder):
+            self._open().append_steps(steps)
+
+    def append_host_power(self, readings: Sequence[HostReading]) -> None:
+        with _clear_errors(self.folder):
+            self._open().append_host_power(readings)
+
+    def write_tables(self) -> dict[str, FileFacts]:
+        """Ends the spool and turns it into the record's Parquet files; returns `RunInfo.files`."""
+        spool = self.folder / _SPOOL
+        with _clear_errors(self.folder):
+            self.close()
+            uuids, batches = power_events(spool)
+            host_power = host_power_table(spool)
+            files = {
+                schema.POWER_PARQUET: _write_parquet(
+                    self.folder / schema.POWER_PARQUET, schema.POWER_SCHEMA, _power_tables(uuids, batches)
+                ),
+                schema.REQUESTS_PARQUET: _write_parquet(
+                    self.folder / schema.REQUESTS_PARQUET,
+                    schema.REQUESTS_SCHEMA,
+                    iter([_sorted(requests_table(spool), "planned_send_ns")]),
+                ),
+                schema.STEPS_PARQUET: _write_parquet(
+                    self.folder / schema.STEPS_PARQUET,
+                    schema.STEPS_SCHEMA,
+                    iter([_sorted(steps_table(spool), "logged_ns")]),
+                ),
+            }
+            if host_power is not None:
+                files[schema.HOST_POWER_PARQUET] = _write_parquet(
+                    self.folder / schema.HOST_POWER_PARQUET,
+                    schema.HOST_POWER_SCHEMA,
+                    iter([_sorted(host_power, "t0_ns")]),
+                )
+            return files
+
+    def place(self, info: RunInfo) -> Path:
+        """Writes `run.json` and renames the folder; returns the final path. `info.files` is `write_tables`'s."""
+        target = final_folder(self.folder.parent.parent, info.point_id, info.repeat, info.run_id)
+        claimed = self._claim_file
+        if not info.validity.valid:
+            info.log_tail = last_lines(self.folder / schema.ENGINE_LOG, LOG_TAIL_LINES)
+        with _clear_errors(self.folder):
+            write_atomically(self.folder / schema.RUN_JSON, _to_bytes(info))
+            # Before this, an interrupted `place` begins anew from the spool; after it, from run.json.
+            if (self.folder / _SPOOL).exists():
+                shutil.rmtree(self.folder / _SPOOL)
+            for left in self.folder.glob(f".*{TEMPORARY_SUFFIX}"):  # of an earlier try that was killed
+                left.unlink()
+            sync_folder(self.folder)
+            self.folder.rename(target)
+            sync_folder(target.parent)
+            claimed.unlink(missing_ok=True)
+        self.let_go()
+        self.folder = target
+        return target
+
+    def finalise(self, info: RunInfo) -> Path:
+        """`write_tables` and `place` in one."""
+        info.files = self.write_tables()
+        return self.place(info)
+
+    def close(self) -> None:
+        """Closes the files; what was appended stays. May be called more than once."""
+        if self._spool is not None:
+            closing, self._spool = self._spool, None
+            with contextlib.suppress(OSError):  # what came before the end mark can be read without it
+                closing.close()
+
+    def discard(self) -> None:
+        """Removes the folder of a run that measured nothing."""
+        self.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self._claim_file.unlink()
+        self.let_go()
+
+    @classmethod
+    def recover(cls, folder: Path, reason: str, message: str, *, late: bool = False) -> Path:
+        """Closes the folder of a run whose process is gone and returns the record's path.
+
+        A run that had `complete` in its draft had measured everything and died while cleaning up: it stays
+        valid, with a note. Any other is marked invalid with `reason` and `message`. `late`: long after the
+        run, perhaps after a restart of the machine: what its clock says now is no part of the record.
+        """
+        writer = cls(folder)
+        if (whole := writer._whole()) is not None:
+            return writer.place(whole)
+        try:
+            info = writer.draft()
+        except (OSError, ValueError, KeyError) as error:
+            raise RunFailedError(
+                UNWRITABLE, f"{folder} holds no draft of a record ({error}): nothing can be recovered from it"
+            ) from error
+        if info.complete:
+            info.notes.append(f"the run's process died after all phases were measured: {message}")
+        elif info.validity.valid:
+            info.validity = schema.Validity(False, [reason], [message])
+        elif reason not in info.validity.reasons:
+            info.validity.reasons.append(reason)
+            info.validity.messages.append(message)
+        if not late:
+            info.clock_pairs.append(vars(ClockPair.read()))
+        return writer.finalise(info)
+
+    def _whole(self) -> RunInfo | None:
+        """`run.json` of a folder that lacks nothing but its final name: it is written last."""
+        try:
+            return RunInfo.from_json(json.loads((self.folder / schema.RUN_JSON).read_bytes()))
+        except (OSError, ValueError, KeyError):
+            return None
+
+    def _open(self) -> Spool:
+        if self._spool is None:
+            raise RuntimeError("the spool is not open")
+        return self._spool
+
+
+def last_lines(log: Path, count: int) -> list[str]:
+    """The last `count` lines of a log that are not empty, at most LOG_LINE_LENGTH characters of each."""
+    try:
+        with log.open("rb") as stream:
+            stream.seek(max(0, log.stat().st_size - 4 * count * LOG_LINE_LENGTH))
+            lines = stream.read().decode("utf-8", "replace").splitlines()
+    except OSError:
+        return []
+    return [line.rstrip()[:LOG_LINE_LENGTH] for line in lines if line.strip()][-count:]
+
+
+class _clear_errors:  # noqa: N801 - reads as a statement
+    """Turns a failed write into one line that says what to do."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, OSError):
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+            what = "the disk is full" if full else error.strerror or str(error)
+            raise RunFailedError(
+                UNWRITABLE,
+                f"cannot write the record at {self._folder}: {what}; free some space or set records_dir=FOLDER",
+            ) from error
+
+
+def _to_bytes(info: RunInfo) -> bytes:
+    return (json.dumps(info.to_json(), indent=1, allow_nan=False) + "\n").encode()
+
+
+def _power_tables(uuids: tuple[str, ...], batches: Iterator[NDArray[np.void]]) -> Iterator[pa.Table]:
+    """Row groups of power events, each in the order of GPU, source and time."""
+    waiting: list[NDArray[np.void]] = []
+    rows = 0
+    for events in batches:
+        waiting.append(events)
+        rows += len(events)
+        if rows >= _ROW_GROUP:
+            yield _power_table(uuids, waiting)
+            waiting, rows = [], 0
+    if waiting:
+        yield _power_table(uuids, waiting)
+
+
+def _power_table(uuids: tuple[str, ...], parts: list[NDArray[np.void]]) -> pa.Table:
+    events = np.concatenate(parts)
+    order = np.lexsort((events["source_ts_us"], events["t0_ns"], events["source"], events["gpu"]))
+    return PowerTrace(uuids, events[order]).to_arrow()
+
+
+def _sorted(table: pa.Table, by: str) -> pa.Table:
+    """Stable, and with null last."""
+    keys = table[by].to_numpy() if len(table) else np.empty(0)
+    return table.take(np.argsort(keys, kind="stable"))
+
+
+def _write_parquet(path: Path, columns: pa.Schema, tables: Iterator[pa.Table]) -> FileFacts:
+    """zstd, text as dictionaries, numbers as differences, lists of times by their bytes, a checksum a page."""
+    rows = 0
+    with replacing(path) as file, pq.ParquetWriter(file, columns, **_parquet_options(columns)) as writer:
+        for table in tables:
+            writer.write_table(table.cast(columns), row_group_size=_ROW_GROUP)
+            rows += len(table)
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return FileFacts(bytes=path.stat().st_size, rows=rows, sha256=digest)
+
+
+def _parquet_options(columns: pa.Schema) -> dict[str, Any]:
+    text: list[str] = []
+    encodings: dict[str, str] = {}
+    for item in columns:
+        kind, path = item.type, item.name
+        encoding = "DELTA_BINARY_PACKED"
+        if pa.types.is_list(kind):
+            kind, path = kind.value_type, f"{path}.list.element"
+            if pa.types.is_int64(kind):
+                # Requests of one batch get their tokens at much the same times, far apart in the column: zstd
+                # finds what is equal in their high bytes, which differences hide. A third smaller.
+                encoding = "BYTE_STREAM_SPLIT"
+        if pa.types.is_integer(kind):
+            encodings[path] = encoding
+        elif not pa.types.is_floating(kind):
+            text.append(path)
+    return {
+        "compression": "zstd",
+        "use_dictionary": text,
+        "column_encoding": encodings,
+        "write_page_checksum": True,
+    }

@@ -1,0 +1,128 @@
+"""How long a run will take and what it will use: from its like where there are some, else from data sheets.
+
+A prediction is for planning alone and never leaves the plan. It knows the phases, and takes for the rest a GPU that
+is as fast as its memory and its tensor cores, at the shares of the peak below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import fmean
+
+from wattcount.config import fit
+from wattcount.config.schema import BatchConfig, EngineKind, RunConfig, ServerConfig
+from wattcount.sweep.index import RecordIndex
+
+MEASURED, PREDICTED = "measured", "predicted"
+
+BANDWIDTH_SHARE = 0.6
+TENSOR_SHARE = 0.4
+"""Shares of a data sheet's peak that serving reaches."""
+STEP_S, EAGER_STEP_S = 0.001, 0.01
+"""Of an engine step, besides what the GPU computes."""
+ENGINE_START_S = 25.0
+COMPILE_S = 45.0
+"""torch.compile and CUDA graphs, which `engine.enforce_eager` leaves out."""
+LOAD_BYTES_PER_S = 1.5e9
+"""From disk; random weights are made on the GPU."""
+OVERHEAD_S = 6.0
+"""Starting the run's process, ending the engine, writing the record."""
+TINY_START_S, TINY_OVERHEAD_S = 0.1, 2.0
+BUSY_POWER_SHARE = 0.9
+"""Of the power limit, with the tensor cores busy."""
+DECODE_POWER_SHARE = 0.4
+"""Of the power limit, with one request decoding; with BUSY_REQUESTS at once it is as busy as it gets."""
+BUSY_REQUESTS = 16.0
+LOADED_IDLE_FACTOR = 1.5
+"""Of bare idle power, with an engine up."""
+UNKNOWN_TDP_W, UNKNOWN_IDLE_W = 300.0, 50.0
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Of one run: seconds from start to end, joule of its GPUs, and what both rest on."""
+
+    wall_s: float
+    energy_j: float | None
+    basis: str
+
+
+class Estimator:
+    """Estimates by what is in `index`; points that differ only in seed and repeat have one estimate."""
+
+    def __init__(self, index: RecordIndex) -> None:
+        self._index = index
+        self._known: dict[str, Estimate] = {}
+
+    def estimate(self, point: str, cfg: RunConfig, facts: Mapping[str, str | None]) -> Estimate:
+        """`point`: its key without seed and repeat. `facts`: as for `RecordIndex.valid`."""
+        known = self._known.get(point)
+        if known is None:
+            known = self._known[point] = self._measured(point, facts) or predict(cfg)
+        return known
+
+    def _measured(self, point: str, facts: Mapping[str, str | None]) -> Estimate | None:
+        like = [entry for entry in self._index.valid(point, facts) if entry.wall_s is not None]
+        energies = [entry.energy_j for entry in like if entry.energy_j is not None]
+        if not like:
+            return None
+        wall_s = fmean(entry.wall_s or 0.0 for entry in like)
+        return Estimate(wall_s, fmean(energies) if energies else None, MEASURED)
+
+
+def predict(cfg: RunConfig) -> Estimate:
+    """From the scenario's phases and the data sheet of `cfg.gpu`; of an unknown GPU some 300 W and no speed."""
+    scenario, gpu = cfg.scenario, cfg.gpu
+    tiny = cfg.engine.name is EngineKind.tiny
+    tdp_w, idle_w = gpu.tdp_w or UNKNOWN_TDP_W, gpu.idle_w or UNKNOWN_IDLE_W
+    start_s = TINY_START_S if tiny else _engine_start_s(cfg)
+    idle_s = 2 * scenario.loaded_idle_s + start_s
+    bare_s = scenario.bare_idle_s + scenario.bare_idle_after_s
+    prefill_s, decode_s = _request_s(cfg, 1.0)
+    if isinstance(scenario, BatchConfig):
+        at_once = fit.concurrency(cfg)
+        prefill_s, decode_s = _request_s(cfg, float(at_once))
+        rounds = -(-scenario.num_requests // at_once)
+        busy_s = scenario.num_requests * prefill_s + rounds * decode_s
+        busy_w = BUSY_POWER_SHARE * tdp_w
+    else:
+        assert isinstance(scenario, ServerConfig)
+        warmup_s = min((scenario.warmup_s + scenario.warmup_limit_s) / 2, scenario.warmup_limit_s)
+        busy_s = (warmup_s if scenario.warmup_s else 0.0) + scenario.window_s + prefill_s + decode_s
+        running = (scenario.rate_rps or 1.0) * (prefill_s + decode_s)
+        more = (BUSY_POWER_SHARE - DECODE_POWER_SHARE) * min(1.0, running / BUSY_REQUESTS)
+        loaded_w = LOADED_IDLE_FACTOR * idle_w
+        full_w = (DECODE_POWER_SHARE + more) * tdp_w
+        busy_w = loaded_w + min(1.0, running) * max(0.0, full_w - loaded_w)
+    wall_s = bare_s + idle_s + busy_s + (TINY_OVERHEAD_S if tiny else OVERHEAD_S)
+    energy_j = bare_s * idle_w + idle_s * LOADED_IDLE_FACTOR * idle_w + busy_s * busy_w
+    return Estimate(wall_s, gpu.count * energy_j, PREDICTED)
+
+
+def _engine_start_s(cfg: RunConfig) -> float:
+    read_s = 0.0 if cfg.model.weights.value == "random" else _weight_bytes(cfg) / LOAD_BYTES_PER_S
+    return ENGINE_START_S + read_s + (0.0 if cfg.engine.enforce_eager else COMPILE_S)
+
+
+def _request_s(cfg: RunConfig, at_once: float) -> tuple[float, float]:
+    """Seconds of a request's prefill, and of its decoding with `at_once` requests in every step."""
+    lengths, gpu = cfg.scenario.lengths, cfg.gpu
+    if cfg.engine.name is EngineKind.tiny or gpu.memory_bandwidth_gb_s is None:
+        return 0.0, lengths.output_tokens * EAGER_STEP_S
+    counted = fit.count_parameters(cfg.model.hf_config)
+    active = counted.active if counted is not None else (cfg.model.parameters_b or 7.0) * 1e9
+    flops = 2.0 * active
+    peak = (gpu.fp16_dense_tflops or 100.0) * 1e12 * TENSOR_SHARE * gpu.count
+    bandwidth = gpu.memory_bandwidth_gb_s * 1e9 * BANDWIDTH_SHARE * gpu.count
+    context = lengths.input_tokens + lengths.output_tokens / 2
+    kv_bytes = at_once * context * fit.kv_bytes_per_token(cfg.model.hf_config, 2.0)
+    step_s = max((_weight_bytes(cfg) + kv_bytes) / bandwidth, at_once * flops / peak)
+    step_s += EAGER_STEP_S if cfg.engine.enforce_eager else STEP_S
+    return lengths.input_tokens * flops / peak, lengths.output_tokens * step_s
+
+
+def _weight_bytes(cfg: RunConfig) -> float:
+    counted = fit.count_parameters(cfg.model.hf_config)
+    parameters = counted.total if counted is not None else (cfg.model.parameters_b or 7.0) * 1e9
+    return parameters * fit.weight_bits(cfg.model) / 8

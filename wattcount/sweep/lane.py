@@ -1,0 +1,218 @@
+"""A lane: a process of this machine that measures one point after the other, as its sweep tells it.
+
+`python -m wattcount.sweep.lane FD` speaks with its parent over the connection FD: takes `Task`s, sends `Said` while
+it measures and `Finished` after each. It stays up over points, so what is imported is imported once. It leads a session of
+its own, so that Ctrl-C at the terminal reaches the sweep alone, which ends its lanes in order; and it ends with
+the sweep, however that ends.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from wattcount.config.plain import from_json
+from wattcount.config.schema import RunConfig
+from wattcount.errors import EXIT_TERMINATED, WattcountError
+from wattcount.run.background import Background
+from wattcount.run.cooldown import Rest
+from wattcount.run.display import InBackground
+from wattcount.run.orchestrate import Display
+from wattcount.run.signals import Signals
+from wattcount.scenario.journal import Progress
+from wattcount.sweep.ledger import Ledger
+from wattcount.sweep.task import PointResult, measure_planned
+
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Task:
+    """One point to measure, as plain as it can be sent."""
+
+    config: dict[str, Any]
+    overrides: tuple[str, ...]
+    key: str
+    study: str
+    attempt: int
+    gpus: tuple[str, ...]
+    """UUIDs of the GPUs to use; none: the run's own choice."""
+    wait_for_others: bool
+    before: dict[str, dict[str, float]] = field(default_factory=dict)
+    """What GPUs were like before the sweep's first run, see `run.cooldown.Rest`."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """Something for a person, while a point is measured: a notice, or how it stands."""
+
+    text: str | None = None
+    progress: Progress | None = None
+
+
+@dataclass(frozen=True)
+class Finished:
+    result: PointResult
+    before: dict[str, dict[str, float]]
+
+
+class Lane:
+    """The lane's own side.
+
+    Whatever is sent, is sent by the thread `_sender`: a sweep that stands still (Ctrl-Z, a terminal) keeps no run, and
+    a signal, which Python gives to the main thread alone, tears no message.
+    """
+
+    def __init__(self, connection: Connection, signals: LaneSignals) -> None:
+        self._connection = connection
+        self._signals = signals
+        self._sender = Background("lane")
+        self._ledgers: dict[tuple[str, str], Ledger] = {}
+
+    def serve(self) -> None:
+        """Until the parent hangs up, or a signal has come."""
+        with suppress(EOFError, OSError):
+            while not self._signals:
+                with self._signals.raised():
+                    task = self._connection.recv()
+                self._sender.post(partial(self._connection.send, self.measure(task)))
+                self._sender.flush()
+
+    def measure(self, task: Task) -> Finished:
+        cfg = from_json(task.config)
+        if task.gpus:
+            cfg = dataclasses.replace(cfg, gpu=dataclasses.replace(cfg.gpu, devices=list(task.gpus)))
+        rest = Rest(task.before)
+        relay = _Relay(self._connection)
+        try:
+            with self._signals.raised():
+                result = measure_planned(
+                    cfg,
+                    task.overrides,
+                    key=task.key,
+                    ledger=self._ledger(cfg, task.study),
+                    attempt=task.attempt,
+                    wait_for_others=task.wait_for_others,
+                    rest=rest,
+                    display=InBackground(relay, self._sender, begun=self._signals.only_note),
+                )
+        except _Ended as end:
+            result = PointResult(
+                end.exit_code,
+                task.overrides,
+                None,
+                "interrupted before it began",
+                key=task.key,
+                reason="interrupted",
+            )
+        return Finished(result, rest.before)
+
+    def _ledger(self, cfg: RunConfig, study: str) -> Ledger | None:
+        place = (cfg.records_dir, study)
+        if place not in self._ledgers:
+            try:
+                self._ledgers[place] = Ledger.open(*place)
+            except WattcountError:
+                return None  # the run will say that nothing can be written there
+        return self._ledgers[place]
+
+
+class _Ended(BaseException):
+    """By a signal while no run's process could be told; not an `Exception`, which runs may keep to themselves."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(exit_code)
+        self.exit_code = exit_code
+
+
+class LaneSignals(Signals):
+    """A lane's signals: raised as `_Ended` while it waits and there is nothing to lose, else noted.
+
+    From the beginning of a run's record on they are noted: first by the run itself (`run.orchestrate`), then here.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._raising = False
+
+    def install(self) -> None:
+        """From now on; for the whole of the process."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._came)
+
+    @contextmanager
+    def raised(self) -> Iterator[None]:
+        """Raises them until this ends, or until `only_note`; one that was noted before is raised at once."""
+        try:
+            self._raising = True
+            if self:
+                raise _Ended(self.exit_code or EXIT_TERMINATED)
+            yield
+        finally:
+            self._raising = False
+
+    def only_note(self) -> None:
+        self._raising = False
+
+    def _came(self, number: int, _frame: FrameType | None) -> None:
+        self.append(number)
+        if self._raising:
+            raise _Ended(self.exit_code or EXIT_TERMINATED)
+
+
+class _Relay(Display):
+    """Sends what a display would show. Silent where nobody listens any more."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def started(self, cfg: RunConfig) -> None: ...
+
+    def progress(self, progress: Progress) -> None:
+        self._connection.send(Said(progress=progress))
+
+    def notice(self, text: str) -> None:
+        self._connection.send(Said(text=text))
+
+    def tick(self) -> None: ...
+
+    def ended(self, record_path: Path | None) -> None: ...
+
+
+def _end_with_parent(parent: int) -> None:
+    """SIGTERM when the sweep has died: a run that goes on closes its record."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        sys.exit(EXIT_TERMINATED)
+
+
+def main(arguments: list[str]) -> int:
+    signals = LaneSignals()
+    signals.install()
+    descriptor, parent = map(int, arguments)
+    try:
+        _end_with_parent(parent)
+        with Connection(descriptor) as connection:
+            os.set_inheritable(descriptor, False)
+            Lane(connection, signals).serve()
+    except _Ended as end:
+        return end.exit_code
+    return signals.exit_code or 0
+
+
+if __name__ == "__main__":
+    # What is sent must be of the module by its name, not of `__main__`.
+    from wattcount.sweep import lane
+
+    sys.exit(lane.main(sys.argv[1:]))

@@ -1,0 +1,330 @@
+"""The story of a study: what was planned, tried, measured, and what runs now. Its records are the truth.
+
+::
+
+    records_dir/.studies/<name>/plan.parquet                              the latest plan
+                                events/<host>-<pid>-<start ns>.jsonl      one file a process that writes
+
+Every process has a file of its own, so nothing depends on appending atomically over a network. The file's
+first line says whose it is, and it stays locked while its process lives: that is how whoever reads knows
+what was killed. Locks of other hosts are not trusted; there the file's age tells (see `Ledger.beat`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import TracebackType
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from wattcount import ownership
+from wattcount.errors import WattcountError, one_line
+from wattcount.files import replacing
+from wattcount.metrics.verdict import Status, Verdict
+from wattcount.sweep.events import MEASURED_ELSEWHERE, Event, EventKind, decode, encode
+from wattcount.sweep.index import Verdicts
+from wattcount.sweep.plan import Plan, PlannedPoint, PlanState
+from wattcount.sweep.state import PointState, State, StudyState, Tally, Writer, tally
+
+__all__ = [
+    "MEASURED_ELSEWHERE",
+    "Event",
+    "EventKind",
+    "Ledger",
+    "PointState",
+    "State",
+    "StudyState",
+    "read_plan",
+    "read_state",
+    "read_tally",
+    "studies",
+    "study_folder",
+]
+
+STUDIES_FOLDER = ".studies"
+PLAN_FILE = "plan.parquet"
+PLAN_VERSION = 1
+EVENTS_FOLDER = "events"
+
+BEAT_S = 20.0
+BEAT_LIMIT_S = 5.0
+"""The longest wait [s] for a beat that is under way, on a file system that does not answer."""
+SILENT_S = 600.0
+"""A process of another host that was not heard of for this long is taken for dead."""
+
+_NAME = re.compile(r"[A-Za-z0-9_][\w.+=@-]{0,199}")
+_PLAN_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("overrides", pa.list_(pa.string())),
+        ("model", pa.string()),
+        ("gpu", pa.string()),
+        ("scenario", pa.string()),
+        ("load", pa.string()),
+        ("seed", pa.int64()),
+        ("repeat", pa.int64()),
+        ("state", pa.string()),
+        ("reason", pa.string()),
+        ("message", pa.string()),
+        ("record", pa.string()),
+        ("wall_s", pa.float64()),
+        ("energy_j", pa.float64()),
+        ("basis", pa.string()),
+    ]
+)
+
+
+class Ledger:
+    """Writes into a study's ledger; one a process, for all its threads.
+
+    ::
+
+        with Ledger.open(records_dir, name) as ledger:   # the sweep's own process
+            ledger.write_plan(plan)
+            ledger.append(Event(EventKind.start))
+            ...
+            ledger.append(Event(EventKind.end, reason="finished"))
+
+    A process that measures points opens one of its own, appends `started` and what came of it, and is `beating`
+    in between. What cannot be written is left out: a full disk must not end a sweep.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        """`records_dir/.studies/<name>`."""
+        self._lock = threading.Lock()
+        self._descriptor: int | None = None
+        self._whole = True
+        self._beat_s = 0.0
+
+    @classmethod
+    def open(cls, records_dir: str | Path, name: str) -> Ledger:
+        """Makes the study's folders; a file of events comes with the first one.
+
+        Raises `WattcountError` for a name that is no folder's, or where the folders cannot be made.
+        """
+        folder = study_folder(records_dir, name)
+        try:
+            (folder / EVENTS_FOLDER).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise WattcountError(
+                f"cannot keep the study's ledger in {folder}: {error.strerror}; set records_dir"
+            ) from error
+        return cls(folder)
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def write_plan(self, plan: Plan) -> None:
+        """Puts the plan in the place of the one before, in one step. Raises `WattcountError`."""
+        try:
+            with replacing(self.folder / PLAN_FILE) as file:
+                pq.write_table(_plan_table(plan), file, compression="zstd")
+        except OSError as error:
+            raise WattcountError(
+                f"cannot write {self.folder / PLAN_FILE}: {error.strerror or error}"
+            ) from error
+
+    def append(self, event: Event) -> bool:
+        """Whether it was written. Never raises for what a disk does."""
+        line = encode(event)
+        with self._lock:
+            try:
+                if self._descriptor is None:
+                    self._descriptor = self._new_file()
+                if not self._whole:
+                    line = b"\n" + line  # what a full disk left of the line before is passed over
+                self._whole = os.write(self._descriptor, line) == len(line)
+            except OSError:
+                return False
+            return self._whole
+
+    def beat(self) -> None:
+        """Shows other hosts that this process lives; to be called as often as one likes."""
+        with self._lock:
+            if self._descriptor is None or time.monotonic() - self._beat_s < BEAT_S:
+                return
+            self._beat_s = time.monotonic()
+            with contextlib.suppress(OSError):
+                os.utime(self._descriptor)
+
+    @contextlib.contextmanager
+    def beating(self) -> Iterator[None]:
+        """Beats from a thread of its own, for a process that does nothing else for longer than `SILENT_S`."""
+        ended = threading.Event()
+
+        def beat() -> None:
+            while not ended.wait(BEAT_S):
+                self.beat()
+
+        thread = threading.Thread(target=beat, name="ledger", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join(BEAT_LIMIT_S)
+
+    def close(self) -> None:
+        """What runs by this process's events is dead from now on. May be called more than once."""
+        with self._lock:
+            if self._descriptor is not None:
+                os.close(self._descriptor)
+                self._descriptor = None
+
+    def _new_file(self) -> int:
+        host = re.sub(r"[^\w.-]", "_", socket.gethostname())
+        path = self.folder / EVENTS_FOLDER / f"{host}-{os.getpid()}-{time.time_ns()}.jsonl"
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        try:
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Written only now: whoever reads it knows that the lock was taken.
+            os.write(descriptor, json.dumps(ownership.mark()).encode() + b"\n")
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+
+def studies(records_dir: str | Path) -> list[str]:
+    """Names of the studies that have a plan, the one that was started last first."""
+    found = []
+    for plan in Path(records_dir).expanduser().glob(f"{STUDIES_FOLDER}/*/{PLAN_FILE}"):
+        with contextlib.suppress(OSError):
+            found.append((plan.stat().st_mtime_ns, plan.parent.name))
+    return [name for _, name in sorted(found, reverse=True)]
+
+
+def read_plan(records_dir: str | Path, name: str) -> Plan:
+    """The latest plan. Raises `WattcountError` where there is none, or it is damaged."""
+    file = study_folder(records_dir, name) / PLAN_FILE
+    try:
+        # Not `read_table`, which imports pandas.
+        with pq.ParquetFile(file) as stored:
+            return _plan(stored.read())
+    except FileNotFoundError:
+        raise WattcountError(f"no study {name!r} in {Path(records_dir).expanduser()}") from None
+    except (OSError, pa.ArrowException, ValueError, KeyError, TypeError) as error:
+        raise WattcountError(
+            f"{file} cannot be read ({one_line(error)}): starting the study again writes it afresh"
+        ) from error
+
+
+def read_state(records_dir: str | Path, name: str) -> StudyState:
+    """How the study stands now, from its plan, its events, and which records are there.
+
+    A record that was damaged since, or that today's checks find invalid, makes its point not done.
+    Raises `WattcountError` where there is no such study, or its plan is damaged.
+    """
+    verdicts = Verdicts(study_folder(records_dir, name).parent.parent)
+
+    def spoilt(record: str) -> Verdict | None:
+        entry = verdicts.at_a_glance("/".join(record.rsplit("/", 2)[1:]))
+        return None if entry is None or entry.status is Status.valid else entry.verdict
+
+    state = _read_tally(records_dir, name, spoilt).state(time.time_ns())
+    verdicts.save()
+    return state
+
+
+def read_tally(records_dir: str | Path, name: str) -> Tally:
+    """The same, to be added to as further events come. Looks at no record, only whether it is there."""
+    return _read_tally(records_dir, name, lambda _record: None)
+
+
+def _read_tally(records_dir: str | Path, name: str, spoilt: Callable[[str], Verdict | None]) -> Tally:
+    plan = read_plan(records_dir, name)
+    folder = study_folder(records_dir, name)
+    here = str(folder.parent.parent)
+    points = tuple(replace(p, record=_below(here, p.record)) if p.record else p for p in plan.points)
+    return tally(replace(plan, points=points), _writers(folder / EVENTS_FOLDER, here), _is_there, spoilt)
+
+
+def _below(records_dir: str, record: str) -> str:
+    """Where a record lies that was told of when the folder was elsewhere: on another host, or before it was moved."""
+    point, run = os.path.split(record)
+    return f"{records_dir}/{os.path.basename(point)}/{run}"  # noqa: PTH119 (called some thousand times)
+
+
+def _is_there(record: str) -> bool:
+    return os.path.exists(f"{record}/run.json")  # noqa: PTH110 (called some thousand times)
+
+
+def _writers(folder: Path, records_dir: str) -> Iterator[Writer]:
+    for file in sorted(folder.glob("*.jsonl")):
+        try:
+            # Before its content is read: what a process wrote before it died must not seem to go on.
+            alive = _is_alive(file)
+            lines = file.read_bytes().split(b"\n")
+        except OSError:
+            continue
+        events = []
+        for line in lines[1:]:
+            with contextlib.suppress(ValueError):  # torn
+                event = decode(line)
+                if event.record is not None:
+                    event = replace(event, record=_below(records_dir, event.record))
+                events.append(event)
+        yield Writer(events, alive)
+
+
+def _is_alive(file: Path) -> bool:
+    with file.open("rb") as stream:
+        try:
+            here = ownership.is_here(json.loads(stream.readline()))
+        except ValueError:
+            here = False  # it is being made, or the disk was full
+        if here and (held := ownership.is_held(file)) is not None:
+            return held
+        return time.time() - os.fstat(stream.fileno()).st_mtime < SILENT_S
+
+
+def study_folder(records_dir: str | Path, name: str) -> Path:
+    """`records_dir/.studies/<name>`. Raises `WattcountError` for a name that is no folder's."""
+    if not _NAME.fullmatch(name):
+        raise WattcountError(
+            f"{name!r} is no name of a study: letters, digits and . _ + = @ - only, and no . or - first"
+        )
+    return Path(records_dir).expanduser().absolute() / STUDIES_FOLDER / name
+
+
+def _plan_table(plan: Plan) -> pa.Table:
+    rows = [asdict(point) | {"state": point.state.value} for point in plan.points]
+    about = {
+        "version": str(PLAN_VERSION),
+        "name": plan.name,
+        "created_utc": plan.created_utc,
+        "arguments": json.dumps(plan.arguments),
+    }
+    return pa.Table.from_pylist(rows, schema=_PLAN_SCHEMA.with_metadata(about))
+
+
+def _plan(table: pa.Table) -> Plan:
+    about = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    if int(about["version"]) != PLAN_VERSION:
+        raise ValueError(f"it is of version {about['version']}, this wattcount reads {PLAN_VERSION}")
+    names = _PLAN_SCHEMA.names
+    states = {state.value: state for state in PlanState}
+    points = []
+    for values in zip(*(table.column(name).to_pylist() for name in names), strict=True):
+        row = dict(zip(names, values, strict=True))
+        row["overrides"], row["state"] = tuple(row["overrides"]), states[row["state"]]
+        points.append(PlannedPoint(**row))
+    return Plan(about["name"], tuple(points), about["created_utc"], tuple(json.loads(about["arguments"])))

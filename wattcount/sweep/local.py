@@ -1,0 +1,356 @@
+"""A study's points on this machine: as many at once as there are free GPUs, in lanes.
+
+    queue of points --> [first for whose GPUs there is room] --> lane (`lane`), one process each, kept over points
+          ^                                                        |
+          '-- tried again: failed, or the lane died (`lost`) <-----'--> result
+
+A point that finds too few free GPUs keeps those that it could use from the points behind it, so that the order
+holds and one that needs two is not passed for ever. A GPU that another sweep or program uses is passed over while
+there is another one; a run that gets none waits for it itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection, wait
+from typing import Protocol
+
+from wattcount.config.plain import to_json
+from wattcount.config.schema import RunConfig
+from wattcount.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_TERMINATED
+from wattcount.run.gpu_lock import is_free
+from wattcount.run.orchestrate import NOT_LAUNCHED
+from wattcount.run.signals import Signals
+from wattcount.sweep.halt import Halt
+from wattcount.sweep.lane import Finished, Said, Task
+from wattcount.sweep.ledger import Event, EventKind, Ledger
+from wattcount.sweep.plan import PlannedPoint
+from wattcount.sweep.task import NOT_STARTED, PointResult
+
+LANE_DIED = "lane_died"
+TICK_S = 1.0
+EXIT_LIMIT_S = 120.0
+"""From an interruption to the end of a lane: its run closes its record, which may take 90 s."""
+
+KILL_LIMIT_S = 10.0
+"""From the kill of a lane to its end [s]."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One point to measure, with the GPUs of this machine that it may use (none: emulated for it)."""
+
+    point: PlannedPoint
+    cfg: RunConfig
+    gpus: tuple[str, ...] = ()
+    attempt: int = 1
+    wait_for_others: bool = False
+
+
+class Watcher(Protocol):
+    """Is told how a study goes on, to show it. Its calls must not block: the sweep makes them in its loop."""
+
+    def started(self, job: Job) -> None: ...
+    def said(self, job: Job, said: Said) -> None: ...
+    def ended(self, job: Job, result: PointResult, *, again: bool) -> None:
+        """`again`: it will be tried once more."""
+
+    def notice(self, text: str) -> None:
+        """A line for a person, about the sweep."""
+
+    def tick(self) -> None:
+        """Called about once a second."""
+
+    def close(self) -> None:
+        """The sweep has ended."""
+
+
+class ChildLane:
+    """A lane as its sweep sees it."""
+
+    def __init__(self) -> None:
+        self._connection, theirs = Pipe()
+        with theirs:
+            command = [
+                sys.executable,
+                "-m",
+                "wattcount.sweep.lane",
+                str(theirs.fileno()),
+                str(os.getpid()),
+            ]
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(),), start_new_session=True
+            )
+
+    @property
+    def connection(self) -> Connection:
+        """Readable when it has said something, or died."""
+        return self._connection
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def give(self, task: Task) -> None:
+        """A lane that has died says so when it is listened to."""
+        with contextlib.suppress(OSError):
+            self._connection.send(task)
+
+    def signal(self, number: int) -> None:
+        self._process.send_signal(number)
+
+    def close(self, limit_s: float = EXIT_LIMIT_S) -> int:
+        """Hangs up, waits for its end, and returns its exit code (minus the signal that killed it)."""
+        self._connection.close()
+        try:
+            return self._process.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+        try:
+            return self._process.wait(KILL_LIMIT_S)
+        except subprocess.TimeoutExpired:  # it waits in the kernel: for a device, or a disk
+            return -signal.SIGKILL
+
+
+@dataclass
+class _Busy:
+    job: Job
+    gpus: tuple[str, ...]
+
+
+class Lanes:
+    """Runs jobs until all are done, or the person has had enough.
+
+    study, ledger   whose points they are
+    limit           lanes at once
+    attempts        tries of a point that fails
+    retry_invalid   of one whose checks of validity fail, too
+    halt            what ends the sweep by itself: then no further point is begun, and those that run go on to their end
+    """
+
+    def __init__(
+        self,
+        study: str,
+        ledger: Ledger,
+        watcher: Watcher,
+        *,
+        limit: int,
+        attempts: int,
+        retry_invalid: bool,
+        halt: Halt,
+    ) -> None:
+        self._study = study
+        self._ledger = ledger
+        self._watcher = watcher
+        self._limit = limit
+        self._attempts = attempts
+        self._retry_invalid = retry_invalid
+        self._halt = halt
+        self._queue: deque[Job] = deque()
+        self._all_gpus: set[str] = set()
+        self._later: list[Job] = []
+        """Measured by another run right now: looked at again at the end."""
+        self._lanes: dict[ChildLane, _Busy | None] = {}
+        self._before: dict[str, dict[str, float]] = {}
+        self._results: dict[str, PointResult] = {}
+        self._signals = Signals()
+        self._signals_passed = 0
+
+    def run(self, jobs: Sequence[Job]) -> tuple[dict[str, PointResult], int | None]:
+        """Results by key, and the exit code of an interruption. Points that were never begun have no result."""
+        self._queue.extend(jobs)
+        self._all_gpus = {uuid for job in jobs for uuid in job.gpus}
+        try:
+            with self._signals.watching():
+                self._loop()
+        finally:
+            for lane in self._lanes:
+                lane.close()
+        return self._results, self._signals.exit_code
+
+    def _loop(self) -> None:
+        while True:
+            self._pass_signals_on()
+            if not self._queue and not self._running() and self._halt.why is None:
+                self._queue.extend(replace(job, wait_for_others=True) for job in self._later)
+                self._later.clear()
+            if self._signals.exit_code is None and self._halt.why is None:
+                self._place()
+            if not self._running():
+                return
+            connections = {lane.connection: lane for lane, busy in self._lanes.items() if busy is not None}
+            for ready in wait(list(connections), TICK_S):
+                assert isinstance(ready, Connection)
+                self._listen(connections[ready])
+            self._ledger.beat()
+            self._watcher.tick()
+
+    def _running(self) -> list[ChildLane]:
+        return [lane for lane, busy in self._lanes.items() if busy is not None]
+
+    # --- placing --------------------------------------------------------------------------------
+
+    def _place(self) -> None:
+        """Gives points to lanes in their order, as far as there are GPUs and lanes for them."""
+        taken = {uuid for busy in self._lanes.values() if busy is not None for uuid in busy.gpus}
+        kept: set[str] = set()
+        waiting: deque[Job] = deque()
+        while self._queue and len(self._running()) < self._limit and self._halt.why is None:
+            job = self._queue.popleft()
+            free = [uuid for uuid in job.gpus if uuid not in taken and uuid not in kept]
+            idle = [uuid for uuid in free if is_free(uuid)]
+            if not job.gpus:
+                self._give(job, ())
+            elif len(idle) >= job.cfg.gpu.count:
+                chosen = tuple(idle[: job.cfg.gpu.count])
+                self._give(job, chosen)
+                taken.update(chosen)
+            elif not self._running() and len(free) >= job.cfg.gpu.count:
+                self._give(job, tuple(free[: job.cfg.gpu.count]))  # and waits for them
+                taken.update(job.gpus)
+            else:
+                waiting.append(job)
+                kept.update(job.gpus)
+                if kept | taken >= self._all_gpus:
+                    break
+        self._queue.extendleft(reversed(waiting))
+
+    def _give(self, job: Job, gpus: tuple[str, ...]) -> None:
+        lane = next((lane for lane, busy in self._lanes.items() if busy is None), None)
+        if lane is None:
+            try:
+                lane = ChildLane()
+            except OSError as error:  # no memory, no more processes, too many open files
+                self._watcher.started(job)
+                message = f"cannot start a process to measure with: {error.strerror}"
+                self._ended(
+                    job,
+                    PointResult(
+                        EXIT_FAILED,
+                        job.point.overrides,
+                        None,
+                        message,
+                        key=job.point.key,
+                        reason=NOT_LAUNCHED,
+                        attempt=job.attempt,
+                    ),
+                )
+                return
+        self._lanes[lane] = _Busy(job, gpus)
+        self._watcher.started(job)
+        lane.give(
+            Task(
+                config=to_json(job.cfg),
+                overrides=job.point.overrides,
+                key=job.point.key,
+                study=self._study,
+                attempt=job.attempt,
+                gpus=gpus,
+                wait_for_others=job.wait_for_others,
+                before=dict(self._before),
+            )
+        )
+
+    # --- listening ------------------------------------------------------------------------------
+
+    def _listen(self, lane: ChildLane) -> None:
+        busy = self._lanes[lane]
+        assert busy is not None
+        try:
+            message = lane.connection.recv()
+        except (EOFError, OSError):
+            self._lost(lane, busy.job)
+            return
+        if isinstance(message, Said):
+            self._watcher.said(busy.job, message)
+            return
+        assert isinstance(message, Finished)
+        self._lanes[lane] = None
+        for uuid, reading in message.before.items():
+            self._before.setdefault(uuid, reading)
+        self._ended(busy.job, message.result)
+
+    def _lost(self, lane: ChildLane, job: Job) -> None:
+        pid = lane.pid
+        del self._lanes[lane]
+        status = lane.close()
+        how = (
+            f"by {signal.Signals(-status).name}"
+            if -status in set(signal.Signals)
+            else f"with exit code {status}"
+        )
+        code = self._signals.exit_code
+        result = PointResult(
+            EXIT_FAILED if code is None else code,
+            job.point.overrides,
+            None,
+            f"the process that measured it ended {how}",
+            key=job.point.key,
+            reason=LANE_DIED,
+            attempt=job.attempt,
+        )
+        self._ledger.append(
+            Event(
+                EventKind.lost,
+                key=job.point.key,
+                attempt=job.attempt,
+                reason=LANE_DIED,
+                message=result.message,
+                pid=pid,
+            )
+        )
+        self._ended(job, result)
+
+    def _ended(self, job: Job, result: PointResult) -> None:
+        self._results[job.point.key] = result
+        if result.exit_code in (EXIT_INTERRUPTED, EXIT_TERMINATED) and not self._signals:
+            # The run was told to end by someone else: so are its like.
+            self._signals.append(signal.SIGINT if result.exit_code == EXIT_INTERRUPTED else signal.SIGTERM)
+        stopped_before = self._halt.why is not None
+        self._halt.note(job.point.key, result)
+        again = False
+        if result.elsewhere and not job.wait_for_others:
+            self._later.append(job)
+            again = self._halt.why is None
+        elif self._is_to_be_retried(result) and job.attempt < self._attempts and self._goes_on():
+            self._queue.append(replace(job, attempt=job.attempt + 1))
+            again = True
+        self._watcher.ended(job, result, again=again)
+        if self._halt.why is not None and not stopped_before:
+            self._watcher.notice(self._halt.why)
+
+    def _goes_on(self) -> bool:
+        return not self._signals and self._halt.why is None
+
+    def _is_to_be_retried(self, result: PointResult) -> bool:
+        if result.exit_code == EXIT_OK:
+            return result.invalid and self._retry_invalid
+        return result.reason != NOT_STARTED and not result.elsewhere
+
+    # --- ending ---------------------------------------------------------------------------------
+
+    def _pass_signals_on(self) -> None:
+        """Every lane's run gets each signal: the first asks it to close its record, the second kills it."""
+        while self._signals_passed < len(self._signals):
+            number = self._signals[self._signals_passed]
+            self._signals_passed += 1
+            for lane in self._running():
+                lane.signal(number)
+
+
+def lane_limit(jobs: Sequence[Job], workers: int | None) -> int:
+    """How many lanes there is work and room for. Emulated GPUs are as many as asked for: one."""
+    gpus = {uuid for job in jobs for uuid in job.gpus}
+    alone = any(not job.gpus for job in jobs)
+    room = max(len(gpus), 1) if workers is None else workers
+    if workers is not None and gpus and not alone:
+        room = min(workers, len(gpus))
+    return max(1, min(room, len(jobs)))

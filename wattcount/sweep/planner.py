@@ -1,0 +1,167 @@
+"""From a study's configurations to its plan: what is done, what cannot be, what is to run and what it will take."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+from wattcount.config.levers import with_levers
+from wattcount.config.plain import to_json
+from wattcount.config.schema import RunConfig
+from wattcount.metrics.summary import load_label
+from wattcount.sweep.estimate import Estimator
+from wattcount.sweep.index import RecordIndex, Status
+from wattcount.sweep.keys import Keys
+from wattcount.sweep.machine import Here
+from wattcount.sweep.order import ordered
+from wattcount.sweep.plan import INVALID_BEFORE, Plan, PlannedPoint, PlanState
+from wattcount.sweep.skips import Skips
+
+NOT_WHAT = ("sweep.", "dry_run", "hydra", "display", "records_dir", "tracking", "~hydra", "+hydra")
+"""Arguments that begin so say how, not what: with others the study is still the same."""
+
+
+class Machine(Protocol):
+    """Whatever knows where a point will be measured: `ThisMachine` or `AnotherMachine`."""
+
+    def look(self, cfg: RunConfig) -> Here: ...
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan, and what of its points to run only this process needs.
+
+    configs     by key, as composed
+    here        by key, as it would be where it is to be measured
+    repeated    points that were declared more than once, and are in it once
+    """
+
+    plan: Plan
+    configs: Mapping[str, RunConfig]
+    here: Mapping[str, Here]
+    repeated: int
+
+
+def study_name(cfg: RunConfig, arguments: Sequence[str]) -> str:
+    """`sweep.name`, else the experiment's, else one made of the arguments, in whatever order they are given."""
+    if cfg.sweep.name is not None:
+        return cfg.sweep.name
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        value = value.strip("'\"")  # a name that looks like a number has quotes
+        if key == "experiment" and value not in ("", "null"):
+            return value.replace("/", "_")
+    what = sorted(argument for argument in arguments if not argument.startswith(NOT_WHAT))
+    return f"sweep-{hashlib.sha256(' '.join(what).encode()).hexdigest()[:8]}"
+
+
+def make_plan(
+    name: str,
+    arguments: Sequence[str],
+    points: Iterable[tuple[tuple[str, ...], RunConfig]],
+    machine: Machine,
+    index: RecordIndex,
+) -> Planned:
+    """`points`: each one's overrides and configuration, in the order declared."""
+    keys, skips, estimator, labels = Keys(), Skips(), Estimator(index), _Labels()
+    found: dict[str, PlannedPoint] = {}
+    configs: dict[str, RunConfig] = {}
+    wheres: dict[str, Here] = {}
+    repeated = 0
+    first: RunConfig | None = None
+    for overrides, cfg in points:
+        first = first or cfg
+        here = machine.look(cfg)
+        where = keys.point(here.cfg)
+        key = keys.of(where, cfg.seed, cfg.repeat)
+        if key in found:
+            repeated += 1
+            continue
+        point = PlannedPoint(
+            key=key,
+            overrides=overrides,
+            model=here.cfg.model.name,
+            gpu=here.cfg.gpu.name,
+            scenario=cfg.scenario.name,
+            load=labels.of(cfg),
+            seed=cfg.seed,
+            repeat=cfg.repeat,
+        )
+        point = _with_record(point, cfg, here, where, index)
+        if point.state is PlanState.to_run and (skip := skips.of(here)) is not None:
+            point = dataclasses.replace(
+                point, state=PlanState.skipped, reason=skip.reason, message=skip.message
+            )
+        if point.state is PlanState.to_run:
+            expected = estimator.estimate(where, here.cfg, here.facts)
+            point = dataclasses.replace(
+                point, wall_s=expected.wall_s, energy_j=expected.energy_j, basis=expected.basis
+            )
+            configs[key], wheres[key] = cfg, here
+        found[key] = point
+    sweep = first.sweep if first is not None else RunConfig().sweep
+    plan = Plan(
+        name=name,
+        points=tuple(ordered(list(found.values()), sweep.order, sweep.order_seed)),
+        created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
+        arguments=tuple(arguments),
+    )
+    return Planned(plan, configs, wheres, repeated)
+
+
+def _with_record(
+    point: PlannedPoint, cfg: RunConfig, here: Here, where: str, index: RecordIndex
+) -> PlannedPoint:
+    """Done where there is a valid record; left out where there is one that its checks found wrong."""
+    if cfg.resume is False:
+        return point
+    runs = index.runs(where, cfg.seed, cfg.repeat, here.facts)
+    valid = [entry for entry in runs if entry.status is Status.valid]
+    if valid:
+        last = valid[-1]
+        return dataclasses.replace(
+            point,
+            state=PlanState.done,
+            record=str(index.records_dir / last.folder),
+            wall_s=last.wall_s,
+            energy_j=last.energy_j,
+            basis="measured",
+        )
+    if runs and runs[-1].status is Status.invalid and not cfg.sweep.retry_invalid:
+        last = runs[-1]
+        return dataclasses.replace(
+            point,
+            state=PlanState.skipped,
+            reason=INVALID_BEFORE,
+            message=f"{last.reason}: {last.message}; sweep.retry_invalid=true measures it again",
+            record=str(index.records_dir / last.folder),
+        )
+    return point
+
+
+class _Labels:
+    """What points' loads are called; the nodes that make a name are shared by many points."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, ...], tuple[object, str]] = {}
+
+    def of(self, cfg: RunConfig) -> str:
+        nodes = (cfg.scenario, cfg.model, cfg.engine, cfg.gpu)
+        key = tuple(map(id, nodes))
+        if key not in self._known:
+            config = to_json(cfg)
+            # The nodes are kept, so that no other one can get the id of one of them.
+            self._known[key] = (nodes, with_levers(load_label(config["scenario"]), config))
+        return self._known[key][1]
+
+
+def records_folder(cfg: RunConfig) -> Path:
+    return Path(cfg.records_dir).expanduser().absolute()
+
+
+Notice = Callable[[str], object]

@@ -1,0 +1,227 @@
+"""What a person sees of a study before it starts and when it has ended: plain text, 80 columns, also in a pipe."""
+
+from __future__ import annotations
+
+import shlex
+import textwrap
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from wattcount.errors import EXIT_NOT_STARTED
+from wattcount.sweep.estimate import MEASURED
+from wattcount.sweep.plan import Plan, PlannedPoint, PlanState
+from wattcount.sweep.planner import NOT_WHAT
+from wattcount.sweep.task import PointResult
+
+WIDTH = 80
+DECLARED_LINES = 3
+"""For the names of a study's models, of its GPUs, of its scenarios."""
+SKIPPED_LINES = 12
+"""Shared by all groups of skipped points; each has one at least."""
+KWH_J = 3.6e6
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """What became of a study that was started.
+
+    results       of the points that were begun, by key
+    interrupted   the exit code of an interruption
+    """
+
+    plan: Plan
+    results: Mapping[str, PointResult] = field(default_factory=dict)
+    interrupted: int | None = None
+    dry_run: bool = False
+
+
+def plan_lines(
+    plan: Plan, at_once: int | None, repeated: int = 0, records_dir: Path | None = None
+) -> Iterator[str]:
+    """The plan before it starts.
+
+    at_once       runs at the same time; None: a launcher's to decide
+    repeated      points that were declared more than once
+    records_dir   where it is not the one that `wattcount status` looks into by itself
+    """
+    states = Counter(point.state for point in plan.points)
+    to_run = plan.in_state(PlanState.to_run)
+    yield (
+        f"study {plan.name}: {_count(len(plan.points), 'point')}: {states[PlanState.to_run]:,} to run, "
+        f"{states[PlanState.done]:,} done before, {states[PlanState.skipped]:,} skipped"
+    )
+    if repeated:
+        yield f"  {repeated:,} more say the same as one of these and are left out"
+    for name in ("model", "gpu", "scenario"):
+        values = sorted({getattr(point, name) for point in plan.points})
+        count = f"{len(values)}: " if len(values) > 1 else ""
+        yield from _some(f"  {name + 's':<10}", count, values, " " * 12, DECLARED_LINES)
+    repeats = sorted({point.repeat for point in plan.points})
+    if len(repeats) > 1:
+        yield f"  repeats   {len(repeats)}, one of every point before the next"
+    yield from skip_lines(plan, records_dir)
+    if to_run:
+        yield from _estimate_lines(to_run, at_once)
+
+
+@dataclass(frozen=True)
+class _Skipped:
+    """Points skipped for one reason: of the same models on each of these GPUs."""
+
+    gpus: Sequence[str]
+    models: Sequence[str]
+    points: int
+
+
+def skip_lines(plan: Plan, records_dir: Path | None = None) -> Iterator[str]:
+    """Skipped points by reason: how many, on which GPUs, some of the models, the arithmetic of one point."""
+    skipped = plan.in_state(PlanState.skipped)
+    by_reason: defaultdict[str, list[PlannedPoint]] = defaultdict(list)
+    for point in skipped:
+        by_reason[point.reason or "skipped"].append(point)
+    groups = {reason: _skip_groups(points) for reason, points in by_reason.items()}
+    lines = max(1, SKIPPED_LINES // max(1, sum(map(len, groups.values()))))
+    all_models = sorted({point.model for point in plan.points})
+    for reason, points in sorted(by_reason.items()):
+        yield f"  skipped {len(points):,}: {reason}"
+        for group in groups[reason]:
+            head = f"{', '.join(group.gpus)}: {_count(group.points, 'point')} of "
+            if group.models == all_models and len(all_models) > 1:
+                yield from _wrapped("    ", f"{head}all {len(all_models)} models", "      ")
+            else:
+                head += f"{_count(len(group.models), 'model')}: "
+                yield from _some("    ", head, group.models, "      ", lines)
+        example = points[0]
+        yield from _wrapped(
+            "    ", f"e.g. {example.model} on {example.gpu}: {example.message or ''}", "      "
+        )
+    if len(skipped) > len(by_reason):
+        where = "" if records_dir is None else f" --records-dir {shlex.quote(str(records_dir))}"
+        # Whole: a command that is wrapped cannot be copied.
+        yield f"  each of them, once started: wattcount status {plan.name} --all-points{where}"
+
+
+def _skip_groups(points: Sequence[PlannedPoint]) -> list[_Skipped]:
+    """GPUs on which the same models are skipped go together."""
+    numbers = Counter(point.gpu for point in points)
+    models: defaultdict[str, set[str]] = defaultdict(set)
+    for point in points:
+        models[point.gpu].add(point.model)
+    alike: defaultdict[tuple[str, ...], list[str]] = defaultdict(list)
+    for gpu in sorted(models):
+        alike[tuple(sorted(models[gpu]))].append(gpu)
+    return [_Skipped(gpus, list(names), sum(numbers[gpu] for gpu in gpus)) for names, gpus in alike.items()]
+
+
+def _estimate_lines(to_run: Sequence[PlannedPoint], at_once: int | None) -> Iterator[str]:
+    total_s = sum(point.wall_s or 0.0 for point in to_run)
+    joules = [point.energy_j for point in to_run if point.energy_j is not None]
+    measured = sum(point.basis == MEASURED for point in to_run)
+    runs = f"{duration(total_s)} of runs"
+    if at_once is not None and at_once > 1:
+        runs += f", {duration(total_s / at_once)} with {at_once} at once"
+    basis = f"{measured:,} of {len(to_run):,} points by records like them, the rest by data sheets"
+    yield f"  estimate: {runs}, {energy(sum(joules))}"
+    yield f"            ({basis})"
+
+
+def end_lines(study: StudyResult) -> Iterator[str]:
+    """What is missing at the end, one entry a point, and counts of the rest; nothing where nothing is missing."""
+    plan = study.plan
+    if study.dry_run:
+        return
+    wrong = [
+        (point, study.results.get(point.key))
+        for point in plan.in_state(PlanState.to_run)
+        if point.key not in study.results or not study.results[point.key].done
+    ]
+    before, skipped = plan.in_state(PlanState.done), plan.in_state(PlanState.skipped)
+    wanted = len(plan.points) - len(skipped)
+    if wrong:
+        yield f"wattcount: {len(wrong):,} of {wanted:,} points not done:"
+    for point, result in wrong:
+        yield from _problem(point, result)
+    if wrong or skipped:
+        yield (
+            f"study {plan.name}: {wanted - len(wrong):,} done ({len(before):,} before), {len(wrong):,} not done, "
+            f"{len(skipped):,} skipped"
+        )
+    if study.interrupted is not None and wrong:
+        yield "the same command again goes on with what is missing"
+    for reason, count in sorted(Counter(point.reason or "" for point in skipped).items()):
+        yield f"  skipped {count:,}: {reason}"
+
+
+def _problem(point: PlannedPoint, result: PointResult | None) -> Iterator[str]:
+    what = short_overrides(point.overrides)
+    if result is None:
+        yield from _wrapped("  ", f"{what}: not begun", "      ")
+        return
+    if result.invalid:
+        state = "invalid"
+    else:
+        state = "not started" if result.exit_code == EXIT_NOT_STARTED else "failed"
+    yield from _wrapped("  ", f"{what}: {state}: {result.message}", "      ")
+    if result.reason is not None and result.exit_code != EXIT_NOT_STARTED:
+        tries = "1 try" if result.attempt == 1 else f"{result.attempt} tries"
+        yield f"      {result.reason}, {tries}"
+    if result.log_line:
+        yield _cut(f"      log: {result.log_line}")
+
+
+def short_overrides(overrides: Sequence[str]) -> str:
+    """Those that say what a point is, and not its study."""
+    return " ".join(text for text in overrides if not text.startswith((*NOT_WHAT, "experiment=")))
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `12 min`, `3 h 20 min`, `4 days 6 h`."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, rest = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {rest} min" if rest else f"{hours} h"
+    days, hours = divmod(hours, 24)
+    return f"{days} days {hours} h" if hours else f"{days} days"
+
+
+def energy(joules: float) -> str:
+    """`850 J`, `120 kJ`, `1.4 kWh`."""
+    if joules >= KWH_J / 10:
+        return f"{joules / KWH_J:.2g} kWh" if joules < 10 * KWH_J else f"{joules / KWH_J:,.0f} kWh"
+    return f"{joules / 1e3:.3g} kJ" if joules >= 1e3 else f"{joules:.0f} J"
+
+
+def _wrapped(first: str, text: str, rest: str) -> list[str]:
+    return textwrap.wrap(
+        text,
+        WIDTH,
+        initial_indent=first,
+        subsequent_indent=rest,
+        break_on_hyphens=False,
+        break_long_words=False,
+    ) or [first.rstrip()]
+
+
+def _some(first: str, head: str, names: Sequence[str], rest: str, lines: int) -> list[str]:
+    """As many of the names as `lines` hold, one at least, and how many more there are."""
+    wrapped: list[str] = []
+    for shown in range(len(names), 0, -1):
+        more = f" and {len(names) - shown:,} more" if shown < len(names) else ""
+        wrapped = _wrapped(first, f"{head}{', '.join(names[:shown])}{more}", rest)
+        if len(wrapped) <= lines:
+            break
+    return wrapped
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def _cut(line: str) -> str:
+    return line if len(line) <= WIDTH else line[: WIDTH - 3] + "..."

@@ -1,0 +1,53 @@
+"""Points that cannot be measured, found before anything starts, with the arithmetic."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from wattcount.config import fit
+from wattcount.config.capability import unsupported
+from wattcount.config.schema import Device, EngineKind, RunConfig
+from wattcount.sweep.machine import Here
+
+NO_SUCH_GPU = "no_such_gpu"
+DOES_NOT_FIT = "does_not_fit"
+
+
+@dataclass(frozen=True)
+class Skip:
+    reason: str
+    message: str
+
+
+class Skips:
+    """Says why points cannot be measured; what they share is worked out once."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, ...], tuple[RunConfig, Skip | None]] = {}
+
+    def of(self, here: Here) -> Skip | None:
+        cfg = here.cfg
+        nodes = (cfg.model, cfg.gpu, cfg.scenario, cfg.engine)
+        key = (*map(id, nodes), here.memory_bytes or 0)
+        if key not in self._known:
+            self._known[key] = (cfg, skip_of(here))
+        return self._known[key][1]
+
+
+def skip_of(here: Here) -> Skip | None:
+    """Why a point cannot be measured on the machine it is for; None: nothing speaks against it."""
+    cfg = here.cfg
+    if here.problem is not None:
+        return Skip(NO_SUCH_GPU, here.problem)
+    if cfg.engine.name is EngineKind.tiny:
+        return None
+    capability = None if cfg.engine.device is Device.cpu else cfg.gpu.compute_capability
+    for found in unsupported(cfg, capability):
+        return Skip(found.code, found.message)
+    if here.memory_bytes is None or cfg.model.name == "auto":
+        return None
+    # An emulated GPU too: a model that it could not hold would make a record of something impossible.
+    on_gpu = dataclasses.replace(cfg, engine=dataclasses.replace(cfg.engine, device=Device.cuda))
+    report = fit.estimate(on_gpu, here.memory_bytes)
+    return None if report.fits else Skip(DOES_NOT_FIT, report.explain())

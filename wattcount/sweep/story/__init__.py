@@ -1,1 +1,0 @@
-"""What happened in a study, and how it stands: for people, scripts and MLflow."""
