@@ -2,7 +2,7 @@
 
     python benchmarks/bench_plan.py [POINTS]
 
-Plans a study of models x GPUs x rates x repeats as `python -m wattcount -m ...` would, in a process of its own, with no
+Plans a sweep of models x GPUs x rates x repeats as `python -m wattcount -m ...` would, in a process of its own, with no
 record in the folder and then with 5,580 of them, and prints one JSON object of seconds.
 """
 

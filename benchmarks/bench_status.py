@@ -1,9 +1,9 @@
-"""`wattcount status` on a study with as many records as the paper has runs: 5,580.
+"""`wattcount status` on a sweep with as many records as the paper has runs: 5,580.
 
     python benchmarks/bench_status.py [--points 5580] [--repeats 5] [--limit-s 2]
 
 One batch is run on the tiny engine and an emulated H200. Its record is copied, with ids of its own, for every point of a
-study of 50 models x 10 GPUs; raw files are linked. The first calls look at 500 records each for the first time (`Verdicts.at_a_glance`). The ledger holds what a sweep in three
+sweep of 50 models x 10 GPUs; raw files are linked. The first calls look at 500 records each for the first time (`Verdicts.at_a_glance`). The ledger holds what a sweep in three
 starts would have written: every point started and done, every twentieth failed once before. Then the program is started
 afresh and timed from outside, with the files in the page cache and, where that is permitted, without: then most of the time is Python and its
 libraries being read from the disk, and the limit is not asked of it.
@@ -76,7 +76,7 @@ def points(number: int) -> list[PlannedPoint]:
     ]  # fmt: skip
 
 
-def make_study(records_dir: Path, record: Path, number: int) -> None:
+def make_sweep(records_dir: Path, record: Path, number: int) -> None:
     planned = points(number)
     info = Record.open(record).info
     metrics = load_metrics(Record.open(record))
@@ -123,7 +123,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="wattcount-bench-") as name:
         top = Path(name)
         began = time.perf_counter()
-        make_study(top / "records", measured(top / "one"), args.points)
+        make_sweep(top / "records", measured(top / "one"), args.points)
         print(f"{args.points} records and their ledger made in {time.perf_counter() - began:.0f} s")
         worst = 0.0
         for cache in ("in the page cache", "page cache dropped"):

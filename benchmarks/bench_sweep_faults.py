@@ -1,15 +1,15 @@
-"""Does a study end whole, whatever happens to it? Kills at random moments, restarts, and every point counted.
+"""Does a sweep end whole, whatever happens to it? Kills at random moments, restarts, and every point counted.
 
     python benchmarks/bench_sweep_faults.py                              # 600 points, some 20 minutes on 2 cores
     python benchmarks/bench_sweep_faults.py --points 200 --faults 0      # nothing is killed: what a point costs
-    python benchmarks/bench_sweep_faults.py --study watt_counts --workers 6 --faults 12 --gap-s 120 320 --limit-s 9000
+    python benchmarks/bench_sweep_faults.py --sweep watt_counts --workers 6 --faults 12 --gap-s 120 320 --limit-s 9000
 
-`--study watt_counts` is `conf/experiment/watt_counts.yaml`, the paper's study, with all models, GPUs, scenarios and repeats that
+`--sweep watt_counts` is `conf/experiment/watt_counts.yaml`, the paper's sweep, with all models, GPUs, scenarios and repeats that
 fit, for the tiny engine: a second in place of 300 s windows, and some requests in each.
 
-A study of the tiny engine on emulated GPUs is started as a person would start it. At random moments (seeded) something
+A sweep of the tiny engine on emulated GPUs is started as a person would start it. At random moments (seeded) something
 is killed: the whole sweep (SIGKILL of its process group, as a power cut would), the parent alone, one of its lanes or of
-the processes of its runs, or it is told to end (SIGTERM, SIGINT). Now and then a second sweep of the same study over the same
+the processes of its runs, or it is told to end (SIGTERM, SIGINT). Now and then a second start of the same sweep over the same
 folder is started beside it. Whenever the sweep is gone, it is started again with the same command, until a start ends with
 exit code 0.
 
@@ -57,7 +57,7 @@ BRIEF = {
 
 
 def made_up(points: int) -> tuple[int, list[str]]:
-    """(points, arguments) of a study of some `points` of one model on five GPUs."""
+    """(points, arguments) of a sweep of some `points` of one model on five GPUs."""
     repeats = 3
     seeds = max(1, round(points / (len(GPUS) * 2 * repeats)))
     return seeds * len(GPUS) * 2 * repeats, [
@@ -77,7 +77,7 @@ def made_up(points: int) -> tuple[int, list[str]]:
 
 
 def the_papers(folder: Path) -> tuple[int, list[str]]:
-    """(points, arguments) of the paper's study, whose files it writes to `folder`: for each GPU the models that vLLM could
+    """(points, arguments) of the paper's sweep, whose files it writes to `folder`: for each GPU the models that vLLM could
     hold there, which the tiny engine would not ask."""
     declared: Any = OmegaConf.to_container(OmegaConf.load(PAPER).hydra.sweeper)
     models, gpus = model_catalogue(), gpu_catalogue()
@@ -94,9 +94,9 @@ def the_papers(folder: Path) -> tuple[int, list[str]]:
         "scenario": ", ".join(f"{name}_brief" for name in BRIEF),
         "repeat": declared["params"]["repeat"],
     }
-    study = {"hydra": {"mode": "MULTIRUN", "sweeper": {"params": params, "cases": cases}}}
+    sweep = {"hydra": {"mode": "MULTIRUN", "sweeper": {"params": params, "cases": cases}}}
     for group, files in (
-        ("experiment", {"watt_counts_brief": study}),
+        ("experiment", {"watt_counts_brief": sweep}),
         ("scenario", {f"{name}_brief": {"defaults": [name, "_self_"], **cut} for name, cut in BRIEF.items()}),
     ):
         (folder / group).mkdir(parents=True, exist_ok=True)
@@ -117,7 +117,7 @@ def _fits(model: ModelConfig, gpu: GpuConfig) -> bool:
     return fit.estimate(cfg, memory_bytes).fits
 
 
-class Study:
+class Sweep:
     """One command line over one folder."""
 
     def __init__(self, points: int, arguments: list[str], workers: int, folder: Path) -> None:
@@ -195,15 +195,15 @@ def _role(process: psutil.Process) -> str:
     )
 
 
-def run(study: Study, faults: int, gap_s: tuple[float, float], chance: random.Random, limit_s: float) -> dict:
+def run(sweep: Sweep, faults: int, gap_s: tuple[float, float], chance: random.Random, limit_s: float) -> dict:
     began_s = time.monotonic()
     done: collections.Counter[str] = collections.Counter()
     starts = 0
     while True:
-        sweeps = [study.start()]
+        sweeps = [sweep.start()]
         starts += 1
         if faults > sum(done.values()) and chance.random() < 0.2:
-            sweeps.append(study.start())  # a second one beside it
+            sweeps.append(sweep.start())  # a second one beside it
             starts += 1
         while any(sweep.poll() is None for sweep in sweeps):
             pause_s = chance.uniform(*gap_s)
@@ -214,14 +214,14 @@ def run(study: Study, faults: int, gap_s: tuple[float, float], chance: random.Ra
                 for sweep in sweeps:
                     harm_all(sweep)
                 raise SystemExit(
-                    f"not whole after {limit_s:g} s: {len(study.valid())} of {study.points} points; see {study.log}"
+                    f"not whole after {limit_s:g} s: {len(sweep.valid())} of {sweep.points} points; see {sweep.log}"
                 )
             alive = [sweep for sweep in sweeps if sweep.poll() is None]
             if alive and sum(done.values()) < faults:
                 done[harm(chance.choice(alive), chance)] += 1
         codes = [sweep.returncode for sweep in sweeps]
         print(
-            f"{time.monotonic() - began_s:7.0f} s: exit codes {codes}, {len(study.valid())} of {study.points} points valid, {sum(done.values())} faults",
+            f"{time.monotonic() - began_s:7.0f} s: exit codes {codes}, {len(sweep.valid())} of {sweep.points} points valid, {sum(done.values())} faults",
             flush=True,
         )
         if 0 in codes:
@@ -237,17 +237,17 @@ def harm_all(sweep: subprocess.Popen[bytes]) -> None:
         pass
 
 
-def judge(study: Study) -> tuple[list[str], dict]:
+def judge(sweep: Sweep) -> tuple[list[str], dict]:
     """What is wrong, and what there is."""
     wrong: list[str] = []
-    valid = study.valid()
-    if len(valid) != study.points:
-        wrong.append(f"{len(valid)} points have a valid record, of {study.points}")
+    valid = sweep.valid()
+    if len(valid) != sweep.points:
+        wrong.append(f"{len(valid)} points have a valid record, of {sweep.points}")
     if twice := [key for key, count in valid.items() if count > 1]:
         wrong.append(f"{len(twice)} points were measured more than once")
     reasons: collections.Counter[str] = collections.Counter()
     phases_s = 0.0
-    for folder in study.records.glob("*/r*"):
+    for folder in sweep.records.glob("*/r*"):
         record = Record.open(folder)
         try:
             record.verify()
@@ -260,7 +260,7 @@ def judge(study: Study) -> tuple[list[str], dict]:
             wrong.append(f"{folder}: valid, but not complete")
         else:
             phases_s += info.timing.get("phases_s") or 0.0
-    if half := list(study.records.glob("*/.tmp-*")) + list(study.records.glob(".tmp-*")):
+    if half := list(sweep.records.glob("*/.tmp-*")) + list(sweep.records.glob(".tmp-*")):
         wrong.append(f"{len(half)} half-written records are left, e.g. {half[0]}")
     return wrong, {"valid": sum(valid.values()), "invalid": dict(reasons), "phases_s": phases_s}
 
@@ -269,8 +269,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--study", choices=["made_up", "watt_counts"], default="made_up")
-    parser.add_argument("--points", type=int, default=600, help="of the made-up study")
+    parser.add_argument("--sweep", choices=["made_up", "watt_counts"], default="made_up")
+    parser.add_argument("--points", type=int, default=600, help="of the made-up sweep")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--faults", type=int, default=60)
     parser.add_argument("--gap-s", type=float, nargs=2, default=(2.0, 20.0), help="between two faults")
@@ -281,16 +281,16 @@ def main() -> None:
     args = parser.parse_args()
     folder = args.folder or Path(tempfile.mkdtemp(prefix="wattcount-bench-sweep-"))
     folder.mkdir(parents=True, exist_ok=True)
-    what = made_up(args.points) if args.study == "made_up" else the_papers(folder / "conf")
-    study = Study(*what, args.workers, folder)
-    print(f"{study.points} points, {args.workers} at once, in {folder}", flush=True)
-    result = run(study, args.faults, tuple(args.gap_s), random.Random(args.seed), args.limit_s)
-    wrong, found = judge(study)
-    result |= found | {"points": study.points, "workers": args.workers, "wrong": wrong}
+    what = made_up(args.points) if args.sweep == "made_up" else the_papers(folder / "conf")
+    sweep = Sweep(*what, args.workers, folder)
+    print(f"{sweep.points} points, {args.workers} at once, in {folder}", flush=True)
+    result = run(sweep, args.faults, tuple(args.gap_s), random.Random(args.seed), args.limit_s)
+    wrong, found = judge(sweep)
+    result |= found | {"points": sweep.points, "workers": args.workers, "wrong": wrong}
     if not args.faults:
         result["overhead_s_per_point"] = (
             result["elapsed_s"] * args.workers - found["phases_s"]
-        ) / study.points
+        ) / sweep.points
     print(json.dumps(result, indent=1))
     if args.json:
         args.json.write_text(json.dumps(result, indent=1) + "\n")

@@ -5,8 +5,8 @@
 //   node tools/mlflow_screenshots.mjs http://127.0.0.1:5000 docs/images [experiment] [runs to compare]
 //
 // Writes mlflow_runs.png (the saved view `Energy`), mlflow_charts.png (runs side by side),
-// mlflow_compare.png (the compare page), mlflow_curve.png (power curves) and mlflow_run.png; of a store with a study
-// in it mlflow_study.png alone.
+// mlflow_compare.png (the compare page), mlflow_curve.png (power curves) and mlflow_run.png; of a store with a sweep
+// in it mlflow_sweep.png alone.
 import { mkdirSync } from 'node:fs';
 import { chromium } from 'playwright-core';
 
@@ -26,7 +26,7 @@ async function api(path, body) {
 
 const found = await api(`experiments/get-by-name?experiment_name=${encodeURIComponent(experiment)}`);
 const id = found.experiment.experiment_id;
-const { runs: studies = [] } = await api('runs/search', { experiment_ids: [id], max_results: 1, filter: "tags.`wattcount.study_state` != ''" });
+const { runs: sweeps = [] } = await api('runs/search', { experiment_ids: [id], max_results: 1, filter: "tags.`wattcount.sweep_state` != ''" });
 const { runs = [] } = await api('runs/search', { experiment_ids: [id], max_results: Number(count) });
 if (!runs.length) throw new Error(`no runs in experiment ${experiment}`);
 const ids = runs.map((run) => run.info.run_id);
@@ -60,8 +60,8 @@ async function shot(name, path, { height = 900, ready, search, full, click } = {
   console.log(`${out}/${name}.png`);
 }
 
-if (studies.length) {
-  await shot('mlflow_study', `experiments/${id}/runs/${studies[0].info.run_id}`, { ready: 'About this run', click: 'Show more', height: 1120 });
+if (sweeps.length) {
+  await shot('mlflow_sweep', `experiments/${id}/runs/${sweeps[0].info.run_id}`, { ready: 'About this run', click: 'Show more', height: 1120 });
   await browser.close();
   process.exit(0);
 }

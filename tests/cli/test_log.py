@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 from mlflow_store import make_store
-from study_ledger import make_study
+from sweep_ledger import make_sweep
 from synthetic_record import SyntheticRun
 
 from tests.tracking.bad_servers import bad_server
 from wattcount.cli.main import main
-from wattcount.sweep import study_log
+from wattcount.sweep import mlflow_log
 from wattcount.sweep.ledger import read_state
 from wattcount.tracking import connection, resolve_uri
 
@@ -116,15 +116,15 @@ def test_a_store_that_does_not_answer_is_asked_once_and_not_for_every_record(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(connection, "OPEN_LIMIT_S", 0.5)
-    study = make_study(tmp_path)
-    study.close()
+    sweep = make_sweep(tmp_path)
+    sweep.close()
     for record in read_state(tmp_path, "big").records:
-        study_log._leave_note(study.folder, Path(record))
+        mlflow_log._leave_note(sweep.folder, Path(record))
     with bad_server("drip") as server:
-        call = ["log", "--study", "big", "--records-dir", str(tmp_path), "--pending", "--uri", server.uri]
+        call = ["log", "--sweep", "big", "--records-dir", str(tmp_path), "--pending", "--uri", server.uri]
         assert main(call) == 1
         assert len(server.requests) == 1
-    assert len(study_log.pending(study.folder)) == 2
+    assert len(mlflow_log.pending(sweep.folder)) == 2
     assert "it took longer than 0.5 s" in capsys.readouterr().err
 
 

@@ -20,7 +20,7 @@ from wattcount.run.cooldown import Rest
 from wattcount.run.orchestrate import Display
 from wattcount.sweep import local, task
 from wattcount.sweep.plan import Plan, PlannedPoint, PlanState
-from wattcount.sweep.report import StudyResult
+from wattcount.sweep.report import SweepResult
 from wattcount.sweep.sweeper import exit_code
 from wattcount.sweep.task import PointResult
 
@@ -43,9 +43,9 @@ class Calls:
         wait_for_others: bool,
         rest: Rest | None,
         display: Display | None,
-        study: str | None,
+        sweep: str | None,
     ) -> PointResult:
-        del display, study
+        del display, sweep
         self.runs.append(run)
         self.waits.append(wait_for_others)
         self.rests.append(rest)
@@ -93,7 +93,7 @@ def test_nothing_is_left_in_the_working_directory(calls: Calls, home: Path) -> N
     assert main(["-m", "seed=1,2", "model=tiny", "tracking=none"]) == 0
     assert len(calls.runs) == 2
     assert list(Path.cwd().iterdir()) == []
-    files = [file for file in home.rglob("*") if file.is_file() and ".studies" not in file.parts]
+    files = [file for file in home.rglob("*") if file.is_file() and ".sweeps" not in file.parts]
     assert [file.name for file in files] == ["multirun.yaml"]
 
 
@@ -235,7 +235,7 @@ def test_exit_codes_of_a_sweep() -> None:
             PlannedPoint(str(n), (), "tiny", "h200", "batch", "batch of 8", 0, n) for n in range(len(codes))
         ] or [PlannedPoint("0", (), "tiny", "h200", "batch", "batch of 8", 0, 0, PlanState.done)]
         results = {str(n): PointResult(code, (), None, None) for n, code in enumerate(codes)}
-        return exit_code(StudyResult(Plan("s", tuple(points), "", ()), results))
+        return exit_code(SweepResult(Plan("s", tuple(points), "", ()), results))
 
     assert of() == 0
     assert of(0, 0) == 0

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from study_ledger import make_study
+from sweep_ledger import make_sweep
 
 from wattcount.cli import status
 from wattcount.cli.main import main
@@ -16,8 +16,8 @@ from wattcount.sweep.plan import Plan
 
 
 @pytest.fixture
-def study(tmp_path: Path) -> Iterator[Ledger]:
-    with make_study(tmp_path) as made:
+def sweep(tmp_path: Path) -> Iterator[Ledger]:
+    with make_sweep(tmp_path) as made:
         yield made
 
 
@@ -25,10 +25,10 @@ def call(tmp_path: Path, *args: str) -> int:
     return main(["status", "--records-dir", str(tmp_path), *args])
 
 
-@pytest.mark.usefixtures("study")
-def test_the_study_started_last_is_shown(tmp_path, capsys):
+@pytest.mark.usefixtures("sweep")
+def test_the_sweep_started_last_is_shown(tmp_path, capsys):
     Ledger.open(tmp_path, "older").write_plan(Plan("older", (), "", ()))
-    os.utime(tmp_path / ".studies" / "older" / "plan.parquet", (1e9, 1e9))
+    os.utime(tmp_path / ".sweeps" / "older" / "plan.parquet", (1e9, 1e9))
     assert call(tmp_path) == 0
     text = capsys.readouterr().out
     assert text.startswith("big: running: pid")
@@ -37,19 +37,19 @@ def test_the_study_started_last_is_shown(tmp_path, capsys):
     assert capsys.readouterr().out.startswith("older: finished")
 
 
-@pytest.mark.usefixtures("study")
+@pytest.mark.usefixtures("sweep")
 def test_all_are_listed(tmp_path, capsys):
     Ledger.open(tmp_path, "empty").write_plan(Plan("empty", (), "", ()))
     assert call(tmp_path, "--all") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split()[:2] == ["study", "state"]
+    assert lines[0].split()[:2] == ["sweep", "state"]
     assert {tuple(line.split()[:2]) for line in lines[1:]} == {("big", "running"), ("empty", "finished")}
     assert call(tmp_path, "--all", "--json") == 0
     assert {found["name"] for found in json.loads(capsys.readouterr().out)} == {"big", "empty"}
 
 
-@pytest.mark.usefixtures("study")
-def test_a_damaged_study_does_not_hide_the_others(tmp_path, capsys):
+@pytest.mark.usefixtures("sweep")
+def test_a_damaged_sweep_does_not_hide_the_others(tmp_path, capsys):
     broken = Ledger.open(tmp_path, "broken")
     (broken.folder / "plan.parquet").write_text("?")
     assert call(tmp_path, "--all") == 0
@@ -57,10 +57,10 @@ def test_a_damaged_study_does_not_hide_the_others(tmp_path, capsys):
     assert "big" in captured.out
     assert "broken" in captured.err
     assert call(tmp_path, "broken") == 2
-    assert "starting the study again writes it afresh" in capsys.readouterr().err
+    assert "starting the sweep again writes it afresh" in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("study")
+@pytest.mark.usefixtures("sweep")
 def test_json(tmp_path, capsys):
     assert call(tmp_path, "big", "--json") == 0
     assert json.loads(capsys.readouterr().out)["counts"]["done"] == 2
@@ -69,39 +69,39 @@ def test_json(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("args", "what"),
     [
-        (["bug"], "no study 'bug'"),
+        (["bug"], "no sweep 'bug'"),
         (["big", "--all"], "not both"),
         (["--watch", "--interval", "0"], "above 0"),
-        (["../x"], "no study '../x'"),
+        (["../x"], "no sweep '../x'"),
     ],
 )
-@pytest.mark.usefixtures("study")
+@pytest.mark.usefixtures("sweep")
 def test_bad_input(tmp_path, capsys, args, what):
     assert call(tmp_path, *args) == 2
     assert what in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("study")
+@pytest.mark.usefixtures("sweep")
 def test_a_near_miss_is_named(tmp_path, capsys):
     call(tmp_path, "bigg")
     assert "'big'" in capsys.readouterr().err
 
 
-def test_no_study_at_all(tmp_path, capsys):
+def test_no_sweep_at_all(tmp_path, capsys):
     assert call(tmp_path) == 2
-    assert "no study in" in capsys.readouterr().err
+    assert "no sweep in" in capsys.readouterr().err
     assert call(tmp_path / "none") == 2
 
 
-def test_watching_ends_with_the_study(study, tmp_path, monkeypatch, capsys):
+def test_watching_ends_with_the_sweep(sweep, tmp_path, monkeypatch, capsys):
     slept: list[float] = []
 
     def sleep(seconds: float) -> None:
         slept.append(seconds)
         if len(slept) == 3:
-            study.append(Event(EventKind.failed, "running", reason="timeout"))
-            study.append(Event(EventKind.end, reason="finished"))
-            study.close()
+            sweep.append(Event(EventKind.failed, "running", reason="timeout"))
+            sweep.append(Event(EventKind.end, reason="finished"))
+            sweep.close()
 
     monkeypatch.setattr(status.time, "sleep", sleep)
     assert call(tmp_path, "--watch", "--json", "--interval", "0.05") == 0
@@ -111,7 +111,7 @@ def test_watching_ends_with_the_study(study, tmp_path, monkeypatch, capsys):
     assert looks[-1]["counts"]["failed"] == 2
 
 
-@pytest.mark.usefixtures("study")
+@pytest.mark.usefixtures("sweep")
 def test_watching_is_left_with_ctrl_c(tmp_path, monkeypatch, capsys):
     def interrupt(_seconds: float) -> None:
         raise KeyboardInterrupt
@@ -121,7 +121,7 @@ def test_watching_is_left_with_ctrl_c(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.startswith("big: running")
 
 
-@pytest.mark.usefixtures("study")
+@pytest.mark.usefixtures("sweep")
 def test_ctrl_c_ends_a_watching_process_quietly(tmp_path):
     command = [sys.executable, "-m", "wattcount", "status", "--records-dir", str(tmp_path), "--watch"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as watching:

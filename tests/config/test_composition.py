@@ -273,7 +273,7 @@ HEADER = "# @package _global_\n"
     ("group", "content", "said"),
     [
         ("experiment", b"seed: 1\n", "experiment/mine.yaml: its first line must be: # @package _global_"),
-        ("experiment", b"\n# a study\n" + HEADER.encode() + b"seed: 1\n", "mine.yaml: its first line must be"),
+        ("experiment", b"\n# a sweep\n" + HEADER.encode() + b"seed: 1\n", "mine.yaml: its first line must be"),
         ("experiment", b"hydra: {mode: MULTIRUN}\n", "mine.yaml: its first line must be"),
         ("experiment", b"# @package _globl_\nseed: 1\n", "experiment/mine.yaml: _globl_: no such key"),
         ("experiment", b"# @package _global_ # x\nseed: 1\n", "mine.yaml: a line that begins with # @ must be"),

@@ -29,7 +29,7 @@ def test_metrics_are_a_function_of_the_raw_files(path: Path) -> None:
 HEADLINE = ("llama3_1_8b", "qwen3_8b", "olmoe_1b_7b", "falcon3_mamba_7b", "nemotron3_nano_30b_a3b")
 
 
-def test_what_is_kept_of_the_study() -> None:
+def test_what_is_kept_of_the_sweep() -> None:
     """Twenty shapes valid as batch and as server, five of them three times, two GPUs beside one, and what was invalid is there,
     too."""
     valid: dict[str, set[str]] = {}

@@ -1,4 +1,4 @@
-"""Studies on SLURM and Ray as they are, of one machine: `make test-slurm`, `make test-ray`, `make test-all`.
+"""Sweeps on SLURM and Ray as they are, of one machine: `make test-slurm`, `make test-ray`, `make test-all`.
 
 Their nodes' NVML is an emulated machine of the node's kind (tools/*_test_cluster.sh), so that a job finds its GPU
 as it would find a real one.
@@ -32,7 +32,7 @@ SHORT = (
     "power=nvml", "power.probe=false", "sweep.name=s", "cooldown_limit_s=0",
 )  # fmt: skip
 LIMIT_S = 800
-"""Longest time that a study may take here [s]. A dozen runs of some seconds take minutes on a machine that is busy."""
+"""Longest time that a sweep may take here [s]. A dozen runs of some seconds take minutes on a machine that is busy."""
 KINDS = ("gpu=a100,l4", "repeat=0,1,2,3,4,5")
 NAMES = {"a100": "NVIDIA A100-SXM4-80GB", "l4": "NVIDIA L4"}
 
@@ -180,7 +180,7 @@ def test_a_gpu_may_be_emulated_on_any_node_and_a_restart_has_nothing_to_do(home:
 
 @pytest.mark.slurm
 @pytest.mark.usefixtures("slurm")
-def test_an_interrupted_study_leaves_no_job_in_the_queue(home: Path) -> None:
+def test_an_interrupted_sweep_leaves_no_job_in_the_queue(home: Path) -> None:
     with start(SLURM, *KINDS) as process:
         wait_until(lambda: slurm_jobs("running") and running(home))
         process.send_signal(signal.SIGINT)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from study_ledger import make_study, planned
+from sweep_ledger import make_sweep, planned
 
 from wattcount.config.schema import DisplayConfig
 from wattcount.records.schema import Phase
@@ -22,8 +22,8 @@ class Terminal(io.StringIO):
 
 
 @pytest.fixture
-def study(tmp_path: Path) -> Iterator[Ledger]:
-    with make_study(tmp_path) as made:
+def sweep(tmp_path: Path) -> Iterator[Ledger]:
+    with make_sweep(tmp_path) as made:
         yield made
 
 
@@ -75,7 +75,7 @@ def test_a_terminal_is_drawn_on_and_a_file_is_not(monkeypatch):
     assert isinstance(display.create(DisplayConfig(live=False), tally(), Terminal()), PlainSweepDisplay)
 
 
-def test_the_block_says_what_each_lane_does_and_how_the_study_stands(live):
+def test_the_block_says_what_each_lane_does_and_how_the_sweep_stands(live):
     live.event(Event(EventKind.start))
     for lane in (0, 1):
         live.lane_started(lane, point(lane))
@@ -160,7 +160,7 @@ def test_plain_lines_of_long_runs():
     assert "lane 3: llama3_8b on h200, server 4/s, r0, engine start 0:24" in out.getvalue()
 
 
-@pytest.mark.usefixtures("study")
+@pytest.mark.usefixtures("sweep")
 def test_evidence_is_said_with_the_first_result(tmp_path):
     out = io.StringIO()
     shown = PlainSweepDisplay(read_tally(tmp_path, "big"), out, 1e9)
@@ -170,8 +170,8 @@ def test_evidence_is_said_with_the_first_result(tmp_path):
     assert out.getvalue().count("figures are: emulated") == 1
 
 
-def test_a_study_that_is_gone_on_with_counts_what_was_before(study, tmp_path):
-    study.close()
+def test_a_sweep_that_is_gone_on_with_counts_what_was_before(sweep, tmp_path):
+    sweep.close()
     out = io.StringIO()
     shown = PlainSweepDisplay(read_tally(tmp_path, "big"), out, 1e9)
     shown.event(Event(EventKind.start))
@@ -181,7 +181,7 @@ def test_a_study_that_is_gone_on_with_counts_what_was_before(study, tmp_path):
     assert "energy so far: 10.00 kJ" in out.getvalue()
 
 
-@pytest.mark.usefixtures("study")
+@pytest.mark.usefixtures("sweep")
 def test_a_sweep_on_other_hosts_is_shown_from_its_ledger(live, tmp_path):
-    live.study(read_state(tmp_path, "big"))
+    live.sweep(read_state(tmp_path, "big"))
     assert any("2 done, 1 failed, 1 skipped, 1 running, 1 waiting" in line for line in block(live))

@@ -1,4 +1,4 @@
-"""The declared studies say what they are meant to."""
+"""The declared sweeps say what they are meant to."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ FOLDER = Path(__file__).resolve().parents[2] / "conf" / "experiment"
 
 
 def points(name: str) -> list[dict[str, str]]:
-    study: Any = OmegaConf.to_container(OmegaConf.load(FOLDER / f"{name}.yaml"))
-    sweeper = study["hydra"]["sweeper"]
-    assert study["hydra"]["mode"] == "MULTIRUN"
+    sweep: Any = OmegaConf.to_container(OmegaConf.load(FOLDER / f"{name}.yaml"))
+    sweeper = sweep["hydra"]["sweeper"]
+    assert sweep["hydra"]["mode"] == "MULTIRUN"
     expanded = expand(sweeper.get("params", {}), sweeper.get("cases", []), (), OverridesParser.create())
     return [dict(text.split("=", 1) for text in point) for point in expanded]
 
@@ -32,7 +32,7 @@ def test_options_exist(name: str) -> None:
         assert chosen <= set(options(group))
 
 
-def test_the_papers_study() -> None:
+def test_the_papers_sweep() -> None:
     found = points("watt_counts")
     assert len({point["model"] for point in found}) == 50
     assert len(found) == 50 * 11 * 3 * 5

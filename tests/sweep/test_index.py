@@ -119,7 +119,7 @@ def test_planning_without_keeping_changes_nothing_on_the_disk(records: Path, met
     assert listing(records) == before
     assert len(read_index(records)) == 1  # nor is metrics.json written, only what was found is kept
     assert {name for name, *_ in listing(records)} - {name for name, *_ in before} == {
-        str(records / ".studies"),
+        str(records / ".sweeps"),
         str(records / INDEX_FILE),
     }
 

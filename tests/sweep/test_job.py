@@ -60,7 +60,7 @@ def job() -> Callable[[list[str], Errand], PointResult]:
 
 
 def events(errand: Errand) -> list[tuple[str, int | None]]:
-    files = sorted(Path(errand.records_dir).glob(".studies/s/events/*.jsonl"))
+    files = sorted(Path(errand.records_dir).glob(".sweeps/s/events/*.jsonl"))
     lines = [line for file in files for line in file.read_bytes().splitlines()[1:]]
     return [(event.kind.value, event.attempt) for event in map(decode, lines)]
 

@@ -36,7 +36,7 @@ def ends() -> Iterator[tuple[Connection, Connection]]:
 
 
 def task(cfg: RunConfig) -> Task:
-    return Task(to_json(cfg), (), "k", "study", 1, (), wait_for_others=False)
+    return Task(to_json(cfg), (), "k", "sweep", 1, (), wait_for_others=False)
 
 
 def report(phase: Phase, number: int) -> Progress:

@@ -18,12 +18,12 @@ from wattcount.sweep.state import PointState
 pytestmark = pytest.mark.timeout(200)
 
 LAUNCHERS = Path(__file__).parent / "launchers"
-Study = Callable[..., tuple[int, str]]
+Sweep = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture
-def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
-    """Runs a study with a launcher. Returns the exit code and what it said on standard error."""
+def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
+    """Runs a sweep with a launcher. Returns the exit code and what it said on standard error."""
     monkeypatch.setenv("PYTHONPATH", str(LAUNCHERS))
     monkeypatch.setenv("WATTCOUNT_HOME", str(tmp_path))
     monkeypatch.setenv("COLUMNS", "200")
@@ -50,9 +50,9 @@ def last_event(point: PointState) -> Event:
 
 
 def test_what_was_measured_before_a_launcher_broke_counts_and_the_rest_is_tried_again(
-    study: Study, tmp_path: Path
+    sweep: Sweep, tmp_path: Path
 ) -> None:
-    code, err = study("breaks_after_one", "gpu=l4", "repeat=0,1,2")
+    code, err = sweep("breaks_after_one", "gpu=l4", "repeat=0,1,2")
     assert code == 1
     # A call for three, which breaks at the second, and one for the two others.
     assert [point.state for point in points(tmp_path)] == [State.done, State.done, State.lost]
@@ -60,19 +60,19 @@ def test_what_was_measured_before_a_launcher_broke_counts_and_the_rest_is_tried_
     assert last_event(points(tmp_path)[2]).reason == JOB_LOST
     assert "the launcher failed: RuntimeError: a worker died" in err
     assert len(list((tmp_path / "records").glob("*/r*/run.json"))) == 2
-    assert not list((tmp_path / "records").glob(".studies/s/jobs/*"))
+    assert not list((tmp_path / "records").glob(".sweeps/s/jobs/*"))
 
 
-def test_groups_do_not_cost_each_other_anything(study: Study, tmp_path: Path) -> None:
-    code, err = study("breaks_after_one", "gpu=l4,a100")
+def test_groups_do_not_cost_each_other_anything(sweep: Sweep, tmp_path: Path) -> None:
+    code, err = sweep("breaks_after_one", "gpu=l4,a100")
     assert (code, err) == (0, ""), err
     assert [point.state for point in points(tmp_path)] == [State.done] * 2
 
 
 def test_a_launcher_that_refuses_everything_loses_every_point_with_its_reason(
-    study: Study, tmp_path: Path
+    sweep: Sweep, tmp_path: Path
 ) -> None:
-    code, err = study("refuses", "gpu=l4,a100", "sweep.attempts=1")
+    code, err = sweep("refuses", "gpu=l4,a100", "sweep.attempts=1")
     assert code == 1
     assert err.count("the launcher failed: RuntimeError: no such queue") >= 1
     assert [point.state for point in points(tmp_path)] == [State.lost] * 2
@@ -81,9 +81,9 @@ def test_a_launcher_that_refuses_everything_loses_every_point_with_its_reason(
 
 
 def test_a_placement_that_the_launcher_does_not_know_is_found_before_anything_starts(
-    study: Study, tmp_path: Path
+    sweep: Sweep, tmp_path: Path
 ) -> None:
-    code, err = study("refuses", "gpu=l4", "sweep.placement.l4.partition=gpu")
+    code, err = sweep("refuses", "gpu=l4", "sweep.placement.l4.partition=gpu")
     assert code == 2
     assert "partition: no such key" in err
     assert not (tmp_path / "records").exists()

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 from growth import growth
-from study_ledger import planned
+from sweep_ledger import planned
 from synthetic_record import SyntheticRun, rewrite_metrics
 from waiting import wait_until
 
 from wattcount import ownership
 from wattcount.errors import WattcountError
-from wattcount.sweep.ledger import Event, EventKind, Ledger, State, read_plan, read_state, studies
+from wattcount.sweep.ledger import Event, EventKind, Ledger, State, read_plan, read_state, sweeps
 from wattcount.sweep.plan import Plan, PlannedPoint, PlanState
 
 
@@ -54,7 +54,7 @@ def test_the_plan_comes_back_as_it_was(tmp_path):
     )
     Ledger.open(tmp_path, "quick").write_plan(plan)
     assert read_plan(tmp_path, "quick") == plan
-    assert [path.name for path in (tmp_path / ".studies" / "quick").iterdir() if path.is_file()] == [
+    assert [path.name for path in (tmp_path / ".sweeps" / "quick").iterdir() if path.is_file()] == [
         "plan.parquet"
     ]
 
@@ -65,23 +65,23 @@ def test_an_empty_plan(tmp_path):
     assert read_plan(tmp_path, "quick") == plan
 
 
-def test_no_such_study(tmp_path):
-    with pytest.raises(WattcountError, match="no study 'quick'"):
+def test_no_such_sweep(tmp_path):
+    with pytest.raises(WattcountError, match="no sweep 'quick'"):
         read_plan(tmp_path, "quick")
-    with pytest.raises(WattcountError, match="no study"):
+    with pytest.raises(WattcountError, match="no sweep"):
         read_state(tmp_path, "quick")
 
 
 @pytest.mark.parametrize("name", ["", "..", ".hidden", "a/b", "-x", "a\n", "x" * 300])
 def test_a_name_that_is_no_folders(tmp_path, name):
-    with pytest.raises(WattcountError, match="no name of a study"):
+    with pytest.raises(WattcountError, match="no name of a sweep"):
         Ledger.open(tmp_path, name)
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1 nonsense", b"x" * 5000])
 def test_a_damaged_plan(ledger, tmp_path, content):
     (ledger.folder / "plan.parquet").write_bytes(content)
-    with pytest.raises(WattcountError, match="starting the study again writes it afresh") as caught:
+    with pytest.raises(WattcountError, match="starting the sweep again writes it afresh") as caught:
         read_plan(tmp_path, "quick")
     assert "\n" not in str(caught.value)
 
@@ -103,14 +103,27 @@ def test_folders_that_cannot_be_made(tmp_path):
         Ledger.open(tmp_path / "file", "quick")
 
 
-def test_studies_are_listed_newest_first(tmp_path):
-    assert studies(tmp_path) == []
-    assert studies(tmp_path / "none") == []
+def test_sweeps_are_listed_newest_first(tmp_path):
+    assert sweeps(tmp_path) == []
+    assert sweeps(tmp_path / "none") == []
     for age, name in enumerate(["new", "middle", "old"]):
         Ledger.open(tmp_path, name).write_plan(make_plan(name=name))
-        os.utime(tmp_path / ".studies" / name / "plan.parquet", (1e9 - age, 1e9 - age))
+        os.utime(tmp_path / ".sweeps" / name / "plan.parquet", (1e9 - age, 1e9 - age))
     Ledger.open(tmp_path, "without-plan")
-    assert studies(tmp_path) == ["new", "middle", "old"]
+    assert sweeps(tmp_path) == ["new", "middle", "old"]
+
+
+def test_a_sweep_that_an_earlier_version_started_goes_on_where_it_is(tmp_path):
+    with Ledger.open(tmp_path, "quick") as begun:
+        begun.write_plan(make_plan(point("a"), point("b")))
+        begun.append(Event(EventKind.done, key="a", record=None))
+    (tmp_path / ".sweeps").rename(tmp_path / ".studies")
+    assert sweeps(tmp_path) == ["quick"]
+    with Ledger.open(tmp_path, "quick") as again:
+        again.append(Event(EventKind.started, key="b"))
+        found = read_state(tmp_path, "quick")
+    assert [point.state for point in found.points] == [State.done, State.running]
+    assert not (tmp_path / ".sweeps" / "quick").exists()  # its history is not split
 
 
 # -- events ---------------------------------------------------------------------------------------
@@ -338,11 +351,11 @@ def test_beats_are_rare(ledger, monkeypatch):
 # -- size -----------------------------------------------------------------------------------------
 
 
-def test_reading_a_study_grows_with_its_points_alone(tmp_path):
+def test_reading_a_sweep_grows_with_its_points_alone(tmp_path):
     """The paper's has 5,580."""
 
     def reading(count: int) -> Callable[[], object]:
-        name = f"study{count}"
+        name = f"sweep{count}"
         points = [point(f"{i:012x}", state=PlanState.to_run) for i in range(count)]
         with Ledger.open(tmp_path, name) as ledger:
             ledger.write_plan(make_plan(*points))

@@ -2,10 +2,10 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from study_ledger import planned
+from sweep_ledger import planned
 
 from wattcount.sweep.plan import Plan, PlannedPoint, PlanState
-from wattcount.sweep.report import WIDTH, StudyResult, end_lines, plan_lines
+from wattcount.sweep.report import WIDTH, SweepResult, end_lines, plan_lines
 
 MODELS = [f"model_of_some_length_{number:02d}" for number in range(50)]
 
@@ -104,9 +104,9 @@ def test_where_all_are_is_a_command_to_copy() -> None:
     assert not any("wattcount status" in line for line in shown([*some[:1], planned("k")]))
 
 
-def test_the_end_of_a_study_that_was_interrupted_says_how_to_go_on() -> None:
+def test_the_end_of_a_sweep_that_was_interrupted_says_how_to_go_on() -> None:
     plan = Plan("s", (planned("a"),), "", ())
     again = "the same command again goes on with what is missing"
-    assert list(end_lines(StudyResult(plan, interrupted=130)))[-1] == again
-    assert again not in list(end_lines(StudyResult(plan)))
-    assert shown(plan.points)[0] == "study s: 1 point: 1 to run, 0 done before, 0 skipped"
+    assert list(end_lines(SweepResult(plan, interrupted=130)))[-1] == again
+    assert again not in list(end_lines(SweepResult(plan)))
+    assert shown(plan.points)[0] == "sweep s: 1 point: 1 to run, 0 done before, 0 skipped"

@@ -24,7 +24,7 @@ def point(key: str, **other) -> PlannedPoint:
 
 def plan(*points: PlannedPoint | str) -> Plan:
     made = tuple(point(p) if isinstance(p, str) else p for p in points)
-    return Plan("study", made, "2026-01-01T00:00:00Z", ())
+    return Plan("sweep", made, "2026-01-01T00:00:00Z", ())
 
 
 def event(kind: str, key: str | None = None, at_s: float = 0, pid: int = 1, **other) -> Event:
@@ -40,11 +40,11 @@ def state_of(*events: Event, alive: bool = True, planned: PlannedPoint | str = "
 
 
 def test_nothing_told_yet():
-    study = one([], ["a", "b"])
-    assert study.counts == dict.fromkeys(State, 0) | {State.waiting: 2}
-    assert (study.energy_j, study.work_left_s, study.time_left_s, study.latest) == (None, None, None, None)
-    assert not study.alive
-    assert study.failures == []
+    sweep = one([], ["a", "b"])
+    assert sweep.counts == dict.fromkeys(State, 0) | {State.waiting: 2}
+    assert (sweep.energy_j, sweep.work_left_s, sweep.time_left_s, sweep.latest) == (None, None, None, None)
+    assert not sweep.alive
+    assert sweep.failures == []
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_state_by_what_was_told(kinds, alive, expected, tries):
 
 
 def test_the_plan_says_what_is_done_and_skipped():
-    study = one(
+    sweep = one(
         [],
         [
             point("a", state=PlanState.done, record="/r"),
@@ -80,8 +80,8 @@ def test_the_plan_says_what_is_done_and_skipped():
         ],
         is_there=lambda record: record == "/r",
     )
-    assert [p.state for p in study.points] == [State.done, State.skipped, State.waiting]
-    assert study.points[0].record == "/r"
+    assert [p.state for p in sweep.points] == [State.done, State.skipped, State.waiting]
+    assert sweep.points[0].record == "/r"
 
 
 def test_a_record_that_was_deleted_is_to_be_measured_again():
@@ -116,9 +116,9 @@ def test_what_failed_in_this_start_is_failed():
 
 def test_lost_by_one_and_measured_by_the_next():
     killed = Writer([event("started", "a", 1)], False)
-    study = one([killed, Writer([event("started", "a", 5, pid=2), event("done", "a", 6, pid=2)], True)])
-    assert (study.points[0].state, study.points[0].tries) == (State.done, 2)
-    assert study.failures == []
+    sweep = one([killed, Writer([event("started", "a", 5, pid=2), event("done", "a", 6, pid=2)], True)])
+    assert (sweep.points[0].state, sweep.points[0].tries) == (State.done, 2)
+    assert sweep.failures == []
 
 
 def test_one_sweep_told_that_another_measures_the_point_ends_nothing():
@@ -162,9 +162,9 @@ def test_the_sweep_writes_off_a_lane_that_died():
 
 
 def test_events_of_points_that_are_no_longer_planned_are_passed_over():
-    study = one([Writer([event("done", "other", 1)], True)])
-    assert study.counts[State.done] == 0
-    assert study.counts[State.waiting] == 1
+    sweep = one([Writer([event("done", "other", 1)], True)])
+    assert sweep.counts[State.done] == 0
+    assert sweep.counts[State.waiting] == 1
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
@@ -181,32 +181,32 @@ def test_the_order_of_the_files_does_not_matter(order):
 
 
 def test_starts_that_run_ended_and_were_killed():
-    study = one(
+    sweep = one(
         [
             Writer([event("start", at_s=1, pid=1)], False),
             Writer([event("start", at_s=2, pid=2), event("end", at_s=3, pid=2, reason="interrupted")], False),
             Writer([event("start", at_s=4, pid=3)], True),
         ]
     )
-    assert [(s.pid, s.killed, s.reason, s.alive) for s in study.starts] == [
+    assert [(s.pid, s.killed, s.reason, s.alive) for s in sweep.starts] == [
         (1, True, None, False),
         (2, False, "interrupted", False),
         (3, False, None, True),
     ]
-    assert study.alive
+    assert sweep.alive
 
 
 def test_a_start_has_ended_though_its_process_lives_on():
-    study = one([Writer([event("start", at_s=1), event("end", at_s=2)], True)])
-    assert not study.alive
-    assert not study.starts[0].killed
+    sweep = one([Writer([event("start", at_s=1), event("end", at_s=2)], True)])
+    assert not sweep.alive
+    assert not sweep.starts[0].killed
 
 
 # -- energy, time left, latest --------------------------------------------------------------------
 
 
 def test_energy_is_of_every_run_once():
-    study = one(
+    sweep = one(
         [
             Writer(
                 [
@@ -222,10 +222,10 @@ def test_energy_is_of_every_run_once():
         ],
         ["a", "b"],
     )
-    assert study.energy_j == 110.0
-    assert (study.energy_of, study.counts[State.done]) == (1, 2)
-    assert study.latest is not None
-    assert study.latest.point.key == "b"
+    assert sweep.energy_j == 110.0
+    assert (sweep.energy_of, sweep.counts[State.done]) == (1, 2)
+    assert sweep.latest is not None
+    assert sweep.latest.point.key == "b"
 
 
 def running(*events: Event) -> list[Writer]:
@@ -234,17 +234,17 @@ def running(*events: Event) -> list[Writer]:
 
 def test_time_left_is_of_points_like_those_that_were_measured():
     slow = {"model": "slow"}
-    study = one(
+    sweep = one(
         running(event("done", "a", 1, wall_s=10.0), event("done", "s", 2, wall_s=100.0)),
         ["a", "b", point("s", **slow), point("t", **slow), point("u", **slow)],
     )
-    assert study.work_left_s == 210.0
-    assert study.time_left_s == 210.0
-    assert study.time_left_basis == "measured"
+    assert sweep.work_left_s == 210.0
+    assert sweep.time_left_s == 210.0
+    assert sweep.time_left_basis == "measured"
 
 
 def test_time_left_is_shared_by_those_that_run_at_once_and_shrinks():
-    study = one(
+    sweep = one(
         running(
             event("done", "a", 1, wall_s=60.0),
             event("started", "b", 990, pid=2),
@@ -252,8 +252,8 @@ def test_time_left_is_shared_by_those_that_run_at_once_and_shrinks():
         ),
         ["a", "b", "c", "d"],
     )
-    assert study.work_left_s == 50 + 0 + 60
-    assert study.time_left_s == 55
+    assert sweep.work_left_s == 50 + 0 + 60
+    assert sweep.time_left_s == 55
 
 
 def test_time_left_of_the_unlike_comes_from_the_plan_then_from_the_same_load():
@@ -263,20 +263,20 @@ def test_time_left_of_the_unlike_comes_from_the_plan_then_from_the_same_load():
     guessed = point("b", model="x", wall_s=33.0, basis="predicted")
     assert one(known, ["a", guessed]).work_left_s == 10.0
     of_another_load = point("b", model="x", load="server 4/s", wall_s=33.0, basis="predicted")
-    study = one(known, ["a", of_another_load])
-    assert (study.work_left_s, study.time_left_basis) == (33.0, "predicted")
+    sweep = one(known, ["a", of_another_load])
+    assert (sweep.work_left_s, sweep.time_left_basis) == (33.0, "predicted")
     unknown = point("b", load="server 4/s")
     assert one(known, ["a", unknown]).work_left_s is None
 
 
-def test_a_study_that_does_not_run_has_work_but_no_time_left():
-    study = one([Writer([event("done", "a", 1, wall_s=10.0)], False)], ["a", "b"])
-    assert (study.work_left_s, study.time_left_s) == (10.0, None)
+def test_a_sweep_that_does_not_run_has_work_but_no_time_left():
+    sweep = one([Writer([event("done", "a", 1, wall_s=10.0)], False)], ["a", "b"])
+    assert (sweep.work_left_s, sweep.time_left_s) == (10.0, None)
 
 
 def test_nothing_left():
-    study = one(running(event("done", "a", 1)))
-    assert (study.work_left_s, study.time_left_s) == (0.0, 0.0)
+    sweep = one(running(event("done", "a", 1)))
+    assert (sweep.work_left_s, sweep.time_left_s) == (0.0, 0.0)
 
 
 def test_a_tally_moves_on_as_events_come():

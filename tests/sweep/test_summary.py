@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from study_ledger import make_study, planned
+from sweep_ledger import make_sweep, planned
 
 from wattcount.sweep.ledger import Event, EventKind, Ledger, read_state
 from wattcount.sweep.plan import INVALID_BEFORE, Plan, PlanState
@@ -16,20 +16,20 @@ S = 1_000_000_000
 
 
 @pytest.fixture
-def study(tmp_path: Path) -> Iterator[Ledger]:
-    with make_study(tmp_path) as made:
+def sweep(tmp_path: Path) -> Iterator[Ledger]:
+    with make_sweep(tmp_path) as made:
         yield made
 
 
-def shown(study, width: int = 80, **options) -> str:
+def shown(sweep, width: int = 80, **options) -> str:
     out = io.StringIO()
     console = Console(file=out, width=width, color_system=None)
-    for part in render(study, **options):
+    for part in render(sweep, **options):
         console.print(part, soft_wrap=bool(getattr(part, "no_wrap", False)))
     return out.getvalue()
 
 
-@pytest.mark.usefixtures("study")
+@pytest.mark.usefixtures("sweep")
 def test_everything_is_said_in_80_columns(tmp_path):
     text = shown(read_state(tmp_path, "big"))
     assert max(len(line) for line in text.splitlines()) <= 80
@@ -52,8 +52,8 @@ def test_everything_is_said_in_80_columns(tmp_path):
         assert expected in one_line
 
 
-def test_a_killed_study_says_how_to_go_on(study: Ledger, tmp_path):
-    study.close()
+def test_a_killed_sweep_says_how_to_go_on(sweep: Ledger, tmp_path):
+    sweep.close()
     text = shown(read_state(tmp_path, "big"))
     assert "was killed" in text
     assert "go on with     python -m wattcount +experiment=big 'a=b c'\n" in text
@@ -61,14 +61,14 @@ def test_a_killed_study_says_how_to_go_on(study: Ledger, tmp_path):
     assert "4:00" in text  # what waits and what was lost
 
 
-def test_a_study_that_ended(study: Ledger, tmp_path):
-    study.append(Event(EventKind.end, reason="interrupted"))
-    study.close()
+def test_a_sweep_that_ended(sweep: Ledger, tmp_path):
+    sweep.append(Event(EventKind.end, reason="interrupted"))
+    sweep.close()
     text = shown(read_state(tmp_path, "big"))
     assert "(interrupted), 3 not done" in text
 
 
-def test_a_finished_study_asks_for_nothing():
+def test_a_finished_sweep_asks_for_nothing():
     plan = Plan(
         "big", (planned("a", state=PlanState.done), planned("b", state=PlanState.skipped)), "", ("x",)
     )
@@ -84,7 +84,7 @@ def test_nothing_known_is_said_so():
     assert text.count("not known yet") == 2
 
 
-def test_a_study_without_a_point():
+def test_a_sweep_without_a_point():
     assert "0 points" not in shown(tally(Plan("big", (), "", ()), []).state(5 * S))
     assert to_json(tally(Plan("big", (), "", ()), []).state(5 * S))["points"] == 0
 
@@ -108,14 +108,14 @@ def test_many_failures_are_a_line_a_reason_unless_all_are_asked_for():
     )
 
 
-def test_what_another_study_found_invalid_is_explained():
+def test_what_another_sweep_found_invalid_is_explained():
     point = planned("a", state=PlanState.skipped, reason=INVALID_BEFORE, message="clock_throttled: hot")
-    study = tally(Plan("big", (point,), "", ()), []).state(0)
-    assert "invalid_before: 1 point" in shown(study)
-    assert "clock_throttled: hot" in shown(study)
+    sweep = tally(Plan("big", (point,), "", ()), []).state(0)
+    assert "invalid_before: 1 point" in shown(sweep)
+    assert "clock_throttled: hot" in shown(sweep)
 
 
-@pytest.mark.usefixtures("study")
+@pytest.mark.usefixtures("sweep")
 def test_json_is_plain_and_whole(tmp_path):
     found = json.loads(json.dumps(to_json(read_state(tmp_path, "big"))))
     assert found["alive"] is True
@@ -138,7 +138,7 @@ def test_json_is_plain_and_whole(tmp_path):
     assert [start["killed"] for start in found["starts"]] == [False]
 
 
-@pytest.mark.usefixtures("study")
+@pytest.mark.usefixtures("sweep")
 def test_evidence_of_records_that_cannot_be_read(tmp_path):
     found = read_state(tmp_path, "big")
     for record in (tmp_path / "records").iterdir():

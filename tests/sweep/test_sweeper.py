@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from wattcount.config import RunConfig, compose
 from wattcount.config.overrides import keep_text
 from wattcount.errors import NotStartedError
-from wattcount.sweep.planner import study_name
+from wattcount.sweep.planner import sweep_name
 from wattcount.sweep.sweeper import _keep_config
 
 
@@ -37,9 +37,9 @@ def test_a_folder_that_cannot_be_written_costs_the_sweep_nothing_that_it_needs(
         _keep_config(asked(tmp_path / "file" / "now", "x"), needed=True)
 
 
-def test_an_experiment_that_looks_like_a_number_names_its_study() -> None:
-    assert study_name(RunConfig(), [keep_text("experiment=2026_11_24"), "seed=1"]) == "2026_11_24"
-    assert study_name(RunConfig(), ["experiment=mine/deep"]) == "mine_deep"
+def test_an_experiment_that_looks_like_a_number_names_its_sweep() -> None:
+    assert sweep_name(RunConfig(), [keep_text("experiment=2026_11_24"), "seed=1"]) == "2026_11_24"
+    assert sweep_name(RunConfig(), ["experiment=mine/deep"]) == "mine_deep"
     assert compose(["sweep.name=2026_11_24"]).sweep.name == "2026_11_24"
 
 

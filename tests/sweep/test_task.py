@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from study_ledger import planned
+from sweep_ledger import planned
 
 from wattcount import ownership
 from wattcount.config.composition import compose
@@ -37,7 +37,7 @@ class FromAnotherHost:
 
     def started(self, cfg: RunConfig) -> None:
         del cfg
-        (file,) = self._records_dir.glob(".studies/s/events/*.jsonl")
+        (file,) = self._records_dir.glob(".sweeps/s/events/*.jsonl")
         first, rest = file.read_bytes().split(b"\n", 1)
         for name in ("boot_id", "machine_id", "hostname"):
             first = first.replace(str(ownership.mark()[name]).encode(), b"elsewhere")

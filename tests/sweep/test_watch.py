@@ -1,4 +1,4 @@
-"""What is printed while a study is measured: a block on a terminal, lines elsewhere."""
+"""What is printed while a sweep is measured: a block on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 from pathlib import Path
 
 import pytest
-from study_ledger import planned
+from sweep_ledger import planned
 from synthetic_record import SyntheticRun
 
 from wattcount.config.composition import compose

@@ -20,7 +20,7 @@ from tests.tracking.conftest import Server, free_port, start_server
 from wattcount.config.schema import TrackingConfig
 from wattcount.metrics import load_metrics, write
 from wattcount.records import Record
-from wattcount.tracking import StudyPage, log_record, log_study, study_run
+from wattcount.tracking import SweepPage, log_record, log_sweep, sweep_run
 
 pytestmark = [
     pytest.mark.postgres,
@@ -127,14 +127,14 @@ def test_a_record_arrives_whole(tracking, tmp_path):
     Record.open(back).verify()
 
 
-def test_a_study_with_its_runs_below_it(tracking, tmp_path):
-    parent = study_run("quick", "/folder", tracking)
+def test_a_sweep_with_its_runs_below_it(tracking, tmp_path):
+    parent = sweep_run("quick", "/folder", tracking)
     run_id = log_record(make_record(tmp_path, "child"), tracking, parent=parent)
-    page = StudyPage(
-        name="quick", folder="/folder", state="finished", status="FINISHED", metrics={"study/done": 1},
+    page = SweepPage(
+        name="quick", folder="/folder", state="finished", status="FINISHED", metrics={"sweep/done": 1},
         columns=["model"], rows=[["a"]], note="", tags={},
     )  # fmt: skip
-    assert log_study(page, tracking) == parent
+    assert log_sweep(page, tracking) == parent
     client = MlflowClient(tracking.uri)
     assert client.get_run(parent).info.status == "FINISHED"
     assert client.get_run(run_id).data.tags["mlflow.parentRunId"] == parent
@@ -143,14 +143,14 @@ def test_a_study_with_its_runs_below_it(tracking, tmp_path):
 
 
 def test_several_lanes_log_at_once(tracking, tmp_path):
-    """All of them into an experiment and below a study that none has made yet."""
+    """All of them into an experiment and below a sweep that none has made yet."""
     tracking = TrackingConfig(uri=tracking.uri, experiment="at once")
     paths = [make_record(tmp_path, f"lane{i}") for i in range(4)]
     code = (
         "import sys; from wattcount.config.schema import TrackingConfig; "
-        "from wattcount.tracking import log_record, study_run; "
+        "from wattcount.tracking import log_record, sweep_run; "
         "t = TrackingConfig(uri=sys.argv[1], experiment='at once'); "
-        "print(log_record(sys.argv[2], t, parent=study_run('s', '/f', t)))"
+        "print(log_record(sys.argv[2], t, parent=sweep_run('s', '/f', t)))"
     )
 
     def lane(path: Path) -> str:

@@ -24,7 +24,7 @@ from wattcount.errors import WattcountError
 from wattcount.metrics import load_metrics, write
 from wattcount.records import Record
 from wattcount.records.schema import Validity
-from wattcount.tracking import TrackingError, log_record, prepare, resolve_uri, store, study_run, ui_command
+from wattcount.tracking import TrackingError, log_record, prepare, resolve_uri, store, sweep_run, ui_command
 
 # MLflow's own use of SQLAlchemy is its authors' business.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -104,11 +104,11 @@ def test_uri_from_config_goes_before_the_environment_and_the_default(monkeypatch
 
 
 def test_config_of_name_experiment_and_tags(folder):
-    tracking = TrackingConfig(experiment="a study/1", run_name="mine", tags={"cluster": "blue"})
+    tracking = TrackingConfig(experiment="a sweep/1", run_name="mine", tags={"cluster": "blue"})
     run = MlflowClient(resolve_uri()).get_run(log_record(folder, tracking))
     assert run.info.run_name == "mine"
     assert run.data.tags["cluster"] == "blue"
-    assert len(all_runs(resolve_uri(), "a study/1")) == 1
+    assert len(all_runs(resolve_uri(), "a sweep/1")) == 1
 
 
 def test_more_tags_than_fit_one_batch(folder):
@@ -329,17 +329,17 @@ def test_a_run_that_was_deleted_there_is_logged_again(folder, home):
 @pytest.mark.parametrize("how", ["deleted", "gone"])
 def test_a_record_whose_page_was_deleted_gets_the_new_one(folder, home, how):
     make_store(home)
-    page = study_run("big", "/f")
+    page = sweep_run("big", "/f")
     run_id = log_record(folder, parent=page)
     client = MlflowClient(resolve_uri())
     if how == "deleted":
         client.delete_run(page)
     else:  # as `mlflow gc` leaves it
         client.set_tag(run_id, "mlflow.parentRunId", "0" * 32)
-    other = study_run("other", "/g")
+    other = sweep_run("other", "/g")
     assert log_record(folder, parent=other) == run_id
     assert client.get_run(run_id).data.tags["mlflow.parentRunId"] == other
-    third = study_run("third", "/h")
+    third = sweep_run("third", "/h")
     log_record(folder, parent=third)  # it has one that is there
     assert client.get_run(run_id).data.tags["mlflow.parentRunId"] == other
 

@@ -1,4 +1,4 @@
-"""`wattcount log PATH`, `wattcount log --study NAME`: records that are not in MLflow yet."""
+"""`wattcount log PATH`, `wattcount log --sweep NAME`: records that are not in MLflow yet."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "path", metavar="PATH", nargs="*", help="a run record, or a folder with records below it"
     )
-    parser.add_argument("--study", metavar="NAME", help="all records of a study, below a run of its own")
+    parser.add_argument("--sweep", metavar="NAME", help="all records of a sweep, below a run of its own")
     parser.add_argument(
-        "--records-dir", metavar="DIR", default=default_records_dir(), help="of --study (%(default)s)"
+        "--records-dir", metavar="DIR", default=default_records_dir(), help="of --sweep (%(default)s)"
     )
     parser.add_argument(
         "--uri",
@@ -43,20 +43,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pending",
         action="store_true",
-        help="of --study: only what its sweep could not log; nothing while a run of this host is in its window",
+        help="of --sweep: only what could not be logged while it went on; nothing while a run of this host is in its window",
     )
     parser.add_argument("--limit-s", metavar="S", type=float, help="begin nothing more after S seconds")
 
 
 def main(args: argparse.Namespace) -> int:
     """Logs every record; those that fail are named, the others logged all the same."""
-    if bool(args.path) == bool(args.study):
-        raise NotStartedError("give PATHs of records or --study NAME, one of the two")
-    if args.pending and not args.study:
-        raise NotStartedError("--pending is of --study NAME")
+    if bool(args.path) == bool(args.sweep):
+        raise NotStartedError("give PATHs of records or --sweep NAME, one of the two")
+    if args.pending and not args.sweep:
+        raise NotStartedError("--pending is of --sweep NAME")
     logging = _Logging(args)
-    if args.study:
-        _log_study(args, logging)
+    if args.sweep:
+        _log_sweep(args, logging)
     else:
         for path in find_records(args.path).paths:
             logging.record(path)
@@ -82,10 +82,10 @@ class _Logging:
         return self._end_s - time.monotonic()
 
     def record(
-        self, path: Path, study: str | None = None, folder: Path | None = None
+        self, path: Path, sweep: str | None = None, folder: Path | None = None
     ) -> WattcountError | None:
         """What went wrong, which has been said."""
-        from wattcount.tracking import log_record, resolve_uri, study_run
+        from wattcount.tracking import log_record, resolve_uri, sweep_run
         from wattcount.tracking.connection import LIMIT_S
 
         limit_s = min(LIMIT_S, max(self.left_s(), 1.0))
@@ -94,8 +94,8 @@ class _Logging:
             tracking = tracking_of(recorded, self._args)
             self._say_what_is_not_used(path, recorded, tracking)
             parent = None
-            if study is not None and folder is not None:
-                parent = study_run(study, folder, tracking, limit_s=limit_s)
+            if sweep is not None and folder is not None:
+                parent = sweep_run(sweep, folder, tracking, limit_s=limit_s)
             run_id = log_record(path, tracking, force=self._args.force, parent=parent, limit_s=limit_s)
         except WattcountError as error:
             self.fail(error)
@@ -133,18 +133,18 @@ class _Logging:
         print(f"wattcount: {error}", file=sys.stderr)
 
 
-def _log_study(args: argparse.Namespace, logging: _Logging) -> None:
-    from wattcount.sweep.ledger import read_state, studies, study_folder
-    from wattcount.sweep.page import study_page
-    from wattcount.sweep.study_log import logged, pending, wait_for_quiet
-    from wattcount.tracking import TrackingError, log_study, resolve_uri
+def _log_sweep(args: argparse.Namespace, logging: _Logging) -> None:
+    from wattcount.sweep.ledger import read_state, sweep_folder, sweeps
+    from wattcount.sweep.mlflow_log import logged, pending, wait_for_quiet
+    from wattcount.sweep.page import sweep_page
+    from wattcount.tracking import TrackingError, log_sweep, resolve_uri
 
-    if args.study not in studies(args.records_dir):
+    if args.sweep not in sweeps(args.records_dir):
         raise NotStartedError(
-            f"no study {args.study!r} in {args.records_dir}; wattcount status --all lists them"
+            f"no sweep {args.sweep!r} in {args.records_dir}; wattcount status --all lists them"
         )
-    folder = study_folder(args.records_dir, args.study)
-    state = read_state(args.records_dir, args.study)
+    folder = sweep_folder(args.records_dir, args.sweep)
+    state = read_state(args.records_dir, args.sweep)
     records: Sequence[Path] = [Path(record) for record in state.records if Path(record).is_dir()]
     if args.pending:
         records = pending(folder)
@@ -153,7 +153,7 @@ def _log_study(args: argparse.Namespace, logging: _Logging) -> None:
             break
         if logging.left_s() <= 0:
             break
-        error = logging.record(record, args.study, folder)
+        error = logging.record(record, args.sweep, folder)
         if not isinstance(error, TrackingError):
             logged(folder, record)  # or damaged, which no further try will change
         elif args.pending:
@@ -163,8 +163,8 @@ def _log_study(args: argparse.Namespace, logging: _Logging) -> None:
         return
     tracking = TrackingConfig(uri=args.uri, experiment=args.experiment)
     try:
-        run_id = log_study(
-            study_page(read_state(args.records_dir, args.study), args.records_dir),
+        run_id = log_sweep(
+            sweep_page(read_state(args.records_dir, args.sweep), args.records_dir),
             tracking,
             limit_s=min(300.0, max(logging.left_s(), 30.0)),
         )
@@ -172,7 +172,7 @@ def _log_study(args: argparse.Namespace, logging: _Logging) -> None:
         logging.fail(error)
         return
     logging.uris[resolve_uri(tracking)] = None
-    print(f"{run_id}  study {args.study}")
+    print(f"{run_id}  sweep {args.sweep}")
 
 
 def _recorded(path: Path) -> dict[str, object]:

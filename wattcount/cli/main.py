@@ -28,7 +28,7 @@ COMMANDS = {
     "metrics": "compute metrics.json of a record afresh from its raw files",
     "compare": "set records side by side",
     "log": "log a record to MLflow",
-    "status": "say how a study stands: done, failed, running, time left, energy",
+    "status": "say how a sweep stands: done, failed, running, time left, energy",
     "models": "list the models, and with --fits GPU which of them a GPU holds",
     "gpus": "list the GPUs, and with --fits MODEL which of them hold a model",
     "doctor": "say what this machine has, what is missing, and how to get it",

@@ -44,7 +44,7 @@ from wattcount.files import write_atomically
 from wattcount.masking import has_secret, masked
 from wattcount.run.background import leave_if_stuck
 from wattcount.sweep import report, sweeper, task
-from wattcount.sweep.report import StudyResult
+from wattcount.sweep.report import SweepResult
 from wattcount.sweep.sweeper import exit_code
 from wattcount.sweep.task import PointResult
 
@@ -187,12 +187,12 @@ def _single(hydra: Hydra, config_name: str, overrides: list[str]) -> int:
 
 def _sweep(hydra: Hydra, config_name: str, overrides: list[str]) -> int:
     with plain_errors():
-        study: StudyResult = hydra.multirun(
+        sweep: SweepResult = hydra.multirun(
             config_name=config_name, task_function=run_task, overrides=[*overrides, "hydra.mode=MULTIRUN"]
         )
-    for line in report.end_lines(study):
+    for line in report.end_lines(sweep):
         print(line, file=sys.stderr)
-    return exit_code(study)
+    return exit_code(sweep)
 
 
 def _search_path(config_dir: str | None) -> ConfigSearchPathImpl:

@@ -1,4 +1,4 @@
-"""`wattcount status [NAME]`: how studies stand, from any terminal, while they run and after a crash."""
+"""`wattcount status [NAME]`: how sweeps stand, from any terminal, while they run and after a crash."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from rich.text import Text
 from wattcount.config.paths import default_records_dir
 from wattcount.config.plain import did_you_mean
 from wattcount.errors import EXIT_OK, NotStartedError, WattcountError
-from wattcount.sweep.ledger import read_state, studies
-from wattcount.sweep.state import State, StudyState
+from wattcount.sweep.ledger import read_state, sweeps
+from wattcount.sweep.state import State, SweepState
 from wattcount.sweep.summary import clock, energy_line, render, share_done, to_json
 from wattcount.terminal import console
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", nargs="?", help="of a study; else the one started last")
+    parser.add_argument("name", metavar="NAME", nargs="?", help="of a sweep; else the one started last")
     parser.add_argument(
         "--records-dir",
         metavar="DIR",
         default=default_records_dir(),
         help="where its records are (%(default)s)",
     )
-    parser.add_argument("--all", action="store_true", help="every study in DIR, one line each")
+    parser.add_argument("--all", action="store_true", help="every sweep in DIR, one line each")
     parser.add_argument(
         "--all-points", action="store_true", help="every point that failed or was skipped, not one a reason"
     )
     parser.add_argument("--json", action="store_true", help="for scripts; with --all a list")
-    parser.add_argument("--watch", action="store_true", help="go on until no start of the study is alive")
+    parser.add_argument("--watch", action="store_true", help="go on until no start of the sweep is alive")
     parser.add_argument(
         "--interval",
         metavar="S",
@@ -46,13 +46,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Raises `NotStartedError` where there is no such study, or what it kept cannot be read."""
+    """Raises `NotStartedError` where there is no such sweep, or what it kept cannot be read."""
     if args.name and args.all:
         raise NotStartedError("give a NAME or --all, not both")
     if not args.interval > 0:
         raise NotStartedError(f"--interval must be above 0, is {args.interval:g}")
     names = _names(args)
-    look: Callable[[], list[StudyState]] = lambda: _states(args.records_dir, names)  # noqa: E731
+    look: Callable[[], list[SweepState]] = lambda: _states(args.records_dir, names)  # noqa: E731
     if args.watch:
         return _watch(args, look)
     _show(args, look(), console())
@@ -60,10 +60,10 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _names(args: argparse.Namespace) -> list[str]:
-    known = studies(args.records_dir)
+    known = sweeps(args.records_dir)
     if not known:
         raise NotStartedError(
-            f"no study in {args.records_dir}: start one (python -m wattcount +experiment=NAME), or give "
+            f"no sweep in {args.records_dir}: start one (python -m wattcount +experiment=NAME), or give "
             "--records-dir DIR"
         )
     if args.all:
@@ -72,13 +72,13 @@ def _names(args: argparse.Namespace) -> list[str]:
         return known[:1]
     if args.name not in known:
         raise NotStartedError(
-            f"no study {args.name!r} in {args.records_dir} (wattcount status --all lists them)"
+            f"no sweep {args.name!r} in {args.records_dir} (wattcount status --all lists them)"
             f"{did_you_mean(args.name, known)}"
         )
     return [args.name]
 
 
-def _states(records_dir: str, names: Sequence[str]) -> list[StudyState]:
+def _states(records_dir: str, names: Sequence[str]) -> list[SweepState]:
     found, wrong = [], None
     for name in names:
         try:
@@ -92,7 +92,7 @@ def _states(records_dir: str, names: Sequence[str]) -> list[StudyState]:
     return found
 
 
-def _show(args: argparse.Namespace, states: Sequence[StudyState], out: Console) -> None:
+def _show(args: argparse.Namespace, states: Sequence[SweepState], out: Console) -> None:
     if args.json:
         contents: list[dict[str, Any]] = [to_json(state) for state in states]
         print(json.dumps(contents if args.all else contents[0], indent=None if args.watch else 2), flush=True)
@@ -104,44 +104,44 @@ def _show(args: argparse.Namespace, states: Sequence[StudyState], out: Console) 
         out.print(part, soft_wrap=isinstance(part, Text) and bool(part.no_wrap))
 
 
-def _renderable(args: argparse.Namespace, states: Sequence[StudyState]) -> Table | Group:
+def _renderable(args: argparse.Namespace, states: Sequence[SweepState]) -> Table | Group:
     if args.all:
         return _list(states)
     return Group(*render(states[0], everything=args.all_points))
 
 
-def _list(states: Sequence[StudyState]) -> Table:
+def _list(states: Sequence[SweepState]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("study", "state"):
+    for heading in ("sweep", "state"):
         table.add_column(heading)
     for heading in ("done", "failed", "left", "time left", "energy"):
         table.add_column(heading, justify="right")
-    for study in states:
-        counts = study.counts
+    for sweep in states:
+        counts = sweep.counts
         bad = counts[State.failed] + counts[State.invalid] + counts[State.lost]
         table.add_row(
-            study.name,
-            _state(study),
-            f"{counts[State.done]} ({100 * share_done(study):.0f} %)",
+            sweep.name,
+            _state(sweep),
+            f"{counts[State.done]} ({100 * share_done(sweep):.0f} %)",
             str(bad),
             str(counts[State.running] + counts[State.waiting]),
-            "-" if study.time_left_s is None else clock(study.time_left_s),
-            "-" if study.energy_j is None else energy_line(study).partition(",")[0],
+            "-" if sweep.time_left_s is None else clock(sweep.time_left_s),
+            "-" if sweep.energy_j is None else energy_line(sweep).partition(",")[0],
         )
     return table
 
 
-def _state(study: StudyState) -> str:
-    if study.alive:
+def _state(sweep: SweepState) -> str:
+    if sweep.alive:
         return "running"
-    if study.counts[State.done] + study.counts[State.skipped] == len(study.points):
+    if sweep.counts[State.done] + sweep.counts[State.skipped] == len(sweep.points):
         return "finished"
-    if study.starts and study.starts[-1].killed:
+    if sweep.starts and sweep.starts[-1].killed:
         return "killed"
-    return "ended" if study.starts else "not started"
+    return "ended" if sweep.starts else "not started"
 
 
-def _watch(args: argparse.Namespace, look: Callable[[], list[StudyState]]) -> int:
+def _watch(args: argparse.Namespace, look: Callable[[], list[SweepState]]) -> int:
     """Ends when nothing is alive any more, or with Ctrl-C, which is no failure here."""
     from rich.live import Live
 

@@ -403,7 +403,7 @@ class SweepConfig:
     """How a sweep goes about its points; nothing here changes what a point is."""
 
     name: str | None = None
-    """Of the study. None: the experiment's name, else one made from the sweep's arguments."""
+    """Name of the sweep. None: the experiment's name, else one made from the arguments of the command line."""
     workers: int | None = None
     """Runs at once on this machine, at most. None: as many as free GPUs match; emulated GPUs: one."""
     order: SweepOrder = SweepOrder.blocks

@@ -57,7 +57,7 @@ KV_CACHE_DTYPES = ("auto", "bfloat16", "float16", "fp8", "fp8_e4m3", "fp8_e5m2")
 
 
 MAX_NAME = 200
-"""The most characters of a study's name, which becomes a folder: file systems take 255 bytes, and files beside it add some."""
+"""The most characters of a sweep's name, which becomes a folder: file systems take 255 bytes, and files beside it add some."""
 
 
 def validate(cfg: RunConfig) -> None:

@@ -1,1 +1,1 @@
-"""Studies: many points declared once, started any number of times, until every one is measured or explained."""
+"""Sweeps: many points declared once, started any number of times, until every one is measured or explained."""

@@ -1,4 +1,4 @@
-"""What a study declares, as the points it means: `params` swept against each other, in each of its `cases`.
+"""What a sweep declares, as the points it means: `params` swept against each other, in each of its `cases`.
 
     params: {model: "a,b", repeat: range(5)}
     cases: [{}, {engine.enforce_eager: true}, {gpu: "v100,t4", model.dtype: float16}]

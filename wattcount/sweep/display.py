@@ -13,7 +13,7 @@ from wattcount.run.display import PHASE_NAMES, clock
 from wattcount.scenario.journal import Progress
 from wattcount.sweep.events import Event, EventKind
 from wattcount.sweep.plan import PlannedPoint
-from wattcount.sweep.state import State, StudyState, Tally
+from wattcount.sweep.state import State, SweepState, Tally
 from wattcount.sweep.summary import (
     counts_line,
     energy_line,
@@ -44,7 +44,7 @@ _WRONG = (EventKind.failed, EventKind.invalid, EventKind.not_started, EventKind.
 def create(config: DisplayConfig, tally: Tally, stream: TextIO | None = None) -> SweepDisplay:
     """A live block on a terminal, plain lines elsewhere; `config.live` decides otherwise.
 
-    tally  of the study up to now (`ledger.read_tally`), earlier starts included; the display adds to it
+    tally  of the sweep up to now (`ledger.read_tally`), earlier starts included; the display adds to it
     """
     stream = stream or sys.stdout
     live = stream.isatty() if config.live is None else config.live
@@ -110,11 +110,11 @@ class SweepDisplay:
         if event.kind in _RESULTS or event.kind in _WRONG:
             for lane in [number for number, known in self._lanes.items() if known.point.key == event.key]:
                 del self._lanes[lane]
-        self.study(self._tally.state(time.time_ns()))
+        self.sweep(self._tally.state(time.time_ns()))
         self._on_event(event)
 
-    def study(self, state: StudyState) -> None:
-        """How the study stands, as read from the ledger: for sweeps whose points are measured on other hosts."""
+    def sweep(self, state: SweepState) -> None:
+        """How the sweep stands, as read from the ledger: for sweeps whose points are measured on other hosts."""
         self._state = state
         if time.monotonic() - self._evidence_s > EVIDENCE_S or self._evidence is None:
             self._evidence, self._evidence_s = evidence_line(state), time.monotonic()
@@ -147,7 +147,7 @@ class SweepDisplay:
         return None
 
     def _overall(self) -> list[str]:
-        """What is said of the study as a whole."""
+        """What is said of the sweep as a whole."""
         state = self._state
         lines = [
             counts_line(state),

@@ -1,4 +1,4 @@
-"""What happens in a study, one event a line of JSON."""
+"""What happens in a sweep, one event a line of JSON."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class EventKind(Enum):
     """What happened to a point, or (`start`, `end`) to the sweep as a whole."""
 
     start = "start"
-    """The study was started; whoever writes it is the study's process until it writes `end`, or dies."""
+    """The sweep was started; whoever writes it is the sweep's process until it writes `end`, or dies."""
     started = "started"
     done = "done"
     measured_before = "measured_before"
@@ -84,5 +84,5 @@ def decode(line: bytes) -> Event:
             **(absent | values | {"kind": EventKind(data["kind"]), "t_utc_ns": int(data["t_utc_ns"])})
         )
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"not an event of a study: {line[:200]!r}") from error
+        raise ValueError(f"not an event of a sweep: {line[:200]!r}") from error
     return event

@@ -1,7 +1,7 @@
 """What is in a folder of records, by planned point: the truth about what is measured.
 
 What a record is worth tells `metrics.verdict`, which reads all of it; for some thousand records that takes minutes. So
-what was found is kept in `records_dir/.studies/index.json`, with the size and the time of change of each file of the
+what was found is kept in `records_dir/.sweeps/index.json`, with the size and the time of change of each file of the
 record: a record whose files are as they were is not read again. The file may be removed at any time.
 """
 
@@ -39,7 +39,7 @@ __all__ = [
     "run_wall_s",
 ]
 
-INDEX_FILE = Path(".studies") / "index.json"
+INDEX_FILE = Path(".sweeps") / "index.json"
 INDEX_VERSION = f"3 {__version__} {RECORD_SCHEMA_VERSION} {METRICS_VERSION}"
 """A new check of validity raises METRICS_VERSION, and all records are judged anew."""
 MOST_LOOKS = 500

@@ -49,14 +49,14 @@ class Errand:
 
     folder           of the call, for tries and results
     home             the sweep's `$WATTCOUNT_HOME`, for nodes that were started with another environment
-    attempt          tries of these points so far in this start of the study, with this one
+    attempt          tries of these points so far in this start of the sweep, with this one
     attempts         how often a point may be tried; None: as often as the launcher starts its job again
     wait_for_others  for a run that measures the same point right now
     resume           False: measures again what has a valid record
     tracking_uri     with its password, for jobs that do not inherit the sweep's environment; None: not needed
     """
 
-    study: str
+    sweep: str
     folder: str
     records_dir: str
     home: str
@@ -81,7 +81,7 @@ def measure_job(cfg: DictConfig, *, errand: Errand) -> PointResult:
     run.records_dir = errand.records_dir
     run.resume = errand.resume
     folder = Path(errand.folder)
-    with _ledger(run.records_dir, errand.study) as ledger, _trying(folder, key) as tries:
+    with _ledger(run.records_dir, errand.sweep) as ledger, _trying(folder, key) as tries:
         attempt = errand.attempt + tries - 1
         died = "the process that measured it died: killed, or out of memory"
         if tries > 1 and ledger is not None:
@@ -114,9 +114,9 @@ def was_interrupted(result: PointResult) -> bool:
 
 
 @contextlib.contextmanager
-def _ledger(records_dir: str, study: str) -> Iterator[Ledger | None]:
+def _ledger(records_dir: str, sweep: str) -> Iterator[Ledger | None]:
     try:
-        ledger = Ledger.open(records_dir, study)
+        ledger = Ledger.open(records_dir, sweep)
     except WattcountError:
         yield None  # the run will say that nothing can be written there
         return

@@ -44,7 +44,7 @@ class Task:
     config: dict[str, Any]
     overrides: tuple[str, ...]
     key: str
-    study: str
+    sweep: str
     attempt: int
     gpus: tuple[str, ...]
     """UUIDs of the GPUs to use; none: the run's own choice."""
@@ -101,7 +101,7 @@ class Lane:
                     cfg,
                     task.overrides,
                     key=task.key,
-                    ledger=self._ledger(cfg, task.study),
+                    ledger=self._ledger(cfg, task.sweep),
                     attempt=task.attempt,
                     wait_for_others=task.wait_for_others,
                     rest=rest,
@@ -118,8 +118,8 @@ class Lane:
             )
         return Finished(result, rest.before)
 
-    def _ledger(self, cfg: RunConfig, study: str) -> Ledger | None:
-        place = (cfg.records_dir, study)
+    def _ledger(self, cfg: RunConfig, sweep: str) -> Ledger | None:
+        place = (cfg.records_dir, sweep)
         if place not in self._ledgers:
             try:
                 self._ledgers[place] = Ledger.open(*place)

@@ -1,4 +1,4 @@
-"""A study's points on a cluster: Hydra's stock launcher, called once for each group of points that ask for the same GPU.
+"""A sweep's points on a cluster: Hydra's stock launcher, called once for each group of points that ask for the same GPU.
 
 ::
 
@@ -8,7 +8,7 @@
                                          '- SLURM's queue: a job that is not in it and left no result is lost
 
 A call that is over leaves points to be tried again: they make another call. What a job measured is told by the job
-itself, in the study's ledger; that it died, by this process.
+itself, in the sweep's ledger; that it died, by this process.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class Call:
 
 
 class Launch:
-    """Sends the points of a study to a cluster and collects what becomes of them, until nothing is left to wait for.
+    """Sends the points of a sweep to a cluster and collects what becomes of them, until nothing is left to wait for.
 
     Made before anything is started: raises `NotStartedError` where the cluster has no place for a group.
     """
@@ -102,13 +102,13 @@ class Launch:
         hydra_context: HydraContext,
         points: Sequence[PlannedPoint],
         configs: Mapping[str, RunConfig],
-        study: str,
+        sweep: str,
         first: RunConfig,
     ) -> None:
         self._config = config
         self._context = hydra_context
         self._configs = configs
-        self._study = study
+        self._sweep = sweep
         self._first = first
         self._kind = str(config.hydra.launcher.get("_target_", "")).rpartition(".")[2]
         self._records_dir = Path(first.records_dir).expanduser().absolute()
@@ -202,7 +202,7 @@ class Launch:
             self._number += 1
             name = f"{self._number}-{part.name}"
             errand = Errand(
-                study=self._study,
+                sweep=self._sweep,
                 folder=str(self._start_folder() / name),
                 records_dir=str(self._records_dir),
                 home=str(data_home()),

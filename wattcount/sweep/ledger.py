@@ -1,8 +1,8 @@
-"""The story of a study: what was planned, tried, measured, and what runs now. Its records are the truth.
+"""The story of a sweep: what was planned, tried, measured, and what runs now. Its records are the truth.
 
 ::
 
-    records_dir/.studies/<name>/plan.parquet                              the latest plan
+    records_dir/.sweeps/<name>/plan.parquet                              the latest plan
                                 events/<host>-<pid>-<start ns>.jsonl      one file a process that writes
 
 Every process has a file of its own, so nothing depends on appending atomically over a network. The file's
@@ -35,7 +35,7 @@ from wattcount.metrics.verdict import Status, Verdict
 from wattcount.sweep.events import MEASURED_ELSEWHERE, Event, EventKind, decode, encode
 from wattcount.sweep.index import Verdicts
 from wattcount.sweep.plan import Plan, PlannedPoint, PlanState
-from wattcount.sweep.state import PointState, State, StudyState, Tally, Writer, tally
+from wattcount.sweep.state import PointState, State, SweepState, Tally, Writer, tally
 
 __all__ = [
     "MEASURED_ELSEWHERE",
@@ -44,15 +44,17 @@ __all__ = [
     "Ledger",
     "PointState",
     "State",
-    "StudyState",
+    "SweepState",
     "read_plan",
     "read_state",
     "read_tally",
-    "studies",
-    "study_folder",
+    "sweep_folder",
+    "sweeps",
 ]
 
-STUDIES_FOLDER = ".studies"
+SWEEPS_FOLDER = ".sweeps"
+FORMER_SWEEPS_FOLDER = ".studies"
+"""Where earlier versions kept sweeps: those that they started go on there."""
 PLAN_FILE = "plan.parquet"
 PLAN_VERSION = 1
 EVENTS_FOLDER = "events"
@@ -86,7 +88,7 @@ _PLAN_SCHEMA = pa.schema(
 
 
 class Ledger:
-    """Writes into a study's ledger; one a process, for all its threads.
+    """Writes into a sweep's ledger; one a process, for all its threads.
 
     ::
 
@@ -102,7 +104,7 @@ class Ledger:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        """`records_dir/.studies/<name>`."""
+        """`records_dir/.sweeps/<name>`."""
         self._lock = threading.Lock()
         self._descriptor: int | None = None
         self._whole = True
@@ -110,16 +112,16 @@ class Ledger:
 
     @classmethod
     def open(cls, records_dir: str | Path, name: str) -> Ledger:
-        """Makes the study's folders; a file of events comes with the first one.
+        """Makes the sweep's folders; a file of events comes with the first one.
 
         Raises `WattcountError` for a name that is no folder's, or where the folders cannot be made.
         """
-        folder = study_folder(records_dir, name)
+        folder = sweep_folder(records_dir, name)
         try:
             (folder / EVENTS_FOLDER).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise WattcountError(
-                f"cannot keep the study's ledger in {folder}: {error.strerror}; set records_dir"
+                f"cannot keep the sweep's ledger in {folder}: {error.strerror}; set records_dir"
             ) from error
         return cls(folder)
 
@@ -203,37 +205,42 @@ class Ledger:
         return descriptor
 
 
-def studies(records_dir: str | Path) -> list[str]:
-    """Names of the studies that have a plan, the one that was started last first."""
+def sweeps(records_dir: str | Path) -> list[str]:
+    """Names of the sweeps that have a plan, the one that was started last first."""
+    names = {
+        plan.parent.name
+        for kept in (SWEEPS_FOLDER, FORMER_SWEEPS_FOLDER)
+        for plan in Path(records_dir).expanduser().glob(f"{kept}/*/{PLAN_FILE}")
+    }
     found = []
-    for plan in Path(records_dir).expanduser().glob(f"{STUDIES_FOLDER}/*/{PLAN_FILE}"):
-        with contextlib.suppress(OSError):
-            found.append((plan.stat().st_mtime_ns, plan.parent.name))
+    for name in names:
+        with contextlib.suppress(OSError, WattcountError):
+            found.append(((sweep_folder(records_dir, name) / PLAN_FILE).stat().st_mtime_ns, name))
     return [name for _, name in sorted(found, reverse=True)]
 
 
 def read_plan(records_dir: str | Path, name: str) -> Plan:
     """The latest plan. Raises `WattcountError` where there is none, or it is damaged."""
-    file = study_folder(records_dir, name) / PLAN_FILE
+    file = sweep_folder(records_dir, name) / PLAN_FILE
     try:
         # Not `read_table`, which imports pandas.
         with pq.ParquetFile(file) as stored:
             return _plan(stored.read())
     except FileNotFoundError:
-        raise WattcountError(f"no study {name!r} in {Path(records_dir).expanduser()}") from None
+        raise WattcountError(f"no sweep {name!r} in {Path(records_dir).expanduser()}") from None
     except (OSError, pa.ArrowException, ValueError, KeyError, TypeError) as error:
         raise WattcountError(
-            f"{file} cannot be read ({one_line(error)}): starting the study again writes it afresh"
+            f"{file} cannot be read ({one_line(error)}): starting the sweep again writes it afresh"
         ) from error
 
 
-def read_state(records_dir: str | Path, name: str) -> StudyState:
-    """How the study stands now, from its plan, its events, and which records are there.
+def read_state(records_dir: str | Path, name: str) -> SweepState:
+    """How the sweep stands now, from its plan, its events, and which records are there.
 
     A record that was damaged since, or that today's checks find invalid, makes its point not done.
-    Raises `WattcountError` where there is no such study, or its plan is damaged.
+    Raises `WattcountError` where there is no such sweep, or its plan is damaged.
     """
-    verdicts = Verdicts(study_folder(records_dir, name).parent.parent)
+    verdicts = Verdicts(sweep_folder(records_dir, name).parent.parent)
 
     def spoilt(record: str) -> Verdict | None:
         entry = verdicts.at_a_glance("/".join(record.rsplit("/", 2)[1:]))
@@ -251,7 +258,7 @@ def read_tally(records_dir: str | Path, name: str) -> Tally:
 
 def _read_tally(records_dir: str | Path, name: str, spoilt: Callable[[str], Verdict | None]) -> Tally:
     plan = read_plan(records_dir, name)
-    folder = study_folder(records_dir, name)
+    folder = sweep_folder(records_dir, name)
     here = str(folder.parent.parent)
     points = tuple(replace(p, record=_below(here, p.record)) if p.record else p for p in plan.points)
     return tally(replace(plan, points=points), _writers(folder / EVENTS_FOLDER, here), _is_there, spoilt)
@@ -296,13 +303,18 @@ def _is_alive(file: Path) -> bool:
         return time.time() - os.fstat(stream.fileno()).st_mtime < SILENT_S
 
 
-def study_folder(records_dir: str | Path, name: str) -> Path:
-    """`records_dir/.studies/<name>`. Raises `WattcountError` for a name that is no folder's."""
+def sweep_folder(records_dir: str | Path, name: str) -> Path:
+    """`records_dir/.sweeps/<name>`; `.studies/<name>` where an earlier version started the sweep.
+
+    Raises `WattcountError` for a name that is no folder's.
+    """
     if not _NAME.fullmatch(name):
         raise WattcountError(
-            f"{name!r} is no name of a study: letters, digits and . _ + = @ - only, and no . or - first"
+            f"{name!r} is no name of a sweep: letters, digits and . _ + = @ - only, and no . or - first"
         )
-    return Path(records_dir).expanduser().absolute() / STUDIES_FOLDER / name
+    top = Path(records_dir).expanduser().absolute()
+    here, former = top / SWEEPS_FOLDER / name, top / FORMER_SWEEPS_FOLDER / name
+    return former if (former / PLAN_FILE).exists() and not here.exists() else here
 
 
 def _plan_table(plan: Plan) -> pa.Table:

@@ -1,4 +1,4 @@
-"""A study's points on this machine: as many at once as there are free GPUs, in lanes.
+"""A sweep's points on this machine: as many at once as there are free GPUs, in lanes.
 
     queue of points --> [first for whose GPUs there is room] --> lane (`lane`), one process each, kept over points
           ^                                                        |
@@ -56,7 +56,7 @@ class Job:
 
 
 class Watcher(Protocol):
-    """Is told how a study goes on, to show it. Its calls must not block: the sweep makes them in its loop."""
+    """Is told how a sweep goes on, to show it. Its calls must not block: the sweep makes them in its loop."""
 
     def started(self, job: Job) -> None: ...
     def said(self, job: Job, said: Said) -> None: ...
@@ -129,7 +129,7 @@ class _Busy:
 class Lanes:
     """Runs jobs until all are done, or the person has had enough.
 
-    study, ledger   whose points they are
+    sweep, ledger   whose points they are
     limit           lanes at once
     attempts        tries of a point that fails
     retry_invalid   of one whose checks of validity fail, too
@@ -138,7 +138,7 @@ class Lanes:
 
     def __init__(
         self,
-        study: str,
+        sweep: str,
         ledger: Ledger,
         watcher: Watcher,
         *,
@@ -147,7 +147,7 @@ class Lanes:
         retry_invalid: bool,
         halt: Halt,
     ) -> None:
-        self._study = study
+        self._sweep = sweep
         self._ledger = ledger
         self._watcher = watcher
         self._limit = limit
@@ -251,7 +251,7 @@ class Lanes:
                 config=to_json(job.cfg),
                 overrides=job.point.overrides,
                 key=job.point.key,
-                study=self._study,
+                sweep=self._sweep,
                 attempt=job.attempt,
                 gpus=gpus,
                 wait_for_others=job.wait_for_others,

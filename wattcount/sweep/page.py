@@ -1,4 +1,4 @@
-"""What a tracking store is told of a study: counts, a table of its results, a description."""
+"""What a tracking store is told of a sweep: counts, a table of its results, a description."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from wattcount.sweep.ledger import study_folder
-from wattcount.sweep.state import PointState, State, StudyState
+from wattcount.sweep.ledger import sweep_folder
+from wattcount.sweep.state import PointState, State, SweepState
 from wattcount.sweep.summary import (
     counts_line,
     energy_line,
@@ -19,7 +19,7 @@ from wattcount.sweep.summary import (
     start_line,
     time_line,
 )
-from wattcount.tracking import StudyPage
+from wattcount.tracking import SweepPage
 
 COLUMNS = (
     "model", "gpu", "scenario", "load", "seed", "repeat", "state", "evidence", "j_per_output_token", "energy_j", "wall_s",
@@ -27,33 +27,33 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def study_page(study: StudyState, records_dir: str | Path) -> StudyPage:
-    """The page of the study as it stands."""
-    counts = study.counts
-    missing = len(study.points) - counts[State.done] - counts[State.skipped]
+def sweep_page(sweep: SweepState, records_dir: str | Path) -> SweepPage:
+    """The page of the sweep as it stands."""
+    counts = sweep.counts
+    missing = len(sweep.points) - counts[State.done] - counts[State.skipped]
     if not missing:
         state, status = "finished", "FINISHED"
-    elif study.alive:
+    elif sweep.alive:
         state, status = "running", "KILLED"
-    elif study.starts and not study.starts[-1].killed and study.starts[-1].reason == "finished":
+    elif sweep.starts and not sweep.starts[-1].killed and sweep.starts[-1].reason == "finished":
         state, status = "incomplete", "FAILED"
     else:
         state, status = "interrupted", "KILLED"
-    evidence = evidence_line(study)
-    return StudyPage(
-        name=study.name,
-        folder=str(study_folder(records_dir, study.name)),
+    evidence = evidence_line(sweep)
+    return SweepPage(
+        name=sweep.name,
+        folder=str(sweep_folder(records_dir, sweep.name)),
         state=state,
         status=status,
-        metrics={f"study/{kind.value}": number for kind, number in counts.items()}
+        metrics={f"sweep/{kind.value}": number for kind, number in counts.items()}
         | {
-            "study/points": len(study.points),
-            "study/energy_j": None if study.energy_j is None else float(f"{study.energy_j:.6g}"),
-            "study/time_left_s": study.time_left_s,
+            "sweep/points": len(sweep.points),
+            "sweep/energy_j": None if sweep.energy_j is None else float(f"{sweep.energy_j:.6g}"),
+            "sweep/time_left_s": sweep.time_left_s,
         },
         columns=COLUMNS,
-        rows=[_row(point) for point in study.points],
-        note=_note(study, evidence),
+        rows=[_row(point) for point in sweep.points],
+        note=_note(sweep, evidence),
         tags={} if evidence is None else {"evidence": evidence},
     )
 
@@ -78,23 +78,23 @@ def _row(point: PointState) -> list[Any]:
     ]  # fmt: skip
 
 
-def _note(study: StudyState, evidence: str | None) -> str:
-    at = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(study.t_utc_ns / 1e9))
+def _note(sweep: SweepState, evidence: str | None) -> str:
+    at = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(sweep.t_utc_ns / 1e9))
     lines = [
-        f"**{counts_line(study)}**",
+        f"**{counts_line(sweep)}**",
         "",
-        f"As of {at}: {start_line(study)}.",
+        f"As of {at}: {start_line(sweep)}.",
         "",
         f"- evidence: {evidence or 'nothing measured yet'}",
-        f"- time left: {time_line(study)}",
-        f"- energy so far: {energy_line(study)}",
-        f"- latest result: {latest_line(study) or 'none yet'}",
+        f"- time left: {time_line(sweep)}",
+        f"- energy so far: {energy_line(sweep)}",
+        f"- latest result: {latest_line(sweep) or 'none yet'}",
     ]
-    lines += [f"- failed, {group.reason}: {len(group.points)} points" for group in failure_groups(study)]
-    lines += [f"- skipped, {group.reason}: {len(group.points)} points" for group in skip_groups(study)]
+    lines += [f"- failed, {group.reason}: {len(group.points)} points" for group in failure_groups(sweep)]
+    lines += [f"- skipped, {group.reason}: {len(group.points)} points" for group in skip_groups(sweep)]
     lines += [
         "",
         "Every point is in `results.json` and `results.csv`, the runs of its records are below this one. MLflow calls "
-        "a study KILLED until it is finished, so that one that is killed is never RUNNING for ever.",
+        "a sweep KILLED until it is finished, so that one that is killed is never RUNNING for ever.",
     ]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Where a study's points are sent: groups of one GPU option each, and what a group asks of SLURM or Ray.
+"""Where a sweep's points are sent: groups of one GPU option each, and what a group asks of SLURM or Ray.
 
 A launcher asks for the same resources for all its jobs, so points are split by GPU (and by how many of them), and the
 launcher is called for each group with resources of its own. What a group asks for follows from what the cluster

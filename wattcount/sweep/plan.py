@@ -1,4 +1,4 @@
-"""What a study asks for: every point and repeat, what is done of it, and what cannot be."""
+"""What a sweep asks for: every point and repeat, what is done of it, and what cannot be."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class PlanState(Enum):
 
 @dataclass(frozen=True)
 class PlannedPoint:
-    """One point and repeat of a study.
+    """One point and repeat of a sweep.
 
     key        12 hexadecimal digits: the point as planned, with seed and repeat; see `plan_key`
     overrides  what Hydra makes its configuration from
@@ -49,13 +49,13 @@ class PlannedPoint:
 
 @dataclass(frozen=True)
 class Plan:
-    """A study's points in the order in which they are to be measured."""
+    """A sweep's points in the order in which they are to be measured."""
 
     name: str
     points: tuple[PlannedPoint, ...]
     created_utc: str
     arguments: tuple[str, ...]
-    """What followed `python -m wattcount`, to start the same study again."""
+    """What followed `python -m wattcount`, to start the same sweep again."""
 
     def in_state(self, state: PlanState) -> list[PlannedPoint]:
         return [point for point in self.points if point.state is state]

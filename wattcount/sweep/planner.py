@@ -1,4 +1,4 @@
-"""From a study's configurations to its plan: what is done, what cannot be, what is to run and what it will take."""
+"""From a sweep's configurations to its plan: what is done, what cannot be, what is to run and what it will take."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from wattcount.sweep.plan import INVALID_BEFORE, Plan, PlannedPoint, PlanState
 from wattcount.sweep.skips import Skips
 
 NOT_WHAT = ("sweep.", "dry_run", "hydra", "display", "records_dir", "tracking", "~hydra", "+hydra")
-"""Arguments that begin so say how, not what: with others the study is still the same."""
+"""Arguments that begin so say how, not what: with others the sweep is still the same."""
 
 
 class Machine(Protocol):
@@ -47,7 +47,7 @@ class Planned:
     repeated: int
 
 
-def study_name(cfg: RunConfig, arguments: Sequence[str]) -> str:
+def sweep_name(cfg: RunConfig, arguments: Sequence[str]) -> str:
     """`sweep.name`, else the experiment's, else one made of the arguments, in whatever order they are given."""
     if cfg.sweep.name is not None:
         return cfg.sweep.name

@@ -1,4 +1,4 @@
-"""What a person sees of a study before it starts and when it has ended: plain text, 80 columns, also in a pipe."""
+"""What a person sees of a sweep before it starts and when it has ended: plain text, 80 columns, also in a pipe."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from wattcount.sweep.task import PointResult
 
 WIDTH = 80
 DECLARED_LINES = 3
-"""For the names of a study's models, of its GPUs, of its scenarios."""
+"""For the names of a sweep's models, of its GPUs, of its scenarios."""
 SKIPPED_LINES = 12
 """Shared by all groups of skipped points; each has one at least."""
 KWH_J = 3.6e6
 
 
 @dataclass(frozen=True)
-class StudyResult:
-    """What became of a study that was started.
+class SweepResult:
+    """What became of a sweep that was started.
 
     results       of the points that were begun, by key
     interrupted   the exit code of an interruption
@@ -49,7 +49,7 @@ def plan_lines(
     states = Counter(point.state for point in plan.points)
     to_run = plan.in_state(PlanState.to_run)
     yield (
-        f"study {plan.name}: {_count(len(plan.points), 'point')}: {states[PlanState.to_run]:,} to run, "
+        f"sweep {plan.name}: {_count(len(plan.points), 'point')}: {states[PlanState.to_run]:,} to run, "
         f"{states[PlanState.done]:,} done before, {states[PlanState.skipped]:,} skipped"
     )
     if repeated:
@@ -127,15 +127,15 @@ def _estimate_lines(to_run: Sequence[PlannedPoint], at_once: int | None) -> Iter
     yield f"            ({basis})"
 
 
-def end_lines(study: StudyResult) -> Iterator[str]:
+def end_lines(sweep: SweepResult) -> Iterator[str]:
     """What is missing at the end, one entry a point, and counts of the rest; nothing where nothing is missing."""
-    plan = study.plan
-    if study.dry_run:
+    plan = sweep.plan
+    if sweep.dry_run:
         return
     wrong = [
-        (point, study.results.get(point.key))
+        (point, sweep.results.get(point.key))
         for point in plan.in_state(PlanState.to_run)
-        if point.key not in study.results or not study.results[point.key].done
+        if point.key not in sweep.results or not sweep.results[point.key].done
     ]
     before, skipped = plan.in_state(PlanState.done), plan.in_state(PlanState.skipped)
     wanted = len(plan.points) - len(skipped)
@@ -145,10 +145,10 @@ def end_lines(study: StudyResult) -> Iterator[str]:
         yield from _problem(point, result)
     if wrong or skipped:
         yield (
-            f"study {plan.name}: {wanted - len(wrong):,} done ({len(before):,} before), {len(wrong):,} not done, "
+            f"sweep {plan.name}: {wanted - len(wrong):,} done ({len(before):,} before), {len(wrong):,} not done, "
             f"{len(skipped):,} skipped"
         )
-    if study.interrupted is not None and wrong:
+    if sweep.interrupted is not None and wrong:
         yield "the same command again goes on with what is missing"
     for reason, count in sorted(Counter(point.reason or "" for point in skipped).items()):
         yield f"  skipped {count:,}: {reason}"
@@ -172,7 +172,7 @@ def _problem(point: PlannedPoint, result: PointResult | None) -> Iterator[str]:
 
 
 def short_overrides(overrides: Sequence[str]) -> str:
-    """Those that say what a point is, and not its study."""
+    """Those that say what a point is, and not its sweep."""
     return " ".join(text for text in overrides if not text.startswith((*NOT_WHAT, "experiment=")))
 
 

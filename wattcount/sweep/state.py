@@ -1,4 +1,4 @@
-"""How a study stands: its plan and its events put together. Pure: reads no file and no clock."""
+"""How a sweep stands: its plan and its events put together. Pure: reads no file and no clock."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Writer:
 
 @dataclass(frozen=True)
 class Start:
-    """One start of the study."""
+    """One start of the sweep."""
 
     host: str | None
     pid: int | None
@@ -57,7 +57,7 @@ class Start:
 class PointState:
     """Where one point stands, and what is known of it.
 
-    tries     how often it was started or refused, in all starts of the study
+    tries     how often it was started or refused, in all starts of the sweep
     running   its `started`, of a running one
     result    what made it done; None where the plan found its record
     failure   the latest that went wrong, also of one that is waiting for another try; None: nothing, or it is done
@@ -74,8 +74,8 @@ class PointState:
 
 
 @dataclass(frozen=True)
-class StudyState:
-    """How a study stands at `t_utc_ns`.
+class SweepState:
+    """How a sweep stands at `t_utc_ns`.
 
     counts          number of points in each state; all states are in it
     starts          oldest first
@@ -83,7 +83,7 @@ class StudyState:
     energy_of       number of done points whose energy is in it
     work_left_s     seconds that the points still to be measured take, one after another; None: nothing is known
     time_left_s     the same, with as many at once as run now; None too where no start is alive
-    time_left_basis `measured` where all of it comes from runs of this study or like records, else `predicted`
+    time_left_basis `measured` where all of it comes from runs of this sweep or like records, else `predicted`
     latest          the point that was measured last
     records         paths of all records that events or plan tell of, failed ones too
     """
@@ -144,7 +144,7 @@ class _Story:
 
 
 class Tally:
-    """Takes events as they come, in the order of their time, and says how the study stands.
+    """Takes events as they come, in the order of their time, and says how the sweep stands.
 
     is_there: whether the record at a path exists; one that was deleted is to be measured again.
     spoilt: why a record that exists makes its point not done, though its run was; None: it does.
@@ -193,7 +193,7 @@ class Tally:
             else:
                 story.dead = event
             return
-        # Two sweeps may share a study: one being told that the other measures the point ends nothing.
+        # A sweep may be started twice at once: that one start is told that the other measures the point ends nothing.
         if event.kind in (EventKind.not_started, EventKind.measured_before):
             story.open.pop(who, None)
         else:
@@ -214,7 +214,7 @@ class Tally:
         if event.energy_j is not None:
             self._energy_j[event.record or f"{event.key} {event.t_utc_ns}"] = event.energy_j
 
-    def state(self, t_utc_ns: int) -> StudyState:
+    def state(self, t_utc_ns: int) -> SweepState:
         starts = tuple(sorted(self._starts.values(), key=lambda start: start.began_utc_ns))
         restarted_ns = max((start.began_utc_ns for start in starts if start.alive), default=None)
         points = tuple(self._point(point, restarted_ns) for point in self.plan.points)
@@ -225,7 +225,7 @@ class Tally:
         measured = [p for p in results if p.result is not None and p.result.kind is EventKind.done]
         work_left_s, basis = _work_left(points, measured, t_utc_ns)
         alive = restarted_ns is not None
-        return StudyState(
+        return SweepState(
             plan=self.plan,
             points=points,
             t_utc_ns=t_utc_ns,

@@ -1,4 +1,4 @@
-"""How a study stands, for people in 80 columns and for scripts."""
+"""How a sweep stands, for people in 80 columns and for scripts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from wattcount.metrics.units import quantity
 from wattcount.records.reader import Record
 from wattcount.sweep.events import Event
 from wattcount.sweep.plan import PlannedPoint
-from wattcount.sweep.state import PointState, Start, State, StudyState
+from wattcount.sweep.state import PointState, Start, State, SweepState
 
 SHOWN = 10
 """Groups of failures and runs in a summary."""
@@ -42,44 +42,44 @@ def label(point: PlannedPoint) -> str:
     return f"{point.model} on {point.gpu}, {point.load}, r{point.repeat}"
 
 
-def share_done(study: StudyState) -> float:
+def share_done(sweep: SweepState) -> float:
     """Of the points that can be measured, 0 to 1."""
-    wanted = len(study.points) - study.counts[State.skipped]
-    return study.counts[State.done] / wanted if wanted else 1.0
+    wanted = len(sweep.points) - sweep.counts[State.skipped]
+    return sweep.counts[State.done] / wanted if wanted else 1.0
 
 
-def counts_line(study: StudyState) -> str:
+def counts_line(sweep: SweepState) -> str:
     """`5580 points: 3211 done, 12 failed, 2 running, 2355 waiting`."""
-    words = [f"{study.counts[state]} {state.value}" for state in _ORDER if study.counts[state]]
-    return f"{len(study.points)} points: {', '.join(words) or 'none'}"
+    words = [f"{sweep.counts[state]} {state.value}" for state in _ORDER if sweep.counts[state]]
+    return f"{len(sweep.points)} points: {', '.join(words) or 'none'}"
 
 
-def energy_line(study: StudyState) -> str:
+def energy_line(sweep: SweepState) -> str:
     """`812.3 MJ`, and of how many runs where not of all."""
-    if study.energy_j is None:
+    if sweep.energy_j is None:
         return "not known yet"
-    done = study.counts[State.done]
-    of = "" if study.energy_of == done else f", known of {study.energy_of} of {done} done"
-    return f"{quantity(study.energy_j, 'J')}{of}"
+    done = sweep.counts[State.done]
+    of = "" if sweep.energy_of == done else f", known of {sweep.energy_of} of {done} done"
+    return f"{quantity(sweep.energy_j, 'J')}{of}"
 
 
-def time_line(study: StudyState) -> str:
+def time_line(sweep: SweepState) -> str:
     """`12:34:00, from what was measured`."""
-    basis = "from what was measured" if study.time_left_basis == "measured" else "as predicted"
-    if study.work_left_s is None:
+    basis = "from what was measured" if sweep.time_left_basis == "measured" else "as predicted"
+    if sweep.work_left_s is None:
         return "not known yet"
-    if not study.counts[State.waiting] + study.counts[State.running]:
+    if not sweep.counts[State.waiting] + sweep.counts[State.running]:
         return "nothing left to measure"
-    if study.time_left_s is not None:
-        return f"{clock(study.time_left_s)}, {basis}"
-    return f"{clock(study.work_left_s)} of runs one after another when started again, {basis}"
+    if sweep.time_left_s is not None:
+        return f"{clock(sweep.time_left_s)}, {basis}"
+    return f"{clock(sweep.work_left_s)} of runs one after another when started again, {basis}"
 
 
-def latest_line(study: StudyState) -> str | None:
+def latest_line(sweep: SweepState) -> str | None:
     """The latest result; None before the first."""
-    if study.latest is None or study.latest.result is None:
+    if sweep.latest is None or sweep.latest.result is None:
         return None
-    return f"{label(study.latest.point)}: {result_text(study.latest.result)}"
+    return f"{label(sweep.latest.point)}: {result_text(sweep.latest.result)}"
 
 
 def result_text(event: Event) -> str:
@@ -101,10 +101,10 @@ def evidence_of(record: str) -> str | None:
         return None
 
 
-def evidence_line(study: StudyState) -> str | None:
+def evidence_line(sweep: SweepState) -> str | None:
     """What the figures rest on, by a record of each GPU and of each model; None before the first."""
     asked: dict[tuple[str, str], str] = {}
-    for point in study.points:
+    for point in sweep.points:
         if point.record is not None:
             asked[("gpu", point.point.gpu)] = point.record
             asked[("model", point.point.model)] = point.record
@@ -112,23 +112,23 @@ def evidence_line(study: StudyState) -> str | None:
     return "; ".join(sorted(text for text in found if text is not None)) or None
 
 
-def start_line(study: StudyState) -> str:
+def start_line(sweep: SweepState) -> str:
     """`running: pid 12 on node3 since 14:02:00`, `was killed (pid 12 on node3, begun 14:02:00)`, ..."""
-    alive = [start for start in study.starts if start.alive]
+    alive = [start for start in sweep.starts if start.alive]
     if alive:
-        who = ", ".join(f"{_who(start)} since {when(start.began_utc_ns, study.t_utc_ns)}" for start in alive)
+        who = ", ".join(f"{_who(start)} since {when(start.began_utc_ns, sweep.t_utc_ns)}" for start in alive)
         return f"running: {who}"
-    if study.running:
-        return "runs are measured, but no start of the study is alive"
-    missing = len(study.points) - study.counts[State.done] - study.counts[State.skipped]
+    if sweep.running:
+        return "runs are measured, but no start of the sweep is alive"
+    missing = len(sweep.points) - sweep.counts[State.done] - sweep.counts[State.skipped]
     if not missing:
         return "finished"
-    if not study.starts:
+    if not sweep.starts:
         return "not started yet"
-    last = study.starts[-1]
+    last = sweep.starts[-1]
     if last.killed:
-        return f"was killed ({_who(last)}, begun {when(last.began_utc_ns, study.t_utc_ns)})"
-    ended = when(last.ended_utc_ns or last.began_utc_ns, study.t_utc_ns)
+        return f"was killed ({_who(last)}, begun {when(last.began_utc_ns, sweep.t_utc_ns)})"
+    ended = when(last.ended_utc_ns or last.began_utc_ns, sweep.t_utc_ns)
     return f"ended {ended}{f' ({last.reason})' if last.reason else ''}, {missing} not done"
 
 
@@ -138,16 +138,16 @@ def when(t_utc_ns: int, now_utc_ns: int) -> str:
     return time.strftime("%H:%M:%S" if at[:3] == now[:3] else "%Y-%m-%d %H:%M", at)
 
 
-def running_table(study: StudyState) -> Table:
+def running_table(sweep: SweepState) -> Table:
     """What is measured right now: what, where, since when."""
     table = Table.grid(padding=(0, 2))
-    for point in study.running[:SHOWN]:
+    for point in sweep.running[:SHOWN]:
         event = point.running
         assert event is not None
         table.add_row(
             f"  {label(point.point)}",
-            f"since {when(event.t_utc_ns, study.t_utc_ns)}",
-            clock((study.t_utc_ns - event.t_utc_ns) / 1e9),
+            f"since {when(event.t_utc_ns, sweep.t_utc_ns)}",
+            clock((sweep.t_utc_ns - event.t_utc_ns) / 1e9),
             _where(event),
         )
     return table
@@ -165,25 +165,25 @@ class FailureGroup:
         return sum(point.tries for point in self.points)
 
 
-def failure_groups(study: StudyState) -> list[FailureGroup]:
+def failure_groups(sweep: SweepState) -> list[FailureGroup]:
     """By reason, the most frequent first."""
-    return _grouped((_reason(point), point) for point in study.failures)
+    return _grouped((_reason(point), point) for point in sweep.failures)
 
 
-def skip_groups(study: StudyState) -> list[FailureGroup]:
-    """By reason; of invalid ones those that other studies measured, which no event of this one tells of."""
+def skip_groups(sweep: SweepState) -> list[FailureGroup]:
+    """By reason; of invalid ones those that other sweeps measured, which no event of this one tells of."""
     skipped = (
         point
-        for point in study.points
+        for point in sweep.points
         if point.state is State.skipped or (point.state is State.invalid and point.failure is None)
     )
     return _grouped((point.point.reason or "skipped", point) for point in skipped)
 
 
-def failure_lines(study: StudyState, *, everything: bool = False) -> list[RenderableType]:
+def failure_lines(sweep: SweepState, *, everything: bool = False) -> list[RenderableType]:
     """One line a reason with the latest point it met, or (`everything`) one a point, each with what was said."""
     lines: list[RenderableType] = []
-    groups = failure_groups(study)
+    groups = failure_groups(sweep)
     for group in groups if everything else groups[:SHOWN]:
         points = sorted(group.points, key=_failed_ns)
         lines.append(
@@ -199,16 +199,16 @@ def failure_lines(study: StudyState, *, everything: bool = False) -> list[Render
     return lines
 
 
-def render(study: StudyState, *, everything: bool = False) -> list[RenderableType]:
-    """The whole summary, from the study's name to its failures; for a console of 80 columns or more."""
-    shown: list[RenderableType] = [Text(f"{study.name}: {start_line(study)}", style="bold")]
-    evidence = evidence_line(study)
+def render(sweep: SweepState, *, everything: bool = False) -> list[RenderableType]:
+    """The whole summary, from the sweep's name to its failures; for a console of 80 columns or more."""
+    shown: list[RenderableType] = [Text(f"{sweep.name}: {start_line(sweep)}", style="bold")]
+    evidence = evidence_line(sweep)
     facts = {
-        "points": f"{counts_line(study).partition(': ')[2]} of {len(study.points)}",
-        "share done": f"{100 * share_done(study):.1f} % of what can be measured",
-        "time left": time_line(study),
-        "energy so far": energy_line(study),
-        "latest result": latest_line(study),
+        "points": f"{counts_line(sweep).partition(': ')[2]} of {len(sweep.points)}",
+        "share done": f"{100 * share_done(sweep):.1f} % of what can be measured",
+        "time left": time_line(sweep),
+        "energy so far": energy_line(sweep),
+        "latest result": latest_line(sweep),
         "evidence": evidence,
     }
     table = Table.grid(padding=(0, 2))
@@ -218,18 +218,18 @@ def render(study: StudyState, *, everything: bool = False) -> list[RenderableTyp
         if text is not None:
             table.add_row(f"  {name}", Text(text, style="yellow" if name == "evidence" else ""))
     shown.append(table)
-    if not study.alive and share_done(study) < 1:
-        again = f"python -m wattcount {shlex.join(study.plan.arguments)}"
+    if not sweep.alive and share_done(sweep) < 1:
+        again = f"python -m wattcount {shlex.join(sweep.plan.arguments)}"
         # Whole: a command that is wrapped cannot be copied.
         shown.append(Text(f"  go on with     {again}", no_wrap=True, overflow="ignore"))
-    if study.running:
-        shown += [Text("running", style="bold"), running_table(study)]
-        shown += _more(len(study.running) - SHOWN, "running")
-    if lines := failure_lines(study, everything=everything):
+    if sweep.running:
+        shown += [Text("running", style="bold"), running_table(sweep)]
+        shown += _more(len(sweep.running) - SHOWN, "running")
+    if lines := failure_lines(sweep, everything=everything):
         shown += [Text("failures", style="bold"), *lines]
         if not everything:
-            shown += _more(len(failure_groups(study)) - SHOWN, "reasons")
-    if groups := skip_groups(study):
+            shown += _more(len(failure_groups(sweep)) - SHOWN, "reasons")
+    if groups := skip_groups(sweep):
         shown.append(Text("skipped", style="bold"))
         for group in groups if everything else groups[:SHOWN]:
             shown.append(Text(f"  {group.reason}: {_points(len(group.points))}"))
@@ -238,29 +238,29 @@ def render(study: StudyState, *, everything: bool = False) -> list[RenderableTyp
     return shown
 
 
-def to_json(study: StudyState) -> dict[str, Any]:
+def to_json(sweep: SweepState) -> dict[str, Any]:
     """Plain JSON types; seconds, joules, and UTC nanoseconds as the keys say."""
     return {
-        "name": study.name,
-        "arguments": list(study.plan.arguments),
-        "t_utc_ns": study.t_utc_ns,
-        "alive": study.alive,
-        "points": len(study.points),
-        "counts": {state.value: number for state, number in study.counts.items()},
-        "time_left_s": study.time_left_s,
-        "time_left_basis": study.time_left_basis,
-        "work_left_s": study.work_left_s,
-        "energy_j": study.energy_j,
-        "energy_known_of_done": study.energy_of,
-        "evidence": evidence_line(study),
-        "latest": _point_json(study.latest, study.latest.result) if study.latest else None,
-        "running": [_point_json(point, point.running) for point in study.running],
-        "failures": [_point_json(point, point.failure) for point in study.failures],
+        "name": sweep.name,
+        "arguments": list(sweep.plan.arguments),
+        "t_utc_ns": sweep.t_utc_ns,
+        "alive": sweep.alive,
+        "points": len(sweep.points),
+        "counts": {state.value: number for state, number in sweep.counts.items()},
+        "time_left_s": sweep.time_left_s,
+        "time_left_basis": sweep.time_left_basis,
+        "work_left_s": sweep.work_left_s,
+        "energy_j": sweep.energy_j,
+        "energy_known_of_done": sweep.energy_of,
+        "evidence": evidence_line(sweep),
+        "latest": _point_json(sweep.latest, sweep.latest.result) if sweep.latest else None,
+        "running": [_point_json(point, point.running) for point in sweep.running],
+        "failures": [_point_json(point, point.failure) for point in sweep.failures],
         "skipped": [
             {"reason": group.reason, "points": len(group.points), "message": group.points[0].point.message}
-            for group in skip_groups(study)
+            for group in skip_groups(sweep)
         ],
-        "starts": [vars(start) | {"killed": start.killed} for start in study.starts],
+        "starts": [vars(start) | {"killed": start.killed} for start in sweep.starts],
     }
 
 

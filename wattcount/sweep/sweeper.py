@@ -1,4 +1,4 @@
-"""Hydra's sweeper for studies: plan, show, stop (`dry_run`) or measure what is missing, and say what is left.
+"""Hydra's sweeper: plan, show, stop (`dry_run`) or measure what is missing, and say what is left.
 
 What Hydra's own would do, compose and launch every product of values one after the other, is not enough for
 thousands of points: `config.points` builds them, `planning.planner` leaves out what is done or cannot be, and
@@ -35,10 +35,10 @@ from wattcount.sweep.halt import Halt
 from wattcount.sweep.index import RecordIndex, read_index
 from wattcount.sweep.ledger import Event, EventKind, Ledger
 from wattcount.sweep.machine import AnotherMachine, ThisMachine
+from wattcount.sweep.mlflow_log import SweepLog
 from wattcount.sweep.plan import Plan, PlanState
-from wattcount.sweep.planner import Planned, make_plan, records_folder, study_name
-from wattcount.sweep.report import StudyResult
-from wattcount.sweep.study_log import StudyLog
+from wattcount.sweep.planner import Planned, make_plan, records_folder, sweep_name
+from wattcount.sweep.report import SweepResult
 
 # Hydra's search for plugins executes their modules once more and so defines every class anew: a class
 # derived from what was imported before that search would have a base that its own module has forgotten.
@@ -63,7 +63,7 @@ class PointSweeper(BasicSweeper):
         super().__init__(max_batch_size, dict(params or {}))
         self._cases = list(cases or ())
 
-    def sweep(self, arguments: list[str]) -> StudyResult:
+    def sweep(self, arguments: list[str]) -> SweepResult:
         """`arguments`: the command line's overrides. Raises `NotStartedError` where a point makes no sense."""
         assert self.config is not None
         # Also those of files: plans, `multirun.yaml` and what launchers send to their jobs are made of it.
@@ -79,7 +79,7 @@ class PointSweeper(BasicSweeper):
         )
         _set_aside(index)
         planned = make_plan(
-            study_name(first, arguments),
+            sweep_name(first, arguments),
             _as_typed(self.config, arguments),
             zip(batch, runs, strict=True),
             ThisMachine() if here else AnotherMachine(),
@@ -92,9 +92,9 @@ class PointSweeper(BasicSweeper):
             print(line, flush=True)
         if first.dry_run:
             print("dry run: nothing was started")
-            return StudyResult(planned.plan, dry_run=True)
+            return SweepResult(planned.plan, dry_run=True)
         elsewhere = None if here else self._launch(planned, first)
-        check_folder(folder)  # the study's story is kept there, whoever measures it
+        check_folder(folder)  # the sweep's story is kept there, whoever measures it
         _keep_config(self.config, needed=not here)
         return self._measure(planned, jobs, first, at_once, elsewhere)
 
@@ -104,7 +104,7 @@ class PointSweeper(BasicSweeper):
             parser = TextParser.create(config_loader=self.hydra_context.config_loader)
             points = cases.expand(self.params, self._cases, arguments, parser)
         if not points:
-            raise NotStartedError("the study has no point: none of its cases has the values asked for")
+            raise NotStartedError("the sweep has no point: none of its cases has the values asked for")
         return points
 
     def _build(self, batch: Sequence[tuple[str, ...]]) -> list[RunConfig]:
@@ -132,11 +132,11 @@ class PointSweeper(BasicSweeper):
         first: RunConfig,
         at_once: int | None,
         elsewhere: launch.Launch | None,
-    ) -> StudyResult:
+    ) -> SweepResult:
         plan = planned.plan
         _record_lines(plan)
         background = Background("sweep")
-        logs = StudyLog(
+        logs = SweepLog(
             first.records_dir,
             plan.name,
             first.tracking,
@@ -174,7 +174,7 @@ class PointSweeper(BasicSweeper):
         if first.tracking.enabled and interrupted is None and plan.in_state(PlanState.to_run):
             logs.close()
             background.flush()
-        return StudyResult(plan, results, interrupted)
+        return SweepResult(plan, results, interrupted)
 
     def _launch(self, planned: Planned, first: RunConfig) -> launch.Launch:
         """Through the launcher that the person chose, in groups by GPU."""
@@ -192,20 +192,20 @@ def register() -> None:
     Plugins.instance().class_name_to_class[SWEEPER_TARGET] = PointSweeper
 
 
-def exit_code(study: StudyResult) -> int:
+def exit_code(sweep: SweepResult) -> int:
     """0 all that can be done is done, 2 nothing was started, 1 anything else (see `wattcount.errors`)."""
-    if study.interrupted is not None:
-        return study.interrupted
-    if study.dry_run:
+    if sweep.interrupted is not None:
+        return sweep.interrupted
+    if sweep.dry_run:
         return EXIT_OK
-    done = bool(study.plan.in_state(PlanState.done))
+    done = bool(sweep.plan.in_state(PlanState.done))
     codes = {
         result.exit_code if result.exit_code != EXIT_OK or result.done else 1
-        for result in study.results.values()
+        for result in sweep.results.values()
     }
-    if len(study.results) < len(study.plan.in_state(PlanState.to_run)):
+    if len(sweep.results) < len(sweep.plan.in_state(PlanState.to_run)):
         codes.add(1)
-    if any(point.reason == "invalid_before" for point in study.plan.points):
+    if any(point.reason == "invalid_before" for point in sweep.plan.points):
         codes.add(1)
     if not codes:
         return EXIT_OK if done else EXIT_NOT_STARTED
@@ -261,12 +261,12 @@ def _common(runs: Sequence[RunConfig]) -> RunConfig:
     first = runs[0]
     for name in ("records_dir", "sweep", "dry_run"):
         if any(getattr(run, name) != getattr(first, name) for run in runs):
-            raise NotStartedError(f"{name}: must be the same for all points of a study")
+            raise NotStartedError(f"{name}: must be the same for all points of a sweep")
     return first
 
 
 def _as_typed(master: DictConfig, arguments: Sequence[str]) -> list[str]:
-    """The command line that starts this study again."""
+    """The command line that starts this sweep again."""
     flags = [] if any(argument.startswith("experiment=") for argument in arguments) else ["-m"]
     for source in master.hydra.runtime.config_sources:
         if source.provider == "command-line":

@@ -1,4 +1,4 @@
-"""What one point is on whatever machine it is measured: run, record, tracking, and the study's ledger.
+"""What one point is on whatever machine it is measured: run, record, tracking, and the sweep's ledger.
 
 Needs nothing of the process that planned it, and returns something plain, so that a lane of this machine, a batch
 job and a worker of a cluster all do the same.
@@ -31,7 +31,7 @@ from wattcount.run.orchestrate import Display
 from wattcount.sweep.index import run_energy_j, run_wall_s
 from wattcount.sweep.keys import plan_key
 from wattcount.sweep.ledger import MEASURED_ELSEWHERE, Event, EventKind, Ledger
-from wattcount.sweep.study_log import LaneLog
+from wattcount.sweep.mlflow_log import LaneLog
 
 NOT_STARTED = "not_started"
 
@@ -52,7 +52,7 @@ class PointResult:
     invalid: bool = False
     """It came to its end, but its checks of validity say that it cannot be believed."""
     attempt: int = 1
-    """Tries so far, in this start of the study."""
+    """Tries so far, in this start of the sweep."""
     wall_s: float | None = None
     energy_j: float | None = None
     """Of the run's GPUs from start to end, joule; see `index.run_energy_j`."""
@@ -75,7 +75,7 @@ class PointResult:
 def run_planned(
     overrides: Sequence[str],
     *,
-    study: str | None = None,
+    sweep: str | None = None,
     key: str | None = None,
     attempt: int = 1,
     records_dir: str | None = None,
@@ -85,8 +85,8 @@ def run_planned(
     """Composes a point and measures it on this machine.
 
     overrides        what Hydra makes its configuration from
-    study, key       of the ledger to tell of it; None: none, and the key that the configuration has by itself
-    attempt          tries of it so far in this start of the study, with this one
+    sweep, key       of the ledger to tell of it; None: none, and the key that the configuration has by itself
+    attempt          tries of it so far in this start of the sweep, with this one
     records_dir      in place of the configuration's, which may depend on the machine
     wait_for_others  for a run that measures the same point right now; else `PointResult.elsewhere` says so
 
@@ -105,7 +105,7 @@ def run_planned(
     if cfg.resume is None:
         cfg.resume = True
     key = key or plan_key(cfg)
-    opened = nullcontext() if study is None else Ledger.open(cfg.records_dir, study)
+    opened = nullcontext() if sweep is None else Ledger.open(cfg.records_dir, sweep)
     with opened as ledger:
         return measure_planned(
             cfg, tuple(overrides), key=key, ledger=ledger, attempt=attempt, wait_for_others=wait_for_others
@@ -130,10 +130,10 @@ def measure_planned(
             ledger.append(dataclasses.replace(event, key=key, attempt=attempt))
 
     tell(Event(EventKind.started, gpu_uuid=",".join(cfg.gpu.devices) or None))
-    study = None if ledger is None else ledger.folder.name
+    sweep = None if ledger is None else ledger.folder.name
     with nullcontext() if ledger is None else ledger.beating():  # whoever reads it may be on another host
         result = measure(
-            cfg, overrides, wait_for_others=wait_for_others, rest=rest, display=display, study=study
+            cfg, overrides, wait_for_others=wait_for_others, rest=rest, display=display, sweep=sweep
         )
     result = dataclasses.replace(result, key=key, attempt=attempt)
     tell(event_of(result))
@@ -147,12 +147,12 @@ def measure(
     wait_for_others: bool = True,
     rest: Rest | None = None,
     display: Display | None = None,
-    study: str | None = None,
+    sweep: str | None = None,
 ) -> PointResult:
     """Runs one point; what goes wrong is in the result. An interruption is an exit code too."""
     try:
         return _measure(
-            cfg, overrides, wait_for_others=wait_for_others, rest=rest, display=display, study=study
+            cfg, overrides, wait_for_others=wait_for_others, rest=rest, display=display, sweep=sweep
         )
     except MeasuredElsewhereError as error:
         return PointResult(EXIT_NOT_STARTED, overrides, None, str(error), reason=MEASURED_ELSEWHERE)
@@ -179,7 +179,7 @@ def _measure(
     wait_for_others: bool,
     rest: Rest | None,
     display: Display | None,
-    study: str | None,
+    sweep: str | None,
 ) -> PointResult:
     from wattcount.run import display as displays
     from wattcount.run import orchestrate
@@ -205,7 +205,7 @@ def _measure(
     if path is None or outcome.measured_before:
         return result
     if run.tracking.enabled:
-        _track(path, run, display, study)
+        _track(path, run, display, sweep)
     return _with_figures(result, path)
 
 
@@ -263,11 +263,11 @@ _LANE_LOG = LaneLog()
 """Kept from point to point: it knows how the store does."""
 
 
-def _track(path: Path, run: RunConfig, display: Display | None, study: str | None) -> None:
+def _track(path: Path, run: RunConfig, display: Display | None, sweep: str | None) -> None:
     """Logs a record; whatever goes wrong there, the record is safe and can be logged later."""
-    if study is not None:
+    if sweep is not None:
         notice = _complain if display is None else display.notice
-        _LANE_LOG.record(path, run.tracking, run.records_dir, study, notice)
+        _LANE_LOG.record(path, run.tracking, run.records_dir, sweep, notice)
         return
     try:
         from wattcount.tracking import log_record, resolve_uri, ui_command

@@ -1,4 +1,4 @@
-"""What is printed while a study is measured: a block that is drawn anew on a terminal, lines elsewhere."""
+"""What is printed while a sweep is measured: a block that is drawn anew on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from wattcount.sweep import local
 from wattcount.sweep.display import LiveSweepDisplay
 from wattcount.sweep.lane import Said
 from wattcount.sweep.ledger import Event, EventKind, read_tally
+from wattcount.sweep.mlflow_log import SweepLog
 from wattcount.sweep.plan import Plan, PlanState
-from wattcount.sweep.study_log import StudyLog
 from wattcount.sweep.summary import evidence_of, label, result_text
 from wattcount.sweep.task import PointResult, event_of
 
 
-def create(cfg: RunConfig, plan: Plan, logs: StudyLog | None, background: Background) -> local.Watcher:
+def create(cfg: RunConfig, plan: Plan, logs: SweepLog | None, background: Background) -> local.Watcher:
     """`cfg` is of any of the points. The plan is in the ledger already. What is shown is printed in `background`."""
     return InBackground(shown(cfg, plan), logs, background)
 
@@ -34,7 +34,7 @@ def shown(cfg: RunConfig, plan: Plan) -> Lines | Block:
 class InBackground(local.Watcher):
     """Has another watcher told in a thread, so that a terminal that stands still keeps no sweep; keeps `logs` up to date."""
 
-    def __init__(self, shown: local.Watcher, logs: StudyLog | None, background: Background) -> None:
+    def __init__(self, shown: local.Watcher, logs: SweepLog | None, background: Background) -> None:
         self._shown = shown
         self._logs = logs
         self._background = background
@@ -102,7 +102,7 @@ class Lines(local.Watcher):
 
 
 class Block(local.Watcher):
-    """Every lane and the study as a whole, live; records and what went wrong stay above it."""
+    """Every lane and the sweep as a whole, live; records and what went wrong stay above it."""
 
     def __init__(self, display: LiveSweepDisplay) -> None:
         self._display = display

@@ -1,17 +1,17 @@
-"""Run records and studies in MLflow. The only package that knows MLflow, and it imports it only when it logs."""
+"""Run records and sweeps in MLflow. The only package that knows MLflow, and it imports it only when it logs."""
 
 from wattcount.tracking.connection import TrackingError, log_command, prepare, resolve_uri, ui_command
 from wattcount.tracking.store import log_record
-from wattcount.tracking.study import StudyPage, log_study, study_run
+from wattcount.tracking.sweep import SweepPage, log_sweep, sweep_run
 
 __all__ = [
-    "StudyPage",
+    "SweepPage",
     "TrackingError",
     "log_command",
     "log_record",
-    "log_study",
+    "log_sweep",
     "prepare",
     "resolve_uri",
-    "study_run",
+    "sweep_run",
     "ui_command",
 ]

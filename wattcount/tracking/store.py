@@ -73,7 +73,7 @@ def log_record(
     """Logs the record at `path` and returns the id of the MLflow run.
 
     force    one that is already logged there is logged once more beside the first; else the id of its run is returned
-    parent   id of the MLflow run that it is shown below: its study's (`study.study_run`)
+    parent   id of the MLflow run that it is shown below: its sweep's (`sweep.sweep_run`)
     limit_s  seconds after which it is given up
 
     The run has the record's own start and end, and is FAILED where the record's run failed. Where it goes depends on

@@ -1,4 +1,4 @@
-"""A study's ledger with a bit of everything in it."""
+"""A sweep's ledger with a bit of everything in it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def planned(key: str, **other) -> PlannedPoint:
 NAMES = ("done", "failed", "running", "waiting", "done_too")
 
 
-def make_study(folder: Path) -> Ledger:
+def make_sweep(folder: Path) -> Ledger:
     """`big` in `folder`: six points, of which two are done, one failed, one runs, one waits and one is skipped.
 
     It lives until the ledger is closed.

@@ -1,12 +1,12 @@
-"""A study in MLflow: one run with its counts and a table of its results, and the runs of its records below it.
+"""A sweep in MLflow: one run with its counts and a table of its results, and the runs of its records below it.
 
 ::
 
-    study_run -> KILLED        found again by the study's name and folder, or made
-    log_study -> counts, table -> KILLED ... -> KILLED -> FINISHED or FAILED
+    sweep_run -> KILLED        found again by the sweep's name and folder, or made
+    log_sweep -> counts, table -> KILLED ... -> KILLED -> FINISHED or FAILED
     log_record(parent=...)     the runs below it
 
-A study that is not finished is KILLED in MLflow, also while it goes on, so that nothing has to be put right when it is
+A sweep that is not finished is KILLED in MLflow, also while it goes on, so that nothing has to be put right when it is
 killed; its description says how it stood, and when.
 """
 
@@ -29,21 +29,23 @@ from wattcount.tracking.connection import LIMIT_S, connected, experiment, log_co
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-STUDY_TAG = "wattcount.study"
-FOLDER_TAG = "wattcount.study_folder"
-ID_TAG = "wattcount.study_id"
+SWEEP_TAG = "wattcount.sweep"
+FOLDER_TAG = "wattcount.sweep_folder"
+ID_TAG = "wattcount.sweep_id"
 """Of name and folder, which may have quotes in them that no filter of MLflow can express."""
-STATE_TAG = "wattcount.study_state"
+STATE_TAG = "wattcount.sweep_state"
+FORMER_ID_TAG = "wattcount.study_id"
+"""ID_TAG of runs that earlier versions made."""
 SETTLE_S = 1.0
 TABLE_JSON = "results.json"
 TABLE_CSV = "results.csv"
 
 
 @dataclass(frozen=True)
-class StudyPage:
-    """What MLflow is told of a study.
+class SweepPage:
+    """What MLflow is told of a sweep.
 
-    name, folder   of the study; the two together tell one from another
+    name, folder   of the sweep; the two together tell one from another
     state          `running`, `finished`, `incomplete`, ...; for people
     status         MLflow's: FINISHED, FAILED, or KILLED where there is something left to measure
     metrics        by key; None is left out
@@ -63,37 +65,35 @@ class StudyPage:
     tags: Mapping[str, str]
 
 
-def study_run(
+def sweep_run(
     name: str, folder: str | Path, tracking: TrackingConfig | None = None, *, limit_s: float = LIMIT_S
 ) -> str:
-    """The id of the study's own run, which is made where there is none. Raises `TrackingError`."""
+    """The id of the sweep's own run, which is made where there is none. Raises `TrackingError`."""
     tracking = tracking if tracking is not None else TrackingConfig()
     uri = resolve_uri(tracking)
-    with connected(uri, log_command(f"--study {name}", tracking), limit_s) as client:
-        return _study_run(client, experiment(client, uri, tracking.experiment), name, str(folder))
+    with connected(uri, log_command(f"--sweep {name}", tracking), limit_s) as client:
+        return _sweep_run(client, experiment(client, uri, tracking.experiment), name, str(folder))
 
 
-def log_study(page: StudyPage, tracking: TrackingConfig | None = None, *, limit_s: float = LIMIT_S) -> str:
-    """Writes the study's page afresh and returns the id of its run. Raises `TrackingError`."""
+def log_sweep(page: SweepPage, tracking: TrackingConfig | None = None, *, limit_s: float = LIMIT_S) -> str:
+    """Writes the sweep's page afresh and returns the id of its run. Raises `TrackingError`."""
     tracking = tracking if tracking is not None else TrackingConfig()
     uri = resolve_uri(tracking)
-    with connected(uri, log_command(f"--study {page.name}", tracking), limit_s) as client:
+    with connected(uri, log_command(f"--sweep {page.name}", tracking), limit_s) as client:
         experiment_id = experiment(client, uri, tracking.experiment)
-        run_id = _study_run(client, experiment_id, page.name, page.folder)
+        run_id = _sweep_run(client, experiment_id, page.name, page.folder)
         _write(client, run_id, page)
         return run_id
 
 
-def _study_run(client: MlflowClient, experiment_id: str, name: str, folder: str) -> str:
+def _sweep_run(client: MlflowClient, experiment_id: str, name: str, folder: str) -> str:
     if (found := _oldest(client, experiment_id, name, folder)) is not None:
         return found
     made = client.create_run(
         experiment_id,
         run_name=name,
         tags={
-            STUDY_TAG: name,
-            FOLDER_TAG: folder,
-            ID_TAG: _id(name, folder),
+            **_tags(name, folder),
             STATE_TAG: "begun",
             "mlflow.source.name": "wattcount",
             "mlflow.source.type": "LOCAL",
@@ -111,29 +111,39 @@ def _study_run(client: MlflowClient, experiment_id: str, name: str, folder: str)
 
 
 def _oldest(client: MlflowClient, experiment_id: str, name: str, folder: str) -> str | None:
-    runs = client.search_runs([experiment_id], f"tags.`{ID_TAG}` = '{_id(name, folder)}'")
-    return min(((run.info.start_time, str(run.info.run_id)) for run in runs), default=(0, None))[1]
+    for tag in (ID_TAG, FORMER_ID_TAG):
+        if runs := client.search_runs([experiment_id], f"tags.`{tag}` = '{_id(name, folder)}'"):
+            return min((run.info.start_time, str(run.info.run_id)) for run in runs)[1]
+    return None
+
+
+def _tags(name: str, folder: str) -> dict[str, str]:
+    return {SWEEP_TAG: name, FOLDER_TAG: folder, ID_TAG: _id(name, folder)}
 
 
 def _id(name: str, folder: str) -> str:
     return hashlib.sha256(f"{name}\n{folder}".encode()).hexdigest()[:16]
 
 
-def _write(client: MlflowClient, run_id: str, page: StudyPage) -> None:
+def _write(client: MlflowClient, run_id: str, page: SweepPage) -> None:
     from mlflow.entities import Metric, RunTag
 
     now_ms = time.time_ns() // 1_000_000
-    # The step is seconds since the study's run was made: the counts are curves of its progress.
+    # The step is seconds since the sweep's run was made: the counts are curves of its progress.
     step = (now_ms - int(client.get_run(run_id).info.start_time)) // 1000
     values = [
         Metric(key, float(value), now_ms, step) for key, value in page.metrics.items() if value is not None
     ]
-    tags = dict(page.tags) | {
-        STATE_TAG: page.state,
-        "mlflow.note.content": page.note[:TAG_LIMIT],
-        # What makes the UI show the file as a table.
-        "mlflow.loggedArtifacts": json.dumps([{"path": TABLE_JSON, "type": "table"}]),
-    }
+    tags = (
+        dict(page.tags)
+        | _tags(page.name, page.folder)
+        | {
+            STATE_TAG: page.state,
+            "mlflow.note.content": page.note[:TAG_LIMIT],
+            # What makes the UI show the file as a table.
+            "mlflow.loggedArtifacts": json.dumps([{"path": TABLE_JSON, "type": "table"}]),
+        }
+    )
     client.log_batch(run_id, metrics=values, tags=[RunTag(key, value) for key, value in tags.items()])
     with tempfile.TemporaryDirectory(prefix="wattcount-") as folder:
         table = {"columns": list(page.columns), "data": [list(row) for row in page.rows]}

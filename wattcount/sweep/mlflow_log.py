@@ -1,10 +1,10 @@
-"""A study's way into MLflow, which never stops a sweep and never works inside a window.
+"""A sweep's way into MLflow, which never stops a sweep and never works inside a window.
 
 ::
 
     lane, after its run     --> a note in to_log/ --> log_record, if no run of this host is in its window
                                      |                     '--> note removed
-    the sweep, now and then --> `wattcount log --study NAME --pending`, a process of its own: what has a note, and the page
+    the sweep, now and then --> `wattcount log --sweep NAME --pending`, a process of its own: what has a note, and the page
     the sweep, at its end   --> the same, waited for up to a limit
 
 Whatever fails or is killed leaves a note, so the next refresh, the end of the sweep, its next start or a person logs
@@ -25,7 +25,7 @@ from pathlib import Path
 from wattcount.config.schema import TrackingConfig
 from wattcount.errors import WattcountError, one_line
 from wattcount.run.quiet import in_a_window
-from wattcount.sweep.ledger import study_folder
+from wattcount.sweep.ledger import sweep_folder
 
 TO_LOG = "to_log"
 RECORD_LIMIT_S = 30.0
@@ -51,22 +51,22 @@ class LaneLog:
     _closed_until_s: float = field(default=float("-inf"), init=False)
 
     def record(
-        self, path: Path, tracking: TrackingConfig, records_dir: str | Path, study: str, notice: Notice
+        self, path: Path, tracking: TrackingConfig, records_dir: str | Path, sweep: str, notice: Notice
     ) -> bool:
         """Whether it is logged now; else it has a note. Raises nothing."""
-        folder = study_folder(records_dir, study)
+        folder = sweep_folder(records_dir, sweep)
         note = _leave_note(folder, path)
         if time.monotonic() < self._closed_until_s or in_a_window():
             return False
-        from wattcount.tracking import log_record, study_run
+        from wattcount.tracking import log_record, sweep_run
 
         try:
-            parent = study_run(study, folder, tracking, limit_s=RECORD_LIMIT_S)
+            parent = sweep_run(sweep, folder, tracking, limit_s=RECORD_LIMIT_S)
             log_record(path, tracking, parent=parent, limit_s=RECORD_LIMIT_S)
         except Exception as error:  # the sweep must not be lost to its logging
             self._closed_until_s = time.monotonic() + self._pause_s
             notice(
-                f"{_reason(error, tracking, study)}; the sweep goes on, MLflow is tried again in {self._pause_s:g} s and at the end"
+                f"{_reason(error, tracking, sweep)}; the sweep goes on, MLflow is tried again in {self._pause_s:g} s and at the end"
             )
             self._pause_s = min(2 * self._pause_s, PAUSES_S[1])
             return False
@@ -75,12 +75,12 @@ class LaneLog:
         return True
 
 
-class StudyLog:
-    """Keeps a study's page up to date while it goes on, in a process of its own that can be killed."""
+class SweepLog:
+    """Keeps a sweep's page up to date while it goes on, in a process of its own that can be killed."""
 
-    def __init__(self, records_dir: str | Path, study: str, tracking: TrackingConfig, notice: Notice) -> None:
+    def __init__(self, records_dir: str | Path, sweep: str, tracking: TrackingConfig, notice: Notice) -> None:
         self._records_dir = str(records_dir)
-        self._study = study
+        self._sweep = sweep
         self._tracking = tracking
         self._notice = notice
         self._process: subprocess.Popen[bytes] | None = None
@@ -106,10 +106,10 @@ class StudyLog:
             self._kill()
         self._start(END_LIMIT_S)
         whole = self._wait(END_LIMIT_S + 30.0)
-        left = len(pending(study_folder(self._records_dir, self._study)))
+        left = len(pending(sweep_folder(self._records_dir, self._sweep)))
         if not whole or left:
             self._notice(
-                f"the study is not whole in MLflow ({left} records are not logged); the records are kept, log them "
+                f"the sweep is not whole in MLflow ({left} records are not logged); the records are kept, log them "
                 f"with: {self._later()}"
             )
         return whole and not left
@@ -120,7 +120,7 @@ class StudyLog:
 
     def _start(self, limit_s: float) -> None:
         command = [
-            "nice", "-n", str(NICENESS), sys.executable, "-m", "wattcount", "log", "--study", self._study, "--records-dir", self._records_dir,
+            "nice", "-n", str(NICENESS), sys.executable, "-m", "wattcount", "log", "--sweep", self._sweep, "--records-dir", self._records_dir,
             "--pending", "--limit-s", f"{limit_s:g}", "--experiment", self._tracking.experiment,
         ]  # fmt: skip
         if self._tracking.uri:  # its password is masked; the environment, which the process inherits, has it
@@ -144,7 +144,7 @@ class StudyLog:
         if status != 0 and not self._told:
             self._told = True
             self._notice(
-                f"the study could not be written to MLflow; the sweep goes on and tries again now and then; see why "
+                f"the sweep's page could not be written to MLflow; the sweep goes on and tries again now and then; see why "
                 f"with: {self._later()}"
             )
 
@@ -152,7 +152,7 @@ class StudyLog:
         """What a person types to log what is missing."""
         from wattcount.tracking import log_command
 
-        what = f"--study {self._study} --records-dir {shlex.quote(self._records_dir)}"
+        what = f"--sweep {self._sweep} --records-dir {shlex.quote(self._records_dir)}"
         return log_command(what, self._tracking)
 
     def _wait(self, limit_s: float) -> bool:
@@ -174,7 +174,7 @@ class StudyLog:
 
 
 def pending(folder: Path) -> list[Path]:
-    """Records of a study (`ledger.study_folder`) that have a note, oldest first, so far as they are still there."""
+    """Records of a sweep (`ledger.sweep_folder`) that have a note, oldest first, so far as they are still there."""
     found = []
     for note in sorted((folder / TO_LOG).glob("*")):
         with contextlib.suppress(OSError):
@@ -214,10 +214,10 @@ def _remove(note: Path) -> None:
         note.unlink()
 
 
-def _reason(error: Exception, tracking: TrackingConfig, study: str) -> str:
+def _reason(error: Exception, tracking: TrackingConfig, sweep: str) -> str:
     if isinstance(error, WattcountError):
         return str(error)
     from wattcount.tracking import log_command
 
-    later = log_command(f"--study {study}", tracking)
+    later = log_command(f"--sweep {sweep}", tracking)
     return f"could not log to MLflow: {one_line(error)}; log it later with: {later}"

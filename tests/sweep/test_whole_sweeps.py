@@ -1,4 +1,4 @@
-"""Whole studies on this machine, with the tiny engine on emulated GPUs: to the end, whatever is killed on the way."""
+"""Whole sweeps on this machine, with the tiny engine on emulated GPUs: to the end, whatever is killed on the way."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_a_killed_lane_costs_a_try_and_not_the_sweep(home: Path) -> None:
     assert sorted(valid(home).values()) == [1, 1]
     events = [
         json.loads(line)["kind"]
-        for file in (home / "records/.studies/s/events").glob("*.jsonl")
+        for file in (home / "records/.sweeps/s/events").glob("*.jsonl")
         for line in file.read_text().splitlines()[1:]
     ]
     assert events.count("lost") == 1
@@ -313,7 +313,7 @@ def test_a_terminal_that_stands_still_does_not_hold_the_sweep(home: Path) -> Non
 
 
 def test_a_dry_run_changes_nothing_on_the_disk(home: Path) -> None:
-    """Not the index, not the metrics of records that lack them, and no folder of the study."""
+    """Not the index, not the metrics of records that lack them, and no folder of the sweep."""
     assert run(*EMULATED, "seed=0")[0] in (0, 1)
     for file in [*home.rglob("metrics.json"), *home.rglob("index.json")]:
         file.unlink()

@@ -1,0 +1,33 @@
+"""Words that mean one thing each (docs/architecture.md)."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FORMER = re.compile(r"\.studies|wattcount\.study_id")
+"""Names on disk and in MLflow that earlier versions gave, which are read."""
+PLACES = (
+    "wattcount/sweep",
+    "wattcount/tracking",
+    "wattcount/cli",
+    "conf",
+    "docs/sweeps.md",
+    "docs/status.md",
+    "docs/clusters.md",
+)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_sweep_is_not_called_a_study(place: str) -> None:
+    """A study is an analysis of a data set."""
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {line}"
+        for path in [ROOT / place, *(ROOT / place).rglob("*")]
+        if path.suffix in (".py", ".yaml", ".md")
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if re.search(r"stud(y|ies)", FORMER.sub("", line), re.IGNORECASE)
+    ]
+    assert found == []
+    assert [path for path in (ROOT / place).rglob("*stud*") if path.suffix != ".pyc"] == []
