@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wattcount.config import compose, engine_defaults, from_json, identity, to_json
-from wattcount.config.identity import canonical_json, identity_fields, point_id
+from wattcount.config.identity import LENGTHS, canonical_json, identity_fields, point_id, setting_key
 from wattcount.config.schema import (
     ALWAYS,
     IDENTITY,
@@ -397,3 +397,54 @@ def default_table() -> dict[str, Any]:
 def test_no_default_of_an_identity_field_has_changed() -> None:
     table = default_table()
     assert {key: table[key] for key in DEFAULTS} == DEFAULTS
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        ("scenario.window_s=300",),
+        ("scenario.warmup_s=20", "scenario.warmup_limit_s=90", "scenario.bare_idle_s=2", "scenario.loaded_idle_s=3"),
+        ("power.power_period_ms=7", "seed=3", "repeat=4", "records_dir=/elsewhere"),
+    ],
+)  # fmt: skip
+def test_runs_of_one_setting_may_differ_in_lengths_places_and_repeats(same: tuple[str, ...]) -> None:
+    base = ("model=llama3_8b", "scenario=server")
+    assert setting_key(resolved(*base, *same)) == setting_key(resolved(*base))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        ("scenario.rate_rps=2",),
+        ("engine.enforce_eager=true",),
+        ("gpu.power_limit_w=300",),
+        ("scenario=batch",),
+    ],
+)
+def test_another_load_or_lever_is_another_setting(other: tuple[str, ...]) -> None:
+    base = ("model=llama3_8b", "scenario=server")
+    assert setting_key(resolved(*base, *other)) != setting_key(resolved(*base))
+
+
+def test_a_setting_has_one_key_on_all_gpu_models_where_the_gpu_is_left_out() -> None:
+    here, there = resolved("model=llama3_8b"), resolved("model=llama3_8b")
+    there.gpu.found_name = "NVIDIA H100"
+    assert setting_key(here) != setting_key(there)
+    left_out = ("gpu.found_name",)
+    assert setting_key(here, without=left_out) == setting_key(there, without=left_out)
+    there.gpu.sm_clock_mhz = 1200
+    assert setting_key(here, without=left_out) != setting_key(there, without=left_out)
+
+
+def test_a_setting_leaves_out_only_fields_of_the_identity() -> None:
+    known = {
+        f"scenario.{key.partition('.')[2]}"
+        for key in default_table()
+        if key.startswith(("server.", "batch."))
+    }
+    assert set(LENGTHS) <= known
+
+
+def test_what_is_not_resolved_has_no_setting() -> None:
+    with pytest.raises(NotStartedError, match="no identity yet"):
+        setting_key(compose(["model=llama3_8b"]))

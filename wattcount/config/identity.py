@@ -1,8 +1,10 @@
-"""A point's one identity: the hash of what is measured, whatever the order or the place it is written in.
+"""What two runs share: the one home of `point_id`, `setting_key` and `planned_point`.
 
-In it: the dataclass fields marked as identity (model and weights, the GPU as found, scenario, engine
-and its settings, vLLM's minor version, evidence). Out of it: seed, repeat, paths, tracking, display. Fields
-equal to their default are left out, so that a new option with a default changes no old hash.
+point_id       the point: what is measured. In it are the fields marked as identity: model and weights, the GPU as found,
+               scenario, engine and its settings, the engine's minor version, evidence. Out of it: seed, repeat, paths,
+               power plan, tracking, display. Fields equal to their default are left out, so a new option changes no old hash.
+setting_key    what two runs must share to be pooled, on whatever board, host or day: the point without LENGTHS.
+planned_point  the point as far as it is known before any machine has looked at it.
 """
 
 from __future__ import annotations
@@ -10,12 +12,33 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 from enum import Enum
 from typing import Any
 
-from wattcount.config.schema import ALWAYS, IDENTITY, LEFT_OUT, Device, RunConfig, Weights
+from wattcount.config.schema import (
+    ALWAYS,
+    IDENTITY,
+    LEFT_OUT,
+    Device,
+    GpuConfig,
+    ModelConfig,
+    RunConfig,
+    Weights,
+)
 from wattcount.errors import NotStartedError
+
+LENGTHS = (
+    "scenario.bare_idle_s", "scenario.loaded_idle_s", "scenario.warmup_s", "scenario.warmup_limit_s", "scenario.window_s",
+)  # fmt: skip
+"""Identity fields of a scenario that are no part of a setting: how long its phases last [s]. They decide how sure a figure
+is, not what it is."""
+FOUND_BY_THE_MACHINE = (
+    "found_name", "evidence", "device", "version_minor", "path_fingerprint", "fingerprint",
+)  # fmt: skip
+"""Identity fields that the machine which measures fills in: no plan knows them."""
+PLANNED = ("model", "gpu", "scenario", "engine")
+"""Groups of a configuration that `planned_point` is made of."""
 
 
 def point_id(cfg: RunConfig) -> str:
@@ -27,12 +50,66 @@ def point_id(cfg: RunConfig) -> str:
     return hashlib.sha256(canonical_json(cfg).encode()).hexdigest()
 
 
+def setting_key(cfg: RunConfig, *, without: Collection[str] = ()) -> str:
+    """SHA-256 of the setting's canonical JSON, 64 hexadecimal digits. Raises like `point_id`.
+
+    without   dotted keys to leave out too: without `gpu.found_name` a setting has one key on all GPU models
+    """
+    _refuse_unresolved(cfg)
+    fields = identity_fields(cfg)
+    for key in (*LENGTHS, *without):
+        *groups, name = key.split(".")
+        inner = fields
+        for group in groups:
+            inner = inner.get(group, {})
+        inner.pop(name, None)
+    return hashlib.sha256(
+        _canonical({key: value for key, value in fields.items() if value != {}}).encode()
+    ).hexdigest()
+
+
+def planned_point(cfg: RunConfig) -> str:
+    """SHA-256 of `planned_node` of each group in PLANNED, 64 hexadecimal digits.
+
+    It is made of a configuration that is still to be resolved and of a record's alike.
+    """
+    return joined_nodes(planned_node(getattr(cfg, name)) for name in PLANNED)
+
+
+def joined_nodes(nodes: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(nodes).encode()).hexdigest()
+
+
+def planned_node(node: Any) -> str:
+    """The canonical JSON of one group, without FOUND_BY_THE_MACHINE: the GPU option's name and the names of files, without
+    their folders, stand for what a machine finds there."""
+    fields = differing(node, FOUND_BY_THE_MACHINE)
+    if isinstance(node, ModelConfig):
+        if node.weights is not Weights.random:
+            fields.pop("hf_config", None)
+        if node.weights is Weights.path:
+            fields["path"] = _file_name(node.path)
+    elif isinstance(node, GpuConfig):
+        fields["name"] = node.name
+    for name in ("arrivals", "lengths"):
+        inner = getattr(node, name, None)
+        if inner is not None and inner.path is not None:
+            fields[name] = {**fields.get(name, {}), "path": _file_name(inner.path)}
+    return _canonical(fields)
+
+
+def _file_name(path: str | None) -> str | None:
+    return None if path is None else path.rstrip("/").rpartition("/")[2]
+
+
 def canonical_json(cfg: RunConfig) -> str:
     """The identity as JSON: keys sorted, no spaces, numbers as Python writes them, text in ASCII."""
     _refuse_unresolved(cfg)
-    return json.dumps(
-        identity_fields(cfg), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
-    )
+    return _canonical(identity_fields(cfg))
+
+
+def _canonical(fields: Mapping[str, Any]) -> str:
+    return json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
 def identity_fields(cfg: RunConfig) -> dict[str, Any]:

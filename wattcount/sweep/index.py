@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from wattcount import __version__
+from wattcount.config.identity import PLANNED
 from wattcount.config.plain import from_json
 from wattcount.config.schema import RunConfig
 from wattcount.errors import WattcountError, one_line
@@ -25,7 +26,7 @@ from wattcount.metrics.registry import METRICS_VERSION
 from wattcount.metrics.verdict import DAMAGED, Judged, Status, Verdict, glance, judge
 from wattcount.records.reader import RAW_FILES
 from wattcount.records.schema import METRICS_JSON, RECORD_SCHEMA_VERSION, RUN_JSON, RunInfo
-from wattcount.sweep.keys import NODES, Keys
+from wattcount.sweep.keys import Keys
 
 __all__ = [
     "INDEX_FILE",
@@ -244,7 +245,7 @@ class _JsonKeys:
         self._nodes: dict[str, Any] = {}
 
     def point(self, config: Mapping[str, Any]) -> str:
-        return self._keys.point(RunConfig(**{name: self._node(name, config[name]) for name in NODES}))
+        return self._keys.point(RunConfig(**{name: self._node(name, config[name]) for name in PLANNED}))
 
     def _node(self, name: str, data: Any) -> Any:
         text = name + json.dumps(data, sort_keys=True)
