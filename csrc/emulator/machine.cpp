@@ -5,7 +5,6 @@
 #include <cmath>
 #include <cstdlib>
 #include <fstream>
-#include <set>
 #include <sstream>
 
 #include "nvml/abi.h"
@@ -15,7 +14,7 @@ namespace {
 
 // Beyond these nothing is meant, and integers of nanoseconds, milliwatts or millijoules do not hold it.
 constexpr double kFarS = 4e9;
-constexpr double kFarNs = 4e18;
+constexpr std::int64_t kFarNs = 4'000'000'000'000'000'000;
 constexpr double kMostW = 1e9;
 
 std::string folder_of(const std::string& path) {
@@ -27,52 +26,18 @@ std::string resolve(const std::string& folder, const std::string& path) {
   return !path.empty() && path.front() == '/' ? path : folder + "/" + path;
 }
 
-void only(const Json::Object& object, const std::set<std::string>& known, const std::string& where) {
-  for (const auto& [key, value] : object) {
-    if (!known.contains(key)) {
-      throw JsonError(where + ": '" + key + "' is not a key here");
-    }
-  }
-}
-
-const Json* find(const Json::Object& object, const std::string& key) {
-  const Json* found = object.find(key);
-  return found == nullptr || found->is_null() ? nullptr : found;
-}
-
-const Json& need(const Json::Object& object, const std::string& key, const std::string& where) {
-  const Json* found = find(object, key);
-  if (found == nullptr) {
-    throw JsonError(where + ": '" + key + "' is missing");
-  }
-  return *found;
-}
-
-double number_or(const Json::Object& object, const std::string& key, const std::string& where, double otherwise,
-                 double least, double most) {
-  const Json* found = find(object, key);
-  return found != nullptr ? found->number(where + "." + key, least, most) : otherwise;
-}
-
-template <typename T>
-T whole_or(const Json::Object& object, const std::string& key, const std::string& where, T otherwise) {
-  const Json* found = find(object, key);
-  return found != nullptr ? found->whole<T>(where + "." + key) : otherwise;
-}
-
-std::optional<double> share(const Json::Object& object, const std::string& key, const std::string& where) {
-  const Json* found = find(object, key);
-  if (found == nullptr) {
+std::optional<double> share(const Section& section, const std::string& key) {
+  if (!section.has(key)) {
     return std::nullopt;
   }
-  const double value = found->number(where + "." + key);
-  if (!(value >= 0.0 && value < 1.0)) {
-    throw JsonError(where + "." + key + ": at least 0 and below 1 expected");
+  const double value = section.number(key, 0.0, 1.0);
+  if (value == 1.0) {
+    section.fail(key, "a number below 1 expected");
   }
   return value;
 }
 
-FaultKind kind_of(const std::string& name, const std::string& where) {
+FaultKind kind_of(const Section& fault) {
   static const std::map<std::string, FaultKind> kinds = {
       {"error", FaultKind::kError},
       {"missing", FaultKind::kMissing},
@@ -81,9 +46,10 @@ FaultKind kind_of(const std::string& name, const std::string& where) {
       {"counter_reset", FaultKind::kCounterReset},
       {"counter_freeze", FaultKind::kCounterFreeze},
       {"gpu_lost", FaultKind::kGpuLost}};
+  const std::string name = fault.text("kind");
   const auto found = kinds.find(name);
   if (found == kinds.end()) {
-    throw JsonError(where + ".kind: '" + name + "' is no kind of fault");
+    fault.fail("kind", "'" + name + "' is no kind of fault");
   }
   return found->second;
 }
@@ -144,69 +110,57 @@ Machine::Machine(const std::string& config_path, std::int64_t now_ns) {
   text << file.rdbuf();
   const std::string folder = folder_of(config_path);
   try {
-    const Json document = Json::parse(text.str());
-    const Json::Object& root = document.object("the file");
-    only(root, {"gpus", "epoch_ns", "driver_version", "init_error", "faults"}, "the file");
-    epoch_ns_ = std::llround(number_or(root, "epoch_ns", "the file", static_cast<double>(now_ns), -kFarNs, kFarNs));
-    epoch_ns_ = find(root, "epoch_ns") != nullptr ? epoch_ns_ : now_ns;
-    if (const Json* version = find(root, "driver_version")) {
-      driver_version_ = version->text("driver_version");
-    }
-    init_error_ = whole_or(root, "init_error", "the file", 0);
-    std::size_t number = 0;
-    for (const Json& gpu : need(root, "gpus", "the file").array("gpus")) {
-      read_gpu(gpu, "gpus[" + std::to_string(number++) + "]", folder);
+    const Section root = Section::parse(text.str(), {"gpus", "epoch_ns", "driver_version", "init_error", "faults"});
+    epoch_ns_ = root.whole_or("epoch_ns", now_ns, -kFarNs, kFarNs);
+    driver_version_ = root.text_or("driver_version", driver_version_);
+    init_error_ = root.whole_or("init_error", 0);
+    for (const Section& gpu : root.sections("gpus", {"name", "uuid", "profile", "truth", "seed", "gain", "offset_w",
+                                                     "counter_phase", "power_phase", "ring_phase", "memory_gib",
+                                                     "power_limit_w", "processes"})) {
+      read_gpu(gpu, folder);
     }
     settings_ = std::make_unique<SettingsFile>(config_path + ".settings", gpus_.size());
     for (auto& gpu : gpus_) {
       gpu->settings = &settings_->of(gpu->index);
     }
-    number = 0;
-    if (const Json* faults = find(root, "faults")) {
-      for (const Json& fault : faults->array("faults")) {
-        read_fault(fault, "faults[" + std::to_string(number++) + "]");
+    if (root.has("faults")) {
+      for (const Section& fault : root.sections("faults", {"kind", "gpu", "function", "code", "ms", "from_s", "until_s",
+                                                           "from_call", "until_call"})) {
+        read_fault(fault);
       }
     }
-  } catch (const JsonError& error) {
+  } catch (const ConfigError& error) {
     throw std::runtime_error(config_path + ": " + error.what());
   }
 }
 
-void Machine::read_gpu(const Json& json, const std::string& where, const std::string& folder) {
-  const Json::Object& object = json.object(where);
-  only(object,
-       {"name", "uuid", "profile", "truth", "seed", "gain", "offset_w", "counter_phase", "power_phase", "ring_phase",
-        "memory_gib", "power_limit_w", "processes"},
-       where);
-  const std::string profile_name = need(object, "profile", where).text(where + ".profile");
+void Machine::read_gpu(const Section& section, const std::string& folder) {
+  const std::string profile_name = section.text("profile");
   const Profile* profile = find_profile(profile_name);
   if (profile == nullptr) {
     std::string known;
     for (const Profile& each : profiles()) {
       known += (known.empty() ? "" : ", ") + each.name;
     }
-    throw JsonError(where + ".profile: '" + profile_name + "' is none of " + known);
+    section.fail("profile", "'" + profile_name + "' is none of " + known);
   }
   Board board;
-  board.seed = whole_or(object, "seed", where, std::uint64_t{gpus_.size() + 1});
-  board.gain = number_or(object, "gain", where, 1.0, 0.0, 1e3);
-  board.offset_w = number_or(object, "offset_w", where, 0.0, -kMostW, kMostW);
-  board.counter_phase = share(object, "counter_phase", where);
-  board.power_phase = share(object, "power_phase", where);
-  board.ring_phase = share(object, "ring_phase", where);
+  board.seed = section.whole_or("seed", std::uint64_t{gpus_.size() + 1});
+  board.gain = section.number_or("gain", 1.0, 0.0, 1e3);
+  board.offset_w = section.number_or("offset_w", 0.0, -kMostW, kMostW);
+  board.counter_phase = share(section, "counter_phase");
+  board.power_phase = share(section, "power_phase");
+  board.ring_phase = share(section, "ring_phase");
   auto gpu = std::make_unique<Gpu>(*profile, board);
   gpu->index = gpus_.size();
-  const Json* name = find(object, "name");
-  gpu->name = name != nullptr ? name->text(where + ".name") : profile->device_name;
-  gpu->uuid = need(object, "uuid", where).text(where + ".uuid");
-  gpu->memory_gib = number_or(object, "memory_gib", where, profile->memory_gib, 0.0, 1e6);
-  gpu->configured_limit_w = number_or(object, "power_limit_w", where, profile->tdp_w, 0.0, kMostW);
-  if (const Json* processes = find(object, "processes")) {
-    for (const Json& pid : processes->array(where + ".processes")) {
-      gpu->processes.push_back(pid.whole<unsigned int>(where + ".processes"));
-    }
+  gpu->name = section.text_or("name", profile->device_name);
+  gpu->uuid = section.text("uuid");
+  gpu->memory_gib = section.number_or("memory_gib", profile->memory_gib, 0.0, 1e6);
+  gpu->configured_limit_w = section.number_or("power_limit_w", profile->tdp_w, 0.0, kMostW);
+  if (section.has("processes")) {
+    gpu->processes = section.wholes("processes");
   }
-  const std::string truth = need(object, "truth", where).text(where + ".truth");
+  const std::string truth = section.text("truth");
   if (truth.starts_with("live:")) {
     gpu->live.emplace(resolve(folder, truth.substr(5)));
     refresh(*gpu, INT64_MIN);
@@ -221,26 +175,22 @@ void Machine::read_gpu(const Json& json, const std::string& where, const std::st
   gpus_.push_back(std::move(gpu));
 }
 
-void Machine::read_fault(const Json& json, const std::string& where) {
-  const Json::Object& object = json.object(where);
-  only(object, {"kind", "gpu", "function", "code", "ms", "from_s", "until_s", "from_call", "until_call"}, where);
+void Machine::read_fault(const Section& section) {
   Fault fault;
-  fault.kind = kind_of(need(object, "kind", where).text(where + ".kind"), where);
-  if (const Json* gpu = find(object, "gpu")) {
-    fault.gpu = gpu->whole<std::size_t>(where + ".gpu");
+  fault.kind = kind_of(section);
+  if (section.has("gpu")) {
+    fault.gpu = section.whole<std::size_t>("gpu");
     if (*fault.gpu >= gpus_.size()) {
-      throw JsonError(where + ".gpu: there is no such GPU");
+      section.fail("gpu", "there is no such GPU");
     }
   }
-  if (const Json* function = find(object, "function")) {
-    fault.function = function->text(where + ".function");
-  }
-  fault.code = fault.kind == FaultKind::kError ? need(object, "code", where).whole<int>(where + ".code") : 0;
-  fault.ms = fault.kind == FaultKind::kSlow ? need(object, "ms", where).number(where + ".ms", 0.0, 1e9) : 0.0;
-  fault.from_s = number_or(object, "from_s", where, fault.from_s, -kFarS, kFarS);
-  fault.until_s = number_or(object, "until_s", where, fault.until_s, -kFarS, kFarS);
-  fault.from_call = whole_or(object, "from_call", where, fault.from_call);
-  fault.until_call = whole_or(object, "until_call", where, fault.until_call);
+  fault.function = section.text_or("function", "");
+  fault.code = fault.kind == FaultKind::kError ? section.whole<int>("code") : 0;
+  fault.ms = fault.kind == FaultKind::kSlow ? section.number("ms", 0.0, 1e9) : 0.0;
+  fault.from_s = section.number_or("from_s", fault.from_s, -kFarS, kFarS);
+  fault.until_s = section.number_or("until_s", fault.until_s, -kFarS, kFarS);
+  fault.from_call = section.whole_or("from_call", fault.from_call);
+  fault.until_call = section.whole_or("until_call", fault.until_call);
   faults_.push_back(fault);
 }
 

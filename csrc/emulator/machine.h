@@ -22,7 +22,7 @@
 #include <string>
 #include <vector>
 
-#include "emulator/json.h"
+#include "emulator/config.h"
 #include "emulator/live_truth.h"
 #include "emulator/sensor.h"
 #include "emulator/settings.h"
@@ -67,7 +67,7 @@ class Gpu {
 
 class Machine {
  public:
-  // Throws JsonError or std::runtime_error with a line that says what is wrong. `now_ns`: CLOCK_MONOTONIC.
+  // Throws std::runtime_error, which says what is wrong and where. `now_ns`: CLOCK_MONOTONIC.
   Machine(const std::string& config_path, std::int64_t now_ns);
 
   std::vector<std::unique_ptr<Gpu>>& gpus() { return gpus_; }
@@ -88,8 +88,8 @@ class Machine {
   double counter_j(const Gpu& gpu, std::int64_t now_ns) const;
 
  private:
-  void read_gpu(const Json& json, const std::string& where, const std::string& folder);
-  void read_fault(const Json& json, const std::string& where);
+  void read_gpu(const Section& section, const std::string& folder);
+  void read_fault(const Section& section);
   bool active(const Fault& fault, const Gpu& gpu, std::int64_t now_ns) const;
 
   std::vector<std::unique_ptr<Gpu>> gpus_;
