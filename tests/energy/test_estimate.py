@@ -173,6 +173,23 @@ def test_averaged_power_is_read_as_boxes_not_as_power() -> None:
     assert value == pytest.approx(700.0, rel=0.12)
 
 
+@pytest.mark.parametrize("length_s", [4.1, 4.4, 4.8])
+@pytest.mark.parametrize("into_s", [0.0, 0.2])
+def test_averaged_power_brings_nothing_in_from_before_an_interval(length_s: float, into_s: float) -> None:
+    """The box that ends within an interval's first second holds what was drawn before it."""
+    t_ns = np.array([0, START_NS + 10 * S])
+    only = frozenset({Source.POWER_AVERAGE})
+    trace, sensors = sampled(t_ns, np.array([480.0, 114.0]), 20.0, sources=only)
+    a = START_NS + 10 * S - round(into_s * S)
+    b = a + round(length_s * S)
+    estimate = trace.energy(a, b, GPU)
+    true_j = float(np.diff(sensors.true_energy_j(np.array([a, b])))[0])  # type: ignore[attr-defined]
+    assert estimate.value_j is not None
+    assert estimate.u95_method_j is not None
+    assert abs(estimate.value_j - true_j) < estimate.u95_method_j
+    assert estimate.value_j == pytest.approx(true_j, rel=0.12)
+
+
 def test_outside_the_trace_there_is_no_value() -> None:
     trace, _ = sampled(np.array([0]), np.array([333.0]), 10.0)
     for a, b in ((0, S), (START_NS + 100 * S, START_NS + 101 * S), (START_NS - 60 * S, START_NS + 5 * S)):

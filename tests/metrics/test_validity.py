@@ -55,6 +55,38 @@ def test_reads_that_stopped_for_a_while(tmp_path):
     assert gap["invalidates"]
 
 
+@pytest.mark.parametrize(
+    ("phase", "start_s", "end_s"),
+    [
+        ("bare idle", 2, 9),
+        ("loaded idle", 24, 32),
+        ("loaded idle after the load", 105, 113),
+        ("the window", 36, 44.5),
+        ("the window", 93, 101),
+    ],
+)
+def test_reads_that_stopped_in_any_phase_whose_energy_is_told(tmp_path, phase, start_s, end_s):
+    """Also where most of the gap lies outside of it: when power changed at the phase's end was not seen."""
+    run = SyntheticRun()
+    rows = run.power_rows()
+    run.power_rows = lambda: [  # type: ignore[method-assign]
+        row | {"prev_t0_ns": -1} for row in rows if not at(start_s) < row["t0_ns"] < at(end_s)
+    ]
+    content = compute(Record.open(run.write(tmp_path)))
+    gaps = [found for found in content["validity"]["findings"] if found["code"] == "power_gap"]
+    assert all(gap["invalidates"] and gap["figure"] > gap["limit"] for gap in gaps)
+    assert [gap["message"].rsplit(" in ", 1)[1] for gap in gaps] == [phase]
+
+
+def test_a_gap_that_only_touches_a_phase_is_no_fault_of_it(tmp_path):
+    run = SyntheticRun()
+    rows = run.power_rows()
+    run.power_rows = lambda: [  # type: ignore[method-assign]
+        row | {"prev_t0_ns": -1} for row in rows if not at(31.5) < row["t0_ns"] < at(40.5)
+    ]
+    assert "power_gap" not in findings(run, tmp_path)
+
+
 def test_a_value_that_only_stayed_the_same_is_no_gap(tmp_path):
     run = SyntheticRun()
     # The same reads left out, but the read after them says that it was asked all along.

@@ -375,7 +375,8 @@ class EnergyModel:
     def _box(self, start_ns: int, end_ns: int) -> EnergyEstimate:
         """Averaged power: its value at t is the mean of [t - 1 s, t], so boxes laid end to end cover a window.
 
-        Windows that are no whole number of boxes long get the rest from the value at their start.
+        Windows that are no whole number of boxes long get the rest, at their start, from the first box that lies in them: the one
+        that ends with the rest holds what was drawn before.
         """
         values = self._average
         t_ns = (values["t0_ns"] + values["t1_ns"]) // 2
@@ -385,7 +386,7 @@ class EnergyModel:
             return EnergyEstimate(None, None, None, ("outside_trace",))
         boxes = (end_ns - start_ns) // BOX_NS
         rest_ns = (end_ns - start_ns) - boxes * BOX_NS
-        reads = np.append(end_ns - BOX_NS * np.arange(boxes), start_ns + rest_ns)
+        reads = np.append(end_ns - BOX_NS * np.arange(boxes), start_ns + BOX_NS)
         found = np.clip(np.searchsorted(t_ns, reads, side="right") - 1, 0, None)
         if (reads - t_ns[found] > _hold_ns(np.diff(t_ns))).any():
             return EnergyEstimate(None, None, None, ("power_not_seen",))
@@ -406,9 +407,13 @@ class EnergyModel:
             float(np.sqrt(np.mean(moves_w**2) / 2)) * (BOX_NS / S_NS / update_s) if len(moves_w) else 0.0
         )
         stale_j = update_s / 12**0.5 * swing_w * float(np.sqrt(2 * (boxes + 1)))
+        # The first box says of the rest what it says of all it covers. How unlike the two are, the box a rest later tells.
+        later = np.clip(np.searchsorted(t_ns, reads[-1] + rest_ns, side="right") - 1, 0, None)
+        unlike_w = float(abs(values["value"][later] - values["value"][found[-1]])) / 1e3
+        rest_j = (1 - rest_ns / BOX_NS) * unlike_w * BOX_NS / S_NS
         # All boxes may be an update early or late alike: a window that begins and ends with the load loses by it.
         parts = {
-            "edges": stale_j,
+            "edges": float(np.hypot(stale_j, rest_j)),
             "alignment": max(abs(told_j(way) - energy_j) for way in (-update_ns, update_ns)),
         }
         return _estimate(energy_j, end_ns - start_ns, "power_average", parts)

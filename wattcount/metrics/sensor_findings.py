@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from wattcount.records import Record
 
 READ_GAP_PERIODS = 4.0
-"""A stretch without reads longer than this many polling periods is a gap."""
+"""Length above which a stretch without reads is a gap [polling periods]. Chosen: three lost reads."""
+READ_GAP_SHARE = 0.1
+"""Part of a phase that a gap which began before it, or ends after it, may take [share]. Chosen: a gap over the end of a phase hides
+when power changed there."""
 LOCKED_ERROR_SHARE = 0.01
 """Of the energy, that a load which keeps step with the sensor may be off by."""
 MISSED_SHARE = 0.01
@@ -33,8 +36,8 @@ def gpu_lost(record: Record) -> Iterator[Finding]:
             yield Finding("gpu_lost", lost, 0, "reads", lost_line(uuid), True)
 
 
-def read_gaps(record: Record, window: Window) -> Iterator[Finding]:
-    """The longest stretch of the window in which a GPU's energy was not read."""
+def read_gaps(record: Record, spans: Mapping[str, Window]) -> Iterator[Finding]:
+    """The longest part of each stretch, by its name, in which a GPU's energy was not read."""
     trace = record.power
     settings = record.info.config.get("power") or {}
     heartbeat_ms = float(settings.get("heartbeat_ms", 1000.0))
@@ -49,20 +52,23 @@ def read_gaps(record: Record, window: Window) -> Iterator[Finding]:
             if not len(chosen):
                 continue
             # `prev_t0_ns` is a read too: the last one that still gave the old value.
-            reads = np.concatenate([chosen["t1_ns"], chosen["prev_t0_ns"][chosen["prev_t0_ns"] >= 0]])
-            inside = reads[(reads > window.start_ns) & (reads < window.end_ns)]
-            edges = np.concatenate([[window.start_ns], np.sort(inside), [window.end_ns]])
-            gap_ms = int(np.diff(edges).max()) / 1e6
+            reads = np.sort(np.concatenate([chosen["t1_ns"], chosen["prev_t0_ns"][chosen["prev_t0_ns"] >= 0]]))
             limit = READ_GAP_PERIODS * max(period_ms, heartbeat_ms)
-            if gap_ms > limit:
-                yield Finding(
-                    "power_gap",
-                    gap_ms,
-                    limit,
-                    "ms",
-                    f"{source.name.lower()} of {uuid} was not read for {gap_ms / 1e3:.1f} s of the window",
-                    True,
-                )
+            for name, span in spans.items():
+                known = np.concatenate([[min(span.start_ns, reads[0])], reads, [max(span.end_ns, reads[-1])]])
+                inside_ns = np.minimum(known[1:], span.end_ns) - np.maximum(known[:-1], span.start_ns)
+                longest = int(np.argmax(inside_ns))
+                gap_ms, inside_ms = float(known[longest + 1] - known[longest]) / 1e6, float(inside_ns[longest]) / 1e6
+                if gap_ms > limit and inside_ms > min(limit, READ_GAP_SHARE * span.duration_s * 1e3):
+                    yield Finding(
+                        "power_gap",
+                        gap_ms,
+                        limit,
+                        "ms",
+                        f"{source.name.lower()} of {uuid} was not read for {gap_ms / 1e3:.1f} s, "
+                        f"{inside_ms / 1e3:.1f} s of them in {name}",
+                        True,
+                    )
             break
 
 

@@ -41,12 +41,12 @@ def check(
         *energy_findings.implausible(record, spans),
         *energy_findings.counter_broke(record, spans),
         *energy_findings.sources(record, spans),
+        *sensor_findings.read_gaps(record, spans),
         *sensor_findings.sampler_losses(record),
     ]
     if window is not None:
         found += [
             *energy_findings.unknown(record, window),
-            *sensor_findings.read_gaps(record, window),
             *sensor_findings.short_window(record, window),
             *sensor_findings.locked(record, window),
             *load_findings.generator_and_requests(record, window),
