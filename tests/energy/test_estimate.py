@@ -495,3 +495,37 @@ def test_what_is_added_to_the_counter_in_a_stretch_that_nothing_saw_is_in_the_in
     assert estimate.value_j is not None
     assert estimate.u95_method_j is not None
     assert abs(estimate.value_j - true_j) < 3 * estimate.u95_method_j
+
+
+def test_beyond_the_last_tick_the_gain_around_it_holds() -> None:
+    """Samples that alias on the load say nothing of idle after it."""
+    trace, sensors = sampled(np.array([0, START_NS + 25 * S]), np.array([480.0, 75.0]), 40.0)
+    events = trace.events.copy()
+    ring = (events["source"] == Source.POWER_SAMPLES) & (events["value"] > 200_000)
+    events["value"][ring] = np.round(events["value"][ring] * 1.03)
+    gone = (events["source"] == Source.ENERGY_COUNTER) & (events["t0_ns"] > START_NS + 36 * S)
+    a, b = START_NS + 30 * S, START_NS + 36 * S
+    estimate = PowerTrace((GPU,), events[~gone]).energy(a, b, GPU)
+    true_j = float(np.diff(sensors.true_energy_j(np.array([a, b])))[0])  # type: ignore[attr-defined]
+    assert estimate.basis == "energy_counter+power_samples"
+    assert estimate.value_j == pytest.approx(true_j, abs=0.5)
+    # That the load may be like another one beyond the tick is in the interval.
+    assert estimate.u95_method_j is not None
+    assert estimate.u95_method_j > 1.96 * 0.02 * 75.0
+
+
+def test_one_wrong_sample_in_a_step_of_the_counter_is_in_the_interval() -> None:
+    """Too small to be told from chance beside a fall of power: its joules may lie on either side of a moment within the step."""
+    trace, sensors = sampled(np.array([0, START_NS + round(19.9 * S)]), np.array([300.0, 30.0]), 40.0)
+    events = trace.events.copy()
+    ring = np.flatnonzero(events["source"] == Source.POWER_SAMPLES)
+    stamps_ns = events["source_ts_us"][ring] * 1000 - REALTIME_OFFSET_NS
+    events["value"][ring[np.searchsorted(stamps_ns, START_NS + round(19.95 * S))]] = 700_000
+    wrong = PowerTrace((GPU,), events)
+    for a_s in np.arange(19.5, 20.5, 0.03):
+        a, b = START_NS + round(a_s * S), START_NS + 30 * S
+        estimate = wrong.energy(a, b, GPU)
+        true_j = float(np.diff(sensors.true_energy_j(np.array([a, b])))[0])  # type: ignore[attr-defined]
+        assert estimate.value_j is not None
+        assert estimate.u95_method_j is not None
+        assert abs(estimate.value_j - true_j) < 3 * estimate.u95_method_j

@@ -444,7 +444,7 @@ class EnergyModel:
 class Anchored:
     """The energy counter's ticks, with a shape between them (None: straight lines).
 
-    Like a curve, it gives joules up to a moment; beyond the first and last tick the overall scale of the shape holds.
+    Like a curve, it gives joules up to a moment; beyond the first and last tick the shape's gain around that tick holds.
     """
 
     def __init__(
@@ -479,7 +479,8 @@ class Anchored:
         self._unseen = np.zeros(len(seconds), bool) if steps is None or shape is None else ~steps.whole
         # Where power was not seen, counter and shape say nothing of each other's scale.
         told = ~self._unseen if not self._unseen.all() else self._unseen
-        self._scale = float(np.diff(energy_j)[told].sum() / np.diff(self._shown_j)[told].sum())
+        scale = float(np.diff(energy_j)[told].sum() / np.diff(self._shown_j)[told].sum())
+        self._unlike_ends = np.abs(scale - self._gain[[0, -1]])
 
     def _doubt_at(self, t_ns: Ints) -> Floats:
         """What the samples may have missed up to each time, variance in joule^2."""
@@ -539,10 +540,11 @@ class Anchored:
         shaped_j = self._gain[k] * (shown - self._shown_j[k]) + doubted * left_j
         w = self.samples_weight[k]
         joules = self.energy_j[k] + w * shaped_j + (1 - w) * straight * step_j
-        scale = self._scale
         before, after = t_ns < self.ticks_ns[0], t_ns > self.ticks_ns[-1]
-        joules = np.where(before, self.energy_j[0] - (self._shown_j[0] - shown) * scale, joules)
-        return np.asarray(np.where(after, self.energy_j[-1] + (shown - self._shown_j[-1]) * scale, joules))
+        joules = np.where(before, self.energy_j[0] - (self._shown_j[0] - shown) * self._gain[0], joules)
+        return np.asarray(
+            np.where(after, self.energy_j[-1] + (shown - self._shown_j[-1]) * self._gain[-1], joules)
+        )
 
     def estimates(self, start_ns: Ints, end_ns: Ints) -> tuple[Floats, dict[str, Floats]]:
         """Of many intervals: joules, and the standard uncertainties of the estimator by cause."""
@@ -566,16 +568,16 @@ class Anchored:
         first = np.clip(np.searchsorted(self.ticks_ns, start_ns, side="right") - 1, 0, len(self.ticks_ns) - 1)
         last = np.clip(np.searchsorted(self.ticks_ns, end_ns, side="left"), 0, len(self.ticks_ns) - 1)
         variance_j2 = self._widened_j2[last] - self._widened_j2[first]
-        if self._unseen.any() or self._rescaled.any():
-            variance_j2 = variance_j2 + self._misplaced_j(start_ns) ** 2 + self._misplaced_j(end_ns) ** 2
+        variance_j2 = variance_j2 + self._misplaced_j(start_ns) ** 2 + self._misplaced_j(end_ns) ** 2
         widened: Floats = np.sqrt(np.maximum(variance_j2, 0.0))
         return widened
 
     def _misplaced_j(self, t_ns: Ints) -> Floats:
-        """How wrong the energy up to a moment between two ticks may be, if the shape between them is.
+        """How wrong the energy up to a moment may be, if the shape there is.
 
-        A share of how far it lies off the straight line, where power was not seen all the time; and what the gain of the interval
-        differs from that around it, where its own had to be taken.
+        Between two ticks: a share of how far it lies off the straight line, where power was not seen all the time; and where the
+        interval's own gain had to be taken, what that differs from the gain around it, by one wrong reading at any time in the interval.
+        Beyond the ticks: by what the gain at their end differs from that of the whole trace.
         """
         k = np.clip(np.searchsorted(self.ticks_ns, t_ns, side="right") - 1, 0, len(self._unseen) - 1)
         length_ns, step_j = self.ticks_ns[k + 1] - self.ticks_ns[k], self.energy_j[k + 1] - self.energy_j[k]
@@ -583,8 +585,21 @@ class Anchored:
         up_to_j = self.at(t_ns) - self.energy_j[k]
         unseen_j = np.where(self._unseen[k], WIDEN_SHARE * np.abs(up_to_j - share * step_j), 0.0)
         part = np.clip(up_to_j / np.maximum(step_j, 1e-9), 0.0, 1.0)
-        misplaced: Floats = np.hypot(unseen_j, self._rescaled[k] * part * (1 - part) * step_j)
+        # Off by the reading's joules x (1 - part) where it lies before the moment, as `share` of all do, else by those x part.
+        rescaled_j = self._rescaled[k] * np.sqrt(share * (1 - part) ** 2 + (1 - share) * part**2) * step_j
+        misplaced: Floats = np.hypot(np.hypot(unseen_j, rescaled_j), self._beyond_j(t_ns))
         return misplaced
+
+    def _beyond_j(self, t_ns: Ints) -> Floats:
+        """How far joules up to a moment before the first or after the last tick may be off by the gain that is carried there."""
+        if self._shape is None:
+            return np.zeros(np.shape(t_ns))
+        first, last = self.ticks_ns[0], self.ticks_ns[-1]
+        early_j, late_j = self._shape.at(np.minimum(t_ns, first)), self._shape.at(np.maximum(t_ns, last))
+        beyond: Floats = self._unlike_ends[0] * (self._shown_j[0] - early_j) + self._unlike_ends[1] * (
+            late_j - self._shown_j[-1]
+        )
+        return beyond
 
     def _misaligned_j(self, start_ns: Ints, end_ns: Ints, value_j: Floats) -> Floats:
         """By how much the energy of an interval changes at most if ticks and samples are all early or late alike.

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-METRICS_VERSION = 9
+METRICS_VERSION = 10
 """Raised whenever a key changes its meaning or goes."""
 
 PERCENTILES = (50, 95, 99)

@@ -52,13 +52,18 @@ def read_gaps(record: Record, spans: Mapping[str, Window]) -> Iterator[Finding]:
             if not len(chosen):
                 continue
             # `prev_t0_ns` is a read too: the last one that still gave the old value.
-            reads = np.sort(np.concatenate([chosen["t1_ns"], chosen["prev_t0_ns"][chosen["prev_t0_ns"] >= 0]]))
+            reads = np.sort(
+                np.concatenate([chosen["t1_ns"], chosen["prev_t0_ns"][chosen["prev_t0_ns"] >= 0]])
+            )
             limit = READ_GAP_PERIODS * max(period_ms, heartbeat_ms)
             for name, span in spans.items():
                 known = np.concatenate([[min(span.start_ns, reads[0])], reads, [max(span.end_ns, reads[-1])]])
                 inside_ns = np.minimum(known[1:], span.end_ns) - np.maximum(known[:-1], span.start_ns)
                 longest = int(np.argmax(inside_ns))
-                gap_ms, inside_ms = float(known[longest + 1] - known[longest]) / 1e6, float(inside_ns[longest]) / 1e6
+                gap_ms, inside_ms = (
+                    float(known[longest + 1] - known[longest]) / 1e6,
+                    float(inside_ns[longest]) / 1e6,
+                )
                 if gap_ms > limit and inside_ms > min(limit, READ_GAP_SHARE * span.duration_s * 1e3):
                     yield Finding(
                         "power_gap",
