@@ -6,11 +6,13 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
 
-from wattcount.records.shape import check_run
+from wattcount.config.schema import RunConfig
+from wattcount.records.shape import check_run, typed_config
 
 RECORD_SCHEMA_VERSION = 1
 
@@ -238,6 +240,11 @@ class RunInfo:
     files: dict[str, FileFacts] = field(default_factory=dict)
     """The raw files as they were written, by name; a file that differs is damaged."""
 
+    @cached_property
+    def resolved(self) -> RunConfig:
+        """`config` with its types. For readers: it does not follow when `config` is changed."""
+        return typed_config(self.config)
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types."""
         return dataclasses.asdict(self)
@@ -248,7 +255,7 @@ class RunInfo:
 
         Raises KeyError for a key that is missing, ValueError for what is no `run.json`.
         """
-        check_run(data)
+        resolved = check_run(data)
         names = {item.name for item in dataclasses.fields(cls)}
         values = {key: value for key, value in data.items() if key in names}
         values["evidence"] = Evidence(values["evidence"])
@@ -261,4 +268,6 @@ class RunInfo:
             name: FileFacts(facts["bytes"], facts["rows"], facts["sha256"])
             for name, facts in values.get("files", {}).items()
         }
-        return cls(**values)
+        info = cls(**values)
+        info.__dict__["resolved"] = resolved
+        return info

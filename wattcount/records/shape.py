@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from wattcount.config.plain import from_json
+from wattcount.config.schema import RunConfig
 from wattcount.errors import WattcountError
 from wattcount.masking import masked
 
@@ -119,13 +120,19 @@ _RUN = Group(
 
 _METRICS = Group(
     {
+        "metrics_version": int,
         "evidence": str,
         "energy": {str: Group({"basis": _TEXT, "value_j": _NUMBER, "reasons": [str]})},
         "validity": Group(
             {
                 "valid": bool,
                 "reasons": [str],
-                "findings": [Group({"code": str, "message": str, "invalidates": bool})],
+                "findings": [
+                    Group(
+                        {"code": str, "figure": float, "limit": float, "unit": str}
+                        | {"message": str, "invalidates": bool}
+                    )
+                ],
             }
         ),
         "metrics": {str: _NUMBER},
@@ -139,8 +146,9 @@ def check_metrics(data: Any) -> None:
     _check(data, _METRICS, "")
 
 
-def check_run(data: Any) -> None:
-    """Raises KeyError for a key of `run.json` that is missing, ValueError for one that is not what it must be."""
+def check_run(data: Any) -> RunConfig:
+    """The configuration in a `run.json`. Raises KeyError for a key that is missing, ValueError for one that is not what it
+    must be."""
     _check(data, _RUN, "")
     for name, most in (("phases", MOST_PHASES), ("gpus", MOST_GPUS), ("notes", MOST_LINES)):
         if len(data.get(name, ())) > most:
@@ -151,8 +159,13 @@ def check_run(data: Any) -> None:
         start_ns, end_ns = span["start_ns"], span["end_ns"]
         if start_ns < 0 or (end_ns is not None and not 0 <= end_ns - start_ns <= LONGEST_PHASE_NS):
             raise ValueError(f"phases[{number}] ends before it begins, or lasts for more than a month")
+    return typed_config(data["config"])
+
+
+def typed_config(config: Mapping[str, Any]) -> RunConfig:
+    """A record's configuration with its types; keys of later versions are passed over. Raises ValueError."""
     try:
-        from_json(_without_password(data["config"]), later_keys=True)
+        return from_json(_without_password(config), later_keys=True)
     except WattcountError as error:
         raise ValueError(f"config: {error}") from error
 

@@ -1,0 +1,261 @@
+"""`Result`: one flat row that describes a run. It needs no NVML events, phases or requests, so every source can make one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from wattcount.config.identity import planned_point, setting_key
+from wattcount.config.levers import levers
+from wattcount.config.schema import RunConfig
+from wattcount.errors import NotStartedError, WattcountError, one_line
+from wattcount.metrics.findings import Finding
+from wattcount.metrics.load import load_metrics, stored_metrics
+from wattcount.metrics.verdict import DAMAGED, Status, Verdict, verdict
+from wattcount.records import Record
+from wattcount.records.schema import Evidence, Phase, RunInfo
+
+OWN = "wattcount"
+"""`origin` of what wattcount itself measured."""
+ENERGY = "energy/gpu_j"
+SHARES_ITS_INTERVAL = ("energy/gpu_j_per_", "power/gpu_mean_w")
+"""Figures that are ENERGY divided by something known exactly: their relative uncertainty is that of ENERGY."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """A run as one row. None: the source does not tell. Damaged records are rows too: `status`, `reasons`, `messages`, `record`.
+
+    run_id, seed, repeat   of the run; an imported one has an id that its source makes
+    point_id               as the record has it, see `config.identity`
+    setting_key            what runs must share to be pooled; None: not comparable with others
+    planned_point          what a sweep's plan finds the run by
+    model, weights         option or name of the model; `hub`, `path`, `random`
+    scenario, kind         option's name; `batch`, `server`, or what an imported source calls it
+    window_s               length of the window as it was [s]
+    levers                 what an operator turned, in words
+    gpus, boards           names and UUIDs, one a GPU
+    found_name, device, version_minor, fingerprints   what only the machine that measured knew of the point
+    evidence, origin, instrument   `measured`, ...; `wattcount` or where it was imported from; `nvml`, `wall`, `rapl`, ...
+    by, host, started_utc  who measured it, where, and when (ISO 8601)
+    wattcount_version, metrics_version   that measured, and that computed the figures
+    record                 folder of the record; None: there is none
+    status, reasons, messages, findings   the verdict, and what it rests on
+    notes                  lines that a reader should know of and that spoil nothing
+    metrics, null_reasons  figures by key in the units of `metrics.registry`, and why one is null
+    wall_s, run_energy_j   of the whole run: seconds, and about what its GPUs took [J]
+    log_line               last line of a failed run's log
+    """
+
+    run_id: str | None = None
+    seed: int | None = None
+    repeat: int | None = None
+    point_id: str | None = None
+    setting_key: str | None = None
+    planned_point: str | None = None
+    model: str | None = None
+    weights: str | None = None
+    scenario: str | None = None
+    kind: str | None = None
+    num_requests: int | None = None
+    rate_rps: float | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    window_s: float | None = None
+    levers: tuple[str, ...] = ()
+    engine: str | None = None
+    engine_version: str | None = None
+    gpus: tuple[str, ...] = ()
+    boards: tuple[str, ...] = ()
+    driver: str | None = None
+    found_name: str | None = None
+    device: str | None = None
+    version_minor: str | None = None
+    fingerprints: str | None = None
+    evidence: Evidence | None = None
+    origin: str = OWN
+    instrument: str | None = None
+    by: str | None = None
+    host: str | None = None
+    started_utc: str | None = None
+    wattcount_version: str | None = None
+    metrics_version: int | None = None
+    record: Path | None = None
+    status: Status = Status.valid
+    reasons: tuple[str, ...] = ()
+    messages: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    notes: tuple[str, ...] = ()
+    metrics: Mapping[str, float | None] = field(default_factory=dict)
+    null_reasons: Mapping[str, str] = field(default_factory=dict)
+    wall_s: float | None = None
+    run_energy_j: float | None = None
+    log_line: str | None = None
+
+    @property
+    def verdict(self) -> Verdict:
+        return Verdict(self.status, self.reasons, self.messages)
+
+    @property
+    def valid(self) -> bool:
+        return self.status is Status.valid
+
+    @property
+    def mild_messages(self) -> tuple[str, ...]:
+        """One line for people for each finding that does not make the run invalid."""
+        return tuple(finding.message for finding in self.findings if not finding.invalidates)
+
+    @property
+    def codes(self) -> tuple[str, ...]:
+        """Everything that was found, each code once: what makes the run invalid comes first."""
+        return tuple(dict.fromkeys((*self.reasons, *(finding.code for finding in self.findings))))
+
+    @property
+    def weights_kind(self) -> str | None:
+        """`random` or `real`: those two are never pooled."""
+        return None if self.weights is None else "random" if self.weights == "random" else "real"
+
+    def value(self, key: str) -> float | None:
+        """A figure in the unit of `metrics.registry`; None where it is null or the source does not have it."""
+        return self.metrics.get(key)
+
+    def u95(self, key: str) -> float | None:
+        """95 % uncertainty of a figure, in its unit; None: not known."""
+        if (own := self.metrics.get(f"{key}_u95")) is not None:
+            return own
+        value, energy, u95 = self.value(key), self.value(ENERGY), self.value(f"{ENERGY}_u95")
+        if not key.startswith(SHARES_ITS_INTERVAL) or value is None or not energy or u95 is None:
+            return None
+        return abs(value) * u95 / energy
+
+    @classmethod
+    def of(cls, record: Record, content: Mapping[str, Any] | None = None) -> Result:
+        """The row of one of our own records.
+
+        content   of its `metrics.json`, from `load_metrics`, which is asked where it is not given
+        Raises `WattcountError` where a raw file is not what was measured.
+        """
+        content = load_metrics(record) if content is None else content
+        info, cfg = record.info, record.info.resolved
+        found, scenario = verdict(info, content), cfg.scenario
+        versions = info.versions
+        return cls(
+            run_id=info.run_id,
+            seed=info.seed,
+            repeat=info.repeat,
+            point_id=info.point_id,
+            setting_key=_setting_key(cfg),
+            planned_point=planned_point(cfg),
+            model=cfg.model.name,
+            weights=cfg.model.weights.value,
+            scenario=scenario.name,
+            kind=scenario.kind.value,
+            num_requests=getattr(scenario, "num_requests", None),
+            rate_rps=getattr(scenario, "rate_rps", None),
+            input_tokens=scenario.lengths.input_tokens,
+            output_tokens=scenario.lengths.output_tokens,
+            window_s=content["metrics"].get("window/duration_s"),
+            levers=tuple(levers(info.config)),
+            engine=cfg.engine.name.value,
+            engine_version=versions.get(cfg.engine.name.value),
+            gpus=tuple(str(gpu["name"]) for gpu in info.gpus if gpu.get("name")),
+            boards=tuple(str(gpu["uuid"]) for gpu in info.gpus if gpu.get("uuid")),
+            driver=info.nvml.get("driver_version"),
+            found_name=cfg.gpu.found_name,
+            device=cfg.engine.device.value,
+            version_minor=cfg.engine.version_minor,
+            fingerprints=fingerprints_of(cfg),
+            evidence=info.evidence,
+            origin=info.origin,
+            instrument=info.instrument,
+            host=info.host.get("hostname"),
+            started_utc=info.started_utc,
+            wattcount_version=versions.get("wattcount"),
+            metrics_version=content["metrics_version"],
+            record=record.path,
+            status=found.status,
+            reasons=found.reasons,
+            messages=found.messages,
+            findings=tuple(map(finding, content["validity"]["findings"])),
+            notes=tuple(info.notes),
+            metrics=content["metrics"],
+            null_reasons=content["null_reasons"],
+            wall_s=_wall_s(info),
+            run_energy_j=_run_energy_j(info, content["metrics"]),
+            log_line=info.log_tail[-1] if info.log_tail else None,
+        )
+
+    @classmethod
+    def damaged(cls, path: Path, message: str) -> Result:
+        """The row of a record that cannot be read, or is not what was measured: it stands for nothing."""
+        return cls(record=path, status=Status.damaged, reasons=(DAMAGED,), messages=(message,))
+
+
+def finding(data: Mapping[str, Any]) -> Finding:
+    """The inverse of `Finding.to_json`."""
+    return Finding(**{item.name: data[item.name] for item in fields(Finding)})
+
+
+def judge(path: Path) -> Result:
+    """Reads a record whole; `metrics.json` is computed where it cannot be believed.
+
+    Writes nothing and raises nothing: a record that cannot be read is `damaged`, with what is wrong as its message.
+    """
+    try:
+        return Result.of(Record.open(path))
+    except (WattcountError, OSError) as error:
+        return Result.damaged(path, one_line(error))
+
+
+def glance(path: Path) -> Result | None:
+    """The same without computing metrics; None for a record that is whole and whose `metrics.json` cannot be believed."""
+    try:
+        record = Record.open(path)
+        record.check_files()
+        content = stored_metrics(record)
+        return None if content is None else Result.of(record, content)
+    except (WattcountError, OSError) as error:
+        return Result.damaged(path, one_line(error))
+
+
+def fingerprints_of(cfg: RunConfig) -> str:
+    """Of the files that are part of a point: weights, arrivals and lengths; `-` for each that it has none of."""
+    arrivals = getattr(cfg.scenario, "arrivals", None)
+    prints = (
+        cfg.model.path_fingerprint,
+        None if arrivals is None else arrivals.fingerprint,
+        cfg.scenario.lengths.fingerprint,
+    )
+    return " ".join(text or "-" for text in prints)
+
+
+def _setting_key(cfg: RunConfig) -> str | None:
+    try:
+        return setting_key(cfg)
+    except NotStartedError:  # it broke off before it was resolved
+        return None
+
+
+def _run_energy_j(info: RunInfo, metrics: Mapping[str, float | None]) -> float | None:
+    """About what a run's GPUs took from its first phase to its last [J]; None where its window has no energy.
+
+    The window as measured, the bare phases at bare idle power, and everything else at loaded idle power.
+    """
+    if (total := metrics.get(ENERGY)) is None:
+        return None
+    bare_w, loaded_w = metrics.get("power/idle_bare_w"), metrics.get("power/idle_loaded_w")
+    for span in info.phases:
+        if span.phase is not Phase.WINDOW and span.end_ns is not None:
+            watts = bare_w if span.phase in (Phase.BARE_IDLE, Phase.BARE_IDLE_AFTER) else loaded_w
+            total += (watts or 0.0) * (span.end_ns - span.start_ns) / 1e9
+    return float(total)
+
+
+def _wall_s(info: RunInfo) -> float | None:
+    """Seconds from the parent's first step to the record in place; of a run that broke off, of its phases."""
+    if (whole := info.timing.get("wall_s")) is not None:
+        return float(whole)
+    ends = [span.end_ns for span in info.phases if span.end_ns is not None]
+    return (max(ends) - info.phases[0].start_ns) / 1e9 if ends else None

@@ -1,0 +1,235 @@
+"""The results of a folder of records as one table, kept in the folder: a record whose files are as they were is not read again.
+
+To judge a record is to read all of it, which takes minutes for some thousand. So the rows are kept in TABLE_FILE, with the
+size and the time of change of each file of the record. That file may be removed at any time, and need not be writable.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import stat
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from wattcount import __version__
+from wattcount.files import replacing
+from wattcount.metrics.registry import METRICS, METRICS_VERSION
+from wattcount.metrics.verdict import Status
+from wattcount.records.reader import RAW_FILES
+from wattcount.records.schema import METRICS_JSON, RECORD_SCHEMA_VERSION, RUN_JSON, Evidence
+from wattcount.results.result import Result, finding, glance, judge
+
+TABLE_FILE = ".results.parquet"
+TABLE_VERSION = f"1 {__version__} {RECORD_SCHEMA_VERSION} {METRICS_VERSION}"
+"""Of what a row is made of. A new check of validity raises METRICS_VERSION, and all records are judged anew."""
+MOST_LOOKS = 500
+"""Records that `ResultTable.glance` reads for the first time; each takes about a millisecond."""
+
+_VERSION_KEY = b"wattcount.results"
+_COLUMNS: Mapping[Any, pa.DataType] = {
+    str | None: pa.string(),
+    int | None: pa.int64(),
+    float | None: pa.float64(),
+    str: pa.string(),
+    tuple[str, ...]: pa.list_(pa.string()),
+    Evidence | None: pa.string(),
+    Status: pa.string(),
+    Path | None: pa.string(),
+}
+"""Type of a column by the type of the field. Fields of other types are JSON text; each figure has a column of its own."""
+
+
+def results(records_dir: Path, *, keep: bool = True) -> list[Result]:
+    """All results of a folder of records, the oldest first. Raises nothing: damaged records are rows that say so.
+
+    keep   what was found for the next time, in TABLE_FILE; without it nothing on the disk changes
+    """
+    table = ResultTable(records_dir)
+    found = {folder: row for folder in _folders(records_dir) if (row := table.of(folder)) is not None}
+    if keep:
+        table.save(only=found.keys())
+    # `<point>/r<repeat>-<run id>`, and a run id begins with its time.
+    return [
+        found[folder]
+        for folder in sorted(found, key=lambda folder: folder.rpartition("/r")[2].partition("-")[2])
+    ]
+
+
+def to_arrow(rows: Sequence[Result]) -> pa.Table:
+    """One row a result, one column a field; each figure has a column that is called like its key.
+
+    `findings` and `null_reasons` are JSON text.
+    """
+    keys = dict.fromkeys(METRICS) | dict.fromkeys(key for row in rows for key in row.metrics)
+    columns = {
+        name: pa.array([_plain(getattr(row, name), kind) for row in rows], kind)
+        for name, kind in _fields().items()
+    }
+    for key in keys:
+        values = pa.array([row.metrics.get(key) for row in rows])
+        columns[key] = values.cast(pa.float64()) if pa.types.is_null(values.type) else values
+    return pa.table(columns)
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A result, and the files that it was made of as they were then. `result` None: whole, and not judged yet."""
+
+    stamp: str
+    result: Result | None
+
+
+class ResultTable:
+    """The results of a folder of records, by the record's folder in it; each is read once for as long as its files stay."""
+
+    def __init__(self, records_dir: Path) -> None:
+        self._records_dir = records_dir
+        self._rows = _load(records_dir)
+        self._on_disk = set(self._rows)
+        self._changed = False
+        self._looks = 0
+
+    def of(self, folder: str) -> Result | None:
+        """None where there is no record."""
+        stamp = _stamp(f"{self._records_dir}/{folder}")
+        if stamp is None:
+            return None
+        row = self._rows.get(folder)
+        if row is None or row.stamp != stamp or row.result is None:
+            row = self._keep(folder, stamp, judge(self._records_dir / folder))
+        return row.result
+
+    def glance(self, folder: str) -> Result | None:
+        """The same without computing metrics, for any number of records: None too where they would have to be.
+
+        Of records that were not looked at before, MOST_LOOKS are read; of all further ones nothing is told.
+        """
+        stamp = _stamp(f"{self._records_dir}/{folder}")
+        row = self._rows.get(folder)
+        if stamp is None or (row is not None and row.stamp == stamp):
+            return None if stamp is None or row is None else row.result
+        if self._looks >= MOST_LOOKS:
+            return None
+        self._looks += 1
+        return self._keep(folder, stamp, glance(self._records_dir / folder)).result
+
+    def save(self, only: Iterable[str] | None = None) -> None:
+        """Keeps what was found; `only`: folders, all others are forgotten. What cannot be written is left out."""
+        kept = self._rows if only is None else {folder: self._rows[folder] for folder in only}
+        if not self._changed and kept.keys() == self._on_disk:
+            return
+        rows = [row.result or Result() for row in kept.values()]
+        table = to_arrow([replace(row, record=None) for row in rows])
+        table = table.append_column("folder", pa.array(list(kept), pa.string()))
+        table = table.append_column("stamp", pa.array([row.stamp for row in kept.values()], pa.string()))
+        table = table.append_column("judged", pa.array([row.result is not None for row in kept.values()]))
+        with contextlib.suppress(OSError), replacing(self._records_dir / TABLE_FILE) as file:
+            pq.write_table(
+                table.replace_schema_metadata({_VERSION_KEY: TABLE_VERSION}), file, compression="zstd"
+            )
+
+    def _keep(self, folder: str, stamp: str, result: Result | None) -> _Row:
+        self._rows[folder] = row = _Row(stamp, result)
+        self._changed = True
+        return row
+
+
+def _load(records_dir: Path) -> dict[str, _Row]:
+    """What was kept; nothing of a file that is damaged, or of another version."""
+    try:
+        with pq.ParquetFile(records_dir / TABLE_FILE) as stored:
+            if (stored.schema_arrow.metadata or {}).get(_VERSION_KEY) != TABLE_VERSION.encode():
+                return {}
+            columns = {
+                name: column.to_pylist()
+                for name, column in zip(stored.schema_arrow.names, stored.read().columns, strict=True)
+            }
+        folders, stamps, judged = (columns.pop(name) for name in ("folder", "stamp", "judged"))
+        names = list(_fields())
+        figures = {key: columns[key] for key in columns if key not in names}
+        rows = {}
+        for at, folder in enumerate(folders):
+            result = None
+            if judged[at]:
+                of_fields = {name: columns[name][at] for name in names}
+                of_figures = {key: values[at] for key, values in figures.items()}
+                result = _result(of_fields, of_figures, records_dir / folder)
+            rows[folder] = _Row(stamps[at], result)
+        return rows
+    except (OSError, pa.ArrowException, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _result(columns: Mapping[str, Any], figures: Mapping[str, float | None], record: Path) -> Result:
+    values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in columns.items()}
+    reasons = _parsed(columns["null_reasons"])
+    values |= {
+        "record": record,
+        "status": Status(columns["status"]),
+        "evidence": None if columns["evidence"] is None else Evidence(columns["evidence"]),
+        "findings": tuple(map(finding, json.loads(columns["findings"]))),
+        "null_reasons": reasons,
+        # Another record may have what this one does not: the energy of an eighth GPU.
+        "metrics": {key: value for key, value in figures.items() if value is not None or key in reasons},
+    }
+    return Result(**values)
+
+
+@cache
+def _parsed(text: str) -> Mapping[str, str]:
+    """Most runs lack the same figures for the same reasons."""
+    found: dict[str, str] = json.loads(text)
+    return found
+
+
+@cache
+def _fields() -> dict[str, pa.DataType]:
+    hints = get_type_hints(Result)
+    return {
+        item.name: _COLUMNS.get(hints[item.name], pa.string())
+        for item in fields(Result)
+        if item.name != "metrics"
+    }
+
+
+def _plain(value: Any, kind: pa.DataType) -> Any:
+    if isinstance(value, Evidence | Status):
+        return value.value
+    if not pa.types.is_string(kind) or value is None or isinstance(value, str):
+        return value
+    if isinstance(value, tuple):
+        return json.dumps([found.to_json() for found in value])
+    return json.dumps(dict(value)) if isinstance(value, Mapping) else str(value)
+
+
+def _folders(records_dir: Path) -> Iterator[str]:
+    """`<point>/r<repeat>-<run id>` of each record."""
+    with contextlib.suppress(OSError), os.scandir(records_dir) as points:
+        for point in points:
+            if point.name.startswith(".") or not point.is_dir(follow_symlinks=False):
+                continue
+            with contextlib.suppress(OSError), os.scandir(point.path) as runs:
+                yield from (f"{point.name}/{run.name}" for run in runs if run.name.startswith("r"))
+
+
+def _stamp(path: str) -> str | None:
+    """Name, size in bytes and time of change in nanoseconds of each file that a result rests on; None without `run.json`."""
+    found = []
+    for name in (RUN_JSON, METRICS_JSON, *RAW_FILES):
+        try:
+            facts = os.lstat(f"{path}/{name}")
+        except OSError:
+            if name == RUN_JSON:
+                return None
+            continue
+        size = facts.st_size if stat.S_ISREG(facts.st_mode) else -1
+        found.append(f"{name} {size} {facts.st_mtime_ns}")
+    return " ".join(found)
