@@ -33,8 +33,8 @@ import psutil
 from wattcount.config import compose, fit
 from wattcount.config.catalogue import model_catalogue
 from wattcount.config.schema import ModelConfig, RunConfig
-from wattcount.engines import create
 from wattcount.engines.base import GenerationRequest
+from wattcount.engines.registry import create
 from wattcount.engines.vllm.install import find_vllm
 from wattcount.errors import NotStartedError, RunFailedError
 

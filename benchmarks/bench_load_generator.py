@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from wattcount.clock import now_ns
-from wattcount.config.schema import EngineConfig, EngineKind, LengthConfig, RunConfig, ServerConfig
-from wattcount.engines import create
+from wattcount.config.schema import EngineConfig, LengthConfig, RunConfig, ServerConfig
+from wattcount.engines.registry import create
 from wattcount.load import LoadGenerator, build_plan
 
 
@@ -31,9 +31,7 @@ async def measure(rate_rps: float, seconds: float, output_tokens: int) -> str:
     )
     # Steps of 5 ms for up to 4096 sequences: an engine that is never the bottleneck.
     args = {"step_base_ms": 5.0, "decode_ms_per_seq": 0.0, "prefill_tokens_per_s": 1e9}
-    engine_config = EngineConfig(
-        name=EngineKind.tiny, args=args, max_num_seqs=4096, max_num_batched_tokens=1_000_000
-    )
+    engine_config = EngineConfig(name="tiny", args=args, max_num_seqs=4096, max_num_batched_tokens=1_000_000)
     engine = create(RunConfig(engine=engine_config, scenario=scenario), [], Path())
     info = await engine.start()
     load = build_plan(scenario, seed=0, repeat=0)

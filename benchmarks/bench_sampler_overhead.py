@@ -41,8 +41,8 @@ from scipy import stats
 from wattcount import config
 from wattcount.clock import now_ns
 from wattcount.config.schema import RunConfig
-from wattcount.engines import create
 from wattcount.engines.base import Engine, EngineInfo, GenerationRequest
+from wattcount.engines.registry import create
 from wattcount.gpu import PowerSampler
 from wattcount.gpu.nvml import NvmlSession, open_session
 from wattcount.run.preflight import preflight

@@ -16,7 +16,6 @@ from wattcount.config.schema import (
     BatchConfig,
     Device,
     EngineConfig,
-    EngineKind,
     GpuConfig,
     LengthConfig,
     ModelConfig,
@@ -76,7 +75,7 @@ def tiny_run(tmp_path: Path) -> Callable[..., RunConfig]:
         cfg = RunConfig(
             model=ModelConfig(name="tiny", weights=Weights.random, hf_config={"model_type": "llama"}),
             gpu=GpuConfig(name="auto"),
-            engine=EngineConfig(name=EngineKind.tiny, device=Device.cpu, args=copy.deepcopy(engine or {})),
+            engine=EngineConfig(name="tiny", device=Device.cpu, args=copy.deepcopy(engine or {})),
             tracking=TrackingConfig(enabled=False),
             records_dir=str(tmp_path / "records"),
         )

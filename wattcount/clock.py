@@ -1,7 +1,7 @@
 """The one clock of wattcount: CLOCK_MONOTONIC in integer nanoseconds.
 
-`time.monotonic_ns()` reads CLOCK_MONOTONIC on Linux, the same clock as vLLM's `*_ts` stamps and the
-native sampler's. UTC is never stored with an observation; it is derived from a `ClockPair`.
+`time.monotonic_ns()` reads CLOCK_MONOTONIC on Linux, the same clock as the stamps of engines and
+of the native sampler. UTC is never stored with an observation; it is derived from a `ClockPair`.
 """
 
 from __future__ import annotations

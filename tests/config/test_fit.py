@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from wattcount.config import compose, engine_defaults, fit
+from wattcount.config import compose, fit
 from wattcount.config.schema import BatchConfig, Device, LengthConfig, LengthKind, RunConfig, ServerConfig
+from wattcount.engines import registry
 
 GIB = 2**30
 
@@ -186,7 +187,7 @@ def test_the_engine_s_defaults_are_those_that_a_run_gets(gpu: str, scenario: str
     for model in ("llama3_8b", "phi4", "olmoe_1b_7b", "mistral_small_2409"):
         run = compose([f"model={model}", f"gpu={gpu}", f"scenario={scenario}", "model.dtype=float16"])
         memory_bytes = int((run.gpu.memory_gib or 0) * GIB)
-        asked = dataclasses.replace(run, engine=engine_defaults.resolved(run, memory_bytes))
+        asked = dataclasses.replace(run, engine=registry.plugin(run.engine.name).resolved(run, memory_bytes))
         assert asked.engine.max_num_seqs is not None
         assert fit.estimate(run, memory_bytes) == fit.estimate(asked, memory_bytes)
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wattcount.config import compose, engine_defaults, from_json, identity, to_json
+from wattcount.config import compose, from_json, identity, to_json
 from wattcount.config.identity import LENGTHS, canonical_json, identity_fields, point_id, setting_key
 from wattcount.config.schema import (
     ALWAYS,
@@ -26,6 +26,7 @@ from wattcount.config.schema import (
     ServerConfig,
     Weights,
 )
+from wattcount.engines import registry
 from wattcount.errors import NotStartedError
 
 
@@ -193,7 +194,7 @@ def test_a_setting_left_to_the_engine_and_the_same_one_asked_for_are_one_point()
         ),
     )
     for run in (left, asked):
-        run.engine = engine_defaults.resolved(run)
+        run.engine = registry.plugin(run.engine.name).resolved(run)
     assert left.engine.unset
     assert point_id(left) == point_id(asked)
     assert point_id(left) != point_id(resolved("model=llama3_8b", "gpu=h200", "scenario=server"))

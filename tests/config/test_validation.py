@@ -35,7 +35,7 @@ def refused(*overrides: str) -> str:
         ),
         (
             "model.weights=random model.initializer=fan_in engine=tiny",
-            "model.initializer: only engine=vllm can draw fan_in weights",
+            "model.initializer: engine=tiny cannot draw fan_in weights",
         ),
         (
             "model.weights=random model.initializer=normal engine.args.worker_extension_cls=mine.Extension",
@@ -73,7 +73,7 @@ def refused(*overrides: str) -> str:
         ),
         (
             "engine=tiny engine.speculative.method=ngram",
-            "engine.speculative.method: only engine=vllm can do that",
+            "engine.speculative.method: engine=tiny cannot do ngram",
         ),
         (
             "engine.speculative.method=ngram engine.speculative.num_speculative_tokens=0",

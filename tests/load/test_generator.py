@@ -15,14 +15,13 @@ from wattcount.clock import now_ns
 from wattcount.config.schema import (
     BatchConfig,
     EngineConfig,
-    EngineKind,
     LengthConfig,
     RunConfig,
     SamplingConfig,
     ServerConfig,
 )
-from wattcount.engines import create
 from wattcount.engines.base import Engine, EngineInfo, GenerationRequest, TokenChunk
+from wattcount.engines.registry import create
 from wattcount.errors import RunFailedError
 from wattcount.load import LoadGenerator, LoadPlan, build_plan
 from wattcount.load.generator import RequestRecord
@@ -35,7 +34,7 @@ FAST: dict[str, Any] = {"step_base_ms": 0.2, "decode_ms_per_seq": 0.001, "prefil
 
 def tiny(args: dict[str, Any] | None = None, **engine: Any) -> Engine:
     cfg = RunConfig(
-        engine=EngineConfig(name=EngineKind.tiny, args=FAST | (args or {}), **engine),
+        engine=EngineConfig(name="tiny", args=FAST | (args or {}), **engine),
         scenario=BatchConfig(lengths=LengthConfig(input_tokens=1000, output_tokens=1000)),
     )
     return create(cfg, [], Path("unused"))

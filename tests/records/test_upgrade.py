@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from wattcount.config import engine_defaults
 from wattcount.config.identity import point_id
 from wattcount.config.levers import levers
 from wattcount.config.plain import from_json
 from wattcount.config.schema import RunConfig
+from wattcount.engines import defaults, registry
+from wattcount.engines.vllm.upgrade import BARE_ENGINE
 from wattcount.records import Record
-from wattcount.records.upgrade import BARE_ENGINE, upgraded
+from wattcount.records.upgrade import upgraded
 
 RECORDS = sorted((Path(__file__).resolve().parents[2] / "data").glob("h*/records/*/*/run.json"))
 
@@ -44,8 +45,8 @@ def test_an_old_record_is_not_the_point_that_null_means_now() -> None:
     for file in RECORDS[:10]:
         old = config_of(file)
         new = config_of(file)
-        new.engine = engine_defaults.asked(new.engine)
-        new.engine = engine_defaults.resolved(new)
+        new.engine = defaults.asked(new.engine)
+        new.engine = registry.plugin(new.engine.name).resolved(new)
         assert new.engine.max_num_seqs == 1024 or "max_num_seqs" not in old.engine.unset
         assert point_id(new) != point_id(old)
 
@@ -59,7 +60,7 @@ def test_an_old_record_is_the_point_that_asks_for_what_it_ran_with() -> None:
 
 
 def engine_defaults_filled(cfg: RunConfig) -> RunConfig:
-    cfg.engine = engine_defaults.resolved(cfg)
+    cfg.engine = registry.plugin(cfg.engine.name).resolved(cfg)
     return cfg
 
 

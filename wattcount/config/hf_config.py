@@ -29,7 +29,7 @@ def text_config(hf_config: Mapping[str, Any]) -> Mapping[str, Any]:
 def context_tokens(hf_config: Mapping[str, Any]) -> int | None:
     """Tokens in the model's context window, prompt and completion; None where its `config.json` does not tell.
 
-    Of several names the smallest value, as vLLM takes it (`_get_and_verify_max_len`). A scaled rotary embedding reaches
+    Of several names the smallest value. A scaled rotary embedding reaches
     further than that; how far is the engine's to say.
     """
     c = text_config(hf_config)

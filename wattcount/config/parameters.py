@@ -197,7 +197,7 @@ def _count_nemotron_h(c: Mapping[str, Any]) -> ParameterCount | None:
 
 
 def expert_parameters(hf_config: Mapping[str, Any], counted: ParameterCount) -> float:
-    """Parameters in routed experts, over which vLLM spreads data parallelism, too; 0 where each token uses all."""
+    """Parameters in routed experts, over which data parallelism is spread, too; 0 where each token uses all."""
     c = text_config(hf_config)
     experts = first_int(c, "num_experts", "num_local_experts", "n_routed_experts") or 0
     unused = experts - (first_int(c, "num_experts_per_tok", "moe_top_k") or experts)

@@ -16,6 +16,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from wattcount.config.paths import default_records_dir
+from wattcount.engines import registry
 from wattcount.masking import conceal, masked
 
 IDENTITY = "identity"
@@ -53,16 +54,11 @@ class Initializer(Enum):
     """What random weights are drawn from. Power depends on the values, so it is part of a point."""
 
     dummy = "dummy"
-    """As the engine's own placeholder weights: in vLLM uniform within +-1e-3, norms too."""
+    """As the engine's own placeholder weights."""
     normal = "normal"
     """Normal with the standard deviation that `config.json` names (`initializer_range`, else 0.02); norms 1, biases 0."""
     fan_in = "fan_in"
     """Normal with standard deviation 1 / sqrt(inputs), which keeps activations at their size; norms 1, biases 0."""
-
-
-class EngineKind(Enum):
-    vllm = "vllm"
-    tiny = "tiny"
 
 
 class Device(Enum):
@@ -114,7 +110,7 @@ class ModelConfig:
     revision: str | None = identity(None)
     weights: Weights = identity(Weights.hub)
     initializer: Initializer = identity(Initializer.dummy)
-    """Of random weights; for vLLM."""
+    """Of random weights, where the engine can draw them."""
     path: str | None = None
     """Folder with `config.json` (and weights for `weights=path`). Its content, not its place, is identity:"""
     path_fingerprint: str | None = identity(None)
@@ -215,9 +211,9 @@ class LengthConfig:
 
 @dataclass
 class SamplingConfig:
-    """How each next token is drawn. The defaults are those of vLLM's `SamplingParams`, in 0.26 to 0.32.
+    """How each next token is drawn. By default as the model says, with nothing cut off.
 
-    `vllm serve` takes what a checkpoint's `generation_config.json` says where a client does not; here every request says all.
+    Servers take what a checkpoint's `generation_config.json` says where a client does not; here every request says all.
     """
 
     temperature: float = identity(1.0)
@@ -229,7 +225,7 @@ class SamplingConfig:
     min_p: float = identity(0.0)
     """Tokens with at least this share of the most likely one's probability; 0: all."""
     seed: int | None = identity(None)
-    """Of each request's own generator, which vLLM then draws with one request at a time. None: one generator for all."""
+    """Of each request's own generator, with which an engine may draw one request at a time. None: one generator for all."""
 
 
 @dataclass
@@ -302,14 +298,15 @@ class SpeculativeConfig:
     """Proposed in each step."""
     prompt_lookup_min: int | None = identity(None)
     prompt_lookup_max: int | None = identity(None)
-    """Tokens that must match, for `ngram`; None: the engine's (5 in vLLM)."""
+    """Tokens that must match, for `ngram`; None: the engine's."""
     draft_model: str | None = identity(None)
     """For `draft_model`: an option of the group `model`. Its weights come from where the model's do, hub or random."""
 
 
 @dataclass
 class EngineConfig:
-    name: EngineKind = identity(EngineKind.vllm)
+    name: str = identity(registry.DEFAULT)
+    """As it is registered (`engines.registry`)."""
     device: Device = identity(Device.auto)
     """`auto` is resolved before anything is hashed."""
     version_minor: str | None = identity(None)
@@ -323,8 +320,8 @@ class EngineConfig:
     max_model_len: int | None = identity(None)
     """None: the longest prompt plus completion of the scenario, rounded up to 256."""
     max_num_seqs: int | None = identity(None)
-    """Requests that run at once. None, here and below: what vLLM's own server (`vllm serve`) chooses on that GPU for the
-    scenario `server`, and what its class `LLM` chooses for `batch` (`config.engine_defaults`); filled in before a run starts."""
+    """Requests that run at once. None, here and below: what the engine chooses on that GPU for that scenario, as people deploy it
+    (`EnginePlugin.defaults`); filled in before a run starts."""
     max_num_batched_tokens: int | None = identity(None)
     """Tokens of a step."""
     gpu_memory_utilization: float | None = identity(None, left_out=0.9)
@@ -338,7 +335,7 @@ class EngineConfig:
     """Filled in by wattcount: names of the settings above that were left to the engine (null as asked)."""
     speculative: SpeculativeConfig = field(default_factory=SpeculativeConfig, metadata={IDENTITY: True})
     args: dict[str, Any] = identity({})
-    """Any further engine argument, by its name in the engine (`AsyncEngineArgs` for vLLM)."""
+    """Any further engine argument, by its name in the engine."""
     start_timeout_s: float = 1800.0
 
 

@@ -1,4 +1,7 @@
-"""Whether a configuration makes sense, key by key. Types are checked before, hardware after (preflight)."""
+"""Whether a configuration makes sense, key by key. Types are checked before, hardware after (preflight).
+
+What only one engine minds, its plug-in says (`EnginePlugin.problems`).
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,6 @@ from wattcount.config.schema import (
     ArrivalKind,
     BatchConfig,
     Device,
-    EngineKind,
     Initializer,
     LengthKind,
     PowerBackend,
@@ -25,36 +27,11 @@ from wattcount.config.schema import (
     Weights,
 )
 from wattcount.config.tracking_tags import tag_problem
+from wattcount.engines import registry
 from wattcount.errors import NotStartedError
 from wattcount.masking import MASK, has_secret, is_secret_name
 
 DTYPES = ("bfloat16", "float16", "float32")
-
-ENGINE_ARGS_WITH_A_KEY = {
-    "model": "model.hf_id or model.path",
-    "tokenizer": "model.tokenizer",
-    "revision": "model.revision",
-    "dtype": "model.dtype",
-    "quantization": "model.quantization",
-    "load_format": "model.weights",
-    "seed": "seed",
-    "device": "engine.device",
-    "tensor_parallel_size": "engine.tensor_parallel_size",
-    "max_model_len": "engine.max_model_len",
-    "max_num_seqs": "engine.max_num_seqs",
-    "max_num_batched_tokens": "engine.max_num_batched_tokens",
-    "gpu_memory_utilization": "engine.gpu_memory_utilization",
-    "enforce_eager": "engine.enforce_eager",
-    "enable_prefix_caching": "engine.enable_prefix_caching",
-    "kv_cache_dtype": "engine.kv_cache_dtype",
-    "pipeline_parallel_size": "engine.pipeline_parallel_size",
-    "data_parallel_size": "engine.data_parallel_size",
-    "enable_chunked_prefill": "engine.enable_chunked_prefill",
-}
-"""Engine arguments that have a key of their own here: given twice they could contradict each other."""
-
-KV_CACHE_DTYPES = ("auto", "bfloat16", "float16", "fp8", "fp8_e4m3", "fp8_e5m2")
-
 
 MAX_NAME = 200
 """The most characters of a sweep's name, which becomes a folder: file systems take 255 bytes, and files beside it add some."""
@@ -72,6 +49,11 @@ def problems(cfg: RunConfig) -> Iterator[str]:
     yield from broken
     if broken:
         return  # the checks below compare numbers
+    try:
+        registry.plugin(cfg.engine.name)
+    except NotStartedError as error:
+        yield str(error)
+        return  # the checks below ask it
     yield from _model(cfg)
     yield from _gpu(cfg)
     yield from _lengths(cfg)
@@ -150,7 +132,7 @@ def _file(key: str, path: str | None, what: str) -> Iterator[str]:
 
 
 def _model(cfg: RunConfig) -> Iterator[str]:
-    model = cfg.model
+    model, able = cfg.model, registry.plugin(cfg.engine.name).capabilities
     if not model.name.strip():
         yield "model.name: must not be empty"
     if model.dtype not in DTYPES:
@@ -163,13 +145,8 @@ def _model(cfg: RunConfig) -> Iterator[str]:
                 f"model.initializer: {model.initializer.value} draws random weights, but model.weights="
                 f"{model.weights.value}; set model.weights=random"
             )
-        elif cfg.engine.name is not EngineKind.vllm:
-            yield f"model.initializer: only engine=vllm can draw {model.initializer.value} weights"
-        elif "worker_extension_cls" in cfg.engine.args:
-            yield (
-                f"model.initializer: {model.initializer.value} needs wattcount's own worker extension; leave "
-                "engine.args.worker_extension_cls out"
-            )
+        elif model.initializer not in able.initializers:
+            yield f"model.initializer: engine={cfg.engine.name} cannot draw {model.initializer.value} weights"
     yield from _above("model.parameters_b", model.parameters_b)
     yield from _above("model.active_parameters_b", model.active_parameters_b)
     if model.path is not None:
@@ -201,7 +178,7 @@ def _model(cfg: RunConfig) -> Iterator[str]:
         and not model.hf_config
         and model.path is None
         and model.hf_id is None
-        and cfg.engine.name is not EngineKind.tiny
+        and able.computes_model
     ):
         yield (
             "model.weights: random needs the model's config.json: give model.path=FOLDER that holds one, "
@@ -339,21 +316,19 @@ def _engine(cfg: RunConfig) -> Iterator[str]:
     share = engine.gpu_memory_utilization
     if share is not None and not 0 < share <= 1:
         yield f"engine.gpu_memory_utilization: must be above 0 and at most 1, not {share:g}"
-    if engine.kv_cache_dtype not in KV_CACHE_DTYPES:
-        yield f"engine.kv_cache_dtype: '{engine.kv_cache_dtype}' is not one of {', '.join(KV_CACHE_DTYPES)}"
     yield from _above("engine.start_timeout_s", engine.start_timeout_s, 0, " s")
-    for name in engine.args:
-        own = ENGINE_ARGS_WITH_A_KEY.get(name)
-        if own is not None:
-            yield f"engine.args.{name}: set {own} instead"
     yield from _batching(cfg)
     yield from _speculative(cfg)
-    if (
-        engine.name is EngineKind.vllm
-        and cfg.gpu.count >= 1
-        and all(getattr(engine, key) >= 1 for key in sizes)
-    ):
+    plugin = registry.plugin(engine.name)
+    able = plugin.capabilities
+    if able.spreads_over_gpus and cfg.gpu.count >= 1 and all(getattr(engine, key) >= 1 for key in sizes):
         yield from _parallel(cfg)
+    if cfg.scenario.lengths.force_output and not able.forces_length:
+        yield (
+            f"scenario.lengths.force_output: engine={engine.name} cannot be made to emit a number of tokens; set "
+            "scenario.lengths.force_output=false"
+        )
+    yield from plugin.problems(cfg)
 
 
 def _batching(cfg: RunConfig) -> Iterator[str]:
@@ -376,20 +351,13 @@ def _batching(cfg: RunConfig) -> Iterator[str]:
 
 def _speculative(cfg: RunConfig) -> Iterator[str]:
     spec, where = cfg.engine.speculative, "engine.speculative"
-    passed_on = cfg.engine.args.get("speculative_config")
     if spec.method is None:
         for key in ("prompt_lookup_min", "prompt_lookup_max", "draft_model"):
             if getattr(spec, key) is not None:
                 yield f"{where}.{key}: needs {where}.method"
-        if isinstance(passed_on, dict) and passed_on.get("method") in {
-            known.value for known in SpeculativeMethod
-        }:
-            yield f"engine.args.speculative_config: set {where}.method={passed_on['method']} instead"
         return
-    if passed_on is not None:
-        yield f"engine.args.speculative_config: leave it out, or leave {where}.method at null"
-    if cfg.engine.name is not EngineKind.vllm:
-        yield f"{where}.method: only engine=vllm can do that"
+    if spec.method not in registry.plugin(cfg.engine.name).capabilities.speculates:
+        yield f"{where}.method: engine={cfg.engine.name} cannot do {spec.method.value}"
     yield from _at_least(f"{where}.num_speculative_tokens", spec.num_speculative_tokens, 1)
     least, most = spec.prompt_lookup_min, spec.prompt_lookup_max
     if spec.method is SpeculativeMethod.ngram:

@@ -112,7 +112,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         import torch
     except ImportError:
-        print("torch is not installed; it comes with vLLM: pip install 'wattcount[vllm]'", file=sys.stderr)
+        print("torch is not installed, which makes the loads: pip install torch", file=sys.stderr)
         return 3
     if not torch.cuda.is_available():
         print("torch finds no CUDA device", file=sys.stderr)

@@ -1,7 +1,7 @@
 """What an engine is given before it is measured: the beginning of the run's own load, so that it meets the steps of the window.
 
-vLLM compiles some kernels (Triton's, of mixtures of experts and state-space models among them) when a step first has
-a certain number of tokens, and stands still for half a second and more each time.
+Engines compile some kernels (Triton's, of mixtures of experts and state-space models among them) when a step first has
+a certain number of tokens, and stand still for half a second and more each time.
 
 ::
 

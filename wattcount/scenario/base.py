@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from wattcount.clock import now_ns
-from wattcount.config import engine_defaults
 from wattcount.config.schema import RunConfig, ScenarioConfig
+from wattcount.engines import registry
 from wattcount.engines.base import Engine, EngineInfo, EngineStep
+from wattcount.engines.plugin import EnginePlugin
 from wattcount.errors import ERROR_CHARACTERS, RunFailedError, one_line
 from wattcount.load.build import BuiltLoad
 from wattcount.load.generator import LoadGenerator
@@ -58,6 +59,10 @@ class RunContext:
     def phases(self) -> PhaseRunner:
         return self.journal.phases
 
+    @property
+    def plugin(self) -> EnginePlugin:
+        return registry.plugin(self.cfg.engine.name)
+
 
 class Scenario(ABC):
     """All phases of a run.
@@ -78,7 +83,10 @@ class Scenario(ABC):
     async def run(self, ctx: RunContext) -> None:
         """Runs all phases. Raises `RunFailedError`; then the phase in which it failed has no end."""
         phases, idle_s = ctx.phases, self._config.loaded_idle_s
-        await self._idle(ctx, Phase.BARE_IDLE, self._config.bare_idle_s)
+        # Somebody else's server is there before and after the run.
+        bare = ctx.plugin.capabilities.owns_process
+        if bare:
+            await self._idle(ctx, Phase.BARE_IDLE, self._config.bare_idle_s)
         await self._start_engine(ctx)
         self.prepare(ctx)
         rehearsing = self._rehearsal(ctx)
@@ -94,7 +102,7 @@ class Scenario(ABC):
         if phases.current is not None:
             phases.end()
         # What is left of an engine that did not end cleanly would pass for the bare GPU.
-        if self._config.bare_idle_after_s > 0 and await ctx.stop_engine():
+        if bare and self._config.bare_idle_after_s > 0 and await ctx.stop_engine():
             await self._idle(ctx, Phase.BARE_IDLE_AFTER, self._config.bare_idle_after_s)
             phases.end()
 
@@ -119,8 +127,9 @@ class Scenario(ABC):
             return None
         if requests is None:
             # They fill the engine, and run out as the whole load does.
-            at_once = info.details.get("max_num_seqs") or engine_defaults.defaults(ctx.cfg).max_num_seqs
-            requests = int(at_once) * ctx.cfg.engine.data_parallel_size  # type: ignore[call-overload]
+            at_once = info.details.get("max_num_seqs") or ctx.plugin.defaults(ctx.cfg).max_num_seqs
+            replicas = ctx.cfg.engine.data_parallel_size
+            requests = int(at_once) * replicas if isinstance(at_once, int) else len(ctx.load.main)
         return _Rehearsing(ctx, requests, self.max_in_flight, info)
 
     async def _idle(self, ctx: RunContext, phase: Phase, seconds: float) -> None:
@@ -350,7 +359,7 @@ async def sleep_until(t_ns: int) -> None:
 
 @contextmanager
 def _collected_garbage() -> Iterator[None]:
-    """Takes what is there out of the collector's sight: with vLLM loaded (700,000 objects), one full
+    """Takes what is there out of the collector's sight: with an engine loaded (700,000 objects), one full
     collection stopped the load generator for 440 ms on a 2.5 GHz core."""
     gc.collect()
     gc.freeze()

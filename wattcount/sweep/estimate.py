@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from wattcount.config import fit
-from wattcount.config.schema import BatchConfig, EngineKind, RunConfig, ServerConfig
+from wattcount.config.schema import BatchConfig, RunConfig, ServerConfig
+from wattcount.engines import registry
 from wattcount.sweep.index import RecordIndex
 
 MEASURED, PREDICTED = "measured", "predicted"
@@ -19,16 +20,8 @@ MEASURED, PREDICTED = "measured", "predicted"
 BANDWIDTH_SHARE = 0.6
 TENSOR_SHARE = 0.4
 """Shares of a data sheet's peak that serving reaches."""
-STEP_S, EAGER_STEP_S = 0.001, 0.01
-"""Of an engine step, besides what the GPU computes."""
-ENGINE_START_S = 25.0
-COMPILE_S = 45.0
-"""torch.compile and CUDA graphs, which `engine.enforce_eager` leaves out."""
-LOAD_BYTES_PER_S = 1.5e9
-"""From disk; random weights are made on the GPU."""
-OVERHEAD_S = 6.0
-"""Starting the run's process, ending the engine, writing the record."""
-TINY_START_S, TINY_OVERHEAD_S = 0.1, 2.0
+SLOW_STEP_S = 0.01
+"""Of a whole step, where nothing is known of what computes it [s]."""
 BUSY_POWER_SHARE = 0.9
 """Of the power limit, with the tensor cores busy."""
 DECODE_POWER_SHARE = 0.4
@@ -74,10 +67,9 @@ class Estimator:
 def predict(cfg: RunConfig) -> Estimate:
     """From the scenario's phases and the data sheet of `cfg.gpu`; of an unknown GPU some 300 W and no speed."""
     scenario, gpu = cfg.scenario, cfg.gpu
-    tiny = cfg.engine.name is EngineKind.tiny
+    engine = registry.plugin(cfg.engine.name).expected(cfg)
     tdp_w, idle_w = gpu.tdp_w or UNKNOWN_TDP_W, gpu.idle_w or UNKNOWN_IDLE_W
-    start_s = TINY_START_S if tiny else _engine_start_s(cfg)
-    idle_s = 2 * scenario.loaded_idle_s + start_s
+    idle_s = 2 * scenario.loaded_idle_s + engine.start_s
     bare_s = scenario.bare_idle_s + scenario.bare_idle_after_s
     prefill_s, decode_s = _request_s(cfg, 1.0)
     if isinstance(scenario, BatchConfig):
@@ -95,21 +87,17 @@ def predict(cfg: RunConfig) -> Estimate:
         loaded_w = LOADED_IDLE_FACTOR * idle_w
         full_w = (DECODE_POWER_SHARE + more) * tdp_w
         busy_w = loaded_w + min(1.0, running) * max(0.0, full_w - loaded_w)
-    wall_s = bare_s + idle_s + busy_s + (TINY_OVERHEAD_S if tiny else OVERHEAD_S)
+    wall_s = bare_s + idle_s + busy_s + engine.overhead_s
     energy_j = bare_s * idle_w + idle_s * LOADED_IDLE_FACTOR * idle_w + busy_s * busy_w
     return Estimate(wall_s, gpu.count * energy_j, PREDICTED)
-
-
-def _engine_start_s(cfg: RunConfig) -> float:
-    read_s = 0.0 if cfg.model.weights.value == "random" else _weight_bytes(cfg) / LOAD_BYTES_PER_S
-    return ENGINE_START_S + read_s + (0.0 if cfg.engine.enforce_eager else COMPILE_S)
 
 
 def _request_s(cfg: RunConfig, at_once: float) -> tuple[float, float]:
     """Seconds of a request's prefill, and of its decoding with `at_once` requests in every step."""
     lengths, gpu = cfg.scenario.lengths, cfg.gpu
-    if cfg.engine.name is EngineKind.tiny or gpu.memory_bandwidth_gb_s is None:
-        return 0.0, lengths.output_tokens * EAGER_STEP_S
+    plugin = registry.plugin(cfg.engine.name)
+    if not plugin.capabilities.computes_model or gpu.memory_bandwidth_gb_s is None:
+        return 0.0, lengths.output_tokens * SLOW_STEP_S
     counted = fit.count_parameters(cfg.model.hf_config)
     active = counted.active if counted is not None else (cfg.model.parameters_b or 7.0) * 1e9
     flops = 2.0 * active
@@ -117,12 +105,6 @@ def _request_s(cfg: RunConfig, at_once: float) -> tuple[float, float]:
     bandwidth = gpu.memory_bandwidth_gb_s * 1e9 * BANDWIDTH_SHARE * gpu.count
     context = lengths.input_tokens + lengths.output_tokens / 2
     kv_bytes = at_once * context * fit.kv_bytes_per_token(cfg.model.hf_config, 2.0)
-    step_s = max((_weight_bytes(cfg) + kv_bytes) / bandwidth, at_once * flops / peak)
-    step_s += EAGER_STEP_S if cfg.engine.enforce_eager else STEP_S
+    step_s = max((fit.weight_bytes(cfg.model) + kv_bytes) / bandwidth, at_once * flops / peak)
+    step_s += plugin.expected(cfg).step_s
     return lengths.input_tokens * flops / peak, lengths.output_tokens * step_s
-
-
-def _weight_bytes(cfg: RunConfig) -> float:
-    counted = fit.count_parameters(cfg.model.hf_config)
-    parameters = counted.total if counted is not None else (cfg.model.parameters_b or 7.0) * 1e9
-    return parameters * fit.weight_bits(cfg.model) / 8

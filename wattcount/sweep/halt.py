@@ -16,7 +16,7 @@ _HOST_ERRORS = tuple(
     os.strerror(number)
     for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ESTALE)
 )
-"""What the system says when a disk or the process table is full: vLLM, too, may be told so."""
+"""What the system says when a disk or the process table is full: an engine, too, may be told so."""
 
 
 class Halt:

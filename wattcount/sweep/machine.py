@@ -9,18 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wattcount.config import engine_defaults, fit
+from wattcount.config import fit
 from wattcount.config.schema import (
     ArrivalKind,
     Device,
     EngineConfig,
-    EngineKind,
     LengthKind,
     PowerBackend,
     RunConfig,
     Weights,
 )
-from wattcount.engines.vllm.install import find_vllm
+from wattcount.engines import registry
 from wattcount.errors import NotStartedError
 from wattcount.gpu.nvml import GpuFacts, matches, open_session
 from wattcount.run import fingerprints, preflight
@@ -66,7 +65,7 @@ class ThisMachine:
         self._engines: dict[tuple[int, str | None], tuple[Any, Any]] = {}
         self._prints: dict[str, str | None] = {}
         self._chosen = _Chosen()
-        self._vllm = find_vllm()
+        self._facts_of_engines: dict[str, Mapping[str, str]] = {}
 
     def look(self, cfg: RunConfig) -> Here:
         """Raises nothing: what is wrong is in the answer, or will be said when the run is started."""
@@ -79,8 +78,7 @@ class ThisMachine:
             facts["evidence"] = found.evidence
         if found.matching:
             facts["found_name"] = found.matching[0].name
-        if self._vllm is not None and self._vllm.minor is not None and cfg.engine.name is EngineKind.vllm:
-            facts["version_minor"] = "{}.{}".format(*self._vllm.minor)
+        facts |= self._installed(cfg.engine.name)
         engine = self._engine(cfg, found.evidence)
         if engine.device is not Device.auto:
             facts["device"] = engine.device.value
@@ -92,12 +90,17 @@ class ThisMachine:
         run.engine = self._chosen.of(run, memory_bytes, facts.get("version_minor"), facts.get("found_name"))
         return Here(run, facts, found.there, memory_bytes, found.problem)
 
+    def _installed(self, engine: str) -> Mapping[str, str]:
+        if engine not in self._facts_of_engines:
+            self._facts_of_engines[engine] = registry.plugin(engine).identity_facts()
+        return self._facts_of_engines[engine]
+
     def _engine(self, cfg: RunConfig, evidence: str | None) -> EngineConfig:
         """With the device that `auto` becomes, where that is known."""
         key = (id(cfg.engine), evidence)
         if key not in self._engines:
             engine = cfg.engine
-            device = preflight.device_of(engine, self._vllm, emulated=evidence == "emulated")
+            device = registry.plugin(engine.name).device(engine.device, emulated=evidence == "emulated")
             # Kept with what the key stands for, so that no other node is made at its place in memory.
             self._engines[key] = (engine, dataclasses.replace(engine, device=device))
         found: EngineConfig = self._engines[key][1]
@@ -147,10 +150,11 @@ class _Chosen:
     ) -> EngineConfig:
         engine = dataclasses.replace(cfg.engine, version_minor=cfg.engine.version_minor or version_minor)
         gpu = dataclasses.replace(cfg.gpu, found_name=cfg.gpu.found_name or found_name)
-        chosen = engine_defaults.defaults(dataclasses.replace(cfg, engine=engine, gpu=gpu), memory_bytes)
+        plugin = registry.plugin(engine.name)
+        chosen = plugin.defaults(dataclasses.replace(cfg, engine=engine, gpu=gpu), memory_bytes)
         key = (id(cfg.engine), chosen)
         if key not in self._known:
-            filled = engine_defaults.filled(cfg.engine, chosen)
+            filled = plugin.filled(cfg.engine, chosen)
             # Kept with the node that the key stands for, so that no other one is made at its place in memory.
             self._known[key] = (cfg.engine, filled)
         return self._known[key][1]

@@ -6,8 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 
 from wattcount.config import fit
-from wattcount.config.capability import unsupported
-from wattcount.config.schema import Device, EngineKind, RunConfig
+from wattcount.config.schema import Device, RunConfig
+from wattcount.engines import registry
 from wattcount.sweep.machine import Here
 
 NO_SUCH_GPU = "no_such_gpu"
@@ -40,12 +40,11 @@ def skip_of(here: Here) -> Skip | None:
     cfg = here.cfg
     if here.problem is not None:
         return Skip(NO_SUCH_GPU, here.problem)
-    if cfg.engine.name is EngineKind.tiny:
-        return None
+    plugin = registry.plugin(cfg.engine.name)
     capability = None if cfg.engine.device is Device.cpu else cfg.gpu.compute_capability
-    for found in unsupported(cfg, capability):
+    for found in plugin.unsupported(cfg, capability):
         return Skip(found.code, found.message)
-    if here.memory_bytes is None or cfg.model.name == "auto":
+    if here.memory_bytes is None or cfg.model.name == "auto" or not plugin.capabilities.computes_model:
         return None
     # An emulated GPU too: a model that it could not hold would make a record of something impossible.
     on_gpu = dataclasses.replace(cfg, engine=dataclasses.replace(cfg.engine, device=Device.cuda))

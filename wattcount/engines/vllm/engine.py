@@ -25,9 +25,9 @@ import psutil
 
 from wattcount import ownership
 from wattcount.clock import now_ns
-from wattcount.config.engine_defaults import differences
 from wattcount.config.schema import Initializer, RunConfig, Weights
 from wattcount.engines.base import Engine, EngineInfo, GenerationRequest, TokenChunk
+from wattcount.engines.defaults import differences
 from wattcount.engines.vllm.errors import describe, log_size, root_cause, start_error
 from wattcount.engines.vllm.processes import in_thread, kill_all, own_children
 from wattcount.engines.vllm.reports import KernelLog, engine_step, eos_ids, resolved_settings, token_chunk
@@ -136,7 +136,7 @@ class VllmEngine(Engine):
         args = AsyncEngineArgs(**self._arguments)
         if self._stopping:
             return
-        # Without it vLLM takes limits of a batch that are meant for tests (`config.engine_defaults`).
+        # Without it vLLM takes limits of a batch that are meant for tests (`defaults`).
         usage_context = UsageContext[setup.usage_context]
         self._llm = AsyncLLM.from_engine_args(
             args, usage_context=usage_context, stat_loggers=[self._step_logger()]

