@@ -89,7 +89,7 @@ py::dict health_to_python(const GpuHealth& health) {
       continue;
     }
     const double seconds = static_cast<double>(health.wall_ns) / 1e9;
-    sources[kSourceNames[static_cast<std::size_t>(source.source)]] =
+    sources[kSourceNames[index_of(source.source)]] =
         py::dict("state"_a = state_name(source.state), "period_ns"_a = source.period_ns, "calls"_a = source.calls,
                  "errors"_a = source.errors, "last_error"_a = source.last_error,
                  "missed_deadlines"_a = source.missed_deadlines, "cpu_ns"_a = source.cpu_ns,
@@ -146,7 +146,7 @@ class PySampler {
     }
     if (!begun) {
       stop(0);
-      throw std::runtime_error("NVML did not answer within " + std::to_string(limit_ns / 1'000'000'000) + " s");
+      throw no_answer(limit_ns);
     }
   }
 

@@ -4,7 +4,6 @@
 #include <sched.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -13,17 +12,13 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "clock.h"
+
 namespace wattcount::emulator {
 namespace {
 
 constexpr std::uint64_t kMagic = 0x3252'5754'434c'5457ULL;
 constexpr std::int64_t kPatienceNs = 250'000'000;  // longer than a writer is ever off its core
-
-std::int64_t now_ns() {
-  timespec now{};
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return std::int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
-}
 
 [[noreturn]] void fail(const std::string& path, const std::string& what) {
   throw std::runtime_error(path + ": " + what);
@@ -157,9 +152,9 @@ std::vector<LivePoint> LiveReader::fresh(std::int64_t t_ns) {
   }
   const std::uint64_t begun = header.begun.load(std::memory_order_seq_cst);
   if (header.count.load(std::memory_order_acquire) < begun && begun != given_up_) {
-    const std::int64_t give_up_ns = now_ns() + kPatienceNs;
+    const std::int64_t give_up_ns = monotonic_ns() + kPatienceNs;
     while (header.count.load(std::memory_order_acquire) < begun) {
-      if (now_ns() > give_up_ns) {
+      if (monotonic_ns() > give_up_ns) {
         given_up_ = begun;  // the writer died in the middle of this point
         break;
       }

@@ -15,6 +15,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstdio>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -59,6 +60,11 @@ class Gpu {
   Sensors sensors;
   std::optional<LiveReader> live;
 
+  std::string bus_id() const {
+    char text[32];
+    std::snprintf(text, sizeof text, "00000000:%02X:00.0", static_cast<unsigned int>(index + 1));
+    return text;
+  }
   double power_limit_w() const {
     const std::uint32_t set_mw = settings->power_limit_mw.load();
     return set_mw != 0 ? set_mw * 1e-3 : configured_limit_w;

@@ -152,25 +152,20 @@ void Library::check(Return code, const char* function) const {
 
 std::string Library::driver_version() const {
   std::array<char, kTextBytes> text{};
-  const auto get = functions_.SystemGetDriverVersion;
-  check(get != nullptr ? get(text.data(), text.size()) : kErrorFunctionNotFound, "nvmlSystemGetDriverVersion");
+  check(ask(functions_.SystemGetDriverVersion, text.data(), text.size()), "nvmlSystemGetDriverVersion");
   return text.data();
 }
 
 std::string Library::nvml_version() const {
   std::array<char, kTextBytes> text{};
-  const auto get = functions_.SystemGetNVMLVersion;
-  check(get != nullptr ? get(text.data(), text.size()) : kErrorFunctionNotFound, "nvmlSystemGetNVMLVersion");
+  check(ask(functions_.SystemGetNVMLVersion, text.data(), text.size()), "nvmlSystemGetNVMLVersion");
   return text.data();
 }
 
 std::optional<int> Library::cuda_driver_version() const {
   int version = 0;
-  const auto get = functions_.SystemGetCudaDriverVersion;
-  if (get == nullptr || get(&version) != kSuccess) {
-    return std::nullopt;
-  }
-  return version;
+  const bool told = ask(functions_.SystemGetCudaDriverVersion, &version) == kSuccess;
+  return told ? std::optional(version) : std::nullopt;
 }
 
 unsigned int Library::device_count() const {
@@ -205,23 +200,23 @@ std::vector<std::pair<std::string, Fact>> Library::device_info(const std::string
 
   const auto text = [&](const char* name, Return (*get)(Device, char*, unsigned int)) {
     std::array<char, kTextBytes> buffer{};
-    const bool told = get != nullptr && get(dev, buffer.data(), buffer.size()) == kSuccess;
+    const bool told = ask(get, dev, buffer.data(), buffer.size()) == kSuccess;
     facts.emplace_back(name, told ? Fact(std::string(buffer.data())) : Fact());
   };
   const auto number = [&](const char* name, Return (*get)(Device, unsigned int*)) {
     unsigned int value = 0;
-    const bool told = get != nullptr && get(dev, &value) == kSuccess;
+    const bool told = ask(get, dev, &value) == kSuccess;
     facts.emplace_back(name, told ? Fact(static_cast<std::int64_t>(value)) : Fact());
   };
   const auto by_kind = [&](const char* name, Return (*get)(Device, int, unsigned int*), int kind) {
     unsigned int value = 0;
-    const bool told = get != nullptr && get(dev, kind, &value) == kSuccess;
+    const bool told = ask(get, dev, kind, &value) == kSuccess;
     facts.emplace_back(name, told ? Fact(static_cast<std::int64_t>(value)) : Fact());
   };
   const auto two = [&](const char* first, const char* second, Return (*get)(Device, unsigned int*, unsigned int*)) {
     unsigned int a = 0;
     unsigned int b = 0;
-    const bool told = get != nullptr && get(dev, &a, &b) == kSuccess;
+    const bool told = ask(get, dev, &a, &b) == kSuccess;
     facts.emplace_back(first, told ? Fact(static_cast<std::int64_t>(a)) : Fact());
     facts.emplace_back(second, told ? Fact(static_cast<std::int64_t>(b)) : Fact());
   };
@@ -235,14 +230,14 @@ std::vector<std::pair<std::string, Fact>> Library::device_info(const std::string
   text("inforom_version", f.DeviceGetInforomImageVersion);
   {
     PciInfo pci{};
-    const bool told = f.DeviceGetPciInfo != nullptr && f.DeviceGetPciInfo(dev, &pci) == kSuccess;
+    const bool told = ask(f.DeviceGetPciInfo, dev, &pci) == kSuccess;
     facts.emplace_back("pci_bus_id", told ? Fact(std::string(pci.bus_id)) : Fact());
     facts.emplace_back("pci_device_id", told ? Fact(static_cast<std::int64_t>(pci.pci_device_id)) : Fact());
     facts.emplace_back("pci_subsystem_id", told ? Fact(static_cast<std::int64_t>(pci.pci_subsystem_id)) : Fact());
   }
   {
     Memory memory{};
-    const bool told = f.DeviceGetMemoryInfo != nullptr && f.DeviceGetMemoryInfo(dev, &memory) == kSuccess;
+    const bool told = ask(f.DeviceGetMemoryInfo, dev, &memory) == kSuccess;
     facts.emplace_back("memory_total_bytes", told ? Fact(static_cast<std::int64_t>(memory.total)) : Fact());
     facts.emplace_back("memory_free_bytes", told ? Fact(static_cast<std::int64_t>(memory.free)) : Fact());
   }
@@ -263,8 +258,7 @@ std::vector<std::pair<std::string, Fact>> Library::device_info(const std::string
   {
     int major = 0;
     int minor = 0;
-    const auto get = f.DeviceGetCudaComputeCapability;
-    const bool told = get != nullptr && get(dev, &major, &minor) == kSuccess;
+    const bool told = ask(f.DeviceGetCudaComputeCapability, dev, &major, &minor) == kSuccess;
     facts.emplace_back("compute_capability",
                        told ? Fact(std::to_string(major) + "." + std::to_string(minor)) : Fact());
   }
@@ -273,13 +267,12 @@ std::vector<std::pair<std::string, Fact>> Library::device_info(const std::string
 
 std::vector<ComputeProcess> Library::compute_processes(const std::string& uuid) const {
   const Device dev = device(uuid);
-  const auto get = functions_.DeviceGetComputeRunningProcesses;
   std::vector<ProcessInfo> infos(64);
   unsigned int count = 0;
-  Return code = kErrorFunctionNotFound;
-  for (int attempt = 0; get != nullptr && attempt < 4; ++attempt) {
+  Return code = kSuccess;
+  for (int attempt = 0; attempt < 4; ++attempt) {
     count = static_cast<unsigned int>(infos.size());
-    code = get(dev, &count, infos.data());
+    code = ask(functions_.DeviceGetComputeRunningProcesses, dev, &count, infos.data());
     if (code != kErrorInsufficientSize) {
       break;
     }
@@ -296,22 +289,18 @@ std::vector<ComputeProcess> Library::compute_processes(const std::string& uuid) 
 
 std::vector<unsigned int> Library::supported_sm_clocks_mhz(const std::string& uuid) const {
   const Device dev = device(uuid);
-  const auto get_memory = functions_.DeviceGetSupportedMemoryClocks;
-  const auto get = functions_.DeviceGetSupportedGraphicsClocks;
-  if (get_memory == nullptr || get == nullptr) {
-    return {};
-  }
   constexpr unsigned int kMost = 1024;
   std::vector<unsigned int> memory(kMost);
   unsigned int count = kMost;
-  if (get_memory(dev, &count, memory.data()) != kSuccess || count == 0) {
+  if (ask(functions_.DeviceGetSupportedMemoryClocks, dev, &count, memory.data()) != kSuccess || count == 0) {
     return {};
   }
   memory.resize(std::min(count, kMost));
   // Under load a GPU is in the state with its highest memory clock.
   std::vector<unsigned int> clocks(kMost);
   count = kMost;
-  if (get(dev, *std::max_element(memory.begin(), memory.end()), &count, clocks.data()) != kSuccess) {
+  const unsigned int fastest_mhz = *std::max_element(memory.begin(), memory.end());
+  if (ask(functions_.DeviceGetSupportedGraphicsClocks, dev, fastest_mhz, &count, clocks.data()) != kSuccess) {
     return {};
   }
   clocks.resize(std::min(count, kMost));
@@ -320,19 +309,15 @@ std::vector<unsigned int> Library::supported_sm_clocks_mhz(const std::string& uu
 }
 
 void Library::set_power_limit_mw(const std::string& uuid, unsigned int limit_mw) const {
-  const auto set = functions_.DeviceSetPowerManagementLimit;
-  check(set != nullptr ? set(device(uuid), limit_mw) : kErrorFunctionNotFound, "nvmlDeviceSetPowerManagementLimit");
+  check(ask(functions_.DeviceSetPowerManagementLimit, device(uuid), limit_mw), "nvmlDeviceSetPowerManagementLimit");
 }
 
 void Library::lock_sm_clock_mhz(const std::string& uuid, unsigned int clock_mhz) const {
-  const auto lock = functions_.DeviceSetGpuLockedClocks;
-  check(lock != nullptr ? lock(device(uuid), clock_mhz, clock_mhz) : kErrorFunctionNotFound,
-        "nvmlDeviceSetGpuLockedClocks");
+  check(ask(functions_.DeviceSetGpuLockedClocks, device(uuid), clock_mhz, clock_mhz), "nvmlDeviceSetGpuLockedClocks");
 }
 
 void Library::unlock_sm_clock(const std::string& uuid) const {
-  const auto reset = functions_.DeviceResetGpuLockedClocks;
-  check(reset != nullptr ? reset(device(uuid)) : kErrorFunctionNotFound, "nvmlDeviceResetGpuLockedClocks");
+  check(ask(functions_.DeviceResetGpuLockedClocks, device(uuid)), "nvmlDeviceResetGpuLockedClocks");
 }
 
 }  // namespace wattcount::nvml

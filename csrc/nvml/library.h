@@ -6,6 +6,7 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -82,6 +83,12 @@ struct Functions {
   Return (*DeviceGetPerformanceState)(Device, unsigned int*) = nullptr;
   Return (*DeviceGetComputeRunningProcesses)(Device, unsigned int*, ProcessInfo*) = nullptr;
 };
+
+// Calls a function of the table. One that this library lacks answers as NVML does for a function that it does not know.
+template <typename... Parameters>
+Return ask(Return (*function)(Parameters...), std::type_identity_t<Parameters>... arguments) {
+  return function != nullptr ? function(arguments...) : kErrorFunctionNotFound;
+}
 
 // A fact NVML told of a device; nothing where it did not.
 using Fact = std::variant<std::monostate, std::int64_t, std::string>;

@@ -27,6 +27,7 @@ enum class Source : std::uint16_t {
   kRealtime = 15,
 };
 constexpr std::size_t kSourceCount = 16;
+constexpr std::size_t index_of(Source source) { return static_cast<std::size_t>(source); }
 
 constexpr std::array<const char*, kSourceCount> kSourceNames = {
     "energy_counter",     "power_average", "power_instant",    "power_usage",

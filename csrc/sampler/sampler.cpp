@@ -2,7 +2,6 @@
 
 #include <pthread.h>
 #include <signal.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -18,65 +17,37 @@ using nvml::kSuccess;
 
 constexpr std::int64_t kMaxBackoffNs = 5'000'000'000;
 constexpr std::int64_t kLostRetryNs = 1'000'000'000;
-constexpr std::int64_t kClockStepNs = 50'000'000;  // slewing moves the wall clock far less between two drains
-constexpr std::int64_t kClockStepMemoryNs = 5'000'000'000;  // longer than a ring
-constexpr std::size_t kRingGaps = 4;  // between samples of the ring: the fewest to tell its period from
 constexpr std::size_t kChunkEvents = 8192;  // reserved ahead, so that the hot path does not allocate
-
-std::int64_t clock_ns(clockid_t clock) {
-  timespec now{};
-  clock_gettime(clock, &now);
-  return std::int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
-}
 
 std::chrono::steady_clock::time_point at(std::int64_t t_ns) {
   return std::chrono::steady_clock::time_point{std::chrono::nanoseconds(t_ns)};
 }
 
-bool never_will_work(int code) {
-  return code == nvml::kErrorNotSupported || code == nvml::kErrorFunctionNotFound ||
-         code == nvml::kErrorInvalidArgument || code == nvml::kErrorNoPermission;
-}
-
-std::int64_t to_int64(const nvml::Value& value, int type) {
-  switch (type) {
-    case nvml::kDouble:
-      return static_cast<std::int64_t>(value.d);
-    case nvml::kUnsignedInt:
-      return value.ui;
-    case nvml::kUnsignedLong:
-      return static_cast<std::int64_t>(value.ul);
-    case nvml::kSignedInt:
-      return value.si;
-    case nvml::kUnsignedShort:
-      return value.us;
-    default:
-      return static_cast<std::int64_t>(value.ull);
+// The same for the sampler of one GPU and that of several.
+template <typename Any>
+void start_within(Any& sampler, std::int64_t limit_ns) {
+  sampler.begin();
+  if (!sampler.wait_begun(monotonic_ns() + limit_ns)) {
+    sampler.stop(0);
+    throw no_answer(limit_ns);
   }
 }
 
-// Measures one NVML call: CLOCK_MONOTONIC around it and the thread's CPU time inside.
-class CallTimer {
- public:
-  CallTimer() : cpu0_ns_(clock_ns(CLOCK_THREAD_CPUTIME_ID)), t0_ns(monotonic_ns()) {}
-  void end() {
-    t1_ns = monotonic_ns();
-    cpu_ns = clock_ns(CLOCK_THREAD_CPUTIME_ID) - cpu0_ns_;
+template <typename Any>
+bool stop_within(Any& sampler, std::int64_t limit_ns) {
+  sampler.request_stop();
+  if (sampler.wait_stopped(monotonic_ns() + limit_ns)) {
+    return true;
   }
-
- private:
-  std::int64_t cpu0_ns_;
-
- public:
-  std::int64_t t0_ns;
-  std::int64_t t1_ns = 0;
-  std::int64_t cpu_ns = 0;
-};
+  sampler.give_up();
+  return false;
+}
 
 }  // namespace
 
-std::int64_t monotonic_ns() { return clock_ns(CLOCK_MONOTONIC); }
-std::int64_t realtime_ns() { return clock_ns(CLOCK_REALTIME); }
+std::runtime_error no_answer(std::int64_t limit_ns) {
+  return std::runtime_error("NVML did not answer within " + std::to_string(limit_ns / 1'000'000'000) + " s");
+}
 
 GpuSampler::GpuSampler(const nvml::Functions& functions, nvml::Device device, std::string uuid,
                        std::uint16_t gpu, const SamplingPlan& plan)
@@ -92,10 +63,11 @@ GpuSampler::GpuSampler(const nvml::Functions& functions, nvml::Device device, st
   add(&GpuSampler::read_fields, plan.power_period_ns, {Source::kPowerAverage, Source::kPowerInstant});
   add(&GpuSampler::read_simple, plan.power_period_ns, {Source::kPowerUsage});
   add(&GpuSampler::read_ring, plan.samples_period_ns, {Source::kPowerSamples});
-  for (const Source source : {Source::kTemperatureGpu, Source::kClockSm, Source::kClockMemory,
-                              Source::kClockEventReasons, Source::kPowerLimit}) {
+  for (const Source source : {Source::kTemperatureGpu, Source::kClockSm, Source::kClockMemory}) {
     add(&GpuSampler::read_simple, plan.status_period_ns, {source});
   }
+  add(&GpuSampler::read_event_reasons, plan.status_period_ns, {Source::kClockEventReasons});
+  add(&GpuSampler::read_simple, plan.status_period_ns, {Source::kPowerLimit});
   add(&GpuSampler::read_memory_temperature, plan.status_period_ns, {Source::kTemperatureMemory});
   add(&GpuSampler::read_utilization, plan.status_period_ns, {Source::kUtilizationGpu, Source::kUtilizationMemory});
   add(&GpuSampler::read_memory, plan.status_period_ns, {Source::kMemoryUsed});
@@ -109,7 +81,7 @@ GpuSampler::GpuSampler(const nvml::Functions& functions, nvml::Device device, st
   }
   for (const Call& call : calls_) {
     for (const Source source : call.sources) {
-      health_.sources[static_cast<std::size_t>(source)].period_ns = call.period_ns;
+      health_.sources[index_of(source)].period_ns = call.period_ns;
     }
   }
   events_.reserve(std::min(kChunkEvents, plan_.capacity_events));
@@ -131,22 +103,9 @@ GpuSampler::~GpuSampler() {
 
 bool GpuSampler::in_forked_child() const { return getpid() != owner_pid_; }
 
-void GpuSampler::start(std::int64_t limit_ns) {
-  begin();
-  if (!wait_begun(monotonic_ns() + limit_ns)) {
-    stop(0);
-    throw std::runtime_error("NVML did not answer within " + std::to_string(limit_ns / 1'000'000'000) + " s");
-  }
-}
+void GpuSampler::start(std::int64_t limit_ns) { start_within(*this, limit_ns); }
 
-bool GpuSampler::stop(std::int64_t limit_ns) {
-  request_stop();
-  if (wait_stopped(monotonic_ns() + limit_ns)) {
-    return true;
-  }
-  give_up();
-  return false;
-}
+bool GpuSampler::stop(std::int64_t limit_ns) { return stop_within(*this, limit_ns); }
 
 void GpuSampler::begin() {
   if (in_forked_child()) {
@@ -277,7 +236,7 @@ void GpuSampler::run() {
 
 void GpuSampler::place_deadlines() {
   // Field 185 is what GetPowerUsage returns where there is one: no need to ask twice as often as news comes.
-  const Track& average = tracks_[static_cast<std::size_t>(Source::kPowerAverage)];
+  const Track& average = tracks_[index_of(Source::kPowerAverage)];
   const std::int64_t now = monotonic_ns();
   std::int64_t stagger = 0;
   for (Call& call : calls_) {
@@ -285,7 +244,7 @@ void GpuSampler::place_deadlines() {
         average.nvml_return == kSuccess) {
       call.period_ns = plan_.status_period_ns;
       const std::lock_guard<std::mutex> lock(mutex_);
-      health_.sources[static_cast<std::size_t>(Source::kPowerUsage)].period_ns = call.period_ns;
+      health_.sources[index_of(Source::kPowerUsage)].period_ns = call.period_ns;
     }
     // Spread over the period, so that the slow sources do not all come at once.
     stagger += 61'000'000;
@@ -352,7 +311,7 @@ void GpuSampler::perform(Call& call, std::int64_t now_ns) {
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     for (const Source source : call.sources) {
-      health_.sources[static_cast<std::size_t>(source)].lateness_ns.add(now_ns - call.deadline_ns);
+      health_.sources[index_of(source)].lateness_ns.add(now_ns - call.deadline_ns);
     }
   }
   worst_return_ = kSuccess;
@@ -381,311 +340,8 @@ void GpuSampler::perform(Call& call, std::int64_t now_ns) {
     const std::lock_guard<std::mutex> lock(mutex_);
     health_.missed_deadlines += static_cast<std::uint64_t>(skipped);
     for (const Source source : call.sources) {
-      health_.sources[static_cast<std::size_t>(source)].missed_deadlines += static_cast<std::uint64_t>(skipped);
+      health_.sources[index_of(source)].missed_deadlines += static_cast<std::uint64_t>(skipped);
     }
-  }
-}
-
-void GpuSampler::read_counter(Call& call) {
-  unsigned long long energy_mj = 0;
-  CallTimer timer;
-  const auto get = nvml_.DeviceGetTotalEnergyConsumption;
-  const int code = get != nullptr ? get(device_, &energy_mj) : nvml::kErrorFunctionNotFound;
-  timer.end();
-  account(Source::kEnergyCounter, timer.t0_ns, timer.t1_ns, timer.cpu_ns, code);
-  observe(Source::kEnergyCounter, timer.t0_ns, timer.t1_ns, code, static_cast<std::int64_t>(energy_mj), -1);
-  call.disabled = hopeless(call.sources.front(), code);
-}
-
-void GpuSampler::read_fields(Call& call) {
-  std::array<nvml::FieldValue, 2> fields{};
-  fields[0].field_id = nvml::kFieldPowerAverage;
-  fields[1].field_id = nvml::kFieldPowerInstant;
-  CallTimer timer;
-  const auto get = nvml_.DeviceGetFieldValues;
-  const int code = get != nullptr ? get(device_, 2, fields.data()) : nvml::kErrorFunctionNotFound;
-  timer.end();
-  bool any_works = false;
-  bool any_hope = false;
-  for (std::size_t i = 0; i < 2; ++i) {
-    const int field_code = code != kSuccess ? code : fields[i].nvml_return;
-    account(call.sources[i], timer.t0_ns, timer.t1_ns, timer.cpu_ns / 2, field_code);
-    observe(call.sources[i], timer.t0_ns, timer.t1_ns, field_code,
-            field_code == kSuccess ? to_int64(fields[i].value, fields[i].value_type) : 0,
-            field_code == kSuccess && fields[i].timestamp_us > 0 ? fields[i].timestamp_us : -1);
-    any_works = any_works || field_code == kSuccess;
-    any_hope = any_hope || !hopeless(call.sources[i], field_code);
-  }
-  if (any_works) {
-    worst_return_ = kSuccess;  // keep the pace of the field that works
-  }
-  call.disabled = !any_hope;
-}
-
-// Whether asking again is pointless: a GPU that never had this source will not grow it.
-bool GpuSampler::hopeless(Source source, int nvml_return) const {
-  return never_will_work(nvml_return) && !tracks_[static_cast<std::size_t>(source)].worked;
-}
-
-void GpuSampler::read_memory_temperature(Call& call) {
-  nvml::FieldValue field{};
-  field.field_id = nvml::kFieldMemoryTemperature;
-  CallTimer timer;
-  const auto get = nvml_.DeviceGetFieldValues;
-  int code = get != nullptr ? get(device_, 1, &field) : nvml::kErrorFunctionNotFound;
-  timer.end();
-  code = code != kSuccess ? code : field.nvml_return;
-  account(Source::kTemperatureMemory, timer.t0_ns, timer.t1_ns, timer.cpu_ns, code);
-  observe(Source::kTemperatureMemory, timer.t0_ns, timer.t1_ns, code,
-          code == kSuccess ? to_int64(field.value, field.value_type) : 0, -1);
-  call.disabled = hopeless(call.sources.front(), code);
-}
-
-void GpuSampler::read_ring(Call& call) {
-  const auto get = nvml_.DeviceGetSamples;
-  CallTimer timer;
-  const std::int64_t wall_ns = plan_.wall_clock_ns();
-  const std::int64_t paired_ns = monotonic_ns();
-  follow_clock_step(wall_ns, paired_ns);
-  int type = nvml::kUnsignedInt;
-  unsigned int count = 0;
-  int code = get != nullptr ? kSuccess : nvml::kErrorFunctionNotFound;
-  if (code == kSuccess && ring_buffer_.empty()) {
-    code = get(device_, nvml::kTotalPowerSamples, 0, &type, &count, nullptr);
-    if (code == kSuccess || code == nvml::kErrorInsufficientSize) {
-      ring_buffer_.resize(std::max<std::size_t>(2 * std::size_t{count}, 256));
-      code = kSuccess;
-    }
-  }
-  if (code == kSuccess) {
-    count = static_cast<unsigned int>(ring_buffer_.size());
-    code = get(device_, nvml::kTotalPowerSamples, ring_last_us_, &type, &count, ring_buffer_.data());
-    if (code == nvml::kErrorInsufficientSize) {
-      ring_buffer_.resize(2 * ring_buffer_.size());
-      count = static_cast<unsigned int>(ring_buffer_.size());
-      code = get(device_, nvml::kTotalPowerSamples, ring_last_us_, &type, &count, ring_buffer_.data());
-    }
-  }
-  timer.end();
-  // Nothing new since the last drain is not an error.
-  const bool nothing_new = (code == nvml::kErrorNotFound || code == nvml::kErrorNoData) && ring_last_us_ != 0;
-  account(Source::kPowerSamples, timer.t0_ns, timer.t1_ns, timer.cpu_ns, nothing_new ? kSuccess : code);
-  Track& track = tracks_[static_cast<std::size_t>(Source::kPowerSamples)];
-  if (nothing_new) {
-    worst_return_ = kSuccess;
-    return;
-  }
-  if (code != kSuccess) {
-    observe(Source::kPowerSamples, timer.t0_ns, timer.t1_ns, code, 0, -1);
-    call.disabled = hopeless(call.sources.front(), code);
-    return;
-  }
-  {
-    Event pair{-1, timer.t0_ns, paired_ns, -1, wall_ns, kSuccess,
-               static_cast<std::uint16_t>(Source::kRealtime), gpu_};
-    push(pair);
-  }
-  auto* const first = ring_buffer_.data();
-  auto* const last = first + std::min<std::size_t>(count, ring_buffer_.size());
-  std::sort(first, last, [](const nvml::Sample& a, const nvml::Sample& b) { return a.timestamp_us < b.timestamp_us; });
-  const unsigned long long seen_before = ring_last_us_;
-  std::vector<std::int64_t> gaps;
-  for (auto* sample = first; sample != last; ++sample) {
-    if (sample->timestamp_us <= ring_last_us_ || sample->timestamp_us > ring_ignore_above_us_) {
-      continue;
-    }
-    if (sample != first) {
-      gaps.push_back(static_cast<std::int64_t>(sample->timestamp_us - (sample - 1)->timestamp_us));
-    }
-    ring_last_us_ = sample->timestamp_us;
-    const Event event{ring_last_t0_ns_, timer.t0_ns, timer.t1_ns, static_cast<std::int64_t>(sample->timestamp_us),
-                      to_int64(sample->value, type), kSuccess, static_cast<std::uint16_t>(Source::kPowerSamples), gpu_};
-    push(event);
-    track.value = event.value;
-  }
-  ring_last_t0_ns_ = timer.t0_ns;
-  track.seen = true;
-  track.worked = true;
-  track.nvml_return = kSuccess;
-  const std::lock_guard<std::mutex> lock(mutex_);
-  LatestValue& latest = latest_[static_cast<std::size_t>(Source::kPowerSamples)];
-  latest = {true, track.value, timer.t1_ns};
-  for (const std::int64_t gap_us : gaps) {
-    health_.sources[static_cast<std::size_t>(Source::kPowerSamples)].news_ns.add(gap_us * 1000);
-  }
-  const auto count_seen = static_cast<std::uint64_t>(last - first);
-  const bool deeper = count_seen > health_.ring_depth;
-  if (health_.ring_period_us == 0) {
-    ring_gaps_us_.insert(ring_gaps_us_.end(), gaps.begin(), gaps.end());
-    if (ring_gaps_us_.size() >= kRingGaps) {
-      const auto middle = ring_gaps_us_.begin() + static_cast<std::ptrdiff_t>(ring_gaps_us_.size() / 2);
-      std::nth_element(ring_gaps_us_.begin(), middle, ring_gaps_us_.end());
-      health_.ring_period_us = *middle;
-    }
-  }
-  if (health_.ring_period_us == 0) {
-    return;  // too few samples yet to tell anything of the ring
-  }
-  if (seen_before != 0 && count_seen >= health_.ring_depth && first != last) {
-    // A full ring that does not reach back to what was seen before. Of one that was never known to be full, a single
-    // lost slot looks the same.
-    const auto missing_us = static_cast<std::int64_t>(first->timestamp_us - seen_before);
-    health_.ring_overflows += first->timestamp_us > seen_before && 2 * missing_us > (deeper ? 6 : 3) * health_.ring_period_us ? 1 : 0;
-  }
-  if (deeper) {
-    // The fuller a ring was found, the better its depth is known, and how soon the next drain is due.
-    health_.ring_depth = count_seen;
-    const std::int64_t half_full_ns = static_cast<std::int64_t>(health_.ring_depth) * health_.ring_period_us * 500;
-    call.period_ns = std::max<std::int64_t>(1'000'000, std::min(plan_.samples_period_ns, half_full_ns));
-    health_.sources[static_cast<std::size_t>(Source::kPowerSamples)].period_ns = call.period_ns;
-  }
-}
-
-// The ring's stamps follow the wall clock. When that is set back, what comes next is stamped earlier than what was
-// seen last, and asking for later samples would get none until the clock is there again: start over from now. For a
-// while the ring still holds samples from before, which then lie in the future.
-void GpuSampler::follow_clock_step(std::int64_t wall_ns, std::int64_t now_ns) {
-  const std::int64_t offset_ns = wall_ns - now_ns;
-  const auto now_us = static_cast<unsigned long long>(wall_ns / 1000);
-  if (ring_last_us_ > now_us && offset_ns - ring_clock_offset_ns_ < -kClockStepNs) {
-    ring_last_us_ = now_us;
-    ring_stepped_ns_ = now_ns;
-  }
-  ring_ignore_above_us_ = now_ns - ring_stepped_ns_ < kClockStepMemoryNs ? now_us : ~0ULL;
-  ring_clock_offset_ns_ = offset_ns;
-}
-
-void GpuSampler::read_utilization(Call& call) {
-  nvml::Utilization utilization{};
-  CallTimer timer;
-  const auto get = nvml_.DeviceGetUtilizationRates;
-  const int code = get != nullptr ? get(device_, &utilization) : nvml::kErrorFunctionNotFound;
-  timer.end();
-  account(Source::kUtilizationGpu, timer.t0_ns, timer.t1_ns, timer.cpu_ns, code);
-  observe(Source::kUtilizationGpu, timer.t0_ns, timer.t1_ns, code, utilization.gpu, -1);
-  observe(Source::kUtilizationMemory, timer.t0_ns, timer.t1_ns, code, utilization.memory, -1);
-  call.disabled = hopeless(call.sources.front(), code);
-}
-
-void GpuSampler::read_memory(Call& call) {
-  nvml::Memory memory{};
-  CallTimer timer;
-  const auto get = nvml_.DeviceGetMemoryInfo;
-  const int code = get != nullptr ? get(device_, &memory) : nvml::kErrorFunctionNotFound;
-  timer.end();
-  account(Source::kMemoryUsed, timer.t0_ns, timer.t1_ns, timer.cpu_ns, code);
-  observe(Source::kMemoryUsed, timer.t0_ns, timer.t1_ns, code, static_cast<std::int64_t>(memory.used), -1);
-  call.disabled = hopeless(call.sources.front(), code);
-}
-
-void GpuSampler::read_processes(Call& call) {
-  std::array<nvml::ProcessInfo, 64> infos{};
-  auto count = static_cast<unsigned int>(infos.size());
-  CallTimer timer;
-  const auto get = nvml_.DeviceGetComputeRunningProcesses;
-  int code = get != nullptr ? get(device_, &count, infos.data()) : nvml::kErrorFunctionNotFound;
-  timer.end();
-  if (code == nvml::kErrorInsufficientSize) {
-    code = kSuccess;  // `count` says how many there are
-  }
-  account(Source::kComputeProcesses, timer.t0_ns, timer.t1_ns, timer.cpu_ns, code);
-  observe(Source::kComputeProcesses, timer.t0_ns, timer.t1_ns, code, count, -1);
-  call.disabled = hopeless(call.sources.front(), code);
-}
-
-void GpuSampler::read_simple(Call& call) {
-  const Source source = call.sources.front();
-  unsigned int value = 0;
-  unsigned long long wide = 0;
-  int code = nvml::kErrorFunctionNotFound;
-  const nvml::Functions& f = nvml_;
-  CallTimer timer;
-  switch (source) {
-    case Source::kPowerUsage:
-      code = f.DeviceGetPowerUsage != nullptr ? f.DeviceGetPowerUsage(device_, &value) : code;
-      break;
-    case Source::kTemperatureGpu:
-      code = f.DeviceGetTemperature != nullptr ? f.DeviceGetTemperature(device_, nvml::kTemperatureGpu, &value) : code;
-      break;
-    case Source::kClockSm:
-      code = f.DeviceGetClockInfo != nullptr ? f.DeviceGetClockInfo(device_, nvml::kClockSm, &value) : code;
-      break;
-    case Source::kClockMemory:
-      code = f.DeviceGetClockInfo != nullptr ? f.DeviceGetClockInfo(device_, nvml::kClockMemory, &value) : code;
-      break;
-    case Source::kPowerLimit:
-      code = f.DeviceGetEnforcedPowerLimit != nullptr ? f.DeviceGetEnforcedPowerLimit(device_, &value) : code;
-      break;
-    case Source::kClockEventReasons:
-      code = f.DeviceGetCurrentClocksEventReasons != nullptr ? f.DeviceGetCurrentClocksEventReasons(device_, &wide) : code;
-      break;
-    default:
-      break;
-  }
-  timer.end();
-  const auto number = source == Source::kClockEventReasons ? static_cast<std::int64_t>(wide) : std::int64_t{value};
-  account(source, timer.t0_ns, timer.t1_ns, timer.cpu_ns, code);
-  observe(source, timer.t0_ns, timer.t1_ns, code, number, -1);
-  call.disabled = hopeless(call.sources.front(), code);
-}
-
-// Keeps an observation if it is a change of value or return code, was asked for, or a heartbeat is due.
-void GpuSampler::observe(Source source, std::int64_t t0_ns, std::int64_t t1_ns, int nvml_return, std::int64_t value,
-                         std::int64_t source_ts_us) {
-  Track& track = tracks_[static_cast<std::size_t>(source)];
-  if (nvml_return != kSuccess) {
-    worst_return_ = nvml_return;
-    value = 0;
-  }
-  const bool changed = !track.seen || track.value != value || track.nvml_return != nvml_return;
-  if (changed || keep_unchanged_ || t0_ns - track.emitted_ns >= plan_.heartbeat_ns) {
-    push(Event{track.last_same_t0_ns, t0_ns, t1_ns, source_ts_us, value, nvml_return,
-               static_cast<std::uint16_t>(source), gpu_});
-    track.emitted_ns = t0_ns;
-  }
-  const bool news = track.worked && track.nvml_return == kSuccess && nvml_return == kSuccess && track.value != value;
-  const std::int64_t since_ns = news && track.changed_ns >= 0 ? t0_ns - track.changed_ns : -1;
-  // What interrupts the source interrupts the count, too.
-  track.changed_ns = news ? t0_ns : (nvml_return == kSuccess ? track.changed_ns : -1);
-  track.seen = true;
-  track.worked = track.worked || nvml_return == kSuccess;
-  track.value = value;
-  track.nvml_return = nvml_return;
-  // A call that fails tells nothing of the value: it may have changed before it.
-  track.last_same_t0_ns = nvml_return == kSuccess ? t0_ns : track.last_same_t0_ns;
-  const std::lock_guard<std::mutex> lock(mutex_);
-  if (since_ns >= 0) {
-    health_.sources[static_cast<std::size_t>(source)].news_ns.add(since_ns);
-  }
-  LatestValue& latest = latest_[static_cast<std::size_t>(source)];
-  latest = {nvml_return == kSuccess, value, t1_ns};
-  if (nvml_return == nvml::kErrorGpuIsLost) {
-    health_.lost = true;
-  }
-}
-
-void GpuSampler::push(const Event& event) {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  if (events_.size() >= plan_.capacity_events) {
-    ++health_.dropped_events;
-    return;
-  }
-  events_.push_back(event);
-  ++health_.events;
-}
-
-void GpuSampler::account(Source source, std::int64_t t0_ns, std::int64_t t1_ns, std::int64_t cpu_ns, int nvml_return) {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  SourceHealth& health = health_.sources[static_cast<std::size_t>(source)];
-  ++health.calls;
-  health.cpu_ns += cpu_ns;
-  health.call_ns.add(t1_ns - t0_ns);
-  if (nvml_return == kSuccess) {
-    health.state = SourceState::kOk;
-  } else {
-    ++health.errors;
-    health.last_error = nvml_return;
-    health.state = hopeless(source, nvml_return) ? SourceState::kUnsupported : SourceState::kFailing;
   }
 }
 
@@ -736,22 +392,9 @@ Sampler::~Sampler() {
   }
 }
 
-void Sampler::start(std::int64_t limit_ns) {
-  begin();
-  if (!wait_begun(monotonic_ns() + limit_ns)) {
-    stop(0);
-    throw std::runtime_error("NVML did not answer within " + std::to_string(limit_ns / 1'000'000'000) + " s");
-  }
-}
+void Sampler::start(std::int64_t limit_ns) { start_within(*this, limit_ns); }
 
-bool Sampler::stop(std::int64_t limit_ns) {
-  request_stop();
-  if (wait_stopped(monotonic_ns() + limit_ns)) {
-    return true;
-  }
-  give_up();
-  return false;
-}
+bool Sampler::stop(std::int64_t limit_ns) { return stop_within(*this, limit_ns); }
 
 void Sampler::begin() {
   for (std::size_t i = 0; i < gpus_.size(); ++i) {

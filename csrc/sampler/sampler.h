@@ -15,20 +15,20 @@
 #include <array>
 #include <condition_variable>
 #include <cstdint>
+#include <initializer_list>
 #include <memory>
 #include <mutex>
+#include <stdexcept>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "clock.h"
 #include "nvml/library.h"
 #include "sampler/event.h"
 #include "sampler/histogram.h"
 
 namespace wattcount {
-
-std::int64_t monotonic_ns();
-std::int64_t realtime_ns();
 
 struct SamplingPlan {
   std::int64_t energy_counter_period_ns = 1'009'000'000;
@@ -43,6 +43,8 @@ struct SamplingPlan {
 
 constexpr std::int64_t kStartLimitNs = 30'000'000'000;  // of the first read: 14 calls of up to 71 ms on an H200
 constexpr std::int64_t kStopLimitNs = 5'000'000'000;    // of the call under way and the last read
+
+std::runtime_error no_answer(std::int64_t limit_ns);  // NVML did not answer within the limit
 
 enum class SourceState { kUnknown, kOk, kUnsupported, kFailing };
 
@@ -127,6 +129,8 @@ class GpuSampler {
     std::int64_t changed_ns = -1;
   };
 
+  class CallTimer;
+
   void run();
   void sample();
   void read_all();
@@ -139,13 +143,14 @@ class GpuSampler {
   void read_utilization(Call& call);
   void read_memory(Call& call);
   void read_processes(Call& call);
+  void read_event_reasons(Call& call);
   void read_simple(Call& call);
-  void observe(Source source, std::int64_t t0_ns, std::int64_t t1_ns, int nvml_return, std::int64_t value,
-               std::int64_t source_ts_us);
+  void keep(Call& call, const CallTimer& timer, int nvml_return, std::initializer_list<std::int64_t> values);
+  void observe(Source source, const CallTimer& timer, int nvml_return, std::int64_t value, std::int64_t source_ts_us);
   bool hopeless(Source source, int nvml_return) const;
   void follow_clock_step(std::int64_t wall_ns, std::int64_t now_ns);
   void push(const Event& event);
-  void account(Source source, std::int64_t t0_ns, std::int64_t t1_ns, std::int64_t cpu_ns, int nvml_return);
+  void account(Source source, const CallTimer& timer, std::int64_t cpu_ns, int nvml_return);
   bool in_forked_child() const;
 
   const nvml::Functions& nvml_;

@@ -140,7 +140,7 @@ std::vector<Event> of(const std::vector<Event>& events, Source source) {
 }
 
 const SourceHealth& health_of(const GpuHealth& health, Source source) {
-  return health.sources[static_cast<std::size_t>(source)];
+  return health.sources[index_of(source)];
 }
 
 // Waits until a source was read so many times more.
