@@ -35,6 +35,9 @@ WIDEN_SDS = 2.5
 WIDEN_SHARE = 1 / 3
 """Standard uncertainty of such a step's energy, as a share of the difference: the counter may be the wrong one, but seldom is. Three
 95 % intervals then hold twice the difference."""
+UNTOLD_SHARE = 1 / 6
+"""Standard uncertainty of one step in each interval of a trace with faults [share of the largest difference that widens nothing,
+`WIDEN_SDS`]. Derived: three 95 % intervals of it alone, 3 x 1.96 / 6, hold that difference."""
 LONG_GAP_NS = 70_000_000
 """Gap in a power source that is bridged and not seen: what was drawn in it is unknown."""
 UNSEEN_S = 0.3
@@ -78,6 +81,11 @@ class Steps:
         """Standard uncertainty of each step by its difference: 0 where chance explains it and the step was seen whole."""
         usual = self.whole & (np.abs(self.off_j) < WIDEN_SDS * self.sd_j)
         return np.where(usual, 0.0, WIDEN_SHARE * np.abs(self.off_j))
+
+    @property
+    def untold_j(self) -> Floats:
+        """Standard uncertainty of each step by what may be wrong with it and pass for chance."""
+        return UNTOLD_SHARE * WIDEN_SDS * self.sd_j
 
 
 def check_steps(

@@ -74,6 +74,10 @@ less than half, by a margin."""
 SETTLED_DOUBT = 0.25
 """Largest standard deviation of the samples' energy at which joules may settle which tick a read saw [counter's step].
 Chosen: then two ticks are four standard deviations apart."""
+SETTLED_APART = 1.0
+"""Largest difference of the joules between two ticks by counter and by samples, with which they settle the reads between
+[counter's step]. Chosen: with more, the counter lost or gained joules between the two, and each read would take up a part.
+"""
 STARTS_NS: Floats = np.asarray(np.arange(-30e6, 20e6 + 1, 5e5), np.float64)
 """Times at which a tick may begin to show, against the fitted phase [ns]. Chosen: more than the 20 ms of an H200 on either
 side."""
@@ -137,6 +141,7 @@ class Counter:
     shape_lag_ns        by how much the power source trails true time
     alignment_sd_ns     standard deviation of an error in true time that all ticks and the power source share
     timescale_sd        relative standard deviation of the time between ticks: the counter's clock against this one
+    left_out            reads and ticks that do not fit those around them
     """
 
     ticks_ns: Ints
@@ -147,6 +152,7 @@ class Counter:
     shape_lag_ns: float
     alignment_sd_ns: float
     timescale_sd: float
+    left_out: int
 
 
 def read_counter(
@@ -165,10 +171,11 @@ def read_counter(
     """
     reads = reads[(reads["nvml_return"] == 0) & (reads["value"] > 0)]
     reads = reads[reads["t1_ns"] - reads["t0_ns"] <= LONGEST_CALL_NS]
-    reads = reads[_without_glitches(reads, most_w)]
+    fit = _without_glitches(reads, most_w)
+    reads, left_out = reads[fit], int((~fit).sum())
     if not len(reads):
         nothing = np.empty(0, np.int64)
-        return Counter(nothing, np.empty(0), nothing.reshape(0, 2), None, 0.0, 0.0, 0.0, 0.0)
+        return Counter(nothing, np.empty(0), nothing.reshape(0, 2), None, 0.0, 0.0, 0.0, 0.0, left_out)
     seen_ns = (reads["t0_ns"] + reads["t1_ns"]) // 2
     witnesses = ([] if shape is None else [shape]) + list(others)
     moved_j = np.diff(reads["value"] / 1e3)
@@ -186,6 +193,7 @@ def read_counter(
     keep, energy_j, off_ns = _mended(
         seen_ns - half_ns, energy_j, witnesses, half_ns / 3**0.5, UNKNOWN_LAG_SD_NS
     )
+    left_out += int((~keep).sum())
     reads, seen_ns = reads[keep], seen_ns[keep]
     impossible = ~_fits(np.diff(energy_j[keep]), np.diff(seen_ns), most_w)
     energy_j, jumped_ns = _bridged(seen_ns, energy_j[keep], impossible, shape)
@@ -224,6 +232,7 @@ def read_counter(
     ticks_ns, energy_j = ticks_ns[fresh], energy_j[fresh]
     shifted = [curve.shifted(-round(lag_ns)) for curve in witnesses]
     keep, energy_j, off = _mended(ticks_ns, energy_j, shifted, tick_sd_ns, alignment_sd_ns)
+    left_out += int((~keep).sum())
     ticks_ns = ticks_ns[keep]
     breaks_ns = np.concatenate((breaks_ns, off))
     timescale_sd = min(CLOCK_SD, TICK_ENDS_SD_NS / max(float(ticks_ns[-1] - ticks_ns[0]), 1.0))
@@ -236,6 +245,7 @@ def read_counter(
         lag_ns,
         alignment_sd_ns,
         timescale_sd,
+        left_out,
     )
 
 
@@ -376,6 +386,8 @@ def _numbers(
     inside = (drawn[:, 0] > anchors_j[0]) & (drawn[:, 2] < anchors_j[-1])
     sd_j = np.sqrt(np.abs(left * right) / np.maximum(left + right, 1e-30))[:, 1]
     sure = (off_j.min(axis=1, initial=np.inf) < SETTLED_SHARE * step_j) & (sd_j < SETTLED_DOUBT * step_j)
+    # The difference is the same at each candidate.
+    sure &= np.abs(from_after_j - from_before_j)[:, 1] < SETTLED_APART * step_j
     settled = inside & sure
     number[asked] = candidates[np.arange(len(asked)), best]
     clear[asked] = settled

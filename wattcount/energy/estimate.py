@@ -76,6 +76,9 @@ a square wave of 10 ms on, 10 ms off has up to 1."""
 WIDE_SHARE = 0.03
 """Uncertainty of the method above which an interval says so [share of its energy]. Chosen: well above the 0.1 to 0.5 % of a
 window of seconds."""
+MISPLACED_TICK_S = 0.005
+"""Standard deviation of a tick's place, by the held-out ticks, above which ticks are not where they are taken to be [s]. Measured: up to
+1.7 ms in 151 traces of H100s and H200s; three times that is allowed."""
 COUNTER_STEP_J = 1e-3
 """Resolution of the energy counter [J]. Stated: NVML's unit for it is the millijoule."""
 COUNTER_TICK_S = 0.1
@@ -341,7 +344,13 @@ class EnergyModel:
             return None
         if shape is not None and (np.diff(shape.at(ticks_ns)) <= 0).any():
             return None
-        return Anchored(shape, ticks_ns, energy_j, self.counter, self._witnesses())
+        return Anchored(shape, ticks_ns, energy_j, self.counter, self._witnesses(), faulty=self._faulty)
+
+    @property
+    def _faulty(self) -> bool:
+        """Whether a source was seen to be wrong anywhere in the trace: then what passes for chance may be wrong too."""
+        wrong = set(self._faults) - set(plausible.STANDS_STILL)
+        return bool(wrong) or self.counter.left_out > 0 or len(self.counter.breaks_ns) > 0
 
     def _witnesses(self) -> list[PowerCurve]:
         return ([] if self.shape is None else [self.shape]) + self._others
@@ -454,6 +463,8 @@ class Anchored:
         energy_j: Floats,
         counter: Counter,
         witnesses: Sequence[PowerCurve] = (),
+        *,
+        faulty: bool = False,
     ) -> None:
         self._shape, self._counter = shape, counter
         self.ticks_ns, self.energy_j = ticks_ns, energy_j
@@ -476,6 +487,8 @@ class Anchored:
         )
         widening_j = np.zeros(len(seconds)) if steps is None else steps.widening_j
         self._widened_j2 = np.concatenate(([0.0], np.cumsum(widening_j**2)))
+        faulty = faulty or self.uncertainty.noise.tick_sd_s > MISPLACED_TICK_S
+        self._untold_j = steps.untold_j if faulty and steps is not None else np.zeros(len(seconds))
         self._unseen = np.zeros(len(seconds), bool) if steps is None or shape is None else ~steps.whole
         # Where power was not seen, counter and shape say nothing of each other's scale.
         told = ~self._unseen if not self._unseen.all() else self._unseen
@@ -564,11 +577,22 @@ class Anchored:
         }
 
     def _not_agreed_j(self, start_ns: Ints, end_ns: Ints) -> Floats:
-        """By what the counter's steps differ from the power that was seen: of all steps that an interval meets."""
+        """By what the counter's steps differ from the power that was seen: of all steps that an interval meets.
+
+        In a trace with faults, one of them may be wrong by so little that it passes for chance: the largest that may be counts, and
+        of an interval within one step its share of the step.
+        """
         first = np.clip(np.searchsorted(self.ticks_ns, start_ns, side="right") - 1, 0, len(self.ticks_ns) - 1)
         last = np.clip(np.searchsorted(self.ticks_ns, end_ns, side="left"), 0, len(self.ticks_ns) - 1)
         variance_j2 = self._widened_j2[last] - self._widened_j2[first]
         variance_j2 = variance_j2 + self._misplaced_j(start_ns) ** 2 + self._misplaced_j(end_ns) ** 2
+        if self._untold_j.any() and np.size(first):
+            begin = np.minimum(first, len(self._untold_j) - 1)
+            bounds = np.stack((begin, np.maximum(last, begin + 1)), axis=-1).ravel()
+            # `reduceat` takes no end beyond the last step, and the largest of [begin, end) stands at each even place.
+            largest_j = np.maximum.reduceat(np.append(self._untold_j, 0.0), bounds)[::2]
+            share = np.minimum((end_ns - start_ns) / (self.ticks_ns[begin + 1] - self.ticks_ns[begin]), 1.0)
+            variance_j2 = variance_j2 + (largest_j * share) ** 2
         widened: Floats = np.sqrt(np.maximum(variance_j2, 0.0))
         return widened
 
