@@ -9,6 +9,7 @@ from wattcount.emulation.machine import simulate, virtual_trace
 from wattcount.energy.counter import read_counter
 from wattcount.energy.curve import PowerCurve
 from wattcount.energy.events import EVENT_DTYPE, Source
+from wattcount.energy.trace import PowerTrace
 
 MS = 1_000_000
 S = 1_000_000_000
@@ -169,3 +170,24 @@ def test_another_power_source_is_the_witness_where_the_first_has_a_gap() -> None
     holed = PowerCurve.through(whole.t_ns[hidden], whole.power_at(whole.t_ns[hidden]))
     assert len(read_counter(events, holed, [], 1400.0).breaks_ns) == 0
     assert len(read_counter(events, holed, [whole], 1400.0).breaks_ns) == 1
+
+
+@pytest.mark.parametrize("lost_steps", [0, 3, 5])
+def test_counting_that_was_lost_is_not_shared_out_over_reads_that_are_not_clear(lost_steps: int) -> None:
+    """Each would be taken for the tick before the one that it saw, and no step be off by more than a tick's energy."""
+    rng = np.random.default_rng(9)
+    t_ns, power_w = varied(60, 9)
+    sensors = simulate("h200", t_ns, np.where(t_ns < START_NS + 20 * S, power_w, 94.0), seed=9)
+    trace = virtual_trace("h200", sensors, START_NS, 60.0, seed=9)
+    events = trace.events[trace.events["source"] != Source.ENERGY_COUNTER]
+    ticks_ns = round(true_tick_ns(sensors)) + (np.arange(0, 580, 10) + rng.integers(0, 2, 58)) * 100 * MS
+    clear = (ticks_ns < START_NS + 26 * S) | (ticks_ns > START_NS + 34 * S)
+    ages_ns = np.where(clear, rng.integers(25 * MS, 75 * MS, 58), 10 * MS)
+    reads = np.zeros(len(ticks_ns), EVENT_DTYPE)
+    reads["t0_ns"] = reads["t1_ns"] = ticks_ns + ages_ns
+    reads["prev_t0_ns"], reads["source_ts_us"], reads["source"] = -1, -1, Source.ENERGY_COUNTER
+    reads["value"] = np.round(sensors.counter_j(reads["t0_ns"]) * 1e3)
+    reads["value"][reads["t0_ns"] > START_NS + 30 * S] -= lost_steps * 9_400
+    counter = PowerTrace(trace.gpu_uuids, np.concatenate((events, reads))).model(trace.gpu_uuids[0]).counter
+    assert counter.grid is not None
+    assert len(counter.breaks_ns) == (lost_steps > 0)

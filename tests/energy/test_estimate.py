@@ -529,3 +529,23 @@ def test_one_wrong_sample_in_a_step_of_the_counter_is_in_the_interval() -> None:
         assert estimate.value_j is not None
         assert estimate.u95_method_j is not None
         assert abs(estimate.value_j - true_j) < 3 * estimate.u95_method_j
+
+
+def test_a_fault_anywhere_in_the_trace_widens_what_passes_for_chance_everywhere() -> None:
+    """Samples that stand still, as they do in idle on boards that work, are none."""
+    trace, _ = sampled(*llm_like(60.0), 60.0)
+    ring = np.flatnonzero(trace.events["source"] == Source.POWER_SAMPLES)
+    intervals = [(START_NS + a * S, START_NS + b * S) for a, b in ((30, 30.3), (30, 35), (30, 50))]
+
+    def widths_j(*changed: int, value: int) -> list[float]:
+        events = trace.events.copy()
+        events["value"][ring[list(changed)]] = value
+        model = PowerTrace((GPU,), events).model(GPU)
+        return [model.energy(round(a), round(b)).budget_j["agreement"] for a, b in intervals]
+
+    assert widths_j(value=0) == [0.0, 0.0, 0.0]
+    still = range(500, 520)
+    assert widths_j(*still, value=int(trace.events["value"][ring[500]])) == [0.0, 0.0, 0.0]
+    short, middle, long = widths_j(500, value=0)
+    # One wrong step at most: of a longer interval the largest counts, and no sum.
+    assert 0.0 < short < middle <= long < 2 * middle
