@@ -22,16 +22,13 @@ from pathlib import Path
 
 import numpy as np
 
-from wattcount.metrics import least_squares, transfer
-from wattcount.metrics.attribution import Inputs, attribute_record, read_inputs
-from wattcount.metrics.design import Design, choose_interval_s, interval_edges
-from wattcount.metrics.observations import Requests
-from wattcount.metrics.phase_energy import Attribution, attribute
-from wattcount.metrics.window import Window, phase_window
-from wattcount.metrics.work import TERMS
+from wattcount.metrics import work
+from wattcount.metrics.attribution import Attribution, Inputs, attribute, attribute_record, read_inputs
+from wattcount.metrics.observations import Requests, Window, phase_window
+from wattcount.metrics.work import TERMS, Design, choose_interval_s, interval_edges
 from wattcount.records import Record
 from wattcount.records.schema import Phase
-from wattcount.trend import t_975
+from wattcount.statistics import t_975
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from synthetic_steps import SimulatedEngine
@@ -147,8 +144,8 @@ def against_pure_runs(mixed: list[Run], pure: list[Run]) -> None:
         amounts = np.concatenate([run.amounts for run in runs])
         above_j = np.concatenate([run.above_j for run in runs])
         terms = [term for term in range(len(TERMS)) if amounts[:, term].any()]
-        fit = least_squares.fit(amounts, above_j, terms)
-        reach = transfer.Reach.of(amounts, tuple(run.inputs.clocks.mean_mhz for run in runs))
+        fit = work.fit(amounts, above_j, terms)
+        reach = work.Reach.of(amounts, tuple(run.inputs.clocks.mean_mhz for run in runs))
         fits.append((name, fit, reach))
         t = t_975(max(fit.freedom, 5))
         u95 = t * np.sqrt(np.diag(fit.covariance_j2))
@@ -169,9 +166,9 @@ def against_pure_runs(mixed: list[Run], pure: list[Run]) -> None:
         unit = "prompt token" if is_prefill else "decoded token"
         print(f"{run.name:<50}{f'{1e3 * measured:.2f} +- {1e3 * idle_u95:.2f} / {unit}':>42}")
         for name, fit, reach in fits:
-            told = transfer.extrapolate(fit, run.done)
+            told = work.extrapolate(fit, run.done)
             figures = f"{1e3 * told.value_j / tokens:.2f} +- {1e3 * told.u95_j / tokens:.2f}"
-            refused = transfer.predict(fit, reach, run.done, run.inputs.clocks.mean_mhz)
+            refused = work.predict(fit, reach, run.done, run.inputs.clocks.mean_mhz)
             why = f"   refused: {refused}" if isinstance(refused, str) else ""
             off = 100 * (told.value_j / tokens / measured - 1)
             print(f"{'':<95}{name:<50}{figures:>20} {off:>+8.1f} %{why}")

@@ -49,7 +49,7 @@ from wattcount.emulation.machine import VIRTUAL_REALTIME_OFFSET_NS, profiles, si
 from wattcount.energy.events import EVENT_DTYPE, Source
 from wattcount.energy.trace import PowerTrace
 from wattcount.metrics import compute
-from wattcount.metrics.window import phase_window
+from wattcount.metrics.observations import phase_window
 from wattcount.records import Record, schema
 from wattcount.records.schema import Evidence, Phase, PhaseSpan, RunInfo, Validity
 

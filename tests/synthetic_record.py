@@ -275,3 +275,15 @@ def hash_files(record: Path) -> None:
 def values_of(run: SyntheticRun, folder: Path) -> dict[str, Any]:
     values: dict[str, Any] = metrics_of(run, folder)["metrics"]
     return values
+
+
+def findings_of(run: SyntheticRun, folder: Path) -> dict[str, dict[str, Any]]:
+    """What speaks against the record of `run`, by code; each finding is checked for what all have in common."""
+    content = metrics_of(run, folder)
+    found = {finding["code"]: finding for finding in content["validity"]["findings"]}
+    assert content["validity"]["valid"] == (not any(f["invalidates"] for f in found.values()))
+    for finding in found.values():
+        assert finding["figure"] > finding["limit"]
+        assert finding["message"]
+        assert "\n" not in finding["message"]
+    return found

@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from wattcount.metrics.observations import MISSING, Floats, Ints, Requests
-from wattcount.metrics.window import Window
+from wattcount.metrics.observations import MISSING, Floats, Ints, Requests, Window
 from wattcount.metrics.work import Context, Spans, Work, locate_steps
 
 T0_NS = 1_000_000_000_000_000

@@ -13,6 +13,7 @@ from synthetic_record import (
     BOUNDS_S,
     SyntheticRun,
     at,
+    findings_of,
     metrics_of,
     observation,
     steady_requests,
@@ -215,3 +216,8 @@ sys.stdout.buffer.write(to_bytes(compute(Record.open({str(tmp_path)!r}))))
     )
     assert done.stderr.decode() == ""
     assert done.stdout == here
+
+
+def test_a_clean_run_has_none(tmp_path):
+    processes = [observation("compute_processes", 1, 0), observation("compute_processes", 15, 1)]
+    assert findings_of(SyntheticRun(observations=processes), tmp_path) == {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from synthetic_record import SyntheticRun, request, steady_requests
+from synthetic_record import SyntheticRun, findings_of, request, steady_requests
 
 from wattcount.metrics import compute
 from wattcount.records import Record
@@ -127,3 +127,31 @@ def test_in_flight_counts_each_request_from_send_to_last_token(tmp_path):
     rows += [request(9, 30.0, tokens=11, itl_ms=7000.0)]
     content = content_of(SyntheticRun(requests=rows), tmp_path)
     assert content["metrics"]["window/in_flight_drift_percent"] > 100
+
+
+def test_a_warm_up_that_did_not_settle(tmp_path):
+    warmup = {
+        "settled": False,
+        "seconds": 60.0,
+        "limit_s": 60.0,
+        "unsettled": {"power": -7.5},
+        "needed_s": 3.0,
+    }
+    found = findings_of(SyntheticRun(warmup=warmup), tmp_path)
+    assert found["not_settled"]["figure"] == 7.5
+    assert "scenario.warmup_limit_s" in found["not_settled"]["message"]
+    assert not found["not_settled"]["invalidates"]
+
+
+@pytest.mark.parametrize(("needed_s", "limit"), [(80.0, 80.0), (None, 60.0)])
+def test_a_warm_up_that_ended_before_the_server_had_filled_up(tmp_path, needed_s, limit):
+    warmup = {"settled": False, "seconds": 60.0, "limit_s": 60.0, "unsettled": {}, "needed_s": needed_s}
+    content = compute(Record.open(SyntheticRun(warmup=warmup).write(tmp_path)))
+    (finding,) = content["validity"]["findings"]
+    assert (finding["code"], finding["figure"], finding["limit"]) == ("warmup_too_short", 60.0, limit)
+    assert content["validity"]["valid"]
+
+
+def test_a_warm_up_that_settled_is_no_finding(tmp_path):
+    warmup = {"settled": True, "seconds": 12.0, "limit_s": 60.0, "unsettled": {}, "needed_s": 3.0}
+    assert findings_of(SyntheticRun(warmup=warmup), tmp_path) == {}

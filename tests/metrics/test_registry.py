@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from wattcount.metrics import METRICS, NULL_REASONS, spec
-from wattcount.metrics.registry import ENERGY_SOURCES, POLLED_SOURCES, gpu_energy_key
+from wattcount.metrics import FINDINGS, METRICS, NULL_REASONS, spec
+from wattcount.metrics.energy import gpu_energy_key
+from wattcount.metrics.sensors import ENERGY_SOURCES, POLLED_SOURCES
 
 DOCS = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
 
@@ -43,6 +44,12 @@ def test_docs_have_every_key_with_its_unit_and_no_other():
 def test_docs_explain_every_null_reason():
     for code in NULL_REASONS:
         assert f"`{code}`" in DOCS
+
+
+def test_docs_explain_every_finding():
+    assert len(FINDINGS) > 30
+    for code in FINDINGS:
+        assert f"| `{code}` |" in DOCS
 
 
 def test_units_are_in_the_names():

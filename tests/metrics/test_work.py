@@ -3,15 +3,38 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from synthetic_steps import SimulatedEngine, ns, requests
+from synthetic_steps import SimulatedEngine, even_work, ns, requests
 
-from wattcount.metrics.observations import MISSING
-from wattcount.metrics.work import Context, Spans, Work, locate_steps
+from wattcount.metrics.attribution import Attribution, attribute_record, read_inputs
+from wattcount.metrics.observations import MISSING, Window, phase_window
+from wattcount.metrics.work import (
+    COLLINEAR,
+    HARDLY_PRESENT,
+    NO_STEPS,
+    OTHER_CLOCKS,
+    OUTSIDE_FIT,
+    Context,
+    Design,
+    Prediction,
+    Reach,
+    Spans,
+    Work,
+    choose_interval_s,
+    extrapolate,
+    fit,
+    interval_edges,
+    locate_steps,
+    predict,
+)
+from wattcount.records import Record
+from wattcount.records.schema import Phase
+from wattcount.statistics import t_975
 
 # -- amounts of work in intervals -----------------------------------------------------------------
 
@@ -127,3 +150,208 @@ def test_the_context_is_prompt_and_what_was_made() -> None:
 
 def test_without_tokens_there_is_no_context() -> None:
     assert Context.of(requests((0, 10, []))).mean_at(ns(1)).tolist() == [0]
+
+
+WINDOW = Window(0, 20_000_000_000)
+
+
+def separable(work: Work) -> tuple[int, ...] | str:
+    """Of a steady 500 W, 100 W of them idle."""
+    return Design(lambda t_ns: 500 * t_ns / 1e9, interval_edges(WINDOW, 0.4), work).separable_terms(100)
+
+
+def test_phases_that_keep_one_proportion_are_refused() -> None:
+    assert separable(even_work(1000, 64, 16)) == COLLINEAR
+
+
+def test_a_phase_that_is_hardly_there_is_refused() -> None:
+    work = even_work(1000, 0, 16)
+    work.prefill_tokens[500] = 512
+    assert separable(work) == HARDLY_PRESENT
+
+
+def test_a_window_without_steps_is_refused() -> None:
+    assert separable(even_work(1000, 0, 0)) == NO_STEPS
+
+
+def test_a_phase_alone_has_terms_of_its_own() -> None:
+    assert separable(even_work(1000, 64, 0)) == (0,)
+
+
+@pytest.mark.parametrize(
+    ("resolution_s", "step_s", "expected"), [(0.01, 0.02, 0.4), (0.1, 0.02, 2.0), (0.02, 0.2, 1.0)]
+)
+def test_an_interval_is_long_beside_samples_and_steps(
+    resolution_s: float, step_s: float, expected: float
+) -> None:
+    work = even_work(1000, 64, 16, step_s=step_s)
+    assert choose_interval_s(work, WINDOW, resolution_s) == pytest.approx(expected)
+
+
+def test_intervals_fill_the_window() -> None:
+    edges_ns = interval_edges(Window(5, 10_000_000_005), 0.7)
+    assert (edges_ns[0], edges_ns[-1]) == (5, 10_000_000_005)
+    assert len(edges_ns) - 1 == 14
+    assert np.diff(edges_ns).min() >= 700_000_000
+
+
+def test_without_noise_the_coefficients_are_exact() -> None:
+    amounts = np.random.default_rng(0).uniform(0, 1000, (50, 3))
+    found = fit(amounts, amounts @ [0.012, 0.03, 1.7], (0, 1, 2))
+    assert found.value_j == pytest.approx([0.012, 0.03, 1.7])
+    assert np.sqrt(np.diag(found.covariance_j2)) == pytest.approx(0, abs=1e-9)
+
+
+@given(st.integers(0, 10_000), st.integers(1, 3))
+@settings(max_examples=50)
+def test_the_fit_is_the_best_of_those_that_are_not_negative(seed: int, columns: int) -> None:
+    random = np.random.default_rng(seed)
+    amounts = random.uniform(0, 1, (30, columns))
+    energy_j = amounts @ random.normal(0, 1, columns) + random.normal(0, 0.3, 30)
+    found = fit(amounts, energy_j, range(columns))
+    # Karush, Kuhn and Tucker: the squares do not fall along any direction that is allowed.
+    slope = amounts.T @ (energy_j - amounts @ found.value_j)
+    assert (found.value_j >= 0).all()
+    assert slope[found.value_j > 0] == pytest.approx(0, abs=1e-8)
+    assert (slope[found.value_j == 0] <= 1e-8).all()
+
+
+def test_the_unit_of_work_does_not_matter() -> None:
+    random = np.random.default_rng(3)
+    amounts = random.uniform(0, 100, (60, 2))
+    energy_j = amounts @ [0.5, 2.0] + random.normal(0, 5, 60)
+    one, thousand = fit(amounts, energy_j, (0, 1)), fit(amounts / 1000, energy_j, (0, 1))
+    assert thousand.value_j == pytest.approx(1000 * one.value_j)
+    assert thousand.covariance_j2 == pytest.approx(1e6 * one.covariance_j2)
+    assert thousand.condition_number == pytest.approx(one.condition_number)
+
+
+def test_errors_that_hold_on_widen_the_interval() -> None:
+    amounts = np.stack((np.ones(400), np.arange(400) % 2), axis=1)
+    random = np.random.default_rng(5)
+    independent = random.normal(0, 1, 400)
+    held = np.repeat(random.normal(0, 1, 40), 10)
+    spread = [fit(amounts, 100 + e, (0, 1)).covariance_j2[0, 0] for e in (independent, held)]
+    assert spread[1] > 2 * spread[0]
+
+
+@pytest.mark.parametrize(("freedom", "value"), [(5, 2.5706), (10, 2.2281), (30, 2.0423), (1000, 1.9623)])
+def test_students_t(freedom: int, value: float) -> None:
+    assert t_975(freedom) == pytest.approx(value, rel=2e-3)
+
+
+H200 = Path(__file__).resolve().parents[2] / "data" / "h200" / "records"
+
+SERVERS = {1: "a1d2", 4: "4720", 16: "267d", 32: "37f0", 64: "509c"}
+"""Llama-3-8B's shape, 512 in, 128 out, by requests/s: the first characters of the point."""
+
+
+def mixed(rows: int = 60) -> np.ndarray:
+    """Intervals of 2 to 6 requests at once, contexts of 300 to 600 tokens, 0 to 100 prompt tokens a step."""
+    rng = np.random.default_rng(0)
+    steps = rng.uniform(20, 40, rows)
+    tokens = steps * rng.uniform(2, 6, rows)
+    return np.stack(
+        (steps * rng.uniform(0, 100, rows), tokens, steps, tokens * rng.uniform(300, 600, rows)), axis=1
+    )
+
+
+def done(
+    *, batch: float = 4.0, context: float = 450.0, prompt: float = 50.0, steps: float = 1000.0
+) -> np.ndarray:
+    return np.array([prompt * steps, batch * steps, steps, batch * steps * context])
+
+
+REACH = Reach.of(mixed(), (1980.0,))
+
+
+def test_work_like_that_of_the_fit_is_predicted() -> None:
+    amounts = mixed()
+    found = predict(fit(amounts, amounts @ (0.01, 0.02, 1.5, 1e-5), range(4)), REACH, done(), 1980.0)
+    assert isinstance(found, Prediction)
+    assert found.value_j == pytest.approx(float(done() @ (0.01, 0.02, 1.5, 1e-5)), rel=1e-6)
+    assert found.u95_j >= 0
+
+
+@pytest.mark.parametrize(
+    ("done", "clock_mhz", "code"),
+    [
+        (done(batch=30.0), 1980.0, OUTSIDE_FIT),
+        (done(batch=1.0), 1980.0, OUTSIDE_FIT),
+        (done(context=5000.0), 1980.0, OUTSIDE_FIT),
+        (done(prompt=500.0), 1980.0, OUTSIDE_FIT),
+        (np.array([5000.0, 0.0, 0.0, 0.0]), 1980.0, OUTSIDE_FIT),
+        (done(), 1500.0, OTHER_CLOCKS),
+        (done(), None, OTHER_CLOCKS),
+        (done(), 1950.0, None),
+    ],
+)
+def test_other_loads_and_other_clocks_are_refused(
+    done: np.ndarray, clock_mhz: float | None, code: str | None
+) -> None:
+    assert REACH.refuses(done, clock_mhz) == code
+
+
+def test_a_fit_to_several_clocks_holds_at_none_of_them() -> None:
+    for clocks in ((1980.0, 1500.0), (1980.0, None), ()):
+        assert Reach.of(mixed(), clocks).refuses(done(), 1980.0) == OTHER_CLOCKS
+
+
+def test_a_fit_without_decode_is_of_prefill_alone() -> None:
+    prefill = np.array([[100.0, 0, 0, 0], [300.0, 0, 0, 0]])
+    reach = Reach.of(prefill, (1980.0,))
+    assert reach.refuses(np.array([700.0, 0, 0, 0]), 1980.0) is None
+    assert reach.refuses(done(), 1980.0) == OUTSIDE_FIT
+
+
+@settings(max_examples=60)
+@given(st.floats(0.1, 50.0), st.floats(1.0, 20.0))
+def test_what_is_refused_stays_refused_further_out(batch: float, further: float) -> None:
+    if REACH.refuses(done(batch=batch), 1980.0) is not None:
+        away = batch * further if batch > 4 else batch / further
+        assert REACH.refuses(done(batch=away), 1980.0) is not None
+
+
+@pytest.fixture(scope="module")
+def servers() -> dict[int, tuple[Attribution, np.ndarray, float, float | None]]:
+    """By requests/s: attribution, work of the window, its energy above idle, its clock."""
+    found = {}
+    for rate, point in SERVERS.items():
+        (path,) = H200.glob(f"{point}*/r*")
+        record = Record.open(path)
+        window = phase_window(record.info.phases, Phase.WINDOW)
+        assert window is not None
+        inputs, attribution = read_inputs(record, window), attribute_record(record, window)
+        assert not isinstance(inputs, str)
+        assert isinstance(attribution, Attribution)
+        edges_ns = np.array([window.start_ns, window.end_ns])
+        above_j = float(np.diff(inputs.energy_at(edges_ns))[0]) - inputs.idle_w * window.duration_s
+        found[rate] = (attribution, inputs.work.terms(edges_ns)[0], above_j, inputs.clocks.mean_mhz)
+    return found
+
+
+@pytest.mark.parametrize("lighter", [1, 4, 16])
+@pytest.mark.parametrize("limited", [32, 64])
+def test_a_server_at_its_power_limit_does_not_price_lighter_ones(
+    servers: dict[int, tuple[Attribution, np.ndarray, float, float | None]], limited: int, lighter: int
+) -> None:
+    attribution = servers[limited][0]
+    _, done, above_j, clock_mhz = servers[lighter]
+    # It would be wrong by far more than it says ...
+    wrong = extrapolate(attribution.fit, done)
+    assert abs(wrong.value_j / above_j - 1) > 0.1
+    # ... so that nothing is said.
+    assert isinstance(predict(attribution.fit, attribution.reach, done, clock_mhz), str)
+
+
+def test_what_is_not_refused_is_right(
+    servers: dict[int, tuple[Attribution, np.ndarray, float, float | None]],
+) -> None:
+    told = 0
+    for attribution, *_ in servers.values():
+        for _, done, above_j, clock_mhz in servers.values():
+            found = predict(attribution.fit, attribution.reach, done, clock_mhz)
+            if isinstance(found, Prediction):
+                told += 1
+                assert found.value_j == pytest.approx(above_j, rel=0.02)
+    assert told >= len(servers)

@@ -25,9 +25,9 @@ from wattcount.metrics.units import scale_for, significant
 from wattcount.metrics.verdict import Verdict, verdict
 from wattcount.records import Record
 from wattcount.records.schema import RunInfo
+from wattcount.statistics import spread
 from wattcount.terminal import WIDTH, console
 from wattcount.text import printable
-from wattcount.trend import spread
 
 SHORT = (
     "energy/gpu_j",

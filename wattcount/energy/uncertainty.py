@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from wattcount.energy.curve import S_NS, Floats, Ints, PowerCurve
-from wattcount.trend import t_975
+from wattcount.statistics import t_975
 
 COVERAGE_95 = 1.96
 """Coverage factor of 95 % of a normal distribution [standard uncertainties]. Derived: JCGM 100:2008, table G.1."""

@@ -2,10 +2,11 @@
 
 from wattcount.metrics.compute import compute
 from wattcount.metrics.load import load_metrics, to_bytes, write
-from wattcount.metrics.null_reasons import NULL_REASONS
-from wattcount.metrics.registry import METRICS, METRICS_VERSION, MetricSpec, spec
+from wattcount.metrics.registry import FINDINGS, METRICS, METRICS_VERSION, NULL_REASONS, spec
+from wattcount.metrics.sheet import MetricSpec
 
 __all__ = [
+    "FINDINGS",
     "METRICS",
     "METRICS_VERSION",
     "NULL_REASONS",

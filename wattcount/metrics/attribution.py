@@ -1,46 +1,120 @@
-"""Energy of prefill, of decode and of each request, from a record (docs/attribution.md).
+"""Energy of prefill, of decode and of each request (docs/attribution.md).
 
-`work` says what was computed when, `design` cuts the window into intervals, `least_squares` fits their energy,
-`phase_energy` divides it, `request_energy` divides it further; here is what they want to know of a record.
+A linear model of the energy above idle::
+
+    energy of an interval = idle power x length
+                          + a x prompt tokens computed
+                          + b x tokens decoded + c x decode steps + d x context tokens read + rest
+
+The coefficients are fitted over short intervals of the window (`work`); each interval's energy above idle is then divided
+in the proportion of its terms, so that the parts sum to the whole, and divided further among the requests that were there.
+It is a model, not a measurement of its own: docs/attribution.md says what it assumes and where it ends.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from wattcount.energy.events import Source
 from wattcount.energy.trace import PowerTrace
-from wattcount.metrics.clocks import LoadClocks, load_clocks
-from wattcount.metrics.design import (
+from wattcount.metrics.gpu import CLOCK_TOLERANCE_SHARE, LoadClocks, load_clocks
+from wattcount.metrics.observations import (
+    MISSING,
+    Bools,
+    Floats,
+    Ints,
+    Requests,
+    Window,
+    gpu_uuids,
+    int_column,
+    percentile,
+    phase_window,
+)
+from wattcount.metrics.sensors import window_energy_sum
+from wattcount.metrics.sheet import NO_COMPLETED, Checks, Finding, FindingSpec, MetricSpec, Sheet
+from wattcount.metrics.window import Observed
+from wattcount.metrics.work import (
     COLLINEAR,
+    CONTEXT,
+    DECODE_TOKEN,
     HARDLY_PRESENT,
     MAX_CONDITION_NUMBER,
     MIN_EFFECTIVE_INTERVALS,
     NO_STEPS,
+    PREFILL,
+    TERMS,
+    Context,
+    Design,
     EnergyAt,
+    Fit,
+    Reach,
+    Spans,
+    Work,
+    begun_ns,
+    choose_interval_s,
+    interval_edges,
+    locate_steps,
+    long_run,
+    share,
+    share_equally,
+    tokens_before,
 )
-from wattcount.metrics.locking import window_energy_sum
-from wattcount.metrics.observations import MISSING, Requests, gpu_uuids, int_column
-from wattcount.metrics.phase_energy import (
-    MIN_INTERVALS,
-    NOT_RESOLVED,
-    TOO_FEW_INTERVALS,
-    Attribution,
-    attribute,
-)
-from wattcount.metrics.request_energy import RequestEnergies, divide_among_requests
-from wattcount.metrics.transfer import CLOCK_TOLERANCE_SHARE
-from wattcount.metrics.window import Window, phase_window
-from wattcount.metrics.work import Context, Work, begun_ns, locate_steps
 from wattcount.records import Record
 from wattcount.records.schema import Phase
+from wattcount.statistics import t_975
 
+MIN_INTERVALS = 20
+"""Fewest intervals of a window that a model is fitted to."""
+LAGS_NS = np.arange(-40, 41, 2, dtype=np.int64) * 1_000_000
+"""How much later than its power a step may be logged: the report's way to the front end, and the error of the
+sensor's own lag."""
+
+SLOWED_U95_SHARE = 0.06
+"""What a step at slowed clocks costs one phase is partly seen in the other: 95 % uncertainty of either phase [share], the largest
+difference of batches at the power limit to runs that are all prefill or all decode (docs/attribution.md)."""
+
+TOO_FEW_INTERVALS = "too_few_intervals"
+NOT_RESOLVED = "phase_not_resolved"
 NO_IDLE = "no_loaded_idle"
 NO_CURVE = "no_power_curve"
+NO_PREFILL = "no_prefill_tokens"
+NO_DECODE = "no_decode_tokens"
 
+METRICS = {
+    "energy/prefill_j": MetricSpec(
+        "J", "energy of the window above idle that prefill drew, by the model of docs/attribution.md", "lower"
+    ),
+    "energy/prefill_j_per_token": MetricSpec("J", "that / prompt tokens computed in the window", "lower"),
+    "energy/prefill_j_per_token_u95": MetricSpec("J", "95 % uncertainty of the same", "lower"),
+    "energy/decode_j": MetricSpec(
+        "J", "energy of the window above idle that decode drew, by the same model", "lower"
+    ),
+    "energy/decode_j_per_token": MetricSpec(
+        "J", "that / tokens decoded in the window (output tokens, less the first of each request)", "lower"
+    ),
+    "energy/decode_j_per_token_u95": MetricSpec("J", "95 % uncertainty of the same", "lower"),
+    "energy/request_mean_j": MetricSpec(
+        "J",
+        "energy of a request, its share of idle included, by the same model; mean of the requests that were scheduled and completed in "
+        "the window",
+        "lower",
+    ),
+    "energy/request_p50_j": MetricSpec("J", "the same, percentile 50", "lower"),
+    "energy/request_p95_j": MetricSpec("J", "the same, percentile 95", "lower"),
+    "attribution/condition_number": MetricSpec(
+        "1", "of the design matrix, columns scaled to length one", "lower"
+    ),
+    "attribution/r_squared": MetricSpec(
+        "1", "1 - residual / variation about the mean; low, even below 0, where power hardly varies", "higher"
+    ),
+    "attribution/residual_share": MetricSpec(
+        "1", "rms residual of an interval / mean energy of an interval above idle", "lower"
+    ),
+}
 REASONS = {
     NO_STEPS: "the engine does not tell what its steps computed, or there was none",
     NO_IDLE: "no loaded idle was measured",
@@ -51,6 +125,328 @@ REASONS = {
     NOT_RESOLVED: "the energy of prefill or of decode is less than its uncertainty",
 }
 """Codes of why there is no attribution."""
+NULL_REASONS = REASONS | {
+    NO_PREFILL: "no prompt token was computed in the window",
+    NO_DECODE: "no token was decoded in the window",
+}
+CHECKS = Checks()
+
+
+def put(sheet: Sheet, seen: Observed) -> None:
+    """Energy of prefill, decode and requests, and how good the model behind them is (`attribution/...`)."""
+    if seen.window is None:
+        return
+    found = seen.once(attributed)
+    if isinstance(found, str):
+        sheet.update(dict.fromkeys(METRICS, (None, found)))
+        return
+
+    def keep(key: str, value: float | None, reason: str | None = None) -> None:
+        # Least squares: platforms differ sooner than at 12 digits.
+        sheet.put(key, None if value is None else float(f"{value:.9g}"), reason)
+
+    for phase, energy_j, u95_j, tokens, empty in (
+        ("prefill", found.prefill_j, found.prefill_j_u95, found.prefill_tokens, NO_PREFILL),
+        ("decode", found.decode_j, found.decode_j_u95, found.decode_tokens, NO_DECODE),
+    ):
+        keep(f"energy/{phase}_j", energy_j)
+        keep(f"energy/{phase}_j_per_token", energy_j / tokens if tokens else None, empty)
+        keep(f"energy/{phase}_j_per_token_u95", u95_j / tokens if tokens else None, empty)
+    keep("attribution/condition_number", found.condition_number)
+    keep("attribution/r_squared", found.r_squared)
+    keep("attribution/residual_share", found.residual_share)
+    divided = divide_among_requests(found, seen.requests)
+    each_j = divided.total_j[divided.whole]
+    keep("energy/request_mean_j", math.fsum(each_j) / len(each_j) if len(each_j) else None, NO_COMPLETED)
+    for p in (50, 95):
+        value, reason = percentile(each_j, p)
+        keep(f"energy/request_p{p}_j", value, reason if len(each_j) else NO_COMPLETED)
+
+
+# -- phases
+
+
+@dataclass(frozen=True)
+class Coefficient:
+    """Energy of one unit of a term: `value_j` +- `u95_j` joules (95 %)."""
+
+    value_j: float
+    u95_j: float
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """The window's energy by phase: `idle_j + prefill_j + decode_j` is its energy.
+
+    prefill_j_u95, decode_j_u95   95 % uncertainty of the division, of the idle power, and of the energy where known
+    coefficients       by term (`TERMS`); terms the data cannot tell apart were left out, see docs/attribution.md
+    condition_number   of the design matrix, columns scaled to length one
+    r_squared          1 - residual / variation about the mean of the energy above idle; low (even below 0) where
+                       power hardly varies
+    residual_share     rms of an interval's residual / its mean energy above idle
+    lag_ns             how much later than its power work is logged
+    edges_ns           int64[n + 1], of the intervals
+    idle_split_j, prefill_split_j, decode_split_j   float64[n], each interval's parts
+    context_split_j    float64[n], what of the decode part is for reading the context
+    fit, reach         what `transfer.predict` wants: the fit itself, and the loads and clocks that it has seen
+    """
+
+    idle_j: float
+    prefill_j: float
+    decode_j: float
+    prefill_j_u95: float
+    decode_j_u95: float
+    prefill_tokens: float
+    decode_tokens: float
+    coefficients: dict[str, Coefficient]
+    condition_number: float
+    r_squared: float | None
+    residual_share: float
+    lag_ns: int
+    edges_ns: Ints
+    idle_split_j: Floats
+    prefill_split_j: Floats
+    decode_split_j: Floats
+    context_split_j: Floats
+    fit: Fit
+    reach: Reach
+
+    @property
+    def interval_s(self) -> float:
+        return float(self.edges_ns[-1] - self.edges_ns[0]) / 1e9 / (len(self.edges_ns) - 1)
+
+
+def attribute(
+    energy_at: EnergyAt,
+    window: Window,
+    work: Work,
+    idle_w: float,
+    *,
+    idle_u95_w: float = 0.0,
+    energy_u95_share: float = 0.0,
+    resolution_s: float = 0.02,
+    clock_mhz: float | None = None,
+    slowed: bool = False,
+) -> Attribution | str:
+    """Divides the energy of the window between idle, prefill and decode; a code where the data cannot tell.
+
+    energy_at         should know 40 ms beyond the window
+    idle_w            loaded idle, all GPUs, with its 95 % uncertainty `idle_u95_w`
+    energy_u95_share  95 % uncertainty of the window's energy, relative
+    resolution_s      spacing of the power samples behind `energy_at`
+    clock_mhz         mean SM clock under load; None: not recorded
+    slowed            whether something slowed the clocks: then the division is less sure (`SLOWED_U95_SHARE`)
+    """
+    edges_ns = interval_edges(window, choose_interval_s(work, window, resolution_s))
+    if len(edges_ns) - 1 < MIN_INTERVALS:
+        return TOO_FEW_INTERVALS
+    # Shifted by a lag, the outermost intervals would leave the window.
+    design = Design(energy_at, edges_ns[1:-1], work)
+    terms = design.separable_terms(idle_w)
+    if isinstance(terms, str):
+        return terms
+    fits = {int(lag): design.fit(terms, int(lag), idle_w) for lag in LAGS_NS}
+    lag_ns, plausible = _lag(fits)
+    best = fits[lag_ns]
+
+    # Over the whole window, and on the power's own axis: work is moved back to when it drew its power.
+    amounts = work.terms(edges_ns + lag_ns)
+    energy_j = np.diff(energy_at(edges_ns))
+    done, total_j = amounts.sum(axis=0), float(energy_j.sum())
+    above_j = total_j - idle_w * window.duration_s
+    above = design.above_idle(lag_ns, idle_w)
+    if above_j <= 0 or above.mean() <= 0 or not best.value_j @ done[list(terms)] > 0:
+        return NOT_RESOLVED
+    parts = _divide(best, amounts, energy_j, idle_w * np.diff(edges_ns) / 1e9)
+
+    figures, statistical_u95 = _figures(best, done, above_j)
+
+    def moved(other: Fit, other_above_j: float = above_j) -> Floats:
+        return np.abs(_figures(other, done, other_above_j)[0] - figures)
+
+    u95 = np.sqrt(
+        statistical_u95**2
+        + (_sum_u95(best) / above_j * figures) ** 2
+        + (energy_u95_share * figures) ** 2
+        + ((SLOWED_U95_SHARE if slowed else 0.0) * figures) ** 2
+        + moved(design.fit(terms, lag_ns, idle_w, late=True)) ** 2
+        + np.max([moved(fits[lag]) for lag in plausible], axis=0) ** 2
+        + np.max(
+            [
+                moved(design.fit(terms, lag_ns, power_w), total_j - power_w * window.duration_s)
+                for power_w in (idle_w - idle_u95_w, idle_w + idle_u95_w)
+            ],
+            axis=0,
+        )
+        ** 2
+    )
+    *_, prefill_u95, decode_u95 = (float(u) for u in u95)
+    idle_j, prefill_j, decode_j, _ = (math.fsum(part) for part in parts)
+    if (done[PREFILL] > 0 and prefill_u95 >= prefill_j) or (
+        done[DECODE_TOKEN] > 0 and decode_u95 >= decode_j
+    ):
+        return NOT_RESOLVED
+    variation = float(((above - above.mean()) ** 2).sum())
+    return Attribution(
+        idle_j=idle_j,
+        prefill_j=prefill_j,
+        decode_j=decode_j,
+        prefill_j_u95=prefill_u95,
+        decode_j_u95=decode_u95,
+        prefill_tokens=float(done[PREFILL]),
+        decode_tokens=float(done[DECODE_TOKEN]),
+        coefficients={
+            TERMS[term]: Coefficient(float(figures[i]), float(u95[i]))
+            for i, term in enumerate(terms)
+            if figures[i] > 0
+        },
+        condition_number=best.condition_number,
+        r_squared=1 - best.squares / variation if variation > 0 else None,
+        residual_share=math.sqrt(best.squares / len(above)) / float(above.mean()),
+        lag_ns=lag_ns,
+        edges_ns=edges_ns,
+        idle_split_j=parts[0],
+        prefill_split_j=parts[1],
+        decode_split_j=parts[2],
+        context_split_j=parts[3],
+        fit=best,
+        reach=Reach.of(design.amounts, (clock_mhz,)),
+    )
+
+
+def _lag(fits: dict[int, Fit]) -> tuple[int, list[int]]:
+    """The lag, and all that the data do not exclude (95 %, by the rise of the residual squares); 0 if it may be 0."""
+    best = min(fits, key=lambda lag: (fits[lag].squares, abs(lag)))
+    freedom = max(fits[best].freedom - 1, 5)
+    limit = fits[best].squares * (1 + t_975(freedom) ** 2 / freedom)
+    plausible = [lag for lag, found in fits.items() if found.squares <= limit]
+    return (0 if 0 in plausible else best), plausible
+
+
+def _sum_u95(found: Fit) -> float:
+    """95 % uncertainty, J, of the sum of the residuals: power that is not the work's."""
+    variance = float(long_run(found.residual_j[:, None])[0, 0])
+    return t_975(max(found.freedom, 5)) * math.sqrt(max(variance, 0.0))
+
+
+def _figures(found: Fit, done: Floats, above_j: float) -> tuple[Floats, Floats]:
+    """(values, their statistical u95): each coefficient, then joules of prefill and of decode.
+
+    A phase has its share of what the model says, of `above_j`: p = sum over its terms of value x amount, over the
+    same sum of all terms; its variance by the delta method.
+    """
+    amount = done[list(found.terms)]
+    modelled = float(found.value_j @ amount)
+    if modelled <= 0:
+        return np.zeros(len(amount) + 2), np.zeros(len(amount) + 2)
+    t = t_975(max(found.freedom, 5))
+    values, u95 = list(found.value_j), list(t * np.sqrt(np.diag(found.covariance_j2)))
+    is_prefill = np.array(found.terms) == PREFILL
+    for phase in (is_prefill, ~is_prefill):
+        share = float(found.value_j[phase] @ amount[phase]) / modelled
+        gradient = amount * (phase - share) / modelled
+        values.append(share * above_j)
+        u95.append(t * math.sqrt(max(float(gradient @ found.covariance_j2 @ gradient), 0.0)) * above_j)
+    return np.array(values), np.array(u95)
+
+
+def _divide(
+    found: Fit, amounts: Floats, energy_j: Floats, idle_j: Floats
+) -> tuple[Floats, Floats, Floats, Floats]:
+    """Each interval's energy as idle, prefill and decode, all >= 0, and what of decode is for the context.
+
+    What the model does not say goes with what it says. An interval that drew less than idle is all idle, and so is
+    one without work.
+    """
+    modelled = amounts[:, list(found.terms)] * found.value_j
+    total = modelled.sum(axis=1)
+    above = np.where(total > 0, np.maximum(energy_j - idle_j, 0.0), 0.0)
+
+    def part(term: int) -> Floats:
+        column = modelled[:, np.array(found.terms) == term].sum(axis=1)
+        share: Floats = np.divide(column, total, out=np.zeros_like(total), where=total > 0)
+        return share
+
+    prefill = above * part(PREFILL)
+    return energy_j - above, prefill, above - prefill, above * part(CONTEXT)
+
+
+# -- requests
+
+
+@dataclass(frozen=True)
+class RequestEnergies:
+    """Energy of each request within the window; with `unattributed_j` they sum to the window's energy.
+
+    prefill_j, decode_j, idle_j   float64[requests]
+    whole             bool[requests], completed with all of its span inside the window
+    unattributed_j    drawn while no request was there, or by work that is nobody's (a request without a token)
+    """
+
+    prefill_j: Floats
+    decode_j: Floats
+    idle_j: Floats
+    whole: Bools
+    unattributed_j: float
+
+    @property
+    def total_j(self) -> Floats:
+        return self.prefill_j + self.decode_j + self.idle_j
+
+
+def divide_among_requests(found: Attribution, requests: Requests) -> RequestEnergies:
+    """Each interval's prefill, decode and idle energy divided among the requests that were there.
+
+    Prefill by prompt tokens computed, evenly between a request's scheduling and its first token; decode by
+    tokens, each between the arrival before it and its own, and what of it is for the context by the tokens that
+    were looked back on; idle in equal shares between all requests that are between their scheduling and their last
+    token.
+    """
+    edges_ns = found.edges_ns + found.lag_ns  # requests' stamps are as late as the steps'
+    begun = begun_ns(requests)
+    count = len(requests)
+    last = np.full(count, MISSING)
+    np.maximum.at(last, requests.token_request, requests.token_ts_ns)
+    there = np.flatnonzero((begun != MISSING) & (last > begun))
+
+    first = requests.first_token_ns[there]
+    prompt = requests.input_tokens[there] - np.maximum(requests.cached_tokens[there], 0)
+    prefill = Spans(
+        begun[there], np.maximum(first, begun[there] + 1), np.maximum(prompt, 1).astype(np.float64)
+    )
+    prefill_j, prefill_left = share(prefill, there, count, found.prefill_split_j, edges_ns)
+
+    order = np.lexsort((requests.token_ts_ns, requests.token_request))
+    owner, stamp = requests.token_request[order], requests.token_ts_ns[order]
+    tokens = requests.token_count[order].astype(np.float64)
+    follows = np.concatenate(([False], owner[1:] == owner[:-1])) if len(owner) else np.empty(0, np.bool_)
+    before = np.where(follows, np.concatenate((stamp[:1], stamp[:-1])), begun[owner])
+    tokens[~follows] -= 1  # its first token came out of its prefill
+    decoded = (tokens > 0) & (before != MISSING)
+    start, end, whose = np.minimum(before, stamp - 1)[decoded], stamp[decoded], owner[decoded]
+    decode_j, decode_left = share(
+        Spans(start, end, tokens[decoded]),
+        whose,
+        count,
+        found.decode_split_j - found.context_split_j,
+        edges_ns,
+    )
+    context = (requests.input_tokens[owner] + tokens_before(requests)[order])[decoded] * tokens[decoded]
+    context_j, context_left = share(Spans(start, end, context), whose, count, found.context_split_j, edges_ns)
+
+    idle_j, idle_left = share_equally(begun[there], last[there], there, count, found.idle_split_j, edges_ns)
+    inside = (begun >= found.edges_ns[0]) & (last <= found.edges_ns[-1]) & (last > begun)
+    whole = requests.completed & inside
+    left_j = prefill_left + decode_left + context_left + idle_left
+    return RequestEnergies(prefill_j, decode_j + context_j, idle_j, whole, left_j)
+
+
+# -- from a record
+
+
+def attributed(seen: Observed) -> Attribution | str:
+    """`attribute_record` of the window."""
+    return NO_STEPS if seen.window is None else attribute_record(seen.record, seen.window)
 
 
 def attribute_record(record: Record, window: Window) -> Attribution | str:
@@ -181,3 +577,36 @@ def _idle_power_w(record: Record) -> tuple[float, float] | None:
     if not means:
         return None
     return (max(means) + min(means)) / 2, (max(means) - min(means)) / 2
+
+
+# -- findings
+
+AT_SLOWED_CLOCKS = FindingSpec(
+    "attribution_at_slowed_clocks",
+    "1",
+    "mean SM clock under load in the window below the highest of the record, share; only where prefill and decode were told apart, "
+    "whatever slowed the clock",
+    "2 %",
+    False,
+    "the joules are those of this load, but the prices of a token and a step do not hold at other clocks "
+    "([attribution.md](attribution.md#when-a-fit-does-not-transfer))",
+)
+
+
+@CHECKS.finds_in_window(AT_SLOWED_CLOCKS)
+def slowed(seen: Observed, window: Window) -> Iterator[Finding]:
+    """Prices of prefill and decode that were fitted at slowed clocks, whatever slowed them."""
+    if not isinstance(seen.once(attributed), str):
+        yield from prices_at_slowed_clocks(load_clocks(seen.record, window))
+
+
+def prices_at_slowed_clocks(clocks: LoadClocks) -> Iterator[Finding]:
+    if clocks.slowdown is None or clocks.slowdown <= CLOCK_TOLERANCE_SHARE:
+        return
+    why = " and ".join(clocks.slowed_by) or "something that NVML does not name"
+    yield AT_SLOWED_CLOCKS.found(
+        clocks.slowdown,
+        CLOCK_TOLERANCE_SHARE,
+        f"{why} slowed the SM clock to {clocks.mean_mhz:.0f} MHz on average, {clocks.slowdown:.1%} below its highest: the energy of "
+        "prefill and decode is that of this load at these clocks, and says nothing of a lighter load or of one token or step elsewhere",
+    )

@@ -1,31 +1,88 @@
-"""Did the load settle? Trends within the window, against what chance alone would do.
+"""Did the load settle? Trends within the window, against what chance alone would do; and what speaks against the load's being steady.
 
-The window is cut into equal bins, and the trend of a figure over the bins is that of `wattcount.trend`. Its
+The window is cut into equal bins, and the trend of a figure over the bins is that of `wattcount.statistics`. Its
 interval supposes bins that vary independently, so a bin is at least as long as a request lives.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from math import floor, sqrt
 
 import numpy as np
-from numpy.typing import NDArray
 
-from wattcount.metrics.observations import MISSING, Bools, Ints, Requests, ends_in
-from wattcount.metrics.window import Window
-from wattcount.trend import MIN_VALUES, Drift, residual, theil_sen
+from wattcount.metrics.energy import total_joules
+from wattcount.metrics.observations import MISSING, Bools, Floats, Ints, Requests, Window, ends_in
+from wattcount.metrics.sheet import (
+    NO_POWER_DATA,
+    NO_REQUESTS,
+    NO_TOKENS,
+    NOT_A_SERVER,
+    Cell,
+    Checks,
+    Finding,
+    FindingSpec,
+    MetricSpec,
+    Sheet,
+)
+from wattcount.metrics.window import Observed
+from wattcount.statistics import MIN_VALUES, Drift, residual, theil_sen
 
-Floats = NDArray[np.float64]
-Joules = Callable[[int, int], tuple[float | None, str | None]]
+Joules = Callable[[int, int], Cell]
 """Energy of all GPUs between two times, ns -> (J or None, why not)."""
 
 MAX_BINS = 20
+"""Most bins that a window is cut into."""
 MIN_BIN_S = 1.0
-"""The 1 s average, where it is all there is, tells nothing of shorter ones."""
+"""Shortest bin [s]: the 1 s average, where it is all there is, tells nothing of shorter ones."""
+DRIFT_PERCENT = 5.0
+"""Change within a window [%] that is worth a word, if it is more than chance."""
+BACKLOG_SHARE = 0.05
+"""Share of the requests sent in a window by which those in flight may grow, before the server cannot keep up."""
+NAMES = {"power": "power", "throughput": "output tokens/s", "in_flight": "requests in flight"}
+"""Words for what may drift."""
 
 WINDOW_TOO_SHORT = "window_too_short"
+
+METRICS = {
+    "window/power_drift_percent": MetricSpec("%", "drift of the power"),
+    "window/throughput_drift_percent": MetricSpec("%", "drift of the output tokens/s"),
+    "window/in_flight_drift_percent": MetricSpec("%", "drift of the requests in flight; null for a batch"),
+}
+NULL_REASONS = {WINDOW_TOO_SHORT: "too few bins to tell a trend from chance"}
+CHECKS = Checks()
+
+
+def put(sheet: Sheet, seen: Observed) -> None:
+    """`window/..._drift_percent`."""
+    if seen.window is None:
+        return
+    found, why = seen.once(drifts_of), seen.steady.reason
+    for name in NAMES:
+        drift: Drift | None = None if found is None else getattr(found, name)
+        reason = why if found is None else found.reasons.get(name)
+        sheet.put(f"window/{name}_drift_percent", None if drift is None else drift.percent, reason)
+
+
+def drifts_of(seen: Observed) -> Drifts | None:
+    """Drifts of the window; of a batch's steady window, because a batch as a whole fills up and runs empty. None without it."""
+    stretch = seen.steady.window if seen.is_batch else seen.window
+    if stretch is None:
+        return None
+    found = drifts(
+        seen.requests,
+        lambda start, end: total_joules(seen.record, start, end),
+        stretch,
+        residence_ns=residence_ns(seen.requests, stretch, since_first_token=seen.is_batch),
+    )
+    if not seen.is_batch:
+        return found
+    # Of a batch all are in flight from its first moment on, and fewer and fewer. Nor has it arrivals that could explain
+    # a trend of its power.
+    reasons = found.reasons | {"in_flight": NOT_A_SERVER}
+    return dataclasses.replace(found, in_flight=None, power_unexplained=found.power, reasons=reasons)
 
 
 @dataclass(frozen=True)
@@ -80,11 +137,11 @@ def drifts(requests: Requests, joules: Joules, window: Window, *, residence_ns: 
     watts, why = _mean_power(joules, edges)
     reasons: dict[str, str] = {}
     if watts is None:
-        reasons["power"] = why or "no_power_data"
+        reasons["power"] = why or NO_POWER_DATA
     if not tokens.any():
-        reasons["throughput"] = "no_output_tokens"
+        reasons["throughput"] = NO_TOKENS
     if not flying.any():
-        reasons["in_flight"] = "no_requests"
+        reasons["in_flight"] = NO_REQUESTS
     return Drifts(
         power=None if watts is None else theil_sen(watts),
         throughput=theil_sen(tokens),
@@ -160,3 +217,86 @@ def _mean_in_flight(requests: Requests, edges: Ints) -> Floats:
 
     mean: Floats = np.diff(until(edges)) / np.diff(edges)
     return mean
+
+
+# -- findings
+
+UNSETTLED = FindingSpec(
+    "not_settled",
+    "%",
+    "drift of the power that the load does not explain (of a batch also of the tokens/s), where its 99 % interval excludes 0; or what "
+    "still drifted when the warm-up reached its limit",
+    "5 %",
+    False,
+    "the joules are those of this window; a longer one would give others",
+)
+WARMUP_TOO_SHORT = FindingSpec(
+    "warmup_too_short",
+    "s",
+    "length of a warm-up that reached its limit, s (the figure is not above the limit)",
+    "twice the life of its median request; where none had ended, `scenario.warmup_limit_s`",
+    False,
+    "the window says so by its drift, if it mattered",
+)
+OVERLOADED = FindingSpec(
+    "overloaded",
+    "1",
+    "growth of the requests in flight over the window / requests sent in it, where it is more than chance; open loop only",
+    "5 %",
+    False,
+    "true for this window, but latency depends on its length",
+)
+
+
+@CHECKS.finds_in_window(UNSETTLED, WARMUP_TOO_SHORT)
+def warmup(seen: Observed, _: Window) -> Iterator[Finding]:
+    """A warm-up that ended at its limit, as the run itself found."""
+    warmup = seen.record.info.warmup
+    for name, percent in (warmup.get("unsettled") or {}).items():
+        message = f"{NAMES.get(name, name)} had not settled when the warm-up reached scenario.warmup_limit_s"
+        yield UNSETTLED.found(abs(float(percent)), DRIFT_PERCENT, message)
+    if not warmup or warmup["settled"]:
+        return
+    needed_s, seconds = warmup.get("needed_s"), float(warmup["seconds"])
+    if needed_s is None or needed_s > seconds:
+        yield WARMUP_TOO_SHORT.found(
+            seconds,
+            float(needed_s if needed_s is not None else warmup["limit_s"]),
+            "the window began before the server had filled up: raise scenario.warmup_limit_s above two of its "
+            "requests' lives",
+        )
+
+
+@CHECKS.finds_in_window(OVERLOADED)
+def overloaded(seen: Observed, window: Window) -> Iterator[Finding]:
+    """Requests that came faster than they were served."""
+    if seen.is_batch or seen.replays_a_trace:
+        return
+    found = backlog(seen.requests, window)
+    if found.growth_share > BACKLOG_SHARE and found.certain:
+        yield OVERLOADED.found(
+            found.growth_share,
+            BACKLOG_SHARE,
+            f"requests came faster than they were served: {found.begin} in flight at the window's begin, "
+            f"{found.end} at its end; latency depends on how long the window is",
+        )
+
+
+@CHECKS.finds_in_window(UNSETTLED)
+def not_settled(seen: Observed, _: Window) -> Iterator[Finding]:
+    """Trends of the window itself, of the kind `UNSETTLED`."""
+    drifts = seen.once(drifts_of)
+    if drifts is None or seen.replays_a_trace:
+        return
+    for name, drift in (
+        ("power", drifts.power_unexplained),
+        ("throughput", drifts.throughput if seen.is_batch else None),
+    ):
+        if drift is not None and drift.certain and abs(drift.percent) > DRIFT_PERCENT:
+            beyond = "" if seen.is_batch else ", more than the load explains"
+            yield UNSETTLED.found(
+                abs(drift.percent),
+                DRIFT_PERCENT,
+                f"{NAMES[name]} changed by {drift.percent:+.1f} % within the window{beyond} "
+                f"(99 % interval {drift.low:+.1f} to {drift.high:+.1f} %)",
+            )

@@ -1,9 +1,10 @@
-"""The raw columns of a record as arrays, ready for counting."""
+"""The raw columns of a record as arrays, ready for counting, and the stretches of time that they are counted in."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,9 +12,11 @@ import pyarrow.compute
 from numpy.typing import NDArray
 
 from wattcount.energy.events import Source
-from wattcount.metrics.window import Window
-from wattcount.records import Record
-from wattcount.records.schema import RequestStatus
+from wattcount.metrics.sheet import NO_REQUESTS
+from wattcount.records.schema import Phase, PhaseSpan, RequestStatus
+
+if TYPE_CHECKING:
+    from wattcount.records import Record
 
 pc: Any = pyarrow.compute  # its types differ between PyArrow's versions
 
@@ -23,6 +26,51 @@ MISSING = -1
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Window:
+    """A stretch of a run, CLOCK_MONOTONIC nanoseconds.
+
+    What *begins* counts where `start_ns <= t < end_ns` (sends), what is *finished* counts where
+    `start_ns < t <= end_ns` (tokens, completions): adjacent windows share nothing and lose nothing, and a
+    batch that spans first send to last token holds both.
+
+    complete  False: the run broke off inside it, and `end_ns` is as far as energy is known
+    """
+
+    start_ns: int
+    end_ns: int
+    complete: bool = True
+
+    @property
+    def duration_s(self) -> float:
+        return (self.end_ns - self.start_ns) / 1e9
+
+    def to_json(self) -> dict[str, int | float | bool]:
+        return {
+            "start_ns": self.start_ns,
+            "end_ns": self.end_ns,
+            "duration_s": self.duration_s,
+            "complete": self.complete,
+        }
+
+
+def phase_window(
+    phases: Iterable[PhaseSpan], phase: Phase, last_observed_ns: int | None = None
+) -> Window | None:
+    """The stretch of `phase`; None where the run never got there.
+
+    A phase that did not end is cut at `last_observed_ns`; None where nothing was observed in it.
+    """
+    for span in phases:
+        if span.phase != phase:
+            continue
+        end_ns = span.end_ns if span.end_ns is not None else last_observed_ns
+        if end_ns is None or end_ns <= span.start_ns:
+            return None
+        return Window(span.start_ns, end_ns, complete=span.end_ns is not None)
+    return None
 
 
 def int_column(table: pa.Table, name: str) -> Ints:
@@ -100,12 +148,20 @@ class Requests:
         """Requests whose actual send lies in the window."""
         return starts_in(self.actual_send_ns, window)
 
-    def gaps_ns(self, chosen: Bools) -> NDArray[np.float64]:
+    def tokens_in(self, window: Window) -> int:
+        """Output tokens emitted in the window, whichever request they belong to."""
+        return int(self.token_count[ends_in(self.token_ts_ns, window)].sum())
+
+    def completed_in(self, window: Window) -> int:
+        """Requests that completed with their last token in the window, whenever they were sent."""
+        return int((self.completed & ends_in(self.last_token_ns, window)).sum())
+
+    def gaps_ns(self, chosen: Bools) -> Floats:
         """Gaps between successive arrivals of tokens within each chosen request, in no order."""
         order = np.lexsort((self.token_ts_ns, self.token_request))
         owner, stamps = self.token_request[order], self.token_ts_ns[order]
         same = (owner[1:] == owner[:-1]) & chosen[owner[1:]]
-        gaps: NDArray[np.float64] = (stamps[1:] - stamps[:-1])[same].astype(np.float64)
+        gaps: Floats = (stamps[1:] - stamps[:-1])[same].astype(np.float64)
         return gaps
 
 
@@ -143,3 +199,46 @@ def stretches(events: NDArray[np.void], gpu: int, source: Source, window: Window
     ends = np.append(starts[1:], window.end_ns) if len(starts) else starts
     keep = (ends > starts) & (chosen["nvml_return"] == 0)
     return chosen["value"][keep].astype(np.int64), starts[keep], ends[keep]
+
+
+# -- percentiles
+
+TOO_FEW_REQUESTS = "too_few_requests"
+REQUESTS_UNFINISHED = "requests_unfinished"
+
+NULL_REASONS = {
+    TOO_FEW_REQUESTS: "fewer than 100 / (100 - p) values for percentile p",
+    REQUESTS_UNFINISHED: "the percentile falls on a request that never finished, or not all of a batch completed",
+}
+
+
+def needed(p: int) -> int:
+    """Fewest values the `p`-th percentile is given for: ceil(100 / (100 - p)); 2, 20, 100 for 50, 95, 99.
+
+    With fewer, no value lies above the percentile, and it would only be another name for the maximum.
+    """
+    return -(-100 // (100 - p))
+
+
+def percentile(values: Floats | Sequence[float], p: int) -> tuple[float | None, str | None]:
+    """(value, None) or (None, why not); 0 < `p` < 100.
+
+    Linear interpolation between the two nearest ranks (numpy's `linear`, Hyndman and Fan's type 7).
+    A request that did not finish is given as `inf`: it was slower than any that did, so it takes its rank
+    at the top, and a percentile that reaches it is null instead of flattering.
+    """
+    ordered = np.sort(np.asarray(values, dtype=np.float64))
+    n = len(ordered)
+    if n == 0:
+        return None, NO_REQUESTS
+    if n < needed(p):
+        return None, TOO_FEW_REQUESTS
+    # In integers: 0.95 * (n - 1) in floating point can land beside the rank it means.
+    rank, rest = divmod(p * (n - 1), 100)
+    low = float(ordered[rank])
+    if rest == 0:
+        return (low, None) if low != float("inf") else (None, REQUESTS_UNFINISHED)
+    high = float(ordered[rank + 1])
+    if high == float("inf"):
+        return None, REQUESTS_UNFINISHED
+    return low + (high - low) * rest / 100, None

@@ -1,28 +1,139 @@
-"""What was served in the window: throughput, requests, latencies, goodput."""
+"""What was served in the window: throughput, requests, latencies, goodput, the engine's queue; and what speaks against the load."""
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Iterator
 
-from wattcount.metrics import percentiles
-from wattcount.metrics.null_reasons import BATCH, NO_GOOD, NO_SLO, ONE_ARRIVAL, SINGLE_TOKEN
-from wattcount.metrics.observations import MISSING, Bools, Requests, ends_in, starts_in
-from wattcount.metrics.registry import PERCENTILES
-from wattcount.metrics.sheet import Sheet
-from wattcount.metrics.window import Window
+import numpy as np
+
+from wattcount.load import stalls as load_stalls
+from wattcount.metrics.observations import (
+    MISSING,
+    Bools,
+    Floats,
+    Requests,
+    Window,
+    ends_in,
+    int_column,
+    percentile,
+    starts_in,
+)
+from wattcount.metrics.sheet import NO_REQUESTS, Checks, Finding, FindingSpec, MetricSpec, Sheet
+from wattcount.metrics.window import Observed
 from wattcount.records import Record
 
 INF = float("inf")
+PERCENTILES = (50, 95, 99)
+"""Percentiles of latencies that are given."""
+
+SEND_LAG_MS = 10.0
+SEND_LAG_SHARE = 0.05
+"""Send lag, p99, up to which the generator does not lag [ms; share of the mean gap between arrivals]: both must be exceeded."""
+UNFINISHED_SHARE = 0.01
+"""Share of a window's requests that may fail, be cancelled or never be sent."""
+NOT_ACHIEVED_SHARE = 0.02
+"""Share of the requests planned for the window that may be sent outside it."""
+STALLED_SHARE = 0.01
+"""Share of the window in which the engine may stand still with work to do."""
+STALLED_SHARE_FATAL = 0.1
+"""The same, from which the window is invalid: a tenth of it is not how anybody serves."""
+STALLED_FATAL_S = 0.5
+"""Stalled time [s] below which a window of a few seconds is not invalid."""
+
+NO_GOOD = "no_good_requests"
+NO_SLO = "no_slo"
+BATCH = "batch_has_no_rate"
+NO_DRAFTS = "no_draft_tokens"
+SINGLE_TOKEN = "single_token_outputs"
+ONE_ARRIVAL = "one_arrival"
+
+METRICS = {
+    "energy/gpu_j_per_good_request": MetricSpec("J", "E / `requests/good`; null without an SLO", "lower"),
+    "throughput/output_tokens_per_s": MetricSpec("tokens/s", "`tokens/output` / T", "higher"),
+    "throughput/input_tokens_per_s": MetricSpec("tokens/s", "`tokens/input` / T", "higher"),
+    "throughput/requests_per_s": MetricSpec("requests/s", "`requests/completed_in_window` / T", "higher"),
+    "throughput/goodput_rps": MetricSpec("requests/s", "`requests/good` / T; null without an SLO", "higher"),
+    "load/offered_rps": MetricSpec(
+        "requests/s", "requests planned at `start <= t < end` / T; null for a batch"
+    ),
+    "load/achieved_rps": MetricSpec("requests/s", "`requests/sent` / T; null for a batch"),
+    "load/send_lag_p50_ms": MetricSpec(
+        "ms", "actual - planned send of the requests sent in the window, percentile 50", "lower"
+    ),
+    "load/send_lag_p99_ms": MetricSpec("ms", "the same, percentile 99", "lower"),
+    "load/send_lag_max_ms": MetricSpec("ms", "the same, the largest", "lower"),
+    **{
+        f"latency/{name}_p{p}_ms": MetricSpec("ms", f"{meaning}; percentile {p}", "lower")
+        for name, meaning in {
+            "ttft": "time to first token: first token - actual send",
+            "tpot": "time per output token: (last token - first token) / (output tokens - 1); requests with a single token have none, nor have "
+            "those whose tokens all came at once (an SLO on TPOT counts the latter as not met)",
+            "itl": "gap between successive arrivals of tokens of a request; tokens that come together are one arrival. The values counted are "
+            "gaps, not requests",
+            "e2e": "end-to-end latency: last token - actual send",
+        }.items()
+        for p in PERCENTILES
+    },
+    "requests/sent": MetricSpec("1", "sent in the window = completed + failed + cancelled"),
+    "requests/completed": MetricSpec("1", "of those, completed by the end of the drain"),
+    "requests/failed": MetricSpec("1", "of those, ended by an error", "lower"),
+    "requests/cancelled": MetricSpec(
+        "1", "of those, still running when the drain's limit was reached or the run broke off", "lower"
+    ),
+    "requests/good": MetricSpec(
+        "1",
+        "of those, completed within every bound of `scenario.slo` (at most the bound; a single token has no TPOT to break one with); "
+        "null without an SLO",
+        "higher",
+    ),
+    "requests/not_sent": MetricSpec("1", "planned for the window and never sent", "lower"),
+    "requests/completed_in_window": MetricSpec("1", "last token in the window, whenever sent"),
+    "tokens/output": MetricSpec("1", "output tokens emitted in the window"),
+    "tokens/input": MetricSpec(
+        "1", "prompt tokens of the requests whose first token fell in the window (then their prefill is done)"
+    ),
+    "tokens/cached_input": MetricSpec(
+        "1", "of those, served from the prefix cache; null where the engine does not tell"
+    ),
+    "window/duration_s": MetricSpec("s", "T, length of the window"),
+    "engine/running_mean": MetricSpec(
+        "1", "running requests, mean over the engine steps logged in the window"
+    ),
+    "engine/running_max": MetricSpec("1", "the same, the largest"),
+    "engine/waiting_max": MetricSpec("1", "waiting requests, the largest", "lower"),
+    "engine/kv_cache_usage_max": MetricSpec("1", "share of the KV cache in use, the largest, 0..1"),
+    "engine/draft_tokens": MetricSpec(
+        "1", "proposals of speculative decoding that were checked in the window"
+    ),
+    "engine/draft_acceptance": MetricSpec(
+        "1", "share of them that became output, 0..1; of random weights it means nothing", "higher"
+    ),
+    "engine/preemptions": MetricSpec("1", "preemptions of the requests sent in the window", "lower"),
+}
+NULL_REASONS = {
+    NO_GOOD: "no request sent in the window met the SLO",
+    NO_SLO: "the scenario has no SLO",
+    BATCH: "a batch sends everything at once",
+    NO_DRAFTS: "no token was proposed in the window: speculative decoding is off, or had nothing to propose",
+    SINGLE_TOKEN: "every output is a single token",
+    ONE_ARRIVAL: "all tokens of a request came at once, so when each was made is not known",
+}
+CHECKS = Checks()
 
 
-def put_service(sheet: Sheet, record: Record, requests: Requests, window: Window) -> None:
+def put(sheet: Sheet, seen: Observed) -> None:
+    """Everything that was served in the window."""
+    if seen.window is not None:
+        _put_service(sheet, seen, seen.window)
+        _put_engine(sheet, seen.record, seen.requests, seen.window)
+
+
+def _put_service(sheet: Sheet, seen: Observed, window: Window) -> None:
     """`throughput/...`, `tokens/...`, `requests/...`, `load/...` and `latency/...`."""
-    seconds = window.duration_s
-    emitted = int(requests.token_count[ends_in(requests.token_ts_ns, window)].sum())
+    requests, seconds = seen.requests, window.duration_s
+    emitted, completed_in_window = requests.tokens_in(window), requests.completed_in(window)
     begun = ends_in(requests.first_token_ns, window)
     prompt = int(requests.input_tokens[begun].sum())
-    completed_in_window = int((requests.completed & ends_in(requests.last_token_ns, window)).sum())
     sheet.put("window/duration_s", seconds)
     sheet.put("tokens/output", emitted)
     sheet.put("tokens/input", prompt)
@@ -40,7 +151,7 @@ def put_service(sheet: Sheet, record: Record, requests: Requests, window: Window
     sheet.put("requests/cancelled", int((sent & requests.cancelled).sum()))
     sheet.put("requests/not_sent", int((planned & (requests.actual_send_ns == MISSING)).sum()))
     sheet.put("requests/completed_in_window", completed_in_window)
-    if record.info.config["scenario"]["kind"] == "batch":
+    if seen.is_batch:
         sheet.put("load/offered_rps", None, BATCH)
         sheet.put("load/achieved_rps", None, BATCH)
     else:
@@ -51,33 +162,31 @@ def put_service(sheet: Sheet, record: Record, requests: Requests, window: Window
         sent & (requests.planned_send_ns != MISSING)
     ]
     for p in (50, 99):
-        value, reason = percentiles.percentile(lag_ns.astype(np.float64), p)
+        value, reason = percentile(lag_ns.astype(np.float64), p)
         sheet.put(f"load/send_lag_p{p}_ms", None if value is None else value / 1e6, reason)
-    sheet.put(
-        "load/send_lag_max_ms", int(lag_ns.max()) / 1e6 if len(lag_ns) else None, percentiles.NO_REQUESTS
-    )
+    sheet.put("load/send_lag_max_ms", int(lag_ns.max()) / 1e6 if len(lag_ns) else None, NO_REQUESTS)
 
     latencies = _latencies_ns(requests, sent)
     no_second = ONE_ARRIVAL if (requests.output_tokens[sent] > 1).any() else SINGLE_TOKEN
     for name, values in latencies.items():
         for p in PERCENTILES:
-            value, reason = percentiles.percentile(values[~np.isnan(values)], p)
-            if reason == percentiles.NO_REQUESTS and sent.any():
+            value, reason = percentile(values[~np.isnan(values)], p)
+            if reason == NO_REQUESTS and sent.any():
                 reason = no_second  # there were requests, but none with a second arrival of tokens
             sheet.put(f"latency/{name}_p{p}_ms", None if value is None else value / 1e6, reason)
 
     gaps = requests.gaps_ns(sent)
     unfinished = int((sent & ~requests.completed).sum())
     for p in PERCENTILES:
-        value, reason = percentiles.percentile(np.append(gaps, [INF] * unfinished), p)
-        if reason == percentiles.NO_REQUESTS and sent.any():
+        value, reason = percentile(np.append(gaps, [INF] * unfinished), p)
+        if reason == NO_REQUESTS and sent.any():
             reason = no_second
         sheet.put(f"latency/itl_p{p}_ms", None if value is None else value / 1e6, reason)
 
-    _goodput(sheet, record, latencies, requests.output_tokens[sent] == 1, seconds)
+    _goodput(sheet, seen, latencies, requests.output_tokens[sent] == 1, seconds)
 
 
-def _latencies_ns(requests: Requests, sent: Bools) -> dict[str, NDArray[np.float64]]:
+def _latencies_ns(requests: Requests, sent: Bools) -> dict[str, Floats]:
     """TTFT, TPOT and E2E of each request in `sent`, same order; `inf`: never got there; nan: has none.
 
     TPOT of a single token does not exist (nan), nor does that of tokens which all came in one arrival: when each
@@ -97,14 +206,14 @@ def _latencies_ns(requests: Requests, sent: Bools) -> dict[str, NDArray[np.float
 
 def _goodput(
     sheet: Sheet,
-    record: Record,
-    latencies: dict[str, NDArray[np.float64]],
+    seen: Observed,
+    latencies: dict[str, Floats],
     single_token: Bools,
     seconds: float,
 ) -> None:
-    slo = record.info.config["scenario"].get("slo") or {}
+    slo = seen.scenario.get("slo") or {}
     bounds = {name: slo.get(f"{name}_ms") for name in ("ttft", "tpot", "e2e")}
-    energy = sheet.metrics["energy/gpu_j"]
+    energy = sheet.cell("energy/gpu_j")[0]
     if all(bound is None for bound in bounds.values()):
         for key in ("throughput/goodput_rps", "requests/good", "energy/gpu_j_per_good_request"):
             sheet.put(key, None, NO_SLO)
@@ -119,3 +228,169 @@ def _goodput(
     sheet.put("requests/good", count)
     sheet.put("throughput/goodput_rps", count / seconds)
     sheet.ratio("energy/gpu_j_per_good_request", energy, count, NO_GOOD)
+
+
+def _put_engine(sheet: Sheet, record: Record, requests: Requests, window: Window) -> None:
+    """`engine/...`: from the steps that were reported in the window, and the requests sent in it."""
+    steps = record.steps
+    inside = ends_in(int_column(steps, "logged_ns"), window)
+    running = int_column(steps, "running")[inside]
+    waiting = int_column(steps, "waiting")[inside]
+    running, waiting = running[running != MISSING], waiting[waiting != MISSING]
+    sheet.put("engine/running_mean", int(running.sum()) / len(running) if len(running) else None)
+    sheet.put("engine/running_max", int(running.max()) if len(running) else None)
+    sheet.put("engine/waiting_max", int(waiting.max()) if len(waiting) else None)
+    usage = np.asarray(steps["kv_cache_usage"].to_numpy(), dtype=np.float64)[inside]
+    usage = usage[~np.isnan(usage)]
+    sheet.put("engine/kv_cache_usage_max", float(usage.max()) if len(usage) else None)
+    drafted, accepted = (int_column(steps, name)[inside] for name in ("draft_tokens", "accepted_tokens"))
+    told = (drafted != MISSING) & (accepted != MISSING)
+    proposals = int(drafted[told].sum())
+    sheet.put("engine/draft_tokens", proposals if told.any() else None, NO_DRAFTS)
+    sheet.put(
+        "engine/draft_acceptance", int(accepted[told].sum()) / proposals if proposals else None, NO_DRAFTS
+    )
+    preempted = requests.preemptions[requests.sent_in(window)]
+    preempted = preempted[preempted != MISSING]
+    sheet.put("engine/preemptions", int(preempted.sum()) if len(preempted) else None)
+
+
+def stalls(record: Record, requests: Requests, window: Window) -> load_stalls.Stalls | None:
+    """Stalls within a window: time in which the engine had work and did not do it (`load.stalls`).
+
+    None where the engine's steps are not known, or are too few to tell. A run that contains stalls says what starting up
+    costs, not what serving costs.
+    """
+    steps = record.steps
+    reported_ns = int_column(steps, "logged_ns")
+    prefill, decode = int_column(steps, "prefill_tokens"), int_column(steps, "decode_tokens")
+    if not len(reported_ns) or (prefill == MISSING).any() or (decode == MISSING).any():
+        return None
+    sent = requests.actual_send_ns != MISSING
+    # One that never got a last token was in flight until the end, for all that is known.
+    ended_ns = np.where(requests.last_token_ns == MISSING, int(reported_ns.max()), requests.last_token_ns)
+    return load_stalls.stalls(
+        load_stalls.Steps(reported_ns, prefill, decode),
+        requests.actual_send_ns[sent],
+        ended_ns[sent],
+        window.start_ns,
+        window.end_ns,
+    )
+
+
+# -- findings
+
+LAGGING = FindingSpec(
+    "generator_lagging",
+    "ms",
+    "p99 of the send lag (nearest rank), open loop only",
+    "10 ms and 5 % of the mean gap between arrivals",
+    None,
+    "only above the mean gap",
+)
+NOT_ACHIEVED = FindingSpec(
+    "load_not_achieved",
+    "1",
+    "share of the requests planned for the window that were not sent in it (1 - achieved / offered), open loop only",
+    "2 %",
+    True,
+    "another load than the one asked for",
+)
+UNFINISHED = FindingSpec(
+    "requests_unfinished",
+    "1",
+    "share of the window's requests failed, cancelled or never sent",
+    "1 %",
+    False,
+    "latencies count them as slowest, J per request counts those that completed",
+)
+STALLED = FindingSpec(
+    "engine_stalled",
+    "1",
+    "share of the window in which requests were in flight and the engine stood still for 0.25 s and for as long again as its step "
+    "should have taken (fitted to the window's steps)",
+    "1 %",
+    None,
+    "only above 10 % and 0.5 s: what compiles kernels on first use is starting up, not serving",
+)
+LENGTHS_CHANGED = FindingSpec(
+    "lengths_changed",
+    "1",
+    "largest share of requests whose prompt or output is not as long as the trace or prompt file gives it",
+    "0: `scenario.lengths.*_min` and `*_max` change none",
+    False,
+    "the load is the one that the record tells, but not the file's",
+)
+
+
+@CHECKS.finds_in_window(LAGGING, NOT_ACHIEVED, UNFINISHED)
+def generator_and_requests(seen: Observed, window: Window) -> Iterator[Finding]:
+    """Requests that were late, that did not come, or that did not end."""
+    requests = seen.requests
+    planned = starts_in(requests.planned_send_ns, window)
+    sent = requests.sent_in(window)
+    lag = np.sort(
+        (requests.actual_send_ns - requests.planned_send_ns)[sent & (requests.planned_send_ns != MISSING)]
+    )
+    open_loop = not seen.is_batch and seen.scenario.get("max_in_flight") is None
+    if open_loop and len(lag) and planned.any():
+        # Nearest rank, so that it exists for few requests too (then it is the largest lag).
+        p99_ms = int(lag[-(-99 * len(lag) // 100) - 1]) / 1e6
+        mean_gap_ms = window.duration_s * 1e3 / int(planned.sum())
+        limit = max(SEND_LAG_MS, SEND_LAG_SHARE * mean_gap_ms)
+        if p99_ms > limit:
+            message = "requests were sent later than planned: the load was not the one asked for"
+            yield LAGGING.found(p99_ms, limit, message, p99_ms > max(limit, mean_gap_ms))
+    offered, achieved = int(planned.sum()), int((sent & (requests.planned_send_ns != MISSING)).sum())
+    if open_loop and offered and 1 - achieved / offered > NOT_ACHIEVED_SHARE:
+        yield NOT_ACHIEVED.found(
+            1 - achieved / offered,
+            NOT_ACHIEVED_SHARE,
+            f"{achieved} requests were sent in the window, {offered} were planned for it",
+        )
+    not_sent = int((planned & (requests.actual_send_ns == MISSING)).sum())
+    unfinished = int((sent & ~requests.completed).sum()) + not_sent
+    asked = int(sent.sum()) + not_sent
+    if asked and unfinished / asked > UNFINISHED_SHARE:
+        yield UNFINISHED.found(
+            unfinished / asked,
+            UNFINISHED_SHARE,
+            f"{unfinished} of {asked} requests of the window failed, were cancelled or never sent",
+        )
+
+
+@CHECKS.finds_in_window(STALLED)
+def stalled(seen: Observed, window: Window) -> Iterator[Finding]:
+    found = stalls(seen.record, seen.requests, window)
+    if found is None or found.seconds <= STALLED_SHARE * window.duration_s:
+        return
+    share = found.seconds / window.duration_s
+    yield STALLED.found(
+        share,
+        STALLED_SHARE,
+        f"the engine stood still {found.count} times with requests in flight, for up to {found.longest_s:.2g} s:"
+        " it compiled kernels (its log names them; a second run finds them compiled), or the host was busy",
+        share > STALLED_SHARE_FATAL and found.seconds >= STALLED_FATAL_S,
+    )
+
+
+@CHECKS.finds_in_window(LENGTHS_CHANGED)
+def lengths_changed(seen: Observed, _: Window) -> Iterator[Finding]:
+    """Requests whose lengths are not those of their trace or prompt file, as the run itself counted them."""
+    changes = seen.record.info.length_changes
+    if not changes:
+        return
+    words = {
+        "input_cut": "prompts were cut at scenario.lengths.input_tokens_max",
+        "input_raised": "prompts were made longer, to scenario.lengths.input_tokens_min",
+        "output_cut": "outputs were cut at scenario.lengths.output_tokens_max",
+        "output_raised": "outputs were made longer, to scenario.lengths.output_tokens_min",
+    }
+    told = [f"{changes[key]} {text}" for key, text in words.items() if changes.get(key)]
+    yield LENGTHS_CHANGED.found(
+        max(changes[key] for key in words) / changes["requests"],
+        0.0,
+        f"of {changes['requests']} requests, {', '.join(told)}: {changes['input_tokens']:,} of the file's "
+        f"{changes['input_tokens_given']:,} prompt tokens and {changes['output_tokens']:,} of its "
+        f"{changes['output_tokens_given']:,} output tokens were asked for; set the bounds wider to have the file's own load",
+    )

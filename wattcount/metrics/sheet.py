@@ -1,16 +1,61 @@
-"""The sheet that metrics are put on: values, and the reasons of those that are missing."""
+"""What a metric, a reason for null and a finding are, and the sheet that metrics are put on.
+
+Each module of `registry.PARTS` declares its own: `METRICS` (what it computes), `NULL_REASONS` (why it cannot), `CHECKS` (what
+speaks against a record), and computes them in `put`. `registry` has all of them together.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
-from wattcount.metrics.idle import Cell
-from wattcount.metrics.null_reasons import NO_POWER_DATA, NOT_RECORDED
+if TYPE_CHECKING:
+    from wattcount.metrics.observations import Window
+    from wattcount.metrics.window import Observed
+
+Better = Literal["lower", "higher"]
+Cell = tuple[float | None, str | None]
+"""A value, or None and the code of why there is none."""
+
+
+@dataclass(frozen=True)
+class MetricSpec:
+    """What a metric is: its unit and its definition. `better` is None where neither way is."""
+
+    unit: str
+    description: str
+    better: Better | None = None
+
+
+# -- reasons for null that several modules give
+
+NO_WINDOW = "no_window"
+NO_POWER_DATA = "no_power_data"
+NO_TOKENS = "no_output_tokens"
+NO_COMPLETED = "no_completed_requests"
+NO_REQUESTS = "no_requests"
+NO_PHASE = "phase_missing"
+NOT_A_BATCH = "not_a_batch"
+NOT_A_SERVER = "not_a_server"
+NOT_RECORDED = "not_recorded"
+
+NULL_REASONS: dict[str, str] = {
+    NO_WINDOW: "the run broke off before its window",
+    NO_PHASE: "the run has no such phase, or broke off in it",
+    NO_POWER_DATA: "no usable observation of power or energy in that stretch",
+    NO_TOKENS: "no output token was emitted in the window",
+    NO_COMPLETED: "no request was completed in the window",
+    NO_REQUESTS: "no request was sent in the window",
+    NOT_A_BATCH: "only batch scenarios have it",
+    NOT_A_SERVER: "only server scenarios have it",
+    NOT_RECORDED: "the engine or the sensor does not tell, or the record is from before it was asked",
+}
 
 
 class Sheet:
-    """Collects values and the reasons of those that are missing."""
+    """Collects values, and the reasons of those that are missing."""
 
     def __init__(self) -> None:
         self.metrics: dict[str, int | float | None] = {}
@@ -32,7 +77,7 @@ class Sheet:
         return self.metrics.get(key), self.null_reasons.get(key)
 
     def ratio(self, key: str, numerator: float | None, denominator: float, empty: str) -> None:
-        """numerator / denominator, null with `empty` where the denominator is 0."""
+        """numerator / denominator of an energy of the window; null with `empty` where the denominator is 0."""
         if numerator is None:
             self.put(key, None, self.null_reasons.get("energy/gpu_j", NO_POWER_DATA))
         elif denominator == 0:
@@ -46,3 +91,90 @@ def canonical(value: float) -> float:
     if not math.isfinite(value):
         raise ValueError(f"not a finite number: {value}")
     return float(f"{value:.12g}") + 0.0  # + 0.0: no negative zero
+
+
+# -- findings
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that a record says against being believed. `figure` and `limit` are in `unit`.
+
+    invalidates  the numbers should not be used
+    """
+
+    code: str
+    figure: float
+    limit: float
+    unit: str
+    message: str
+    invalidates: bool
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "code": self.code,
+            "figure": float(f"{self.figure:.12g}"),
+            "limit": self.limit,
+            "unit": self.unit,
+            "message": self.message,
+            "invalidates": self.invalidates,
+        }
+
+
+@dataclass(frozen=True)
+class FindingSpec:
+    """What a finding is. The texts are a row of docs/metrics.md.
+
+    figure, limit   what the two numbers of a finding are, `unit` is the unit of both
+    invalidates     whether it always does, or never; None: each finding says so itself
+    why             the reason for `invalidates`
+    """
+
+    code: str
+    unit: str
+    figure: str
+    limit: str
+    invalidates: bool | None
+    why: str = ""
+
+    def found(self, figure: float, limit: float, message: str, invalidates: bool | None = None) -> Finding:
+        """One such finding. `invalidates`: needed where the spec leaves it open."""
+        verdict = self.invalidates if invalidates is None else invalidates
+        if verdict is None:
+            raise ValueError(f"{self.code}: whether it invalidates is not said")
+        return Finding(self.code, figure, limit, self.unit, message, verdict)
+
+
+Check = Callable[["Observed"], Iterable[Finding]]
+WindowCheck = Callable[["Observed", "Window"], Iterable[Finding]]
+
+
+class Checks:
+    """The checks of one module, in the order in which they are declared."""
+
+    def __init__(self) -> None:
+        self.specs: list[FindingSpec] = []
+        self._checks: list[Check] = []
+
+    def finds(self, *specs: FindingSpec) -> Callable[[Check], Check]:
+        """Declares a function as a check that yields findings of these kinds."""
+
+        def declare(check: Check) -> Check:
+            self.specs += [spec for spec in specs if spec not in self.specs]
+            self._checks.append(check)
+            return check
+
+        return declare
+
+    def finds_in_window(self, *specs: FindingSpec) -> Callable[[WindowCheck], WindowCheck]:
+        """The same for a check of the window, which is made where the run reached it."""
+
+        def declare(check: WindowCheck) -> WindowCheck:
+            self.finds(*specs)(lambda seen: () if seen.window is None else check(seen, seen.window))
+            return check
+
+        return declare
+
+    def findings(self, seen: Observed) -> Iterator[Finding]:
+        for check in self._checks:
+            yield from check(seen)

@@ -11,8 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from wattcount.config.levers import with_levers
-from wattcount.metrics.null_reasons import NULL_REASONS
-from wattcount.metrics.registry import spec
+from wattcount.metrics.registry import NULL_REASONS, spec
 from wattcount.metrics.units import quantity, scale_for, significant
 from wattcount.metrics.verdict import mild_messages, verdict
 from wattcount.records.schema import RunInfo

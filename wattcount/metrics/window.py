@@ -1,53 +1,291 @@
-"""Which stretch of a run its numbers speak of."""
+"""Which stretches of a run its numbers speak of: the window, its steady part, and the idle phases.
+
+The steady window of a batch lies where the engine is as full as it can be::
+
+    running   ___/------------------------\\____      B = what the engine runs at once at most
+    waiting   \\_________________________            N = requests of the batch
+              |  |                      |     |
+           first B running     nothing waits  last token
+           send  |<---- steady ------->|
+
+A batch of more requests than the engine runs at once fills it up, keeps it full for as long as something
+waits to take the place of what ends, and then runs empty. Filling up and running empty cost energy that
+depends on N; between them the engine does what it would do for ever. At both ends of the steady window B
+requests are running, so as many are begun in it as completed.
+
+The ML.ENERGY Benchmark (arXiv 2505.06371) cuts by first tokens alone, from the B-th to the (N - B)-th, with
+the same intention; its window ends one engine filling earlier, when B requests are still waiting.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from wattcount.records.schema import Phase, PhaseSpan
+import numpy as np
+
+from wattcount.energy.events import Source
+from wattcount.metrics.observations import (
+    MISSING,
+    Bools,
+    Requests,
+    Window,
+    ends_in,
+    gpu_uuids,
+    held,
+    int_column,
+    phase_window,
+    stretches,
+)
+from wattcount.metrics.sheet import NO_PHASE, NO_WINDOW, NOT_A_BATCH
+from wattcount.records.schema import Phase
+
+if TYPE_CHECKING:
+    from wattcount.records import Record
+
+Made = TypeVar("Made")
+
+MIN_STEADY_S = 1.0
+"""Shortest steady window [s]: one update of the slowest sensor, the 1 s average, must fit in."""
+RAISED_CLOCK = 1.2
+"""SM clock / that of bare idle before the engine, above which the clock is not down yet."""
+MIN_BARE_AFTER_S = 1.0
+"""Shortest bare idle after the engine [s] whose mean power is given: one update of the slowest sensor."""
+
+NEVER_SATURATED = "never_saturated"
+TOO_SHORT = "steady_too_short"
+BROKE_OFF = "window_broke_off"
+CAPACITY_UNKNOWN = "capacity_unknown"
+CLOCKS_UP = "clocks_still_up"
+
+NULL_REASONS = {
+    NEVER_SATURATED: "the engine was never full while requests waited: the batch is too small for it, or its requests last a single step",
+    TOO_SHORT: f"the engine was full for less than {MIN_STEADY_S:g} s",
+    BROKE_OFF: "the run broke off before the engine ran empty",
+    CAPACITY_UNKNOWN: "neither the engine's steps nor its `max_num_seqs` tell when it is full",
+    CLOCKS_UP: f"the driver kept the clocks up until less than {MIN_BARE_AFTER_S:g} s before the end of `bare_idle_after`",
+}
+
+IDLE_PHASES = {
+    "bare": Phase.BARE_IDLE,
+    "loaded": Phase.LOADED_IDLE,
+    "loaded_after": Phase.IDLE_AFTER,
+    "bare_after": Phase.BARE_IDLE_AFTER,
+}
+"""By the name in `power/idle_NAME_w`."""
+IDLE_NAMES = {
+    "bare": "bare idle",
+    "loaded": "loaded idle",
+    "loaded_after": "loaded idle after the load",
+    "bare_after": "bare idle after the engine",
+}
+"""Words for the idle phases, by their names in `IDLE_PHASES`."""
+WINDOW = "the window"
+STEADY = "the steady window"
+
+
+class Observed:
+    """A record as its metrics see it. Everything is read or found once, when it is first asked for."""
+
+    def __init__(self, record: Record) -> None:
+        self.record = record
+        self._made: dict[Callable[[Observed], Any], Any] = {}
+
+    def once(self, make: Callable[[Observed], Made]) -> Made:
+        """What `make` finds in this record."""
+        if make not in self._made:
+            self._made[make] = make(self)
+        return cast(Made, self._made[make])
+
+    @cached_property
+    def last_ns(self) -> int | None:
+        return last_energy_ns(self.record)
+
+    @cached_property
+    def window(self) -> Window | None:
+        """The window; None where the run never reached it."""
+        return phase_window(self.record.info.phases, Phase.WINDOW, self.last_ns)
+
+    @cached_property
+    def requests(self) -> Requests:
+        return Requests.of(self.record.requests)
+
+    @cached_property
+    def steady(self) -> Steady:
+        if self.window is None:
+            return Steady(None, NO_WINDOW)
+        return steady_window(self.record, self.requests, self.window)
+
+    @cached_property
+    def idle(self) -> dict[str, tuple[Window | None, str | None]]:
+        """`idle_spans` of the record."""
+        return idle_spans(self.record, self.last_ns)
+
+    @property
+    def spans(self) -> dict[str, Window]:
+        """Every stretch whose energy is reported, by its name for people."""
+        spans = {WINDOW: self.window, STEADY: self.steady.window}
+        spans |= {IDLE_NAMES[name]: span for name, (span, _) in self.idle.items()}
+        return {name: span for name, span in spans.items() if span is not None}
+
+    @property
+    def scenario(self) -> Mapping[str, Any]:
+        scenario: Mapping[str, Any] = self.record.info.config["scenario"]
+        return scenario
+
+    @property
+    def is_batch(self) -> bool:
+        return bool(self.scenario["kind"] == "batch")
+
+    @property
+    def replays_a_trace(self) -> bool:
+        """Whether its arrivals are those of recorded traffic, which rises and falls by itself."""
+        return (self.scenario.get("arrivals") or {}).get("kind") == "trace"
+
+
+def on(seen: Observed, uuid: str) -> str:
+    """Words for a message: which GPU it is about, where there are several."""
+    return f" of {uuid}" if len(seen.record.power.gpu_uuids) > 1 else ""
+
+
+def last_energy_ns(record: Record) -> int | None:
+    """Up to when every GPU's energy is known: where a window that broke off is cut; None: nowhere."""
+    ends = []
+    for uuid in gpu_uuids(record):
+        if uuid not in record.power.gpu_uuids:
+            return None
+        for source, lag_ns in _KNOWN_UP_TO:
+            events = record.power.of(uuid, source)
+            events = events[events["nvml_return"] == 0]
+            if len(events):
+                ends.append(int(events["t0_ns"].max()) - lag_ns)
+                break
+        else:
+            return None
+    return min(ends, default=None)
+
+
+_KNOWN_UP_TO = (
+    # A read of the counter returns the energy at its last tick, up to 100 ms before.
+    (Source.ENERGY_COUNTER, 100_000_000),
+    (Source.POWER_INSTANT, 0),
+    (Source.POWER_USAGE, 0),
+    (Source.POWER_AVERAGE, 0),
+)
 
 
 @dataclass(frozen=True)
-class Window:
-    """A stretch of a run, CLOCK_MONOTONIC nanoseconds.
+class Steady:
+    """The steady window of a run, or why it has none."""
 
-    What *begins* counts where `start_ns <= t < end_ns` (sends), what is *finished* counts where
-    `start_ns < t <= end_ns` (tokens, completions): adjacent windows share nothing and lose nothing, and a
-    batch that spans first send to last token holds both.
+    window: Window | None
+    reason: str | None = None
 
-    complete  False: the run broke off inside it, and `end_ns` is as far as energy is known
+
+def steady_window(record: Record, requests: Requests, window: Window) -> Steady:
+    """The part of a batch's `window` in which the engine is saturated. A pure function of the record.
+
+    By the engine's steps where they tell `running` and `waiting`: from the first step that left requests
+    waiting although `running` had reached max_num_seqs, or although nothing was prefilled (the KV cache was
+    full), to the first step after which nothing waits any more.
+    By the requests' stamps where there are no such steps, with B = max_num_seqs: from the B-th first token
+    to the N-th, which is when the last one has got its place.
     """
-
-    start_ns: int
-    end_ns: int
-    complete: bool = True
-
-    @property
-    def duration_s(self) -> float:
-        return (self.end_ns - self.start_ns) / 1e9
-
-    def to_json(self) -> dict[str, int | float | bool]:
-        return {
-            "start_ns": self.start_ns,
-            "end_ns": self.end_ns,
-            "duration_s": self.duration_s,
-            "complete": self.complete,
-        }
+    if record.info.config["scenario"]["kind"] != "batch":
+        return Steady(None, NOT_A_BATCH)
+    capacity = max_num_seqs(record)
+    found = _by_steps(record, window, capacity) or _by_stamps(requests, window, capacity)
+    steady = found.window
+    if steady is not None and steady.duration_s < MIN_STEADY_S:
+        return Steady(None, TOO_SHORT)
+    return found
 
 
-def phase_window(
-    phases: Iterable[PhaseSpan], phase: Phase, last_observed_ns: int | None = None
-) -> Window | None:
-    """The stretch of `phase`; None where the run never got there.
+def max_num_seqs(record: Record) -> int | None:
+    """Requests that the engine runs at once at most: what it said of itself, else what it was told."""
+    details: dict[str, Any] = record.info.engine.get("details") or {}
+    told = (record.info.config.get("engine") or {}).get("max_num_seqs")
+    value = details.get("max_num_seqs") or told
+    return int(value) if value else None
 
-    A phase that did not end is cut at `last_observed_ns`; None where nothing was observed in it.
+
+def _by_steps(record: Record, window: Window, capacity: int | None) -> Steady | None:
+    """None: the steps do not tell."""
+    steps = record.steps
+    logged = int_column(steps, "logged_ns")
+    running, waiting = int_column(steps, "running"), int_column(steps, "waiting")
+    chosen = ends_in(logged, window) & (running != MISSING) & (waiting != MISSING)
+    if not chosen.any():
+        return None
+    order = np.flatnonzero(chosen)[np.argsort(logged[chosen], kind="stable")]
+    logged, running, waiting = logged[order], running[order], waiting[order]
+    prefill = int_column(steps, "prefill_tokens")[order]
+    full: Bools = (prefill == 0) & (running > 0)
+    if capacity is not None:
+        full |= running >= capacity
+    at = np.flatnonzero((waiting > 0) & full)
+    if not len(at):
+        return Steady(None, NEVER_SATURATED)
+    last_waiting = int(np.flatnonzero(waiting > 0)[-1])
+    if last_waiting + 1 >= len(logged):
+        return Steady(None, BROKE_OFF)
+    return _between(int(logged[at[0]]), int(logged[last_waiting + 1]))
+
+
+def _by_stamps(requests: Requests, window: Window, capacity: int | None) -> Steady:
+    if capacity is None:
+        return Steady(None, CAPACITY_UNKNOWN)
+    batch = requests.for_window
+    first = np.sort(requests.first_token_ns[batch & ends_in(requests.first_token_ns, window)])
+    if int(batch.sum()) <= capacity:
+        return Steady(None, NEVER_SATURATED)
+    # One that failed before its first token gives its place away without one.
+    expected = int((batch & ~(requests.failed & (requests.first_token_ns == MISSING))).sum())
+    if len(first) < expected or not window.complete:
+        return Steady(None, BROKE_OFF)
+    if len(first) <= capacity:
+        return Steady(None, NEVER_SATURATED)
+    return _between(int(first[capacity - 1]), int(first[-1]))
+
+
+def _between(start_ns: int, end_ns: int) -> Steady:
+    return Steady(Window(start_ns, end_ns)) if end_ns > start_ns else Steady(None, TOO_SHORT)
+
+
+def idle_spans(record: Record, last_ns: int | None) -> dict[str, tuple[Window | None, str | None]]:
+    """By the name in `IDLE_PHASES`: the stretch that idle power is the mean of, or why there is none.
+
+    The driver keeps the clocks up for a while after the last context has gone (an H200 for 2 s, at 124 instead of 77 W);
+    bare idle after the engine begins when they are down.
     """
-    for span in phases:
-        if span.phase != phase:
+    spans: dict[str, tuple[Window | None, str | None]] = {}
+    for name, phase in IDLE_PHASES.items():
+        span = phase_window(record.info.phases, phase, last_ns)
+        if span is None:
+            spans[name] = (None, NO_PHASE)
             continue
-        end_ns = span.end_ns if span.end_ns is not None else last_observed_ns
-        if end_ns is None or end_ns <= span.start_ns:
-            return None
-        return Window(span.start_ns, end_ns, complete=span.end_ns is not None)
-    return None
+        if phase is Phase.BARE_IDLE_AFTER:
+            span = _with_clocks_down(record, span)
+            if span.duration_s < MIN_BARE_AFTER_S:
+                spans[name] = (None, CLOCKS_UP)
+                continue
+        spans[name] = (span, None)
+    return spans
+
+
+def _with_clocks_down(record: Record, after: Window) -> Window:
+    """The rest of `after` once every GPU's SM clock is as it was before the engine; all of it where none is known."""
+    start_ns = after.start_ns
+    before = phase_window(record.info.phases, Phase.BARE_IDLE)
+    for index in range(len(record.power.gpu_uuids)):
+        if before is None:
+            break
+        clock, lengths = held(record.power.events, index, Source.CLOCK_SM, before)
+        if not len(clock):
+            continue
+        idle = float((clock * lengths).sum() / lengths.sum())
+        clock, _, until_ns = stretches(record.power.events, index, Source.CLOCK_SM, after)
+        start_ns = max([start_ns, *until_ns[clock > RAISED_CLOCK * idle].tolist()])
+    return Window(start_ns, after.end_ns)

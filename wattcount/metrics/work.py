@@ -1,22 +1,66 @@
-"""What an engine's steps computed, and when: amounts of work in any intervals.
+"""The linear model behind the attribution: what an engine's steps computed when, its fit, and what the fit may be applied to.
 
-Times are CLOCK_MONOTONIC nanoseconds.
+From below: amounts of work in any intervals (`Work`), non-negative least squares of energy on them (`fit`), the loads and
+clocks that a fit has seen (`Reach`), and the intervals of a window, with what can be told apart in them (`Design`).
+Pure functions of arrays; times are CLOCK_MONOTONIC nanoseconds.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from wattcount.metrics.observations import MISSING, Floats, Ints, Requests
+from wattcount.metrics.gpu import CLOCK_TOLERANCE_SHARE
+from wattcount.metrics.observations import MISSING, Floats, Ints, Requests, Window
+from wattcount.statistics import t_975
+
+EnergyAt = Callable[[Ints], Floats]
+"""Joules since some moment at each of the times, all GPUs together."""
 
 TERMS = ("prefill_token", "decode_token", "decode_step", "context_token")
 """Kinds of work, by their index."""
 PREFILL, DECODE_TOKEN, DECODE_STEP, CONTEXT = range(4)
 
 NEGLIGIBLE = 1e-9
-"""Of all work: less than that in an interval is rounding."""
+"""Share of all work: less than that in an interval is rounding."""
+NNLS_ITERATIONS = 1000
+"""Most iterations of `scipy.optimize.nnls`: a handful is enough for four columns, its own limit of 12 may not be."""
+MIN_INTERVAL_S = 0.4
+SAMPLES_PER_INTERVAL = 20
+"""Power samples to an interval: a sample that straddles its end misplaces at most a twentieth of its energy."""
+SPANS_PER_INTERVAL = 5
+"""How much longer an interval is than the stretch within which a step is known to have run (percentile 95)."""
+MAX_CONDITION_NUMBER = 30.0
+"""Of the design matrix with columns of length one: Belsley, Kuh and Welsch, Regression Diagnostics (1980), 3.2."""
+MIN_EFFECTIVE_INTERVALS = 5
+"""A phase's work x must lie in so many intervals, (sum x)^2 / sum x^2, for its coefficient to have an error at all."""
+
+NO_STEPS = "no_step_tokens"
+COLLINEAR = "phases_collinear"
+HARDLY_PRESENT = "phase_hardly_present"
+
+TERMS_OF_DECODE = (
+    (DECODE_TOKEN, DECODE_STEP, CONTEXT),
+    (DECODE_TOKEN, DECODE_STEP),
+    (DECODE_TOKEN, CONTEXT),
+)
+"""What stands for decode: the first of these that can be told apart; else tokens or steps, whichever fits better."""
+OUTSIDE_FIT = "outside_fit"
+OTHER_CLOCKS = "other_clocks"
+TRANSFER_REASONS = {
+    OUTSIDE_FIT: "a batch, context or share of prefill that the fit has not seen",
+    OTHER_CLOCKS: "SM clocks other than those of the fit, or not recorded",
+}
+REACH = (0.025, 0.975)
+"""Quantiles of the fit's intervals, by steps, between which its reach lies: 95 % of what it has seen."""
+RATIOS = ((DECODE_TOKEN, DECODE_STEP), (CONTEXT, DECODE_TOKEN), (PREFILL, DECODE_STEP))
+"""What makes a step: tokens that it decodes, context that each of them reads, prompt tokens that come with it."""
+
+
+# -- amounts of work
 
 
 @dataclass(frozen=True)
@@ -185,3 +229,265 @@ def begun_ns(requests: Requests) -> Ints:
     known = requests.engine_scheduled_ns
     begun: Ints = np.where(known != MISSING, known, requests.actual_send_ns)
     return begun
+
+
+# -- energy divided by amounts of work
+
+
+def share(spans: Spans, owner: Ints, owners: int, energy_j: Floats, edges_ns: Ints) -> tuple[Floats, float]:
+    """Each interval's energy by the amount of work in it: (float64[owners], joules of intervals without work)."""
+    amounts = spans.between(edges_ns)
+    worked = amounts > 0
+    price = np.divide(energy_j, amounts, out=np.zeros_like(amounts), where=worked)  # joules per unit of work
+    lengths_s = np.diff(edges_ns) / 1e9
+    until = np.concatenate(([0.0], np.cumsum(price * lengths_s)))
+    rate = spans.amount / ((spans.end_ns - spans.start_ns) / 1e9)
+    each = rate * (_at(spans.end_ns, edges_ns, until) - _at(spans.start_ns, edges_ns, until))
+    return _sums(owner, each, owners), math.fsum(energy_j[~worked])
+
+
+def share_equally(
+    start_ns: Ints, end_ns: Ints, owner: Ints, owners: int, energy_j: Floats, edges_ns: Ints
+) -> tuple[Floats, float]:
+    """Each moment's energy in equal shares: (float64[owners], joules of moments without anyone)."""
+    times = np.unique(
+        np.concatenate((edges_ns, np.clip(start_ns, *edges_ns[[0, -1]]), np.clip(end_ns, *edges_ns[[0, -1]])))
+    )
+    present = np.searchsorted(np.sort(start_ns), times[:-1], side="right") - np.searchsorted(
+        np.sort(end_ns), times[:-1], side="right"
+    )
+    moment_j = np.diff(_at(times, edges_ns, np.concatenate(([0.0], np.cumsum(energy_j)))))
+    each_j = np.divide(moment_j, present, out=np.zeros_like(moment_j), where=present > 0)
+    until = np.concatenate(([0.0], np.cumsum(each_j)))
+    shares = _at(end_ns, times, until) - _at(start_ns, times, until)
+    return _sums(owner, shares, owners), math.fsum(moment_j[present == 0])
+
+
+def _sums(owner: Ints, value: Floats, owners: int) -> Floats:
+    return np.bincount(owner, value, owners).astype(np.float64)
+
+
+def _at(t_ns: Ints, grid_ns: Ints, value: Floats) -> Floats:
+    """`value` at `t_ns`, straight lines between the points of `grid_ns`, constant beyond them."""
+    found: Floats = np.interp(t_ns - grid_ns[0], grid_ns - grid_ns[0], value)
+    return found
+
+
+# -- least squares
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Non-negative least squares of energy on amounts of work.
+
+    terms            columns that were used, by their index
+    value_j          float64[terms], joules per unit, >= 0
+    covariance_j2    float64[terms, terms]; zero for a value that is held at 0
+    condition_number of the columns scaled to length one
+    residual_j       float64[n]
+    """
+
+    terms: tuple[int, ...]
+    value_j: Floats
+    covariance_j2: Floats
+    condition_number: float
+    residual_j: Floats
+
+    @property
+    def freedom(self) -> int:
+        return len(self.residual_j) - int((self.value_j > 0).sum())
+
+    @property
+    def squares(self) -> float:
+        return float(self.residual_j @ self.residual_j)
+
+    def is_certain(self, term: int) -> bool:
+        """Whether its coefficient is above 0 by twice its 95 % uncertainty."""
+        at = self.terms.index(term)
+        u95 = t_975(max(self.freedom, 5)) * math.sqrt(max(float(self.covariance_j2[at, at]), 0.0))
+        return float(self.value_j[at]) > 2 * u95
+
+
+def fit(amounts: Floats, energy_j: Floats, terms: Sequence[int]) -> Fit:
+    """Fits `energy_j[n]` by the columns `terms` of `amounts[n, m]`.
+
+    The covariance is Newey and West's (Econometrica 55, 1987), Bartlett kernel, 4 (n / 100)^(2/9) lags, times
+    n / (n - k): neither equal variances nor independence of neighbouring intervals is assumed.
+    """
+    # Here, because it takes longer to import than most commands take that read metrics.
+    from scipy.optimize import nnls
+
+    chosen = tuple(terms)
+    columns = amounts[:, chosen]
+    length = np.linalg.norm(columns, axis=0)
+    scale = np.where(length > 0, length, 1.0)
+    scaled = columns / scale
+    singular = np.linalg.svd(scaled, compute_uv=False)
+    condition = float(singular[0] / singular[-1]) if singular[-1] > 0 else math.inf
+    found = nnls(scaled, energy_j, maxiter=NNLS_ITERATIONS)[0]
+    residual = energy_j - scaled @ found
+    covariance = np.zeros((len(chosen), len(chosen)))
+    active = np.flatnonzero(found > 0)
+    if len(active):
+        used = scaled[:, active]
+        inverse = np.linalg.pinv(used.T @ used)
+        middle = long_run(used * residual[:, None])
+        freedom = max(len(energy_j) - len(active), 1)
+        sandwich = inverse @ middle @ inverse * (len(energy_j) / freedom)
+        covariance[np.ix_(active, active)] = sandwich / np.outer(scale[active], scale[active])
+    return Fit(chosen, found / scale, covariance, condition, residual)
+
+
+def long_run(scores: Floats) -> Floats:
+    """Newey and West's sum of autocovariances of `scores[n, k]`."""
+    n = len(scores)
+    lags = int(4 * (n / 100) ** (2 / 9))
+    total = scores.T @ scores
+    for lag in range(1, min(lags, n - 1) + 1):
+        moved = scores[lag:].T @ scores[:-lag]
+        total = total + (1 - lag / (lags + 1)) * (moved + moved.T)
+    return np.asarray(total, np.float64)
+
+
+# -- what a fit may be applied to
+#
+# The energy of a step is not linear: steps of more tokens, longer contexts and other clocks have other prices. A server at
+# 32 requests/s, at its power limit, gives prices at which 1 and 4 requests/s would draw 31 to 35 % more than they did
+# (docs/attribution.md). So a prediction outside the reach of a fit is refused, with a code.
+
+
+@dataclass(frozen=True)
+class Reach:
+    """What a fit has seen.
+
+    ratios     by pair of `RATIOS`: lowest and highest; a pair that the fit had no work of is missing
+    clock_mhz  lowest and highest mean SM clock under load; None: not recorded
+    kinds      bool[4], of which terms (`TERMS`) there was work
+    """
+
+    ratios: dict[tuple[int, int], tuple[float, float]]
+    clock_mhz: tuple[float, float] | None
+    kinds: tuple[bool, ...]
+
+    @classmethod
+    def of(cls, amounts: Floats, clocks_mhz: tuple[float | None, ...]) -> Reach:
+        """Of a fit to intervals with these amounts of work, float64[n, 4], at these mean clocks, one a run."""
+        ratios = {}
+        for above, below in RATIOS:
+            weight = amounts[:, below]
+            some = weight > 0
+            if some.any() and amounts[:, above].any():
+                ratio = amounts[some, above] / weight[some]
+                order = np.argsort(ratio)
+                until = np.cumsum(weight[some][order]) / weight[some].sum()
+                at = np.minimum(np.searchsorted(until, REACH), len(ratio) - 1)
+                low, high = ratio[order][at]
+                ratios[above, below] = (float(low), float(high))
+        known = [clock for clock in clocks_mhz if clock is not None]
+        clock_mhz = (min(known), max(known)) if known and len(known) == len(clocks_mhz) else None
+        return cls(ratios, clock_mhz, tuple(bool(column.any()) for column in amounts.T))
+
+    def refuses(self, done: Floats, clock_mhz: float | None) -> str | None:
+        """A code of `TRANSFER_REASONS` where work of these amounts, float64[4], at this mean clock lies outside."""
+        if any(amount > 0 and not kind for amount, kind in zip(done, self.kinds, strict=True)):
+            return OUTSIDE_FIT
+        for (above, below), (low, high) in self.ratios.items():
+            if done[below] <= 0 or not low <= done[above] / done[below] <= high:
+                return OUTSIDE_FIT
+        if self.clock_mhz is None or clock_mhz is None:
+            return OTHER_CLOCKS
+        low_mhz, high_mhz = self.clock_mhz
+        inside = (1 - CLOCK_TOLERANCE_SHARE) * low_mhz <= clock_mhz <= (1 + CLOCK_TOLERANCE_SHARE) * high_mhz
+        # Prices fitted to runs at several clocks are those of none of them.
+        alike = high_mhz - low_mhz <= CLOCK_TOLERANCE_SHARE * high_mhz
+        return None if inside and alike else OTHER_CLOCKS
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Energy above idle of some work: `value_j` +- `u95_j` joules (95 %, of the fit's coefficients alone)."""
+
+    value_j: float
+    u95_j: float
+
+
+def predict(fit: Fit, reach: Reach, done: Floats, clock_mhz: float | None) -> Prediction | str:
+    """Energy above idle of work of these amounts, float64[4] by term; a code of `TRANSFER_REASONS` outside the reach."""
+    refused = reach.refuses(done, clock_mhz)
+    return refused if refused is not None else extrapolate(fit, done)
+
+
+def extrapolate(fit: Fit, done: Floats) -> Prediction:
+    """The same whatever the fit has seen: to show how wrong that is."""
+    amount = done[list(fit.terms)]
+    u95_j = t_975(max(fit.freedom, 5)) * float(amount @ fit.covariance_j2 @ amount) ** 0.5
+    return Prediction(float(fit.value_j @ amount), u95_j)
+
+
+# -- intervals of a window
+
+
+def choose_interval_s(work: Work, window: Window, resolution_s: float) -> float:
+    """The shortest interval at whose ends neither a power sample nor a step that straddles them matters much."""
+    inside = (work.end_ns > window.start_ns) & (work.start_ns < window.end_ns)
+    spans_s = (work.end_ns - work.start_ns)[inside] / 1e9
+    longest_s = float(np.percentile(spans_s, 95)) if len(spans_s) else 0.0
+    return max(MIN_INTERVAL_S, SAMPLES_PER_INTERVAL * resolution_s, SPANS_PER_INTERVAL * longest_s)
+
+
+def interval_edges(window: Window, interval_s: float) -> Ints:
+    """Bounds of equal intervals, at least `interval_s` long, that fill the window."""
+    count = max(int(window.duration_s / interval_s), 1)
+    return np.linspace(0, window.end_ns - window.start_ns, count + 1).astype(np.int64) + window.start_ns
+
+
+class Design:
+    """Energy above idle and work of each interval of `edges_ns`, for any lag and idle power.
+
+    amounts   float64[n, 4], work by term (`TERMS`)
+    """
+
+    def __init__(self, energy_at: EnergyAt, edges_ns: Ints, work: Work) -> None:
+        self._energy_at = energy_at
+        self._edges_ns = edges_ns
+        self.amounts = work.terms(edges_ns)
+        self._late_amounts = work.terms(edges_ns, late=True)
+
+    def above_idle(self, lag_ns: int, idle_w: float) -> Floats:
+        """float64[n], joules drawn `lag_ns` before the work of each interval was logged."""
+        above: Floats = (
+            np.diff(self._energy_at(self._edges_ns - lag_ns)) - idle_w * np.diff(self._edges_ns) / 1e9
+        )
+        return above
+
+    def fit(self, terms: Sequence[int], lag_ns: int, idle_w: float, *, late: bool = False) -> Fit:
+        amounts = self._late_amounts if late else self.amounts
+        return fit(amounts, self.above_idle(lag_ns, idle_w), terms)
+
+    def separable_terms(self, idle_w: float) -> tuple[int, ...] | str:
+        """The terms whose coefficients can be told apart, or the code of why none can.
+
+        Tokens, steps and context of decode may go together (a batch that stays full, contexts that are all as long):
+        then some of them stand for the others. The context counts where it certainly costs something.
+        """
+        held = self.amounts.sum(axis=0)
+        if not held.any():
+            return NO_STEPS
+        for term in (PREFILL, DECODE_TOKEN):
+            column = self.amounts[:, term]
+            if held[term] > 0 and held[term] ** 2 < MIN_EFFECTIVE_INTERVALS * float(column @ column):
+                return HARDLY_PRESENT
+        prefill = (PREFILL,) if held[PREFILL] > 0 else ()
+        if held[DECODE_TOKEN] == 0:
+            return prefill
+        for terms in TERMS_OF_DECODE:
+            if CONTEXT in terms and held[CONTEXT] == 0:
+                continue
+            found = self.fit((*prefill, *terms), 0, idle_w)
+            if found.condition_number <= MAX_CONDITION_NUMBER and (
+                CONTEXT not in terms or found.is_certain(CONTEXT)
+            ):
+                return found.terms
+        reduced = [self.fit((*prefill, decode), 0, idle_w) for decode in (DECODE_TOKEN, DECODE_STEP)]
+        told = [found for found in reduced if found.condition_number <= MAX_CONDITION_NUMBER]
+        return min(told, key=lambda found: found.squares).terms if told else COLLINEAR

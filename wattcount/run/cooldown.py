@@ -17,7 +17,7 @@ import numpy as np
 from wattcount.config.schema import PowerConfig
 from wattcount.gpu import PowerSampler
 from wattcount.gpu.nvml import NvmlSession
-from wattcount.trend import theil_sen
+from wattcount.statistics import theil_sen
 
 SAMPLE_S = 0.5
 NEAR_C = 3.0

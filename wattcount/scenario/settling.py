@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from wattcount.load.generator import RequestRecord
-from wattcount.trend import MIN_VALUES, residual, theil_sen
+from wattcount.statistics import MIN_VALUES, residual, theil_sen
 
 TOLERANCE_PERCENT = 5.0
 LIVES = 2.0

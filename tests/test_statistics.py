@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wattcount.trend import MIN_VALUES, residual, spread, t_975, theil_sen
+from wattcount.statistics import MIN_VALUES, residual, spread, t_975, theil_sen
 
 
 @settings(max_examples=100, deadline=None)
