@@ -11,8 +11,8 @@ from wattcount.config.identity import planned_point, setting_key
 from wattcount.config.levers import levers
 from wattcount.config.schema import RunConfig
 from wattcount.errors import NotStartedError, WattcountError, one_line
-from wattcount.metrics.findings import Finding
 from wattcount.metrics.load import load_metrics, stored_metrics
+from wattcount.metrics.sheet import Finding
 from wattcount.metrics.verdict import DAMAGED, Status, Verdict, verdict
 from wattcount.records import Record
 from wattcount.records.schema import Evidence, Phase, RunInfo
