@@ -97,6 +97,8 @@ def test_imports_only_to_the_left(file: Path) -> None:
     [
         ("wattcount.gpu._native", ("wattcount.gpu.", "wattcount.emulation.")),
         ("vllm", ("wattcount.engines.vllm.",)),
+        ("wattcount.engines.vllm", ("wattcount.engines.vllm.",)),
+        ("wattcount.engines.tiny", ("wattcount.engines.tiny.",)),
         ("mlflow", ("wattcount.tracking",)),
         ("hydra", ("wattcount.config", "wattcount.cli", "wattcount.sweep")),
     ],
@@ -110,6 +112,26 @@ def test_who_may_import_what(package: str, may: tuple[str, ...]) -> None:
     }
     assert users, f"nobody imports {package}: this test looks for the wrong name"
     assert [user for user in sorted(users) if not user.startswith(may)] == []
+
+
+@pytest.mark.parametrize("file", MODULES, ids=name_of)
+def test_only_an_engine_s_own_folder_names_it(file: Path) -> None:
+    """Others ask its plug-in. Comments and docstrings may say whose behaviour they rest on."""
+    if file.is_relative_to(PACKAGE / "engines"):
+        return
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    said = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    words = [
+        str(word)
+        for node in ast.walk(tree)
+        if id(node) not in said
+        for word in (
+            getattr(node, "value", None),
+            *(getattr(node, key, None) for key in ("id", "attr", "name", "arg")),
+        )
+        if isinstance(word, str)
+    ]
+    assert [word for word in words if "vllm" in word.lower()] == []
 
 
 def test_imports_are_found_wherever_they_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -323,6 +323,8 @@ def _engine(cfg: RunConfig) -> Iterator[str]:
     able = plugin.capabilities
     if able.spreads_over_gpus and cfg.gpu.count >= 1 and all(getattr(engine, key) >= 1 for key in sizes):
         yield from _parallel(cfg)
+    if not able.takes_token_ids:
+        yield f"engine.name: {engine.name} takes prompts as text only, and what wattcount sends are token ids"
     if cfg.scenario.lengths.force_output and not able.forces_length:
         yield (
             f"scenario.lengths.force_output: engine={engine.name} cannot be made to emit a number of tokens; set "

@@ -24,16 +24,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What an engine can do. The values here are those of an engine that computes the configured model in its own processes."""
+    """What an engine can do. The values here are those of an engine that computes the configured model in its own processes.
+
+    Whether it tells its limits, `EnginePlugin.defaults` says; what it computes on, `EnginePlugin.device`.
+    """
 
     owns_process: bool = True
     """The run starts and stops it. False: it is somebody else's server, so no power without it can be measured."""
     computes_model: bool = True
     """It computes the configured model. False: memory and number formats of the model say nothing about it."""
-    tells_steps: bool = True
+    reports_steps: bool = True
     """It reports each step of its scheduler (`EngineStep`)."""
-    tells_limits: bool = True
-    """It tells how many requests run at once (`max_num_seqs`), and how many tokens a step has."""
     takes_token_ids: bool = True
     """Prompts may be token ids. False: text only."""
     forces_length: bool = True

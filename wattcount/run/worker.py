@@ -418,6 +418,13 @@ class Run:
                     f"{gpu['uuid']}: {gpu['dropped_events']} observations were lost to a full buffer;"
                     " raise power.buffer_mib_per_gpu"
                 )
+        if (
+            self._activity is not None
+            and not registry.plugin(self._cfg.engine.name).capabilities.reports_steps
+        ):
+            self._info.notes.append(
+                "the engine reports no steps, so the emulated GPU's power did not follow its load: it is that of an idle engine"
+            )
         details = self._info.engine.get("details") or {}
         self._info.notes += defaults.notes(details.get("unexpected_defaults") or {})
         spec = self._cfg.engine.speculative.method
