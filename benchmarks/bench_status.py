@@ -24,9 +24,11 @@ from pathlib import Path
 from wattcount.metrics import load_metrics, to_bytes
 from wattcount.records import Record
 from wattcount.records.place import final_folder, new_run_id
+from wattcount.sweep.columns import FIGURES
 from wattcount.sweep.index import run_energy_j, run_wall_s
-from wattcount.sweep.ledger import Event, EventKind, Ledger
-from wattcount.sweep.plan import Plan, PlannedPoint
+from wattcount.sweep.ledger import Ledger
+from wattcount.sweep.outcome import Outcome, State
+from wattcount.sweep.plan import Plan, Point
 
 STARTS = 3
 FAILED_BEFORE = 20
@@ -47,7 +49,7 @@ def measured(folder: Path) -> Path:
     return found
 
 
-def copy(record: Path, info: dict, metrics: dict, records_dir: Path, planned: PlannedPoint) -> Path:
+def copy(record: Path, info: dict, metrics: dict, records_dir: Path, planned: Point) -> Path:
     run_id = new_run_id()
     folder = final_folder(records_dir, planned.key * 5, planned.repeat, run_id)
     folder.mkdir(parents=True)
@@ -59,7 +61,7 @@ def copy(record: Path, info: dict, metrics: dict, records_dir: Path, planned: Pl
     return folder
 
 
-def points(number: int) -> list[PlannedPoint]:
+def points(number: int) -> list[Point]:
     kinds = [
         (f"model_{m}", f"gpu_{g}", load)
         for m in range(50)
@@ -67,7 +69,7 @@ def points(number: int) -> list[PlannedPoint]:
         for load in ("0.017/s", "0.33/s")
     ]
     return [
-        PlannedPoint(
+        Point(
             f"{i:012x}", (f"model={model}", f"gpu={gpu}", f"repeat={i // len(kinds)}"),
             model, gpu, "server", load, 0, i // len(kinds),
         )
@@ -83,7 +85,7 @@ def make_sweep(records_dir: Path, record: Path, number: int) -> None:
     facts = {
         "wall_s": run_wall_s(info),
         "energy_j": run_energy_j(info, metrics["metrics"]),
-        "j_per_output_token": metrics["metrics"]["energy/gpu_j_per_output_token"],
+        "figures": {name: metrics["metrics"][name] for name in FIGURES},
         "gpu_uuid": str(info.gpus[0]["uuid"]),
     }
     Ledger.open(records_dir, "paper").write_plan(
@@ -91,17 +93,17 @@ def make_sweep(records_dir: Path, record: Path, number: int) -> None:
     )
     for start in range(STARTS):
         with Ledger.open(records_dir, "paper") as ledger:
-            ledger.append(Event(EventKind.start))
+            ledger.append(Outcome(State.running))
             for i in range(start, number, STARTS):
                 key = planned[i].key
                 if i % FAILED_BEFORE == 0:
-                    ledger.append(Event(EventKind.started, key, attempt=1))
+                    ledger.append(Outcome(State.running, key, attempt=1))
                     ledger.append(
-                        Event(EventKind.failed, key, attempt=1, reason="timeout", message="took too long")
+                        Outcome(State.failed, key, attempt=1, reason="timeout", message="took too long")
                     )
                 folder = copy(record, info.to_json(), metrics, records_dir, planned[i])
-                ledger.append(Event(EventKind.started, key, attempt=2))
-                ledger.append(Event(EventKind.done, key, attempt=2, record=str(folder), **facts))
+                ledger.append(Outcome(State.running, key, attempt=2))
+                ledger.append(Outcome(State.done, key, attempt=2, record=str(folder), **facts))
 
 
 def timed(records_dir: Path, *options: str) -> tuple[float, str]:

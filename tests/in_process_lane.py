@@ -17,7 +17,8 @@ class InProcessLane:
         self._lane = Lane(self._theirs, LaneSignals())
 
     def give(self, task: Task) -> None:
-        self._theirs.send(self._lane.measure(task))
+        for message in self._lane.measure(task):
+            self._theirs.send(message)
 
     def signal(self, number: int) -> None:
         raise AssertionError(f"nothing runs that could be sent signal {number}")

@@ -19,10 +19,10 @@ from wattcount.masking import reveal
 from wattcount.run.cooldown import Rest
 from wattcount.run.orchestrate import Display
 from wattcount.sweep import local, task
-from wattcount.sweep.plan import Plan, PlannedPoint, PlanState
+from wattcount.sweep.outcome import Outcome, State
+from wattcount.sweep.plan import Plan, Point
 from wattcount.sweep.report import SweepResult
 from wattcount.sweep.sweeper import exit_code
-from wattcount.sweep.task import PointResult
 
 
 @dataclasses.dataclass
@@ -38,13 +38,12 @@ class Calls:
     def __call__(
         self,
         run: RunConfig,
-        overrides: tuple[str, ...],
         *,
         wait_for_others: bool,
         rest: Rest | None,
         display: Display | None,
         sweep: str | None,
-    ) -> PointResult:
+    ) -> Outcome:
         del display, sweep
         self.runs.append(run)
         self.waits.append(wait_for_others)
@@ -53,7 +52,8 @@ class Calls:
         if isinstance(answer, BaseException):
             raise answer
         message = None if answer == 0 else "what went wrong"
-        return PointResult(answer, overrides, f"/records/{len(self.runs)}", message)
+        state = State.done if answer == 0 else State.failed
+        return Outcome(state, exit_code=answer, record=f"/records/{len(self.runs)}", message=message)
 
 
 @pytest.fixture
@@ -232,9 +232,12 @@ def test_flags_of_hydra(calls: Calls, capsys: pytest.CaptureFixture[str]) -> Non
 def test_exit_codes_of_a_sweep() -> None:
     def of(*codes: int) -> int:
         points = [
-            PlannedPoint(str(n), (), "tiny", "h200", "batch", "batch of 8", 0, n) for n in range(len(codes))
-        ] or [PlannedPoint("0", (), "tiny", "h200", "batch", "batch of 8", 0, 0, PlanState.done)]
-        results = {str(n): PointResult(code, (), None, None) for n, code in enumerate(codes)}
+            Point(str(n), (), "tiny", "h200", "batch", "batch of 8", 0, n) for n in range(len(codes))
+        ] or [Point("0", (), "tiny", "h200", "batch", "batch of 8", 0, 0, State.done)]
+        results = {
+            str(n): Outcome(State.failed if code else State.done, exit_code=code)
+            for n, code in enumerate(codes)
+        }
         return exit_code(SweepResult(Plan("s", tuple(points), "", ()), results))
 
     assert of() == 0
@@ -260,7 +263,7 @@ def test_a_record_that_was_there_is_marked(
     assert home
     monkeypatch.setattr(local, "ChildLane", InProcessLane)
     monkeypatch.setattr(
-        task, "_measure", lambda _run, overrides, **_: PointResult(0, overrides, "/records/1", None, True)
+        task, "_measure", lambda _run, **_: Outcome(State.done, record="/records/1", before=True)
     )
     assert main(["-m", "tracking=none", "model=tiny", "seed=0,1"]) == 0
     line = "already measured (resume=false measures again):\nrecord: /records/1\n"

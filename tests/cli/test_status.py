@@ -11,7 +11,8 @@ from sweep_ledger import make_sweep
 
 from wattcount.cli import status
 from wattcount.cli.main import main
-from wattcount.sweep.ledger import Event, EventKind, Ledger
+from wattcount.sweep.ledger import Ledger
+from wattcount.sweep.outcome import Outcome, State
 from wattcount.sweep.plan import Plan
 
 
@@ -99,8 +100,8 @@ def test_watching_ends_with_the_sweep(sweep, tmp_path, monkeypatch, capsys):
     def sleep(seconds: float) -> None:
         slept.append(seconds)
         if len(slept) == 3:
-            sweep.append(Event(EventKind.failed, "running", reason="timeout"))
-            sweep.append(Event(EventKind.end, reason="finished"))
+            sweep.append(Outcome(State.failed, "running", reason="timeout"))
+            sweep.append(Outcome(State.done, reason="finished"))
             sweep.close()
 
     monkeypatch.setattr(status.time, "sleep", sleep)

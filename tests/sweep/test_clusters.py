@@ -19,7 +19,8 @@ import pytest
 from waiting import wait_until
 
 from wattcount.records import Record
-from wattcount.sweep.ledger import State, read_state
+from wattcount.sweep.ledger import read_state
+from wattcount.sweep.outcome import State
 
 pytestmark = pytest.mark.timeout(1800)
 
@@ -96,7 +97,7 @@ def records(home: Path) -> list[Record]:
 
 
 def states(home: Path) -> Counter[State]:
-    return Counter(point.state for point in read_state(home / "records", "s").points)
+    return Counter(outcome.state for outcome in read_state(home / "records", "s").outcomes.values())
 
 
 def assert_each_point_once(home: Path) -> None:

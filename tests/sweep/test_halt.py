@@ -5,24 +5,24 @@ import os
 
 import pytest
 
-from wattcount.errors import EXIT_FAILED, EXIT_NOT_STARTED, EXIT_OK
+from wattcount.errors import EXIT_FAILED, EXIT_NOT_STARTED
 from wattcount.records.writer import UNWRITABLE
 from wattcount.run.orchestrate import NOT_LAUNCHED
 from wattcount.sweep.halt import Halt
-from wattcount.sweep.task import NOT_STARTED, PointResult
+from wattcount.sweep.outcome import NOT_STARTED, Outcome, State
 
 
-def failed(reason: str, message: str = "it failed", code: int = EXIT_FAILED) -> PointResult:
-    return PointResult(code, (), None, message, reason=reason)
+def failed(reason: str, message: str = "it failed", code: int = EXIT_FAILED) -> Outcome:
+    return Outcome(State.failed, exit_code=code, reason=reason, message=message)
 
 
-DONE = PointResult(EXIT_OK, (), "/records/x", None)
-INVALID = PointResult(EXIT_OK, (), "/records/x", "unsteady", invalid=True, reason="unsteady")
-BEFORE = PointResult(EXIT_OK, (), "/records/x", None, measured_before=True)
+DONE = Outcome(State.done, record="/records/x")
+INVALID = Outcome(State.invalid, record="/records/x", message="unsteady", reason="unsteady")
+BEFORE = Outcome(State.done, record="/records/x", before=True)
 START = failed("engine_start_failed")
 
 
-def why(*results: PointResult, limit: int | None = 3, here: bool = True) -> str | None:
+def why(*results: Outcome, limit: int | None = 3, here: bool = True) -> str | None:
     """After these results of one point each."""
     halt = Halt(limit, here=here)
     for number, result in enumerate(results):
@@ -40,7 +40,7 @@ def why(*results: PointResult, limit: int | None = 3, here: bool = True) -> str 
         tuple(failed(NOT_STARTED, "vLLM is not installed", EXIT_NOT_STARTED) for _ in range(3)),
     ],
 )
-def test_points_that_all_fail_alike_end_the_sweep(results: tuple[PointResult, ...]) -> None:
+def test_points_that_all_fail_alike_end_the_sweep(results: tuple[Outcome, ...]) -> None:
     assert "none was measured" in (why(*results) or "")
     assert why(*results[:-1]) is None
     assert why(*results, limit=None) is None

@@ -17,7 +17,6 @@ from wattcount.config.composition import compose, initialized
 from wattcount.errors import EXIT_FAILED, EXIT_NOT_STARTED, EXIT_OK, EXIT_TERMINATED
 from wattcount.masking import reveal
 from wattcount.records import Record
-from wattcount.sweep.events import decode
 from wattcount.sweep.job import (
     JOB_LOST,
     Errand,
@@ -28,7 +27,7 @@ from wattcount.sweep.job import (
     write_result,
 )
 from wattcount.sweep.keys import plan_key
-from wattcount.sweep.task import PointResult
+from wattcount.sweep.outcome import Outcome, State, decode
 
 SHORT = [*SHORT_RUN, "power=emulated", "gpu=l4"]
 
@@ -39,10 +38,10 @@ def errand(tmp_path: Path) -> Errand:
 
 
 @pytest.fixture
-def job() -> Callable[[list[str], Errand], PointResult]:
+def job() -> Callable[[list[str], Errand], Outcome]:
     """Runs the task as Hydra does in a job."""
 
-    def run(overrides: list[str], errand: Errand) -> PointResult:
+    def run(overrides: list[str], errand: Errand) -> Outcome:
         state = Singleton.get_state()
         try:
             with initialized():
@@ -59,28 +58,28 @@ def job() -> Callable[[list[str], Errand], PointResult]:
     return run
 
 
-def events(errand: Errand) -> list[tuple[str, int | None]]:
+def events(errand: Errand) -> list[tuple[str, int]]:
     files = sorted(Path(errand.records_dir).glob(".sweeps/s/events/*.jsonl"))
     lines = [line for file in files for line in file.read_bytes().splitlines()[1:]]
-    return [(event.kind.value, event.attempt) for event in map(decode, lines)]
+    return [(outcome.state.value, outcome.attempt) for outcome in map(decode, lines)]
 
 
 def test_a_job_measures_its_point_and_tells(
-    job: Callable[[list[str], Errand], PointResult], errand: Errand
+    job: Callable[[list[str], Errand], Outcome], errand: Errand
 ) -> None:
     result = job(SHORT, errand)
     assert result.exit_code == EXIT_OK
     assert result.key == plan_key(compose(SHORT))
-    assert result.record_path is not None
-    assert Record.open(Path(result.record_path)).path.is_relative_to(errand.records_dir)
+    assert result.record is not None
+    assert Record.open(Path(result.record)).path.is_relative_to(errand.records_dir)
     assert read_result(Path(errand.folder) / f"{result.key}.json") == result
     assert not list(Path(errand.folder).glob("*.try"))
-    assert next(kind for kind, _ in events(errand)) == "started"
+    assert next(kind for kind, _ in events(errand)) == "running"
     assert len(list(Path(errand.folder).parent.glob("rest/GPU-*.json"))) == 1
 
 
 def test_a_job_that_its_launcher_started_again_too_often_gives_up(
-    job: Callable[[list[str], Errand], PointResult], errand: Errand
+    job: Callable[[list[str], Errand], Outcome], errand: Errand
 ) -> None:
     folder = Path(errand.folder)
     folder.mkdir(parents=True)
@@ -88,13 +87,13 @@ def test_a_job_that_its_launcher_started_again_too_often_gives_up(
     (folder / f"{key}.try").write_text("node 1\nnode 2\n")
     result = job(SHORT, replace(errand, attempts=2))
     assert (result.exit_code, result.reason, result.attempt) == (EXIT_FAILED, JOB_LOST, 2)
-    assert result.record_path is None
+    assert result.record is None
     assert events(errand) == [("lost", 2)]
     assert read_result(folder / f"{key}.json") == result
 
 
 def test_a_point_that_makes_no_sense_there_is_told(
-    job: Callable[[list[str], Errand], PointResult], errand: Errand
+    job: Callable[[list[str], Errand], Outcome], errand: Errand
 ) -> None:
     result = job([*SHORT, "scenario.num_requests=0"], errand)
     assert result.exit_code == EXIT_NOT_STARTED
@@ -102,25 +101,25 @@ def test_a_point_that_makes_no_sense_there_is_told(
 
 
 def test_a_result_that_is_damaged_is_none(tmp_path: Path) -> None:
-    write_result(tmp_path, PointResult(EXIT_OK, ("a=1",), None, None, key="k"))
+    write_result(tmp_path, Outcome(State.done, "k", record="/r"))
     file = tmp_path / "k.json"
-    assert read_result(file).overrides == ("a=1",)
+    assert read_result(file).record == "/r"
     file.write_text(file.read_text()[:20])
     with pytest.raises(ValueError, match=r"Unterminated|Expecting"):
         read_result(file)
     file.write_text('{"exit_code": 0}')
-    with pytest.raises(ValueError, match="is no result of a point"):
+    with pytest.raises(ValueError, match="not an outcome"):
         read_result(file)
 
 
 def test_a_folder_that_cannot_be_written_costs_no_result(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    write_result(tmp_path / "file", PointResult(EXIT_OK, (), None, None, key="k"))
+    write_result(tmp_path / "file", Outcome(State.done, "k"))
 
 
 def test_who_was_interrupted() -> None:
-    assert was_interrupted(PointResult(EXIT_TERMINATED, (), None, None))
-    assert not was_interrupted(PointResult(EXIT_FAILED, (), None, None))
+    assert was_interrupted(Outcome(State.failed, exit_code=EXIT_TERMINATED))
+    assert not was_interrupted(Outcome(State.failed, exit_code=EXIT_FAILED))
 
 
 def test_results_are_read_as_they_come(tmp_path: Path) -> None:
@@ -128,13 +127,13 @@ def test_results_are_read_as_they_come(tmp_path: Path) -> None:
     assert read_results(folder, ["a", "b"]) == {}
     folder.mkdir()
     (folder / "b.json").write_text('{"exit_code":')  # as a network file system may show it
-    result = PointResult(EXIT_OK, ("x=1",), None, None, key="a")
+    result = Outcome(State.done, "a")
     write_result(folder, result)
     assert read_results(folder, ["a", "b", "c"]) == {"a": result}
 
 
 def test_a_password_reaches_a_job_and_is_in_nothing_that_is_printed(
-    job: Callable[[list[str], Errand], PointResult], errand: Errand, monkeypatch: pytest.MonkeyPatch
+    job: Callable[[list[str], Errand], Outcome], errand: Errand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "environ", os.environ.copy())
     sent = replace(errand, tracking_uri="http://bob:hunter2@127.0.0.1:9")

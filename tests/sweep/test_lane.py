@@ -17,9 +17,9 @@ from wattcount.records import Record
 from wattcount.records.schema import Phase
 from wattcount.scenario.journal import Progress
 from wattcount.sweep import lane
-from wattcount.sweep.lane import Finished, Lane, LaneSignals, Said, Task
+from wattcount.sweep.lane import Lane, LaneSignals, Said, Task
 from wattcount.sweep.local import ChildLane
-from wattcount.sweep.task import PointResult
+from wattcount.sweep.outcome import Outcome, State
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -36,7 +36,7 @@ def ends() -> Iterator[tuple[Connection, Connection]]:
 
 
 def task(cfg: RunConfig) -> Task:
-    return Task(to_json(cfg), (), "k", "sweep", 1, (), wait_for_others=False)
+    return Task(to_json(cfg), "k", "sweep", 1, (), wait_for_others=False)
 
 
 def report(phase: Phase, number: int) -> Progress:
@@ -47,24 +47,24 @@ def test_a_sweep_that_does_not_read_keeps_no_run(
     ends: tuple[Connection, Connection], tiny_run: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, sweeps = ends
-    result = PointResult(0, (), "/records/x", None, key="k")
+    outcome = Outcome(State.done, "k", record="/records/x")
 
-    def run(*_: Any, display: Any, **__: Any) -> PointResult:
+    def run(*_: Any, display: Any, **__: Any) -> Outcome:
         display.started(tiny_run())
         for phase in (Phase.WARMUP, Phase.WINDOW):
             for number in range(REPORTS):
                 display.progress(report(phase, number))  # it would stand still here
         display.notice("a notice")
         display.ended(None)
-        return result
+        return outcome
 
     monkeypatch.setattr(lane, "measure_planned", run)
     made = Lane(ours, LaneSignals())
-    finished = made.measure(task(tiny_run()))
+    sent = made.measure(task(tiny_run()))
     heard: list[Said] = []
     while not heard or heard[-1].text is None:
         heard.append(sweeps.recv())
-    assert finished == Finished(result, {})
+    assert sent == (Said(before={}), outcome)
     shown = [said.progress for said in heard if said.progress is not None]
     assert len(shown) < REPORTS
     assert shown[-1] == report(Phase.WINDOW, REPORTS - 1)
@@ -102,13 +102,13 @@ def test_a_signalled_lane_closes_the_record_says_so_and_ends(
     child = ChildLane()
     child.give(task(tiny_run(window_s=60.0)))
     signalled = False
-    while not isinstance(message := child.connection.recv(), Finished):
+    while not isinstance(message := child.connection.recv(), Outcome):
         if not signalled and message.progress is not None and message.progress.phase is Phase.WINDOW:
             signalled = True
             child.signal(number)
-    assert (message.result.exit_code, message.result.reason) == (code, "interrupted")
-    assert message.result.record_path is not None
-    assert Record.open(message.result.record_path).info.validity.reasons == ["interrupted"]
+    assert (message.exit_code, message.reason) == (code, "interrupted")
+    assert message.record is not None
+    assert Record.open(message.record).info.validity.reasons == ["interrupted"]
     assert child.close() in (code, 0)  # the run's own handlers took it
 
 
@@ -121,9 +121,10 @@ def test_a_folder_that_cannot_be_written_to_does_not_end_the_lane(
     child = ChildLane()
     for _ in range(2):
         child.give(task(cfg))
-        message = child.connection.recv()
-        assert isinstance(message, Finished)
-        assert "records_dir" in (message.result.message or "")
+        assert isinstance(child.connection.recv(), Said)
+        outcome = child.connection.recv()
+        assert isinstance(outcome, Outcome)
+        assert "records_dir" in (outcome.message or "")
     # A lane that waits for its next point ends at once.
     child.signal(signal.SIGTERM)
     with pytest.raises(EOFError):

@@ -12,8 +12,8 @@ import pytest
 from short_run import SHORT_RUN
 
 from wattcount.sweep.job import JOB_LOST
-from wattcount.sweep.ledger import Event, State, read_state
-from wattcount.sweep.state import PointState
+from wattcount.sweep.ledger import read_state
+from wattcount.sweep.outcome import Outcome, State
 
 pytestmark = pytest.mark.timeout(200)
 
@@ -39,14 +39,8 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
     return run
 
 
-def points(home: Path) -> list[PointState]:
-    return list(read_state(home / "records", "s").points)
-
-
-def last_event(point: PointState) -> Event:
-    event = point.result or point.failure
-    assert event is not None
-    return event
+def outcomes(home: Path) -> list[Outcome]:
+    return list(read_state(home / "records", "s").outcomes.values())
 
 
 def test_what_was_measured_before_a_launcher_broke_counts_and_the_rest_is_tried_again(
@@ -55,9 +49,8 @@ def test_what_was_measured_before_a_launcher_broke_counts_and_the_rest_is_tried_
     code, err = sweep("breaks_after_one", "gpu=l4", "repeat=0,1,2")
     assert code == 1
     # A call for three, which breaks at the second, and one for the two others.
-    assert [point.state for point in points(tmp_path)] == [State.done, State.done, State.lost]
-    assert [last_event(point).attempt for point in points(tmp_path)] == [1, 2, 2]
-    assert last_event(points(tmp_path)[2]).reason == JOB_LOST
+    assert [outcome.state for outcome in outcomes(tmp_path)] == [State.done, State.done, State.lost]
+    assert outcomes(tmp_path)[2].reason == JOB_LOST
     assert "the launcher failed: RuntimeError: a worker died" in err
     assert len(list((tmp_path / "records").glob("*/r*/run.json"))) == 2
     assert not list((tmp_path / "records").glob(".sweeps/s/jobs/*"))
@@ -66,7 +59,7 @@ def test_what_was_measured_before_a_launcher_broke_counts_and_the_rest_is_tried_
 def test_groups_do_not_cost_each_other_anything(sweep: Sweep, tmp_path: Path) -> None:
     code, err = sweep("breaks_after_one", "gpu=l4,a100")
     assert (code, err) == (0, ""), err
-    assert [point.state for point in points(tmp_path)] == [State.done] * 2
+    assert [outcome.state for outcome in outcomes(tmp_path)] == [State.done] * 2
 
 
 def test_a_launcher_that_refuses_everything_loses_every_point_with_its_reason(
@@ -75,9 +68,9 @@ def test_a_launcher_that_refuses_everything_loses_every_point_with_its_reason(
     code, err = sweep("refuses", "gpu=l4,a100", "sweep.attempts=1")
     assert code == 1
     assert err.count("the launcher failed: RuntimeError: no such queue") >= 1
-    assert [point.state for point in points(tmp_path)] == [State.lost] * 2
-    found = {(last_event(point).attempt, last_event(point).message) for point in points(tmp_path)}
-    assert found == {(1, "the launcher failed: RuntimeError: no such queue")}
+    assert [outcome.state for outcome in outcomes(tmp_path)] == [State.lost] * 2
+    found = {outcome.message for outcome in outcomes(tmp_path)}
+    assert found == {"the launcher failed: RuntimeError: no such queue"}
 
 
 def test_a_placement_that_the_launcher_does_not_know_is_found_before_anything_starts(

@@ -17,15 +17,16 @@ from waiting import wait_until
 
 from wattcount import ownership
 from wattcount.errors import WattcountError
-from wattcount.sweep.ledger import Event, EventKind, Ledger, State, read_plan, read_state, sweeps
-from wattcount.sweep.plan import Plan, PlannedPoint, PlanState
+from wattcount.sweep.ledger import Ledger, read_plan, read_state, sweeps
+from wattcount.sweep.outcome import Outcome, State
+from wattcount.sweep.plan import Plan, Point
 
 
-def point(key: str, **other) -> PlannedPoint:
-    return PlannedPoint(key, ("model=m", "seed=0"), "m", "h200", "server", "server 4/s", 0, 1, **other)
+def point(key: str, **other) -> Point:
+    return Point(key, ("model=m", "seed=0"), "m", "h200", "server", "server 4/s", 0, 1, **other)
 
 
-def make_plan(*points: PlannedPoint, name: str = "quick") -> Plan:
+def make_plan(*points: Point, name: str = "quick") -> Plan:
     return Plan(
         name, points or (point("a"), point("b")), "2026-01-01T00:00:00Z", ("+experiment=quick", "a=b c")
     )
@@ -40,7 +41,7 @@ def ledger(tmp_path):
 
 def state(ledger: Ledger, key: str = "a") -> State:
     found = read_state(ledger.folder.parents[1], ledger.folder.name)
-    return next(p.state for p in found.points if p.point.key == key)
+    return found.outcomes[key].state
 
 
 # -- the plan -------------------------------------------------------------------------------------
@@ -48,9 +49,9 @@ def state(ledger: Ledger, key: str = "a") -> State:
 
 def test_the_plan_comes_back_as_it_was(tmp_path):
     plan = make_plan(
-        point("a", state=PlanState.done, record="/r", wall_s=1.5, energy_j=2.5, basis="measured"),
-        point("b", state=PlanState.skipped, reason="does_not_fit", message="140 GiB > 80 GiB"),
-        PlannedPoint("c", (), "", "", "", "", 3, 4),
+        point("a", state=State.done, record="/r", wall_s=1.5, energy_j=2.5, basis="measured"),
+        point("b", state=State.skipped, reason="does_not_fit", message="140 GiB > 80 GiB"),
+        Point("c", (), "", "", "", "", 3, 4),
     )
     Ledger.open(tmp_path, "quick").write_plan(plan)
     assert read_plan(tmp_path, "quick") == plan
@@ -116,13 +117,13 @@ def test_sweeps_are_listed_newest_first(tmp_path):
 def test_a_sweep_that_an_earlier_version_started_goes_on_where_it_is(tmp_path):
     with Ledger.open(tmp_path, "quick") as begun:
         begun.write_plan(make_plan(point("a"), point("b")))
-        begun.append(Event(EventKind.done, key="a", record=None))
+        begun.append(Outcome(State.done, key="a", record=None))
     (tmp_path / ".sweeps").rename(tmp_path / ".studies")
     assert sweeps(tmp_path) == ["quick"]
     with Ledger.open(tmp_path, "quick") as again:
-        again.append(Event(EventKind.started, key="b"))
+        again.append(Outcome(State.running, key="b"))
         found = read_state(tmp_path, "quick")
-    assert [point.state for point in found.points] == [State.done, State.running]
+    assert [found.outcomes[key].state for key in "ab"] == [State.done, State.running]
     assert not (tmp_path / ".sweeps" / "quick").exists()  # its history is not split
 
 
@@ -136,16 +137,16 @@ def files(ledger: Ledger) -> list[Path]:
 def test_the_story_of_a_point(ledger):
     assert state(ledger) is State.waiting
     assert files(ledger) == []
-    assert ledger.append(Event(EventKind.started, "a"))
+    assert ledger.append(Outcome(State.running, "a"))
     assert state(ledger) is State.running
-    assert ledger.append(Event(EventKind.failed, "a", reason="timeout"))
+    assert ledger.append(Outcome(State.failed, "a", reason="timeout"))
     assert state(ledger) is State.failed
     assert len(files(ledger)) == 1
 
 
 def test_done_needs_its_record(ledger, tmp_path):
     record = tmp_path / "0123456789ab" / "r0-1"
-    ledger.append(Event(EventKind.done, "a", record=str(record)))
+    ledger.append(Outcome(State.done, "a", record=str(record)))
     assert state(ledger) is State.waiting
     SyntheticRun().write(record)
     assert state(ledger) is State.done
@@ -153,16 +154,15 @@ def test_done_needs_its_record(ledger, tmp_path):
 
 def test_a_damaged_record_is_not_done(ledger, tmp_path):
     record = SyntheticRun().write(tmp_path / "0123456789ab" / "r0-1")
-    ledger.append(Event(EventKind.started, "a"))
-    ledger.append(Event(EventKind.done, "a", record=str(record)))
+    ledger.append(Outcome(State.running, "a"))
+    ledger.append(Outcome(State.done, "a", record=str(record)))
     assert state(ledger) is State.done
     (record / "requests.parquet").unlink()
     for _ in range(2):  # the second time from the cache
-        point = read_state(tmp_path, ledger.folder.name).points[0]
-        assert point.state is not State.done
-        assert point.record is None
-        assert point.failure.reason == "damaged"
-        assert "requests.parquet is missing" in point.failure.message
+        outcome = read_state(tmp_path, ledger.folder.name).outcomes["a"]
+        assert outcome.state is not State.done
+        assert outcome.reason == "damaged"
+        assert "requests.parquet is missing" in outcome.message
 
 
 def test_a_record_that_the_checks_of_today_find_invalid_is_not_done(ledger, tmp_path):
@@ -176,69 +176,70 @@ def test_a_record_that_the_checks_of_today_find_invalid_is_not_done(ledger, tmp_
         "invalidates": True,
     }
     rewrite_metrics(record, validity={"valid": False, "reasons": [], "findings": [finding]})
-    ledger.append(Event(EventKind.done, "a", record=str(record)))
-    point = read_state(tmp_path, ledger.folder.name).points[0]
-    assert (point.state, point.failure.reason, point.failure.message) == (State.invalid, "backlog", "late")
+    ledger.append(Outcome(State.done, "a", record=str(record)))
+    outcome = read_state(tmp_path, ledger.folder.name).outcomes["a"]
+    assert (outcome.state, outcome.reason, outcome.message) == (State.invalid, "backlog", "late")
 
 
 def test_the_same_of_a_record_that_the_plan_found(tmp_path):
     record = SyntheticRun().write(tmp_path / "0123456789ab" / "r0-1")
     with Ledger.open(tmp_path, "quick") as ledger:
-        done = planned("a", state=PlanState.done, record=str(record))
+        done = planned("a", state=State.done, record=str(record))
         ledger.write_plan(Plan("quick", (done,), "", ()))
-    assert read_state(tmp_path, "quick").points[0].state is State.done
+    assert read_state(tmp_path, "quick").outcomes["a"].state is State.done
     (record / "run.json").write_text("[]")
-    point = read_state(tmp_path, "quick").points[0]
-    assert (point.state, point.failure.reason) == (State.failed, "damaged")
+    outcome = read_state(tmp_path, "quick").outcomes["a"]
+    assert (outcome.state, outcome.reason) == (State.failed, "damaged")
 
 
 def test_a_folder_that_was_moved_still_has_what_was_measured(tmp_path):
     before, after = tmp_path / "there", tmp_path / "here"
     record = before / "0123456789ab" / "r0-1"
-    planned_before = planned("old", state=PlanState.done, record=str(before / "ba9876543210" / "r0-0"))
+    planned_before = planned("old", state=State.done, record=str(before / "ba9876543210" / "r0-0"))
     for folder in (record, Path(planned_before.record)):
         SyntheticRun().write(folder)
     with Ledger.open(before, "moved") as ledger:
         ledger.write_plan(Plan("moved", (planned("new"), planned_before, planned("lost")), "", ()))
-        ledger.append(Event(EventKind.started, "new"))
-        ledger.append(Event(EventKind.done, "new", record=str(record)))
-        ledger.append(Event(EventKind.started, "lost"))
-        ledger.append(Event(EventKind.done, "lost", record=str(before / "0123456789ab" / "r1-2")))
+        ledger.append(Outcome(State.running, "new"))
+        ledger.append(Outcome(State.done, "new", record=str(record)))
+        ledger.append(Outcome(State.running, "lost"))
+        ledger.append(Outcome(State.done, "lost", record=str(before / "0123456789ab" / "r1-2")))
     before.rename(after)
-    new, old, lost = read_state(after, "moved").points
+    new, old, lost = read_state(after, "moved").outcomes.values()
     assert (new.state, new.record) == (State.done, str(after / "0123456789ab" / "r0-1"))
     assert (old.state, old.record) == (State.done, str(after / "ba9876543210" / "r0-0"))
     assert lost.state is not State.done
 
 
 def test_a_closed_ledger_runs_nothing_and_can_be_written_on(ledger):
-    ledger.append(Event(EventKind.started, "a"))
+    ledger.append(Outcome(State.running, "a"))
     ledger.close()
     ledger.close()
     assert state(ledger) is State.lost
-    assert ledger.append(Event(EventKind.started, "a"))
+    assert ledger.append(Outcome(State.running, "a"))
     assert state(ledger) is State.running
 
 
 def test_threads_write_whole_lines(ledger, tmp_path):
     def write(key: str) -> None:
         for _ in range(200):
-            ledger.append(Event(EventKind.started, key, message="x" * 300))
+            ledger.append(Outcome(State.running, key, message="x" * 300))
 
     threads = [threading.Thread(target=write, args=(key,)) for key in "ab"]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [p.tries for p in read_state(tmp_path, "quick").points] == [200, 200]
+    assert [outcome.attempt for outcome in read_state(tmp_path, "quick").outcomes.values()] == [200, 200]
 
 
 CHILD = """
 import os, sys, time
-from wattcount.sweep.ledger import Event, EventKind, Ledger
+from wattcount.sweep.ledger import Ledger
+from wattcount.sweep.outcome import Outcome, State
 ledger = Ledger.open(sys.argv[1], "quick")
-ledger.append(Event(EventKind.start))
-ledger.append(Event(EventKind.started, "a"))
+ledger.append(Outcome(State.running))
+ledger.append(Outcome(State.running, "a"))
 print("ready", flush=True)
 time.sleep(60)
 """
@@ -257,8 +258,8 @@ def test_a_process_that_is_killed_runs_nothing_any_more(tmp_path):
             child.kill()
         child.wait(10)
     after = read_state(tmp_path, "quick")
-    assert (before.alive, before.points[0].state) == (True, State.running)
-    assert (after.alive, after.points[0].state) == (False, State.lost)
+    assert (before.alive, before.outcomes["a"].state) == (True, State.running)
+    assert (after.alive, after.outcomes["a"].state) == (False, State.lost)
     assert after.starts[0].killed
     assert after.starts[0].pid == child.pid
 
@@ -267,7 +268,7 @@ def test_a_process_that_is_killed_runs_nothing_any_more(tmp_path):
     "tail", [b'{"kind":"done","key":"a","t_u', b"\x00" * 100, b"\n\n", b'{"kind":"done"}\n']
 )
 def test_a_torn_line_is_passed_over(ledger, tail):
-    ledger.append(Event(EventKind.started, "a"))
+    ledger.append(Outcome(State.running, "a"))
     with files(ledger)[0].open("ab") as file:
         file.write(tail)
     assert state(ledger) is State.running
@@ -280,26 +281,26 @@ def test_a_file_without_its_first_line(ledger, content):
 
 
 def test_a_full_disk_ends_nothing(ledger, tmp_path):
-    ledger.append(Event(EventKind.start))
+    ledger.append(Outcome(State.running))
     size = files(ledger)[0].stat().st_size
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, limits[1]))
-        assert not ledger.append(Event(EventKind.started, "a"))  # ten bytes of it
-        assert not ledger.append(Event(EventKind.failed, "a"))
+        assert not ledger.append(Outcome(State.running, "a"))  # ten bytes of it
+        assert not ledger.append(Outcome(State.failed, "a"))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
     # There is room again: what comes now is not spoilt by what did not fit.
-    assert ledger.append(Event(EventKind.started, "b"))
+    assert ledger.append(Outcome(State.running, "b"))
     found = read_state(tmp_path, "quick")
-    assert [p.state for p in found.points] == [State.waiting, State.running]
+    assert [found.outcomes[key].state for key in "ab"] == [State.waiting, State.running]
 
 
 def test_a_folder_that_is_gone_ends_nothing(ledger):
     (ledger.folder / "events").rmdir()
-    assert not ledger.append(Event(EventKind.start))
+    assert not ledger.append(Outcome(State.running))
 
 
 # -- other hosts ----------------------------------------------------------------------------------
@@ -307,7 +308,7 @@ def test_a_folder_that_is_gone_ends_nothing(ledger):
 
 def from_elsewhere(ledger: Ledger, age_s: float) -> None:
     """Makes the ledger's only file one of another host that was last touched `age_s` ago."""
-    ledger.append(Event(EventKind.started, "a"))
+    ledger.append(Outcome(State.running, "a"))
     (file,) = files(ledger)
     first, rest = file.read_bytes().split(b"\n", 1)
     for mark in ("boot_id", "machine_id", "hostname"):
@@ -340,7 +341,7 @@ def test_beating_goes_on_until_it_is_left(ledger, monkeypatch):
 
 
 def test_beats_are_rare(ledger, monkeypatch):
-    ledger.append(Event(EventKind.start))
+    ledger.append(Outcome(State.running))
     touched = []
     monkeypatch.setattr(os, "utime", touched.append)
     for _ in range(100):
@@ -356,12 +357,12 @@ def test_reading_a_sweep_grows_with_its_points_alone(tmp_path):
 
     def reading(count: int) -> Callable[[], object]:
         name = f"sweep{count}"
-        points = [point(f"{i:012x}", state=PlanState.to_run) for i in range(count)]
+        points = [point(f"{i:012x}", state=State.waiting) for i in range(count)]
         with Ledger.open(tmp_path, name) as ledger:
             ledger.write_plan(make_plan(*points))
             for p in points:
-                ledger.append(Event(EventKind.started, p.key))
-                ledger.append(Event(EventKind.failed, p.key, reason="timeout", message="m" * 200))
+                ledger.append(Outcome(State.running, p.key))
+                ledger.append(Outcome(State.failed, p.key, reason="timeout", message="m" * 200))
             assert read_state(tmp_path, name).counts[State.failed] == count
         return lambda: read_state(tmp_path, name)
 

@@ -13,9 +13,10 @@ from wattcount.config.schema import TrackingConfig
 from wattcount.records.schema import Phase
 from wattcount.run.quiet import OwnWindow
 from wattcount.sweep import mlflow_log
-from wattcount.sweep.ledger import Event, EventKind, Ledger, read_state
+from wattcount.sweep.ledger import Ledger, read_state
 from wattcount.sweep.mlflow_log import LaneLog, SweepLog, pending
-from wattcount.sweep.page import COLUMNS, sweep_page
+from wattcount.sweep.outcome import Outcome, State
+from wattcount.sweep.status import sweep_page
 from wattcount.tracking import resolve_uri
 
 # MLflow's own use of SQLAlchemy is its authors' business.
@@ -174,7 +175,7 @@ def test_no_refresh_begins_inside_a_window(tmp_path):
 def test_the_state_of_a_sweep_with_points_left(tmp_path, how, expected):
     ledger = make_sweep(tmp_path)
     if how == "finished":
-        ledger.append(Event(EventKind.end, reason="finished"))
+        ledger.append(Outcome(State.done, reason="finished"))
     ledger.close()
     page = sweep_page(read_state(tmp_path, "big"), tmp_path)
     assert (page.state, page.status) == expected
@@ -184,7 +185,7 @@ def test_the_page_has_a_row_a_point(tmp_path):
     with make_sweep(tmp_path):
         page = sweep_page(read_state(tmp_path, "big"), tmp_path)
     assert (page.state, page.status) == ("running", "KILLED")
-    rows = {row[COLUMNS.index("key")]: dict(zip(COLUMNS, row, strict=True)) for row in page.rows}
+    rows = {row["key"]: row for row in (dict(zip(page.columns, cells, strict=True)) for cells in page.rows)}
     assert len(rows) == 6
     assert rows["done"]["j_per_output_token"] == 0.0813
     assert rows["done"]["evidence"] == "emulated"
@@ -192,7 +193,7 @@ def test_the_page_has_a_row_a_point(tmp_path):
     assert rows["skipped"]["message"].startswith("weights")
     assert rows["waiting"]["j_per_output_token"] is None
     assert page.metrics["sweep/energy_j"] == 10000.0
-    assert "failed, out_of_memory: 1 points" in page.note
+    assert "failed, out_of_memory: 1 point" in page.note
 
 
 def test_the_store_is_made_once_by_processes_that_all_find_none(tmp_path):

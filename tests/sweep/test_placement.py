@@ -7,11 +7,11 @@ import pytest
 from wattcount.config.schema import GpuConfig, PowerBackend, PowerConfig, RunConfig
 from wattcount.errors import NotStartedError
 from wattcount.sweep.placement import Group, RayResources, SlurmNodes, groups, request, split
-from wattcount.sweep.plan import PlannedPoint
+from wattcount.sweep.plan import Point
 
 
-def point(key: str) -> PlannedPoint:
-    return PlannedPoint(key, (f"+key={key}",), "m", "g", "server", "1/s", 0, 0)
+def point(key: str) -> Point:
+    return Point(key, (f"+key={key}",), "m", "g", "server", "1/s", 0, 0)
 
 
 def config(gpu: str, count: int = 1, backend: PowerBackend = PowerBackend.auto) -> RunConfig:

@@ -4,20 +4,21 @@ from pathlib import Path
 
 from sweep_ledger import planned
 
-from wattcount.sweep.plan import Plan, PlannedPoint, PlanState
+from wattcount.sweep.outcome import State
+from wattcount.sweep.plan import Plan, Point
 from wattcount.sweep.report import WIDTH, SweepResult, end_lines, plan_lines
 
 MODELS = [f"model_of_some_length_{number:02d}" for number in range(50)]
 
 
-def skipped(models: Sequence[str], gpu: str, reason: str = "does_not_fit") -> list[PlannedPoint]:
+def skipped(models: Sequence[str], gpu: str, reason: str = "does_not_fit") -> list[Point]:
     return [
         planned(
             f"{reason} {model} {gpu} {repeat}",
             model=model,
             gpu=gpu,
             repeat=repeat,
-            state=PlanState.skipped,
+            state=State.skipped,
             reason=reason,
             message=f"weights of {model} 43.9 GiB + KV cache 0.1 GiB (512 tokens x 160 KiB) > {gpu}",
         )
@@ -26,7 +27,7 @@ def skipped(models: Sequence[str], gpu: str, reason: str = "does_not_fit") -> li
     ]
 
 
-def shown(points: Sequence[PlannedPoint], records_dir: Path | None = None) -> list[str]:
+def shown(points: Sequence[Point], records_dir: Path | None = None) -> list[str]:
     return list(plan_lines(Plan("s", tuple(points), "", ()), at_once=1, records_dir=records_dir))
 
 

@@ -2,15 +2,16 @@ import itertools
 
 import pytest
 
-from wattcount.sweep.events import Event, EventKind
-from wattcount.sweep.plan import Plan, PlannedPoint, PlanState
-from wattcount.sweep.state import State, Tally, Writer, tally
+from wattcount.errors import EXIT_FAILED, EXIT_NOT_STARTED
+from wattcount.sweep.outcome import Outcome, State
+from wattcount.sweep.plan import Plan, Point
+from wattcount.sweep.state import Tally, Writer, tally
 
 S = 1_000_000_000
 NOW = 1000 * S
 
 
-def point(key: str, **other) -> PlannedPoint:
+def point(key: str, **other) -> Point:
     values = {
         "model": "m",
         "gpu": "h200",
@@ -19,24 +20,36 @@ def point(key: str, **other) -> PlannedPoint:
         "seed": 0,
         "repeat": 0,
     }
-    return PlannedPoint(key=key, overrides=(), **(values | other))
+    return Point(key=key, overrides=(), **(values | other))
 
 
-def plan(*points: PlannedPoint | str) -> Plan:
+def plan(*points: Point | str) -> Plan:
     made = tuple(point(p) if isinstance(p, str) else p for p in points)
     return Plan("sweep", made, "2026-01-01T00:00:00Z", ())
 
 
-def event(kind: str, key: str | None = None, at_s: float = 0, pid: int = 1, **other) -> Event:
-    return Event(EventKind(kind), key, round(at_s * S), host="node1", pid=pid, **other)
+STATES: dict[str, tuple[State, dict]] = {
+    "start": (State.running, {}),
+    "started": (State.running, {}),
+    "measured_before": (State.done, {"before": True}),
+    "failed": (State.failed, {"exit_code": EXIT_FAILED}),
+    "not_started": (State.failed, {"exit_code": EXIT_NOT_STARTED}),
+    "lost": (State.lost, {"exit_code": EXIT_FAILED}),
+    "end": (State.done, {}),
+}
+
+
+def event(kind: str, key: str | None = None, at_s: float = 0, pid: int = 1, **other) -> Outcome:
+    state, more = STATES.get(kind) or (State(kind), {})
+    return Outcome(state, key, round(at_s * S), host="node1", pid=pid, **(more | other))
 
 
 def one(writers, points=("a",), is_there=lambda _: True):
     return tally(plan(*points), writers, is_there).state(NOW)
 
 
-def state_of(*events: Event, alive: bool = True, planned: PlannedPoint | str = "a", is_there=lambda _: True):
-    return one([Writer(events, alive)], (planned,), is_there).points[0]
+def state_of(*events: Outcome, alive: bool = True, planned: Point | str = "a", is_there=lambda _: True):
+    return one([Writer(events, alive)], (planned,), is_there).outcomes["a"]
 
 
 def test_nothing_told_yet():
@@ -67,21 +80,25 @@ def test_nothing_told_yet():
 )
 def test_state_by_what_was_told(kinds, alive, expected, tries):
     found = state_of(*(event(kind, "a", at) for at, kind in enumerate(kinds)), alive=alive)
-    assert (found.state, found.tries) == (expected, tries)
+    assert (found.state, found.attempt) == (expected, tries)
 
 
 def test_the_plan_says_what_is_done_and_skipped():
     sweep = one(
         [],
         [
-            point("a", state=PlanState.done, record="/r"),
-            point("b", state=PlanState.skipped, reason="does_not_fit", message="140 GiB > 80 GiB"),
-            point("c", state=PlanState.done, record="/gone"),
+            point("a", state=State.done, record="/r"),
+            point("b", state=State.skipped, reason="does_not_fit", message="140 GiB > 80 GiB"),
+            point("c", state=State.done, record="/gone"),
         ],
         is_there=lambda record: record == "/r",
     )
-    assert [p.state for p in sweep.points] == [State.done, State.skipped, State.waiting]
-    assert sweep.points[0].record == "/r"
+    assert [outcome.state for outcome in sweep.outcomes.values()] == [
+        State.done,
+        State.skipped,
+        State.waiting,
+    ]
+    assert sweep.outcomes["a"].record == "/r"
 
 
 def test_a_record_that_was_deleted_is_to_be_measured_again():
@@ -100,13 +117,12 @@ def test_what_failed_before_waits_for_the_start_that_is_alive():
         [event("start", at_s=1), event("started", "a", 2), event("failed", "a", 3, reason="timeout")], False
     )
     again = Writer([event("start", at_s=9, pid=2)], True)
-    waiting = one([again, first]).points[0]
-    assert (waiting.state, waiting.tries) == (State.waiting, 1)
-    assert waiting.failure is not None
-    assert waiting.failure.reason == "timeout"
-    assert one([first]).points[0].state is State.failed
-    killed_again = Writer(again.events, False)
-    assert one([first, killed_again]).points[0].state is State.failed
+    waiting = one([again, first]).outcomes["a"]
+    assert (waiting.state, waiting.attempt) == (State.waiting, 1)
+    assert waiting.reason == "timeout"
+    assert one([first]).outcomes["a"].state is State.failed
+    killed_again = Writer(again.outcomes, False)
+    assert one([first, killed_again]).outcomes["a"].state is State.failed
 
 
 def test_what_failed_in_this_start_is_failed():
@@ -117,7 +133,7 @@ def test_what_failed_in_this_start_is_failed():
 def test_lost_by_one_and_measured_by_the_next():
     killed = Writer([event("started", "a", 1)], False)
     sweep = one([killed, Writer([event("started", "a", 5, pid=2), event("done", "a", 6, pid=2)], True)])
-    assert (sweep.points[0].state, sweep.points[0].tries) == (State.done, 2)
+    assert (sweep.outcomes["a"].state, sweep.outcomes["a"].attempt) == (State.done, 2)
     assert sweep.failures == []
 
 
@@ -127,38 +143,35 @@ def test_one_sweep_told_that_another_measures_the_point_ends_nothing():
             Writer([event("started", "a", 1, pid=1)], True),
             Writer([event("not_started", "a", 2, pid=2, reason="measured_elsewhere")], True),
         ]
-    ).points[0]
+    ).outcomes["a"]
     assert found.state is State.running
-    assert found.running is not None
-    assert found.running.pid == 1
+    assert found.pid == 1
 
 
 @pytest.mark.parametrize("alive", [True, False])
 def test_a_point_left_to_another_sweep_is_no_try_and_no_failure(alive):
     events = [event("started", "a", 1), event("not_started", "a", 2, reason="measured_elsewhere")]
     found = state_of(*events, alive=alive)
-    assert (found.state, found.tries, found.failure) == (State.waiting, 0, None)
+    assert (found.state, found.attempt, found.reason) == (State.waiting, 0, None)
 
 
 def test_an_invalid_record_that_is_not_measured_again_is_invalid():
-    planned = point("a", state=PlanState.skipped, reason="invalid_before", message="not steady")
-    assert one([], [planned]).points[0].state is State.invalid
+    planned = point("a", state=State.skipped, reason="invalid_before", message="not steady")
+    assert one([], [planned]).outcomes["a"].state is State.invalid
     found = state_of(event("started", "a", 1), event("invalid", "a", 2, reason="not_steady"), planned=planned)
-    assert (found.state, found.tries) == (State.invalid, 1)
-    assert found.failure is not None
+    assert (found.state, found.attempt, found.reason) == (State.invalid, 1, "not_steady")
 
 
 def test_a_refusal_that_was_begun_is_one_try():
-    assert state_of(event("started", "a", 1), event("not_started", "a", 2, reason="not_started")).tries == 1
+    assert state_of(event("started", "a", 1), event("not_started", "a", 2, reason="not_started")).attempt == 1
 
 
 def test_the_sweep_writes_off_a_lane_that_died():
     lane = Writer([event("started", "a", 1, pid=7)], False)
     parent = Writer([event("start", at_s=0), event("lost", "a", 2, pid=7, reason="worker_died")], True)
-    found = one([lane, parent]).points[0]
+    found = one([lane, parent]).outcomes["a"]
     assert found.state is State.lost
-    assert found.failure is not None
-    assert found.failure.reason == "worker_died"
+    assert found.reason == "worker_died"
 
 
 def test_events_of_points_that_are_no_longer_planned_are_passed_over():
@@ -174,7 +187,7 @@ def test_the_order_of_the_files_does_not_matter(order):
         Writer([event("started", "a", 1, pid=2), event("failed", "a", 2, pid=2)], False),
         Writer([event("started", "a", 3, pid=3), event("done", "a", 4, pid=3)], False),
     ]
-    assert one([writers[i] for i in order]).points[0].state is State.done
+    assert one([writers[i] for i in order]).outcomes["a"].state is State.done
 
 
 # -- starts ---------------------------------------------------------------------------------------
@@ -225,10 +238,10 @@ def test_energy_is_of_every_run_once():
     assert sweep.energy_j == 110.0
     assert (sweep.energy_of, sweep.counts[State.done]) == (1, 2)
     assert sweep.latest is not None
-    assert sweep.latest.point.key == "b"
+    assert sweep.latest[0].key == "b"
 
 
-def running(*events: Event) -> list[Writer]:
+def running(*events: Outcome) -> list[Writer]:
     return [Writer([event("start", at_s=0), *events], True)]
 
 

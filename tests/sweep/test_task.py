@@ -16,8 +16,8 @@ from wattcount.config.schema import RunConfig
 from wattcount.errors import EXIT_FAILED, EXIT_OK
 from wattcount.scenario.journal import Progress
 from wattcount.sweep.ledger import SILENT_S, Ledger, read_state
+from wattcount.sweep.outcome import State
 from wattcount.sweep.plan import Plan
-from wattcount.sweep.state import State
 from wattcount.sweep.task import measure, measure_planned
 
 SHORT = [
@@ -50,7 +50,7 @@ class FromAnotherHost:
 
     def ended(self, record_path: Path | None) -> None:
         del record_path
-        self.state = read_state(self._records_dir, "s").points[0].state
+        self.state = read_state(self._records_dir, "s").outcomes["k"].state
 
 
 def test_a_process_that_measures_lives_for_other_hosts_too(
@@ -61,7 +61,7 @@ def test_a_process_that_measures_lives_for_other_hosts_too(
     seen = FromAnotherHost(tmp_path)
     with Ledger.open(tmp_path, "s") as ledger:
         ledger.write_plan(Plan("s", (planned("k"),), "", ()))
-        result = measure_planned(cfg, tuple(SHORT), key="k", ledger=ledger, display=seen)
+        result = measure_planned(cfg, key="k", ledger=ledger, display=seen)
     assert result.exit_code == EXIT_OK, result.message
     assert seen.state is State.running
 
@@ -71,6 +71,6 @@ def test_what_the_system_refuses_is_a_result_and_no_traceback(monkeypatch: pytes
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), "/tmp/x")
 
     monkeypatch.setattr("wattcount.run.orchestrate.run_point", refused)
-    result = measure(RunConfig(), ())
+    result = measure(RunConfig())
     assert (result.exit_code, result.reason) == (EXIT_FAILED, "setup_failed")
     assert "Too many open files: '/tmp/x'" in (result.message or "")

@@ -19,7 +19,8 @@ from waiting import wait_until
 
 from wattcount.emulation.machine import EmulatedGpu, EmulatedMachine
 from wattcount.records import Record
-from wattcount.sweep.ledger import State, read_state
+from wattcount.sweep.ledger import read_state
+from wattcount.sweep.outcome import State
 
 pytestmark = pytest.mark.timeout(280)
 
@@ -70,7 +71,7 @@ def lanes(parent: int) -> list[psutil.Process]:
 
 
 def states(home: Path) -> Counter[State]:
-    return Counter(point.state for point in read_state(home / "records", "s").points)
+    return Counter(outcome.state for outcome in read_state(home / "records", "s").outcomes.values())
 
 
 def test_the_plan_alone(home: Path) -> None:
@@ -150,7 +151,7 @@ def test_a_killed_lane_costs_a_try_and_not_the_sweep(home: Path) -> None:
     assert "ended by SIGKILL (try 1, to be tried again)" in err
     assert sorted(valid(home).values()) == [1, 1]
     events = [
-        json.loads(line)["kind"]
+        json.loads(line)["state"]
         for file in (home / "records/.sweeps/s/events").glob("*.jsonl")
         for line in file.read_text().splitlines()[1:]
     ]

@@ -136,7 +136,7 @@ class _Logging:
 def _log_sweep(args: argparse.Namespace, logging: _Logging) -> None:
     from wattcount.sweep.ledger import read_state, sweep_folder, sweeps
     from wattcount.sweep.mlflow_log import logged, pending, wait_for_quiet
-    from wattcount.sweep.page import sweep_page
+    from wattcount.sweep.status import sweep_page
     from wattcount.tracking import TrackingError, log_sweep, resolve_uri
 
     if args.sweep not in sweeps(args.records_dir):

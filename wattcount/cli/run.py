@@ -44,9 +44,9 @@ from wattcount.files import write_atomically
 from wattcount.masking import has_secret, masked
 from wattcount.run.background import leave_if_stuck
 from wattcount.sweep import report, sweeper, task
+from wattcount.sweep.outcome import Outcome, State, refused
 from wattcount.sweep.report import SweepResult
 from wattcount.sweep.sweeper import exit_code
-from wattcount.sweep.task import PointResult
 
 sweeper.register()
 
@@ -79,18 +79,17 @@ def main(args: Sequence[str]) -> int:
         return stop.exit_code
 
 
-def run_task(cfg: DictConfig) -> PointResult:
+def run_task(cfg: DictConfig) -> Outcome:
     """Hydra's task for a single run: measures it, or with `dry_run` says what would be measured."""
-    overrides = tuple(str(override) for override in HydraConfig.get().overrides.task)
     _mask_hydra_files()
     try:
         run = from_hydra(cfg)
         if run.dry_run:
-            return _dry(run, overrides)
+            return _dry(run)
     except NotStartedError as error:
-        return _told(PointResult(EXIT_NOT_STARTED, overrides, None, str(error)))
+        return _told(refused(str(error)))
     run.resume = bool(run.resume)
-    return _told(task.measure(run, overrides))
+    return _told(task.measure(run))
 
 
 def _mask_hydra_files() -> None:
@@ -103,7 +102,7 @@ def _mask_hydra_files() -> None:
             write_atomically(file, masked(text))
 
 
-def _dry(run: RunConfig, overrides: tuple[str, ...]) -> PointResult:
+def _dry(run: RunConfig) -> Outcome:
     from wattcount.gpu.nvml import open_session
     from wattcount.run.display import headline
     from wattcount.run.preflight import preflight
@@ -111,20 +110,20 @@ def _dry(run: RunConfig, overrides: tuple[str, ...]) -> PointResult:
     with open_session(run.power, run.gpu) as session:
         resolved = preflight(run, session)
     print(f"{headline(resolved)}: could be measured here; dry run: nothing was started")
-    return PointResult(EXIT_OK, overrides, None, None)
+    return Outcome(State.done)
 
 
-def _told(result: PointResult) -> PointResult:
+def _told(outcome: Outcome) -> Outcome:
     """Says what became of a run; raises `Interrupted` where it was."""
-    if result.message:
-        print(f"wattcount: {result.message}", file=sys.stderr)
-    if result.measured_before:
+    if outcome.message:
+        print(f"wattcount: {outcome.message}", file=sys.stderr)
+    if outcome.before:
         print("already measured (resume=false measures again):")
-    if result.record_path:
-        print(f"record: {result.record_path}", flush=True)
-    if result.exit_code in (EXIT_INTERRUPTED, EXIT_TERMINATED):
-        raise Interrupted(result.exit_code, reported=True)
-    return result
+    if outcome.record:
+        print(f"record: {outcome.record}", flush=True)
+    if outcome.exit_code in (EXIT_INTERRUPTED, EXIT_TERMINATED):
+        raise Interrupted(outcome.exit_code, reported=True)
+    return outcome
 
 
 def _run(parsed: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
@@ -181,8 +180,8 @@ def _single(hydra: Hydra, config_name: str, overrides: list[str]) -> int:
         job = hydra.run(
             config_name=config_name, task_function=run_task, overrides=[*overrides, "hydra.mode=RUN"]
         )
-    result: PointResult = job.return_value
-    return result.exit_code
+    outcome: Outcome = job.return_value
+    return outcome.exit_code
 
 
 def _sweep(hydra: Hydra, config_name: str, overrides: list[str]) -> int:
@@ -190,6 +189,8 @@ def _sweep(hydra: Hydra, config_name: str, overrides: list[str]) -> int:
         sweep: SweepResult = hydra.multirun(
             config_name=config_name, task_function=run_task, overrides=[*overrides, "hydra.mode=MULTIRUN"]
         )
+    for line in report.result_lines(sweep):
+        print(line, flush=True)
     for line in report.end_lines(sweep):
         print(line, file=sys.stderr)
     return exit_code(sweep)

@@ -16,9 +16,11 @@ from rich.text import Text
 from wattcount.config.paths import default_records_dir
 from wattcount.config.plain import did_you_mean
 from wattcount.errors import EXIT_OK, NotStartedError, WattcountError
+from wattcount.sweep.columns import clock
 from wattcount.sweep.ledger import read_state, sweeps
-from wattcount.sweep.state import State, SweepState
-from wattcount.sweep.summary import clock, energy_line, render, share_done, to_json
+from wattcount.sweep.outcome import State
+from wattcount.sweep.state import SweepState
+from wattcount.sweep.status import condition, energy_text, render, share_done, to_json
 from wattcount.terminal import console
 
 
@@ -32,7 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--all", action="store_true", help="every sweep in DIR, one line each")
     parser.add_argument(
-        "--all-points", action="store_true", help="every point that failed or was skipped, not one a reason"
+        "--all-points",
+        action="store_true",
+        help="every point: results, failures, skips; with --json a row of each",
     )
     parser.add_argument("--json", action="store_true", help="for scripts; with --all a list")
     parser.add_argument("--watch", action="store_true", help="go on until no start of the sweep is alive")
@@ -94,7 +98,7 @@ def _states(records_dir: str, names: Sequence[str]) -> list[SweepState]:
 
 def _show(args: argparse.Namespace, states: Sequence[SweepState], out: Console) -> None:
     if args.json:
-        contents: list[dict[str, Any]] = [to_json(state) for state in states]
+        contents: list[dict[str, Any]] = [to_json(state, everything=args.all_points) for state in states]
         print(json.dumps(contents if args.all else contents[0], indent=None if args.watch else 2), flush=True)
         return
     if args.all:
@@ -121,24 +125,14 @@ def _list(states: Sequence[SweepState]) -> Table:
         bad = counts[State.failed] + counts[State.invalid] + counts[State.lost]
         table.add_row(
             sweep.name,
-            _state(sweep),
+            condition(sweep),
             f"{counts[State.done]} ({100 * share_done(sweep):.0f} %)",
             str(bad),
             str(counts[State.running] + counts[State.waiting]),
             "-" if sweep.time_left_s is None else clock(sweep.time_left_s),
-            "-" if sweep.energy_j is None else energy_line(sweep).partition(",")[0],
+            "-" if sweep.energy_j is None else energy_text(sweep).partition(",")[0],
         )
     return table
-
-
-def _state(sweep: SweepState) -> str:
-    if sweep.alive:
-        return "running"
-    if sweep.counts[State.done] + sweep.counts[State.skipped] == len(sweep.points):
-        return "finished"
-    if sweep.starts and sweep.starts[-1].killed:
-        return "killed"
-    return "ended" if sweep.starts else "not started"
 
 
 def _watch(args: argparse.Namespace, look: Callable[[], list[SweepState]]) -> int:

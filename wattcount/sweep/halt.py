@@ -5,10 +5,9 @@ from __future__ import annotations
 import errno
 import os
 
-from wattcount.errors import EXIT_OK
 from wattcount.records.writer import UNWRITABLE
 from wattcount.run.orchestrate import NOT_LAUNCHED
-from wattcount.sweep.task import NOT_STARTED, PointResult
+from wattcount.sweep.outcome import NOT_STARTED, Outcome
 
 START_REASONS = ("engine_start_failed", "setup_failed", "worker_died", "lane_died", "job_lost", NOT_STARTED)
 """Reasons that the machine's installation can have. A model that is too large or unsupported is one point's own."""
@@ -35,36 +34,38 @@ class Halt:
         self.why: str | None = None
         """A line for a person; None: the sweep goes on."""
 
-    def is_of_host(self, result: PointResult) -> bool:
+    def is_of_host(self, outcome: Outcome) -> bool:
         """Whether the machine, not the point, is what failed: this is no try of the point."""
-        if result.exit_code == EXIT_OK:
+        if outcome.ran:
             return False
-        if result.reason == UNWRITABLE:
+        if outcome.reason == UNWRITABLE:
             return True
-        message = result.message or ""
-        return self._here and (result.reason == NOT_LAUNCHED or any(text in message for text in _HOST_ERRORS))
+        message = outcome.message or ""
+        return self._here and (
+            outcome.reason == NOT_LAUNCHED or any(text in message for text in _HOST_ERRORS)
+        )
 
-    def note(self, key: str, result: PointResult) -> None:
-        """To be called with every result, of every try."""
+    def note(self, key: str, outcome: Outcome) -> None:
+        """To be called with the outcome of every try."""
         if self.why is not None:
             return
-        if self.is_of_host(result):
-            self.why = f"{result.message}: the sweep stops here, for every point would fail like this"
+        if self.is_of_host(outcome):
+            self.why = f"{outcome.message}: the sweep stops here, for every point would fail like this"
             return
-        if result.exit_code == EXIT_OK:
-            self._measured = self._measured or not result.measured_before
+        if outcome.ran:
+            self._measured = self._measured or not outcome.before
             return
-        if self._measured or self._limit is None or result.elsewhere:
+        if self._measured or self._limit is None or outcome.elsewhere:
             return
-        alike = (result.reason, result.message if result.reason == NOT_STARTED else None)
-        if result.reason not in START_REASONS or alike != self._last:
+        alike = (outcome.reason, outcome.message if outcome.reason == NOT_STARTED else None)
+        if outcome.reason not in START_REASONS or alike != self._last:
             self._alike.clear()
         self._last = alike
-        if result.reason in START_REASONS:
+        if outcome.reason in START_REASONS:
             self._alike.add(key)
         if len(self._alike) >= self._limit:
             self.why = (
-                f"the first {len(self._alike)} points all failed with {result.reason}, and none was measured: the sweep "
+                f"the first {len(self._alike)} points all failed with {outcome.reason}, and none was measured: the sweep "
                 "stops here; mend what their messages name (`wattcount doctor` may know), or set "
                 "sweep.stop_after_same_failures=null to try every point"
             )

@@ -20,14 +20,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from wattcount.config.composition import from_hydra
 from wattcount.errors import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
-    EXIT_NOT_STARTED,
     EXIT_TERMINATED,
     NotStartedError,
     WattcountError,
@@ -36,8 +34,9 @@ from wattcount.files import write_atomically
 from wattcount.masking import conceal
 from wattcount.run.cooldown import Rest
 from wattcount.sweep.keys import plan_key
-from wattcount.sweep.ledger import Event, EventKind, Ledger
-from wattcount.sweep.task import NOT_STARTED, PointResult, measure_planned
+from wattcount.sweep.ledger import Ledger
+from wattcount.sweep.outcome import Outcome, State, decode, encode, refused
+from wattcount.sweep.task import measure_planned
 
 JOB_LOST = "job_lost"
 REST_FOLDER = "rest"
@@ -67,16 +66,15 @@ class Errand:
     tracking_uri: str | None = dataclasses.field(default=None, repr=False)
 
 
-def measure_job(cfg: DictConfig, *, errand: Errand) -> PointResult:
+def measure_job(cfg: DictConfig, *, errand: Errand) -> Outcome:
     """The launcher's task. Never raises an `Exception`: a result says more."""
-    overrides = tuple(str(override) for override in HydraConfig.get().overrides.task)
     os.environ.setdefault("WATTCOUNT_HOME", errand.home)
     if errand.tracking_uri is not None:
         conceal(errand.tracking_uri)
     try:
         run = from_hydra(cfg)
     except NotStartedError as error:
-        return PointResult(EXIT_NOT_STARTED, overrides, None, str(error), reason=NOT_STARTED)
+        return refused(str(error))
     key = plan_key(run)
     run.records_dir = errand.records_dir
     run.resume = errand.resume
@@ -84,18 +82,18 @@ def measure_job(cfg: DictConfig, *, errand: Errand) -> PointResult:
     with _ledger(run.records_dir, errand.sweep) as ledger, _trying(folder, key) as tries:
         attempt = errand.attempt + tries - 1
         died = "the process that measured it died: killed, or out of memory"
+        lost = Outcome(
+            State.lost, key, attempt=attempt - 1, exit_code=EXIT_FAILED, reason=JOB_LOST, message=died
+        )
         if tries > 1 and ledger is not None:
-            ledger.append(Event(EventKind.lost, key=key, attempt=attempt - 1, reason=JOB_LOST, message=died))
+            ledger.append(lost)
         if errand.attempts is not None and attempt > errand.attempts:
-            result = PointResult(
-                EXIT_FAILED, overrides, None, died, key=key, reason=JOB_LOST, attempt=attempt - 1
-            )
+            result = lost
         else:
             rest = Rest(_read_rest(folder.parent))
             known = set(rest.before)
             result = measure_planned(
                 run,
-                overrides,
                 key=key,
                 ledger=ledger,
                 attempt=attempt,
@@ -108,7 +106,7 @@ def measure_job(cfg: DictConfig, *, errand: Errand) -> PointResult:
     return result
 
 
-def was_interrupted(result: PointResult) -> bool:
+def was_interrupted(result: Outcome) -> bool:
     """By whoever manages the node: a time limit, a job that goes before, a person."""
     return result.exit_code in (EXIT_INTERRUPTED, EXIT_TERMINATED)
 
@@ -144,23 +142,18 @@ def _trying(folder: Path, key: str) -> Iterator[int]:
         file.unlink()
 
 
-def write_result(folder: Path, result: PointResult) -> None:
+def write_result(folder: Path, result: Outcome) -> None:
     """Whole or not at all; a node that does not share the folder keeps it to itself."""
-    file = folder / f"{result.key}.json"
     with contextlib.suppress(OSError):
-        write_atomically(file, json.dumps(dataclasses.asdict(result)))
+        write_atomically(folder / f"{result.key}.json", encode(result))
 
 
-def read_result(file: Path) -> PointResult:
+def read_result(file: Path) -> Outcome:
     """Raises OSError or ValueError where it cannot be read."""
-    data = json.loads(file.read_text())
-    try:
-        return PointResult(**(data | {"overrides": tuple(data["overrides"])}))
-    except (TypeError, KeyError) as error:
-        raise ValueError(f"{file} is no result of a point: {error}") from error
+    return decode(file.read_bytes())
 
 
-def read_results(folder: Path, keys: Sequence[str]) -> dict[str, PointResult]:
+def read_results(folder: Path, keys: Sequence[str]) -> dict[str, Outcome]:
     """The results of a call's points that are there and whole. Raises nothing: others are looked for again."""
     found = {}
     with contextlib.suppress(OSError):  # the folder is not there yet, or a network file system shows it later

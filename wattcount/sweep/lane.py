@@ -1,7 +1,7 @@
 """A lane: a process of this machine that measures one point after the other, as its sweep tells it.
 
 `python -m wattcount.sweep.lane FD` speaks with its parent over the connection FD: takes `Task`s, sends `Said` while
-it measures and `Finished` after each. It stays up over points, so what is imported is imported once. It leads a session of
+it measures and an `Outcome` after each. It stays up over points, so what is imported is imported once. It leads a session of
 its own, so that Ctrl-C at the terminal reaches the sweep alone, which ends its lanes in order; and it ends with
 the sweep, however that ends.
 """
@@ -32,7 +32,8 @@ from wattcount.run.orchestrate import Display
 from wattcount.run.signals import Signals
 from wattcount.scenario.journal import Progress
 from wattcount.sweep.ledger import Ledger
-from wattcount.sweep.task import PointResult, measure_planned
+from wattcount.sweep.outcome import Outcome, failed
+from wattcount.sweep.task import measure_planned
 
 _PR_SET_PDEATHSIG = 1
 
@@ -42,7 +43,6 @@ class Task:
     """One point to measure, as plain as it can be sent."""
 
     config: dict[str, Any]
-    overrides: tuple[str, ...]
     key: str
     sweep: str
     attempt: int
@@ -55,16 +55,11 @@ class Task:
 
 @dataclass(frozen=True)
 class Said:
-    """Something for a person, while a point is measured: a notice, or how it stands."""
+    """Something that is said before the outcome: a notice for a person, how the run stands, or what GPUs were like."""
 
     text: str | None = None
     progress: Progress | None = None
-
-
-@dataclass(frozen=True)
-class Finished:
-    result: PointResult
-    before: dict[str, dict[str, float]]
+    before: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 class Lane:
@@ -86,10 +81,11 @@ class Lane:
             while not self._signals:
                 with self._signals.raised():
                     task = self._connection.recv()
-                self._sender.post(partial(self._connection.send, self.measure(task)))
+                for message in self.measure(task):
+                    self._sender.post(partial(self._connection.send, message))
                 self._sender.flush()
 
-    def measure(self, task: Task) -> Finished:
+    def measure(self, task: Task) -> tuple[Said, Outcome]:
         cfg = from_json(task.config)
         if task.gpus:
             cfg = dataclasses.replace(cfg, gpu=dataclasses.replace(cfg.gpu, devices=list(task.gpus)))
@@ -97,9 +93,8 @@ class Lane:
         relay = _Relay(self._connection)
         try:
             with self._signals.raised():
-                result = measure_planned(
+                outcome = measure_planned(
                     cfg,
-                    task.overrides,
                     key=task.key,
                     ledger=self._ledger(cfg, task.sweep),
                     attempt=task.attempt,
@@ -108,15 +103,9 @@ class Lane:
                     display=InBackground(relay, self._sender, begun=self._signals.only_note),
                 )
         except _Ended as end:
-            result = PointResult(
-                end.exit_code,
-                task.overrides,
-                None,
-                "interrupted before it began",
-                key=task.key,
-                reason="interrupted",
-            )
-        return Finished(result, rest.before)
+            why = "interrupted before it began"
+            outcome = failed("interrupted", why, end.exit_code, key=task.key, attempt=task.attempt)
+        return Said(before=rest.before), outcome
 
     def _ledger(self, cfg: RunConfig, sweep: str) -> Ledger | None:
         place = (cfg.records_dir, sweep)

@@ -32,7 +32,6 @@ from wattcount.config.paths import data_home
 from wattcount.config.schema import RunConfig
 from wattcount.errors import (
     EXIT_FAILED,
-    EXIT_OK,
     NotStartedError,
     WattcountError,
     one_line,
@@ -42,11 +41,11 @@ from wattcount.run.signals import Signals
 from wattcount.sweep import placement, slurm
 from wattcount.sweep.halt import Halt
 from wattcount.sweep.job import JOB_LOST, Errand, measure_job, read_results, was_interrupted
-from wattcount.sweep.ledger import Event, EventKind, Ledger
+from wattcount.sweep.ledger import Ledger
 from wattcount.sweep.local import Job, Watcher
+from wattcount.sweep.outcome import NOT_STARTED, Outcome, State
 from wattcount.sweep.placement import Group, RayResources, SlurmNodes
-from wattcount.sweep.plan import PlannedPoint
-from wattcount.sweep.task import NOT_STARTED, PointResult
+from wattcount.sweep.plan import Point
 
 JOBS_FOLDER = "jobs"
 LOOK_S = 1.0
@@ -76,13 +75,13 @@ class Call:
     group: Group
     errand: Errand
     submitit_folder: Path
-    waiting: dict[str, PlannedPoint]
+    waiting: dict[str, Point]
     returned: Sequence[JobReturn] | None = None
     error: BaseException | None = None
     thread: threading.Thread | None = None
     gone_s: dict[str, float] = field(default_factory=dict)
     """When a job was first missed in the queue."""
-    again: dict[int, list[PlannedPoint]] = field(default_factory=dict)
+    again: dict[int, list[Point]] = field(default_factory=dict)
     """To be tried once more when this call is over, by how often they were."""
 
     @property
@@ -100,7 +99,7 @@ class Launch:
         self,
         config: DictConfig,
         hydra_context: HydraContext,
-        points: Sequence[PlannedPoint],
+        points: Sequence[Point],
         configs: Mapping[str, RunConfig],
         sweep: str,
         first: RunConfig,
@@ -123,13 +122,13 @@ class Launch:
             self._launcher_config(group, Path())
         self._calls: list[Call] = []
         self._number = 0
-        self._later: list[PlannedPoint] = []
-        self._results: dict[str, PointResult] = {}
+        self._later: list[Point] = []
+        self._results: dict[str, Outcome] = {}
         self._signals = Signals()
         self._halt = Halt(first.sweep.stop_after_same_failures, here=False)
         self._looked_s = 0.0
 
-    def run(self, ledger: Ledger, watcher: Watcher) -> tuple[dict[str, PointResult], int | None]:
+    def run(self, ledger: Ledger, watcher: Watcher) -> tuple[dict[str, Outcome], int | None]:
         """Results by key, and the exit code of an interruption. Points that were never begun have no result."""
         self._ledger, self._watcher = ledger, watcher
         if self._kind == _SLURM:
@@ -268,7 +267,7 @@ class Launch:
                 continue
             try:
                 result = job.return_value
-                assert isinstance(result, PointResult)
+                assert isinstance(result, Outcome)
             except Exception as error:  # what the job raised, on the other machine
                 self._lost(call, point.key, f"its job failed: {type(error).__name__}: {one_line(error)}")
                 continue
@@ -293,35 +292,43 @@ class Launch:
         for key in list(call.waiting):
             self._lost(call, key, f"the launcher failed: {type(error).__name__}: {one_line(error)}")
 
-    def _with_record_here(self, result: PointResult) -> PointResult:
+    def _with_record_here(self, result: Outcome) -> Outcome:
         """Of a node that shares no folder: its record is fetched from MLflow."""
-        if result.record_path is None or Path(result.record_path).exists():
+        if result.record is None or Path(result.record).exists():
             return result
         try:
             from wattcount.tracking.fetch import fetch_record
 
-            run_id = Path(result.record_path).name.partition("-")[2]
+            run_id = Path(result.record).name.partition("-")[2]
             found = fetch_record(run_id, self._records_dir, self._first.tracking)
-            return replace(result, record_path=str(found))
+            return replace(result, record=str(found))
         except (WattcountError, OSError) as error:
-            message = f"its record stayed on its node, at {result.record_path}: {error}"
+            message = f"its record stayed on its node, at {result.record}: {error}"
         return replace(
-            result, exit_code=EXIT_FAILED, record_path=None, reason=RECORD_NOT_HERE, message=message
+            result,
+            state=State.failed,
+            exit_code=EXIT_FAILED,
+            record=None,
+            reason=RECORD_NOT_HERE,
+            message=message,
         )
 
     # --- what became of points ------------------------------------------------------------------
 
     def _lost(self, call: Call, key: str, message: str, reason: str = JOB_LOST) -> None:
-        point, attempt = call.waiting[key], call.errand.attempt
-        self._ledger.append(
-            Event(EventKind.lost, key=key, attempt=attempt, reason=reason, message=message, pid=None)
+        lost = Outcome(
+            State.lost,
+            key,
+            attempt=call.errand.attempt,
+            exit_code=EXIT_FAILED,
+            reason=reason,
+            message=message,
+            pid=None,
         )
-        result = PointResult(
-            EXIT_FAILED, point.overrides, None, message, key=key, reason=reason, attempt=attempt
-        )
-        self._ended(call, key, result)
+        self._ledger.append(lost)
+        self._ended(call, key, lost)
 
-    def _ended(self, call: Call, key: str, result: PointResult) -> None:
+    def _ended(self, call: Call, key: str, result: Outcome) -> None:
         point = call.waiting.pop(key)
         self._results[key] = result
         stopped_before = self._halt.why is not None
@@ -341,11 +348,11 @@ class Launch:
     def _goes_on(self) -> bool:
         return not self._signals and self._halt.why is None
 
-    def _is_to_be_retried(self, result: PointResult) -> bool:
+    def _is_to_be_retried(self, result: Outcome) -> bool:
         if not self._goes_on() or result.attempt >= self._first.sweep.attempts:
             return False
-        if result.exit_code == EXIT_OK:
-            return result.invalid and self._first.sweep.retry_invalid
+        if result.ran:
+            return result.state is State.invalid and self._first.sweep.retry_invalid
         return result.reason not in (NOT_STARTED, CANCELLED) and not result.elsewhere
 
     def _begin_later(self) -> None:
@@ -388,5 +395,5 @@ class _Task:
 
     errand: Errand
 
-    def __call__(self, cfg: DictConfig) -> PointResult:
+    def __call__(self, cfg: DictConfig) -> Outcome:
         return measure_job(cfg, errand=self.errand)

@@ -1,9 +1,9 @@
-"""The story of a sweep: what was planned, tried, measured, and what runs now. Its records are the truth.
+"""The ledger of a sweep: what was planned, tried, measured, and what runs now. Its records are the truth.
 
 ::
 
-    records_dir/.sweeps/<name>/plan.parquet                              the latest plan
-                                events/<host>-<pid>-<start ns>.jsonl      one file a process that writes
+    records_dir/.sweeps/<name>/plan.parquet                             the latest plan
+                               events/<host>-<pid>-<start ns>.jsonl      one file a process that writes
 
 Every process has a file of its own, so nothing depends on appending atomically over a network. The file's
 first line says whose it is, and it stays locked while its process lives: that is how whoever reads knows
@@ -32,25 +32,10 @@ from wattcount import ownership
 from wattcount.errors import WattcountError, one_line
 from wattcount.files import replacing
 from wattcount.metrics.verdict import Status, Verdict
-from wattcount.sweep.events import MEASURED_ELSEWHERE, Event, EventKind, decode, encode
 from wattcount.sweep.index import Verdicts
-from wattcount.sweep.plan import Plan, PlannedPoint, PlanState
-from wattcount.sweep.state import PointState, State, SweepState, Tally, Writer, tally
-
-__all__ = [
-    "MEASURED_ELSEWHERE",
-    "Event",
-    "EventKind",
-    "Ledger",
-    "PointState",
-    "State",
-    "SweepState",
-    "read_plan",
-    "read_state",
-    "read_tally",
-    "sweep_folder",
-    "sweeps",
-]
+from wattcount.sweep.outcome import Outcome, State, decode, encode
+from wattcount.sweep.plan import Plan, Point
+from wattcount.sweep.state import SweepState, Tally, Writer, tally
 
 SWEEPS_FOLDER = ".sweeps"
 FORMER_SWEEPS_FOLDER = ".studies"
@@ -65,6 +50,8 @@ BEAT_LIMIT_S = 5.0
 SILENT_S = 600.0
 """A process of another host that was not heard of for this long is taken for dead."""
 
+_STATES = {"to_run": State.waiting, "done": State.done, "skipped": State.skipped}
+"""States of planned points by their names in the plan's file."""
 _NAME = re.compile(r"[A-Za-z0-9_][\w.+=@-]{0,199}")
 _PLAN_SCHEMA = pa.schema(
     [
@@ -94,12 +81,12 @@ class Ledger:
 
         with Ledger.open(records_dir, name) as ledger:   # the sweep's own process
             ledger.write_plan(plan)
-            ledger.append(Event(EventKind.start))
+            ledger.append(Outcome(State.running))
             ...
-            ledger.append(Event(EventKind.end, reason="finished"))
+            ledger.append(Outcome(State.done, reason="finished"))
 
-    A process that measures points opens one of its own, appends `started` and what came of it, and is `beating`
-    in between. What cannot be written is left out: a full disk must not end a sweep.
+    A process that measures points opens one of its own, appends that a point is running and what came of it, and is
+    `beating` in between. What cannot be written is left out: a full disk must not end a sweep.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -112,7 +99,7 @@ class Ledger:
 
     @classmethod
     def open(cls, records_dir: str | Path, name: str) -> Ledger:
-        """Makes the sweep's folders; a file of events comes with the first one.
+        """Makes the sweep's folders; its own file of outcomes comes with the first one.
 
         Raises `WattcountError` for a name that is no folder's, or where the folders cannot be made.
         """
@@ -143,9 +130,9 @@ class Ledger:
                 f"cannot write {self.folder / PLAN_FILE}: {error.strerror or error}"
             ) from error
 
-    def append(self, event: Event) -> bool:
+    def append(self, outcome: Outcome) -> bool:
         """Whether it was written. Never raises for what a disk does."""
-        line = encode(event)
+        line = encode(outcome)
         with self._lock:
             try:
                 if self._descriptor is None:
@@ -184,7 +171,7 @@ class Ledger:
             thread.join(BEAT_LIMIT_S)
 
     def close(self) -> None:
-        """What runs by this process's events is dead from now on. May be called more than once."""
+        """What runs by this process's outcomes is dead from now on. May be called more than once."""
         with self._lock:
             if self._descriptor is not None:
                 os.close(self._descriptor)
@@ -235,7 +222,7 @@ def read_plan(records_dir: str | Path, name: str) -> Plan:
 
 
 def read_state(records_dir: str | Path, name: str) -> SweepState:
-    """How the sweep stands now, from its plan, its events, and which records are there.
+    """How the sweep stands now, from its plan, its outcomes, and which records are there.
 
     A record that was damaged since, or that today's checks find invalid, makes its point not done.
     Raises `WattcountError` where there is no such sweep, or its plan is damaged.
@@ -252,7 +239,7 @@ def read_state(records_dir: str | Path, name: str) -> SweepState:
 
 
 def read_tally(records_dir: str | Path, name: str) -> Tally:
-    """The same, to be added to as further events come. Looks at no record, only whether it is there."""
+    """The same, to be added to as further outcomes come. Looks at no record, only whether it is there."""
     return _read_tally(records_dir, name, lambda _record: None)
 
 
@@ -282,14 +269,14 @@ def _writers(folder: Path, records_dir: str) -> Iterator[Writer]:
             lines = file.read_bytes().split(b"\n")
         except OSError:
             continue
-        events = []
+        outcomes = []
         for line in lines[1:]:
             with contextlib.suppress(ValueError):  # torn
-                event = decode(line)
-                if event.record is not None:
-                    event = replace(event, record=_below(records_dir, event.record))
-                events.append(event)
-        yield Writer(events, alive)
+                outcome = decode(line)
+                if outcome.record is not None:
+                    outcome = replace(outcome, record=_below(records_dir, outcome.record))
+                outcomes.append(outcome)
+        yield Writer(outcomes, alive)
 
 
 def _is_alive(file: Path) -> bool:
@@ -318,7 +305,8 @@ def sweep_folder(records_dir: str | Path, name: str) -> Path:
 
 
 def _plan_table(plan: Plan) -> pa.Table:
-    rows = [asdict(point) | {"state": point.state.value} for point in plan.points]
+    names = {state: name for name, state in _STATES.items()}
+    rows = [asdict(point) | {"state": names[point.state]} for point in plan.points]
     about = {
         "version": str(PLAN_VERSION),
         "name": plan.name,
@@ -333,10 +321,9 @@ def _plan(table: pa.Table) -> Plan:
     if int(about["version"]) != PLAN_VERSION:
         raise ValueError(f"it is of version {about['version']}, this wattcount reads {PLAN_VERSION}")
     names = _PLAN_SCHEMA.names
-    states = {state.value: state for state in PlanState}
     points = []
     for values in zip(*(table.column(name).to_pylist() for name in names), strict=True):
         row = dict(zip(names, values, strict=True))
-        row["overrides"], row["state"] = tuple(row["overrides"]), states[row["state"]]
-        points.append(PlannedPoint(**row))
+        row["overrides"], row["state"] = tuple(row["overrides"]), _STATES[row["state"]]
+        points.append(Point(**row))
     return Plan(about["name"], tuple(points), about["created_utc"], tuple(json.loads(about["arguments"])))

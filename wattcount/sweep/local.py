@@ -2,7 +2,7 @@
 
     queue of points --> [first for whose GPUs there is room] --> lane (`lane`), one process each, kept over points
           ^                                                        |
-          '-- tried again: failed, or the lane died (`lost`) <-----'--> result
+          '-- tried again: failed, or the lane died (`lost`) <-----'--> outcome
 
 A point that finds too few free GPUs keeps those that it could use from the points behind it, so that the order
 holds and one that needs two is not passed for ever. A GPU that another sweep or program uses is passed over while
@@ -25,15 +25,15 @@ from typing import Protocol
 
 from wattcount.config.plain import to_json
 from wattcount.config.schema import RunConfig
-from wattcount.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_TERMINATED
+from wattcount.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED
 from wattcount.run.gpu_lock import is_free
 from wattcount.run.orchestrate import NOT_LAUNCHED
 from wattcount.run.signals import Signals
 from wattcount.sweep.halt import Halt
-from wattcount.sweep.lane import Finished, Said, Task
-from wattcount.sweep.ledger import Event, EventKind, Ledger
-from wattcount.sweep.plan import PlannedPoint
-from wattcount.sweep.task import NOT_STARTED, PointResult
+from wattcount.sweep.lane import Said, Task
+from wattcount.sweep.ledger import Ledger
+from wattcount.sweep.outcome import NOT_STARTED, Outcome, State, failed
+from wattcount.sweep.plan import Point
 
 LANE_DIED = "lane_died"
 TICK_S = 1.0
@@ -48,7 +48,7 @@ KILL_LIMIT_S = 10.0
 class Job:
     """One point to measure, with the GPUs of this machine that it may use (none: emulated for it)."""
 
-    point: PlannedPoint
+    point: Point
     cfg: RunConfig
     gpus: tuple[str, ...] = ()
     attempt: int = 1
@@ -60,7 +60,7 @@ class Watcher(Protocol):
 
     def started(self, job: Job) -> None: ...
     def said(self, job: Job, said: Said) -> None: ...
-    def ended(self, job: Job, result: PointResult, *, again: bool) -> None:
+    def ended(self, job: Job, outcome: Outcome, *, again: bool) -> None:
         """`again`: it will be tried once more."""
 
     def notice(self, text: str) -> None:
@@ -160,12 +160,12 @@ class Lanes:
         """Measured by another run right now: looked at again at the end."""
         self._lanes: dict[ChildLane, _Busy | None] = {}
         self._before: dict[str, dict[str, float]] = {}
-        self._results: dict[str, PointResult] = {}
+        self._outcomes: dict[str, Outcome] = {}
         self._signals = Signals()
         self._signals_passed = 0
 
-    def run(self, jobs: Sequence[Job]) -> tuple[dict[str, PointResult], int | None]:
-        """Results by key, and the exit code of an interruption. Points that were never begun have no result."""
+    def run(self, jobs: Sequence[Job]) -> tuple[dict[str, Outcome], int | None]:
+        """Outcomes by key, and the exit code of an interruption. Points that were never begun have none."""
         self._queue.extend(jobs)
         self._all_gpus = {uuid for job in jobs for uuid in job.gpus}
         try:
@@ -174,7 +174,7 @@ class Lanes:
         finally:
             for lane in self._lanes:
                 lane.close()
-        return self._results, self._signals.exit_code
+        return self._outcomes, self._signals.exit_code
 
     def _loop(self) -> None:
         while True:
@@ -231,25 +231,13 @@ class Lanes:
             except OSError as error:  # no memory, no more processes, too many open files
                 self._watcher.started(job)
                 message = f"cannot start a process to measure with: {error.strerror}"
-                self._ended(
-                    job,
-                    PointResult(
-                        EXIT_FAILED,
-                        job.point.overrides,
-                        None,
-                        message,
-                        key=job.point.key,
-                        reason=NOT_LAUNCHED,
-                        attempt=job.attempt,
-                    ),
-                )
+                self._ended(job, failed(NOT_LAUNCHED, message, key=job.point.key, attempt=job.attempt))
                 return
         self._lanes[lane] = _Busy(job, gpus)
         self._watcher.started(job)
         lane.give(
             Task(
                 config=to_json(job.cfg),
-                overrides=job.point.overrides,
                 key=job.point.key,
                 sweep=self._sweep,
                 attempt=job.attempt,
@@ -270,13 +258,12 @@ class Lanes:
             self._lost(lane, busy.job)
             return
         if isinstance(message, Said):
+            self._before = message.before | self._before
             self._watcher.said(busy.job, message)
             return
-        assert isinstance(message, Finished)
+        assert isinstance(message, Outcome)
         self._lanes[lane] = None
-        for uuid, reading in message.before.items():
-            self._before.setdefault(uuid, reading)
-        self._ended(busy.job, message.result)
+        self._ended(busy.job, message)
 
     def _lost(self, lane: ChildLane, job: Job) -> None:
         pid = lane.pid
@@ -288,52 +275,43 @@ class Lanes:
             else f"with exit code {status}"
         )
         code = self._signals.exit_code
-        result = PointResult(
-            EXIT_FAILED if code is None else code,
-            job.point.overrides,
-            None,
-            f"the process that measured it ended {how}",
-            key=job.point.key,
-            reason=LANE_DIED,
+        outcome = Outcome(
+            State.lost,
+            job.point.key,
             attempt=job.attempt,
+            exit_code=EXIT_FAILED if code is None else code,
+            reason=LANE_DIED,
+            message=f"the process that measured it ended {how}",
+            pid=pid,
         )
-        self._ledger.append(
-            Event(
-                EventKind.lost,
-                key=job.point.key,
-                attempt=job.attempt,
-                reason=LANE_DIED,
-                message=result.message,
-                pid=pid,
-            )
-        )
-        self._ended(job, result)
+        self._ledger.append(outcome)
+        self._ended(job, outcome)
 
-    def _ended(self, job: Job, result: PointResult) -> None:
-        self._results[job.point.key] = result
-        if result.exit_code in (EXIT_INTERRUPTED, EXIT_TERMINATED) and not self._signals:
+    def _ended(self, job: Job, outcome: Outcome) -> None:
+        self._outcomes[job.point.key] = outcome
+        if outcome.exit_code in (EXIT_INTERRUPTED, EXIT_TERMINATED) and not self._signals:
             # The run was told to end by someone else: so are its like.
-            self._signals.append(signal.SIGINT if result.exit_code == EXIT_INTERRUPTED else signal.SIGTERM)
+            self._signals.append(signal.SIGINT if outcome.exit_code == EXIT_INTERRUPTED else signal.SIGTERM)
         stopped_before = self._halt.why is not None
-        self._halt.note(job.point.key, result)
+        self._halt.note(job.point.key, outcome)
         again = False
-        if result.elsewhere and not job.wait_for_others:
+        if outcome.elsewhere and not job.wait_for_others:
             self._later.append(job)
             again = self._halt.why is None
-        elif self._is_to_be_retried(result) and job.attempt < self._attempts and self._goes_on():
+        elif self._is_to_be_retried(outcome) and job.attempt < self._attempts and self._goes_on():
             self._queue.append(replace(job, attempt=job.attempt + 1))
             again = True
-        self._watcher.ended(job, result, again=again)
+        self._watcher.ended(job, outcome, again=again)
         if self._halt.why is not None and not stopped_before:
             self._watcher.notice(self._halt.why)
 
     def _goes_on(self) -> bool:
         return not self._signals and self._halt.why is None
 
-    def _is_to_be_retried(self, result: PointResult) -> bool:
-        if result.exit_code == EXIT_OK:
-            return result.invalid and self._retry_invalid
-        return result.reason != NOT_STARTED and not result.elsewhere
+    def _is_to_be_retried(self, outcome: Outcome) -> bool:
+        if outcome.ran:
+            return outcome.state is State.invalid and self._retry_invalid
+        return outcome.reason != NOT_STARTED and not outcome.elsewhere
 
     # --- ending ---------------------------------------------------------------------------------
 

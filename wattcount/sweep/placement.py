@@ -14,7 +14,7 @@ from typing import Any
 
 from wattcount.config.schema import PowerBackend, RunConfig
 from wattcount.errors import NotStartedError, one_line
-from wattcount.sweep.plan import PlannedPoint
+from wattcount.sweep.plan import Point
 
 SINFO_LIMIT_S = 60.0
 RAY_ACCELERATOR = "accelerator_type:"
@@ -32,7 +32,7 @@ class Group:
     gpu: str
     count: int
     emulated: bool
-    points: tuple[PlannedPoint, ...]
+    points: tuple[Point, ...]
 
     @property
     def name(self) -> str:
@@ -161,9 +161,9 @@ class RayResources:
         return {"ray": {"remote": remote}}
 
 
-def groups(points: Iterable[PlannedPoint], configs: Mapping[str, RunConfig]) -> list[Group]:
+def groups(points: Iterable[Point], configs: Mapping[str, RunConfig]) -> list[Group]:
     """Splits points by what they ask for; `configs` by key. Groups and points keep their order."""
-    found: dict[tuple[str, int, bool], list[PlannedPoint]] = {}
+    found: dict[tuple[str, int, bool], list[Point]] = {}
     for point in points:
         cfg = configs[point.key]
         emulated = cfg.power.backend is PowerBackend.emulated

@@ -18,8 +18,8 @@ from wattcount.sweep.estimate import Estimator
 from wattcount.sweep.index import RecordIndex, Status
 from wattcount.sweep.keys import Keys
 from wattcount.sweep.machine import Here
-from wattcount.sweep.order import ordered
-from wattcount.sweep.plan import INVALID_BEFORE, Plan, PlannedPoint, PlanState
+from wattcount.sweep.outcome import State
+from wattcount.sweep.plan import INVALID_BEFORE, Plan, Point, ordered
 from wattcount.sweep.skips import Skips
 
 NOT_WHAT = ("sweep.", "dry_run", "hydra", "display", "records_dir", "tracking", "~hydra", "+hydra")
@@ -69,7 +69,7 @@ def make_plan(
 ) -> Planned:
     """`points`: each one's overrides and configuration, in the order declared."""
     keys, skips, estimator, labels = Keys(), Skips(), Estimator(index), _Labels()
-    found: dict[str, PlannedPoint] = {}
+    found: dict[str, Point] = {}
     configs: dict[str, RunConfig] = {}
     wheres: dict[str, Here] = {}
     repeated = 0
@@ -82,7 +82,7 @@ def make_plan(
         if key in found:
             repeated += 1
             continue
-        point = PlannedPoint(
+        point = Point(
             key=key,
             overrides=overrides,
             model=here.cfg.model.name,
@@ -93,11 +93,9 @@ def make_plan(
             repeat=cfg.repeat,
         )
         point = _with_record(point, cfg, here, where, index)
-        if point.state is PlanState.to_run and (skip := skips.of(here)) is not None:
-            point = dataclasses.replace(
-                point, state=PlanState.skipped, reason=skip.reason, message=skip.message
-            )
-        if point.state is PlanState.to_run:
+        if point.state is State.waiting and (skip := skips.of(here)) is not None:
+            point = dataclasses.replace(point, state=State.skipped, reason=skip.reason, message=skip.message)
+        if point.state is State.waiting:
             expected = estimator.estimate(where, here.cfg, here.facts)
             point = dataclasses.replace(
                 point, wall_s=expected.wall_s, energy_j=expected.energy_j, basis=expected.basis
@@ -114,9 +112,7 @@ def make_plan(
     return Planned(plan, configs, wheres, repeated)
 
 
-def _with_record(
-    point: PlannedPoint, cfg: RunConfig, here: Here, where: str, index: RecordIndex
-) -> PlannedPoint:
+def _with_record(point: Point, cfg: RunConfig, here: Here, where: str, index: RecordIndex) -> Point:
     """Done where there is a valid record; left out where there is one that its checks found wrong."""
     if cfg.resume is False:
         return point
@@ -126,7 +122,7 @@ def _with_record(
         last = valid[-1]
         return dataclasses.replace(
             point,
-            state=PlanState.done,
+            state=State.done,
             record=str(index.records_dir / last.folder),
             wall_s=last.wall_s,
             energy_j=last.energy_j,
@@ -136,7 +132,7 @@ def _with_record(
         last = runs[-1]
         return dataclasses.replace(
             point,
-            state=PlanState.skipped,
+            state=State.skipped,
             reason=INVALID_BEFORE,
             message=f"{last.reason}: {last.message}; sweep.retry_invalid=true measures it again",
             record=str(index.records_dir / last.folder),

@@ -9,17 +9,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from wattcount.errors import EXIT_NOT_STARTED
+from wattcount.sweep.columns import WIDTH, table_lines
 from wattcount.sweep.estimate import MEASURED
-from wattcount.sweep.plan import Plan, PlannedPoint, PlanState
+from wattcount.sweep.outcome import Outcome, State
+from wattcount.sweep.plan import Plan, Point
 from wattcount.sweep.planner import NOT_WHAT
-from wattcount.sweep.task import PointResult
 
-WIDTH = 80
 DECLARED_LINES = 3
 """For the names of a sweep's models, of its GPUs, of its scenarios."""
 SKIPPED_LINES = 12
 """Shared by all groups of skipped points; each has one at least."""
+TABLE_LINES = 20
+"""Most points whose results are listed at the end of a sweep."""
 KWH_J = 3.6e6
 
 
@@ -27,14 +28,18 @@ KWH_J = 3.6e6
 class SweepResult:
     """What became of a sweep that was started.
 
-    results       of the points that were begun, by key
+    outcomes      of the points that were begun, by key
     interrupted   the exit code of an interruption
     """
 
     plan: Plan
-    results: Mapping[str, PointResult] = field(default_factory=dict)
+    outcomes: Mapping[str, Outcome] = field(default_factory=dict)
     interrupted: int | None = None
     dry_run: bool = False
+
+    def is_done(self, point: Point) -> bool:
+        """Whether a point that was to run is measured now."""
+        return point.key in self.outcomes and self.outcomes[point.key].state is State.done
 
 
 def plan_lines(
@@ -47,10 +52,10 @@ def plan_lines(
     records_dir   where it is not the one that `wattcount status` looks into by itself
     """
     states = Counter(point.state for point in plan.points)
-    to_run = plan.in_state(PlanState.to_run)
+    to_run = plan.in_state(State.waiting)
     yield (
-        f"sweep {plan.name}: {_count(len(plan.points), 'point')}: {states[PlanState.to_run]:,} to run, "
-        f"{states[PlanState.done]:,} done before, {states[PlanState.skipped]:,} skipped"
+        f"sweep {plan.name}: {_count(len(plan.points), 'point')}: {states[State.waiting]:,} to run, "
+        f"{states[State.done]:,} done before, {states[State.skipped]:,} skipped"
     )
     if repeated:
         yield f"  {repeated:,} more say the same as one of these and are left out"
@@ -77,8 +82,8 @@ class _Skipped:
 
 def skip_lines(plan: Plan, records_dir: Path | None = None) -> Iterator[str]:
     """Skipped points by reason: how many, on which GPUs, some of the models, the arithmetic of one point."""
-    skipped = plan.in_state(PlanState.skipped)
-    by_reason: defaultdict[str, list[PlannedPoint]] = defaultdict(list)
+    skipped = plan.in_state(State.skipped)
+    by_reason: defaultdict[str, list[Point]] = defaultdict(list)
     for point in skipped:
         by_reason[point.reason or "skipped"].append(point)
     groups = {reason: _skip_groups(points) for reason, points in by_reason.items()}
@@ -103,7 +108,7 @@ def skip_lines(plan: Plan, records_dir: Path | None = None) -> Iterator[str]:
         yield f"  each of them, once started: wattcount status {plan.name} --all-points{where}"
 
 
-def _skip_groups(points: Sequence[PlannedPoint]) -> list[_Skipped]:
+def _skip_groups(points: Sequence[Point]) -> list[_Skipped]:
     """GPUs on which the same models are skipped go together."""
     numbers = Counter(point.gpu for point in points)
     models: defaultdict[str, set[str]] = defaultdict(set)
@@ -115,7 +120,7 @@ def _skip_groups(points: Sequence[PlannedPoint]) -> list[_Skipped]:
     return [_Skipped(gpus, list(names), sum(numbers[gpu] for gpu in gpus)) for names, gpus in alike.items()]
 
 
-def _estimate_lines(to_run: Sequence[PlannedPoint], at_once: int | None) -> Iterator[str]:
+def _estimate_lines(to_run: Sequence[Point], at_once: int | None) -> Iterator[str]:
     total_s = sum(point.wall_s or 0.0 for point in to_run)
     joules = [point.energy_j for point in to_run if point.energy_j is not None]
     measured = sum(point.basis == MEASURED for point in to_run)
@@ -127,22 +132,33 @@ def _estimate_lines(to_run: Sequence[PlannedPoint], at_once: int | None) -> Iter
     yield f"            ({basis})"
 
 
+def result_lines(sweep: SweepResult) -> Iterator[str]:
+    """The table of what was measured in this start; of a big sweep the command that shows it."""
+    found = ((point, sweep.outcomes.get(point.key)) for point in sweep.plan.points)
+    rows = [
+        (point, outcome)
+        for point, outcome in found
+        if outcome is not None and outcome.state is State.done and not outcome.before
+    ]
+    if len(rows) > TABLE_LINES:
+        yield f"results: wattcount status {sweep.plan.name} --all-points"
+    elif rows:
+        yield "results:"
+        yield from table_lines(rows)
+
+
 def end_lines(sweep: SweepResult) -> Iterator[str]:
     """What is missing at the end, one entry a point, and counts of the rest; nothing where nothing is missing."""
     plan = sweep.plan
     if sweep.dry_run:
         return
-    wrong = [
-        (point, sweep.results.get(point.key))
-        for point in plan.in_state(PlanState.to_run)
-        if point.key not in sweep.results or not sweep.results[point.key].done
-    ]
-    before, skipped = plan.in_state(PlanState.done), plan.in_state(PlanState.skipped)
+    wrong = [point for point in plan.in_state(State.waiting) if not sweep.is_done(point)]
+    before, skipped = plan.in_state(State.done), plan.in_state(State.skipped)
     wanted = len(plan.points) - len(skipped)
     if wrong:
         yield f"wattcount: {len(wrong):,} of {wanted:,} points not done:"
-    for point, result in wrong:
-        yield from _problem(point, result)
+    for point in wrong:
+        yield from _problem(point, sweep.outcomes.get(point.key))
     if wrong or skipped:
         yield (
             f"sweep {plan.name}: {wanted - len(wrong):,} done ({len(before):,} before), {len(wrong):,} not done, "
@@ -154,21 +170,20 @@ def end_lines(sweep: SweepResult) -> Iterator[str]:
         yield f"  skipped {count:,}: {reason}"
 
 
-def _problem(point: PlannedPoint, result: PointResult | None) -> Iterator[str]:
+def _problem(point: Point, outcome: Outcome | None) -> Iterator[str]:
     what = short_overrides(point.overrides)
-    if result is None:
+    if outcome is None:
         yield from _wrapped("  ", f"{what}: not begun", "      ")
         return
-    if result.invalid:
-        state = "invalid"
-    else:
-        state = "not started" if result.exit_code == EXIT_NOT_STARTED else "failed"
-    yield from _wrapped("  ", f"{what}: {state}: {result.message}", "      ")
-    if result.reason is not None and result.exit_code != EXIT_NOT_STARTED:
-        tries = "1 try" if result.attempt == 1 else f"{result.attempt} tries"
-        yield f"      {result.reason}, {tries}"
-    if result.log_line:
-        yield _cut(f"      log: {result.log_line}")
+    state = (
+        "not started" if outcome.refused else "failed" if outcome.state is State.lost else outcome.state.value
+    )
+    yield from _wrapped("  ", f"{what}: {state}: {outcome.message}", "      ")
+    if outcome.reason is not None and not outcome.refused:
+        tries = "1 try" if outcome.attempt == 1 else f"{outcome.attempt} tries"
+        yield f"      {outcome.reason}, {tries}"
+    if outcome.log_line:
+        yield _cut(f"      log: {outcome.log_line}")
 
 
 def short_overrides(overrides: Sequence[str]) -> str:

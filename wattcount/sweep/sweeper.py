@@ -26,17 +26,18 @@ from wattcount.config.paths import default_records_dir
 from wattcount.config.points import build_points
 from wattcount.config.schema import RunConfig
 from wattcount.config.schema_types import GROUPS
-from wattcount.errors import EXIT_NOT_STARTED, EXIT_OK, NotStartedError
+from wattcount.errors import EXIT_FAILED, EXIT_NOT_STARTED, EXIT_OK, NotStartedError
 from wattcount.masking import concealed_arguments
 from wattcount.run.background import Background
 from wattcount.run.preflight import check_folder
 from wattcount.sweep import cases, launch, local, report, watch
 from wattcount.sweep.halt import Halt
 from wattcount.sweep.index import RecordIndex, read_index
-from wattcount.sweep.ledger import Event, EventKind, Ledger
+from wattcount.sweep.ledger import Ledger
 from wattcount.sweep.machine import AnotherMachine, ThisMachine
 from wattcount.sweep.mlflow_log import SweepLog
-from wattcount.sweep.plan import Plan, PlanState
+from wattcount.sweep.outcome import Outcome, State
+from wattcount.sweep.plan import Plan
 from wattcount.sweep.planner import Planned, make_plan, records_folder, sweep_name
 from wattcount.sweep.report import SweepResult
 
@@ -144,13 +145,13 @@ class PointSweeper(BasicSweeper):
         )
         with Ledger.open(first.records_dir, plan.name) as ledger:
             ledger.write_plan(plan)
-            ledger.append(Event(EventKind.start))
+            ledger.append(Outcome(State.running))
             watcher = watch.create(first, plan, logs if first.tracking.enabled else None, background)
             interrupted: int | None = None
             reason = "failed"
             try:
                 if elsewhere is not None:
-                    results, interrupted = elsewhere.run(ledger, watcher)
+                    outcomes, interrupted = elsewhere.run(ledger, watcher)
                 else:
                     lanes = local.Lanes(
                         plan.name,
@@ -161,26 +162,26 @@ class PointSweeper(BasicSweeper):
                         retry_invalid=first.sweep.retry_invalid,
                         halt=Halt(first.sweep.stop_after_same_failures, here=True),
                     )
-                    results, interrupted = lanes.run(jobs)
+                    outcomes, interrupted = lanes.run(jobs)
                 reason = "finished" if interrupted is None else "interrupted"
             except KeyboardInterrupt:
                 reason = "interrupted"
                 raise
             finally:
-                ledger.append(Event(EventKind.end, reason=reason))
+                ledger.append(Outcome(State.done, reason=reason))
                 if not (first.tracking.enabled and reason == "finished"):
                     logs.abandon()
                 watcher.close()
-        if first.tracking.enabled and interrupted is None and plan.in_state(PlanState.to_run):
+        if first.tracking.enabled and interrupted is None and plan.in_state(State.waiting):
             logs.close()
             background.flush()
-        return SweepResult(plan, results, interrupted)
+        return SweepResult(plan, outcomes, interrupted)
 
     def _launch(self, planned: Planned, first: RunConfig) -> launch.Launch:
         """Through the launcher that the person chose, in groups by GPU."""
         assert self.config is not None
         assert self.hydra_context is not None
-        points = planned.plan.in_state(PlanState.to_run)
+        points = planned.plan.in_state(State.waiting)
         return launch.Launch(
             self.config, self.hydra_context, points, planned.configs, planned.plan.name, first
         )
@@ -198,20 +199,20 @@ def exit_code(sweep: SweepResult) -> int:
         return sweep.interrupted
     if sweep.dry_run:
         return EXIT_OK
-    done = bool(sweep.plan.in_state(PlanState.done))
+    done = bool(sweep.plan.in_state(State.done))
     codes = {
-        result.exit_code if result.exit_code != EXIT_OK or result.done else 1
-        for result in sweep.results.values()
+        EXIT_FAILED if outcome.exit_code == EXIT_OK and outcome.state is not State.done else outcome.exit_code
+        for outcome in sweep.outcomes.values()
     }
-    if len(sweep.results) < len(sweep.plan.in_state(PlanState.to_run)):
-        codes.add(1)
+    if len(sweep.outcomes) < len(sweep.plan.in_state(State.waiting)):
+        codes.add(EXIT_FAILED)
     if any(point.reason == "invalid_before" for point in sweep.plan.points):
-        codes.add(1)
+        codes.add(EXIT_FAILED)
     if not codes:
         return EXIT_OK if done else EXIT_NOT_STARTED
     if codes == {EXIT_OK}:
         return EXIT_OK
-    return EXIT_NOT_STARTED if codes == {EXIT_NOT_STARTED} and not done else 1
+    return EXIT_NOT_STARTED if codes == {EXIT_NOT_STARTED} and not done else EXIT_FAILED
 
 
 def _complain(problem: str) -> None:
@@ -228,7 +229,7 @@ def _set_aside(index: RecordIndex) -> None:
 
 def _record_lines(plan: Plan) -> None:
     """Where the records are that make points done before anything is started."""
-    done = plan.in_state(PlanState.done)
+    done = plan.in_state(State.done)
     if done:
         print("already measured (resume=false measures again):")
     for point in done:
@@ -282,7 +283,7 @@ def _jobs(planned: Planned) -> list[local.Job]:
             _to_measure(planned.configs[point.key]),
             tuple(gpu.uuid for gpu in planned.here[point.key].gpus),
         )
-        for point in planned.plan.in_state(PlanState.to_run)
+        for point in planned.plan.in_state(State.waiting)
     ]
 
 

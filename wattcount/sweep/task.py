@@ -11,13 +11,10 @@ import functools
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 
 from wattcount.config.schema import RunConfig
 from wattcount.errors import (
-    EXIT_FAILED,
-    EXIT_NOT_STARTED,
     EXIT_OK,
     MeasuredElsewhereError,
     NotStartedError,
@@ -28,48 +25,12 @@ from wattcount.errors import (
 from wattcount.records.writer import UNWRITABLE
 from wattcount.run.cooldown import Rest
 from wattcount.run.orchestrate import Display
+from wattcount.sweep.columns import FIGURES
 from wattcount.sweep.index import run_energy_j, run_wall_s
 from wattcount.sweep.keys import plan_key
-from wattcount.sweep.ledger import MEASURED_ELSEWHERE, Event, EventKind, Ledger
+from wattcount.sweep.ledger import Ledger
 from wattcount.sweep.mlflow_log import LaneLog
-
-NOT_STARTED = "not_started"
-
-
-@dataclass(frozen=True)
-class PointResult:
-    """What became of one point; plain, so that a launcher can send it from another machine."""
-
-    exit_code: int
-    overrides: tuple[str, ...]
-    record_path: str | None
-    message: str | None
-    measured_before: bool = False
-    """The record was there already; nothing was started."""
-    key: str | None = None
-    reason: str | None = None
-    """Stable code of what went wrong; None: nothing."""
-    invalid: bool = False
-    """It came to its end, but its checks of validity say that it cannot be believed."""
-    attempt: int = 1
-    """Tries so far, in this start of the sweep."""
-    wall_s: float | None = None
-    energy_j: float | None = None
-    """Of the run's GPUs from start to end, joule; see `index.run_energy_j`."""
-    j_per_output_token: float | None = None
-    gpu_uuid: str | None = None
-    """Several joined by commas."""
-    log_line: str | None = None
-    """The last line of the engine's log, of a failed run."""
-
-    @property
-    def done(self) -> bool:
-        return self.exit_code == EXIT_OK and not self.invalid
-
-    @property
-    def elsewhere(self) -> bool:
-        """Another run measures it right now: to be looked at again."""
-        return self.reason == MEASURED_ELSEWHERE
+from wattcount.sweep.outcome import MEASURED_ELSEWHERE, Outcome, State, failed, refused
 
 
 def run_planned(
@@ -81,14 +42,14 @@ def run_planned(
     records_dir: str | None = None,
     config_dir: str | None = None,
     wait_for_others: bool = False,
-) -> PointResult:
+) -> Outcome:
     """Composes a point and measures it on this machine.
 
     overrides        what Hydra makes its configuration from
     sweep, key       of the ledger to tell of it; None: none, and the key that the configuration has by itself
     attempt          tries of it so far in this start of the sweep, with this one
     records_dir      in place of the configuration's, which may depend on the machine
-    wait_for_others  for a run that measures the same point right now; else `PointResult.elsewhere` says so
+    wait_for_others  for a run that measures the same point right now; else `Outcome.elsewhere` says so
 
     Never raises an `Exception`: one bad point must not end a sweep.
     """
@@ -97,9 +58,7 @@ def run_planned(
     try:
         cfg = compose(overrides, config_dir)
     except NotStartedError as error:
-        return PointResult(
-            EXIT_NOT_STARTED, tuple(overrides), None, str(error), key=key, reason=NOT_STARTED, attempt=attempt
-        )
+        return dataclasses.replace(refused(str(error)), key=key, attempt=attempt)
     if records_dir is not None:
         cfg.records_dir = records_dir
     if cfg.resume is None:
@@ -107,14 +66,11 @@ def run_planned(
     key = key or plan_key(cfg)
     opened = nullcontext() if sweep is None else Ledger.open(cfg.records_dir, sweep)
     with opened as ledger:
-        return measure_planned(
-            cfg, tuple(overrides), key=key, ledger=ledger, attempt=attempt, wait_for_others=wait_for_others
-        )
+        return measure_planned(cfg, key=key, ledger=ledger, attempt=attempt, wait_for_others=wait_for_others)
 
 
 def measure_planned(
     cfg: RunConfig,
-    overrides: tuple[str, ...],
     *,
     key: str,
     ledger: Ledger | None,
@@ -122,134 +78,107 @@ def measure_planned(
     wait_for_others: bool = False,
     rest: Rest | None = None,
     display: Display | None = None,
-) -> PointResult:
+) -> Outcome:
     """As `run_planned`, of a configuration that is there already. `rest` is the sweep's, between runs on a GPU."""
 
-    def tell(event: Event) -> None:
+    def tell(outcome: Outcome) -> Outcome:
+        told = dataclasses.replace(outcome, key=key, attempt=attempt)
         if ledger is not None:
-            ledger.append(dataclasses.replace(event, key=key, attempt=attempt))
+            ledger.append(told)
+        return told
 
-    tell(Event(EventKind.started, gpu_uuid=",".join(cfg.gpu.devices) or None))
+    tell(Outcome(State.running, gpu_uuid=",".join(cfg.gpu.devices) or None))
     sweep = None if ledger is None else ledger.folder.name
     with nullcontext() if ledger is None else ledger.beating():  # whoever reads it may be on another host
-        result = measure(
-            cfg, overrides, wait_for_others=wait_for_others, rest=rest, display=display, sweep=sweep
-        )
-    result = dataclasses.replace(result, key=key, attempt=attempt)
-    tell(event_of(result))
-    return result
+        outcome = measure(cfg, wait_for_others=wait_for_others, rest=rest, display=display, sweep=sweep)
+    return tell(outcome)
 
 
 def measure(
     cfg: RunConfig,
-    overrides: tuple[str, ...],
     *,
     wait_for_others: bool = True,
     rest: Rest | None = None,
     display: Display | None = None,
     sweep: str | None = None,
-) -> PointResult:
-    """Runs one point; what goes wrong is in the result. An interruption is an exit code too."""
+) -> Outcome:
+    """Runs one point; what goes wrong is in the outcome. An interruption is an exit code too."""
     try:
-        return _measure(
-            cfg, overrides, wait_for_others=wait_for_others, rest=rest, display=display, sweep=sweep
-        )
+        return _measure(cfg, wait_for_others=wait_for_others, rest=rest, display=display, sweep=sweep)
     except MeasuredElsewhereError as error:
-        return PointResult(EXIT_NOT_STARTED, overrides, None, str(error), reason=MEASURED_ELSEWHERE)
+        return refused(str(error), MEASURED_ELSEWHERE)
     except RecordsUnwritableError as error:
-        return PointResult(EXIT_NOT_STARTED, overrides, None, str(error), reason=UNWRITABLE)
+        return refused(str(error), UNWRITABLE)
     except NotStartedError as error:
-        return PointResult(EXIT_NOT_STARTED, overrides, None, str(error), reason=NOT_STARTED)
+        return refused(str(error))
     except BrokenPipeError:
         raise
     except (
         OSError
     ) as error:  # a full disk, too many open files: it must end neither the sweep nor in a traceback
         message = f"the run could not be prepared or closed: {one_line(error)}"
-        return PointResult(EXIT_FAILED, overrides, None, message, reason="setup_failed")
+        return failed("setup_failed", message)
     except WattcountError as error:
         reason = getattr(error, "reason", "internal_error")
-        return PointResult(EXIT_FAILED, overrides, None, str(error), reason=reason)
+        return failed(reason, str(error))
 
 
 def _measure(
     run: RunConfig,
-    overrides: tuple[str, ...],
     *,
     wait_for_others: bool,
     rest: Rest | None,
     display: Display | None,
     sweep: str | None,
-) -> PointResult:
+) -> Outcome:
     from wattcount.run import display as displays
     from wattcount.run import orchestrate
 
     # Importing MLflow and making its database takes seconds, which there is time for meanwhile.
     meanwhile = functools.partial(_prepare_tracking, run) if run.tracking.enabled else None
-    outcome = orchestrate.run_point(
+    run_outcome = orchestrate.run_point(
         run,
         display or displays.InBackground(displays.create(run.display)),
         meanwhile=meanwhile,
         wait_for_others=wait_for_others,
         rest=rest,
     )
-    path = outcome.record_path
-    result = PointResult(
-        outcome.exit_code,
-        overrides,
-        None if path is None else str(path),
-        outcome.message or None,
-        outcome.measured_before,
-        reason=outcome.reason,
+    path = run_outcome.record_path
+    state = State.done if run_outcome.exit_code == EXIT_OK else State.failed
+    outcome = Outcome(
+        state,
+        exit_code=run_outcome.exit_code,
+        before=run_outcome.measured_before,
+        reason=run_outcome.reason,
+        message=run_outcome.message or None,
+        record=None if path is None else str(path),
     )
-    if path is None or outcome.measured_before:
-        return result
+    if path is None or run_outcome.measured_before:
+        return outcome
     if run.tracking.enabled:
         _track(path, run, display, sweep)
-    return _with_figures(result, path)
+    return _with_figures(outcome, path)
 
 
-def _with_figures(result: PointResult, path: Path) -> PointResult:
+def _with_figures(outcome: Outcome, path: Path) -> Outcome:
     """What the sweep wants to know of the record; one that cannot be read has said so."""
     from wattcount.metrics.verdict import Status, judge
 
     judged = judge(path)
     if judged.record is None or judged.metrics is None:
-        return result
+        return outcome
     found, info, metrics = judged.verdict, judged.record.info, judged.metrics["metrics"]
-    invalid = result.exit_code == EXIT_OK and found.status is Status.invalid
+    invalid = outcome.state is State.done and found.status is Status.invalid
     return dataclasses.replace(
-        result,
-        invalid=invalid,
-        reason=found.reason if invalid else result.reason,
-        message=found.message if invalid else result.message,
+        outcome,
+        state=State.invalid if invalid else outcome.state,
+        reason=found.reason if invalid else outcome.reason,
+        message=found.message if invalid else outcome.message,
         wall_s=run_wall_s(info),
         energy_j=run_energy_j(info, metrics),
-        j_per_output_token=metrics.get("energy/gpu_j_per_output_token"),
+        figures={name: value for name in FIGURES if (value := metrics.get(name)) is not None},
         gpu_uuid=",".join(str(gpu["uuid"]) for gpu in info.gpus) or None,
         log_line=info.log_tail[-1] if info.log_tail else None,
-    )
-
-
-def event_of(result: PointResult) -> Event:
-    """What the ledger is told of it, but for the point's key and the attempt."""
-    if result.measured_before:
-        kind = EventKind.measured_before
-    elif result.exit_code == EXIT_NOT_STARTED:
-        kind = EventKind.not_started
-    elif result.exit_code != EXIT_OK:
-        kind = EventKind.failed
-    else:
-        kind = EventKind.invalid if result.invalid else EventKind.done
-    return Event(
-        kind,
-        reason=result.reason,
-        message=result.message,
-        record=result.record_path,
-        gpu_uuid=result.gpu_uuid,
-        wall_s=result.wall_s,
-        energy_j=result.energy_j,
-        j_per_output_token=result.j_per_output_token,
     )
 
 

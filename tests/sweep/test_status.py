@@ -7,10 +7,12 @@ import pytest
 from rich.console import Console
 from sweep_ledger import make_sweep, planned
 
-from wattcount.sweep.ledger import Event, EventKind, Ledger, read_state
-from wattcount.sweep.plan import INVALID_BEFORE, Plan, PlanState
+from wattcount.sweep.columns import clock
+from wattcount.sweep.ledger import Ledger, read_state
+from wattcount.sweep.outcome import Outcome, State
+from wattcount.sweep.plan import INVALID_BEFORE, Plan
 from wattcount.sweep.state import Writer, tally
-from wattcount.sweep.summary import clock, evidence_line, render, to_json, when
+from wattcount.sweep.status import evidence_text, render, to_json, when
 
 S = 1_000_000_000
 
@@ -62,16 +64,14 @@ def test_a_killed_sweep_says_how_to_go_on(sweep: Ledger, tmp_path):
 
 
 def test_a_sweep_that_ended(sweep: Ledger, tmp_path):
-    sweep.append(Event(EventKind.end, reason="interrupted"))
+    sweep.append(Outcome(State.done, reason="interrupted"))
     sweep.close()
     text = shown(read_state(tmp_path, "big"))
     assert "(interrupted), 3 not done" in text
 
 
 def test_a_finished_sweep_asks_for_nothing():
-    plan = Plan(
-        "big", (planned("a", state=PlanState.done), planned("b", state=PlanState.skipped)), "", ("x",)
-    )
+    plan = Plan("big", (planned("a", state=State.done), planned("b", state=State.skipped)), "", ("x",))
     text = shown(tally(plan, []).state(5 * S))
     assert "big: finished" in text
     assert "nothing left to measure" in text
@@ -92,7 +92,7 @@ def test_a_sweep_without_a_point():
 def many_failures(number: int):
     points = tuple(planned(f"{i}") for i in range(number))
     events = [
-        Event(EventKind.failed, str(i), S, reason=f"reason{i % 15}", message=f"no {i}") for i in range(number)
+        Outcome(State.failed, str(i), S, reason=f"reason{i % 15}", message=f"no {i}") for i in range(number)
     ]
     return tally(Plan("big", points, "", ()), [Writer(events, False)]).state(5 * S)
 
@@ -109,7 +109,7 @@ def test_many_failures_are_a_line_a_reason_unless_all_are_asked_for():
 
 
 def test_what_another_sweep_found_invalid_is_explained():
-    point = planned("a", state=PlanState.skipped, reason=INVALID_BEFORE, message="clock_throttled: hot")
+    point = planned("a", state=State.skipped, reason=INVALID_BEFORE, message="clock_throttled: hot")
     sweep = tally(Plan("big", (point,), "", ()), []).state(0)
     assert "invalid_before: 1 point" in shown(sweep)
     assert "clock_throttled: hot" in shown(sweep)
@@ -123,10 +123,10 @@ def test_json_is_plain_and_whole(tmp_path):
         "waiting": 1, "running": 1, "done": 2, "failed": 1, "invalid": 0, "skipped": 1, "lost": 0,
     }  # fmt: skip
     assert found["energy_j"] == 10000.0
-    assert found["latest"]["event"]["j_per_output_token"] == 0.0813
-    assert found["running"][0]["event"]["gpu_uuid"] == "GPU-0123456789"
+    assert found["latest"]["j_per_output_token"] == 0.0813
+    assert found["running"][0]["gpu_uuid"] == "GPU-0123456789"
     assert found["failures"][0]["tries"] == 1
-    assert found["failures"][0]["event"]["reason"] == "out_of_memory"
+    assert found["failures"][0]["reason"] == "out_of_memory"
     assert found["skipped"] == [
         {
             "reason": "does_not_fit",
@@ -143,7 +143,7 @@ def test_evidence_of_records_that_cannot_be_read(tmp_path):
     found = read_state(tmp_path, "big")
     for record in (tmp_path / "records").iterdir():
         (record / "run.json").write_text("{")
-    assert evidence_line(found) is None
+    assert evidence_text(found) is None
 
 
 @pytest.mark.parametrize(

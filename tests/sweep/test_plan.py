@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from wattcount.config.schema import SweepOrder
-from wattcount.sweep.order import ordered
-from wattcount.sweep.plan import PlannedPoint
+from wattcount.sweep.plan import Point, ordered
 
 POINTS = [
-    PlannedPoint(f"{model}{repeat}", (), model, "h200", "batch", "batch of 8", 0, repeat)
+    Point(f"{model}{repeat}", (), model, "h200", "batch", "batch of 8", 0, repeat)
     for model in "abcdefghij"
     for repeat in range(3)
 ]

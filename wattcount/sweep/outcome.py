@@ -1,0 +1,148 @@
+"""What becomes of a point of a sweep: its states, and the one message that says it, wherever it is said."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from wattcount.errors import EXIT_FAILED, EXIT_NOT_STARTED, EXIT_OK
+
+NOT_STARTED = "not_started"
+"""Reason of a point that was refused before its engine started: wrong GPU, does not fit, busy."""
+MEASURED_ELSEWHERE = "measured_elsewhere"
+"""Reason of a point that was not started because another run measures it right now."""
+
+
+class State(Enum):
+    """State of a point."""
+
+    waiting = "waiting"
+    """To be measured, by the start that is alive or by the next one."""
+    running = "running"
+    done = "done"
+    failed = "failed"
+    invalid = "invalid"
+    """It went to its end, but its checks of validity say that it cannot be believed."""
+    skipped = "skipped"
+    """It cannot be measured, and the plan says why."""
+    lost = "lost"
+    """The process that measured it died; the next start measures it again."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a point: a row of the ledger, a message of a lane or a job, and where a point stands now.
+
+    None: does not apply, or not known. Without a `key` it is of the sweep itself: `running` from its start, `done` when
+    it has ended, with the reason.
+
+    key          of the planned point
+    t_utc_ns     when [ns since 1970]: the outcomes of several hosts are told as one story
+    attempt      number of the try in this start of the sweep, from 1; of where a point stands: tries in all starts
+    exit_code    of the run; EXIT_NOT_STARTED: it was refused before its engine started
+    before       the record was there already, and nothing was started
+    reason       stable code of what went wrong; of the end of a sweep: why it ended
+    record       path
+    gpu_uuid     where it is measured; several joined by commas
+    host, pid    of the process that measures, or of the sweep's own
+    wall_s       from start to end, all of it [s]
+    energy_j     of the run's GPUs, from start to end [J]; see `index.run_energy_j`
+    figures      of the record's window, by the name of the metric
+    log_line     last line of the engine's log, of a failed run
+    """
+
+    state: State
+    key: str | None = None
+    t_utc_ns: int = field(default_factory=time.time_ns)
+    attempt: int = 1
+    exit_code: int = EXIT_OK
+    before: bool = False
+    reason: str | None = None
+    message: str | None = None
+    record: str | None = None
+    gpu_uuid: str | None = None
+    host: str | None = field(default_factory=socket.gethostname)
+    pid: int | None = field(default_factory=os.getpid)
+    wall_s: float | None = None
+    energy_j: float | None = None
+    figures: Mapping[str, float | None] = field(default_factory=dict)
+    log_line: str | None = None
+
+    @property
+    def refused(self) -> bool:
+        """Whether it was refused before its engine started."""
+        return self.exit_code == EXIT_NOT_STARTED
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether another run measures it right now: it is to be looked at again."""
+        return self.reason == MEASURED_ELSEWHERE
+
+    @property
+    def ran(self) -> bool:
+        """Whether a run went to its end, now or before."""
+        return self.state in (State.done, State.invalid)
+
+
+def refused(message: str, reason: str = NOT_STARTED, **other: Any) -> Outcome:
+    """The outcome of a point that was refused before its engine started."""
+    return Outcome(State.failed, exit_code=EXIT_NOT_STARTED, reason=reason, message=message, **other)
+
+
+def failed(reason: str, message: str, exit_code: int = EXIT_FAILED, **other: Any) -> Outcome:
+    """The outcome of a point that left no record."""
+    return Outcome(State.failed, exit_code=exit_code, reason=reason, message=message, **other)
+
+
+_FIELDS = {item.name for item in dataclasses.fields(Outcome)}
+_LEFT_OUT = {"attempt": 1, "exit_code": EXIT_OK, "before": False, "figures": {}}
+"""Values that a line does not name."""
+_FORMER_KINDS: dict[str, dict[str, Any]] = {
+    "start": {"state": "running"},
+    "started": {"state": "running"},
+    "done": {"state": "done"},
+    "measured_before": {"state": "done", "before": True},
+    "failed": {"state": "failed", "exit_code": EXIT_FAILED},
+    "invalid": {"state": "invalid"},
+    "not_started": {"state": "failed", "exit_code": EXIT_NOT_STARTED},
+    "lost": {"state": "lost", "exit_code": EXIT_FAILED},
+    "end": {"state": "done"},
+}
+"""What earlier versions wrote as `kind`."""
+
+
+def encode(outcome: Outcome) -> bytes:
+    """One line of JSON, without what is None."""
+    values = {
+        name: value
+        for name, value in vars(outcome).items()
+        if value is not None and value != _LEFT_OUT.get(name)
+    }
+    return json.dumps(values | {"state": outcome.state.value}, separators=(",", ":")).encode() + b"\n"
+
+
+def decode(line: bytes) -> Outcome:
+    """The inverse, of lines of earlier versions too. Keys of later versions are passed over.
+
+    Raises ValueError for what is no outcome.
+    """
+    try:
+        data: dict[str, Any] = json.loads(line)
+        if "kind" in data:
+            data |= _FORMER_KINDS[data["kind"]]
+            if (per_token := data.get("j_per_output_token")) is not None:
+                data["figures"] = {"energy/gpu_j_per_output_token": per_token}
+        absent: dict[str, Any] = {"host": None, "pid": None}
+        values = {name: value for name, value in data.items() if name in _FIELDS and value is not None}
+        return Outcome(
+            **(absent | values | {"state": State(data["state"]), "t_utc_ns": int(data["t_utc_ns"])})
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not an outcome of a sweep's point: {line[:200]!r}") from error

@@ -1,0 +1,348 @@
+"""How a sweep stands: for people in 80 columns, for scripts, and for MLflow."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from wattcount.metrics.units import quantity
+from wattcount.sweep.columns import COLUMNS, clock, evidence_of, result_text, table_lines, values
+from wattcount.sweep.ledger import sweep_folder
+from wattcount.sweep.outcome import Outcome, State
+from wattcount.sweep.state import Row, Start, SweepState
+from wattcount.tracking import SweepPage
+
+SHOWN = 10
+"""Rows and groups in a summary, of each kind."""
+_ORDER = (State.done, State.failed, State.invalid, State.lost, State.skipped, State.running, State.waiting)
+
+
+# --- in a line --------------------------------------------------------------------------------------
+
+
+def share_done(sweep: SweepState) -> float:
+    """Share of the points that can be measured, 0 to 1."""
+    wanted = len(sweep.plan.points) - sweep.counts[State.skipped]
+    return sweep.counts[State.done] / wanted if wanted else 1.0
+
+
+def missing(sweep: SweepState) -> int:
+    """Number of points that are neither done nor skipped."""
+    return len(sweep.plan.points) - sweep.counts[State.done] - sweep.counts[State.skipped]
+
+
+def condition(sweep: SweepState) -> str:
+    """`running`, `finished`, `killed`, `ended` with points left, or `not started`."""
+    if sweep.alive:
+        return "running"
+    if not missing(sweep):
+        return "finished"
+    if not sweep.starts:
+        return "not started"
+    return "killed" if sweep.starts[-1].killed else "ended"
+
+
+def counts_text(sweep: SweepState) -> str:
+    """`3211 done, 12 failed, 2 running, 2355 waiting`."""
+    return ", ".join(f"{sweep.counts[state]} {state.value}" for state in _ORDER if sweep.counts[state])
+
+
+def energy_text(sweep: SweepState) -> str:
+    """`812.3 MJ`, and of how many runs where not of all."""
+    if sweep.energy_j is None:
+        return "not known yet"
+    done = sweep.counts[State.done]
+    of = "" if sweep.energy_of == done else f", known of {sweep.energy_of} of {done} done"
+    return f"{quantity(sweep.energy_j, 'J')}{of}"
+
+
+def time_text(sweep: SweepState) -> str:
+    """`12:34:00, from what was measured`."""
+    basis = "from what was measured" if sweep.time_left_basis == "measured" else "as predicted"
+    if sweep.work_left_s is None:
+        return "not known yet"
+    if not sweep.counts[State.waiting] + sweep.counts[State.running]:
+        return "nothing left to measure"
+    if sweep.time_left_s is not None:
+        return f"{clock(sweep.time_left_s)}, {basis}"
+    return f"{clock(sweep.work_left_s)} of runs one after another when started again, {basis}"
+
+
+def latest_text(sweep: SweepState) -> str | None:
+    """The latest result; None before the first."""
+    if sweep.latest is None:
+        return None
+    point, outcome = sweep.latest
+    return f"{point.label}: {result_text(point, outcome)}"
+
+
+def evidence_text(sweep: SweepState) -> str | None:
+    """What the figures rest on, by a record of each GPU and of each model; None before the first."""
+    asked: dict[tuple[str, str], str] = {}
+    for point, outcome in sweep.rows:
+        if outcome.state is State.done and outcome.record is not None:
+            asked[("gpu", point.gpu)] = outcome.record
+            asked[("model", point.model)] = outcome.record
+    found = {evidence_of(record) for record in asked.values()}
+    return "; ".join(sorted(text for text in found if text is not None)) or None
+
+
+def start_text(sweep: SweepState) -> str:
+    """`running: pid 12 on node3 since 14:02:00`, `was killed (pid 12 on node3, begun 14:02:00)`, ..."""
+    how = condition(sweep)
+    if how == "running":
+        alive = [start for start in sweep.starts if start.alive]
+        who = ", ".join(f"{_who(start)} since {when(start.began_utc_ns, sweep.t_utc_ns)}" for start in alive)
+        return f"running: {who}"
+    if sweep.running:
+        return "runs are measured, but no start of the sweep is alive"
+    if how == "finished":
+        return how
+    if how == "not started":
+        return "not started yet"
+    last = sweep.starts[-1]
+    if how == "killed":
+        return f"was killed ({_who(last)}, begun {when(last.began_utc_ns, sweep.t_utc_ns)})"
+    ended = when(last.ended_utc_ns or last.began_utc_ns, sweep.t_utc_ns)
+    return f"ended {ended}{f' ({last.reason})' if last.reason else ''}, {missing(sweep)} not done"
+
+
+def when(t_utc_ns: int, now_utc_ns: int) -> str:
+    """Local time, with the date where it is not of today."""
+    at, now = time.localtime(t_utc_ns / 1e9), time.localtime(now_utc_ns / 1e9)
+    return time.strftime("%H:%M:%S" if at[:3] == now[:3] else "%Y-%m-%d %H:%M", at)
+
+
+# --- in groups --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Group:
+    """Points that failed, or were skipped, for the same reason."""
+
+    reason: str
+    rows: Sequence[Row]
+
+    @property
+    def tries(self) -> int:
+        return sum(outcome.attempt for _, outcome in self.rows)
+
+
+def groups(rows: Iterable[Row]) -> list[Group]:
+    """Rows by reason, the most frequent reason first."""
+    found: defaultdict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        found[row[1].reason or row[1].state.value].append(row)
+    return sorted((Group(*group) for group in found.items()), key=lambda group: -len(group.rows))
+
+
+# --- for people -------------------------------------------------------------------------------------
+
+
+def render(sweep: SweepState, *, everything: bool = False) -> list[RenderableType]:
+    """The whole summary, from the sweep's name to its failures; for a console of 80 columns or more.
+
+    everything   every point, and not SHOWN of them or one a reason
+    """
+    shown: list[RenderableType] = [Text(f"{sweep.name}: {start_text(sweep)}", style="bold"), _facts(sweep)]
+    if not sweep.alive and share_done(sweep) < 1:
+        again = f"python -m wattcount {shlex.join(sweep.plan.arguments)}"
+        # Whole: a command that is wrapped cannot be copied.
+        shown.append(Text(f"  go on with     {again}", no_wrap=True, overflow="ignore"))
+    if sweep.running:
+        shown += [Text("running", style="bold"), _running(sweep)]
+        shown += _more(len(sweep.running) - SHOWN, "running")
+    if failures := groups(sweep.failures):
+        shown += [Text("failures", style="bold"), *_failures(failures, everything=everything)]
+        if not everything:
+            shown += _more(len(failures) - SHOWN, "reasons")
+    if skipped := groups(sweep.skipped):
+        shown.append(Text("skipped", style="bold"))
+        for group in skipped if everything else skipped[:SHOWN]:
+            shown.append(Text(f"  {group.reason}: {_points(len(group.rows))}"))
+            for point, outcome in group.rows if everything else group.rows[:1]:
+                shown.append(_indented(f"{point.label}: {outcome.message or '-'}", 4))
+    done = [row for row in sweep.rows if row[1].state is State.done]
+    if done:
+        latest = sorted(done, key=lambda row: row[1].t_utc_ns)[-SHOWN:]
+        shown.append(Text("results" if everything or len(done) <= SHOWN else "latest results", style="bold"))
+        shown += [Text(line) for line in table_lines(done if everything else latest)]
+        if not everything:
+            shown += _more(len(done) - SHOWN, "results")
+    return shown
+
+
+def _facts(sweep: SweepState) -> Table:
+    facts = {
+        "points": f"{counts_text(sweep) or 'none'} of {len(sweep.plan.points)}",
+        "share done": f"{100 * share_done(sweep):.1f} % of what can be measured",
+        "time left": time_text(sweep),
+        "energy so far": energy_text(sweep),
+        "latest result": latest_text(sweep),
+        "evidence": evidence_text(sweep),
+    }
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for name, text in facts.items():
+        if text is not None:
+            table.add_row(f"  {name}", Text(text, style="yellow" if name == "evidence" else ""))
+    return table
+
+
+def _running(sweep: SweepState) -> Table:
+    """What is measured right now: what, where, since when."""
+    table = Table.grid(padding=(0, 2))
+    for point, outcome in sweep.running[:SHOWN]:
+        table.add_row(
+            f"  {point.label}",
+            f"since {when(outcome.t_utc_ns, sweep.t_utc_ns)}",
+            clock((sweep.t_utc_ns - outcome.t_utc_ns) / 1e9),
+            _where(outcome),
+        )
+    return table
+
+
+def _failures(found: Sequence[Group], *, everything: bool) -> list[RenderableType]:
+    """One line a reason with the latest point it met, or (`everything`) one a point, each with what was said."""
+    lines: list[RenderableType] = []
+    for group in found if everything else found[:SHOWN]:
+        rows = sorted(group.rows, key=lambda row: row[1].t_utc_ns)
+        text = f"  {group.reason}: {_points(len(rows))}, tried {_times(group.tries)}"
+        lines.append(Text(text, style="red"))
+        for point, outcome in rows if everything else rows[-1:]:
+            again = ", to be tried again" if outcome.state is State.waiting else ""
+            tried = f"{outcome.state.value}, tried {_times(outcome.attempt)}{again}"
+            lines.append(Text(f"    {point.label}: {tried}"))
+            if outcome.message:
+                lines.append(_indented(outcome.message, 6))
+    return lines
+
+
+def _who(start: Start) -> str:
+    return f"pid {start.pid} on {start.host}"
+
+
+def _where(outcome: Outcome) -> str:
+    gpus = [uuid[:12] for uuid in (outcome.gpu_uuid or "").split(",") if uuid]
+    return " ".join([outcome.host or "?", *gpus])
+
+
+def _points(number: int) -> str:
+    return f"{number} point{'' if number == 1 else 's'}"
+
+
+def _times(number: int) -> str:
+    return "once" if number == 1 else f"{number} times"
+
+
+def _indented(text: str, columns: int) -> Padding:
+    return Padding(Text(" ".join(text.split()), style="dim"), (0, 0, 0, columns), expand=False)
+
+
+def _more(number: int, what: str) -> list[Text]:
+    return [Text(f"  and {number} more {what} (--all-points)", style="dim")] if number > 0 else []
+
+
+# --- for scripts ------------------------------------------------------------------------------------
+
+
+def to_json(sweep: SweepState, *, everything: bool = False) -> dict[str, Any]:
+    """Plain JSON types; seconds, joules, and UTC nanoseconds as the keys say. `everything`: a row of every point too."""
+    found = {
+        "name": sweep.name,
+        "arguments": list(sweep.plan.arguments),
+        "t_utc_ns": sweep.t_utc_ns,
+        "alive": sweep.alive,
+        "points": len(sweep.plan.points),
+        "counts": {state.value: number for state, number in sweep.counts.items()},
+        "time_left_s": sweep.time_left_s,
+        "time_left_basis": sweep.time_left_basis,
+        "work_left_s": sweep.work_left_s,
+        "energy_j": sweep.energy_j,
+        "energy_known_of_done": sweep.energy_of,
+        "evidence": evidence_text(sweep),
+        "latest": None if sweep.latest is None else _row_json(sweep.latest),
+        "running": [_row_json(row) for row in sweep.running],
+        "failures": [_row_json(row) for row in sweep.failures],
+        "skipped": [
+            {"reason": group.reason, "points": len(group.rows), "message": group.rows[0][1].message}
+            for group in groups(sweep.skipped)
+        ],
+        "starts": [vars(start) | {"killed": start.killed} for start in sweep.starts],
+    }
+    return found | ({"rows": [_row_json(row) for row in sweep.rows]} if everything else {})
+
+
+def _row_json(row: Row) -> dict[str, Any]:
+    point, outcome = row
+    return values(*row) | {
+        "overrides": list(point.overrides),
+        "t_utc_ns": outcome.t_utc_ns or None,
+        "pid": outcome.pid,
+    }
+
+
+# --- for MLflow -------------------------------------------------------------------------------------
+
+
+def sweep_page(sweep: SweepState, records_dir: str | Path) -> SweepPage:
+    """What a tracking store is told of the sweep as it stands: counts, the table of its points, a description."""
+    how = condition(sweep)
+    if how == "finished":
+        state, status = "finished", "FINISHED"
+    elif how == "running":
+        state, status = "running", "KILLED"
+    elif how == "ended" and sweep.starts[-1].reason == "finished":
+        state, status = "incomplete", "FAILED"
+    else:
+        state, status = "interrupted", "KILLED"
+    evidence = evidence_text(sweep)
+    return SweepPage(
+        name=sweep.name,
+        folder=str(sweep_folder(records_dir, sweep.name)),
+        state=state,
+        status=status,
+        metrics={f"sweep/{kind.value}": number for kind, number in sweep.counts.items()}
+        | {
+            "sweep/points": len(sweep.plan.points),
+            "sweep/energy_j": None if sweep.energy_j is None else float(f"{sweep.energy_j:.6g}"),
+            "sweep/time_left_s": sweep.time_left_s,
+        },
+        columns=[column.name for column in COLUMNS],
+        rows=[list(values(*row).values()) for row in sweep.rows],
+        note=_note(sweep, evidence),
+        tags={} if evidence is None else {"evidence": evidence},
+    )
+
+
+def _note(sweep: SweepState, evidence: str | None) -> str:
+    at = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(sweep.t_utc_ns / 1e9))
+    lines = [
+        f"**{_points(len(sweep.plan.points))}: {counts_text(sweep) or 'none'}**",
+        "",
+        f"As of {at}: {start_text(sweep)}.",
+        "",
+        f"- evidence: {evidence or 'nothing measured yet'}",
+        f"- time left: {time_text(sweep)}",
+        f"- energy so far: {energy_text(sweep)}",
+        f"- latest result: {latest_text(sweep) or 'none yet'}",
+    ]
+    lines += [f"- failed, {group.reason}: {_points(len(group.rows))}" for group in groups(sweep.failures)]
+    lines += [f"- skipped, {group.reason}: {_points(len(group.rows))}" for group in groups(sweep.skipped)]
+    lines += [
+        "",
+        "Every point is in `results.json` and `results.csv`, the runs of its records are below this one. MLflow calls "
+        "a sweep KILLED until it is finished, so that one that is killed is never RUNNING for ever.",
+    ]
+    return "\n".join(lines)
