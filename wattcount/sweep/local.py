@@ -250,20 +250,24 @@ class Lanes:
     # --- listening ------------------------------------------------------------------------------
 
     def _listen(self, lane: ChildLane) -> None:
+        """Takes all that a lane has said."""
         busy = self._lanes[lane]
         assert busy is not None
-        try:
-            message = lane.connection.recv()
-        except (EOFError, OSError):
-            self._lost(lane, busy.job)
-            return
-        if isinstance(message, Said):
+        while True:
+            try:
+                message = lane.connection.recv()
+            except (EOFError, OSError):
+                self._lost(lane, busy.job)
+                return
+            if isinstance(message, Outcome):
+                self._lanes[lane] = None
+                self._ended(busy.job, message)
+                return
+            assert isinstance(message, Said)
             self._before = message.before | self._before
             self._watcher.said(busy.job, message)
-            return
-        assert isinstance(message, Outcome)
-        self._lanes[lane] = None
-        self._ended(busy.job, message)
+            if not lane.connection.poll():
+                return
 
     def _lost(self, lane: ChildLane, job: Job) -> None:
         pid = lane.pid
