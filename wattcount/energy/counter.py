@@ -152,7 +152,7 @@ class Counter:
     shape_lag_ns: float
     alignment_sd_ns: float
     timescale_sd: float
-    left_out: int
+    left_out: int = 0
 
 
 def read_counter(
