@@ -45,3 +45,13 @@ def test_pooled_coverage_counts_every_window_once(capsys: pytest.CaptureFixture[
     bench.pooled("profile", cells, 1)
     (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("a30"))
     assert line.split()[1] == "75.0"
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_every_window_of_a_trace_has_its_error_and_its_interval(number: int) -> None:
+    rows = bench.one(("h200", "LLM steps", number, 5))
+    assert [row["window_s"] for row in rows] == list(bench.WINDOWS_S)
+    for row in rows:
+        assert len(row["error"]) == len(row["u95"]) == 5
+        assert np.abs(row["error"]).max() < 0.2
+        assert ("oracle" in row) == (number == 0)

@@ -35,6 +35,12 @@ def test_no_valid_record_is_off_by_three_of_its_intervals(bench: ModuleType, num
     assert not failed, failed[0]
 
 
+@pytest.mark.parametrize("number", [20907, 21751, 23660, 23970, 25358, 26846, 27535])
+def test_scripts_that_once_were_valid_and_off(bench: ModuleType, number: int) -> None:
+    row = bench.run((number, True))
+    assert not bench.failed(row), row
+
+
 def test_healthy_runs_are_valid_and_right(bench: ModuleType) -> None:
     for number in range(24):
         row = bench.run((number, False))
