@@ -66,7 +66,7 @@ def test_a_load_that_does_not_vary_explains_nothing():
     ("freedom", "value"), [(1, 12.706), (2, 4.3027), (4, 2.7764), (5, 2.5706), (10, 2.2281), (1000, 1.9623)]
 )
 def test_students_t(freedom: int, value: float) -> None:
-    assert t_975(freedom) == pytest.approx(value, rel=2e-3)
+    assert t_975(freedom) == pytest.approx(value, rel=2e-5)
 
 
 def test_students_t_needs_a_degree_of_freedom() -> None:

@@ -1,15 +1,13 @@
-"""Trends in series that vary by chance, and the spread of repeats.
+"""Student's t, the spread of repeats, and trends in series that vary by chance.
 
-The slope is the median of the slopes between all pairs of values (Theil-Sen: P. K. Sen, J. Am. Stat. Assoc. 63
-(1968) 1379), which a few odd values do not move; its interval is Sen's, from the distribution of Kendall's S.
-It supposes that the values vary independently.
+scipy is imported where it is called: its packages take longer to load than most commands of wattcount take.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import floor, sqrt
+from math import sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +16,8 @@ Floats = NDArray[np.float64]
 
 MIN_VALUES = 8
 """With fewer no order of the values is rare enough to speak of a trend."""
-Z_99 = 2.576
-"""Normal quantile 0.995: one series in a hundred has a trend by chance."""
+CONFIDENCE = 0.99
+"""Of the interval of a trend: one series in a hundred has a trend by chance."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +40,10 @@ class Drift:
 def theil_sen(values: Floats, mean: float | None = None) -> Drift | None:
     """Drift over a stretch cut into equal bins with these values, float64[bins].
 
+    The slope is the median of the slopes between all pairs of values (Theil-Sen), which a few odd values do not move. Its
+    interval is Sen's, from the distribution of Kendall's S (P. K. Sen, J. Am. Stat. Assoc. 63 (1968) 1379). It
+    supposes that the values vary independently.
+
     None where they are fewer than MIN_VALUES, or where the mean is 0.
 
     mean  what the drift is a percentage of; None: the mean of the values
@@ -51,16 +53,17 @@ def theil_sen(values: Floats, mean: float | None = None) -> Drift | None:
         mean = float(np.mean(values)) if n else 0.0
     if n < MIN_VALUES or mean == 0.0:
         return None
-    low, high = np.triu_indices(n, 1)
-    slopes = np.sort((values[high] - values[low]) / (high - low))
-    count = len(slopes)
-    # Sen (1968), eq. 2.6, normal approximation of Kendall's S: var = n (n - 1) (2 n + 5) / 18.
-    reach = Z_99 * sqrt(n * (n - 1) * (2 * n + 5) / 18)
-    below = max(floor((count - reach) / 2), 0)
-    above = min(count - 1 - below, count - 1)
+    from scipy.stats import theilslopes
+
+    found = theilslopes(values, alpha=CONFIDENCE)
     # Bins' middles lie n - 1 steps apart; the window is n long.
     scale = 100.0 * n / mean
-    return Drift(float(np.median(slopes)) * scale, float(slopes[below]) * scale, float(slopes[above]) * scale)
+    return Drift(*(scale * float(slope) for slope in (found.slope, found.low_slope, found.high_slope)))
+
+
+def preload() -> None:
+    """Loads what `theil_sen` needs, half a second of CPU: for a process that must not stand still when it calls it."""
+    import scipy.stats  # noqa: F401
 
 
 def residual(values: Floats, by: Floats) -> Floats:
@@ -73,23 +76,13 @@ def residual(values: Floats, by: Floats) -> Floats:
     return rest
 
 
-_T_975_SMALL = {1: 12.7062, 2: 4.30265, 3: 3.18245, 4: 2.77645}
-
-
 def t_975(freedom: int) -> float:
-    """97.5 % point of Student's t; from 5 degrees of freedom on by Cornish and Fisher's expansion (Abramowitz and
-    Stegun 26.7.5). ValueError below 1."""
+    """97.5 % point of Student's t. ValueError below one degree of freedom."""
+    from scipy.special import stdtrit
+
     if freedom < 1:
         raise ValueError(f"Student's t needs at least one degree of freedom, got {freedom}")
-    if freedom in _T_975_SMALL:
-        return _T_975_SMALL[freedom]
-    z, v = 1.959963984540054, float(freedom)
-    return (
-        z
-        + (z**3 + z) / (4 * v)
-        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v**2)
-        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * v**3)
-    )
+    return float(stdtrit(freedom, 0.975))
 
 
 def spread(values: Sequence[float]) -> tuple[float, float, float]:

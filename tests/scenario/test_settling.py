@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -93,3 +96,17 @@ def test_no_requests_at_all_are_waited_for_no_longer() -> None:
 def test_a_gpu_that_tells_no_power() -> None:
     assert seen(STEADY, [None] * 20).settled(ONE)
     assert seen(STEADY, [None] * 3 + [500.0] * 17).settled(ONE)
+
+
+def test_what_settling_needs_is_loaded_before_there_is_a_load() -> None:
+    """Loading scipy.stats takes half a second, which would stall the requests of a warm-up; nobody else waits for it."""
+    program = (
+        "import sys\n"
+        "from wattcount.config.schema import BatchConfig, RunConfig, ServerConfig\n"
+        "from wattcount.scenario import create\n"
+        "for scenario in (BatchConfig(), ServerConfig()):\n"
+        "    create(RunConfig(scenario=scenario))\n"
+        "    print('scipy.stats' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True"]

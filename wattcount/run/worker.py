@@ -273,10 +273,11 @@ class Run:
         self._follow_steps(engine, journal)
         sampler.start()
         host_power.start()
+        scenario = create_scenario(cfg)
         self._first_phase_ns = now_ns()
         ctx = RunContext(cfg=cfg, load=load, engine=engine, journal=journal, stop_engine=self._stop_engine)
         try:
-            await _first_of(create_scenario(cfg).run(ctx), journal.run())
+            await _first_of(scenario.run(ctx), journal.run())
             info.complete = True
         finally:
             info.warmup = ctx.warmup

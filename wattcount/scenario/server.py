@@ -10,6 +10,7 @@ from wattcount.load.generator import LoadGenerator
 from wattcount.records.schema import Phase
 from wattcount.scenario.base import RunContext, Scenario, Sending, check_some_completed, time_to_plan_ns
 from wattcount.scenario.settling import Settling
+from wattcount.statistics import preload
 
 SAMPLE_S = 1.0
 """How often it is asked whether the warm-up has settled; the mean power of a second is what sensors give."""
@@ -36,6 +37,7 @@ class ServerScenario(Scenario):
 
     def __init__(self, config: ServerConfig) -> None:
         super().__init__(config)
+        preload()  # what `Settling` asks under load
         self._server = config
         self._generator: LoadGenerator | None = None
         self._more: LoadGenerator | None = None
