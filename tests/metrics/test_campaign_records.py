@@ -16,6 +16,8 @@ from wattcount.records.schema import Evidence
 RECORDS = sorted((Path(__file__).resolve().parents[2] / "data" / "campaign" / "records").glob("*/*/"))
 STOOD_STILL = {"01ab58f309fb": 1, "2295b88ee73c": 1, "fccc8c7a1ff8": 1}
 """Invalid runs by point: gpt-oss-20b's shape still compiled kernels in their windows."""
+LAGGED = {"0c1f3fcc4919": 1, "a0ed08135d60": 1}
+"""Invalid runs by point: 64 requests/s on an H100, more than it serves; the load was sent late."""
 
 
 @pytest.fixture(params=RECORDS, ids=lambda path: f"{path.parent.name}-{path.name[:2]}")
@@ -40,4 +42,4 @@ def test_the_invalid_ones_are_known() -> None:
     for path in RECORDS:
         if not judge(path).verdict.valid:
             invalid[path.parent.name] = invalid.get(path.parent.name, 0) + 1
-    assert invalid == STOOD_STILL
+    assert invalid == STOOD_STILL | LAGGED
