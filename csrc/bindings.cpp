@@ -1,4 +1,4 @@
-// The only file that knows Python. The module's interface is wattcount/gpu/_native.pyi.
+// The Python module `_native`. No other file includes pybind11. The module's interface is wattcount/gpu/_native.pyi.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -23,7 +23,7 @@ using namespace py::literals;
 namespace wattcount {
 namespace {
 
-// A NumPy array that owns `events`: nothing is copied.
+// A NumPy array that owns `events`. Nothing is copied.
 py::array events_to_numpy(std::vector<Event>&& events) {
   auto* owned = new std::vector<Event>(std::move(events));
   const py::capsule owner(owned, [](void* memory) { delete static_cast<std::vector<Event>*>(memory); });
@@ -41,7 +41,7 @@ py::object fact_to_python(const nvml::Fact& fact) {
   return py::none();
 }
 
-// What `work` returns, without the GIL meanwhile.
+// Calls `work` without the GIL.
 template <typename Work>
 auto released(Work work) {
   const py::gil_scoped_release release;
@@ -109,8 +109,8 @@ py::dict health_to_python(const GpuHealth& health) {
                   "sources"_a = sources);
 }
 
-// Keeps the library alive as long as the sampler, whatever the order in which Python drops them. NVML is never called
-// while the GIL is held: a call may take as long as the driver likes.
+// A sampler that keeps its library alive, in whatever order Python drops them. It never calls NVML with the GIL held,
+// because a call may take any time.
 class PySampler {
  public:
   PySampler(std::shared_ptr<nvml::Library> library, const std::vector<std::string>& uuids, const py::dict& plan)
@@ -150,7 +150,7 @@ class PySampler {
     }
   }
 
-  // Whether the threads have ended.
+  // Whether the threads have ended within the limit.
   bool stop(std::int64_t limit_ns) {
     sampler_->request_stop();
     if (wait(limit_ns, [this](std::int64_t until_ns) { return sampler_->wait_stopped(until_ns); })) {
@@ -162,7 +162,7 @@ class PySampler {
   }
 
  private:
-  // Python's signal handlers have their turn all the time; what they raise ends the wait.
+  // Waits for `done`. Python's signal handlers run meanwhile, and an exception of theirs ends the wait.
   template <typename Done>
   static bool wait(std::int64_t limit_ns, Done done) {
     constexpr std::int64_t kTurnNs = 50'000'000;
@@ -185,7 +185,7 @@ class PySampler {
     }
   }
 
-  // A thread is still in a call of it.
+  // For a thread that is still in a call of the library.
   void keep_library() {
     if (!kept_) {
       kept_ = true;

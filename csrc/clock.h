@@ -1,4 +1,4 @@
-// The clocks, in nanoseconds.
+// The system's clocks [ns].
 #pragma once
 
 #include <time.h>

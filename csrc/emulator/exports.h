@@ -22,12 +22,13 @@ using nvml::Return;
 extern std::mutex mutex;
 extern std::unique_ptr<Machine> machine;
 
-// Whether there is something to ask: from nvmlInit to the last nvmlShutdown.
+// Whether clients may ask: from the first nvmlInit to the last nvmlShutdown.
 bool ready();
 Gpu* gpu_of(Device device);  // nullptr where there is none
 void spend(double ms);
 
-// Calls `body(gpu, now)` under the lock. Before it the call takes its time, and the faults that are due have their effect.
+// One call of NVML for one device. First the faults that are due take effect. Then the call takes its time without the
+// lock. Then `body(gpu, now)` answers under the lock.
 template <typename Body>
 Return on_device(Device device, const char* function, double cost_ms, Body body) {
   double wait_ms = cost_ms;
@@ -80,7 +81,7 @@ Return put(T* out, T value) {
   return nvml::kSuccess;
 }
 
-// For a number that does not change.
+// A call that returns a number that does not change.
 template <typename T, typename Value>
 Return constant(Device device, const char* function, T* out, Value value) {
   return on_device(device, function, 0.0, [&](Gpu& gpu, std::int64_t) { return put(out, static_cast<T>(value(gpu))); });

@@ -83,7 +83,7 @@ EXPORT Return nvmlDeviceGetVirtualizationMode(Device device, unsigned int* mode)
   return constant(device, __func__, mode, [](const Gpu&) { return 0; });
 }
 namespace {
-// Current and pending state of something that a board has (on or off) or has not.
+// The current and the pending state of a mode that not every board has.
 Return mode(Device device, const char* function, unsigned int* current, unsigned int* pending, bool Facts::*has, unsigned int value) {
   return on_device(device, function, 0.0, [&](Gpu& gpu, std::int64_t) -> Return {
     if (!(facts(gpu).*has)) {

@@ -84,7 +84,7 @@ void field(nvml::FieldValue& value, Gpu& gpu, std::int64_t t_ns) {
   value.nvml_return = nvml::kSuccess;
   value.value_type = nvml::kUnsignedInt;
   value.value.ull = 0;
-  constexpr unsigned int kWholeGpu = 0;  // nvmlPowerScopeType_t; no module, no memory power here
+  constexpr unsigned int kWholeGpu = 0;  // nvmlPowerScopeType_t; power of the module or the memory is not emulated
   if (value.scope_id != kWholeGpu && value.field_id != nvml::kFieldTotalEnergyConsumption) {
     value.nvml_return = nvml::kErrorNotSupported;
     return;
@@ -156,7 +156,7 @@ EXPORT Return nvmlDeviceGetFieldValues(Device device, int count, nvml::FieldValu
   if (count < 1 || values == nullptr) {
     return nvml::kErrorInvalidArgument;
   }
-  // The counter among the fields makes all of them wait for it.
+  // If the counter is among the fields, all of them take as long as the counter.
   const bool counter = std::any_of(values, values + count, [](const nvml::FieldValue& value) {
     return value.field_id == nvml::kFieldTotalEnergyConsumption;
   });

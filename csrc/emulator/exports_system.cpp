@@ -22,7 +22,7 @@ Return init() {
   const std::lock_guard<std::mutex> lock(mutex);
   const char* path = std::getenv("WATTCOUNT_NVML_EMULATOR");
   const std::string asked = path != nullptr ? path : "";
-  // A sweep goes from machine to machine in one process, and dlclose does not unload a C++ library.
+  // One process may use one machine after another, and dlclose does not unload this library.
   const bool another = initialised == 0 && !asked.empty() && asked != machine_path;
   if (machine == nullptr || another) {
     if (asked.empty()) {
@@ -82,7 +82,7 @@ EXPORT Return nvmlShutdown() {
   if (initialised == 0) {
     return nvml::kErrorUninitialized;
   }
-  // The machine stays: a GPU's counters and grids do not start anew when a client leaves.
+  // The machine stays: the counters and grids of a GPU do not begin anew when a client leaves.
   --initialised;
   return nvml::kSuccess;
 }
@@ -175,7 +175,7 @@ EXPORT Return nvmlDeviceGetHandleByPciBusId_v2(const char* bus, Device* device) 
   return find([=](const Gpu& gpu) { return bus != nullptr && gpu.bus_id() == bus; }, nvml::kErrorNotFound, device);
 }
 
-// Real drivers export these, too; here they have nothing to say. Arguments stay where the caller put them.
+// Real drivers export these too. Here they are not supported. They ignore their arguments.
 #define UNSUPPORTED(symbol)                              \
   EXPORT Return symbol() {                               \
     const std::lock_guard<std::mutex> lock(mutex);       \

@@ -18,7 +18,7 @@ namespace wattcount::emulator {
 namespace {
 
 constexpr std::uint64_t kMagic = 0x3252'5754'434c'5457ULL;
-constexpr std::int64_t kPatienceNs = 250'000'000;  // longer than a writer is ever off its core
+constexpr std::int64_t kPatienceNs = 250'000'000;  // to wait for a point [ns]: longer than a writer loses its core
 
 [[noreturn]] void fail(const std::string& path, const std::string& what) {
   throw std::runtime_error(path + ": " + what);
@@ -128,7 +128,7 @@ void LiveWriter::append(std::int64_t t_ns, std::int64_t power_mw) {
     header.clamped.fetch_add(1, std::memory_order_relaxed);
   }
   if (!history_.empty()) {
-    // mW times ns is pJ. In parts: a day at a kilowatt does not fit 64 bits of them.
+    // mW times ns is pJ. It is added in parts: the pJ of a day at 1 kW do not fit 64 bits.
     const auto [last_ns, last_mw] = history_.back();
     constexpr std::int64_t kPicoPerMicro = 1'000'000;
     const std::int64_t ms = (t_ns - last_ns) / kPicoPerMicro;
@@ -136,7 +136,7 @@ void LiveWriter::append(std::int64_t t_ns, std::int64_t power_mw) {
     energy_uj_ += last_mw * ms + energy_rest_pj_ / kPicoPerMicro;
     energy_rest_pj_ %= kPicoPerMicro;
   }
-  // Release: a reader that sees one of these values sees `begun`, too.
+  // With release order: a reader that sees one of these values also sees `begun`.
   LiveSlot& slot = file_.slot(next_);
   slot.t_ns.store(t_ns, std::memory_order_release);
   slot.power_mw.store(power_mw, std::memory_order_release);

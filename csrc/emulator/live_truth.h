@@ -1,13 +1,13 @@
-// A true power curve that grows while it is read: one writer, many readers, in a mapped file.
+// A true power curve that grows while others read it: one writer, many readers, one mapped file.
 //
 //   header | slot 0 | slot 1 | ... | slot capacity-1      slot n is overwritten by slot n + capacity
 //
-// What a reader has answered for cannot be changed afterwards. A reader announces the moment it reads at
-// (`read_until_ns`) before it looks at `begun`; the writer says that it begins (`begun`) before it looks at
-// `read_until_ns`. Both are sequentially consistent: either the writer sees the announcement, and moves an older
-// point up to it, or the reader sees that a point is on its way, and waits for it. `begun` also tells a reader
-// which slots may have been overwritten under its hands. Each point carries the energy up to it, so that a reader
-// that comes late, or fell behind by a whole ring, has the same integral as the others.
+// What a reader has read must not change afterwards. A reader first stores the moment up to which it reads
+// (`read_until_ns`), then looks at `begun`. The writer first stores `begun`, then looks at `read_until_ns`. Both are
+// sequentially consistent, so one of two things happens. The writer sees the reader's moment, and moves an older point up
+// to it. Or the reader sees that a point is being written, and waits for it. `begun` also tells a reader which slots the
+// writer may have overwritten meanwhile. Each point carries the energy up to it. So a reader that comes late, or has missed
+// a whole ring, has the same integral as the others.
 #pragma once
 
 #include <atomic>
@@ -21,9 +21,9 @@ namespace wattcount::emulator {
 struct LiveHeader {
   std::atomic<std::uint64_t> magic;  // stored last
   std::uint64_t capacity;
-  std::atomic<std::uint64_t> begun;  // slots whose writing has begun
-  std::atomic<std::uint64_t> count;  // slots written
-  std::atomic<std::int64_t> read_until_ns;  // by any reader
+  std::atomic<std::uint64_t> begun;  // number of slots whose writing has begun
+  std::atomic<std::uint64_t> count;  // number of slots written
+  std::atomic<std::int64_t> read_until_ns;  // the latest of all readers
   std::atomic<std::uint64_t> clamped;
 };
 
@@ -39,7 +39,7 @@ static_assert(std::atomic<std::int64_t>::is_always_lock_free);
 // The mapped file; throws std::runtime_error with the file's name.
 class LiveFile {
  public:
-  // A new file in the place of an old one: who has the old one mapped keeps it.
+  // Replaces an old file. A process that has mapped the old file keeps it.
   static LiveFile create(const std::string& path, std::uint64_t capacity);
   static LiveFile open(const std::string& path);
   LiveFile(LiveFile&& other) noexcept;
@@ -68,13 +68,13 @@ struct LivePoint {
 class LiveWriter {
  public:
   LiveWriter(const std::string& path, std::uint64_t capacity) : file_(LiveFile::create(path, capacity)) {}
-  // Goes on where another writer has left off; that one must not append any more (it throws).
+  // Goes on after the last point of another writer. From now on the other writer's `append` throws.
   explicit LiveWriter(const std::string& path);
-  // From `t_ns` on the power is `power_mw`. Throws std::invalid_argument for a negative power, std::runtime_error
-  // where another writer has taken over.
+  // From `t_ns` on the power is `power_mw`. Throws std::invalid_argument for a negative power, and std::runtime_error
+  // if another writer has taken over.
   void append(std::int64_t t_ns, std::int64_t power_mw);
   std::uint64_t clamped() const { return file_.header().clamped.load(std::memory_order_relaxed); }
-  // The curve as it was in effect, oldest first; all of it, also what the ring has overwritten since this writer came.
+  // All points since this writer came, oldest first, as they took effect; also those that the ring has overwritten.
   const std::vector<std::pair<std::int64_t, std::int64_t>>& history() const { return history_; }
 
  private:
@@ -88,9 +88,9 @@ class LiveWriter {
 class LiveReader {
  public:
   explicit LiveReader(const std::string& path) : file_(LiveFile::open(path)) {}
-  // Says that the curve is read up to `t_ns`, then returns the points not yet returned.
+  // Stores that the curve is read up to `t_ns`. Then returns the points that it has not returned yet.
   std::vector<LivePoint> fresh(std::int64_t t_ns);
-  // Points that were overwritten before this reader came to them.
+  // The number of points that were overwritten before this reader read them.
   std::uint64_t missed() const { return missed_; }
 
  private:

@@ -12,7 +12,7 @@
 namespace wattcount::emulator {
 namespace {
 
-// Beyond these nothing is meant, and integers of nanoseconds, milliwatts or millijoules do not hold it.
+// Limits of times and powers. What is beyond them is a mistake, and does not fit integers of ns, mW or mJ.
 constexpr double kFarS = 4e9;
 constexpr std::int64_t kFarNs = 4'000'000'000'000'000'000;
 constexpr double kMostW = 1e9;
@@ -227,7 +227,7 @@ void Machine::refresh(Gpu& gpu, std::int64_t now_ns) {
   Truth& truth = gpu.sensors.truth();
   const std::uint64_t missed = gpu.live->missed();
   const std::vector<LivePoint> points = gpu.live->fresh(now_ns);
-  // Every process must count the same, also one that comes late or fell behind.
+  // All processes must count the same energy, also a process that comes late or has missed points.
   const bool resume = truth.empty() || gpu.live->missed() != missed;
   for (std::size_t i = 0; i < points.size(); ++i) {
     const std::int64_t t_ns = truth.empty() ? points[i].t_ns : std::max(points[i].t_ns, truth.last_ns());
@@ -246,7 +246,7 @@ double Machine::shown_power_w(const Gpu& gpu, double power_w, std::int64_t now_n
 }
 
 double Machine::counter_j(const Gpu& gpu, std::int64_t now_ns) const {
-  // A board has counted before anyone looked.
+  // [J] that the board has counted before: a real counter does not begin at 0.
   constexpr double kBeforeJ = 1.0e6;
   double energy_j = kBeforeJ + gpu.sensors.counter_j(now_ns);
   for (const Fault& fault : faults_) {

@@ -1,4 +1,4 @@
-// An emulated machine: GPUs with their sensors, and what goes wrong with them. Built from a JSON file.
+// An emulated machine: GPUs with their sensors, and the faults that they have. A JSON file describes it.
 //
 //   {"gpus": [{"name", "uuid", "profile", "truth": "curve.csv" | "live:FILE",
 //              optional: "seed", "gain", "offset_w", "counter_phase", "power_phase", "ring_phase",
@@ -7,11 +7,11 @@
 //              "from_s", "until_s", "from_call", "until_call"}]}
 //
 // Fault kinds: error (needs code), missing (the function answers that it is not there), slow (needs ms),
-// zero_power, counter_reset, counter_freeze, gpu_lost. Times are seconds since t=0 of the curves; calls are
-// counted from 1 for each function and GPU. Without a bound a fault holds from the start, or to the end.
+// zero_power, counter_reset, counter_freeze, gpu_lost. Times are seconds since t=0 of the curves. Calls are
+// counted from 1, for each function and GPU. A fault without `from_...` holds from the start, one without `until_...` to the end.
 //
-// Power limit and locked clocks that a client sets are kept in `FILE.settings` beside the configuration. They show in
-// what NVML says of them; the true power is the curve's, whatever is set.
+// `FILE.settings` beside the configuration keeps the power limit and the locked clocks that a client sets. NVML reports
+// them. They do not change the true power, which the curve gives.
 #pragma once
 
 #include <cstdint>
@@ -53,7 +53,7 @@ class Gpu {
   std::string uuid;
   double memory_gib = 0.0;
   double configured_limit_w = 0.0;
-  Settings* settings = nullptr;  // of the machine
+  Settings* settings = nullptr;  // belongs to the machine
   std::vector<unsigned int> processes;
   std::map<std::string, std::uint64_t> calls;
   std::uint64_t counter_reads = 0;
@@ -81,15 +81,15 @@ class Machine {
   std::int64_t epoch_ns() const { return epoch_ns_; }
   int init_error() const { return init_error_; }
 
-  // What the faults make of a call: the code it ends with (0: as it should) and how much longer it takes.
+  // The effect of the faults on a call: the code that it returns (0: none of them sets one), and how much longer it takes.
   struct Verdict {
     int code = 0;
     double slow_ms = 0.0;
   };
   Verdict call(Gpu& gpu, const std::string& function, std::int64_t now_ns);
-  // Takes in what a live truth has gained.
+  // Reads the points that a live truth has gained.
   void refresh(Gpu& gpu, std::int64_t now_ns);
-  // Readings with faults of their own.
+  // Readings that faults of their own kind change.
   double shown_power_w(const Gpu& gpu, double power_w, std::int64_t now_ns) const;
   double counter_j(const Gpu& gpu, std::int64_t now_ns) const;
 
@@ -106,7 +106,7 @@ class Machine {
   int init_error_ = 0;
 };
 
-// The points of a `t_s,power_w` file; throws std::runtime_error naming the line.
+// The points of a `t_s,power_w` file. Throws std::runtime_error, which names the line.
 std::vector<std::pair<double, double>> read_curve(const std::string& path);
 
 }  // namespace wattcount::emulator

@@ -33,8 +33,8 @@ Profile base(const char* name, const char* evidence, const char* from, const cha
   return p;
 }
 
-// Hopper as measured on an H200: the driver samples the low-passed power every 20 ms, late where power steps; every
-// 100 ms field 186 shows the newest sample and field 185 the mean of the last 50.
+// Hopper, as measured on an H200. The driver samples the low-passed power every 20 ms, and late where power steps. Every
+// 100 ms field 186 shows the newest sample, and field 185 the mean of the last 50.
 Profile hopper(const char* name, const char* evidence, const char* from, const char* device, double memory_gib,
                double tdp_w, double idle_w) {
   Profile p = base(name, evidence, from, device, memory_gib, tdp_w, idle_w, 9, 0, 9);
@@ -64,7 +64,7 @@ Profile hopper(const char* name, const char* evidence, const char* from, const c
   return p;
 }
 
-// GA100: 25 ms of every 100 ms are seen.
+// GA100: the sensor sees 25 ms of every 100 ms.
 Profile ga100(const char* name, const char* evidence, const char* from, const char* device, double memory_gib,
               double tdp_w, double idle_w) {
   Profile p = base(name, evidence, from, device, memory_gib, tdp_w, idle_w, 8, 0, 7);
@@ -75,7 +75,7 @@ Profile ga100(const char* name, const char* evidence, const char* from, const ch
   return p;
 }
 
-// GA10x and Ada: averaged over a second, new every 100 ms.
+// GA10x and Ada: a mean over one second, new every 100 ms.
 Profile ga10x(const char* name, const char* evidence, const char* from, const char* device, double memory_gib,
               double tdp_w, double idle_w, int minor, int architecture) {
   Profile p = base(name, evidence, from, device, memory_gib, tdp_w, idle_w, 8, minor, architecture);
@@ -86,7 +86,7 @@ Profile ga10x(const char* name, const char* evidence, const char* from, const ch
   return p;
 }
 
-// Volta and Turing: no fields 185 and 186; power new every 20 ms or 100 ms.
+// Volta and Turing have no fields 185 and 186. Power is new every 20 ms or 100 ms.
 Profile older(const char* name, const char* evidence, const char* from, const char* device, double memory_gib,
               double tdp_w, double idle_w, int minor, int architecture, double period_ms, double window_ms) {
   Profile p = base(name, evidence, from, device, memory_gib, tdp_w, idle_w, 7, minor, architecture);
@@ -98,7 +98,7 @@ Profile older(const char* name, const char* evidence, const char* from, const ch
   return p;
 }
 
-// Data sheets: SM and memory clock (MHz, as NVML gives them), cores, memory bus; brand, ECC, MIG, fan, memory sensor.
+// From data sheets: SM and memory clock (MHz, as NVML gives them), cores, memory bus; brand, ECC, MIG, fan, memory sensor.
 Facts facts_of(const std::string& name) {
   static const std::map<std::string, Facts> facts = {
       {"h200", {1980, 3201, 16896, 6144, 14, true, true, false, true}},

@@ -7,34 +7,34 @@
 
 namespace wattcount::emulator {
 
-// A power reading that NVML refreshes on a grid. With `samples`, the mean of that many of the driver's own samples
-// (those of the ring, low-passed); without, the mean of the true power over a window, or its low-pass.
+// A power reading that NVML refreshes on a grid. `samples` above 0: the mean of that many of the driver's samples, which
+// are low-passed and which the ring shows too. `samples` 0: the mean of the true power over a window, or its low-pass.
 struct PowerSource {
   bool present = true;
   double period_ms = 100.0;
   int samples = 0;
   double window_ms = 25.0;  // 0: the low-passed power at the tick
-  double delay_ms = 0.0;    // the window ends, or the sample looks, this long before
+  double delay_ms = 0.0;    // from the end of the window, or from the sample, to the tick
   double noise_w = 0.3;     // standard deviation of one reading
-  double late_share = 0.0;  // of the delay of the ring's sample by which such a sample is late, too, while power steps
-  double stray_share = 0.0;  // of the means that hold one sample more
+  double late_share = 0.0;  // while power steps: how late a sample is, as a share of the delay of the ring's sample
+  double stray_share = 0.0;  // share of the means that contain one sample more
 };
 
-// A choice of how late a slot of the ring is sampled; the rest of the probability is on time.
+// With the probability `share` a slot of the ring is sampled late, by `from_ms` to `to_ms`. The rest is on time.
 struct LateClass {
   double share;
   double from_ms;
   double to_ms;
 };
 
-// How long calls block. The counter's are log-normal around a median while the GPU computes.
+// How long calls block. While the GPU computes, reads of the counter are log-normal around the median `counter_busy_ms`.
 struct CallCosts {
   double counter_idle_ms = 0.0;
   double counter_busy_ms = 0.0;
   double ring_ms = 0.0;
   double field_ms = 0.0;
-  double counter_busy_sigma = 0.0;  // of the logarithm
-  double counter_tick_ms = 0.0;     // at least this where a new value comes up during the call
+  double counter_busy_sigma = 0.0;  // standard deviation of the logarithm
+  double counter_tick_ms = 0.0;     // the least time of a call during which a new value appears
   double counter_most_ms = 1e9;
 };
 
@@ -68,19 +68,19 @@ struct Profile {
   double lowpass_ms = 12.0;
   bool counter = true;
   double counter_period_ms = 100.0;
-  double counter_publish_ms = 20.0;  // a tick shows up to this long after it
-  double counter_sample_ms = 0.0;    // 0: ideal integrator; else it sums low-passed power at this period
-  double counter_stall_share = 0.0;  // of the ticks whose value comes a whole period late
-  double counter_jitter_ms = 0.0;    // a tick counts up to at most this long before itself
-  double counter_late_share = 0.0;   // of a late sample's delay, by which a tick counts less than up to itself
+  double counter_publish_ms = 20.0;  // a tick's value appears at most this long after the tick
+  double counter_sample_ms = 0.0;    // 0: an ideal integral; else the sum of low-passed power at this period
+  double counter_stall_share = 0.0;  // share of the ticks whose value appears a whole period late
+  double counter_jitter_ms = 0.0;    // a tick's value counts energy up to at most this long before the tick
+  double counter_late_share = 0.0;   // and up to this share of a late sample's delay before it
   bool ring = true;
   double ring_period_ms = 20.0;
   int ring_depth = 120;
   double ring_delay_ms = 4.0;
   double ring_lead_ms = 0.0;  // fields 185 and 186 have a sample this long before its stamp
-  // Slots are sampled on their grid or late, and stamped when they were sampled. One that is later than a period
-  // is lost: the next slot's sample stands for both. What makes them late is the driver's other work: the counter's
-  // tick, and whatever it does while power steps (by more than ring_step_w within five slots) or goes over a limit.
+  // A slot is sampled on the ring's grid or late. Its stamp says when it was sampled. A slot that is late by a period or
+  // more is lost: the next sample stands for both. The driver's other work makes slots late: the counter's tick, and what
+  // the driver does while power steps (by more than ring_step_w within five slots) or is above ring_over_w.
   std::vector<LateClass> ring_late;              // while the power is steady
   std::vector<LateClass> ring_late_active;       // while it steps
   std::vector<LateClass> ring_late_over;         // above ring_over_w
@@ -89,12 +89,12 @@ struct Profile {
   double ring_step_w = 1e9;
   double ring_over_w = 1e9;
   double ring_noise_w = 0.3;              // standard deviation of one sample
-  double drift_ppm = 20.0;                // of the sensor's clock, up to this, either way
+  double drift_ppm = 20.0;                // the most by which the sensor's clock is fast or slow
   CallCosts costs;
   Facts facts;
 };
 
-// nullptr where there is none of that name.
+// nullptr: there is no profile of that name.
 const Profile* find_profile(const std::string& name);
 const std::vector<Profile>& profiles();
 

@@ -24,7 +24,7 @@ std::uint64_t mix(std::uint64_t x) {  // the finaliser of SplitMix64
   return x ^ (x >> 31U);
 }
 
-constexpr std::int64_t kBeforeNs = 10'000'000'000;  // the GPU idled this long before its curve begins
+constexpr std::int64_t kBeforeNs = 10'000'000'000;  // [ns] that the GPU idles before its curve begins
 
 double ms_to_ns(double ms) { return ms * 1e6; }
 
@@ -79,7 +79,7 @@ double Sensors::power_w(const PowerSource& source, std::uint64_t stream, Shown& 
   return shown.power_w;
 }
 
-// The sensor samples on the ring's grid, more punctually than the driver fills the ring.
+// The sensor samples on the ring's grid, and with less delay than the ring.
 double Sensors::mean_of_samples_w(const PowerSource& source, std::uint64_t stream, std::int64_t tick,
                                   std::int64_t t_ns) const {
   const std::int64_t until_ns = t_ns + std::llround(ms_to_ns(profile_.ring_lead_ms));
@@ -141,7 +141,7 @@ double Sensors::counter_j(std::int64_t t_ns) const {
   return board_.gain * energy_j + board_.offset_w * elapsed_s;
 }
 
-// The sum of samples of the low-passed power, each standing for one period: it aliases, as such a sum does.
+// The sum of samples of the low-passed power, each times one period. Such a sum aliases fast loads.
 double Sensors::sampled_energy_j(std::int64_t t_ns) const {
   const std::int64_t step_ns = std::llround(ms_to_ns(profile_.counter_sample_ms));
   const std::int64_t steps = (t_ns - truth_.first_ns()) / step_ns;
@@ -155,7 +155,7 @@ double Sensors::sampled_energy_j(std::int64_t t_ns) const {
   return summed_j_;
 }
 
-// How much later than its time the driver gets to sample a slot; a period or more: not at all.
+// How late the driver samples a slot. A slot that is late by a period or more is not sampled.
 Sensors::Delay Sensors::delay_of(std::int64_t number) const {
   constexpr int kBack = 5;
   const double period_ns = ring_period_ns();
@@ -194,7 +194,7 @@ const Sensors::Slot& Sensors::slot(std::int64_t number) const {
   Slot& kept = slots_[static_cast<std::size_t>(((number % size) + size) % size)];
   if (kept.number != number) {
     const Delay own = delay_of(number);
-    // A predecessor that took longer than its slot holds this one up, too.
+    // A slot before it that took longer than a period delays this one too.
     kept.late_ns = std::max(own.late_ns, delay_of(number - 1).late_ns - ring_period_ns());
     kept.stamp_ns = tick_ns(number, ring_phase_ns_, ring_period_ns()) + std::llround(kept.late_ns);
     kept.lost = own.late_ns >= ring_period_ns();
@@ -213,7 +213,7 @@ std::vector<RingSample> Sensors::ring(std::int64_t t_ns, std::int64_t after_ns) 
   std::vector<RingSample> samples;
   std::int64_t number = floor_tick(t_ns, ring_phase_ns_, ring_period_ns());
   for (; static_cast<int>(samples.size()) < profile_.ring_depth; --number) {
-    // A late sample still comes before the next slot's time: nothing newer than `after_ns` is further back.
+    // A late sample still comes before the time of the next slot. So no older slot has a stamp above `after_ns`.
     if (tick_ns(number + 1, ring_phase_ns_, ring_period_ns()) <= after_ns ||
         tick_ns(number, ring_phase_ns_, ring_period_ns()) < truth_.first_ns() - kBeforeNs) {
       break;

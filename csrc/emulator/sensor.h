@@ -1,5 +1,5 @@
-// The sensors of one GPU over a true power curve, in virtual time: every question carries its own moment, and
-// the same question gets the same answer.
+// The sensors of one GPU over a true power curve, in virtual time. Every question names its moment. The same question
+// always has the same answer.
 #pragma once
 
 #include <cstdint>
@@ -16,15 +16,15 @@ struct Board {
   std::uint64_t seed = 0;
   double gain = 1.0;
   double offset_w = 0.0;
-  // Phases of the grids as shares of their periods, 0..1; drawn from the seed where not given.
+  // Phases of the grids, as shares (0..1) of their periods. The seed decides those that are not given.
   std::optional<double> counter_phase;
   std::optional<double> power_phase;
   std::optional<double> ring_phase;
 };
 
 struct RingSample {
-  std::int64_t slot;      // number on the ring's grid; a missing number is a lost slot
-  std::int64_t stamp_ns;  // when it was taken, as the driver stamps it, on the clock of the truth
+  std::int64_t slot;      // number on the ring's grid; a number that is missing is a lost slot
+  std::int64_t stamp_ns;  // when the sample was taken, on the clock of the truth
   double power_w;
 };
 
@@ -36,16 +36,16 @@ class Sensors {
   const Truth& truth() const { return truth_; }
   const Profile& profile() const { return profile_; }
 
-  // Joule since the truth began, as the counter shows at `t_ns`.
+  // The counter at `t_ns`: [J] since the truth began.
   double counter_j(std::int64_t t_ns) const;
   double average_w(std::int64_t t_ns) const { return power_w(profile_.average, 1, shown_[0], t_ns); }
   double instant_w(std::int64_t t_ns) const { return power_w(profile_.instant, 2, shown_[1], t_ns); }
   double usage_w(std::int64_t t_ns) const { return power_w(profile_.usage, 1, shown_[2], t_ns); }
   // How long the `number`-th read of the counter blocks when it starts at `t_ns`.
   double counter_call_ms(std::int64_t t_ns, std::uint64_t number, bool busy) const;
-  // The ring's content at `t_ns`, oldest first, stamps above `after_ns` only.
+  // The samples in the ring at `t_ns` whose stamp is above `after_ns`, oldest first.
   std::vector<RingSample> ring(std::int64_t t_ns, std::int64_t after_ns) const;
-  // Every sample stamped in [start, end), oldest first, whatever the ring's depth.
+  // All samples with a stamp in [start, end), oldest first, also more than the ring holds.
   std::vector<RingSample> samples(std::int64_t start_ns, std::int64_t end_ns) const;
 
  private:
@@ -55,7 +55,7 @@ class Sensors {
   };
   double power_w(const PowerSource& source, std::uint64_t stream, Shown& shown, std::int64_t t_ns) const;
   double shown_w(double true_w, double noise_w, std::uint64_t stream, std::int64_t tick) const;
-  // A slot of the driver's sampling grid: when it was sampled, and whether at all.
+  // A slot of the driver's sampling grid.
   struct Slot {
     std::int64_t number = INT64_MIN;
     double late_ns = 0.0;
@@ -80,7 +80,7 @@ class Sensors {
   Profile profile_;
   Board board_;
   Truth truth_;
-  double stretch_;  // of the sensor's clock
+  double stretch_;  // rate of the sensor's clock against the true one
   double counter_phase_ns_;
   double power_phase_ns_;
   double ring_phase_ns_;

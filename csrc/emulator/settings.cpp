@@ -13,7 +13,7 @@ SettingsFile::SettingsFile(const std::string& path, std::size_t gpus)
     : memory_(MAP_FAILED), bytes_(std::max<std::size_t>(gpus, 1) * sizeof(Settings)) {
   const int file = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
   if (file >= 0) {
-    // Growing a file fills it with zeros, and what another process has set stays.
+    // New bytes are zero, and what another process has set stays.
     if (ftruncate(file, static_cast<off_t>(bytes_)) == 0) {
       memory_ = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
     }

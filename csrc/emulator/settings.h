@@ -1,5 +1,5 @@
-// What clients have set on the GPUs of an emulated machine: one mapped file beside its configuration, so that all
-// processes see the same, and a setting outlives the process that made it, as a real GPU's does.
+// What clients have set on the GPUs of an emulated machine. A mapped file beside the machine's configuration holds it: all
+// processes see the same settings, and these stay when the process that made them ends, as on a real GPU.
 #pragma once
 
 #include <atomic>
@@ -9,7 +9,7 @@
 
 namespace wattcount::emulator {
 
-// Of one GPU; 0: as the machine's configuration has it.
+// The settings of one GPU. 0: not set, so the machine's configuration holds.
 struct Settings {
   std::atomic<std::uint32_t> power_limit_mw;
   std::atomic<std::uint32_t> locked_min_mhz;
@@ -21,7 +21,7 @@ static_assert(std::atomic<std::uint32_t>::is_always_lock_free);
 
 class SettingsFile {
  public:
-  // The file at `path`, made if need be. Where it cannot be, settings are this process' own.
+  // Opens the file at `path`, or makes it. If neither works, only this process sees the settings.
   SettingsFile(const std::string& path, std::size_t gpus);
   SettingsFile(const SettingsFile&) = delete;
   SettingsFile& operator=(const SettingsFile&) = delete;

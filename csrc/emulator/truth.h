@@ -1,4 +1,4 @@
-// The true power of an emulated GPU: piecewise constant, with its integral and its low-pass in closed form.
+// The true power of an emulated GPU. It is piecewise constant; its integral and its low-pass are exact.
 #pragma once
 
 #include <cmath>
@@ -8,10 +8,10 @@
 
 namespace wattcount::emulator {
 
-// Power holds from a point to the next; before the first point its power holds, too. Append only.
+// The power of a point holds until the next point. The first point's power also holds before it.
 class Truth {
  public:
-  // `lowpass_ns`: time constant of the low-pass that `lowpass_w` answers for.
+  // `lowpass_ns`: the time constant of `lowpass_w`.
   explicit Truth(double lowpass_ns) : lowpass_ns_(lowpass_ns) {}
 
   void append(std::int64_t t_ns, double power_w) {
@@ -25,7 +25,7 @@ class Truth {
     points_.push_back(point);
   }
 
-  // Sets the integral, for a curve whose beginning is not known here: from now on energy_j(t_ns) is `energy_j`.
+  // Sets the integral of a curve whose beginning is not known: from now on energy_j(t_ns) is `energy_j`.
   void set_energy(std::int64_t t_ns, double energy_j) { base_j_ += energy_j - this->energy_j(t_ns); }
 
   bool empty() const { return points_.empty(); }
@@ -35,7 +35,7 @@ class Truth {
 
   double power_w(std::int64_t t_ns) const { return at(t_ns).power_w; }
 
-  // Joule since the first point (negative before it).
+  // [J] since the first point; negative before it.
   double energy_j(std::int64_t t_ns) const {
     const Point& point = at(t_ns);
     return base_j_ + point.energy_j + point.power_w * static_cast<double>(t_ns - point.t_ns) * 1e-9;
@@ -45,7 +45,7 @@ class Truth {
     return (energy_j(to_ns) - energy_j(from_ns)) / (static_cast<double>(to_ns - from_ns) * 1e-9);
   }
 
-  // First-order low-pass, settled at the first point's power before it.
+  // The first-order low-pass of the power. Before the first point it is that point's power.
   double lowpass_w(std::int64_t t_ns) const {
     const Point& point = at(t_ns);
     return lowpass_ns_ > 0.0 && t_ns <= point.t_ns ? point.lowpass_w : filtered(point, static_cast<double>(t_ns - point.t_ns));
@@ -66,7 +66,7 @@ class Truth {
     return point.power_w + (point.lowpass_w - point.power_w) * std::exp(-elapsed_ns / lowpass_ns_);
   }
 
-  // The point in effect. Readings move forward in time, mostly: look around the last answer first.
+  // The point that holds at `t_ns`. Most questions move forward in time, so the search begins at the last answer.
   const Point& at(std::int64_t t_ns) const {
     std::size_t low = 0;
     std::size_t high = points_.size();

@@ -1,6 +1,5 @@
-// The part of NVML's application binary interface that wattcount uses, written down here so that neither
-// the CUDA toolkit nor its headers are needed. Source: NVIDIA's NVML API reference guide. The sizes and
-// offsets are asserted below; tests compare them with those of nvidia-ml-py.
+// The part of NVML's binary interface that wattcount uses. It is written down here, so a build needs no CUDA toolkit.
+// Source: NVIDIA's NVML API reference guide. Sizes and offsets are asserted below; tests compare them with nvidia-ml-py.
 #pragma once
 
 #include <cstddef>
@@ -139,7 +138,7 @@ constexpr int kClockMemory = 2;
 constexpr unsigned long long kValueNotAvailable = ~0ULL;
 constexpr unsigned int kMemoryV2Version = static_cast<unsigned int>(sizeof(MemoryV2) | (2U << 24U));
 
-// The symbol by which the emulated library is known, however it was found.
+// The emulated library exports this symbol, and NVIDIA's does not.
 constexpr const char* kEmulatorSymbol = "wattcount_nvml_emulator_version";
 
 }  // namespace wattcount::nvml

@@ -14,7 +14,7 @@ namespace wattcount::nvml {
 namespace {
 
 constexpr const char* kDefaultName = "libnvidia-ml.so.1";
-constexpr unsigned int kTextBytes = 96;  // the longest of NVML's own buffer sizes
+constexpr unsigned int kTextBytes = 96;  // [bytes] of a text: the longest size that NVML documents
 
 std::string real_path(void* handle, const std::string& asked) {
   link_map* map = nullptr;
@@ -135,7 +135,7 @@ void Library::close() {
     if (getpid() == owner_pid_) {
       functions_.Shutdown();
     }
-    // The library stays mapped: NVML keeps threads and thread-local state of its own.
+    // The library stays loaded: NVML has threads and thread-local state of its own.
   }
 }
 
@@ -276,7 +276,7 @@ std::vector<ComputeProcess> Library::compute_processes(const std::string& uuid) 
     if (code != kErrorInsufficientSize) {
       break;
     }
-    infos.resize(std::size_t{count} + 16);  // processes may start between the calls
+    infos.resize(std::size_t{count} + 16);  // processes may start between two calls
   }
   check(code, "nvmlDeviceGetComputeRunningProcesses");
   std::vector<ComputeProcess> processes;
@@ -296,7 +296,7 @@ std::vector<unsigned int> Library::supported_sm_clocks_mhz(const std::string& uu
     return {};
   }
   memory.resize(std::min(count, kMost));
-  // Under load a GPU is in the state with its highest memory clock.
+  // Under load a GPU uses its highest memory clock.
   std::vector<unsigned int> clocks(kMost);
   count = kMost;
   const unsigned int fastest_mhz = *std::max_element(memory.begin(), memory.end());

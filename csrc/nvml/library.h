@@ -34,7 +34,7 @@ class LibraryNotFound : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// NVML's functions by name without the `nvml` prefix. A null entry is a symbol this library lacks.
+// NVML's functions, named without the prefix `nvml`. Null: the loaded library lacks the function.
 struct Functions {
   Return (*Init)() = nullptr;
   Return (*Shutdown)() = nullptr;
@@ -84,13 +84,13 @@ struct Functions {
   Return (*DeviceGetComputeRunningProcesses)(Device, unsigned int*, ProcessInfo*) = nullptr;
 };
 
-// Calls a function of the table. One that this library lacks answers as NVML does for a function that it does not know.
+// Calls a function of the table. A function that the library lacks returns kErrorFunctionNotFound, as NVML itself does.
 template <typename... Parameters>
 Return ask(Return (*function)(Parameters...), std::type_identity_t<Parameters>... arguments) {
   return function != nullptr ? function(arguments...) : kErrorFunctionNotFound;
 }
 
-// A fact NVML told of a device; nothing where it did not.
+// A fact about a device. std::monostate: NVML did not tell it.
 using Fact = std::variant<std::monostate, std::int64_t, std::string>;
 
 struct ComputeProcess {
@@ -98,22 +98,22 @@ struct ComputeProcess {
   std::optional<std::uint64_t> used_bytes;
 };
 
-// A loaded and initialised NVML library. Initialisation is counted by NVML itself, so several may live at once.
+// A loaded and initialised NVML library. Several may exist at once: NVML counts how often it was initialised.
 class Library {
  public:
   // Loads `path`, else $WATTCOUNT_NVML_PATH, else libnvidia-ml.so.1, and initialises it.
   // Throws LibraryNotFound or Error.
   explicit Library(const std::optional<std::string>& path = std::nullopt);
-  // Around a table made by a test; nothing is loaded or initialised.
+  // For tests: takes their table, loads and initialises nothing.
   explicit Library(Functions functions);
   ~Library();
   Library(const Library&) = delete;
   Library& operator=(const Library&) = delete;
 
-  // Shuts NVML down; the function table must not be used afterwards. May be called twice. In a forked child
-  // NVML is left alone: its locks may have been held by a thread that exists in the parent only.
+  // Shuts NVML down. The function table must not be used afterwards. A second call does nothing. A forked child
+  // does not shut NVML down: a thread that exists only in the parent may hold NVML's locks.
   void close();
-  // From now on `close` does nothing: a thread has not returned from a call, which NVML must outlive.
+  // From now on `close` does nothing: a thread is still in a call of NVML.
   void keep_open() { kept_open_ = true; }
 
   const Functions& functions() const { return functions_; }
@@ -126,13 +126,13 @@ class Library {
   unsigned int device_count() const;
   std::vector<std::string> device_uuids() const;
   Device device(const std::string& uuid) const;  // throws Error
-  // Name and value of everything asked; names are those of `GpuFacts` in wattcount/gpu/nvml.py.
+  // Name and value of each fact. The names are those of `GpuFacts` in wattcount/gpu/nvml.py.
   std::vector<std::pair<std::string, Fact>> device_info(const std::string& uuid) const;
   std::vector<ComputeProcess> compute_processes(const std::string& uuid) const;
-  // SM clocks the device can be locked to (MHz, ascending); empty where NVML does not tell.
+  // The SM clocks [MHz, ascending] that the device can be locked to. Empty: NVML does not tell them.
   std::vector<unsigned int> supported_sm_clocks_mhz(const std::string& uuid) const;
 
-  // What changes the device, for every process on it and beyond the end of this one. Throws Error.
+  // These change the device for every process. The change stays when this process ends. They throw Error.
   void set_power_limit_mw(const std::string& uuid, unsigned int limit_mw) const;
   void lock_sm_clock_mhz(const std::string& uuid, unsigned int clock_mhz) const;
   void unlock_sm_clock(const std::string& uuid) const;
@@ -142,7 +142,7 @@ class Library {
   std::string error_text(Return code) const;
 
   void* handle_ = nullptr;
-  std::atomic<bool> open_{false};  // closed without the GIL
+  std::atomic<bool> open_{false};  // atomic: `close` runs without the GIL
   std::atomic<bool> kept_open_{false};
   int owner_pid_ = 0;
   bool emulated_ = false;

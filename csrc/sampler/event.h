@@ -1,5 +1,5 @@
-// One observation of one source, as it goes into a record. The same layout as EVENT_DTYPE and the same
-// numbers as `Source` in wattcount/energy/events.py.
+// One observation of one source, as a record holds it. It has the layout of EVENT_DTYPE and the numbers of
+// `Source` in wattcount/energy/events.py.
 #pragma once
 
 #include <array>
@@ -36,8 +36,8 @@ constexpr std::array<const char*, kSourceCount> kSourceNames = {
     "clock_event_reasons", "power_limit",  "compute_processes", "realtime"};
 
 struct Event {
-  std::int64_t prev_t0_ns;    // start of the last call that still returned the old value; -1: none
-  std::int64_t t0_ns;         // around the call that returned this value
+  std::int64_t prev_t0_ns;    // start of the last call that returned the old value; -1: none
+  std::int64_t t0_ns;         // start and end of the call that returned this value
   std::int64_t t1_ns;
   std::int64_t source_ts_us;  // the driver's own stamp; -1: the source has none
   std::int64_t value;

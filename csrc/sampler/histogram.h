@@ -1,4 +1,4 @@
-// Durations in logarithmic buckets, an eighth of an octave wide: quantiles to 5 % in constant memory.
+// Counts durations in logarithmic buckets, each an eighth of an octave wide: quantiles to 5 % in constant memory.
 #pragma once
 
 #include <array>
@@ -22,7 +22,7 @@ class Histogram {
   std::int64_t max_ns() const { return max_ns_; }
   std::int64_t sum_ns() const { return sum_ns_; }
 
-  // The `q` quantile, 0 < q <= 1, as the middle of its bucket, never above the largest; 0 where empty.
+  // The `q` quantile (0 < q <= 1): the middle of its bucket, but at most the largest duration. 0: empty.
   double quantile_ns(double q) const {
     if (count_ == 0) {
       return 0.0;

@@ -1,4 +1,4 @@
-// What one call of NVML tells, and what of it is kept.
+// Reads the sources, one call of NVML at a time, and decides what is kept.
 #include <algorithm>
 
 #include "sampler/sampler.h"
@@ -9,9 +9,9 @@ namespace {
 using nvml::ask;
 using nvml::kSuccess;
 
-constexpr std::int64_t kClockStepNs = 50'000'000;  // slewing moves the wall clock far less between two drains
-constexpr std::int64_t kClockStepMemoryNs = 5'000'000'000;  // longer than a ring
-constexpr std::size_t kRingGaps = 4;  // between samples of the ring: the fewest to tell its period from
+constexpr std::int64_t kClockStepNs = 50'000'000;  // [ns] a step of the wall clock; slewing moves it far less between two drains
+constexpr std::int64_t kClockStepMemoryNs = 5'000'000'000;  // [ns] in which a ring may still hold stamps from before a step
+constexpr std::size_t kRingGaps = 4;  // the fewest gaps between samples that tell the ring's period
 
 bool never_will_work(int code) {
   return code == nvml::kErrorNotSupported || code == nvml::kErrorFunctionNotFound ||
@@ -37,7 +37,7 @@ std::int64_t to_int64(const nvml::Value& value, int type) {
 
 }  // namespace
 
-// Measures one NVML call: CLOCK_MONOTONIC around it and the thread's CPU time inside.
+// Measures one NVML call: its start and end on CLOCK_MONOTONIC, and the thread's CPU time in it.
 class GpuSampler::CallTimer {
  public:
   CallTimer() : cpu0_ns_(clock_ns(CLOCK_THREAD_CPUTIME_ID)), t0_ns(monotonic_ns()) {}
@@ -55,12 +55,12 @@ class GpuSampler::CallTimer {
   std::int64_t cpu_ns = 0;
 };
 
-// Whether asking again is pointless: a GPU that never had this source will not grow it.
+// Whether it is pointless to ask again: the source has never worked, and the code says that it never will.
 bool GpuSampler::hopeless(Source source, int nvml_return) const {
   return never_will_work(nvml_return) && !tracks_[index_of(source)].worked;
 }
 
-// Keeps what a call has told: a value for each of its sources.
+// Handles the result of a call: `values` has one value for each of the call's sources.
 void GpuSampler::keep(Call& call, const CallTimer& timer, int nvml_return, std::initializer_list<std::int64_t> values) {
   account(call.sources.front(), timer, timer.cpu_ns, nvml_return);
   std::size_t i = 0;
@@ -97,7 +97,7 @@ void GpuSampler::read_fields(Call& call) {
     any_hope = any_hope || !hopeless(call.sources[i], field_code);
   }
   if (any_works) {
-    worst_return_ = kSuccess;  // keep the pace of the field that works
+    worst_return_ = kSuccess;  // no back-off: one of the fields works
   }
   call.disabled = !any_hope;
 }
@@ -134,7 +134,7 @@ void GpuSampler::read_processes(Call& call) {
   CallTimer timer;
   const int code = ask(nvml_.DeviceGetComputeRunningProcesses, device_, &count, infos.data());
   timer.end();
-  // Where there are more than fit, `count` says how many all the same.
+  // If there are more than fit, `count` still says how many.
   keep(call, timer, code == nvml::kErrorInsufficientSize ? kSuccess : code, {count});
 }
 
@@ -201,7 +201,7 @@ void GpuSampler::read_ring(Call& call) {
     }
   }
   timer.end();
-  // Nothing new since the last drain is not an error.
+  // No new sample since the last drain is not an error.
   const bool nothing_new = (code == nvml::kErrorNotFound || code == nvml::kErrorNoData) && ring_last_us_ != 0;
   account(Source::kPowerSamples, timer, timer.cpu_ns, nothing_new ? kSuccess : code);
   Track& track = tracks_[index_of(Source::kPowerSamples)];
@@ -258,16 +258,16 @@ void GpuSampler::read_ring(Call& call) {
     }
   }
   if (health_.ring_period_us == 0) {
-    return;  // too few samples yet to tell anything of the ring
+    return;  // too few samples so far
   }
   if (seen_before != 0 && count_seen >= health_.ring_depth && first != last) {
-    // A full ring that does not reach back to what was seen before. Of one that was never known to be full, a single
-    // lost slot looks the same.
+    // The ring is full and does not reach back to the last sample of the drain before. If it was never this full
+    // before, a single lost slot looks the same, so the limit is wider.
     const auto missing_us = static_cast<std::int64_t>(first->timestamp_us - seen_before);
     health_.ring_overflows += first->timestamp_us > seen_before && 2 * missing_us > (deeper ? 6 : 3) * health_.ring_period_us ? 1 : 0;
   }
   if (deeper) {
-    // The fuller a ring was found, the better its depth is known, and how soon the next drain is due.
+    // The depth is at least this. The next drain is due when the ring is half full.
     health_.ring_depth = count_seen;
     const std::int64_t half_full_ns = static_cast<std::int64_t>(health_.ring_depth) * health_.ring_period_us * 500;
     call.period_ns = std::max<std::int64_t>(1'000'000, std::min(plan_.samples_period_ns, half_full_ns));
@@ -275,9 +275,9 @@ void GpuSampler::read_ring(Call& call) {
   }
 }
 
-// The ring's stamps follow the wall clock. When that is set back, what comes next is stamped earlier than what was
-// seen last, and asking for later samples would get none until the clock is there again: start over from now. For a
-// while the ring still holds samples from before, which then lie in the future.
+// The ring's stamps follow the wall clock. When the clock is set back, new samples have earlier stamps than the last one,
+// and NVML would return no sample until the clock has caught up. So the reading starts again from now. For a while the ring
+// still holds samples from before the step. Their stamps lie in the future, and they are ignored.
 void GpuSampler::follow_clock_step(std::int64_t wall_ns, std::int64_t now_ns) {
   const std::int64_t offset_ns = wall_ns - now_ns;
   const auto now_us = static_cast<unsigned long long>(wall_ns / 1000);
@@ -289,7 +289,7 @@ void GpuSampler::follow_clock_step(std::int64_t wall_ns, std::int64_t now_ns) {
   ring_clock_offset_ns_ = offset_ns;
 }
 
-// Keeps an observation if it is a change of value or return code, was asked for, or a heartbeat is due.
+// Keeps an observation if the value or the return code has changed, if everything is to be kept, or if a heartbeat is due.
 void GpuSampler::observe(Source source, const CallTimer& timer, int nvml_return, std::int64_t value,
                          std::int64_t source_ts_us) {
   const std::int64_t t0_ns = timer.t0_ns;
@@ -306,13 +306,13 @@ void GpuSampler::observe(Source source, const CallTimer& timer, int nvml_return,
   }
   const bool news = track.worked && track.nvml_return == kSuccess && nvml_return == kSuccess && track.value != value;
   const std::int64_t since_ns = news && track.changed_ns >= 0 ? t0_ns - track.changed_ns : -1;
-  // What interrupts the source interrupts the count, too.
+  // After an error the time from one new value to the next is not known.
   track.changed_ns = news ? t0_ns : (nvml_return == kSuccess ? track.changed_ns : -1);
   track.seen = true;
   track.worked = track.worked || nvml_return == kSuccess;
   track.value = value;
   track.nvml_return = nvml_return;
-  // A call that fails tells nothing of the value: it may have changed before it.
+  // A call that fails does not tell the value, which may have changed before the call.
   track.last_same_t0_ns = nvml_return == kSuccess ? t0_ns : track.last_same_t0_ns;
   const std::lock_guard<std::mutex> lock(mutex_);
   if (since_ns >= 0) {

@@ -17,13 +17,13 @@ using nvml::kSuccess;
 
 constexpr std::int64_t kMaxBackoffNs = 5'000'000'000;
 constexpr std::int64_t kLostRetryNs = 1'000'000'000;
-constexpr std::size_t kChunkEvents = 8192;  // reserved ahead, so that the hot path does not allocate
+constexpr std::size_t kChunkEvents = 8192;  // space reserved ahead, so that reading rarely allocates
 
 std::chrono::steady_clock::time_point at(std::int64_t t_ns) {
   return std::chrono::steady_clock::time_point{std::chrono::nanoseconds(t_ns)};
 }
 
-// The same for the sampler of one GPU and that of several.
+// `start` and `stop` of both GpuSampler and Sampler.
 template <typename Any>
 void start_within(Any& sampler, std::int64_t limit_ns) {
   sampler.begin();
@@ -59,7 +59,7 @@ GpuSampler::GpuSampler(const nvml::Functions& functions, nvml::Device device, st
     call.sources = std::move(sources);
     calls_.push_back(std::move(call));
   };
-  // In the order of their cost: what is cheap is not kept waiting by what is dear.
+  // The cheap calls come first, so that they do not wait for the expensive ones.
   add(&GpuSampler::read_fields, plan.power_period_ns, {Source::kPowerAverage, Source::kPowerInstant});
   add(&GpuSampler::read_simple, plan.power_period_ns, {Source::kPowerUsage});
   add(&GpuSampler::read_ring, plan.samples_period_ns, {Source::kPowerSamples});
@@ -119,7 +119,7 @@ void GpuSampler::begin() {
                                          : "the sampler is already running");
     }
   }
-  if (thread_ != nullptr) {  // it has ended, but nobody has waited for it
+  if (thread_ != nullptr) {  // it has ended, and is not joined yet
     thread_->join();
     thread_.reset();
   }
@@ -134,8 +134,8 @@ void GpuSampler::begin() {
     started_ns_ = monotonic_ns();
     stopped_ns_ = 0;
   }
-  // The process's signals are for its own threads: Ctrl-C is to interrupt what they wait for. Those that a thread
-  // raises by a fault of its own stay: blocked, they would kill the process without a word.
+  // The process's other threads handle its signals: Ctrl-C must interrupt what they wait for. Signals of a thread's own
+  // faults are not blocked: a blocked one would kill the process without a message.
   sigset_t others;
   sigset_t before;
   sigfillset(&others);
@@ -172,7 +172,7 @@ void GpuSampler::request_stop() {
 
 bool GpuSampler::wait_stopped(std::int64_t deadline_ns) {
   if (in_forked_child()) {
-    // The thread exists in the parent only; its handle can be neither joined nor destroyed here.
+    // The thread exists only in the parent. Here its handle can be neither joined nor destroyed.
     static_cast<void>(thread_.release());
     return true;
   }
@@ -227,7 +227,7 @@ void GpuSampler::run() {
   changed_->notify_all();
   sample();
   read_all();
-  // Under the lock: once it is let go of, whoever waits may destroy this, after joining the thread.
+  // All of this under the lock: when it is released, a waiting thread may join this one and destroy the object.
   const std::lock_guard<std::mutex> lock(mutex_);
   stopped_ns_ = given_up_ ? stopped_ns_ : monotonic_ns();
   ended_ = true;
@@ -235,7 +235,7 @@ void GpuSampler::run() {
 }
 
 void GpuSampler::place_deadlines() {
-  // Field 185 is what GetPowerUsage returns where there is one: no need to ask twice as often as news comes.
+  // If there is a field 185, GetPowerUsage returns the same value and need not be read as often.
   const Track& average = tracks_[index_of(Source::kPowerAverage)];
   const std::int64_t now = monotonic_ns();
   std::int64_t stagger = 0;
@@ -246,13 +246,13 @@ void GpuSampler::place_deadlines() {
       const std::lock_guard<std::mutex> lock(mutex_);
       health_.sources[index_of(Source::kPowerUsage)].period_ns = call.period_ns;
     }
-    // Spread over the period, so that the slow sources do not all come at once.
+    // Spread over the period, so that the slow calls do not all come at once.
     stagger += 61'000'000;
     call.deadline_ns = now + std::max<std::int64_t>(1, std::min(call.period_ns, stagger % call.period_ns));
   }
 }
 
-// Until it is told to stop.
+// Reads each call at its deadline, until it is told to stop.
 void GpuSampler::sample() {
   while (true) {
     Call* next = nullptr;
@@ -288,7 +288,7 @@ void GpuSampler::sample() {
   }
 }
 
-// Everything read here is kept, changed or not: that a value still stood is what a bound needs to know.
+// Keeps everything that it reads, changed or not: the bounds of an interval need to know that a value had not changed yet.
 void GpuSampler::read_all() {
   keep_unchanged_ = true;
   for (Call& call : calls_) {
@@ -306,7 +306,7 @@ void GpuSampler::read_all() {
   keep_unchanged_ = false;
 }
 
-// Reads one call at its deadline and sets the next one.
+// Performs one call and sets its next deadline.
 void GpuSampler::perform(Call& call, std::int64_t now_ns) {
   {
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -327,7 +327,7 @@ void GpuSampler::perform(Call& call, std::int64_t now_ns) {
     return;
   }
   call.backoff_ns = 0;
-  // Up to a tenth of a period of jitter keeps the reads from locking to the sensor's own grid.
+  // A jitter of up to a tenth of a period, so that the reads do not lock to the sensor's own grid.
   random_ ^= random_ << 13;
   random_ ^= random_ >> 7;
   random_ ^= random_ << 17;
@@ -387,7 +387,7 @@ Sampler::~Sampler() {
   stop();
   for (auto& gpu : gpus_) {
     if (!gpu->wait_stopped(0)) {
-      static_cast<void>(gpu.release());  // its thread is still in it
+      static_cast<void>(gpu.release());  // leaked: its thread still uses it
     }
   }
 }

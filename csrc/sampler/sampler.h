@@ -1,14 +1,14 @@
-// Reads every power and energy source of a set of GPUs, one native thread a GPU.
+// Reads all power and energy sources of a set of GPUs, with one native thread for each GPU.
 //
 //   construct --- start() ------------------- mark()* drain()* --- stop()
-//   (throws)      a thread a GPU, which first                      flag, notify; the threads
-//                 reads everything                                 read everything once more and end
+//   (throws)      starts the threads; each                         tells the threads to end; each
+//                 reads everything first                           reads everything once more first
 //
-// A driver may not return from a call. Whoever starts or stops a sampler therefore waits up to a limit; a thread that
-// is still in its call then is left alone, what was collected stays, and NVML must not be shut down any more.
+// A call of the driver may never return. So `start` and `stop` wait up to a limit. A thread that is still in its call
+// then is given up: what it has collected stays, and NVML must not be shut down any more.
 //
-// A counter read costs 3 to 12 ms on an H200, so each GPU has a thread of its own. Deadlines are absolute
-// and, when missed, skipped and counted, never caught up with. Only changes are kept, plus heartbeats.
+// Each GPU has a thread of its own, because one read of the counter takes 3 to 12 ms on an H200. Deadlines are absolute.
+// A missed deadline is skipped and counted. The sampler keeps changes, and an unchanged value at each heartbeat.
 #pragma once
 
 #include <atomic>
@@ -36,15 +36,15 @@ struct SamplingPlan {
   std::int64_t samples_period_ns = 1'000'000'000;
   std::int64_t status_period_ns = 1'000'000'000;
   std::int64_t heartbeat_ns = 1'000'000'000;
-  bool usage_beside_average = false;  // read GetPowerUsage at the fields' pace even where there is a field 185
+  bool usage_beside_average = false;  // read GetPowerUsage as often as field 185, also where both are the same
   std::size_t capacity_events = 64 * 1024 * 1024 / sizeof(Event);
-  std::int64_t (*wall_clock_ns)() = &realtime_ns;  // the clock of the ring's stamps; tests set their own back
+  std::int64_t (*wall_clock_ns)() = &realtime_ns;  // the clock of the ring's stamps; a test can replace it
 };
 
-constexpr std::int64_t kStartLimitNs = 30'000'000'000;  // of the first read: 14 calls of up to 71 ms on an H200
-constexpr std::int64_t kStopLimitNs = 5'000'000'000;    // of the call under way and the last read
+constexpr std::int64_t kStartLimitNs = 30'000'000'000;  // for the first read: 14 calls of up to 71 ms on an H200
+constexpr std::int64_t kStopLimitNs = 5'000'000'000;    // for the current call and the last read
 
-std::runtime_error no_answer(std::int64_t limit_ns);  // NVML did not answer within the limit
+std::runtime_error no_answer(std::int64_t limit_ns);  // the error to throw when NVML did not answer within the limit
 
 enum class SourceState { kUnknown, kOk, kUnsupported, kFailing };
 
@@ -59,7 +59,7 @@ struct SourceHealth {
   std::int64_t cpu_ns = 0;
   Histogram call_ns;
   Histogram lateness_ns;
-  Histogram news_ns;  // between two new values: as seen by polling, or by the ring's stamps
+  Histogram news_ns;  // from one new value to the next: as polled, or by the ring's stamps
 };
 
 struct GpuHealth {
@@ -71,8 +71,8 @@ struct GpuHealth {
   std::uint64_t events = 0;
   std::uint64_t dropped_events = 0;
   std::uint64_t missed_deadlines = 0;
-  std::uint64_t ring_overflows = 0;  // drains that came too late: samples were lost
-  std::uint64_t ring_depth = 0;  // the most samples that one drain has found; 0: not known, nor overflows, yet
+  std::uint64_t ring_overflows = 0;  // drains that came too late, so that samples were lost
+  std::uint64_t ring_depth = 0;  // the most samples in one drain; 0: not known yet, and overflows neither
   std::int64_t ring_period_us = 0;
   std::vector<SourceHealth> sources;
 };
@@ -94,10 +94,10 @@ class GpuSampler {
 
   // Throws std::runtime_error where it runs already or NVML does not answer within `limit_ns`.
   void start(std::int64_t limit_ns = kStartLimitNs);
-  // Whether the thread has ended; it did not within `limit_ns`: it is given up, and `stop` waits no more.
+  // Whether the thread has ended. If it has not within `limit_ns`, it is given up, and `stop` does not wait again.
   bool stop(std::int64_t limit_ns = kStopLimitNs);
 
-  // The same in parts, for those who do something else while they wait. Deadlines are of CLOCK_MONOTONIC.
+  // The parts of `start` and `stop`, for a caller that does other things while it waits. Deadlines: CLOCK_MONOTONIC.
   void begin();
   bool wait_begun(std::int64_t deadline_ns);  // until everything was read once
   void request_stop();
@@ -110,7 +110,7 @@ class GpuSampler {
   GpuHealth health();
 
  private:
-  // A group of sources that one NVML call answers.
+  // One NVML call and the sources that it reads.
   struct Call {
     void (GpuSampler::*read)(Call&);
     std::int64_t period_ns;
@@ -124,7 +124,7 @@ class GpuSampler {
     std::int64_t value = 0;
     int nvml_return = 0;
     bool worked = false;                // at least once
-    std::int64_t last_same_t0_ns = -1;  // start of the last call that worked, and so returned `value`
+    std::int64_t last_same_t0_ns = -1;  // start of the last call that worked; it returned `value`
     std::int64_t emitted_ns = 0;
     std::int64_t changed_ns = -1;
   };
@@ -162,23 +162,23 @@ class GpuSampler {
 
   std::vector<Call> calls_;
   std::array<Track, kSourceCount> tracks_{};
-  int worst_return_ = 0;  // of the call being performed
+  int worst_return_ = 0;  // of the current call
   bool keep_unchanged_ = false;
   std::vector<nvml::Sample> ring_buffer_;
   unsigned long long ring_last_us_ = 0;
   std::int64_t ring_last_t0_ns_ = -1;
-  std::vector<std::int64_t> ring_gaps_us_;  // until there are enough of them to tell the ring's period
+  std::vector<std::int64_t> ring_gaps_us_;  // collected until they tell the ring's period
   std::int64_t ring_clock_offset_ns_ = 0;  // CLOCK_REALTIME - CLOCK_MONOTONIC at the last drain
   std::int64_t ring_stepped_ns_ = -(std::int64_t{1} << 60);  // when the wall clock was last set back
   unsigned long long ring_ignore_above_us_ = ~0ULL;
   std::uint64_t random_ = 0x9E3779B97F4A7C15ULL;
 
   std::unique_ptr<std::thread> thread_;
-  std::mutex lifecycle_mutex_;  // start and stop
-  std::mutex mutex_;            // everything below, and the buffer
-  // By pointer: in a forked child they still have waiters, and destroying them would wait for those for ever.
-  std::unique_ptr<std::condition_variable> wake_ = std::make_unique<std::condition_variable>();     // the thread
-  std::unique_ptr<std::condition_variable> changed_ = std::make_unique<std::condition_variable>();  // who waits for it
+  std::mutex lifecycle_mutex_;  // guards start and stop
+  std::mutex mutex_;            // guards everything below
+  // Pointers: in a forked child these still have waiters, and their destructors would wait for those for ever.
+  std::unique_ptr<std::condition_variable> wake_ = std::make_unique<std::condition_variable>();     // wakes the thread
+  std::unique_ptr<std::condition_variable> changed_ = std::make_unique<std::condition_variable>();  // wakes who waits for the thread
   bool stopping_ = false;
   bool given_up_ = false;
   bool mark_requested_ = false;
@@ -193,14 +193,14 @@ class GpuSampler {
 
 class Sampler {
  public:
-  // Throws nvml::Error where a UUID is not there. The library must outlive the sampler.
+  // Throws nvml::Error for a UUID that does not exist. The library must outlive the sampler.
   Sampler(const nvml::Library& library, const std::vector<std::string>& uuids, const SamplingPlan& plan);
-  // Leaves those alone whose thread does not end: library and memory must then stay.
+  // Leaks the samplers whose thread does not end. Then the library must stay too.
   ~Sampler();
   Sampler(const Sampler&) = delete;
   Sampler& operator=(const Sampler&) = delete;
 
-  // As those of `GpuSampler`, for all GPUs at once.
+  // As in `GpuSampler`, for all GPUs at once.
   void start(std::int64_t limit_ns = kStartLimitNs);
   bool stop(std::int64_t limit_ns = kStopLimitNs);
   void begin();

@@ -1,4 +1,4 @@
-// A test is a function registered by name; a failed CHECK says where and goes on, and the program's exit code tells.
+// A small test framework. A failed CHECK prints its place and the test goes on. The program then exits with 1.
 #pragma once
 
 #include <cmath>

@@ -32,7 +32,7 @@ class ScratchFolder {
   std::filesystem::path path_;
 };
 
-/// The path of the file `name` in this program's scratch folder.
+// The path of the file `name` in this program's scratch folder.
 inline std::string scratch(const std::string& name) {
   static const ScratchFolder folder;
   return (folder.path() / name).string();
