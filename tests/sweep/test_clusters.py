@@ -227,7 +227,9 @@ RAY = "hydra/launcher=ray"
 
 
 def ray_workers() -> list[psutil.Process]:
-    return [process for process in psutil.process_iter(["name"]) if process.info["name"] == "ray::_run_job"]
+    return [
+        process for process in psutil.process_iter(["name"]) if process.info["name"] == "ray::measure_job"
+    ]
 
 
 def running(home: Path) -> list[Path]:

@@ -1,8 +1,8 @@
 """Hydra's sweeper: plan, show, stop (`dry_run`) or measure what is missing, and say what is left.
 
 What Hydra's own would do, compose and launch every product of values one after the other, is not enough for
-thousands of points: `config.points` builds them, `planning.planner` leaves out what is done or cannot be, and
-`running.local` or a launcher's groups (`running.launch`) measure the rest.
+thousands of points: `config.points` builds them, `planner` leaves out what is done or cannot be, and
+`local` or `cluster` measures the rest.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.plugins import Plugins
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from wattcount.config.composition import SWEEPER_TARGET, concealed_config, entangled, from_hydra
@@ -30,7 +32,7 @@ from wattcount.errors import EXIT_FAILED, EXIT_NOT_STARTED, EXIT_OK, NotStartedE
 from wattcount.masking import concealed_arguments
 from wattcount.run.background import Background
 from wattcount.run.preflight import check_folder
-from wattcount.sweep import cases, launch, local, report, watch
+from wattcount.sweep import cases, cluster, local, report, watch
 from wattcount.sweep.halt import Halt
 from wattcount.sweep.index import RecordIndex, read_index
 from wattcount.sweep.ledger import Ledger
@@ -41,18 +43,11 @@ from wattcount.sweep.plan import Plan
 from wattcount.sweep.planner import Planned, make_plan, records_folder, sweep_name
 from wattcount.sweep.report import SweepResult
 
-# Hydra's search for plugins executes their modules once more and so defines every class anew: a class
-# derived from what was imported before that search would have a base that its own module has forgotten.
-Plugins.instance()
-
-from hydra._internal.core_plugins.basic_launcher import BasicLauncher  # noqa: E402
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # noqa: E402
-
 SET_ASIDE_LINES = 5
 """Most damaged records that are named when a sweep is planned."""
 
 
-class PointSweeper(BasicSweeper):
+class PointSweeper(Sweeper):
     """See the module. `cases` are declared beside `params`, see `planning.cases`."""
 
     def __init__(
@@ -61,8 +56,14 @@ class PointSweeper(BasicSweeper):
         params: Mapping[str, Any] | None = None,
         cases: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
-        super().__init__(max_batch_size, dict(params or {}))
+        del max_batch_size  # Hydra's own sweeper has it
+        self._params = dict(params or {})
         self._cases = list(cases or ())
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Hydra's launcher is not made: lanes measure here, and `cluster` elsewhere."""
+        del task_function
+        self.hydra_context, self.config = hydra_context, config
 
     def sweep(self, arguments: list[str]) -> SweepResult:
         """`arguments`: the command line's overrides. Raises `NotStartedError` where a point makes no sense."""
@@ -73,7 +74,7 @@ class PointSweeper(BasicSweeper):
         batch = [tuple(concealed_arguments(point)) for point in self._expand(arguments)]
         runs = self._build(batch)
         first = _common(runs)
-        here = isinstance(self.launcher, BasicLauncher)
+        here = cluster.launcher_of(self.config) is None
         folder = records_folder(first)
         index = (
             RecordIndex(folder, ()) if first.resume is False else read_index(folder, keep=not first.dry_run)
@@ -86,7 +87,7 @@ class PointSweeper(BasicSweeper):
             ThisMachine() if here else AnotherMachine(),
             index,
         )
-        jobs = _jobs(planned) if here else []
+        jobs = _jobs(planned)
         at_once = local.lane_limit(jobs, first.sweep.workers) if here else None
         usual = folder == Path(default_records_dir()).absolute()
         for line in report.plan_lines(planned.plan, at_once, planned.repeated, None if usual else folder):
@@ -94,7 +95,7 @@ class PointSweeper(BasicSweeper):
         if first.dry_run:
             print("dry run: nothing was started")
             return SweepResult(planned.plan, dry_run=True)
-        elsewhere = None if here else self._launch(planned, first)
+        elsewhere = None if here else cluster.Cluster(self.config, jobs, planned.plan.name, first)
         check_folder(folder)  # the sweep's story is kept there, whoever measures it
         _keep_config(self.config, needed=not here)
         return self._measure(planned, jobs, first, at_once, elsewhere)
@@ -103,7 +104,7 @@ class PointSweeper(BasicSweeper):
         assert self.hydra_context is not None
         with plain_errors():
             parser = TextParser.create(config_loader=self.hydra_context.config_loader)
-            points = cases.expand(self.params, self._cases, arguments, parser)
+            points = cases.expand(self._params, self._cases, arguments, parser)
         if not points:
             raise NotStartedError("the sweep has no point: none of its cases has the values asked for")
         return points
@@ -132,7 +133,7 @@ class PointSweeper(BasicSweeper):
         jobs: Sequence[local.Job],
         first: RunConfig,
         at_once: int | None,
-        elsewhere: launch.Launch | None,
+        elsewhere: cluster.Cluster | None,
     ) -> SweepResult:
         plan = planned.plan
         _record_lines(plan)
@@ -176,15 +177,6 @@ class PointSweeper(BasicSweeper):
             logs.close()
             background.flush()
         return SweepResult(plan, outcomes, interrupted)
-
-    def _launch(self, planned: Planned, first: RunConfig) -> launch.Launch:
-        """Through the launcher that the person chose, in groups by GPU."""
-        assert self.config is not None
-        assert self.hydra_context is not None
-        points = planned.plan.in_state(State.waiting)
-        return launch.Launch(
-            self.config, self.hydra_context, points, planned.configs, planned.plan.name, first
-        )
 
 
 def register() -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import sys
-from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -27,46 +26,9 @@ from wattcount.run.cooldown import Rest
 from wattcount.run.orchestrate import Display
 from wattcount.sweep.columns import FIGURES
 from wattcount.sweep.index import run_energy_j, run_wall_s
-from wattcount.sweep.keys import plan_key
 from wattcount.sweep.ledger import Ledger
 from wattcount.sweep.mlflow_log import LaneLog
 from wattcount.sweep.outcome import MEASURED_ELSEWHERE, Outcome, State, failed, refused
-
-
-def run_planned(
-    overrides: Sequence[str],
-    *,
-    sweep: str | None = None,
-    key: str | None = None,
-    attempt: int = 1,
-    records_dir: str | None = None,
-    config_dir: str | None = None,
-    wait_for_others: bool = False,
-) -> Outcome:
-    """Composes a point and measures it on this machine.
-
-    overrides        what Hydra makes its configuration from
-    sweep, key       of the ledger to tell of it; None: none, and the key that the configuration has by itself
-    attempt          tries of it so far in this start of the sweep, with this one
-    records_dir      in place of the configuration's, which may depend on the machine
-    wait_for_others  for a run that measures the same point right now; else `Outcome.elsewhere` says so
-
-    Never raises an `Exception`: one bad point must not end a sweep.
-    """
-    from wattcount.config.composition import compose
-
-    try:
-        cfg = compose(overrides, config_dir)
-    except NotStartedError as error:
-        return dataclasses.replace(refused(str(error)), key=key, attempt=attempt)
-    if records_dir is not None:
-        cfg.records_dir = records_dir
-    if cfg.resume is None:
-        cfg.resume = True
-    key = key or plan_key(cfg)
-    opened = nullcontext() if sweep is None else Ledger.open(cfg.records_dir, sweep)
-    with opened as ledger:
-        return measure_planned(cfg, key=key, ledger=ledger, attempt=attempt, wait_for_others=wait_for_others)
 
 
 def measure_planned(
@@ -79,7 +41,10 @@ def measure_planned(
     rest: Rest | None = None,
     display: Display | None = None,
 ) -> Outcome:
-    """As `run_planned`, of a configuration that is there already. `rest` is the sweep's, between runs on a GPU."""
+    """Measures a point on this machine and tells the ledger. `rest` is the sweep's, between runs on a GPU.
+
+    Never raises an `Exception`: one bad point must not end a sweep.
+    """
 
     def tell(outcome: Outcome) -> Outcome:
         told = dataclasses.replace(outcome, key=key, attempt=attempt)
