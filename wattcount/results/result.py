@@ -159,7 +159,7 @@ class Result:
             window_s=content["metrics"].get("window/duration_s"),
             levers=tuple(levers(info.config)),
             engine=cfg.engine.name,
-            engine_version=versions.get(cfg.engine.name),
+            engine_version=info.engine.get("version") or versions.get(cfg.engine.name),
             gpus=tuple(str(gpu["name"]) for gpu in info.gpus if gpu.get("name")),
             boards=tuple(str(gpu["uuid"]) for gpu in info.gpus if gpu.get("uuid")),
             driver=info.nvml.get("driver_version"),
