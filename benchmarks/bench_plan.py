@@ -61,7 +61,8 @@ def main() -> None:
     )
     parser.add_argument("points", nargs="?", type=int, default=100_000)
     points = parser.parse_args().points
-    from wattcount.sweep.index import INDEX_FILE, read_index
+    from wattcount.results.table import TABLE_FILE
+    from wattcount.sweep.index import read_index
 
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["WATTCOUNT_HOME"] = scratch
@@ -74,7 +75,7 @@ def main() -> None:
             assert len(read_index(records)) == RECORDS
             result[name] = round(time.monotonic() - began_s, 2)
             result[name.replace("_s", "_cpu_s")] = round(time.process_time() - cpu_s, 2)
-        assert (records / INDEX_FILE).exists()
+        assert (records / TABLE_FILE).exists()
         result["plan_with_records_s"], result["plan_with_records_cpu_s"] = plan_s(records, points)
     print(json.dumps(result | {"records": RECORDS}))
 

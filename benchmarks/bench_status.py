@@ -3,7 +3,7 @@
     python benchmarks/bench_status.py [--points 5580] [--repeats 5] [--limit-s 2]
 
 One batch is run on the tiny engine and an emulated H200. Its record is copied, with ids of its own, for every point of a
-sweep of 50 models x 10 GPUs; raw files are linked. The first calls look at 500 records each for the first time (`Verdicts.at_a_glance`). The ledger holds what a sweep in three
+sweep of 50 models x 10 GPUs; raw files are linked. The first calls look at 500 records each for the first time (`ResultTable.glance`). The ledger holds what a sweep in three
 starts would have written: every point started and done, every twentieth failed once before. Then the program is started
 afresh and timed from outside, with the files in the page cache and, where that is permitted, without: then most of the time is Python and its
 libraries being read from the disk, and the limit is not asked of it.
@@ -24,8 +24,8 @@ from pathlib import Path
 from wattcount.metrics import load_metrics, to_bytes
 from wattcount.records import Record
 from wattcount.records.place import final_folder, new_run_id
+from wattcount.results import judge
 from wattcount.sweep.columns import FIGURES
-from wattcount.sweep.index import run_energy_j, run_wall_s
 from wattcount.sweep.ledger import Ledger
 from wattcount.sweep.outcome import Outcome, State
 from wattcount.sweep.plan import Plan, Point
@@ -80,13 +80,12 @@ def points(number: int) -> list[Point]:
 
 def make_sweep(records_dir: Path, record: Path, number: int) -> None:
     planned = points(number)
-    info = Record.open(record).info
-    metrics = load_metrics(Record.open(record))
+    info, metrics, found = Record.open(record).info, load_metrics(Record.open(record)), judge(record)
     facts = {
-        "wall_s": run_wall_s(info),
-        "energy_j": run_energy_j(info, metrics["metrics"]),
-        "figures": {name: metrics["metrics"][name] for name in FIGURES},
-        "gpu_uuid": str(info.gpus[0]["uuid"]),
+        "wall_s": found.wall_s,
+        "energy_j": found.run_energy_j,
+        "figures": {name: found.value(name) for name in FIGURES},
+        "gpu_uuid": found.boards[0],
     }
     Ledger.open(records_dir, "paper").write_plan(
         Plan("paper", tuple(planned), "2026", ("+experiment=paper",))

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wattcount.config.plain import to_json
-from wattcount.config.schema import BatchConfig, RunConfig, ServerConfig, SloConfig, Weights
+from wattcount.config.schema import BatchConfig, Device, RunConfig, ServerConfig, SloConfig, Weights
 from wattcount.metrics import compute, load_metrics, to_bytes
 from wattcount.records import Record, schema
 from wattcount.records.schema import Evidence, Phase, PhaseSpan, RunInfo, Validity
@@ -142,6 +142,7 @@ class SyntheticRun:
         cfg.model.name, cfg.model.weights = self.model, self.weights
         cfg.gpu.name, cfg.gpu.found_name, cfg.gpu.count = "h200", self.gpu_name, self.gpus
         cfg.evidence = str(self.evidence)
+        cfg.engine.device = Device.cuda
         if self.scenario == "batch":
             cfg.scenario = BatchConfig(name="batch", slo=self.slo, num_requests=len(self.requests))
         else:

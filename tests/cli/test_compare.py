@@ -49,6 +49,11 @@ def test_repeats_of_one_point_have_a_mean_and_an_interval(
     assert "3 runs of " in line
     assert "6.886 ± 0.17 J per output token (95 %), sd 0.99 %." in line
     assert len(line) <= 80
+    # Runs of one setting are pooled whatever the id of their point, which other versions made otherwise.
+    info = json.loads((Path(paths[0]) / "run.json").read_text())
+    (Path(paths[0]) / "run.json").write_text(json.dumps(info | {"point_id": "0" * 64}))
+    assert main(["compare", *paths]) == 0
+    assert "3 runs of " in capsys.readouterr().out
     paths = records(tmp_path / "other", {}, {"rate_rps": 16.0, "requests": steady_requests(16)})
     assert main(["compare", *paths]) == 0
     assert "runs of" not in capsys.readouterr().out

@@ -9,9 +9,9 @@ import pytest
 import stored_figures
 
 from wattcount.metrics import compute
-from wattcount.metrics.verdict import judge
 from wattcount.records import Record
 from wattcount.records.schema import Evidence
+from wattcount.results import judge
 
 RECORDS = sorted((Path(__file__).resolve().parents[2] / "data" / "campaign" / "records").glob("*/*/"))
 STOOD_STILL = {"01ab58f309fb": 1, "2295b88ee73c": 1, "fccc8c7a1ff8": 1}
@@ -40,6 +40,6 @@ def test_they_are_measured_and_hold_what_the_engine_chose(record: Record) -> Non
 def test_the_invalid_ones_are_known() -> None:
     invalid: dict[str, int] = {}
     for path in RECORDS:
-        if not judge(path).verdict.valid:
+        if not judge(path).valid:
             invalid[path.parent.name] = invalid.get(path.parent.name, 0) + 1
     assert invalid == STOOD_STILL | LAGGED

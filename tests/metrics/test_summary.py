@@ -4,16 +4,16 @@ from rich.console import Console
 from synthetic_record import SyntheticRun, observation, request, steady_requests
 
 from wattcount.config.schema import SloConfig, Weights
-from wattcount.metrics import compute
 from wattcount.metrics.summary import print_summary
 from wattcount.records import Record
 from wattcount.records.schema import Evidence, Validity
+from wattcount.results import Result
 
 
 def text_of(run: SyntheticRun, folder) -> str:
     record = Record.open(run.write(folder))
     out = io.StringIO()
-    print_summary(record.info, compute(record), Console(file=out, width=80, color_system=None))
+    print_summary(Result.of(record), Console(file=out, width=80, color_system=None))
     return out.getvalue()
 
 

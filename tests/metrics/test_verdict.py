@@ -13,8 +13,10 @@ from synthetic_record import SyntheticRun, rewrite_metrics
 
 from wattcount.cli.main import main
 from wattcount.metrics.summary import print_summary
-from wattcount.metrics.verdict import Judged, Status, glance, judge
+from wattcount.metrics.verdict import Status
+from wattcount.records import Record
 from wattcount.records.schema import Validity
+from wattcount.results import Result, glance, judge
 from wattcount.run.resume import Wanted
 from wattcount.sweep.index import read_index
 from wattcount.terminal import PlainConsole
@@ -33,16 +35,15 @@ def judged_by_all(records: Path, path: Path) -> tuple[bool, bool, bool]:
     return planned == [True], run, main(["compare", str(path), str(path.parents[2] / "good")]) == 0
 
 
-def called_valid(found: Judged) -> tuple[bool, bool, bool]:
+def called_valid(found: Result) -> tuple[bool, bool, bool]:
     """Whether the tags in MLflow, the page there, and `show` call the record valid."""
     assert found.record is not None
-    assert found.metrics is not None
     out = PlainConsole(file=io.StringIO(), width=200)
     with out.capture() as said:
-        print_summary(found.record.info, found.metrics, out)
+        print_summary(found, out)
     return (
-        content.tags(found.record, found.metrics)["valid"] == "true",
-        "**Invalid**" not in content.note(found.record, found.metrics),
+        content.tags(Record.open(found.record), found)["valid"] == "true",
+        "**Invalid**" not in content.note(found),
         "INVALID" not in said.get(),
     )
 
@@ -113,6 +114,6 @@ def test_a_damaged_one_stands_for_nothing(tmp_path: Path, damage: str) -> None:
     elif damage == "fifo":
         os.mkfifo(file)
     found = judge(path)
-    assert (found.verdict.status, found.verdict.reason, found.record) == (Status.damaged, "damaged", None)
+    assert (found.status, found.verdict.reason, found.run_id) == (Status.damaged, "damaged", None)
     assert "power.parquet" in str(found.verdict.message)
     assert judged_by_all(tmp_path / "records", path) == (False, False, False)

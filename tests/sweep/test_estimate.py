@@ -2,33 +2,40 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from wattcount.config.composition import compose
+from wattcount.metrics.verdict import Status
+from wattcount.records.schema import Evidence
+from wattcount.results import Result
 from wattcount.sweep.estimate import Estimate, Estimator, predict
-from wattcount.sweep.index import Entry, RecordIndex, Status
+from wattcount.sweep.index import RecordIndex
 
 
-def entry(folder: str, wall_s: float, status: Status = Status.valid, evidence: str = "measured") -> Entry:
-    return Entry(folder, "point", 0, 0, status, None, None, {"evidence": evidence}, wall_s, 10 * wall_s, 1)
+def result(wall_s: float, status: Status = Status.valid, evidence: str = "measured") -> Result:
+    return Result(
+        planned_point="point",
+        status=status,
+        evidence=Evidence(evidence),
+        wall_s=wall_s,
+        run_energy_j=10 * wall_s,
+    )
 
 
 def test_of_records_like_it_the_mean() -> None:
     records = [
-        entry("p/r0-1", 10.0),
-        entry("p/r1-2", 20.0),
-        entry("p/r2-3", 900.0, Status.failed),
-        entry("p/r3-4", 900.0, evidence="emulated"),
+        result(10.0),
+        result(20.0),
+        result(900.0, Status.failed),
+        result(900.0, evidence="emulated"),
     ]
-    estimator = Estimator(RecordIndex(Path("/records"), records))
+    estimator = Estimator(RecordIndex(records))
     found = estimator.estimate("point", compose(["model=tiny"]), {"evidence": "measured"})
     assert found == Estimate(15.0, 150.0, "measured")
 
 
 def test_without_any_by_the_data_sheet() -> None:
-    estimator = Estimator(RecordIndex(Path("/records"), ()))
+    estimator = Estimator(RecordIndex(()))
     found = estimator.estimate("point", compose(["model=llama3_8b", "gpu=h200"]), {})
     assert found.basis == "predicted"
 

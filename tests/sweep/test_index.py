@@ -12,9 +12,12 @@ from synthetic_record import rewrite_metrics
 from witness import Witness
 
 from wattcount.config.schema import RunConfig
+from wattcount.metrics.verdict import Status
 from wattcount.records import Record
+from wattcount.results import ResultTable
+from wattcount.results.table import TABLE_FILE
 from wattcount.run.orchestrate import run_point
-from wattcount.sweep.index import INDEX_FILE, Status, Verdicts, read_index
+from wattcount.sweep.index import read_index
 from wattcount.sweep.keys import Keys
 
 pytestmark = pytest.mark.timeout(60)
@@ -48,15 +51,16 @@ def test_a_record_is_found_by_its_planned_point(records: Path, made: tuple[Path,
         assert len(index) == 1
         (entry,) = index.runs(point, 0, 0, {"evidence": "emulated", "device": "cpu"})
         assert entry.status is Status.valid
-        assert Record.open(records / entry.folder).info.point_id.startswith(entry.folder.split("/")[0])
-        assert entry.wall_s == Record.open(records / entry.folder).info.timing["wall_s"]
-        assert entry.energy_j is not None
+        assert entry.record is not None
+        assert Record.open(entry.record).info.point_id.startswith(entry.record.parent.name)
+        assert entry.wall_s == Record.open(entry.record).info.timing["wall_s"]
+        assert entry.run_energy_j is not None
         # A busy machine takes its time between the phases, where no energy is counted.
-        assert 0 < entry.energy_j < 1000 * entry.wall_s
+        assert 0 < entry.run_energy_j < 1000 * entry.wall_s
         assert index.valid(point, {}) == [entry]
         assert index.runs(point, 0, 1, {}) == []
         assert index.runs(point, 0, 0, {"evidence": "measured"}) == []
-    assert (records / INDEX_FILE).exists()
+    assert (records / TABLE_FILE).exists()
 
 
 def test_a_record_that_goes_is_forgotten_and_one_that_changes_is_read_again(
@@ -72,21 +76,22 @@ def test_a_record_that_goes_is_forgotten_and_one_that_changes_is_read_again(
         "message": "too slow",
         "invalidates": True,
     }
-    rewrite_metrics(records / entry.folder, validity={"valid": False, "reasons": [], "findings": [finding]})
+    assert entry.record is not None
+    rewrite_metrics(entry.record, validity={"valid": False, "reasons": [], "findings": [finding]})
     (entry,) = read_index(records).runs(point, 0, 0, {})
-    assert (entry.status, entry.reason, entry.message) == (Status.invalid, "backlog", "too slow")
-    shutil.rmtree(records / entry.folder)
+    assert (entry.status, entry.reasons, entry.messages) == (Status.invalid, ("backlog",), ("too slow",))
+    shutil.rmtree(entry.record)
     assert len(read_index(records)) == 0
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"config": {}}'])
 def test_a_damaged_record_and_a_damaged_cache_stand_for_nothing(damage: str, records: Path) -> None:
     read_index(records)
-    (records / INDEX_FILE).write_text(damage)
+    (records / TABLE_FILE).write_text(damage)
     assert len(read_index(records)) == 1
     (run,) = records.glob("*/r0-*/run.json")
     run.write_text(damage)
-    (records / INDEX_FILE).unlink()
+    (records / TABLE_FILE).unlink()
     assert len(read_index(records)) == 0
 
 
@@ -119,8 +124,7 @@ def test_planning_without_keeping_changes_nothing_on_the_disk(records: Path, met
     assert listing(records) == before
     assert len(read_index(records)) == 1  # nor is metrics.json written, only what was found is kept
     assert {name for name, *_ in listing(records)} - {name for name, *_ in before} == {
-        str(records / ".sweeps"),
-        str(records / INDEX_FILE),
+        str(records / TABLE_FILE),
     }
 
 
@@ -145,21 +149,9 @@ def test_a_record_that_was_damaged_is_set_aside_with_its_reason(
             assert index.set_aside == []  # a folder without run.json is no record
             continue
         (entry,) = index.set_aside
-        assert name in str(entry.message)
+        assert name in str(entry.messages)
     file.write_bytes(content)
     assert len(read_index(records)) == 1
-
-
-def test_records_are_judged_anew_by_another_version_of_the_checks(
-    records: Path, made: tuple[Path, RunConfig]
-) -> None:
-    read_index(records)
-    content = json.loads((records / INDEX_FILE).read_text())
-    content["version"] = "of older checks"
-    content["entries"][0]["status"] = "failed"
-    (records / INDEX_FILE).write_text(json.dumps(content))
-    (entry,) = read_index(records).runs(Keys().point(made[1]), 0, 0, {})
-    assert entry.status is not Status.failed
 
 
 def test_a_glance_computes_nothing(records: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,15 +162,15 @@ def test_a_glance_computes_nothing(records: Path, monkeypatch: pytest.MonkeyPatc
         raise AssertionError("metrics were computed")
 
     monkeypatch.setattr("wattcount.metrics.load.compute", never)
-    found = Verdicts(records).at_a_glance(folder)
+    found = ResultTable(records).glance(folder)
     assert found is not None
     assert found.status in (Status.valid, Status.invalid)
     (records / folder / "metrics.json").unlink()
-    verdicts = Verdicts(records)
-    assert verdicts.at_a_glance(folder) is None
-    verdicts.save()
-    monkeypatch.setattr("wattcount.sweep.index.glance", never)
-    assert Verdicts(records).at_a_glance(folder) is None  # it is known to be whole, and was not read again
-    monkeypatch.setattr("wattcount.sweep.index.MOST_LOOKS", 0)
+    table = ResultTable(records)
+    assert table.glance(folder) is None
+    table.save()
+    monkeypatch.setattr("wattcount.results.table.glance", never)
+    assert ResultTable(records).glance(folder) is None  # it is known to be whole, and was not read again
+    monkeypatch.setattr("wattcount.results.table.MOST_LOOKS", 0)
     (records / folder / "steps.parquet").touch()
-    assert Verdicts(records).at_a_glance(folder) is None
+    assert ResultTable(records).glance(folder) is None

@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 
 from wattcount.config import compose
-from wattcount.config.plain import to_json
+from wattcount.config.identity import planned_point
 from wattcount.engines import registry
-from wattcount.sweep.index import _JsonKeys
 from wattcount.sweep.keys import Keys
 from wattcount.sweep.machine import AnotherMachine, ThisMachine
 
@@ -40,7 +39,7 @@ def test_a_record_of_it_is_found() -> None:
     measured = compose([*NULL, "engine.device=cuda"])
     measured.gpu.found_name, measured.engine.version_minor = "NVIDIA H100 80GB HBM3", "0.26"
     measured.engine = registry.plugin(measured.engine.name).resolved(measured, int(79.6 * 2**30))
-    assert _JsonKeys().point(to_json(measured)) == planned
+    assert planned_point(measured) == planned
 
 
 def test_points_that_get_the_same_share_a_node() -> None:

@@ -1,6 +1,7 @@
 """What MLflow is told, without MLflow."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,9 +9,9 @@ from synthetic_record import T0_NS, UTC_NS, SyntheticRun, at, observation, stead
 
 from wattcount.config.schema import Weights
 from wattcount.config.tracking_tags import OWN_TAGS, is_own
-from wattcount.metrics import compute
 from wattcount.records import Record
 from wattcount.records.schema import Evidence, Phase, PhaseSpan, Validity
+from wattcount.results import Result
 from wattcount.tracking import content
 
 
@@ -47,11 +48,6 @@ def test_keys_hold_only_what_mlflow_allows():
     assert list(content.params({"engine": {"args": {"a=b,c": 1}}})) == ["engine.args.a_b_c"]
 
 
-def test_config_hash_does_not_depend_on_order():
-    assert content.config_hash({"a": 1, "b": 2}) == content.config_hash({"b": 2, "a": 1})
-    assert content.config_hash({"a": 1}) != content.config_hash({"a": 2})
-
-
 @pytest.mark.parametrize(
     ("run", "name"),
     [
@@ -61,25 +57,23 @@ def test_config_hash_does_not_depend_on_order():
         (SyntheticRun(evidence=Evidence.EMULATED), "llama3_8b h200 server 4 rps r0 emulated"),
     ],
 )
-def test_run_names(run, name):
-    assert content.run_name(run.info()) == name
+def test_run_names(run, name, tmp_path):
+    assert content.run_name(Result.of(record_of(run, tmp_path))) == name
 
 
-def test_a_run_name_says_what_was_turned():
-    info = SyntheticRun().info()
-    info.config["model"]["quantization"], info.config["engine"]["enforce_eager"] = "fp8", True
-    assert content.run_name(info) == "llama3_8b h200 server 4 rps fp8, eager r0"
+def test_a_run_name_says_what_was_turned(tmp_path):
+    result = replace(Result.of(record_of(SyntheticRun(), tmp_path)), levers=("fp8", "eager"))
+    assert content.run_name(result) == "llama3_8b h200 server 4 rps fp8, eager r0"
 
 
-def test_run_name_of_a_gpu_that_was_found():
-    info = SyntheticRun(gpu_name="NVIDIA GeForce RTX 4090").info()
-    info.config["gpu"]["name"] = "auto"
-    assert content.run_name(info) == "llama3_8b rtx_4090 server 4 rps r0"
+def test_run_name_of_a_gpu_that_was_found(tmp_path):
+    result = Result.of(record_of(SyntheticRun(gpu_name="NVIDIA GeForce RTX 4090"), tmp_path))
+    assert content.run_name(replace(result, gpu="auto")) == "llama3_8b rtx_4090 server 4 rps r0"
 
 
 def test_tags(tmp_path):
     record = record_of(SyntheticRun(weights=Weights.random, gpus=2), tmp_path)
-    found = content.tags(record, compute(record))
+    found = content.tags(record, Result.of(record))
     expected = {
         "evidence": "measured", "origin": "wattcount", "instrument": "nvml", "model": "llama3_8b",
         "weights": "random", "scenario": "server", "gpu": "2 x NVIDIA H200", "gpu_count": "2", "valid": "true",
@@ -92,7 +86,7 @@ def test_tags(tmp_path):
 
 def test_every_tag_is_one_that_no_user_may_give(tmp_path):
     record = record_of(SyntheticRun(), tmp_path / "r")
-    keys = content.tags(record, compute(record)).keys()
+    keys = content.tags(record, Result.of(record)).keys()
     assert [key for key in keys if not is_own(key)] == []
     assert keys >= OWN_TAGS
 
@@ -103,7 +97,7 @@ def test_tags_of_an_invalid_run_name_the_reasons(tmp_path):
         observations=[observation("compute_processes", 1, 1)],
     )
     record = record_of(run, tmp_path)
-    found = content.tags(record, compute(record))
+    found = content.tags(record, Result.of(record))
     assert (found["valid"], found["reasons"]) == ("false", "engine_died,foreign_process")
 
 
@@ -114,7 +108,7 @@ def test_note_says_what_a_reader_must_know(tmp_path):
         validity=Validity(False, ["timeout"], ["took too long"]),
     )
     record = record_of(run, tmp_path)
-    text = content.note(record, compute(record))
+    text = content.note(Result.of(record))
     for expected in ("emulated", "random", "**Invalid**: timeout", "took too long", str(record.path)):
         assert expected in text
 

@@ -1,4 +1,4 @@
-"""`wattcount compare A B ...`: records side by side, each against the first."""
+"""`wattcount compare A B ...`: results side by side, each against the first."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +15,14 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from wattcount import importers
 from wattcount.cli.records import find_records
-from wattcount.config.levers import levers
 from wattcount.errors import EXIT_FAILED, EXIT_OK, NotStartedError
-from wattcount.metrics import load_metrics, spec
+from wattcount.metrics import spec
 from wattcount.metrics.summary import describe, evidence_label, gpu_label, load_label
 from wattcount.metrics.units import scale_for, significant
-from wattcount.metrics.verdict import Verdict, verdict
 from wattcount.records import Record
-from wattcount.records.schema import RunInfo
+from wattcount.results import Result
 from wattcount.statistics import spread
 from wattcount.terminal import WIDTH, console
 from wattcount.text import printable
@@ -37,7 +35,9 @@ SHORT = (
     "energy_steady/gpu_j_per_output_token",
     "energy/gpu_j_per_request",
     "energy/gpu_j_per_good_request",
+    "energy/wall_j_per_output_token",
     "power/gpu_mean_w",
+    "power/wall_mean_w",
     "power/idle_loaded_w",
     "power/idle_bare_w",
     "throughput/output_tokens_per_s",
@@ -52,34 +52,12 @@ UNIT_WIDTH, FIRST_WIDTH, COLUMN_WIDTH = 11, 9, 15
 """Characters that columns need at least: `requests/s`, `1234.5`, `1234.5 x0.512`"""
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One record to compare."""
-
-    record: Record
-    content: dict[str, Any]
-
-    @property
-    def info(self) -> RunInfo:
-        return self.record.info
-
-    @property
-    def verdict(self) -> Verdict:
-        return verdict(self.info, self.content)
-
-    def value(self, key: str) -> float | None:
-        found: float | None = self.content["metrics"].get(key)
-        return found
-
-    def ratio(self, key: str, first: Entry) -> float | None:
-        """This value over the first record's; None where either is missing or the first is 0."""
-        mine, base = self.value(key), first.value(key)
-        return mine / base if mine is not None and base else None
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "path", metavar="PATH", nargs="+", help="run records, or folders with records below them"
+        "path",
+        metavar="PATH",
+        nargs="+",
+        help="run records, folders with records below them, or logs that others wrote",
     )
     parser.add_argument(
         "--allow-mixed",
@@ -96,60 +74,61 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    found = find_records(args.path)
-    entries = found.each(_entry)
-    if len(entries) < 2:
-        raise NotStartedError("compare needs at least two records; `wattcount show` prints a single one")
+    found = find_records(args.path, importers.recognises)
+    results = [result for of_source in found.each(_results) for result in of_source]
+    if len(results) < 2:
+        raise NotStartedError("compare needs at least two runs; `wattcount show` prints a single record")
     if not args.allow_mixed:
-        refuse_mixed(entries)
+        refuse_mixed(results)
     if args.all or args.format != "table":
-        keys = list(dict.fromkeys(key for entry in entries for key in entry.content["metrics"]))
+        keys = list(dict.fromkeys(key for result in results for key in result.metrics))
     else:
-        keys = [key for key in SHORT if any(entry.value(key) is not None for entry in entries)]
+        keys = [key for key in SHORT if any(result.value(key) is not None for result in results)]
     if args.format == "csv":
-        _csv(entries, keys)
+        _csv(results, keys)
     elif args.format == "json":
-        print(json.dumps(_json(entries, keys), indent=2))
+        print(json.dumps(_json(results, keys), indent=2))
     else:
-        _tables(console(), entries, keys)
+        _tables(console(), results, keys)
     return EXIT_FAILED if found.set_aside else EXIT_OK
 
 
-def _entry(path: Path) -> Entry:
-    record = Record.open(path)
-    return Entry(record, load_metrics(record))
+def _results(path: Path) -> list[Result]:
+    return importers.read(path) if importers.recognises(path) else [Result.of(Record.open(path))]
 
 
-def refuse_mixed(entries: Sequence[Entry]) -> None:
+def refuse_mixed(results: Sequence[Result]) -> None:
     """Raises `NotStartedError` where numbers of different kinds would stand side by side."""
     how = "; --allow-mixed compares them all the same"
-    for what, of in (
-        ("evidence", lambda e: str(e.info.evidence)),
-        ("origin", lambda e: e.info.origin),
-        ("instrument", lambda e: e.info.instrument),
-        ("weights", lambda e: "random" if e.info.config["model"]["weights"] == "random" else "real"),
-    ):
-        kinds: dict[str, Entry] = {}
-        for entry in entries:
-            kinds.setdefault(of(entry), entry)
+    for what in ("evidence", "origin", "instrument", "weights_kind"):
+        kinds: dict[str, Result] = {}
+        for result in results:
+            kinds.setdefault(str(getattr(result, what) or "unknown"), result)
         if len(kinds) > 1:
-            listed = ", ".join(f"{kind} ({entry.record.path})" for kind, entry in kinds.items())
-            raise NotStartedError(f"different {what}: {listed}{how}")
-    invalid = [entry for entry in entries if not entry.verdict.valid]
+            listed = ", ".join(f"{kind} ({result.source})" for kind, result in kinds.items())
+            raise NotStartedError(f"different {what.removesuffix('_kind')}: {listed}{how}")
+    invalid = [result for result in results if not result.valid]
     if invalid:
-        listed = ", ".join(f"{entry.record.path} ({', '.join(entry.verdict.reasons)})" for entry in invalid)
+        listed = ", ".join(f"{result.source} ({', '.join(result.reasons)})" for result in invalid)
         raise NotStartedError(f"invalid: {listed}{how}")
 
 
-def _tables(out: Console, entries: Sequence[Entry], keys: Sequence[str]) -> None:
-    """As many records beside each other as fit; the first one, that all are compared with, in each table."""
+def _ratio(result: Result, key: str, first: Result) -> float | None:
+    """This value over the first result's; None where either is missing or the first is 0."""
+    mine, base = result.value(key), first.value(key)
+    return mine / base if mine is not None and base else None
+
+
+def _tables(out: Console, entries: Sequence[Result], keys: Sequence[str]) -> None:
+    """As many results beside each other as fit; the first one, that all are compared with, in each table."""
     for number, entry in enumerate(entries, 1):
-        info = entry.info
-        out.print(f"[{number}] {describe(info)}, r{info.repeat}; {evidence_label(info)}")
-        if not entry.verdict.valid:
-            out.print(f"    INVALID: {printable(', '.join(entry.verdict.reasons), lines=False)}")
+        repeat = "" if entry.repeat is None else f", r{entry.repeat}"
+        evidence = evidence_label(entry.evidence, entry.origin, entry.weights)
+        out.print(f"[{number}] {describe(entry)}{repeat}; {evidence}")
+        if not entry.valid:
+            out.print(f"    INVALID: {printable(', '.join(entry.reasons), lines=False)}")
         # A whole line: a path that is wrapped cannot be copied.
-        out.print(f"    {entry.record.path}", soft_wrap=True)
+        out.print(f"    {entry.source}", soft_wrap=True)
     if not keys:
         out.print("\nnone of them has a metric to compare")
         return
@@ -175,8 +154,8 @@ def _tables(out: Console, entries: Sequence[Entry], keys: Sequence[str]) -> None
         out.print(table)
 
 
-def _how_sure(entries: Sequence[Entry]) -> Iterator[str]:
-    """What a difference in energy must exceed, and how far repeats of one point scatter."""
+def _how_sure(entries: Sequence[Result]) -> Iterator[str]:
+    """What a difference in energy must exceed, and how far runs of one setting scatter."""
     shares = {}
     for part in ("method", "sensor"):
         values = [
@@ -185,7 +164,7 @@ def _how_sure(entries: Sequence[Entry]) -> Iterator[str]:
             if (u95 := entry.value(f"energy/gpu_j_u95_{part}")) and (energy := entry.value("energy/gpu_j"))
         ]
         shares[part] = max(values, default=None)
-    boards = {tuple(str(gpu.get("uuid")) for gpu in entry.info.gpus) for entry in entries}
+    boards = {entry.boards for entry in entries}
     method, sensor = shares["method"], shares["sensor"]
     if method is not None and sensor is not None:
         # Two independent errors of the larger size.
@@ -194,22 +173,22 @@ def _how_sure(entries: Sequence[Entry]) -> Iterator[str]:
             "One board: the method's own error hides" if len(boards) == 1 else "Boards may differ: that hides"
         )
         yield f"{of} differences of energy under {significant(least, 2)} % (95 %)."
-    points: dict[str, list[float]] = {}
+    settings: dict[str, list[float]] = {}
     for entry in entries:
         value = entry.value(PER_TOKEN)
-        if value is not None:
-            points.setdefault(entry.info.point_id, []).append(value)
-    for point, values in points.items():
+        if value is not None and entry.setting_key is not None:
+            settings.setdefault(entry.setting_key, []).append(value)
+    for setting, values in settings.items():
         if len(values) > 1:
             mean, deviation, half = spread(values)
             scale, unit = scale_for(values, spec(PER_TOKEN).unit)
             yield (
-                f"{len(values)} runs of {point[:12]}: {significant(mean / scale)} ± {significant(half / scale, 2)} {unit} per output "
+                f"{len(values)} runs of {setting[:12]}: {significant(mean / scale)} ± {significant(half / scale, 2)} {unit} per output "
                 f"token (95 %), sd {significant(100 * deviation / mean, 2)} %."
             )
 
 
-def _cell(entry: Entry, key: str, first: Entry, scale: float) -> str:
+def _cell(entry: Result, key: str, first: Result, scale: float) -> str:
     value = entry.value(key)
     if value is None:
         text = "-"
@@ -217,31 +196,34 @@ def _cell(entry: Entry, key: str, first: Entry, scale: float) -> str:
         text = str(value) if isinstance(value, int) and scale == 1.0 else significant(value / scale)
     if entry is first:
         return text
-    ratio = entry.ratio(key, first)
+    ratio = _ratio(entry, key, first)
     return f"{text} {'' if ratio is None else 'x' + significant(ratio, 3):>6}"
 
 
-def _json(entries: Sequence[Entry], keys: Sequence[str]) -> list[dict[str, Any]]:
+def _json(entries: Sequence[Result], keys: Sequence[str]) -> list[dict[str, Any]]:
     return [
         {
-            "record": str(entry.record.path),
-            "point_id": entry.info.point_id,
-            "model": entry.info.config["model"]["name"],
-            "weights": entry.info.config["model"]["weights"],
-            "gpu": gpu_label(entry.info),
-            "load": load_label(entry.info.config["scenario"]),
-            "levers": levers(entry.info.config),
-            "repeat": entry.info.repeat,
-            "evidence": str(entry.info.evidence),
-            "valid": entry.verdict.valid,
+            "record": str(entry.source),
+            "point_id": entry.point_id,
+            "setting_key": entry.setting_key,
+            "model": entry.model,
+            "weights": entry.weights,
+            "gpu": gpu_label(entry.gpus),
+            "load": load_label(entry.kind, entry.num_requests, entry.rate_rps),
+            "levers": list(entry.levers),
+            "repeat": entry.repeat,
+            "evidence": None if entry.evidence is None else str(entry.evidence),
+            "origin": entry.origin,
+            "instrument": entry.instrument,
+            "valid": entry.valid,
             "metrics": {key: entry.value(key) for key in keys},
-            "ratio_to_first": {key: entry.ratio(key, entries[0]) for key in keys},
+            "ratio_to_first": {key: _ratio(entry, key, entries[0]) for key in keys},
         }
         for entry in entries
     ]
 
 
-def _csv(entries: Sequence[Entry], keys: Sequence[str]) -> None:
+def _csv(entries: Sequence[Result], keys: Sequence[str]) -> None:
     """One row a record; an empty cell is a value that is missing."""
     rows = _json(entries, keys)
     facts = [name for name in rows[0] if name not in ("metrics", "ratio_to_first")]

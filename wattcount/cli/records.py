@@ -52,9 +52,10 @@ class Found:
         return done
 
 
-def find_records(paths: Iterable[str | Path]) -> Found:
+def find_records(paths: Iterable[str | Path], also: Callable[[Path], bool] = lambda _: False) -> Found:
     """The records in or below `paths`; below a folder in the order of their runs.
 
+    also   whether a path that was given is taken as it is, though it is no record
     Unfinished records (`.tmp-...`) are passed over, and links to folders are not followed. Raises `NotStartedError`
     where a path has none.
     """
@@ -63,6 +64,10 @@ def find_records(paths: Iterable[str | Path]) -> Found:
         path = Path(given)
         if path.name == RUN_JSON:
             path = path.parent
+        if also(path):
+            found.paths[path.resolve()] = None
+            found.named.add(path.resolve())
+            continue
         if not _is_folder(path):
             what = "is not a folder" if os.path.lexists(path) else "does not exist"
             raise NotStartedError(f"{path} {what}; give a run record or a folder with records below it")

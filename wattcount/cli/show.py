@@ -20,6 +20,7 @@ from wattcount.metrics.summary import print_summary
 from wattcount.metrics.units import quantity
 from wattcount.records import Record
 from wattcount.records.schema import RunInfo
+from wattcount.results import Result
 from wattcount.terminal import console
 from wattcount.text import printable
 
@@ -58,18 +59,15 @@ def _metrics(path: Path) -> tuple[str, dict[str, Any]]:
 def _shown(path: Path, everything: bool) -> Callable[[Console], None]:
     """What prints the record. Every file is read before anything is printed."""
     record = Record.open(path)
-    metrics = load_metrics(record)
+    result = Result.of(record)
     rows = f"{len(record.power)} power, {len(record.requests)} requests, {len(record.steps)} steps"
-    info = record.info
-    return lambda out: _show(out, path, info, metrics, rows, everything)
+    return lambda out: _show(out, record.info, result, rows, everything)
 
 
-def _show(
-    out: Console, path: Path, info: RunInfo, metrics: dict[str, Any], rows: str, everything: bool
-) -> None:
-    print_summary(info, metrics, out)
+def _show(out: Console, info: RunInfo, result: Result, rows: str, everything: bool) -> None:
+    print_summary(result, out)
     if everything:
-        out.print(_all_metrics(metrics))
+        out.print(_all_metrics(result))
     out.print(Text("\nphases", style="bold"))
     for span in info.phases:
         length = (
@@ -79,11 +77,10 @@ def _show(
     out.print(Text("\nrecord", style="bold"))
     versions = ", ".join(f"{name} {version}" for name, version in sorted(info.versions.items()))
     facts = {
-        "path": str(path),
+        "path": str(result.source),
         "point": f"{info.point_id[:12]}  seed {info.seed}  repeat {info.repeat}",
         "run": f"{info.run_id}  started {info.started_utc}",
-        "power read from": f"{info.instrument}: {info.nvml.get('path', '?')}, driver "
-        f"{info.nvml.get('driver_version', '?')}",
+        "power read from": f"{info.instrument}: {info.nvml.get('path', '?')}, driver {result.driver or '?'}",
         "GPUs": ", ".join(f"{gpu.get('name', '?')} {gpu.get('uuid', '')}" for gpu in info.gpus) or "none",
         "versions": versions,
         "rows": rows,
@@ -93,10 +90,10 @@ def _show(
         out.print(f"  {name:<16} {printable(text, lines=False)}", soft_wrap=True)
 
 
-def _all_metrics(metrics: dict[str, Any]) -> Table:
+def _all_metrics(result: Result) -> Table:
     table = Table(box=box.SIMPLE, show_edge=False, pad_edge=False)
     for heading in ("metric", "value", "missing because"):
         table.add_column(heading)
-    for key, value in metrics["metrics"].items():
-        table.add_row(key, quantity(value, spec(key).unit), metrics["null_reasons"].get(key, ""))
+    for key, value in result.metrics.items():
+        table.add_row(key, quantity(value, spec(key).unit), result.null_reasons.get(key, ""))
     return table

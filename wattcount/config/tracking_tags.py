@@ -17,8 +17,8 @@ TAG_LIMIT = 8000
 OWN_PREFIXES = ("mlflow.", "wattcount.", "version.")
 OWN_TAGS = frozenset(
     {
-        "config_hash", "driver", "engine", "evidence", "gpu", "gpu_count", "gpu_uuids", "host", "instrument", "levers",
-        "model", "origin", "point_id", "reasons", "repeat", "scenario", "seed", "valid", "weights",
+        "driver", "engine", "evidence", "gpu", "gpu_count", "gpu_uuids", "host", "instrument", "levers",
+        "model", "origin", "point_id", "reasons", "repeat", "scenario", "seed", "setting_key", "valid", "weights",
     }
 )  # fmt: skip
 """Names of the tags that `tracking.content.tags` sets, beside those with one of `OWN_PREFIXES`."""

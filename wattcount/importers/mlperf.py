@@ -36,6 +36,10 @@ from wattcount.importers.power_log import (
     stamp_ns,
     utc,
 )
+from wattcount.metrics.sheet import Finding
+from wattcount.metrics.verdict import Status
+from wattcount.records.schema import Evidence
+from wattcount.results import Result
 
 STAMP = "%m-%d-%Y %H:%M:%S.%f"
 PREFIX = ":::MLLOG "
@@ -127,6 +131,49 @@ class MlperfRun:
         )
 
 
+LOADGEN, SPL = "mlperf_log_detail.txt", "spl.txt"
+
+
+def recognises(path: Path) -> bool:
+    return (path / LOADGEN).is_file() and (path / SPL).is_file()
+
+
+def results(path: Path) -> list[Result]:
+    """The run of one scenario's folder. Its log names neither model nor machine, so it is comparable by its figures alone."""
+    run = read_run(path)
+    log, energy = run.loadgen, run.energy()
+    spoilt = Finding("loadgen_invalid", 0.0, 1.0, "1", f"LoadGen calls {log.path} not valid", True)
+    return [
+        Result(
+            run_id=f"mlperf {log.begin_ns}",
+            kind="batch" if log.scenario == "Offline" else "server",
+            scenario=f"MLPerf {log.scenario}",
+            num_requests=log.samples,
+            window_s=log.duration_s,
+            evidence=Evidence.MEASURED,
+            origin="mlperf",
+            instrument="wall",
+            source=path,
+            status=Status.valid if log.valid else Status.invalid,
+            reasons=() if log.valid else (spoilt.code,),
+            messages=() if log.valid else (spoilt.message,),
+            findings=() if log.valid else (spoilt,),
+            notes=()
+            if log.counted
+            else ("tokens are samples times a fixed mean length: LoadGen counted none",),
+            metrics={
+                "window/duration_s": log.duration_s,
+                "energy/wall_j": energy.value_j,
+                "energy/wall_j_u95_method": math.hypot(energy.u95_gaps_j, energy.u95_sampling_j),
+                "energy/wall_j_per_output_token": energy.value_j / log.tokens,
+                "power/wall_mean_w": energy.value_j / energy.duration_s,
+                "throughput/output_tokens_per_s": log.tokens_per_second,
+                "tokens/output": log.tokens,
+            },
+        )
+    ]
+
+
 def read_run(folder: str | Path, meter_ahead_s: float = 0.0) -> MlperfRun:
     """Reads `spl.txt` and `mlperf_log_detail.txt` of one scenario's folder.
 
@@ -135,7 +182,7 @@ def read_run(folder: str | Path, meter_ahead_s: float = 0.0) -> MlperfRun:
     difference that would explain it if there is just one.
     """
     folder = Path(folder)
-    loadgen, meter = read_loadgen(folder / "mlperf_log_detail.txt"), read_spl(folder / "spl.txt")
+    loadgen, meter = read_loadgen(folder / LOADGEN), read_spl(folder / SPL)
     run = MlperfRun(loadgen, meter, meter_ahead_s)
     start_ns, end_ns = run.window_ns
     if not meter.covers(start_ns, end_ns):

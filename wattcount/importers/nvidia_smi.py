@@ -21,7 +21,9 @@ from pathlib import Path
 
 import numpy as np
 
-from wattcount.importers.power_log import S_NS, PowerLog, broken, make_log, read_lines, stamp_ns
+from wattcount.importers.power_log import S_NS, PowerLog, broken, first_line, make_log, read_lines, stamp_ns
+from wattcount.records.schema import Evidence
+from wattcount.results import Result
 
 STAMP = "%Y/%m/%d %H:%M:%S.%f"
 DMON_STAMP = "%Y%m%d %H:%M:%S"
@@ -54,6 +56,56 @@ class _Table:
     numbers: list[int]
 
 
+def recognises(path: Path) -> bool:
+    """A CSV log with its header, or a table of dmon; one without a header is named to `read_nvidia_smi`."""
+    first = first_line(path)
+    if first.startswith("#"):
+        return "pwr" in _dmon_cells(first)
+    return "timestamp" in first and "power.draw" in first
+
+
+def results(path: Path) -> list[Result]:
+    """One run a GPU, with its whole log as the window. The log tells neither the load nor the gain of the sensor."""
+    table = _table(path, read_lines(path, "nvidia-smi log")[1])
+    columns = _gpu_columns(table)
+    gpus = dict.fromkeys(row[columns[0]] for row in table.rows) if columns else [None]
+    return [_result(path, gpu) for gpu in gpus]
+
+
+def _result(path: Path, gpu: str | None) -> Result:
+    log = read_nvidia_smi(path, gpu)
+    energy = log.energy()
+    return Result(
+        run_id=f"nvidia-smi {int(log.t_ns[0])}" + (f" {gpu}" if gpu else ""),
+        boards=(gpu,) if gpu else (),
+        window_s=energy.duration_s,
+        evidence=Evidence.MEASURED,
+        origin="nvidia-smi",
+        instrument="nvml",
+        source=path,
+        notes=(f"{log.missing} lines of the log had no reading",) if log.missing else (),
+        metrics={
+            "window/duration_s": energy.duration_s,
+            "energy/gpu_j": energy.value_j,
+            "energy/gpu_j_u95_method": math.hypot(energy.u95_gaps_j, energy.u95_sampling_j),
+            "power/gpu_mean_w": energy.value_j / energy.duration_s,
+        },
+    )
+
+
+def _is_dmon(lines: list[str]) -> bool:
+    return next((line for line in lines if line.strip()), "").lstrip().startswith("#")
+
+
+def _table(path: Path, lines: list[str]) -> _Table:
+    return _dmon(path, lines) if _is_dmon(lines) else _csv(path, lines)
+
+
+def _gpu_columns(table: _Table) -> list[int]:
+    """Columns that tell GPUs apart."""
+    return [table.names.index(name) for name in GPU_COLUMNS if name in table.names]
+
+
 def read_nvidia_smi(path: str | Path, gpu: str | None = None, power: str | None = None) -> PowerLog:
     """Reads the power of one GPU.
 
@@ -62,8 +114,7 @@ def read_nvidia_smi(path: str | Path, gpu: str | None = None, power: str | None 
     Lines without a reading (`[N/A]`, `ERR!`) are counted in `missing`. Raises NotStartedError that names file, line and remedy.
     """
     path, lines = read_lines(path, "nvidia-smi log")
-    dmon = next((line for line in lines if line.strip()), "").lstrip().startswith("#")
-    table = _dmon(path, lines) if dmon else _csv(path, lines)
+    dmon, table = _is_dmon(lines), _table(path, lines)
     columns = [power] if power else ["pwr"] if dmon else list(POWER_COLUMNS)
     power_at = next((table.names.index(name) for name in columns if name in table.names), None)
     if "timestamp" not in table.names or power_at is None:
@@ -74,7 +125,7 @@ def read_nvidia_smi(path: str | Path, gpu: str | None = None, power: str | None 
             f"expected the columns 'timestamp' and '{power or columns[0]}', found "
             f"{', '.join(table.names)[:80]!r}; log with nvidia-smi {how}",
         )
-    gpu_at = [table.names.index(name) for name in GPU_COLUMNS if name in table.names]
+    gpu_at = _gpu_columns(table)
     stamp_at = table.names.index("timestamp")
     stamps: list[int] = []
     power_w: list[float] = []

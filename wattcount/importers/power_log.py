@@ -19,6 +19,8 @@ S_NS = 1_000_000_000
 GAP_FACTOR = 1.5
 """Readings further apart than this many median periods have lost at least one between them."""
 Z95 = 1.96
+FIRST_BYTES = 4096
+"""Read to recognise a file [bytes]; a header of nvidia-smi with all its columns has some 3,000."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,18 @@ class PowerLog:
             u95_gaps_j=0.5 * float(np.ptp(self.power_w)) * gap_s,
             u95_sampling_j=Z95 * float(np.sqrt((bend_w2 * np.square(stands_s)).sum())),
         )
+
+
+def first_line(path: Path) -> str:
+    """The first line of a text file that is not empty; nothing where there is none, or no text."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(FIRST_BYTES)
+    except OSError:
+        return ""
+    wide = head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    text = head.decode("utf-16" if wide else "utf-8-sig", "ignore")
+    return next((line.strip() for line in text.splitlines() if line.strip()), "")
 
 
 def make_log(

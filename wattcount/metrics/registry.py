@@ -55,10 +55,17 @@ NULL_REASONS: dict[str, str] = {
 """Codes of `null_reasons` and what they say. Energies may also carry the reasons of the estimate itself."""
 FINDINGS: dict[str, FindingSpec] = {spec.code: spec for part in PARTS for spec in part.CHECKS.specs}
 """Every kind of finding, by its code."""
+IMPORTED: dict[str, MetricSpec] = {
+    "energy/wall_j": MetricSpec("J", "energy of the whole machine over the window, at the wall", "lower"),
+    "energy/wall_j_u95_method": MetricSpec("J", "95 % uncertainty of it, without the meter's gain", "lower"),
+    "energy/wall_j_per_output_token": MetricSpec("J", "energy/wall_j / output tokens", "lower"),
+    "power/wall_mean_w": MetricSpec("W", "energy/wall_j / length of the window", "lower"),
+}
+"""What only imported results have: wattcount itself reads no meter at the wall."""
 
 
 def spec(key: str) -> MetricSpec:
-    """The spec of any key that `metrics.json` can hold, per-GPU keys included. KeyError for others."""
+    """The spec of any key that a result can have, per-GPU keys included. KeyError for others."""
     if key.startswith("energy_by_gpu/gpu") and key.endswith("_j"):
         return energy.GPU_METRIC
-    return METRICS[key]
+    return IMPORTED[key] if key in IMPORTED else METRICS[key]

@@ -2,52 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from wattcount.config.levers import with_levers
 from wattcount.metrics.registry import NULL_REASONS, spec
 from wattcount.metrics.units import quantity, scale_for, significant
-from wattcount.metrics.verdict import mild_messages, verdict
-from wattcount.records.schema import RunInfo
 from wattcount.terminal import console
 from wattcount.text import printable
 
+if TYPE_CHECKING:
+    from wattcount.results import Result
 
-def gpu_label(info: RunInfo) -> str:
-    """`NVIDIA H200`, `2 x NVIDIA H200`; `no GPU` where none was found."""
-    names = [printable(str(gpu["name"]), lines=False) for gpu in info.gpus if gpu.get("name")]
+
+def gpu_label(gpus: Iterable[str]) -> str:
+    """`NVIDIA H200`, `2 x NVIDIA H200`; `no GPU` where none was found. `gpus`: the name of each."""
+    names = [printable(name, lines=False) for name in gpus]
     if not names:
         return "no GPU"
     kinds = sorted(set(names))
     return " + ".join(f"{names.count(k)} x {k}" if names.count(k) > 1 else k for k in kinds)
 
 
-def load_label(scenario: Mapping[str, Any]) -> str:
-    """`batch of 512`, `server 4 requests/s`."""
-    if scenario["kind"] == "batch":
-        return f"batch of {scenario['num_requests']}" if "num_requests" in scenario else "batch"
-    rate = scenario.get("rate_rps")
-    return f"server {rate:g} requests/s" if rate is not None else "server, rate of the trace"
+def load_label(kind: str | None, num_requests: int | None = None, rate_rps: float | None = None) -> str:
+    """`batch of 512`, `server 4 requests/s`; of an imported run what its source calls the load."""
+    if kind == "batch":
+        return f"batch of {num_requests}" if num_requests is not None else "batch"
+    if rate_rps is not None:
+        return f"{kind} {rate_rps:g} requests/s"
+    return "server, rate of the trace" if kind == "server" else kind or "unknown load"
 
 
-def describe(info: RunInfo) -> str:
+def describe(result: Result) -> str:
     """One line: model, GPU, load, and what was turned: `llama3_8b on NVIDIA H200, batch of 512, fp8`."""
-    load = with_levers(load_label(info.config["scenario"]), info.config)
-    return printable(f"{info.config['model']['name']} on {gpu_label(info)}, {load}", lines=False)
+    load = load_label(result.kind, result.num_requests, result.rate_rps)
+    words = ", ".join([load, *result.levers])
+    return printable(f"{result.model or 'unknown model'} on {gpu_label(result.gpus)}, {words}", lines=False)
 
 
-def evidence_label(info: RunInfo) -> str:
+def evidence_label(evidence: str | None, origin: str, weights: str | None) -> str:
     """`measured`, `emulated`, `measured, random weights`, ..."""
-    words = [str(info.evidence)]
-    if info.origin != "wattcount":
-        words.append(info.origin)
-    if info.config["model"]["weights"] == "random":
+    words = [str(evidence)]
+    if origin != "wattcount":
+        words.append(origin)
+    if weights == "random":
         words.append("random weights")
     return printable(", ".join(words), lines=False)
 
@@ -74,10 +76,10 @@ _HIDDEN_WHEN = {"no_slo", "not_a_batch", "batch_has_no_rate"}
 """Rows that do not apply are left out; what is missing for another reason is shown with the reason."""
 
 
-def summary(info: RunInfo, metrics: Mapping[str, Any]) -> RenderableType:
+def summary(result: Result) -> RenderableType:
     """The table, with what spoils the run below it."""
-    values, why = metrics["metrics"], metrics["null_reasons"]
-    evidence = evidence_label(info)
+    values, why = result.metrics, result.null_reasons
+    evidence = evidence_label(result.evidence, result.origin, result.weights)
     table = Table(box=box.SIMPLE, show_edge=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("")
     table.add_column("value", no_wrap=True)
@@ -89,16 +91,16 @@ def summary(info: RunInfo, metrics: Mapping[str, Any]) -> RenderableType:
             continue
         missing |= dict.fromkeys(reasons)
         text = _values(keys, values)
-        if keys == ("energy/gpu_j",) and values.get("energy/gpu_j") and values.get("energy/gpu_j_u95"):
-            text += f" ± {100 * values['energy/gpu_j_u95'] / values['energy/gpu_j']:.2g} %"
+        if keys == ("energy/gpu_j",) and (energy_j := values.get(*keys)) and (u95_j := result.u95(*keys)):
+            text += f" ± {100 * u95_j / energy_j:.2g} %"
         table.add_row(label, text, evidence)
-    parts: list[RenderableType] = [Text(describe(info), style="bold"), table]
+    parts: list[RenderableType] = [Text(describe(result), style="bold"), table]
     if missing:
         text = "; ".join(NULL_REASONS.get(code, code.replace("_", " ")) for code in missing)
         parts.append(Text(f"-: {text}", style="dim"))
-    if bases := sorted({str(e["basis"]) for e in metrics["energy"].values() if e["basis"]}):
-        parts.append(Text(f"Energy from {', '.join(bases)}.{_how_sure(values)}", style="dim"))
-    parts += [Text(line, style=style) for line, style in _verdict(info, metrics)]
+    if result.energy_basis:
+        parts.append(Text(f"Energy from {', '.join(result.energy_basis)}.{_how_sure(values)}", style="dim"))
+    parts += [Text(line, style=style) for line, style in _verdict(result)]
     return Group(*parts)
 
 
@@ -131,20 +133,19 @@ def _values(keys: tuple[str, ...], values: Mapping[str, Any]) -> str:
     return f"{' / '.join(text.partition(' ')[0] for text in shown)} {unit}".strip()
 
 
-def _verdict(info: RunInfo, metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
-    judged = verdict(info, metrics)
+def _verdict(result: Result) -> list[tuple[str, str]]:
     lines: list[tuple[str, str]] = []
-    if str(info.evidence) == "emulated":
+    if result.evidence == "emulated":
         lines.append(
             ("Emulated: power is computed, not measured. Good for tests, worthless as a result.", "yellow")
         )
-    if not judged.valid:
+    if not result.valid:
         lines.append(("INVALID: do not use these numbers.", "bold red"))
-    lines += [(f"- {message}", "red") for message in judged.messages or judged.reasons]
-    lines += [(f"- {message}", "yellow") for message in mild_messages(metrics)]
-    lines += [(f"- {text}", "dim") for text in info.notes]
+    lines += [(f"- {message}", "red") for message in result.messages or result.reasons]
+    lines += [(f"- {message}", "yellow") for message in result.mild_messages]
+    lines += [(f"- {text}", "dim") for text in result.notes]
     return [(printable(text, lines=False), style) for text, style in lines]
 
 
-def print_summary(info: RunInfo, metrics: Mapping[str, Any], to: Console | None = None) -> None:
-    (to or console()).print(summary(info, metrics))
+def print_summary(result: Result, to: Console | None = None) -> None:
+    (to or console()).print(summary(result))

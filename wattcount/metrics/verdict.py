@@ -1,16 +1,12 @@
-"""What a record is worth. The one home of that rule: sweeps, `resume`, `show`, `compare`, `status` and MLflow all ask here."""
+"""What a run is worth. The one home of that rule: `results` asks it, and whoever wants to know asks a result."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
 from typing import Any
 
-from wattcount.errors import WattcountError, one_line
-from wattcount.metrics.load import load_metrics, stored_metrics
-from wattcount.records import Record
 from wattcount.records.schema import RunInfo
 
 INCOMPLETE = "incomplete"
@@ -72,45 +68,3 @@ def verdict(info: RunInfo, metrics: Mapping[str, Any]) -> Verdict:
     if not found["valid"]:
         return Verdict(Status.invalid, codes or (NO_REASON,), messages)
     return Verdict(Status.valid)
-
-
-def mild_messages(metrics: Mapping[str, Any]) -> list[str]:
-    """One line for people for each finding that does not make the record invalid."""
-    return [finding["message"] for finding in metrics["validity"]["findings"] if not finding["invalidates"]]
-
-
-@dataclass(frozen=True)
-class Judged:
-    """A record with its verdict. `record` and `metrics` are None where it is damaged."""
-
-    verdict: Verdict
-    record: Record | None = None
-    metrics: dict[str, Any] | None = None
-
-
-def judge(path: Path) -> Judged:
-    """Reads a record whole and says what it is worth; `metrics.json` is computed where it cannot be believed.
-
-    Writes nothing and raises nothing: a record that cannot be read is `damaged`, with what is wrong as its message.
-    """
-    try:
-        record = Record.open(path)
-        metrics = load_metrics(record)
-        return Judged(verdict(record.info, metrics), record, metrics)
-    except (WattcountError, OSError) as error:
-        return _damaged(error)
-
-
-def glance(path: Path) -> Judged | None:
-    """The same without computing metrics; None for a record that is whole and whose `metrics.json` cannot be believed."""
-    try:
-        record = Record.open(path)
-        record.check_files()
-        metrics = stored_metrics(record)
-    except (WattcountError, OSError) as error:
-        return _damaged(error)
-    return None if metrics is None else Judged(verdict(record.info, metrics), record, metrics)
-
-
-def _damaged(error: BaseException) -> Judged:
-    return Judged(Verdict(Status.damaged, (DAMAGED,), (one_line(error),)))

@@ -26,13 +26,14 @@ SHARES_ITS_INTERVAL = ("energy/gpu_j_per_", "power/gpu_mean_w")
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """A run as one row. None: the source does not tell. Damaged records are rows too: `status`, `reasons`, `messages`, `record`.
+    """A run as one row. None: the source does not tell. Damaged records are rows too: `status`, `reasons`, `messages`, `source`.
 
     run_id, seed, repeat   of the run; an imported one has an id that its source makes
     point_id               as the record has it, see `config.identity`
     setting_key            what runs must share to be pooled; None: not comparable with others
     planned_point          what a sweep's plan finds the run by
     model, weights         option or name of the model; `hub`, `path`, `random`
+    gpu                    option's name
     scenario, kind         option's name; `batch`, `server`, or what an imported source calls it
     window_s               length of the window as it was [s]
     levers                 what an operator turned, in words
@@ -41,9 +42,10 @@ class Result:
     evidence, origin, instrument   `measured`, ...; `wattcount` or where it was imported from; `nvml`, `wall`, `rapl`, ...
     by, host, started_utc  who measured it, where, and when (ISO 8601)
     wattcount_version, metrics_version   that measured, and that computed the figures
-    record                 folder of the record; None: there is none
+    source                 where it was read from: the folder of the record, or what was imported
     status, reasons, messages, findings   the verdict, and what it rests on
     notes                  lines that a reader should know of and that spoil nothing
+    energy_basis           the sources that the energy rests on
     metrics, null_reasons  figures by key in the units of `metrics.registry`, and why one is null
     wall_s, run_energy_j   of the whole run: seconds, and about what its GPUs took [J]
     log_line               last line of a failed run's log
@@ -57,6 +59,7 @@ class Result:
     planned_point: str | None = None
     model: str | None = None
     weights: str | None = None
+    gpu: str | None = None
     scenario: str | None = None
     kind: str | None = None
     num_requests: int | None = None
@@ -82,17 +85,23 @@ class Result:
     started_utc: str | None = None
     wattcount_version: str | None = None
     metrics_version: int | None = None
-    record: Path | None = None
+    source: Path | None = None
     status: Status = Status.valid
     reasons: tuple[str, ...] = ()
     messages: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
     notes: tuple[str, ...] = ()
+    energy_basis: tuple[str, ...] = ()
     metrics: Mapping[str, float | None] = field(default_factory=dict)
     null_reasons: Mapping[str, str] = field(default_factory=dict)
     wall_s: float | None = None
     run_energy_j: float | None = None
     log_line: str | None = None
+
+    @property
+    def record(self) -> Path | None:
+        """Folder of the record; None: there is none."""
+        return self.source if self.origin == OWN else None
 
     @property
     def verdict(self) -> Verdict:
@@ -150,6 +159,7 @@ class Result:
             planned_point=planned_point(cfg),
             model=cfg.model.name,
             weights=cfg.model.weights.value,
+            gpu=cfg.gpu.name,
             scenario=scenario.name,
             kind=scenario.kind.value,
             num_requests=getattr(scenario, "num_requests", None),
@@ -174,12 +184,13 @@ class Result:
             started_utc=info.started_utc,
             wattcount_version=versions.get("wattcount"),
             metrics_version=content["metrics_version"],
-            record=record.path,
+            source=record.path,
             status=found.status,
             reasons=found.reasons,
             messages=found.messages,
             findings=tuple(map(finding, content["validity"]["findings"])),
             notes=tuple(info.notes),
+            energy_basis=tuple(sorted({str(e["basis"]) for e in content["energy"].values() if e["basis"]})),
             metrics=content["metrics"],
             null_reasons=content["null_reasons"],
             wall_s=_wall_s(info),
@@ -190,7 +201,7 @@ class Result:
     @classmethod
     def damaged(cls, path: Path, message: str) -> Result:
         """The row of a record that cannot be read, or is not what was measured: it stands for nothing."""
-        return cls(record=path, status=Status.damaged, reasons=(DAMAGED,), messages=(message,))
+        return cls(source=path, status=Status.damaged, reasons=(DAMAGED,), messages=(message,))
 
 
 def finding(data: Mapping[str, Any]) -> Finding:

@@ -127,7 +127,7 @@ class ResultTable:
         if not self._changed and kept.keys() == self._on_disk:
             return
         rows = [row.result or Result() for row in kept.values()]
-        table = to_arrow([replace(row, record=None) for row in rows])
+        table = to_arrow([replace(row, source=None) for row in rows])
         table = table.append_column("folder", pa.array(list(kept), pa.string()))
         table = table.append_column("stamp", pa.array([row.stamp for row in kept.values()], pa.string()))
         table = table.append_column("judged", pa.array([row.result is not None for row in kept.values()]))
@@ -172,7 +172,7 @@ def _result(columns: Mapping[str, Any], figures: Mapping[str, float | None], rec
     values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in columns.items()}
     reasons = _parsed(columns["null_reasons"])
     values |= {
-        "record": record,
+        "source": record,
         "status": Status(columns["status"]),
         "evidence": None if columns["evidence"] is None else Evidence(columns["evidence"]),
         "findings": tuple(map(finding, json.loads(columns["findings"]))),

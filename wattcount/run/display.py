@@ -91,7 +91,9 @@ def headline(cfg: RunConfig) -> str:
 
     gpus = f"{cfg.gpu.count} x " if cfg.gpu.count > 1 else ""
     config = to_json(cfg)
-    load = with_levers(load_label(config["scenario"]), config)
+    scenario = config["scenario"]
+    load = load_label(scenario["kind"], scenario.get("num_requests"), scenario.get("rate_rps"))
+    load = with_levers(load, config)
     return f"{cfg.model.name} on {gpus}{cfg.gpu.found_name}, {load}"
 
 
@@ -347,12 +349,11 @@ class LiveDisplay(Display):
 def _print_summary(path: Path, write: Callable[[Any], None]) -> None:
     """The table of the run's figures; a record that cannot be read says so itself elsewhere."""
     from wattcount.errors import WattcountError
-    from wattcount.metrics import load_metrics
     from wattcount.metrics.summary import print_summary
     from wattcount.records.reader import Record
+    from wattcount.results import Result
 
     try:
-        record = Record.open(path)
-        print_summary(record.info, load_metrics(record))
+        print_summary(Result.of(Record.open(path)))
     except (WattcountError, ValueError) as error:
         write(f"no summary: {error}")

@@ -27,12 +27,12 @@ class Wanted:
 
     def finished(self) -> Path | None:
         """The latest valid record of it, None where there is none; only the folder of its point is looked at."""
-        from wattcount.metrics.verdict import judge
+        from wattcount.results import judge
 
         pattern = final_folder(self.records_dir, self.point_id, self.repeat, "*")
         for folder in sorted(pattern.parent.glob(pattern.name), reverse=True):
             with contextlib.suppress(WattcountError, OSError):  # a damaged record stands for nothing
-                if self._is_of(Record.open(folder)) and judge(folder).verdict.valid:
+                if self._is_of(Record.open(folder)) and judge(folder).valid:
                     return folder
         return None
 

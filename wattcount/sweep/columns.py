@@ -61,7 +61,8 @@ def clock(seconds: float) -> str:
 def evidence_of(record: str) -> str | None:
     """`measured`, `emulated, random weights`; None where the record cannot be read."""
     try:
-        return evidence_label(Record.open(Path(record)).info)
+        info = Record.open(Path(record)).info
+        return evidence_label(info.evidence, info.origin, info.resolved.model.weights.value)
     except WattcountError:
         return None
 

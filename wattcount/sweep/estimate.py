@@ -56,11 +56,11 @@ class Estimator:
         return known
 
     def _measured(self, point: str, facts: Mapping[str, str | None]) -> Estimate | None:
-        like = [entry for entry in self._index.valid(point, facts) if entry.wall_s is not None]
-        energies = [entry.energy_j for entry in like if entry.energy_j is not None]
+        like = [result for result in self._index.valid(point, facts) if result.wall_s is not None]
+        energies = [result.run_energy_j for result in like if result.run_energy_j is not None]
         if not like:
             return None
-        wall_s = fmean(entry.wall_s or 0.0 for entry in like)
+        wall_s = fmean(result.wall_s or 0.0 for result in like)
         return Estimate(wall_s, fmean(energies) if energies else None, MEASURED)
 
 

@@ -31,8 +31,8 @@ import pyarrow.parquet as pq
 from wattcount import ownership
 from wattcount.errors import WattcountError, one_line
 from wattcount.files import replacing
-from wattcount.metrics.verdict import Status, Verdict
-from wattcount.sweep.index import Verdicts
+from wattcount.metrics.verdict import Verdict
+from wattcount.results import ResultTable
 from wattcount.sweep.outcome import Outcome, State, decode, encode
 from wattcount.sweep.plan import Plan, Point
 from wattcount.sweep.state import SweepState, Tally, Writer, tally
@@ -227,14 +227,14 @@ def read_state(records_dir: str | Path, name: str) -> SweepState:
     A record that was damaged since, or that today's checks find invalid, makes its point not done.
     Raises `WattcountError` where there is no such sweep, or its plan is damaged.
     """
-    verdicts = Verdicts(sweep_folder(records_dir, name).parent.parent)
+    found = ResultTable(sweep_folder(records_dir, name).parent.parent)
 
     def spoilt(record: str) -> Verdict | None:
-        entry = verdicts.at_a_glance("/".join(record.rsplit("/", 2)[1:]))
-        return None if entry is None or entry.status is Status.valid else entry.verdict
+        result = found.glance("/".join(record.rsplit("/", 2)[1:]))
+        return None if result is None or result.valid else result.verdict
 
     state = _read_tally(records_dir, name, spoilt).state(time.time_ns())
-    verdicts.save()
+    found.save()
     return state
 
 

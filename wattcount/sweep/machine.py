@@ -119,7 +119,7 @@ class ThisMachine:
         return self._models[key][1]
 
     def _fingerprints(self, cfg: RunConfig) -> str | None:
-        """As `index.facts_of` has them; None where a file cannot be read."""
+        """As `results.result.fingerprints_of` has them; None where a file cannot be read."""
         arrivals, lengths = getattr(cfg.scenario, "arrivals", None), cfg.scenario.lengths
         model = cfg.model.path if cfg.model.weights is Weights.path else None
         trace = arrivals.path if arrivals is not None and arrivals.kind is ArrivalKind.trace else None

@@ -53,7 +53,7 @@ class Outcome:
     gpu_uuid     where it is measured; several joined by commas
     host, pid    of the process that measures, or of the sweep's own
     wall_s       from start to end, all of it [s]
-    energy_j     of the run's GPUs, from start to end [J]; see `index.run_energy_j`
+    energy_j     of the run's GPUs, from start to end [J]; see `Result.run_energy_j`
     figures      of the record's window, by the name of the metric
     log_line     last line of the engine's log, of a failed run
     """

@@ -14,8 +14,9 @@ from wattcount.config.levers import with_levers
 from wattcount.config.plain import to_json
 from wattcount.config.schema import RunConfig
 from wattcount.metrics.summary import load_label
+from wattcount.metrics.verdict import Status
 from wattcount.sweep.estimate import Estimator
-from wattcount.sweep.index import RecordIndex, Status
+from wattcount.sweep.index import RecordIndex
 from wattcount.sweep.keys import Keys
 from wattcount.sweep.machine import Here
 from wattcount.sweep.outcome import State
@@ -123,9 +124,9 @@ def _with_record(point: Point, cfg: RunConfig, here: Here, where: str, index: Re
         return dataclasses.replace(
             point,
             state=State.done,
-            record=str(index.records_dir / last.folder),
+            record=str(last.record),
             wall_s=last.wall_s,
-            energy_j=last.energy_j,
+            energy_j=last.run_energy_j,
             basis="measured",
         )
     if runs and runs[-1].status is Status.invalid and not cfg.sweep.retry_invalid:
@@ -134,8 +135,8 @@ def _with_record(point: Point, cfg: RunConfig, here: Here, where: str, index: Re
             point,
             state=State.skipped,
             reason=INVALID_BEFORE,
-            message=f"{last.reason}: {last.message}; sweep.retry_invalid=true measures it again",
-            record=str(index.records_dir / last.folder),
+            message=f"{last.verdict.reason}: {last.verdict.message}; sweep.retry_invalid=true measures it again",
+            record=str(last.record),
         )
     return point
 
@@ -150,9 +151,11 @@ class _Labels:
         nodes = (cfg.scenario, cfg.model, cfg.engine, cfg.gpu)
         key = tuple(map(id, nodes))
         if key not in self._known:
-            config = to_json(cfg)
+            config, scenario = to_json(cfg), cfg.scenario
+            number, rate = getattr(scenario, "num_requests", None), getattr(scenario, "rate_rps", None)
+            load = load_label(scenario.kind.value, number, rate)
             # The nodes are kept, so that no other one can get the id of one of them.
-            self._known[key] = (nodes, with_levers(load_label(config["scenario"]), config))
+            self._known[key] = (nodes, with_levers(load, config))
         return self._known[key][1]
 
 

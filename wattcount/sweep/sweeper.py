@@ -76,10 +76,8 @@ class PointSweeper(Sweeper):
         first = _common(runs)
         here = cluster.launcher_of(self.config) is None
         folder = records_folder(first)
-        index = (
-            RecordIndex(folder, ()) if first.resume is False else read_index(folder, keep=not first.dry_run)
-        )
-        _set_aside(index)
+        index = RecordIndex(()) if first.resume is False else read_index(folder, keep=not first.dry_run)
+        _set_aside(index, folder)
         planned = make_plan(
             sweep_name(first, arguments),
             _as_typed(self.config, arguments),
@@ -211,12 +209,12 @@ def _complain(problem: str) -> None:
     print(f"wattcount: {problem}", file=sys.stderr, flush=True)
 
 
-def _set_aside(index: RecordIndex) -> None:
+def _set_aside(index: RecordIndex, records_dir: Path) -> None:
     """A line for each record that is damaged; for many only the first."""
-    for entry in index.set_aside[:SET_ASIDE_LINES]:
-        _complain(f"set aside: {entry.message}")
+    for result in index.set_aside[:SET_ASIDE_LINES]:
+        _complain(f"set aside: {result.verdict.message}")
     if (more := len(index.set_aside) - SET_ASIDE_LINES) > 0:
-        _complain(f"and {more} more damaged records in {index.records_dir}; wattcount show lists them")
+        _complain(f"and {more} more damaged records in {records_dir}; wattcount show lists them")
 
 
 def _record_lines(plan: Plan) -> None:

@@ -25,7 +25,6 @@ from wattcount.records.writer import UNWRITABLE
 from wattcount.run.cooldown import Rest
 from wattcount.run.orchestrate import Display
 from wattcount.sweep.columns import FIGURES
-from wattcount.sweep.index import run_energy_j, run_wall_s
 from wattcount.sweep.ledger import Ledger
 from wattcount.sweep.mlflow_log import LaneLog
 from wattcount.sweep.outcome import MEASURED_ELSEWHERE, Outcome, State, failed, refused
@@ -127,23 +126,23 @@ def _measure(
 
 def _with_figures(outcome: Outcome, path: Path) -> Outcome:
     """What the sweep wants to know of the record; one that cannot be read has said so."""
-    from wattcount.metrics.verdict import Status, judge
+    from wattcount.metrics.verdict import Status
+    from wattcount.results import judge
 
-    judged = judge(path)
-    if judged.record is None or judged.metrics is None:
+    found = judge(path)
+    if found.status is Status.damaged:
         return outcome
-    found, info, metrics = judged.verdict, judged.record.info, judged.metrics["metrics"]
     invalid = outcome.state is State.done and found.status is Status.invalid
     return dataclasses.replace(
         outcome,
         state=State.invalid if invalid else outcome.state,
-        reason=found.reason if invalid else outcome.reason,
-        message=found.message if invalid else outcome.message,
-        wall_s=run_wall_s(info),
-        energy_j=run_energy_j(info, metrics),
-        figures={name: value for name in FIGURES if (value := metrics.get(name)) is not None},
-        gpu_uuid=",".join(str(gpu["uuid"]) for gpu in info.gpus) or None,
-        log_line=info.log_tail[-1] if info.log_tail else None,
+        reason=found.verdict.reason if invalid else outcome.reason,
+        message=found.verdict.message if invalid else outcome.message,
+        wall_s=found.wall_s,
+        energy_j=found.run_energy_j,
+        figures={name: value for name in FIGURES if (value := found.value(name)) is not None},
+        gpu_uuid=",".join(found.boards) or None,
+        log_line=found.log_line,
     )
 
 

@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wattcount.config.levers import levers
 from wattcount.config.tracking_tags import TAG_LIMIT
 from wattcount.metrics.observations import MISSING, gpu_uuids, int_column
 from wattcount.metrics.summary import describe, gpu_label
-from wattcount.metrics.verdict import mild_messages, verdict
 from wattcount.records import Record
 from wattcount.records.schema import Phase, RunInfo
+from wattcount.results import Result
 
 PARAM_LIMIT = 6000
 """Length of a param's value [characters]: MLflow keeps no more."""
@@ -63,64 +62,52 @@ def cut(text: str, limit: int) -> str:
     return text[: limit - len(mark)] + mark
 
 
-def config_hash(config: Mapping[str, Any]) -> str:
-    """SHA-256 of the resolved config's canonical JSON."""
-    return hashlib.sha256(json.dumps(config, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def tags(record: Record, metrics: Mapping[str, Any]) -> dict[str, str]:
+def tags(record: Record, result: Result) -> dict[str, str]:
     """Tags to filter and group runs by; the same keys on every run of the same kind.
 
     All of them are `config.tracking_tags.is_own`, so that no user's tag stands in their place.
     """
-    info, config = record.info, record.info.config
-    judged = verdict(info, metrics)
-    codes = dict.fromkeys([*judged.reasons, *(f["code"] for f in metrics["validity"]["findings"])])
     found = {
-        "evidence": str(info.evidence),
-        "origin": info.origin,
-        "instrument": info.instrument,
-        "model": config["model"]["name"],
-        "weights": config["model"]["weights"],
-        "scenario": config["scenario"].get("name") or config["scenario"]["kind"],
-        "engine": config["engine"]["name"],
-        "levers": ", ".join(levers(config)) or "none",
-        "gpu": gpu_label(info),
-        "gpu_count": str(len(info.gpus)),
+        "evidence": result.evidence,
+        "origin": result.origin,
+        "instrument": result.instrument,
+        "model": result.model,
+        "weights": result.weights,
+        "scenario": result.scenario or result.kind,
+        "engine": result.engine,
+        "levers": ", ".join(result.levers) or "none",
+        "gpu": gpu_label(result.gpus),
+        "gpu_count": len(record.info.gpus),
         "gpu_uuids": ",".join(gpu_uuids(record)),
-        "driver": info.nvml.get("driver_version"),
-        "host": info.host.get("hostname"),
-        "point_id": info.point_id,
-        "config_hash": config_hash(config),
-        "seed": str(info.seed),
-        "repeat": str(info.repeat),
-        "valid": str(judged.valid).lower(),
-        "reasons": ",".join(codes) or "none",
-        "wattcount.run_id": info.run_id,
-        "wattcount.record": str(record.path),
+        "driver": result.driver,
+        "host": result.host,
+        "point_id": result.point_id,
+        "setting_key": result.setting_key,
+        "seed": result.seed,
+        "repeat": result.repeat,
+        "valid": str(result.valid).lower(),
+        "reasons": ",".join(result.codes) or "none",
+        "wattcount.run_id": result.run_id,
+        "wattcount.record": record.path,
     }
-    found |= {f"version.{name}": version for name, version in info.versions.items()}
+    found |= {f"version.{name}": version for name, version in record.info.versions.items()}
     return {key: cut(str(value), TAG_LIMIT) for key, value in found.items() if value not in (None, "")}
 
 
-def run_name(info: RunInfo) -> str:
+def run_name(result: Result) -> str:
     """`llama3_8b h200 server 4 rps r0`, with what was turned before the repeat (`fp8, eager`) and evidence
     that is not `measured` after it."""
-    config = info.config
-    gpu = config["gpu"]["name"]
+    gpu = result.gpu or ""
     if gpu == "auto":
-        gpu = re.sub(r"[^a-z0-9]+", "_", _short_gpu(gpu_label(info)).lower()).strip("_")
-    scenario = config["scenario"]
-    words = [config["model"]["name"], gpu, scenario["kind"]]
-    if scenario["kind"] == "batch":
-        words.append(str(scenario.get("num_requests", "")))
-    elif scenario.get("rate_rps") is not None:
-        words.append(f"{scenario['rate_rps']:g} rps")
+        gpu = re.sub(r"[^a-z0-9]+", "_", _short_gpu(gpu_label(result.gpus)).lower()).strip("_")
+    words = [result.model, gpu, result.kind]
+    if result.num_requests is not None:
+        words.append(str(result.num_requests))
     else:
-        words.append("trace")
-    words += [", ".join(levers(config)), f"r{info.repeat}"]
-    if str(info.evidence) != "measured":
-        words.append(str(info.evidence))
+        words.append("trace" if result.rate_rps is None else f"{result.rate_rps:g} rps")
+    words += [", ".join(result.levers), f"r{result.repeat}"]
+    if result.evidence != "measured":
+        words.append(result.evidence)
     return " ".join(word for word in words if word)
 
 
@@ -128,22 +115,20 @@ def _short_gpu(name: str) -> str:
     return re.sub(r"^(NVIDIA|Tesla|GeForce)\s+|\b(NVIDIA|GeForce)\b", "", name).strip()
 
 
-def note(record: Record, metrics: Mapping[str, Any]) -> str:
+def note(result: Result) -> str:
     """The run's description, Markdown."""
-    info, judged = record.info, verdict(record.info, metrics)
-    lines = [f"**{describe(info)}**", ""]
-    if str(info.evidence) == "emulated":
+    lines = [f"**{describe(result)}**", ""]
+    if result.evidence == "emulated":
         lines += ["Power comes from the **emulated** NVML library: not a measurement.", ""]
-    if info.config["model"]["weights"] == "random":
+    if result.weights == "random":
         lines += ["Weights are **random**: real kernels and memory traffic, not the real values.", ""]
-    if not judged.valid:
-        lines += [f"**Invalid**: {', '.join(judged.reasons)}.", ""]
-    lines += [f"- {message}" for message in (*judged.messages, *mild_messages(metrics))]
-    lines += [f"- {text}" for text in info.notes]
+    if not result.valid:
+        lines += [f"**Invalid**: {', '.join(result.reasons)}.", ""]
+    lines += [f"- {text}" for text in (*result.messages, *result.mild_messages, *result.notes)]
     lines += [
         "",
         "Energy, power and throughput speak of the window; `power_w` has time 0 at its start.",
-        f"Record: `{record.path}`",
+        f"Record: `{result.record}`",
     ]
     return "\n".join(lines)
 
@@ -244,9 +229,9 @@ def workload(record: Record) -> Workload | None:
         "output_tokens": int_column(table, "output_tokens").tolist(),
     }
     content = json.dumps(columns, separators=(",", ":")).encode()
-    scenario = record.info.config["scenario"]
+    scenario = record.info.resolved.scenario
     return Workload(
-        name=f"{scenario.get('name') or scenario['kind']} seed {record.info.seed} r{record.info.repeat}",
+        name=f"{scenario.name or scenario.kind.value} seed {record.info.seed} r{record.info.repeat}",
         digest=hashlib.sha256(content).hexdigest()[:12],
         num_rows=len(table),
     )

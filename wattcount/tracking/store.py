@@ -21,7 +21,7 @@ import os
 import shlex
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,10 +30,10 @@ from wattcount import ownership
 from wattcount.config.paths import gpu_lock_dir
 from wattcount.config.schema import TrackingConfig
 from wattcount.config.tracking_tags import TAG_LIMIT, usable_tags
-from wattcount.metrics.load import load_metrics
 from wattcount.metrics.verdict import ran_to_end
 from wattcount.records import Record
 from wattcount.records.schema import REQUESTS_PARQUET
+from wattcount.results import Result
 from wattcount.run.gpu_lock import make_shared
 from wattcount.tracking import content
 from wattcount.tracking.connection import (
@@ -128,23 +128,23 @@ def _log(
     if earlier is not None and not force:
         return _completed(client, earlier, status, end_ms, parent)
     files = record.files()
-    metrics = load_metrics(record)
+    result = Result.of(record)
     run = client.create_run(
         experiment_id,
         start_time=content.utc_ms(info, start_ns),
-        run_name=content.cut(tracking.run_name or content.run_name(info), TAG_LIMIT),
+        run_name=content.cut(tracking.run_name or content.run_name(result), TAG_LIMIT),
         tags={
             RUN_ID_TAG: info.run_id,
             LOGGING_TAG: f"incomplete {socket.gethostname()} {os.getpid()} {time.time():.0f}",
             "mlflow.source.name": "wattcount",
             "mlflow.source.type": "LOCAL",
-            "mlflow.note.content": content.note(record, metrics)[:TAG_LIMIT],
+            "mlflow.note.content": content.note(result)[:TAG_LIMIT],
         }
         | ({PARENT_TAG: parent} if parent is not None else {}),
     )
     run_id: str = run.info.run_id
     client.set_terminated(run_id, "FAILED", end_time=end_ms)
-    _log_facts(client, run_id, record, metrics, tracking, end_ms)
+    _log_facts(client, run_id, record, result, tracking, end_ms)
     _log_curves(client, run_id, record)
     _log_workload(client, run_id, record)
     for file in files:  # one by one: each has its own time
@@ -198,16 +198,16 @@ def _log_facts(
     client: MlflowClient,
     run_id: str,
     record: Record,
-    metrics: Mapping[str, Any],
+    result: Result,
     tracking: TrackingConfig,
     end_ms: int,
 ) -> None:
     from mlflow.entities import Metric, Param, RunTag
 
     own = {key: content.cut(value, TAG_LIMIT) for key, value in usable_tags(tracking.tags).items()}
-    tags = own | content.tags(record, metrics)
+    tags = own | content.tags(record, result)
     values = [
-        Metric(key, float(value), end_ms, 0) for key, value in metrics["metrics"].items() if value is not None
+        Metric(key, float(value), end_ms, 0) for key, value in result.metrics.items() if value is not None
     ]
     client.log_batch(run_id, metrics=values)
     for marks in _batches([RunTag(key, value) for key, value in tags.items()], ENTITIES_PER_BATCH):
