@@ -76,7 +76,7 @@ def test_an_engine_that_never_came_up_would_have_run_with_the_values_of_its_vers
 
 
 def test_what_says_so_itself_and_what_is_no_record_of_vllm_stay_as_they_are() -> None:
-    for engine in ({"name": "vllm", "unset": [], "max_num_seqs": None}, {"name": "tiny"}, None):
+    for engine in ({"name": "vllm", "unset": [], "max_num_seqs": None}, {"name": "tiny", "unset": []}, None):
         info = {"config": {"engine": engine}, "engine": {}}
         assert upgraded(info) == info
     assert upgraded({}) == {}
@@ -88,3 +88,17 @@ def test_the_kind_of_rehearsal_that_could_be_chosen_for_a_while_is_passed_over()
     }
     assert upgraded(info)["config"]["scenario"] == {"name": "x"}
     assert info["config"]["scenario"]["rehearsal"] == "dress"
+
+
+def test_a_warm_up_that_had_no_limit_was_of_fixed_length() -> None:
+    for scenario, limit_s in (({"warmup_s": 8.0}, 8.0), ({"warmup_s": 8.0, "warmup_limit_s": 60.0}, 60.0)):
+        found = upgraded({"config": {"scenario": {"kind": "server", **scenario}}})["config"]["scenario"]
+        assert found["warmup_limit_s"] == limit_s
+    assert "warmup_limit_s" not in upgraded({"config": {"scenario": {"kind": "batch"}}})["config"]["scenario"]
+
+
+def test_no_prefix_caching_was_what_nobody_asked_for() -> None:
+    engine = {"name": "tiny", "enable_prefix_caching": False}
+    config = upgraded({"config": {"engine": engine, "model": {}}})["config"]
+    assert config["engine"]["unset"] == ["enable_prefix_caching"]
+    assert levers(config) == []

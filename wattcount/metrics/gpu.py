@@ -363,12 +363,11 @@ def settings_changed(seen: Observed, window: Window) -> Iterator[Finding]:
 def asked_of_gpu(seen: Observed, window: Window) -> Iterator[Finding]:
     """SM clock and power limit that the point asked for, against what was there."""
     record = seen.record
-    gpu = record.info.config.get("gpu") or {}
-    clock_mhz, limit_w = gpu.get("sm_clock_mhz"), gpu.get("power_limit_w")
+    clock_mhz, limit_w = record.info.resolved.gpu.sm_clock_mhz, record.info.resolved.gpu.power_limit_w
     for index, uuid in enumerate(record.power.gpu_uuids):
         if limit_w is not None:
             limits, lengths = held(record.power.events, index, Source.POWER_LIMIT, window)
-            away_w = np.abs(limits / 1e3 - float(limit_w))
+            away_w = np.abs(limits / 1e3 - limit_w)
             if len(away_w) and away_w.max() > LIMIT_TOLERANCE_W:
                 worst_w = int(limits[np.argmax(away_w)]) / 1e3
                 seconds = int(lengths[away_w > LIMIT_TOLERANCE_W].sum()) / 1e9
@@ -380,7 +379,7 @@ def asked_of_gpu(seen: Observed, window: Window) -> Iterator[Finding]:
                 )
         if clock_mhz is not None:
             clocks, lengths = clock_under_load(record, index, window)
-            off = np.abs(clocks - int(clock_mhz)) > CLOCK_TOLERANCE * int(clock_mhz)
+            off = np.abs(clocks - clock_mhz) > CLOCK_TOLERANCE * clock_mhz
             share = int(lengths[off].sum()) / int(lengths.sum()) if len(lengths) else 0.0
             if share > NOT_HELD_SHARE:
                 low, high = int(clocks[off].min()), int(clocks[off].max())

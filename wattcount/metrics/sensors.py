@@ -317,14 +317,13 @@ def sampler_losses(seen: Observed) -> Iterator[Finding]:
 def read_gaps(seen: Observed) -> Iterator[Finding]:
     """The longest part of each stretch in which a GPU's energy was not read."""
     trace = seen.record.power
-    settings = seen.record.info.config.get("power") or {}
-    heartbeat_ms = float(settings.get("heartbeat_ms", 1000.0))
+    asked = seen.record.info.resolved.power
     for index, uuid in enumerate(trace.gpu_uuids):
         mine = trace.events[(trace.events["gpu"] == index) & (trace.events["nvml_return"] == 0)]
         for source, period_ms in (
-            (Source.ENERGY_COUNTER, float(settings.get("energy_counter_period_ms") or 1000.0)),
-            (Source.POWER_AVERAGE, heartbeat_ms),
-            (Source.POWER_USAGE, heartbeat_ms),
+            (Source.ENERGY_COUNTER, asked.energy_counter_period_ms or 1000.0),
+            (Source.POWER_AVERAGE, asked.heartbeat_ms),
+            (Source.POWER_USAGE, asked.heartbeat_ms),
         ):
             chosen = mine[mine["source"] == source]
             if not len(chosen):
@@ -333,7 +332,7 @@ def read_gaps(seen: Observed) -> Iterator[Finding]:
             reads = np.sort(
                 np.concatenate([chosen["t1_ns"], chosen["prev_t0_ns"][chosen["prev_t0_ns"] >= 0]])
             )
-            limit = READ_GAP_PERIODS * max(period_ms, heartbeat_ms)
+            limit = READ_GAP_PERIODS * max(period_ms, asked.heartbeat_ms)
             for name, span in seen.spans.items():
                 known = np.concatenate([[min(span.start_ns, reads[0])], reads, [max(span.end_ns, reads[-1])]])
                 inside_ns = np.minimum(known[1:], span.end_ns) - np.maximum(known[:-1], span.start_ns)

@@ -211,8 +211,8 @@ def _goodput(
     single_token: Bools,
     seconds: float,
 ) -> None:
-    slo = seen.scenario.get("slo") or {}
-    bounds = {name: slo.get(f"{name}_ms") for name in ("ttft", "tpot", "e2e")}
+    slo = seen.scenario.slo
+    bounds = {"ttft": slo.ttft_ms, "tpot": slo.tpot_ms, "e2e": slo.e2e_ms}
     energy = sheet.cell("energy/gpu_j")[0]
     if all(bound is None for bound in bounds.values()):
         for key in ("throughput/goodput_rps", "requests/good", "energy/gpu_j_per_good_request"):
@@ -222,7 +222,7 @@ def _goodput(
     for name, bound in bounds.items():
         if bound is not None:
             # A single token has no TPOT to break a bound with. Tokens that came at once do not show that they keep one.
-            kept = latencies[name] <= float(bound) * 1e6
+            kept = latencies[name] <= bound * 1e6
             good &= kept | single_token if name == "tpot" else kept
     count = int(good.sum())
     sheet.put("requests/good", count)
@@ -332,7 +332,7 @@ def generator_and_requests(seen: Observed, window: Window) -> Iterator[Finding]:
     lag = np.sort(
         (requests.actual_send_ns - requests.planned_send_ns)[sent & (requests.planned_send_ns != MISSING)]
     )
-    open_loop = not seen.is_batch and seen.scenario.get("max_in_flight") is None
+    open_loop = not seen.is_batch and getattr(seen.scenario, "max_in_flight", None) is None
     if open_loop and len(lag) and planned.any():
         # Nearest rank, so that it exists for few requests too (then it is the largest lag).
         p99_ms = int(lag[-(-99 * len(lag) // 100) - 1]) / 1e6

@@ -19,13 +19,14 @@ the same intention; its window ends one engine filling earlier, when B requests 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
+from wattcount.config.schema import ArrivalKind, ScenarioConfig, ScenarioKind, ServerConfig
 from wattcount.energy.events import Source
 from wattcount.metrics.observations import (
     MISSING,
@@ -131,18 +132,18 @@ class Observed:
         return {name: span for name, span in spans.items() if span is not None}
 
     @property
-    def scenario(self) -> Mapping[str, Any]:
-        scenario: Mapping[str, Any] = self.record.info.config["scenario"]
+    def scenario(self) -> ScenarioConfig:
+        scenario: ScenarioConfig = self.record.info.resolved.scenario
         return scenario
 
     @property
     def is_batch(self) -> bool:
-        return bool(self.scenario["kind"] == "batch")
+        return self.scenario.kind is ScenarioKind.batch
 
     @property
     def replays_a_trace(self) -> bool:
         """Whether its arrivals are those of recorded traffic, which rises and falls by itself."""
-        return (self.scenario.get("arrivals") or {}).get("kind") == "trace"
+        return isinstance(self.scenario, ServerConfig) and self.scenario.arrivals.kind is ArrivalKind.trace
 
 
 def on(seen: Observed, uuid: str) -> str:
@@ -193,7 +194,7 @@ def steady_window(record: Record, requests: Requests, window: Window) -> Steady:
     By the requests' stamps where there are no such steps, with B = max_num_seqs: from the B-th first token
     to the N-th, which is when the last one has got its place.
     """
-    if record.info.config["scenario"]["kind"] != "batch":
+    if record.info.resolved.scenario.kind is not ScenarioKind.batch:
         return Steady(None, NOT_A_BATCH)
     capacity = max_num_seqs(record)
     found = _by_steps(record, window, capacity) or _by_stamps(requests, window, capacity)
@@ -206,8 +207,7 @@ def steady_window(record: Record, requests: Requests, window: Window) -> Steady:
 def max_num_seqs(record: Record) -> int | None:
     """Requests that the engine runs at once at most: what it said of itself, else what it was told."""
     details: dict[str, Any] = record.info.engine.get("details") or {}
-    told = (record.info.config.get("engine") or {}).get("max_num_seqs")
-    value = details.get("max_num_seqs") or told
+    value = details.get("max_num_seqs") or record.info.resolved.engine.max_num_seqs
     return int(value) if value else None
 
 

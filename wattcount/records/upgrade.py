@@ -12,23 +12,40 @@ from wattcount.errors import NotStartedError
 def upgraded(info: Mapping[str, Any]) -> dict[str, Any]:
     """`run.json` as this version would have written it; `info` itself is left as it is.
 
-    What an engine's settings meant then, its plug-in knows (`EnginePlugin.upgraded`).
+    Keys that were added since with what runs did before as their default need no line here. What an engine's settings
+    meant then, its plug-in knows (`EnginePlugin.upgraded`).
     """
     config = info.get("config")
-    scenario = config.get("scenario") if isinstance(config, Mapping) else None
-    if isinstance(config, Mapping) and isinstance(scenario, Mapping) and "rehearsal" in scenario:
-        # For a short while there were two kinds of rehearsal to choose from.
-        scenario = {key: value for key, value in scenario.items() if key != "rehearsal"}
-        config = {**config, "scenario": scenario}
-        info = {**info, "config": config}
-    engine = config.get("engine") if isinstance(config, Mapping) else None
-    if not isinstance(config, Mapping) or not isinstance(engine, Mapping):
-        return dict(info)
-    try:
-        plugin = registry.plugin(str(engine.get("name")))
-    except NotStartedError:  # of an engine that is not installed here
+    if not isinstance(config, Mapping):
         return dict(info)
     told = info.get("engine")
     details = told.get("details") if isinstance(told, Mapping) else None
-    filled = plugin.upgraded(engine, details if isinstance(details, Mapping) else {})
-    return {**info, "config": {**config, "engine": filled}}
+    groups = {
+        "scenario": _scenario(config.get("scenario")),
+        "engine": _engine(config.get("engine"), details if isinstance(details, Mapping) else {}),
+    }
+    return {**info, "config": {**config, **{name: groups[name] for name in groups if name in config}}}
+
+
+def _scenario(scenario: Any) -> Any:
+    """Without the kind of rehearsal that could be chosen for a short while; a warm-up that had no limit was of fixed length."""
+    if not isinstance(scenario, Mapping):
+        return scenario
+    found = {key: value for key, value in scenario.items() if key != "rehearsal"}
+    if "warmup_s" in found:
+        found.setdefault("warmup_limit_s", found["warmup_s"])
+    return found
+
+
+def _engine(engine: Any, details: Mapping[str, Any]) -> Any:
+    """With what was left to the engine. Before there was `unset`, no prefix caching was what nobody had asked for."""
+    if not isinstance(engine, Mapping):
+        return engine
+    try:
+        found = registry.plugin(str(engine.get("name"))).upgraded(engine, details)
+    except NotStartedError:  # of an engine that is not installed here
+        found = engine
+    return {
+        "unset": ["enable_prefix_caching"] if found.get("enable_prefix_caching") is False else [],
+        **found,
+    }

@@ -24,6 +24,9 @@ SHARES_ITS_INTERVAL = ("energy/gpu_j_per_", "power/gpu_mean_w")
 """Figures that are ENERGY divided by something known exactly: their relative uncertainty is that of ENERGY."""
 
 
+_FINDING = tuple(item.name for item in fields(Finding))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Result:
     """A run as one row. None: the source does not tell. Damaged records are rows too: `status`, `reasons`, `messages`, `source`.
@@ -206,7 +209,7 @@ class Result:
 
 def finding(data: Mapping[str, Any]) -> Finding:
     """The inverse of `Finding.to_json`."""
-    return Finding(**{item.name: data[item.name] for item in fields(Finding)})
+    return Finding(**{name: data[name] for name in _FINDING})
 
 
 def judge(path: Path) -> Result:

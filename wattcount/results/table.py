@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from wattcount import __version__
 from wattcount.files import replacing
 from wattcount.metrics.registry import METRICS, METRICS_VERSION
+from wattcount.metrics.sheet import Finding
 from wattcount.metrics.verdict import Status
 from wattcount.records.reader import RAW_FILES
 from wattcount.records.schema import METRICS_JSON, RECORD_SCHEMA_VERSION, RUN_JSON, Evidence
@@ -175,7 +176,7 @@ def _result(columns: Mapping[str, Any], figures: Mapping[str, float | None], rec
         "source": record,
         "status": Status(columns["status"]),
         "evidence": None if columns["evidence"] is None else Evidence(columns["evidence"]),
-        "findings": tuple(map(finding, json.loads(columns["findings"]))),
+        "findings": _findings(columns["findings"]),
         "null_reasons": reasons,
         # Another record may have what this one does not: the energy of an eighth GPU.
         "metrics": {key: value for key, value in figures.items() if value is not None or key in reasons},
@@ -188,6 +189,11 @@ def _parsed(text: str) -> Mapping[str, str]:
     """Most runs lack the same figures for the same reasons."""
     found: dict[str, str] = json.loads(text)
     return found
+
+
+@cache
+def _findings(text: str) -> tuple[Finding, ...]:
+    return tuple(map(finding, json.loads(text)))
 
 
 @cache
