@@ -23,7 +23,7 @@ from pathlib import Path
 
 from wattcount.metrics import load_metrics, to_bytes
 from wattcount.records import Record
-from wattcount.records.place import final_folder, new_run_id
+from wattcount.records.writer import final_folder, new_run_id
 from wattcount.results import judge
 from wattcount.sweep.columns import FIGURES
 from wattcount.sweep.ledger import Ledger

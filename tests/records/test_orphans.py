@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from wattcount.records import Record, RecordWriter, writer
-from wattcount.records.orphans import close_orphans, open_folders
 from wattcount.records.schema import RunInfo, Validity
+from wattcount.records.writer import close_orphans, open_folders
 
 MESSAGE = "the run and the process that watched it were killed"
 
@@ -143,7 +143,7 @@ def test_two_at_once_close_each_record_once(tmp_path: Path, killed: Any) -> None
     for number in range(6):
         killed(f"run{number}")
     code = (
-        "import sys; from pathlib import Path; from wattcount.records.orphans import close_orphans\n"
+        "import sys; from pathlib import Path; from wattcount.records.writer import close_orphans\n"
         "print(len(close_orphans(Path(sys.argv[1]))))"
     )
     both = [

@@ -24,7 +24,7 @@ from wattcount.energy import rapl
 from wattcount.engines import registry
 from wattcount.errors import EXIT_FAILED, EXIT_OK, NotStartedError, WattcountError
 from wattcount.gpu.settings import UndoError
-from wattcount.records.orphans import open_folders
+from wattcount.records.writer import open_folders
 from wattcount.run.gpu_settings import left_behind, restore_if_free
 from wattcount.run.preflight import (
     MIN_DISK_BYTES,

@@ -1,4 +1,5 @@
-"""Writes a record: spools while the run goes on, and puts the whole in place in one step."""
+"""Writes a record: where it is made, spooling while the run goes on, putting the whole in place in one step, and closing the
+records of runs that were killed."""
 
 from __future__ import annotations
 
@@ -6,8 +7,11 @@ import contextlib
 import errno
 import hashlib
 import json
+import secrets
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +27,6 @@ from wattcount.energy.trace import PowerTrace
 from wattcount.errors import RecordsUnwritableError, RunFailedError
 from wattcount.files import TEMPORARY_SUFFIX, replacing, sync_folder, write_atomically
 from wattcount.records import schema
-from wattcount.records.place import TEMPORARY_PREFIX, claim_file, final_folder, temporary_folder
 from wattcount.records.schema import FileFacts, RunInfo
 from wattcount.records.spool import (
     RequestRow,
@@ -35,14 +38,50 @@ from wattcount.records.spool import (
     steps_table,
 )
 
-UNWRITABLE = "record_unwritable"
+TEMPORARY_PREFIX = ".tmp-"
+"""Begins the name of a folder in which a record is made."""
+CLAIMS_FOLDER = ".running"
+"""In records_dir: a claim (`wattcount.ownership`) for each record that is being made, and for its point."""
+POINT_LOCK_SUFFIX = ".point"
+"""Ends the name of the lock file of a point, in CLAIMS_FOLDER."""
 
+UNWRITABLE = "record_unwritable"
+"""Reason of a run whose record could not be written."""
+WORKER_DIED = "worker_died"
+"""Reason of a run that was killed together with whoever watched it."""
 LOG_TAIL_LINES = 20
+"""Lines of a failed run's `engine.log` that its `run.json` keeps: an error with the end of its traceback."""
 LOG_LINE_LENGTH = 300
+"""Longest of those lines [characters]."""
 
 _SPOOL = "spool"
 _DRAFT = "run.json"
 _ROW_GROUP = 1 << 20
+"""Rows of a Parquet row group: power events are sorted within one, so that memory does not grow with the run."""
+
+
+def new_run_id(at: datetime | None = None) -> str:
+    """`YYYYMMDD-HHMMSS-mmm-xxxxxx` (UTC, milliseconds, random): sorts by time, and two are never the same."""
+    at = (at or datetime.now(UTC)).astimezone(UTC)
+    return f"{at:%Y%m%d-%H%M%S}-{at.microsecond // 1000:03d}-{secrets.token_hex(3)}"
+
+
+def temporary_folder(records_dir: Path, point_id: str, run_id: str) -> Path:
+    """Beside the final place, so that a rename puts it there in one step."""
+    return records_dir / point_id[:12] / f"{TEMPORARY_PREFIX}{run_id}"
+
+
+def claim_file(records_dir: Path, run_id: str) -> Path:
+    return records_dir / CLAIMS_FOLDER / f"{run_id}.lock"
+
+
+def point_lock_file(records_dir: Path, point_id: str, seed: int, repeat: int) -> Path:
+    """Held by whoever measures this repeat of the point."""
+    return records_dir / CLAIMS_FOLDER / f"{point_id}-s{seed}-r{repeat}{POINT_LOCK_SUFFIX}"
+
+
+def final_folder(records_dir: Path, point_id: str, repeat: int, run_id: str) -> Path:
+    return records_dir / point_id[:12] / f"r{repeat}-{run_id}"
 
 
 class RecordWriter:
@@ -56,7 +95,7 @@ class RecordWriter:
                                                                                      (parent)
 
     All of it lies in `.tmp-<run id>` beside the final place, so a record either exists or does not. Whoever
-    has a writer holds a claim to the folder; once nobody does, a later run closes it (`records.orphans`). Every
+    has a writer holds a claim to the folder; once nobody does, a later run closes it (`close_orphans`). Every
     method raises `RunFailedError` (`record_unwritable`) where the disk is full or gone; what was spooled
     until then stays.
     """
@@ -255,6 +294,67 @@ class RecordWriter:
         if self._spool is None:
             raise RuntimeError("the spool is not open")
         return self._spool
+
+
+@dataclass(frozen=True)
+class Closed:
+    """A record that was left open. `path` None: it could not be closed, and `message` says why."""
+
+    path: Path | None
+    message: str
+
+
+def close_orphans(records_dir: Path) -> list[Closed]:
+    """Closes what runs of this host left behind when they and their parents were killed.
+
+    A folder is touched only if the claim to it was made on this host and nobody holds it any more
+    (`wattcount.ownership`), so runs that go on, and those of other hosts, are left alone. What was
+    measured becomes a record with the reason `worker_died`; folders in which nothing was measured go.
+    """
+    closed = []
+    for file in sorted((records_dir / CLAIMS_FOLDER).glob("*.lock")):
+        claim = ownership.take_over(file)
+        if claim is None:
+            continue
+        run_id = file.stem
+        folder = next(records_dir.glob(f"*/{TEMPORARY_PREFIX}{run_id}"), None)
+        # Whatever ends this, a signal too: as long as it is not done, the next start finds the claim and does it.
+        done = False
+        try:
+            if folder is not None and RecordWriter(folder).has_draft():
+                path = RecordWriter.recover(
+                    folder, WORKER_DIED, "the run and the process that watched it were killed", late=True
+                )
+                closed.append(Closed(path, f"closed the record of a run that was killed: {path}"))
+            elif folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+            done = True
+        except RunFailedError as error:
+            closed.append(
+                Closed(None, f"a run that was killed left {folder}, which cannot be closed: {error}")
+            )
+        finally:
+            claim.release(remove=done)
+    return closed
+
+
+def open_folders(records_dir: Path) -> dict[Path, str]:
+    """Folders of records that are not closed, and whose they are: `running` (on this host), `dead` (the next
+    run closes it), `elsewhere` (another host's) or `unclaimed` (nobody can tell)."""
+    return {folder: _whose(records_dir, folder) for folder in records_dir.glob(f"*/{TEMPORARY_PREFIX}*")}
+
+
+def _whose(records_dir: Path, folder: Path) -> str:
+    file = claim_file(records_dir, folder.name.removeprefix(TEMPORARY_PREFIX))
+    if not file.exists():
+        return "unclaimed"
+    if not ownership.is_of_this_host(file):
+        return "elsewhere"
+    claim = ownership.take_over(file)
+    if claim is None:
+        return "running"
+    claim.release()
+    return "dead"
 
 
 def last_lines(log: Path, count: int) -> list[str]:

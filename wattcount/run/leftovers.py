@@ -10,7 +10,7 @@ from pathlib import Path
 
 from wattcount import ownership
 from wattcount.errors import WattcountError
-from wattcount.records.orphans import close_orphans
+from wattcount.records.writer import close_orphans
 from wattcount.run.resume import remove_stale_claims
 
 TEMPORARY_PREFIX = "wattcount-"

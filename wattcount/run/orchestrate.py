@@ -39,10 +39,8 @@ from wattcount.errors import (
 )
 from wattcount.gpu.nvml import NvmlSession, matches, open_session
 from wattcount.gpu.settings import UndoError
-from wattcount.records.orphans import WORKER_DIED
-from wattcount.records.place import final_folder, new_run_id
 from wattcount.records.schema import ENGINE_LOG, RECORD_SCHEMA_VERSION, Evidence, Phase, RunInfo, Validity
-from wattcount.records.writer import RecordWriter, last_lines
+from wattcount.records.writer import WORKER_DIED, RecordWriter, final_folder, last_lines, new_run_id
 from wattcount.run.cooldown import Rest
 from wattcount.run.facts import host_facts, versions
 from wattcount.run.gpu_lock import gpus_locked, is_free

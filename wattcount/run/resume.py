@@ -10,8 +10,8 @@ from pathlib import Path
 
 from wattcount import ownership
 from wattcount.errors import MeasuredElsewhereError, WattcountError
-from wattcount.records.place import CLAIMS_FOLDER, POINT_LOCK_SUFFIX, final_folder, point_lock_file
 from wattcount.records.reader import Record
+from wattcount.records.writer import CLAIMS_FOLDER, POINT_LOCK_SUFFIX, final_folder, point_lock_file
 
 POLL_S = 0.2
 

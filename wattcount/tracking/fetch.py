@@ -11,7 +11,7 @@ from wattcount.config.schema import TrackingConfig
 from wattcount.errors import one_line
 from wattcount.masking import masked
 from wattcount.records import Record
-from wattcount.records.place import final_folder
+from wattcount.records.writer import final_folder
 from wattcount.tracking.connection import TrackingError, connected, resolve_uri
 from wattcount.tracking.store import COMPLETE, LOGGING_TAG, RUN_ID_TAG
 
