@@ -50,22 +50,35 @@ def point_id(cfg: RunConfig) -> str:
     return hashlib.sha256(canonical_json(cfg).encode()).hexdigest()
 
 
-def setting_key(cfg: RunConfig, *, without: Collection[str] = ()) -> str:
-    """SHA-256 of the setting's canonical JSON, 64 hexadecimal digits. Raises like `point_id`.
-
-    without   dotted keys to leave out too: without `gpu.found_name` a setting has one key on all GPU models
-    """
+def setting(cfg: RunConfig) -> dict[str, Any]:
+    """What two runs must share to be pooled: the identity fields without LENGTHS. Raises like `point_id`."""
     _refuse_unresolved(cfg)
-    fields = identity_fields(cfg)
-    for key in (*LENGTHS, *without):
-        *groups, name = key.split(".")
-        inner = fields
-        for group in groups:
-            inner = inner.get(group, {})
-        inner.pop(name, None)
-    return hashlib.sha256(
-        _canonical({key: value for key, value in fields.items() if value != {}}).encode()
-    ).hexdigest()
+    return _without(identity_fields(cfg), LENGTHS)
+
+
+def setting_key(cfg: RunConfig) -> str:
+    """`key_of` the setting. Raises like `point_id`."""
+    return key_of(setting(cfg))
+
+
+def key_of(setting: Mapping[str, Any], without: Iterable[str] = ()) -> str:
+    """SHA-256 of a setting's canonical JSON, 64 hexadecimal digits.
+
+    without   dotted keys to leave out: without `gpu.found_name` a setting has one key on all GPU models
+    """
+    return hashlib.sha256(_canonical(_without(setting, without)).encode()).hexdigest()
+
+
+def _without(fields: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    """`fields` without some dotted keys, and without groups that are empty then."""
+    found = dict(fields)
+    for key in keys:
+        name, _, rest = key.partition(".")
+        if name in found and rest and (inner := _without(found[name], [rest])):
+            found[name] = inner
+        else:
+            found.pop(name, None)
+    return found
 
 
 def planned_point(cfg: RunConfig) -> str:

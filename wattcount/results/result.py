@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from wattcount.config.identity import planned_point, setting_key
+from wattcount.config.identity import key_of, planned_point, setting
 from wattcount.config.levers import levers
 from wattcount.config.schema import RunConfig
 from wattcount.errors import NotStartedError, WattcountError, one_line
@@ -33,7 +33,7 @@ class Result:
 
     run_id, seed, repeat   of the run; an imported one has an id that its source makes
     point_id               as the record has it, see `config.identity`
-    setting_key            what runs must share to be pooled; None: not comparable with others
+    setting, setting_key   what runs must share to be pooled, see `config.identity`, and its hash; None: not comparable with others
     planned_point          what a sweep's plan finds the run by
     model, weights         option or name of the model; `hub`, `path`, `random`
     gpu                    option's name
@@ -59,6 +59,7 @@ class Result:
     repeat: int | None = None
     point_id: str | None = None
     setting_key: str | None = None
+    setting: Mapping[str, Any] = field(default_factory=dict)
     planned_point: str | None = None
     model: str | None = None
     weights: str | None = None
@@ -151,14 +152,15 @@ class Result:
         """
         content = load_metrics(record) if content is None else content
         info, cfg = record.info, record.info.resolved
-        found, scenario = verdict(info, content), cfg.scenario
+        found, scenario, shared = verdict(info, content), cfg.scenario, _setting(cfg)
         versions = info.versions
         return cls(
             run_id=info.run_id,
             seed=info.seed,
             repeat=info.repeat,
             point_id=info.point_id,
-            setting_key=_setting_key(cfg),
+            setting_key=key_of(shared) if shared else None,
+            setting=shared,
             planned_point=planned_point(cfg),
             model=cfg.model.name,
             weights=cfg.model.weights.value,
@@ -245,11 +247,11 @@ def fingerprints_of(cfg: RunConfig) -> str:
     return " ".join(text or "-" for text in prints)
 
 
-def _setting_key(cfg: RunConfig) -> str | None:
+def _setting(cfg: RunConfig) -> dict[str, Any]:
     try:
-        return setting_key(cfg)
+        return setting(cfg)
     except NotStartedError:  # it broke off before it was resolved
-        return None
+        return {}
 
 
 def _run_energy_j(info: RunInfo, metrics: Mapping[str, float | None]) -> float | None:

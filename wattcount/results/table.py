@@ -67,7 +67,7 @@ def results(records_dir: Path, *, keep: bool = True) -> list[Result]:
 def to_arrow(rows: Sequence[Result]) -> pa.Table:
     """One row a result, one column a field; each figure has a column that is called like its key.
 
-    `findings` and `null_reasons` are JSON text.
+    `setting`, `findings` and `null_reasons` are JSON text.
     """
     keys = dict.fromkeys(METRICS) | dict.fromkeys(key for row in rows for key in row.metrics)
     columns = {
@@ -178,6 +178,7 @@ def _result(columns: Mapping[str, Any], figures: Mapping[str, float | None], rec
         "evidence": None if columns["evidence"] is None else Evidence(columns["evidence"]),
         "findings": _findings(columns["findings"]),
         "null_reasons": reasons,
+        "setting": _parsed(columns["setting"]),
         # Another record may have what this one does not: the energy of an eighth GPU.
         "metrics": {key: value for key, value in figures.items() if value is not None or key in reasons},
     }
@@ -185,9 +186,9 @@ def _result(columns: Mapping[str, Any], figures: Mapping[str, float | None], rec
 
 
 @cache
-def _parsed(text: str) -> Mapping[str, str]:
-    """Most runs lack the same figures for the same reasons."""
-    found: dict[str, str] = json.loads(text)
+def _parsed(text: str) -> dict[str, Any]:
+    """Repeats have one setting, and most runs lack the same figures for the same reasons."""
+    found: dict[str, Any] = json.loads(text)
     return found
 
 
