@@ -7,8 +7,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from growth import growth
 from sweep_ledger import planned
@@ -85,6 +87,15 @@ def test_a_damaged_plan(ledger, tmp_path, content):
     with pytest.raises(WattcountError, match="starting the sweep again writes it afresh") as caught:
         read_plan(tmp_path, "quick")
     assert "\n" not in str(caught.value)
+
+
+def test_a_plan_of_before_points_had_a_column_is_read(ledger, tmp_path):
+    file = ledger.folder / "plan.parquet"
+    plan = read_plan(tmp_path, "quick")
+    pq.write_table(pq.read_table(file).drop_columns(["point"]), file)
+    assert read_plan(tmp_path, "quick") == replace(
+        plan, points=tuple(replace(p, point=None) for p in plan.points)
+    )
 
 
 def test_a_plan_that_cannot_be_written_leaves_the_one_before(ledger, tmp_path, monkeypatch):

@@ -256,6 +256,16 @@ def test_time_left_is_of_points_like_those_that_were_measured():
     assert sweep.time_left_basis == "measured"
 
 
+def test_time_left_is_that_of_repeats_and_not_of_what_looks_alike():
+    """A longer window has the same words: it is told apart by the point."""
+    short, long = {"point": "aa"}, {"point": "bb"}
+    sweep = one(
+        running(event("done", "a", 1, wall_s=10.0), event("done", "c", 2, wall_s=100.0)),
+        [point("a", **short), point("b", **short), point("c", **long), point("d", **long)],
+    )
+    assert sweep.work_left_s == 110.0
+
+
 def test_time_left_is_shared_by_those_that_run_at_once_and_shrinks():
     sweep = one(
         running(

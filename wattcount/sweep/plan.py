@@ -18,6 +18,7 @@ class Point:
     """One point and repeat of a sweep, as planned.
 
     key        12 hexadecimal digits: the point as planned, with seed and repeat; see `plan_key`
+    point      12 hexadecimal digits of `config.identity.planned_point`: the same for all its repeats
     overrides  what Hydra makes its configuration from
     load       for people: `512 requests`, `0.33/s`
     state      waiting: to be measured; done: it has a valid record; or skipped
@@ -42,6 +43,7 @@ class Point:
     wall_s: float | None = None
     energy_j: float | None = None
     basis: str | None = None
+    point: str | None = None
 
     @property
     def label(self) -> str:

@@ -92,6 +92,7 @@ def make_plan(
             load=labels.of(cfg),
             seed=cfg.seed,
             repeat=cfg.repeat,
+            point=where[:12],
         )
         point = _with_record(point, cfg, here, where, index)
         if point.state is State.waiting and (skip := skips.of(here)) is not None:

@@ -338,5 +338,8 @@ def _work_left(
 
 
 def _kinds(point: Point) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Points of one kind take about as long: those of the same model, GPU and load; else those of the load."""
-    return (point.model, point.gpu, point.scenario, point.load), (point.scenario, point.load)
+    """Points of one kind take about as long: repeats of one point; else those with the same load."""
+    return (point.point or "", point.model, point.gpu, point.scenario, point.load), (
+        point.scenario,
+        point.load,
+    )
