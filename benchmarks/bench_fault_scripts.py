@@ -43,7 +43,7 @@ import pyarrow as pa
 from bench_energy_truth import LOADS, PROFILES
 from numpy.typing import NDArray
 
-from wattcount.config.plain import to_json
+from wattcount.config.loader import to_json
 from wattcount.config.schema import RunConfig, ServerConfig
 from wattcount.emulation.machine import VIRTUAL_REALTIME_OFFSET_NS, profiles, simulate, virtual_trace
 from wattcount.energy.events import EVENT_DTYPE, Source

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from wattcount.config.plain import to_json
+from wattcount.config.loader import to_json
 from wattcount.config.schema import BatchConfig, Device, RunConfig, ServerConfig, SloConfig, Weights
 from wattcount.metrics import compute, load_metrics, to_bytes
 from wattcount.records import Record, schema

@@ -63,7 +63,7 @@ def imports(file: Path) -> Iterator[str]:
 
 
 def layer(module: str) -> str | None:
-    """`config` of `wattcount.config.plain`, or the module itself where it has a place of its own; None for the top level."""
+    """`config` of `wattcount.config.loader`, or the module itself where it has a place of its own; None for the top level."""
     parts = module.split(".")
     names = (".".join(parts[1:3]), parts[1]) if len(parts) > 1 else ()
     return next((name for name in names if name in RANK), None)

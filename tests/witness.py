@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from wattcount.config.plain import to_json
+from wattcount.config.loader import to_json
 from wattcount.config.schema import RunConfig
 from wattcount.records.schema import Phase
 from wattcount.run.orchestrate import Display
@@ -78,7 +78,7 @@ def kill(pid: int) -> None:
 PROGRAM = """
 import sys, json
 from pathlib import Path
-from wattcount.config.plain import from_json
+from wattcount.config.loader import from_json
 from wattcount.run.orchestrate import run_point
 from wattcount.run.display import PlainDisplay
 outcome = run_point(from_json(json.loads(Path(sys.argv[1]).read_text())), PlainDisplay(sys.stdout, 0.2))

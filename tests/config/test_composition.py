@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 from hydra.core.global_hydra import GlobalHydra
+from wattcount.config.schema_types import GROUP_SCHEMAS
 
 from wattcount.config import compose, from_json, to_json
 from wattcount.config.catalogue import conf_path, gpu_catalogue, match_gpu, model_catalogue
 from wattcount.config.composition import initialized, options, register
-from wattcount.config.overrides import TextParser
+from wattcount.config.hydra_input import TextParser
 from wattcount.config.schema import BatchConfig, PowerBackend, ServerConfig, Weights
-from wattcount.config.schema_types import GROUP_SCHEMAS
 from wattcount.emulation import machine as emulation
 from wattcount.errors import NotStartedError
 

@@ -6,7 +6,7 @@ import pytest
 
 from wattcount.config.composition import compose
 from wattcount.config.levers import levers, with_levers
-from wattcount.config.plain import to_json
+from wattcount.config.loader import to_json
 from wattcount.engines import registry
 
 BASE = ("model=llama3_8b", "model.weights=random", "gpu=h200", "engine=vllm", "scenario=batch")

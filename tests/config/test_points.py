@@ -14,8 +14,8 @@ from omegaconf import DictConfig
 
 from wattcount.config import RunConfig
 from wattcount.config.composition import compose_hydra, entangled, from_hydra
+from wattcount.config.loader import GROUPS
 from wattcount.config.points import build_points
-from wattcount.config.schema_types import GROUPS
 from wattcount.errors import NotStartedError
 
 

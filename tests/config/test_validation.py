@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wattcount.config import compose, validate
-from wattcount.config.plain import from_json, to_json
+from wattcount.config.loader import from_json, to_json
 from wattcount.config.validation import problems
 from wattcount.errors import NotStartedError
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from wattcount.config.identity import point_id
 from wattcount.config.levers import levers
-from wattcount.config.plain import from_json
+from wattcount.config.loader import from_json
 from wattcount.config.schema import RunConfig
 from wattcount.engines import defaults, registry
 from wattcount.engines.vllm.upgrade import BARE_ENGINE

@@ -23,7 +23,7 @@ from witness import Program, Witness, kill, worker_pid
 
 from wattcount.clock import now_ns
 from wattcount.config.identity import point_id
-from wattcount.config.plain import from_json, to_json
+from wattcount.config.loader import from_json, to_json
 from wattcount.config.schema import LengthConfig, LengthKind, PowerBackend, RunConfig
 from wattcount.errors import NotStartedError
 from wattcount.records import Record

@@ -11,7 +11,7 @@ import pytest
 from short_run import SHORT_RUN
 
 from wattcount.config.composition import compose
-from wattcount.config.plain import to_json
+from wattcount.config.loader import to_json
 from wattcount.errors import EXIT_NOT_STARTED
 from wattcount.masking import reveal
 from wattcount.records import Record

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from wattcount.config.composition import compose
-from wattcount.config.plain import from_json, to_json
+from wattcount.config.loader import from_json, to_json
 from wattcount.config.schema import Device, RunConfig
 from wattcount.sweep.keys import plan_key
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from wattcount.config.plain import to_json
+from wattcount.config.loader import to_json
 from wattcount.config.schema import RunConfig
 from wattcount.errors import EXIT_INTERRUPTED, EXIT_TERMINATED
 from wattcount.records import Record

@@ -8,7 +8,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from wattcount.config import RunConfig, compose
-from wattcount.config.overrides import keep_text
+from wattcount.config.hydra_input import keep_text
 from wattcount.errors import NotStartedError
 from wattcount.sweep.planner import sweep_name
 from wattcount.sweep.sweeper import _keep_config

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import copy
 import dataclasses
 import json
 import textwrap
@@ -11,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from wattcount.config import compose, fit
-from wattcount.config.plain import did_you_mean
+from wattcount.config.loader import did_you_mean
 from wattcount.config.schema import GpuConfig, ModelConfig, RunConfig
 from wattcount.errors import NotStartedError
 
@@ -104,9 +103,7 @@ def report(base: RunConfig, model: ModelConfig, gpu: GpuConfig, args: argparse.N
     assert gpu.memory_gib is not None
     asked = {"dtype": args.dtype, "quantization": args.quantization}
     chosen = dataclasses.replace(model, **{key: value for key, value in asked.items() if value})
-    run = copy.copy(base)
-    run.model, run.gpu = chosen, gpu
-    return fit.estimate(run, int(gpu.memory_gib * fit.GIB))
+    return fit.estimate(dataclasses.replace(base, model=chosen, gpu=gpu), int(gpu.memory_gib * fit.GIB))
 
 
 def pair_json(model: ModelConfig, gpu: GpuConfig, found: fit.FitReport) -> dict[str, Any]:

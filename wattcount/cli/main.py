@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from wattcount import __version__
-from wattcount.config.plain import did_you_mean
+from wattcount.config.loader import did_you_mean
 from wattcount.errors import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -149,7 +149,7 @@ def _command(name: str, args: list[str]) -> int:
 
 def help_text() -> str:
     from wattcount.config.composition import options
-    from wattcount.config.schema_types import GROUPS
+    from wattcount.config.loader import GROUPS
 
     commands = "\n".join(f"  {name:<10} {what}" for name, what in COMMANDS.items())
     groups = "\n".join(_wrapped(group, options(group)) for group in GROUPS)

@@ -8,6 +8,7 @@ sweeper and launcher, whatever they are.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import io
 import re
 import signal
@@ -32,7 +33,7 @@ from wattcount.config import RunConfig
 from wattcount.config.catalogue import conf_path
 from wattcount.config.composition import CONFIG_NAME, VERSION_BASE, from_hydra
 from wattcount.config.hydra_errors import plain_errors
-from wattcount.config.overrides import keep_text
+from wattcount.config.hydra_input import keep_text
 from wattcount.errors import (
     EXIT_INTERRUPTED,
     EXIT_NOT_STARTED,
@@ -88,8 +89,7 @@ def run_task(cfg: DictConfig) -> Outcome:
             return _dry(run)
     except NotStartedError as error:
         return _told(refused(str(error)))
-    run.resume = bool(run.resume)
-    return _told(task.measure(run))
+    return _told(task.measure(dataclasses.replace(run, resume=bool(run.resume))))
 
 
 def _mask_hydra_files() -> None:

@@ -13,8 +13,8 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from wattcount.config.loader import did_you_mean
 from wattcount.config.paths import default_records_dir
-from wattcount.config.plain import did_you_mean
 from wattcount.errors import EXIT_OK, NotStartedError, WattcountError
 from wattcount.sweep.columns import clock
 from wattcount.sweep.ledger import read_state, sweeps

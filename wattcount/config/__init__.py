@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from wattcount.config.plain import from_json, to_json
+from wattcount.config.loader import changed, from_json, to_json
 from wattcount.config.schema import RunConfig
 from wattcount.config.validation import validate
 
-__all__ = ["RunConfig", "compose", "from_json", "to_json", "validate"]
+__all__ = ["RunConfig", "changed", "compose", "from_json", "to_json", "validate"]
 
 
 def compose(overrides: Sequence[str] = (), config_dir: str | None = None) -> RunConfig:

@@ -1,4 +1,4 @@
-"""Composition with Hydra: groups under `conf/`, the dataclasses as their schemas, users' own folders.
+"""Composition with Hydra: groups under `conf/`, the schema's types, users' own folders. `loader` reads what comes of it.
 
 Importing this module registers the schemas (`model/model_schema`, `scenario/batch_schema`, ...), the
 resolver `${wattcount.home:SUBPATH}` and the sweeper's name; all of it may be done more than once.
@@ -7,10 +7,12 @@ resolver `${wattcount.home:SUBPATH}` and the sweeper's name; all of it may be do
 from __future__ import annotations
 
 import copy
+import dataclasses
 import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +20,26 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir, initialize_config_module
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig, ListConfig, Node, OmegaConf, flag_override
-
-from wattcount.config import paths, sources
-from wattcount.config.catalogue import conf_path
-from wattcount.config.hydra_errors import plain_errors
-from wattcount.config.overrides import keep_text
-from wattcount.config.plain import from_json
-from wattcount.config.schema import (
-    EngineConfig,
-    ModelConfig,
-    RunConfig,
-    SweepConfig,
-    TrackingConfig,
+from omegaconf import (
+    BooleanNode,
+    DictConfig,
+    EnumNode,
+    FloatNode,
+    IntegerNode,
+    ListConfig,
+    OmegaConf,
+    StringNode,
+    ValueNode,
+    flag_override,
 )
-from wattcount.config.schema_types import GROUP_SCHEMAS
+
+from wattcount.config import paths
+from wattcount.config.catalogue import conf_path
+from wattcount.config.fields import MISSING, Node
+from wattcount.config.hydra_errors import plain_errors
+from wattcount.config.hydra_input import keep_text, register_sources
+from wattcount.config.loader import GROUPS, SCENARIOS, Kind, from_json, kinds, plain
+from wattcount.config.schema import RunConfig
 from wattcount.config.validation import validate
 from wattcount.masking import concealed_argument, has_secret
 
@@ -40,14 +47,7 @@ CONFIG_NAME = "config"
 VERSION_BASE = "1.3"
 SWEEPER_TARGET = "hydra_plugins.wattcount.PointSweeper"
 """The name that `sweep.sweeper` goes by in Hydra's config."""
-
-OPEN_NODES = {
-    EngineConfig: ("args",),
-    TrackingConfig: ("tags",),
-    ModelConfig: ("hf_config",),
-    SweepConfig: ("placement",),
-}
-"""Fields whose keys are not ours to know: `engine.args.NAME=VALUE` works without Hydra's `+`."""
+_SCALAR_NODES: dict[Any, Any] = {str: StringNode, int: IntegerNode, float: FloatNode, bool: BooleanNode}
 
 
 @contextmanager
@@ -69,23 +69,14 @@ def initialized() -> Iterator[None]:
 
 
 def register() -> None:
-    sources.register()
+    register_sources()
     store = ConfigStore.instance()
-    for group, schemas in GROUP_SCHEMAS.items():
-        for name, cls in schemas.items():
-            store.store(group=group, name=name, node=_schema(cls), provider="wattcount")
-    root = OmegaConf.structured(RunConfig)
-    # The option's own schema types this node; merged over a default it would inherit foreign keys.
-    root.scenario = "???"
-    root.records_dir = "???"
-    nodes = {
-        "model": ModelConfig,
-        "engine": EngineConfig,
-        "tracking": TrackingConfig,
-        "sweep": SweepConfig,
-    }
-    for name, field in nodes.items():
-        root[name] = _schema(field)
+    for name, kind in kinds(RunConfig).items():
+        for cls in kind.classes if name in GROUPS else ():
+            option = next((scenario for scenario, of in SCENARIOS.items() if of is cls), name)
+            store.store(group=name, name=f"{option}_schema", node=hydra_schema(cls), provider="wattcount")
+    root = hydra_schema(RunConfig)
+    root.records_dir = MISSING
     store.store(name="run_schema", node=root, provider="wattcount")
     store.store(
         group="hydra/sweeper",
@@ -96,12 +87,34 @@ def register() -> None:
     OmegaConf.register_new_resolver("wattcount.home", _home, replace=True)
 
 
-def _schema(cls: type) -> DictConfig:
-    node = OmegaConf.structured(cls)
-    assert isinstance(node, DictConfig)
-    for name in OPEN_NODES.get(cls, ()):
-        OmegaConf.set_struct(node[name], False)
+def hydra_schema(cls: type[Node]) -> DictConfig:
+    """A group with its defaults as Hydra is to compose it: its keys are all there are, and their types are the schema's."""
+    node = DictConfig({})
+    for item in dataclasses.fields(cls):  # type: ignore[arg-type]
+        default = item.default
+        if item.default_factory is not dataclasses.MISSING:
+            default = item.default_factory()
+        node[item.name] = _hydra_node(kinds(cls)[item.name], default)
+    OmegaConf.set_struct(node, True)
     return node
+
+
+def _hydra_node(kind: Kind, default: Any) -> Any:
+    if kind.classes:
+        # Of a scenario the option's own schema types the node; merged over another it would inherit foreign keys.
+        return hydra_schema(kind.classes[0]) if len(kind.classes) == 1 else MISSING
+    if kind.of is list:
+        return ListConfig(plain(default), element_type=_item_type(kind))
+    if kind.of is dict:
+        # Its keys are not ours to know: `engine.args.NAME=VALUE` works without Hydra's `+`.
+        return DictConfig(plain(default), element_type=_item_type(kind), flags={"struct": False})
+    if isinstance(kind.of, type) and issubclass(kind.of, Enum):
+        return EnumNode(kind.of, default, is_optional=kind.optional)
+    return _SCALAR_NODES[kind.of](default, is_optional=kind.optional)
+
+
+def _item_type(kind: Kind) -> Any:
+    return kind.item.of if kind.item is not None else Any
 
 
 def _home(subpath: str | None = None) -> str:
@@ -111,14 +124,17 @@ def _home(subpath: str | None = None) -> str:
 
 def from_hydra(cfg: DictConfig) -> RunConfig:
     """The dataclasses that a composed configuration stands for, validated."""
-    with plain_errors():
-        plain = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
-    assert isinstance(plain, dict)
-    plain.pop("hydra", None)
-    plain.pop("experiment", None)
-    run = from_json({str(key): value for key, value in plain.items()})
+    run = from_json(container(cfg))
     validate(run)
     return run
+
+
+def container(cfg: DictConfig, *, resolve: bool = True) -> dict[str, Any]:
+    """What Hydra composed as plain values; `resolve`: with what its interpolations stand for."""
+    with plain_errors():
+        values = OmegaConf.to_container(cfg, resolve=resolve, enum_to_str=True)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items() if key not in ("hydra", "experiment")}
 
 
 def concealed_config(cfg: DictConfig) -> DictConfig:
@@ -137,7 +153,7 @@ def _conceal_node(node: DictConfig | ListConfig) -> None:
         child = node._get_node(key)
         if isinstance(child, DictConfig | ListConfig):
             _conceal_node(child)
-        elif isinstance(child, Node) and isinstance(text := child._value(), str) and has_secret(text):
+        elif isinstance(child, ValueNode) and isinstance(text := child._value(), str) and has_secret(text):
             child._set_value(concealed_argument(text))
 
 

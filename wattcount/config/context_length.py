@@ -9,8 +9,6 @@ from typing import Any
 from wattcount.config.hf_config import context_tokens
 from wattcount.config.schema import LengthKind, ModelConfig, RunConfig, ScenarioConfig
 
-MAX_REQUESTS = 5_000_000
-"""The most requests of one load: it is kept in memory, and a record holds a row for each."""
 MODEL_LEN_STEP = 256
 """The context is rounded up to a multiple of this [tokens], so that small changes of the lengths change nothing else."""
 

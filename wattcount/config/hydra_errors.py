@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from wattcount.config.plain import did_you_mean
+from wattcount.config.loader import GROUPS, did_you_mean
 from wattcount.errors import NotStartedError
 
 LAUNCHERS = {"submitit_slurm": "slurm", "submitit_local": "slurm", "ray": "ray"}
@@ -56,18 +56,11 @@ def explain(error: BaseException) -> str:
         return f"'{match['override']}': several values; add -m to run each of them, or write KEY=[A,B] for a list"
     match = re.match(r"Could not override '(?P<group>[^']+)'\.;? ?No match in the defaults list", text)
     if match:
-        groups = _groups()
-        return f"{match['group']}: no such group; there are: {', '.join(groups)}"
+        return f"{match['group']}: no such group; there are: {', '.join(GROUPS)}"
     match = re.match(r"Could not override '(?P<key>[^']+)'", text)
     if match:
         return f"{match['key']}: no such key"
     return text
-
-
-def _groups() -> Sequence[str]:
-    from wattcount.config.schema_types import GROUPS
-
-    return GROUPS
 
 
 def _one_line(text: str) -> str:

@@ -16,16 +16,8 @@ from collections.abc import Collection, Iterable, Mapping
 from enum import Enum
 from typing import Any
 
-from wattcount.config.schema import (
-    ALWAYS,
-    IDENTITY,
-    LEFT_OUT,
-    Device,
-    GpuConfig,
-    ModelConfig,
-    RunConfig,
-    Weights,
-)
+from wattcount.config.fields import ALWAYS, IDENTITY, LEFT_OUT
+from wattcount.config.schema import Device, GpuConfig, ModelConfig, RunConfig, Weights
 from wattcount.errors import NotStartedError
 
 LENGTHS = (
@@ -145,17 +137,9 @@ def differing(node: Any, without: Collection[str] = ()) -> dict[str, Any]:
             nested = differing(value, without)
             if nested:
                 found[item.name] = nested
-        elif item.metadata.get(ALWAYS) or value not in _left_out(item):
+        elif item.metadata.get(ALWAYS) or value not in (item.default, *item.metadata.get(LEFT_OUT, ())):
             found[item.name] = plain_value(value)
     return found
-
-
-def _left_out(item: dataclasses.Field[Any]) -> tuple[Any, ...]:
-    """The values that are no part of a hash."""
-    default = item.default
-    if item.default_factory is not dataclasses.MISSING:
-        default = item.default_factory()
-    return (default, *item.metadata.get(LEFT_OUT, ()))
 
 
 def plain_value(value: Any) -> Any:

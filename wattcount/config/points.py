@@ -24,10 +24,10 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from wattcount.config.hydra_errors import plain_errors
-from wattcount.config.plain import from_json
+from wattcount.config.composition import container
+from wattcount.config.loader import from_json
 from wattcount.config.schema import RunConfig
 from wattcount.config.validation import validate
 from wattcount.errors import NotStartedError
@@ -160,9 +160,9 @@ class _Quick:
     def _composed(self, overrides: Sequence[str]) -> dict[str, Any]:
         """A composition with the values that it has in every point. Raises `_NotQuickError` where it has others."""
         cfg = self._compose(overrides)
-        if any(_varies(value) for value in _texts(_plain(cfg, resolve=False))):
+        if any(_varies(value) for value in _texts(container(cfg, resolve=False))):
             raise _NotQuickError
-        return _plain(cfg)
+        return container(cfg)
 
     def _base(self, point: Point, own: Sequence[str]) -> _Base:
         signature = tuple(self._top[text] for text in own if self._chooses[text])
@@ -238,14 +238,6 @@ def _is_plain_value(override: Override) -> bool:
         and not isinstance(override.value(), dict | list)
         and "${" not in str(override.value())
     )
-
-
-def _plain(cfg: DictConfig, *, resolve: bool = True) -> dict[str, Any]:
-    with plain_errors():
-        plain = OmegaConf.to_container(cfg, resolve=resolve, enum_to_str=True)
-    assert isinstance(plain, dict)
-    plain.pop("hydra", None)
-    return {str(key): value for key, value in plain.items()}
 
 
 def _without(data: dict[str, Any], key: str) -> dict[str, Any]:

@@ -1,5 +1,8 @@
 """Every key of the configuration: one axis = one group = one folder under `conf/` = one dataclass.
 
+Nothing of it changes once it is made (`fields.Node`); `loader.changed` makes another one. Ranges, units and choices stand beside
+the fields; what concerns several keys is in `validation`.
+
 Fields made with `identity()` are part of a point's identity (see `identity.py`): they say *what* is
 measured. The others say where, how often or how it is shown. A new identity field needs a default, so
 that the hashes of older records stay as they are.
@@ -11,35 +14,38 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Annotated, Any
 
-from omegaconf import MISSING
-
+from wattcount.config.fields import (
+    MISSING,
+    FolderName,
+    FrozenDict,
+    FrozenList,
+    Node,
+    NotBlank,
+    OneOf,
+    Pattern,
+    Range,
+    identity,
+)
 from wattcount.config.paths import default_records_dir
 from wattcount.engines import registry
 from wattcount.masking import conceal, masked
 
-IDENTITY = "identity"
-ALWAYS = "always"
-LEFT_OUT = "left_out"
+DTYPES = ("bfloat16", "float16", "float32")
+MAX_REQUESTS = 5_000_000
+"""The most requests of one load: it is kept in memory, and a record holds a row for each."""
 
-
-def identity(default: Any = MISSING, *, always: bool = False, left_out: Any = MISSING) -> Any:
-    """A dataclass field that is part of a point's identity.
-
-    `always` keeps it in the hash even where it equals its default; needed where the default depends on
-    the class (`kind`), so that two classes with all their defaults do not hash alike.
-    `left_out` is a further value, besides the default, that is left out of the hash: the one that was the default when
-    the first records were made.
-    """
-    metadata = {
-        IDENTITY: True,
-        ALWAYS: always,
-        LEFT_OUT: () if left_out is MISSING else (left_out,),
-    }
-    if isinstance(default, list | dict):
-        return field(default_factory=lambda: type(default)(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
+Count = Annotated[int, Range(at_least=1)]
+CountOrZero = Annotated[int, Range(at_least=0)]
+Coefficient = Annotated[float, Range(at_least=0)]
+Positive = Annotated[float, Range(above=0)]
+Seconds = Annotated[float, Range(above=0, unit="s")]
+SecondsOrZero = Annotated[float, Range(at_least=0, unit="s")]
+LatencyMs = Annotated[float, Range(above=0, unit="ms", hint="null for no bound")]
+PeriodMs = Annotated[float, Range(at_least=0.5, at_most=60_000, unit="ms")]
+Watts = Annotated[float, Range(above=0, unit="W")]
+Seed = Annotated[int, Range(at_least=0, at_most=2**31 - 1)]
 
 
 class Weights(Enum):
@@ -100,11 +106,11 @@ class LengthKind(Enum):
     prompts = "prompts"
 
 
-@dataclass
-class ModelConfig:
+@dataclass(frozen=True)
+class ModelConfig(Node):
     """A model: where its weights come from and the facts needed to tell whether it fits."""
 
-    name: str = identity()
+    name: Annotated[str, NotBlank()] = identity()
     hf_id: str | None = identity(None)
     """Hugging Face hub id, `org/name`."""
     revision: str | None = identity(None)
@@ -117,57 +123,57 @@ class ModelConfig:
     """Filled in by wattcount for `weights=path`: `2:` and SHA-256 of config.json and of samples of the weights (see
     `run.fingerprints`). Records of before have the SHA-256 of config.json and of the weight files' names and sizes, which two
     fine-tunes of one shape share: they are never taken for a point of today, which is measured anew."""
-    hf_config: dict[str, Any] = identity({})
+    hf_config: dict[str, Any] = identity(FrozenDict())
     """The model's Hugging Face `config.json` values; lets `weights=random` run with no download.
 
     With `weights=random` and a `path`, read from that folder. Part of the identity for `weights=random`
     only: real weights bring their own config.
     """
-    dtype: str = identity("bfloat16")
+    dtype: Annotated[str, OneOf(DTYPES)] = identity("bfloat16")
     """`bfloat16`, `float16` or `float32`. Volta and Turing have no bfloat16."""
-    quantization: str | None = identity(None)
+    quantization: Annotated[str, NotBlank("null for none")] | None = identity(None)
     """Method by its name in the engine (`fp8`, `awq`, `gptq`, ...); None: none, or what config.json says."""
     tokenizer: str | None = identity(None)
     """Hub id or folder; None: prompts are token ids and none is needed."""
     gated: bool = False
     """The hub asks for a token and an accepted licence."""
-    parameters_b: float | None = None
+    parameters_b: Positive | None = None
     """Billions of parameters in all; computed from `hf_config` where None."""
-    active_parameters_b: float | None = None
+    active_parameters_b: Positive | None = None
     """Billions of parameters used for one token (mixture of experts)."""
     source: str | None = None
     """Where the facts come from."""
 
 
-@dataclass
-class GpuConfig:
+@dataclass(frozen=True)
+class GpuConfig(Node):
     """A GPU model and its data-sheet facts. `auto`: the one that is there."""
 
     name: str = "auto"
-    nvml_names: list[str] = field(default_factory=list)
+    nvml_names: list[Annotated[str, Pattern()]] = FrozenList()
     """Regular expressions, matched in full against NVML's device name; empty: any."""
-    count: int = identity(1)
-    devices: list[str] = field(default_factory=list)
+    count: Count = identity(1)
+    devices: list[str] = FrozenList()
     """UUIDs or indices of the GPUs to use; empty: the first `count` that match."""
-    sm_clock_mhz: int | None = identity(None)
+    sm_clock_mhz: Annotated[int, Range(above=0, unit="MHz")] | None = identity(None)
     """Lock the SM clock to this while the run goes on; None: leave it alone. Needs root; always undone."""
-    power_limit_w: float | None = identity(None)
+    power_limit_w: Watts | None = identity(None)
     """Set the power limit to this while the run goes on; None: leave it alone. Needs root; always undone."""
     found_name: str | None = identity(None)
     """Filled in by wattcount: the device name as NVML gives it (with the MIG profile where there is one)."""
     architecture: str | None = None
     compute_capability: str | None = None
     """CUDA compute capability, e.g. `9.0`."""
-    memory_gib: float | None = None
+    memory_gib: Positive | None = None
     """Nominal; NVML shows up to a tenth less (ECC, reserved)."""
-    memory_bandwidth_gb_s: float | None = None
+    memory_bandwidth_gb_s: Positive | None = None
     """10^9 bytes per second."""
-    fp16_dense_tflops: float | None = None
+    fp16_dense_tflops: Positive | None = None
     """Tensor-core peak without sparsity, accumulating in 32 bit."""
-    fp8_dense_tflops: float | None = None
+    fp8_dense_tflops: Positive | None = None
     """None: no FP8 tensor cores."""
-    tdp_w: float | None = None
-    idle_w: float | None = None
+    tdp_w: Watts | None = None
+    idle_w: Annotated[float, Range(at_least=0, unit="W")] | None = None
     """Typical idle power, for the emulated library only; never used as a measurement."""
     emulator_profile: str | None = None
     """Which sensors the emulated library gives it; see docs/emulator.md."""
@@ -176,30 +182,35 @@ class GpuConfig:
     source: str | None = None
 
 
-@dataclass
-class ArrivalConfig:
+@dataclass(frozen=True)
+class ArrivalConfig(Node):
     kind: ArrivalKind = identity(ArrivalKind.poisson)
-    cv: float = identity(1.0)
+    cv: Positive = identity(1.0)
     """Coefficient of variation of the gaps between arrivals, for `gamma`."""
     path: str | None = None
     """Trace file (`TIMESTAMP,ContextTokens,GeneratedTokens`, as the Azure LLM inference traces)."""
     fingerprint: str | None = identity(None)
     """Filled in by wattcount: SHA-256 of the trace file."""
 
+    @property
+    def file(self) -> str | None:
+        """`path`, if arrivals are read from it."""
+        return self.path if self.kind is ArrivalKind.trace else None
 
-@dataclass
-class LengthConfig:
+
+@dataclass(frozen=True)
+class LengthConfig(Node):
     kind: LengthKind = identity(LengthKind.fixed)
-    input_tokens: int = identity(512)
+    input_tokens: Count = identity(512)
     """Fixed value, or mean of the distribution."""
-    output_tokens: int = identity(128)
-    input_tokens_min: int = identity(1)
-    input_tokens_max: int = identity(4096)
-    output_tokens_min: int = identity(1)
-    output_tokens_max: int = identity(1024)
+    output_tokens: Count = identity(128)
+    input_tokens_min: Count = identity(1)
+    input_tokens_max: Count = identity(4096)
+    output_tokens_min: Count = identity(1)
+    output_tokens_max: Count = identity(1024)
     """Bounds, for `uniform`, `lognormal`, `trace` and `prompts`."""
-    input_cv: float = identity(1.0)
-    output_cv: float = identity(1.0)
+    input_cv: Coefficient = identity(1.0)
+    output_cv: Coefficient = identity(1.0)
     """Coefficient of variation, for `lognormal`."""
     path: str | None = None
     """Trace or prompt file. Prompts: one JSON object a line with `prompt` or `prompt_token_ids`, optional `output_tokens`; a
@@ -208,85 +219,90 @@ class LengthConfig:
     force_output: bool = identity(True)
     """True: exactly that many output tokens (`ignore_eos`); False: natural, up to that many."""
 
+    @property
+    def file(self) -> str | None:
+        """`path`, if lengths or prompts are read from it."""
+        return self.path if self.kind in (LengthKind.trace, LengthKind.prompts) else None
 
-@dataclass
-class SamplingConfig:
+
+@dataclass(frozen=True)
+class SamplingConfig(Node):
     """How each next token is drawn. By default as the model says, with nothing cut off.
 
     Servers take what a checkpoint's `generation_config.json` says where a client does not; here every request says all.
     """
 
-    temperature: float = identity(1.0)
+    temperature: Annotated[float, Range(at_least=0)] = identity(1.0)
     """0: the most likely token."""
-    top_p: float = identity(1.0)
+    top_p: Annotated[float, Range(above=0, at_most=1)] = identity(1.0)
     """Of the most likely tokens, those that have this probability together; 1: all."""
-    top_k: int = identity(0)
+    top_k: CountOrZero = identity(0)
     """So many of the most likely tokens; 0: all."""
-    min_p: float = identity(0.0)
+    min_p: Annotated[float, Range(at_least=0, at_most=1)] = identity(0.0)
     """Tokens with at least this share of the most likely one's probability; 0: all."""
-    seed: int | None = identity(None)
+    seed: CountOrZero | None = identity(None)
     """Of each request's own generator, with which an engine may draw one request at a time. None: one generator for all."""
 
 
-@dataclass
-class SloConfig:
+@dataclass(frozen=True)
+class SloConfig(Node):
     """Latency bounds a request must meet to count as good; None: not bounded."""
 
-    ttft_ms: float | None = identity(None)
-    tpot_ms: float | None = identity(None)
-    e2e_ms: float | None = identity(None)
+    ttft_ms: LatencyMs | None = identity(None)
+    tpot_ms: LatencyMs | None = identity(None)
+    e2e_ms: LatencyMs | None = identity(None)
 
 
-@dataclass
-class ScenarioConfig:
+@dataclass(frozen=True)
+class ScenarioConfig(Node):
     """What both scenarios share."""
 
     name: str = MISSING
     kind: ScenarioKind = identity(always=True)
-    lengths: LengthConfig = field(default_factory=LengthConfig, metadata={IDENTITY: True})
-    sampling: SamplingConfig = field(default_factory=SamplingConfig, metadata={IDENTITY: True})
-    slo: SloConfig = field(default_factory=SloConfig, metadata={IDENTITY: True})
-    bare_idle_s: float = identity(10.0)
-    loaded_idle_s: float = identity(10.0)
-    rehearsal_requests: int | None = identity(None)
+    lengths: LengthConfig = identity(LengthConfig())
+    sampling: SamplingConfig = identity(SamplingConfig())
+    slo: SloConfig = identity(SloConfig())
+    bare_idle_s: SecondsOrZero = identity(10.0)
+    loaded_idle_s: SecondsOrZero = identity(10.0)
+    rehearsal_requests: CountOrZero | None = identity(None)
     """Requests of the window's beginning that are played before the warm-up, again and again until the engine compiles nothing new.
     None: as many as it runs at once, and 20 s of a server's arrivals at most; 0: none."""
-    bare_idle_after_s: float = 5.0
+    bare_idle_after_s: SecondsOrZero = 5.0
     """After the engine has ended. Nothing that was measured before depends on it, so it is no identity."""
-    drain_limit_s: float = 600.0
+    drain_limit_s: Seconds = 600.0
     """Requests still running this long after the window are cancelled."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class BatchConfig(ScenarioConfig):
     """All requests at once; the window is from the first send to the last token."""
 
     kind: ScenarioKind = identity(ScenarioKind.batch, always=True)
-    num_requests: int = identity(512)
-    warmup_requests: int = identity(16)
-    time_limit_s: float = 3600.0
+    num_requests: Annotated[int, Range(at_least=1, at_most=MAX_REQUESTS)] = identity(512)
+    warmup_requests: CountOrZero = identity(16)
+    time_limit_s: Seconds = 3600.0
 
 
-@dataclass
+@dataclass(frozen=True)
 class ServerConfig(ScenarioConfig):
     """Open-loop arrivals at a rate; warm-up, window, drain."""
 
     kind: ScenarioKind = identity(ScenarioKind.server, always=True)
-    arrivals: ArrivalConfig = field(default_factory=ArrivalConfig, metadata={IDENTITY: True})
-    rate_rps: float | None = identity(1.0)
+    arrivals: ArrivalConfig = identity(ArrivalConfig())
+    rate_rps: Annotated[float, Range(above=0, unit="requests/s")] | None = identity(1.0)
     """Mean arrivals per second. For a trace: rescaled to this rate; None: as recorded."""
-    warmup_s: float = identity(10.0)
+    warmup_s: SecondsOrZero = identity(10.0)
     """The shortest warm-up; 0: none."""
-    warmup_limit_s: float = identity(60.0)
+    warmup_limit_s: SecondsOrZero = identity(60.0)
     """A warm-up goes on until power and throughput have settled, at most this long. Up to `warmup_s`: exactly
     `warmup_s`. The window's arrivals are the same however long it takes."""
-    window_s: float = identity(45.0)
-    max_in_flight: int | None = identity(None)
+    window_s: Seconds = identity(45.0)
+    max_in_flight: Count | None = identity(None)
     """None: open loop, never held back."""
 
 
-@dataclass
-class SpeculativeConfig:
+@dataclass(frozen=True)
+class SpeculativeConfig(Node):
     """Speculative decoding: several tokens are proposed cheaply and checked in one step of the model.
 
     How many are accepted decides what it saves, and depends on the text: of random weights it means nothing.
@@ -294,71 +310,71 @@ class SpeculativeConfig:
 
     method: SpeculativeMethod | None = identity(None)
     """None: off. Methods that need weights of their own (EAGLE, MTP, ...): `engine.args.speculative_config`."""
-    num_speculative_tokens: int = identity(4)
+    num_speculative_tokens: Count = identity(4)
     """Proposed in each step."""
-    prompt_lookup_min: int | None = identity(None)
-    prompt_lookup_max: int | None = identity(None)
+    prompt_lookup_min: Count | None = identity(None)
+    prompt_lookup_max: Count | None = identity(None)
     """Tokens that must match, for `ngram`; None: the engine's."""
     draft_model: str | None = identity(None)
     """For `draft_model`: an option of the group `model`. Its weights come from where the model's do, hub or random."""
 
 
-@dataclass
-class EngineConfig:
+@dataclass(frozen=True)
+class EngineConfig(Node):
     name: str = identity(registry.DEFAULT)
     """As it is registered (`engines.registry`)."""
     device: Device = identity(Device.auto)
     """`auto` is resolved before anything is hashed."""
     version_minor: str | None = identity(None)
     """Filled in by wattcount, e.g. `0.26`."""
-    tensor_parallel_size: int = identity(1)
+    tensor_parallel_size: Count = identity(1)
     """GPUs that each layer is split over."""
-    pipeline_parallel_size: int = identity(1)
+    pipeline_parallel_size: Count = identity(1)
     """Groups of GPUs that the layers are dealt out to."""
-    data_parallel_size: int = identity(1)
+    data_parallel_size: Count = identity(1)
     """Replicas, each with its own GPUs and KV cache; requests are spread over them."""
-    max_model_len: int | None = identity(None)
+    max_model_len: Count | None = identity(None)
     """None: the longest prompt plus completion of the scenario, rounded up to 256."""
-    max_num_seqs: int | None = identity(None)
+    max_num_seqs: Count | None = identity(None)
     """Requests that run at once. None, here and below: what the engine chooses on that GPU for that scenario, as people deploy it
     (`EnginePlugin.defaults`); filled in before a run starts."""
-    max_num_batched_tokens: int | None = identity(None)
+    max_num_batched_tokens: Count | None = identity(None)
     """Tokens of a step."""
-    gpu_memory_utilization: float | None = identity(None, left_out=0.9)
+    gpu_memory_utilization: Annotated[float, Range(above=0, at_most=1)] | None = identity(None, left_out=0.9)
     """Share of a GPU's memory for weights, activations and KV cache."""
     enforce_eager: bool = identity(False)
     enable_prefix_caching: bool | None = identity(None, left_out=False)
     """Whether what is computed of a prompt is kept for prompts that begin alike. Random prompts never do."""
     kv_cache_dtype: str = identity("auto")
     enable_chunked_prefill: bool | None = identity(None, left_out=True)
-    unset: list[str] = field(default_factory=list)
+    unset: list[str] = FrozenList()
     """Filled in by wattcount: names of the settings above that were left to the engine (null as asked)."""
-    speculative: SpeculativeConfig = field(default_factory=SpeculativeConfig, metadata={IDENTITY: True})
-    args: dict[str, Any] = identity({})
+    speculative: SpeculativeConfig = identity(SpeculativeConfig())
+    args: dict[str, Any] = identity(FrozenDict())
     """Any further engine argument, by its name in the engine."""
-    start_timeout_s: float = 1800.0
+    start_timeout_s: Seconds = 1800.0
 
 
-@dataclass
-class PowerConfig:
+@dataclass(frozen=True)
+class PowerConfig(Node):
     """Where power is read and how often. Rates say how often NVML is asked, not how often it has news."""
 
     backend: PowerBackend = PowerBackend.auto
-    energy_counter_period_ms: float | None = None
+    energy_counter_period_ms: PeriodMs | None = None
     """None, here and below: chosen by what the sensors are like (`wattcount doctor --sensors`)."""
-    power_period_ms: float | None = None
-    samples_period_ms: float | None = None
+    power_period_ms: PeriodMs | None = None
+    samples_period_ms: PeriodMs | None = None
     """How often the driver's samples ring is drained; shortened on the spot where it would overflow."""
     probe: bool | None = None
     """Read the sensors fast for some seconds before the first run on a GPU, to know them. None: on real GPUs only."""
-    status_period_ms: float = 1000.0
+    status_period_ms: PeriodMs = 1000.0
     """Temperature, clocks, utilisation, memory, clock event reasons, power limit, processes."""
-    heartbeat_ms: float = 1000.0
-    buffer_mib_per_gpu: int = 64
+    heartbeat_ms: PeriodMs = 1000.0
+    buffer_mib_per_gpu: Annotated[int, Range(at_least=1, unit="MiB")] = 64
 
 
-@dataclass
-class TrackingConfig:
+@dataclass(frozen=True)
+class TrackingConfig(Node):
     enabled: bool = True
     uri: str | None = None
     """None: sqlite, `$WATTCOUNT_HOME/mlflow.db` (without that variable `~/.local/share/wattcount/mlflow.db`).
@@ -367,23 +383,23 @@ class TrackingConfig:
     """
     experiment: str = "wattcount"
     run_name: str | None = None
-    tags: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = FrozenDict()
     """Further tags of each run; none of those that wattcount sets itself (`config.tracking_tags`)."""
 
     def __post_init__(self) -> None:
         # Configurations are kept in records, plans and logs: a password is passed by the environment.
         if self.uri:
-            self.uri = conceal(self.uri)
-        self.tags = {
-            key: masked(value) if isinstance(value, str) else value for key, value in self.tags.items()
-        }
+            object.__setattr__(self, "uri", conceal(self.uri))
+        tags = {key: masked(text) if isinstance(text, str) else text for key, text in self.tags.items()}
+        object.__setattr__(self, "tags", tags)
+        super().__post_init__()
 
 
-@dataclass
-class DisplayConfig:
+@dataclass(frozen=True)
+class DisplayConfig(Node):
     live: bool | None = None
     """None: live display on a terminal, plain lines elsewhere."""
-    plain_interval_s: float = 10.0
+    plain_interval_s: Seconds = 10.0
 
 
 class SweepOrder(Enum):
@@ -395,58 +411,57 @@ class SweepOrder(Enum):
     """As the sweep lists them."""
 
 
-@dataclass
-class SweepConfig:
+@dataclass(frozen=True)
+class SweepConfig(Node):
     """How a sweep goes about its points; nothing here changes what a point is."""
 
-    name: str | None = None
+    name: Annotated[str, FolderName()] | None = None
     """Name of the sweep. None: the experiment's name, else one made from the arguments of the command line."""
-    workers: int | None = None
+    workers: Count | None = None
     """Runs at once on this machine, at most. None: as many as free GPUs match; emulated GPUs: one."""
     order: SweepOrder = SweepOrder.blocks
-    order_seed: int = 0
-    attempts: int = 2
+    order_seed: CountOrZero = 0
+    attempts: Count = 2
     """How often a point that fails is tried, each time the sweep is started."""
     retry_invalid: bool = False
     """Try a run again too that went to its end but did not meet the checks of validity."""
-    stop_after_same_failures: int | None = 5
+    stop_after_same_failures: Count | None = 5
     """So many different points that fail alike before any is measured end the sweep: the installation is broken, not
     they. None: every point is tried."""
-    time_limit_s: float | None = None
+    time_limit_s: Seconds | None = None
     """A run that takes longer is ended (reason `timeout`). None: only the limits of its phases."""
-    placement: dict[str, Any] = field(default_factory=dict)
+    placement: dict[str, Any] = FrozenDict()
     """What a launcher is to ask its cluster for, by GPU option: keys of `hydra.launcher`, e.g.
     `a100: {constraint: sxm4, gres: "gpu:1"}`. Options that are not in it: by what the cluster says it has."""
 
 
-@dataclass
-class RunConfig:
+@dataclass(frozen=True)
+class RunConfig(Node):
     """One point and its repeat: what `python -m wattcount` composes."""
 
-    model: ModelConfig = field(default_factory=ModelConfig, metadata={IDENTITY: True})
-    gpu: GpuConfig = field(default_factory=GpuConfig, metadata={IDENTITY: True})
-    scenario: Any = field(default_factory=ServerConfig, metadata={IDENTITY: True})
-    # Any: OmegaConf has no unions; the option's schema (`BatchConfig` or `ServerConfig`) types the node.
-    engine: EngineConfig = field(default_factory=EngineConfig, metadata={IDENTITY: True})
-    power: PowerConfig = field(default_factory=PowerConfig)
-    tracking: TrackingConfig = field(default_factory=TrackingConfig)
-    display: DisplayConfig = field(default_factory=DisplayConfig)
-    sweep: SweepConfig = field(default_factory=SweepConfig)
+    model: ModelConfig = identity(ModelConfig())
+    gpu: GpuConfig = identity(GpuConfig())
+    scenario: BatchConfig | ServerConfig = identity(ServerConfig())
+    engine: EngineConfig = identity(EngineConfig())
+    power: PowerConfig = PowerConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    display: DisplayConfig = DisplayConfig()
+    sweep: SweepConfig = SweepConfig()
     dry_run: bool = False
     """Show what a sweep would measure, and measure nothing."""
     evidence: str | None = identity(None)
     """Filled in by wattcount from the NVML library that was loaded."""
-    seed: int = 0
-    repeat: int = 0
-    records_dir: str = field(default_factory=default_records_dir)
+    seed: Seed = 0
+    repeat: Seed = 0
+    records_dir: Annotated[str, NotBlank()] = field(default_factory=default_records_dir)
     """`$WATTCOUNT_HOME/records`, without that variable `~/.local/share/wattcount/records`."""
     resume: bool | None = None
     """Leave out what `records_dir` has a valid record of. None: in a sweep, yes; a single run measures again."""
     allow_busy_gpu: bool = False
     """Measure although another process computes on the GPU; the record says so."""
-    cooldown_limit_s: float = 60.0
+    cooldown_limit_s: SecondsOrZero = 60.0
     """Before a sweep's next run: how long to wait until the GPU is as it was before the first; 0: not at all."""
-    gpu_busy_timeout_s: float = 60.0
+    gpu_busy_timeout_s: SecondsOrZero = 60.0
     """How long to wait for other processes to leave the GPU before the run is refused; 0: not at all."""
-    gpu_lock_timeout_s: float = 3600.0
+    gpu_lock_timeout_s: SecondsOrZero = 3600.0
     """How long to wait for another run on a GPU of this one to end; 0: not at all."""

@@ -1,22 +1,22 @@
-"""Whether a configuration makes sense, key by key. Types are checked before, hardware after (preflight).
+"""Whether a configuration makes sense: the rules that concern several keys. Hardware is looked at later (preflight).
 
 What only one engine minds, its plug-in says (`EnginePlugin.problems`).
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from wattcount.config.context_length import MAX_REQUESTS, context_problems, max_model_len
+from wattcount.config.context_length import context_problems, max_model_len
+from wattcount.config.fields import Node
 from wattcount.config.hf_config import text_config
+from wattcount.config.loader import field_problems, kinds
 from wattcount.config.schema import (
+    MAX_REQUESTS,
     ArrivalKind,
-    BatchConfig,
     Device,
     Initializer,
     LengthKind,
@@ -31,11 +31,6 @@ from wattcount.engines import registry
 from wattcount.errors import NotStartedError
 from wattcount.masking import MASK, has_secret, is_secret_name
 
-DTYPES = ("bfloat16", "float16", "float32")
-
-MAX_NAME = 200
-"""The most characters of a sweep's name, which becomes a folder: file systems take 255 bytes, and files beside it add some."""
-
 
 def validate(cfg: RunConfig) -> None:
     """Raises `NotStartedError` with one line: the first key whose value makes no sense, and what would."""
@@ -44,11 +39,11 @@ def validate(cfg: RunConfig) -> None:
 
 
 def problems(cfg: RunConfig) -> Iterator[str]:
-    """Every problem, one line each."""
-    broken = list(_missing_or_not_finite(cfg, ""))
+    """Every problem, one line each: of single values, and if there is none, of what does not go together."""
+    broken = field_problems(cfg)
     yield from broken
     if broken:
-        return  # the checks below compare numbers
+        return
     try:
         registry.plugin(cfg.engine.name)
     except NotStartedError as error:
@@ -57,19 +52,17 @@ def problems(cfg: RunConfig) -> Iterator[str]:
     yield from _model(cfg)
     yield from _gpu(cfg)
     yield from _lengths(cfg)
-    yield from _sampling(cfg)
-    yield from _slo(cfg)
-    yield from _scenario(cfg)
+    if isinstance(cfg.scenario, ServerConfig):
+        yield from _server(cfg.scenario)
     yield from _engine(cfg)
-    yield from _power(cfg)
     yield from _run(cfg)
 
 
 def _secrets(node: Any, where: str) -> Iterator[str]:
     """Passwords and tokens: every record keeps the whole configuration."""
-    if dataclasses.is_dataclass(node):
-        for name, value in vars(node).items():
-            yield from _secrets(value, f"{where}.{name}")
+    if isinstance(node, Node):
+        for name in kinds(type(node)):
+            yield from _secrets(getattr(node, name), f"{where}.{name}")
     elif isinstance(node, dict):
         for key, value in node.items():
             yield from _secrets(value, f"{where}.{key}")
@@ -83,34 +76,6 @@ def _secrets(node: Any, where: str) -> Iterator[str]:
                 f"{where}: holds a password or a token, which every record would keep: set it in the environment "
                 "(HF_TOKEN for the Hugging Face hub), or in the settings of whoever serves the file"
             )
-
-
-def _missing_or_not_finite(node: Any, where: str) -> Iterator[str]:
-    if dataclasses.is_dataclass(node):
-        for item in dataclasses.fields(node):
-            yield from _missing_or_not_finite(
-                getattr(node, item.name), f"{where}.{item.name}" if where else item.name
-            )
-    elif isinstance(node, dict):
-        for key, value in node.items():
-            yield from _missing_or_not_finite(value, f"{where}.{key}")
-    elif isinstance(node, list):
-        for index, value in enumerate(node):
-            yield from _missing_or_not_finite(value, f"{where}[{index}]")
-    elif isinstance(node, float) and not math.isfinite(node):
-        yield f"{where}: must be a finite number, not {node}"
-    elif node == "???":
-        yield f"{where}: must be given"
-
-
-def _above(key: str, value: float | None, low: float = 0, unit: str = "") -> Iterator[str]:
-    if value is not None and value <= low:
-        yield f"{key}: must be above {low}{unit}, not {value:g}{unit}"
-
-
-def _at_least(key: str, value: float | None, low: float, unit: str = "") -> Iterator[str]:
-    if value is not None and value < low:
-        yield f"{key}: must be at least {low:g}{unit}, not {value:g}{unit}"
 
 
 def _file(key: str, path: str | None, what: str) -> Iterator[str]:
@@ -133,12 +98,6 @@ def _file(key: str, path: str | None, what: str) -> Iterator[str]:
 
 def _model(cfg: RunConfig) -> Iterator[str]:
     model, able = cfg.model, registry.plugin(cfg.engine.name).capabilities
-    if not model.name.strip():
-        yield "model.name: must not be empty"
-    if model.dtype not in DTYPES:
-        yield f"model.dtype: '{model.dtype}' is not one of {', '.join(DTYPES)}"
-    if model.quantization is not None and not model.quantization.strip():
-        yield "model.quantization: must not be empty; null for none"
     if model.initializer is not Initializer.dummy:
         if model.weights is not Weights.random:
             yield (
@@ -147,8 +106,6 @@ def _model(cfg: RunConfig) -> Iterator[str]:
             )
         elif model.initializer not in able.initializers:
             yield f"model.initializer: engine={cfg.engine.name} cannot draw {model.initializer.value} weights"
-    yield from _above("model.parameters_b", model.parameters_b)
-    yield from _above("model.active_parameters_b", model.active_parameters_b)
     if model.path is not None:
         folder = Path(model.path).expanduser()
         if not folder.is_dir():
@@ -186,7 +143,7 @@ def _model(cfg: RunConfig) -> Iterator[str]:
         )
     heads = model.hf_config.get("num_attention_heads")
     size = cfg.engine.tensor_parallel_size
-    if isinstance(heads, int) and size >= 1 and heads % size:
+    if isinstance(heads, int) and heads % size:
         yield (
             f"engine.tensor_parallel_size: {size} does not divide the {heads} attention heads of {model.name}"
         )
@@ -194,12 +151,6 @@ def _model(cfg: RunConfig) -> Iterator[str]:
 
 def _gpu(cfg: RunConfig) -> Iterator[str]:
     gpu = cfg.gpu
-    yield from _at_least("gpu.count", gpu.count, 1)
-    for index, pattern in enumerate(gpu.nvml_names):
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            yield f"gpu.nvml_names[{index}]: '{pattern}' is no regular expression: {error}"
     if gpu.devices and len(gpu.devices) != gpu.count:
         yield (
             f"gpu.devices: names {len(gpu.devices)} GPUs but gpu.count is {gpu.count}; "
@@ -207,11 +158,6 @@ def _gpu(cfg: RunConfig) -> Iterator[str]:
         )
     if len(set(gpu.devices)) != len(gpu.devices):
         yield f"gpu.devices: names a GPU twice: {', '.join(gpu.devices)}"
-    for key in ("memory_gib", "memory_bandwidth_gb_s", "fp16_dense_tflops", "fp8_dense_tflops", "tdp_w"):
-        yield from _above(f"gpu.{key}", getattr(gpu, key))
-    yield from _at_least("gpu.idle_w", gpu.idle_w, 0, " W")
-    yield from _above("gpu.sm_clock_mhz", gpu.sm_clock_mhz, 0, " MHz")
-    yield from _above("gpu.power_limit_w", gpu.power_limit_w, 0, " W")
 
 
 def _lengths(cfg: RunConfig) -> Iterator[str]:
@@ -221,11 +167,8 @@ def _lengths(cfg: RunConfig) -> Iterator[str]:
         mean = getattr(lengths, f"{side}_tokens")
         low = getattr(lengths, f"{side}_tokens_min")
         high = getattr(lengths, f"{side}_tokens_max")
-        yield from _at_least(f"{where}.{side}_tokens", mean, 1)
-        yield from _at_least(f"{where}.{side}_tokens_min", low, 1)
         if low > high:
             yield f"{where}.{side}_tokens_min: {low} is above {side}_tokens_max, {high}"
-        yield from _at_least(f"{where}.{side}_cv", getattr(lengths, f"{side}_cv"), 0)
         if lengths.kind is LengthKind.lognormal and low <= high and not low <= mean <= high:
             yield (
                 f"{where}.{side}_tokens: the mean, {mean}, lies outside "
@@ -234,55 +177,15 @@ def _lengths(cfg: RunConfig) -> Iterator[str]:
     if lengths.kind is LengthKind.prompts:
         yield from _file(f"{where}.path", lengths.path, "prompt file")
     if lengths.kind is LengthKind.trace:
-        arrivals = getattr(cfg.scenario, "arrivals", None)
+        arrivals = cfg.scenario.arrivals if isinstance(cfg.scenario, ServerConfig) else None
         shared = arrivals is not None and arrivals.kind is ArrivalKind.trace and arrivals.path is not None
         if lengths.path is not None or not shared:
             yield from _file(f"{where}.path", lengths.path, "trace file")
     yield from context_problems(cfg)
 
 
-def _sampling(cfg: RunConfig) -> Iterator[str]:
-    sampling, where = cfg.scenario.sampling, "scenario.sampling"
-    yield from _at_least(f"{where}.temperature", sampling.temperature, 0)
-    if not 0 < sampling.top_p <= 1:
-        yield f"{where}.top_p: must be above 0 and at most 1, not {sampling.top_p:g}"
-    yield from _at_least(f"{where}.top_k", sampling.top_k, 0)
-    if not 0 <= sampling.min_p <= 1:
-        yield f"{where}.min_p: must be at least 0 and at most 1, not {sampling.min_p:g}"
-    yield from _at_least(f"{where}.seed", sampling.seed, 0)
-
-
-def _slo(cfg: RunConfig) -> Iterator[str]:
-    for key in ("ttft_ms", "tpot_ms", "e2e_ms"):
-        value = getattr(cfg.scenario.slo, key)
-        if value is not None and value <= 0:
-            yield f"scenario.slo.{key}: must be above 0 ms, not {value:g} ms; null for no bound"
-
-
-def _scenario(cfg: RunConfig) -> Iterator[str]:
-    scenario = cfg.scenario
-    yield from _at_least("scenario.bare_idle_s", scenario.bare_idle_s, 0, " s")
-    yield from _at_least("scenario.loaded_idle_s", scenario.loaded_idle_s, 0, " s")
-    yield from _at_least("scenario.bare_idle_after_s", scenario.bare_idle_after_s, 0, " s")
-    yield from _above("scenario.drain_limit_s", scenario.drain_limit_s, 0, " s")
-    if isinstance(scenario, BatchConfig):
-        yield from _at_least("scenario.num_requests", scenario.num_requests, 1)
-        if scenario.num_requests > MAX_REQUESTS:
-            yield f"scenario.num_requests: must be at most {MAX_REQUESTS}, not {scenario.num_requests}"
-        yield from _at_least("scenario.warmup_requests", scenario.warmup_requests, 0)
-        yield from _above("scenario.time_limit_s", scenario.time_limit_s, 0, " s")
-    if isinstance(scenario, ServerConfig):
-        yield from _server(scenario)
-
-
 def _server(scenario: ServerConfig) -> Iterator[str]:
     arrivals, rate = scenario.arrivals, scenario.rate_rps
-    yield from _above("scenario.window_s", scenario.window_s, 0, " s")
-    yield from _at_least("scenario.warmup_s", scenario.warmup_s, 0, " s")
-    yield from _at_least("scenario.warmup_limit_s", scenario.warmup_limit_s, 0, " s")
-    if scenario.max_in_flight is not None:
-        yield from _at_least("scenario.max_in_flight", scenario.max_in_flight, 1)
-    yield from _above("scenario.arrivals.cv", arrivals.cv)
     if arrivals.kind is ArrivalKind.trace:
         yield from _file("scenario.arrivals.path", arrivals.path, "trace file")
     elif rate is None:
@@ -290,8 +193,7 @@ def _server(scenario: ServerConfig) -> Iterator[str]:
             f"scenario.rate_rps: must be given for {arrivals.kind.value} arrivals; only a trace has a rate "
             "of its own"
         )
-    yield from _above("scenario.rate_rps", rate, 0, " requests/s")
-    if rate is None or rate <= 0 or scenario.window_s <= 0:
+    if rate is None:
         return
     expected = rate * scenario.window_s
     if expected < 1:
@@ -306,22 +208,11 @@ def _server(scenario: ServerConfig) -> Iterator[str]:
 
 def _engine(cfg: RunConfig) -> Iterator[str]:
     engine = cfg.engine
-    sizes = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
-    for key in sizes:
-        yield from _at_least(f"engine.{key}", getattr(engine, key), 1)
-    for key in ("max_model_len", "max_num_seqs", "max_num_batched_tokens"):
-        value = getattr(engine, key)
-        if value is not None:
-            yield from _at_least(f"engine.{key}", value, 1)
-    share = engine.gpu_memory_utilization
-    if share is not None and not 0 < share <= 1:
-        yield f"engine.gpu_memory_utilization: must be above 0 and at most 1, not {share:g}"
-    yield from _above("engine.start_timeout_s", engine.start_timeout_s, 0, " s")
     yield from _batching(cfg)
     yield from _speculative(cfg)
     plugin = registry.plugin(engine.name)
     able = plugin.capabilities
-    if able.spreads_over_gpus and cfg.gpu.count >= 1 and all(getattr(engine, key) >= 1 for key in sizes):
+    if able.spreads_over_gpus:
         yield from _parallel(cfg)
     if not able.takes_token_ids:
         yield f"engine.name: {engine.name} takes prompts as text only, and what wattcount sends are token ids"
@@ -336,7 +227,7 @@ def _engine(cfg: RunConfig) -> Iterator[str]:
 def _batching(cfg: RunConfig) -> Iterator[str]:
     engine = cfg.engine
     tokens = engine.max_num_batched_tokens
-    if tokens is None or tokens < 1:
+    if tokens is None:
         return
     if engine.max_num_seqs is not None and tokens < engine.max_num_seqs:
         yield (
@@ -360,11 +251,8 @@ def _speculative(cfg: RunConfig) -> Iterator[str]:
         return
     if spec.method not in registry.plugin(cfg.engine.name).capabilities.speculates:
         yield f"{where}.method: engine={cfg.engine.name} cannot do {spec.method.value}"
-    yield from _at_least(f"{where}.num_speculative_tokens", spec.num_speculative_tokens, 1)
     least, most = spec.prompt_lookup_min, spec.prompt_lookup_max
     if spec.method is SpeculativeMethod.ngram:
-        yield from _at_least(f"{where}.prompt_lookup_min", least, 1)
-        yield from _at_least(f"{where}.prompt_lookup_max", most, 1)
         if least is not None and most is not None and least > most:
             yield f"{where}.prompt_lookup_min: {least} is above prompt_lookup_max, {most}"
         if spec.draft_model is not None:
@@ -425,21 +313,6 @@ def _parallel(cfg: RunConfig) -> Iterator[str]:
         )
 
 
-def _power(cfg: RunConfig) -> Iterator[str]:
-    power = cfg.power
-    for key in (
-        "energy_counter_period_ms",
-        "power_period_ms",
-        "samples_period_ms",
-        "status_period_ms",
-        "heartbeat_ms",
-    ):
-        value = getattr(power, key)
-        if value is not None and not 0.5 <= value <= 60_000:
-            yield f"power.{key}: must be between 0.5 and 60000 ms, not {value:g} ms"
-    yield from _at_least("power.buffer_mib_per_gpu", power.buffer_mib_per_gpu, 1, " MiB")
-
-
 def _run(cfg: RunConfig) -> Iterator[str]:
     if cfg.tracking.enabled and not cfg.tracking.experiment.strip():
         yield "tracking.experiment: must not be empty"
@@ -448,24 +321,3 @@ def _run(cfg: RunConfig) -> Iterator[str]:
             yield problem
     for name in ("model", "engine", "scenario", "gpu"):
         yield from _secrets(getattr(cfg, name), name)
-    yield from _above("display.plain_interval_s", cfg.display.plain_interval_s, 0, " s")
-    yield from _at_least("cooldown_limit_s", cfg.cooldown_limit_s, 0, " s")
-    yield from _at_least("gpu_busy_timeout_s", cfg.gpu_busy_timeout_s, 0, " s")
-    yield from _at_least("gpu_lock_timeout_s", cfg.gpu_lock_timeout_s, 0, " s")
-    sweep = cfg.sweep
-    if sweep.name is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", sweep.name):
-        yield f"sweep.name: '{sweep.name}' becomes a folder; use letters, digits, '-', '_' and '.'"
-    if sweep.name is not None and len(sweep.name) > MAX_NAME:
-        yield f"sweep.name: has {len(sweep.name)} characters and becomes a folder; use at most {MAX_NAME}"
-    yield from _at_least("sweep.attempts", sweep.attempts, 1)
-    yield from _at_least("sweep.stop_after_same_failures", sweep.stop_after_same_failures, 1)
-    if sweep.workers is not None:
-        yield from _at_least("sweep.workers", sweep.workers, 1)
-    yield from _above("sweep.time_limit_s", sweep.time_limit_s, 0, " s")
-    yield from _at_least("sweep.order_seed", sweep.order_seed, 0)
-    for key in ("seed", "repeat"):
-        value = getattr(cfg, key)
-        if not 0 <= value < 2**31:
-            yield f"{key}: must be between 0 and {2**31 - 1}, not {value}"
-    if not cfg.records_dir.strip():
-        yield "records_dir: must not be empty"

@@ -12,8 +12,7 @@ from math import ceil, sqrt
 import numpy as np
 from numpy.typing import NDArray
 
-from wattcount.config.context_length import MAX_REQUESTS
-from wattcount.config.schema import ArrivalConfig, ArrivalKind
+from wattcount.config.schema import MAX_REQUESTS, ArrivalConfig, ArrivalKind
 from wattcount.errors import NotStartedError
 from wattcount.load.streams import Stream, stream
 from wattcount.load.trace import Trace, read_trace

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from wattcount.config.plain import from_json
+from wattcount.config.loader import from_json
 from wattcount.config.schema import RunConfig
 from wattcount.errors import WattcountError
 from wattcount.masking import masked

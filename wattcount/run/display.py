@@ -86,7 +86,7 @@ def _adaptive(server: ServerConfig) -> bool:
 def headline(cfg: RunConfig) -> str:
     """`llama3_8b on NVIDIA H200, server 4 requests/s, fp8`."""
     from wattcount.config.levers import with_levers
-    from wattcount.config.plain import to_json
+    from wattcount.config.loader import to_json
     from wattcount.metrics.summary import load_label
 
     gpus = f"{cfg.gpu.count} x " if cfg.gpu.count > 1 else ""

@@ -28,7 +28,7 @@ from typing import Any, Protocol
 from wattcount import ownership
 from wattcount.clock import ClockPair, now_ns
 from wattcount.config.identity import point_id
-from wattcount.config.plain import asked_otherwise, to_json
+from wattcount.config.loader import asked_otherwise, to_json
 from wattcount.config.schema import RunConfig
 from wattcount.engines import registry
 from wattcount.errors import (

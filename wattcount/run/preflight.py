@@ -8,7 +8,6 @@ looks at everything else, `check_busy` at other processes on the GPU once no oth
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
 import json
 import os
@@ -23,13 +22,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import psutil
 
 from wattcount.config import fit
+from wattcount.config.loader import changed
 from wattcount.config.schema import (
-    ArrivalKind,
     Device,
     GpuConfig,
-    LengthKind,
     ModelConfig,
     RunConfig,
+    ServerConfig,
     Weights,
 )
 from wattcount.config.validation import validate
@@ -69,21 +68,17 @@ def resolve(cfg: RunConfig, nvml: NvmlSession) -> RunConfig:
 
     Raises `NotStartedError` with one line that says what is wrong and what to do.
     """
-    cfg = copy.deepcopy(cfg)
-    cfg.evidence = nvml.evidence
     gpus = nvml.select(cfg.gpu)
-    _resolve_gpu(cfg, gpus)
-    plugin = registry.plugin(cfg.engine.name)
-    emulated = nvml.evidence == "emulated"
+    plugin, emulated = registry.plugin(cfg.engine.name), nvml.evidence == "emulated"
+    cfg = dataclasses.replace(cfg, evidence=nvml.evidence, gpu=_resolved_gpu(cfg.gpu, gpus))
     refuse(plugin.checks(cfg.engine.device, emulated=emulated))
     facts: dict[str, Any] = dict(plugin.identity_facts())
     device = plugin.device(cfg.engine.device, emulated=emulated)
-    cfg.engine = dataclasses.replace(cfg.engine, device=device, **facts)
-    cfg.model = resolved_model(cfg, gpus)
+    cfg = dataclasses.replace(cfg, engine=dataclasses.replace(cfg.engine, device=device, **facts))
+    cfg = dataclasses.replace(cfg, model=resolved_model(cfg, gpus))
     validate(cfg)  # what `auto` became is checked like anything else
-    _resolve_fingerprints(cfg)
-    cfg.engine = plugin.resolved(cfg, least_memory_bytes(gpus))
-    return cfg
+    cfg = _with_fingerprints(cfg)
+    return dataclasses.replace(cfg, engine=plugin.resolved(cfg, least_memory_bytes(gpus)))
 
 
 def least_memory_bytes(gpus: Sequence[GpuFacts]) -> int | None:
@@ -108,7 +103,7 @@ def check(cfg: RunConfig, nvml: NvmlSession) -> None:
         registry.create(cfg, uuids, Path(scratch))  # the engine's own checks
 
 
-def _resolve_gpu(cfg: RunConfig, gpus: Sequence[GpuFacts]) -> None:
+def _resolved_gpu(asked: GpuConfig, gpus: Sequence[GpuFacts]) -> GpuConfig:
     names = {gpu.name for gpu in gpus}
     if len(names) > 1:
         raise NotStartedError(
@@ -116,12 +111,12 @@ def _resolve_gpu(cfg: RunConfig, gpus: Sequence[GpuFacts]) -> None:
             "choose some of one kind with gpu.devices=[UUID,...]"
         )
     (found_name,) = names
-    if cfg.gpu.name == "auto":
-        cfg.gpu = described(cfg.gpu, found_name)
-    cfg.gpu.found_name = found_name
-    cfg.gpu.devices = [gpu.uuid for gpu in gpus]
-    if cfg.gpu.memory_gib is None and gpus[0].memory_total_bytes is not None:
-        cfg.gpu.memory_gib = round(gpus[0].memory_total_bytes / fit.GIB, 1)
+    gpu = described(asked, found_name) if asked.name == "auto" else asked
+    memory_gib = gpu.memory_gib
+    if memory_gib is None and gpus[0].memory_total_bytes is not None:
+        memory_gib = round(gpus[0].memory_total_bytes / fit.GIB, 1)
+    devices = [found.uuid for found in gpus]
+    return dataclasses.replace(gpu, found_name=found_name, devices=devices, memory_gib=memory_gib)
 
 
 def described(asked: GpuConfig, found_name: str) -> GpuConfig:
@@ -136,12 +131,12 @@ def described(asked: GpuConfig, found_name: str) -> GpuConfig:
 
 def _overlaid(base: C, asked: C, untouched: C) -> C:
     """`base` with the fields in which `asked` differs from `untouched`."""
-    changed = {
+    own = {
         item.name: getattr(asked, item.name)
         for item in dataclasses.fields(asked)
         if getattr(asked, item.name) != getattr(untouched, item.name)
     }
-    return dataclasses.replace(copy.deepcopy(base), **changed)
+    return dataclasses.replace(base, **own)
 
 
 def resolved_model(cfg: RunConfig, gpus: Sequence[GpuFacts]) -> ModelConfig:
@@ -161,9 +156,9 @@ def _auto_model(cfg: RunConfig, gpus: Sequence[GpuFacts]) -> ModelConfig:
     names = AUTO_MODELS if cfg.engine.device is Device.cuda else (AUTO_MODEL_CPU,)
     for name in names:
         model = _overlaid(compose([f"model={name}"]).model, cfg.model, untouched)
-        model.weights = cfg.model.weights
+        model = dataclasses.replace(model, weights=cfg.model.weights)
         if cfg.gpu.architecture in ("Volta", "Turing") and cfg.model.dtype == untouched.dtype:
-            model.dtype = "float16"
+            model = dataclasses.replace(model, dtype="float16")
         candidate = dataclasses.replace(cfg, model=model)
         if name == names[-1] or all(
             gpu.memory_total_bytes is None or fit.estimate(candidate, gpu.memory_total_bytes).fits
@@ -183,17 +178,19 @@ def _read_json(file: Path) -> dict[str, Any]:
     return values
 
 
-def _resolve_fingerprints(cfg: RunConfig) -> None:
+def _with_fingerprints(cfg: RunConfig) -> RunConfig:
+    found: dict[str, Any] = {}
     if cfg.model.weights is Weights.path and cfg.model.path is not None:
-        cfg.model.path_fingerprint = model_fingerprint(Path(cfg.model.path))
-    arrivals = getattr(cfg.scenario, "arrivals", None)
-    if arrivals is not None and arrivals.kind is ArrivalKind.trace and arrivals.path is not None:
-        arrivals.path = str(Path(arrivals.path).expanduser().absolute())
-        arrivals.fingerprint = file_sha256(Path(arrivals.path))
-    lengths = cfg.scenario.lengths
-    if lengths.kind in (LengthKind.trace, LengthKind.prompts) and lengths.path is not None:
-        lengths.path = str(Path(lengths.path).expanduser().absolute())
-        lengths.fingerprint = file_sha256(Path(lengths.path))
+        found["model.path_fingerprint"] = model_fingerprint(Path(cfg.model.path))
+    files = {"lengths": cfg.scenario.lengths.file}
+    if isinstance(cfg.scenario, ServerConfig):
+        files["arrivals"] = cfg.scenario.arrivals.file
+    for name, path in files.items():
+        if path is not None:
+            file = Path(path).expanduser().absolute()
+            found[f"scenario.{name}.path"] = str(file)
+            found[f"scenario.{name}.fingerprint"] = file_sha256(file)
+    return changed(cfg, found)
 
 
 def check_capability(cfg: RunConfig, gpus: Sequence[GpuFacts]) -> None:

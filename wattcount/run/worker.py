@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any
 
 from wattcount import ownership
 from wattcount.clock import now_ns
-from wattcount.config.plain import asked_otherwise, from_json, to_json
+from wattcount.config.loader import asked_otherwise, from_json, to_json
 from wattcount.config.schema import RunConfig, Weights
 from wattcount.energy.rapl import RaplSampler, find_rapl
 from wattcount.engines import defaults, registry
@@ -259,7 +259,7 @@ class Run:
         self._engine = engine = registry.create(cfg, uuids, self._writer.folder)
         info.characterisation = characterised(session, uuids, cfg.power)
         asked = cfg.power
-        cfg.power = common_plan(info.characterisation.values(), asked)
+        self._cfg = cfg = dataclasses.replace(cfg, power=common_plan(info.characterisation.values(), asked))
         info.asked |= asked_otherwise(asked, cfg.power, "power")
         info.config["power"] = to_json(cfg)["power"]
         self._sampler = sampler = PowerSampler(uuids, session, cfg.power, keep=False)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from wattcount.config.plain import from_json
+from wattcount.config.loader import from_json
 from wattcount.errors import EXIT_FAILED, WattcountError
 from wattcount.files import write_atomically
 from wattcount.masking import conceal

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from wattcount.config.plain import from_json
+from wattcount.config.loader import from_json
 from wattcount.config.schema import RunConfig
 from wattcount.errors import EXIT_TERMINATED, WattcountError
 from wattcount.run.background import Background

@@ -23,7 +23,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from typing import Protocol
 
-from wattcount.config.plain import to_json
+from wattcount.config.loader import to_json
 from wattcount.config.schema import RunConfig
 from wattcount.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED
 from wattcount.run.gpu_lock import is_free

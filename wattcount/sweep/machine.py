@@ -11,12 +11,11 @@ from typing import Any
 
 from wattcount.config import fit
 from wattcount.config.schema import (
-    ArrivalKind,
     Device,
     EngineConfig,
-    LengthKind,
     PowerBackend,
     RunConfig,
+    ServerConfig,
     Weights,
 )
 from wattcount.engines import registry
@@ -83,11 +82,12 @@ class ThisMachine:
         if engine.device is not Device.auto:
             facts["device"] = engine.device.value
         run = dataclasses.replace(cfg, gpu=found.gpu, engine=engine)
-        run.model = self._model(cfg, run, found.matching)
+        run = dataclasses.replace(run, model=self._model(cfg, run, found.matching))
         if (prints := self._fingerprints(run)) is not None:
             facts["fingerprints"] = prints
         memory_bytes = preflight.least_memory_bytes(found.matching) or nominal_bytes(run)
-        run.engine = self._chosen.of(run, memory_bytes, facts.get("version_minor"), facts.get("found_name"))
+        engine = self._chosen.of(run, memory_bytes, facts.get("version_minor"), facts.get("found_name"))
+        run = dataclasses.replace(run, engine=engine)
         return Here(run, facts, found.there, memory_bytes, found.problem)
 
     def _installed(self, engine: str) -> Mapping[str, str]:
@@ -120,10 +120,9 @@ class ThisMachine:
 
     def _fingerprints(self, cfg: RunConfig) -> str | None:
         """As `results.result.fingerprints_of` has them; None where a file cannot be read."""
-        arrivals, lengths = getattr(cfg.scenario, "arrivals", None), cfg.scenario.lengths
         model = cfg.model.path if cfg.model.weights is Weights.path else None
-        trace = arrivals.path if arrivals is not None and arrivals.kind is ArrivalKind.trace else None
-        load = lengths.path if lengths.kind in (LengthKind.trace, LengthKind.prompts) else None
+        trace = cfg.scenario.arrivals.file if isinstance(cfg.scenario, ServerConfig) else None
+        load = cfg.scenario.lengths.file
         try:
             found = [self._print(model, fingerprints.model_fingerprint)]
             found += [self._print(path, fingerprints.file_sha256) for path in (trace, load)]

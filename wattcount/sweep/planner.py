@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from wattcount.config.levers import with_levers
-from wattcount.config.plain import to_json
+from wattcount.config.loader import to_json
 from wattcount.config.schema import RunConfig
 from wattcount.metrics.summary import load_label
 from wattcount.metrics.verdict import Status

@@ -23,11 +23,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from wattcount.config.composition import SWEEPER_TARGET, concealed_config, entangled, from_hydra
 from wattcount.config.hydra_errors import plain_errors
-from wattcount.config.overrides import TextParser
+from wattcount.config.hydra_input import TextParser
+from wattcount.config.loader import GROUPS
 from wattcount.config.paths import default_records_dir
 from wattcount.config.points import build_points
 from wattcount.config.schema import RunConfig
-from wattcount.config.schema_types import GROUPS
 from wattcount.errors import EXIT_FAILED, EXIT_NOT_STARTED, EXIT_OK, NotStartedError
 from wattcount.masking import concealed_arguments
 from wattcount.run.background import Background

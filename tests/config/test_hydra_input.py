@@ -10,9 +10,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from wattcount.config import compose, from_json, to_json
-from wattcount.config.overrides import TextParser, keep_text
+from wattcount.config.catalogue import load_yaml
+from wattcount.config.hydra_input import TextParser, keep_text
 from wattcount.config.schema import ModelConfig, RunConfig
-from wattcount.config.yaml_text import load_yaml
 from wattcount.errors import NotStartedError
 from wattcount.sweep.cases import expand
 

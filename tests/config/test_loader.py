@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from wattcount.config.plain import did_you_mean, from_json, to_json
+from wattcount.config.loader import did_you_mean, from_json, to_json
 from wattcount.config.schema import (
     ArrivalKind,
     BatchConfig,

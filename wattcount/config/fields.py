@@ -1,0 +1,203 @@
+"""What the dataclasses of the configuration are made of: nodes that never change, fields that are identity, ranges.
+
+A range stands beside its field, in the annotation: `window_s: Annotated[float, Range(above=0, unit="s")]`. `loader` has
+the checks of them all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from dataclasses import dataclass, field
+from typing import Any, NoReturn, Protocol
+
+MISSING = "???"
+"""The value of a key that is still to be given, as OmegaConf has it."""
+
+IDENTITY = "identity"
+ALWAYS = "always"
+LEFT_OUT = "left_out"
+
+
+def identity(default: Any = MISSING, *, always: bool = False, left_out: Any = MISSING) -> Any:
+    """A dataclass field that is part of a point's identity.
+
+    `always` keeps it in the hash even where it equals its default; needed where the default depends on
+    the class (`kind`), so that two classes with all their defaults do not hash alike.
+    `left_out` is a further value, besides the default, that is left out of the hash: the one that was the default when
+    the first records were made.
+    """
+    metadata = {
+        IDENTITY: True,
+        ALWAYS: always,
+        LEFT_OUT: () if left_out is MISSING else (left_out,),
+    }
+    return field(default=default, metadata=metadata)
+
+
+class Node:
+    """The base of the configuration's dataclasses, which are frozen: one that changes is another one.
+
+    Lists and dicts become `FrozenList` and `FrozenDict`. So a node can be the key of a cache; its hash is computed once.
+    """
+
+    def __init_subclass__(cls) -> None:
+        setattr(cls, "__hash__", Node._hash_once)  # noqa: B010 - dataclass() leaves alone what the class has itself
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, list | tuple | dict):
+                object.__setattr__(self, name, frozen(value))
+
+    def _hash_once(self) -> int:
+        known: int | None = vars(self).get("_hash")
+        if known is None:
+            values = [getattr(self, item.name) for item in dataclasses.fields(self)]  # type: ignore[arg-type]
+            known = hash((type(self), *values))
+            object.__setattr__(self, "_hash", known)
+        return known
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The hash of a text is another one in every process.
+        return {name: value for name, value in vars(self).items() if name != "_hash"}
+
+
+class FrozenList(list[Any]):
+    """A list that cannot be changed."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(tuple(self))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (FrozenList, (list(self),))
+
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
+        raise TypeError("a configuration cannot be changed: make another one (config.changed)")
+
+    __setitem__ = __delitem__ = __iadd__ = __imul__ = append = clear = extend = insert = _refuse
+    pop = remove = reverse = sort = _refuse
+
+
+class FrozenDict(dict[str, Any]):
+    """A dict that cannot be changed. Two are equal only if their JSON is: 1, 1.0 and true are three values."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(self._text())
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, FrozenDict):
+            return super().__eq__(other)
+        return self is other or (super().__eq__(other) and self._text() == other._text())
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (FrozenDict, (dict(self),))
+
+    def _text(self) -> str:
+        return json.dumps(self, sort_keys=True, default=str)
+
+    _refuse = FrozenList._refuse
+    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse
+
+
+def frozen(value: Any) -> Any:
+    """`value` with lists and dicts, at every depth, that cannot be changed."""
+    if isinstance(value, FrozenList | FrozenDict):
+        return value
+    if isinstance(value, dict):
+        return FrozenDict({str(key): frozen(inner) for key, inner in value.items()})
+    if isinstance(value, list | tuple):
+        return FrozenList(frozen(inner) for inner in value)
+    return value
+
+
+class Rule(Protocol):
+    """What a value must be, beside its type."""
+
+    def problem(self, value: Any) -> str | None:
+        """What is wrong with `value`, which is not null and of the field's type; None where nothing is."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """A number's bounds.
+
+    unit  of the bounds and the value, for the message
+    hint  what to do about it
+    """
+
+    at_least: float | None = None
+    at_most: float | None = None
+    above: float | None = None
+    unit: str = ""
+    hint: str = ""
+
+    def problem(self, value: float) -> str | None:
+        if (
+            (self.at_least is None or value >= self.at_least)
+            and (self.at_most is None or value <= self.at_most)
+            and (self.above is None or value > self.above)
+        ):
+            return None
+        unit = f" {self.unit}" if self.unit else ""
+        return f"must be {self}, not {_number(value)}{unit}{f'; {self.hint}' if self.hint else ''}"
+
+    def __str__(self) -> str:
+        unit = f" {self.unit}" if self.unit else ""
+        if self.at_least is not None and self.at_most is not None:
+            return f"between {_number(self.at_least)} and {_number(self.at_most)}{unit}"
+        words = {"at least": self.at_least, "above": self.above, "at most": self.at_most}
+        return " and ".join(f"{word} {_number(x)}{unit}" for word, x in words.items() if x is not None)
+
+
+def _number(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:g}"
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """Text that is one of a few words."""
+
+    words: tuple[str, ...]
+
+    def problem(self, value: str) -> str | None:
+        return None if value in self.words else f"'{value}' is not one of {', '.join(self.words)}"
+
+
+@dataclass(frozen=True)
+class NotBlank:
+    """Text that has more than blanks."""
+
+    hint: str = ""
+
+    def problem(self, value: str) -> str | None:
+        return None if value.strip() else f"must not be empty{f'; {self.hint}' if self.hint else ''}"
+
+
+@dataclass(frozen=True)
+class FolderName:
+    """Text that becomes the name of a folder: file systems take 255 bytes, and files beside it add some."""
+
+    most: int = 200
+
+    def problem(self, value: str) -> str | None:
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", value):
+            return f"'{value}' becomes a folder; use letters, digits, '-', '_' and '.'"
+        if len(value) > self.most:
+            return f"has {len(value)} characters and becomes a folder; use at most {self.most}"
+        return None
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """Text that is a regular expression."""
+
+    def problem(self, value: str) -> str | None:
+        try:
+            re.compile(value)
+        except re.error as error:
+            return f"'{value}' is no regular expression: {error}"
+        return None
