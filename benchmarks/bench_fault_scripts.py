@@ -43,7 +43,7 @@ import pyarrow as pa
 from bench_energy_truth import LOADS, PROFILES
 from numpy.typing import NDArray
 
-from wattcount.config.loader import to_json
+from wattcount.config.loader import changed, to_json
 from wattcount.config.schema import RunConfig, ServerConfig
 from wattcount.emulation.machine import VIRTUAL_REALTIME_OFFSET_NS, profiles, simulate, virtual_trace
 from wattcount.energy.events import EVENT_DTYPE, Source
@@ -430,7 +430,7 @@ FAULTS: dict[str, Fault] = {
 @functools.cache
 def _config() -> dict[str, Any]:
     cfg = RunConfig(records_dir="/records", seed=0, repeat=0)
-    cfg.scenario = ServerConfig(name="server", rate_rps=2.0)
+    cfg = changed(cfg, {"scenario": ServerConfig(name="server", rate_rps=2.0)})
     return to_json(cfg)
 
 

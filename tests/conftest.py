@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from wattcount.config.loader import changed
 from wattcount.config.schema import (
     BatchConfig,
     Device,
@@ -91,12 +92,9 @@ def tiny_run(tmp_path: Path) -> Callable[..., RunConfig]:
                 warmup_limit_s=SCENARIO_S,
                 window_s=2 * SCENARIO_S,
             )
-        short.bare_idle_s = short.loaded_idle_s = short.bare_idle_after_s = IDLE_S
-        short.drain_limit_s = 5.0
-        for name, value in scenario.items():
-            setattr(short, name, value)
-        cfg.scenario = short
-        return cfg
+        idle = dict.fromkeys(("bare_idle_s", "loaded_idle_s", "bare_idle_after_s"), IDLE_S)
+        short = changed(short, {**idle, "drain_limit_s": 5.0, **scenario})
+        return changed(cfg, {"scenario": short})
 
     return make
 

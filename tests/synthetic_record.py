@@ -20,7 +20,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wattcount.config.loader import to_json
-from wattcount.config.schema import BatchConfig, Device, RunConfig, ServerConfig, SloConfig, Weights
+from wattcount.config.schema import (
+    BatchConfig,
+    Device,
+    EngineConfig,
+    GpuConfig,
+    ModelConfig,
+    RunConfig,
+    ServerConfig,
+    SloConfig,
+    Weights,
+)
 from wattcount.metrics import compute, load_metrics, to_bytes
 from wattcount.records import Record, schema
 from wattcount.records.schema import Evidence, Phase, PhaseSpan, RunInfo, Validity
@@ -138,15 +148,21 @@ class SyntheticRun:
         return f"GPU-00000000-0000-0000-0000-{gpu:012d}"
 
     def config(self) -> dict[str, Any]:
-        cfg = RunConfig(records_dir="/records", seed=self.seed, repeat=self.repeat)
-        cfg.model.name, cfg.model.weights = self.model, self.weights
-        cfg.gpu.name, cfg.gpu.found_name, cfg.gpu.count = "h200", self.gpu_name, self.gpus
-        cfg.evidence = str(self.evidence)
-        cfg.engine.device = Device.cuda
-        if self.scenario == "batch":
-            cfg.scenario = BatchConfig(name="batch", slo=self.slo, num_requests=len(self.requests))
-        else:
-            cfg.scenario = ServerConfig(name="server", slo=self.slo, rate_rps=self.rate_rps)
+        scenario = (
+            BatchConfig(name="batch", slo=self.slo, num_requests=len(self.requests))
+            if self.scenario == "batch"
+            else ServerConfig(name="server", slo=self.slo, rate_rps=self.rate_rps)
+        )
+        cfg = RunConfig(
+            model=ModelConfig(name=self.model, weights=self.weights),
+            gpu=GpuConfig(name="h200", found_name=self.gpu_name, count=self.gpus),
+            scenario=scenario,
+            engine=EngineConfig(device=Device.cuda),
+            evidence=str(self.evidence),
+            records_dir="/records",
+            seed=self.seed,
+            repeat=self.repeat,
+        )
         return to_json(cfg)
 
     def info(self) -> RunInfo:

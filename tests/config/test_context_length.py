@@ -9,13 +9,20 @@ import pytest
 from wattcount.config import compose
 from wattcount.config.catalogue import model_catalogue
 from wattcount.config.context_length import (
-    MAX_REQUESTS,
     context_problems,
     longest_request_tokens,
     max_model_len,
 )
 from wattcount.config.hf_config import context_tokens
-from wattcount.config.schema import BatchConfig, LengthConfig, LengthKind, ModelConfig, RunConfig
+from wattcount.config.loader import changed
+from wattcount.config.schema import (
+    MAX_REQUESTS,
+    BatchConfig,
+    LengthConfig,
+    LengthKind,
+    ModelConfig,
+    RunConfig,
+)
 from wattcount.engines.vllm.model import context_length
 from wattcount.errors import NotStartedError
 from wattcount.load import arrivals, build_plan
@@ -43,7 +50,7 @@ def test_what_is_checked_is_what_the_engine_is_set_up_for(name: str, model: Mode
     cfg = RunConfig(model=model, scenario=BatchConfig(name=name))
     assert next(context_problems(cfg), None) is None
     assert context_length(cfg, model.hf_config) == max_model_len(cfg) == 768
-    cfg.scenario.lengths.input_tokens = 10_000_000
+    cfg = changed(cfg, {"scenario.lengths.input_tokens": 10_000_000})
     if context_tokens(model.hf_config) is None:
         assert context_length(cfg, model.hf_config) == max_model_len(cfg) > 10_000_000
     else:

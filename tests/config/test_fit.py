@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from wattcount.config import compose, fit
+from wattcount.config.loader import changed
 from wattcount.config.schema import BatchConfig, Device, LengthConfig, LengthKind, RunConfig, ServerConfig
 from wattcount.engines import registry
 
@@ -107,7 +108,7 @@ def test_a_draft_model_takes_its_weights_and_cache() -> None:
 
 def test_a_cpu_engine_uses_the_memory_that_is_free() -> None:
     run = compose(["model=qwen2_5_0_5b"])
-    run.engine.device = Device.cpu
+    run = changed(run, {"engine.device": Device.cpu})
     assert fit.estimate(run, 8 * GIB).usable_bytes == 8 * GIB
     assert not fit.estimate(run, 2 * GIB).fits
 
@@ -118,15 +119,25 @@ def test_an_unknown_model_is_given_the_benefit_of_the_doubt() -> None:
     assert report.fits
     assert report.parameters is None
     assert "not known" in report.explain()
-    run.model.parameters_b = 70.0
+    run = changed(run, {"model.parameters_b": 70.0})
     assert not fit.estimate(run, 80 * GIB).fits
 
 
 def test_declared_quantisation() -> None:
     run = compose(["model=llama3_8b"])
-    run.model.hf_config = {**run.model.hf_config, "quantization_config": {"quant_method": "gptq", "bits": 4}}
+    run = changed(
+        run,
+        {
+            "model.hf_config": {
+                **run.model.hf_config,
+                "quantization_config": {"quant_method": "gptq", "bits": 4},
+            }
+        },
+    )
     assert fit.estimate(run, 80 * GIB).weight_bits == 4.25
-    run.model.hf_config = {**run.model.hf_config, "quantization_config": {"quant_method": "fp8"}}
+    run = changed(
+        run, {"model.hf_config": {**run.model.hf_config, "quantization_config": {"quant_method": "fp8"}}}
+    )
     assert fit.estimate(run, 80 * GIB).weight_bits == 8.0
 
 
@@ -136,7 +147,7 @@ def test_declared_quantisation() -> None:
 def test_groups_add_their_scales_and_zero_points(bits: int, group_size: int, expected: float) -> None:
     run = compose(["model=llama3_8b"])
     declared = {"quant_method": "gptq", "bits": bits, "group_size": group_size}
-    run.model.hf_config = {**run.model.hf_config, "quantization_config": declared}
+    run = changed(run, {"model.hf_config": {**run.model.hf_config, "quantization_config": declared}})
     assert fit.estimate(run, 80 * GIB).weight_bits == expected
 
 
@@ -144,7 +155,7 @@ def test_a_quantised_checkpoint_is_as_large_as_its_files() -> None:
     """Against the 5.58e9 bytes of Qwen/Qwen2.5-7B-Instruct-AWQ on the hub."""
     run = compose(["model=qwen2_5_7b"])
     declared = {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True, "version": "gemm"}
-    run.model.hf_config = {**run.model.hf_config, "quantization_config": declared}
+    run = changed(run, {"model.hf_config": {**run.model.hf_config, "quantization_config": declared}})
     assert fit.estimate(run, 80 * GIB).weights_bytes == pytest.approx(5.58e9, rel=0.01)
 
 
@@ -168,7 +179,7 @@ def test_longest_request() -> None:
 def test_concurrency() -> None:
     def of(scenario: Any, max_num_seqs: int | None = None) -> int:
         run = RunConfig(scenario=scenario)
-        run.engine.max_num_seqs = max_num_seqs
+        run = changed(run, {"engine.max_num_seqs": max_num_seqs})
         return fit.concurrency(run)
 
     assert of(BatchConfig(num_requests=8)) == 8

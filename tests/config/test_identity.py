@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import copy
 import dataclasses
 import enum
 import json
@@ -12,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wattcount.config import compose, from_json, identity, to_json
+from wattcount.config.fields import ALWAYS, IDENTITY, LEFT_OUT
 from wattcount.config.identity import (
     LENGTHS,
     canonical_json,
@@ -21,10 +21,8 @@ from wattcount.config.identity import (
     setting,
     setting_key,
 )
+from wattcount.config.loader import changed
 from wattcount.config.schema import (
-    ALWAYS,
-    IDENTITY,
-    LEFT_OUT,
     BatchConfig,
     Device,
     EngineConfig,
@@ -40,11 +38,15 @@ from wattcount.errors import NotStartedError
 
 def resolved(*overrides: str) -> RunConfig:
     run = compose(list(overrides))
-    run.gpu.found_name = "NVIDIA H200"
-    run.engine.device = Device.cuda
-    run.engine.version_minor = "0.32"
-    run.evidence = "measured"
-    return run
+    return changed(
+        run,
+        {
+            "gpu.found_name": "NVIDIA H200",
+            "engine.device": Device.cuda,
+            "engine.version_minor": "0.32",
+            "evidence": "measured",
+        },
+    )
 
 
 GOLDEN = {
@@ -166,25 +168,28 @@ def test_what_is_measured_counts() -> None:
             "engine.speculative.num_speculative_tokens=2": ["engine.speculative.method=ngram"],
         }.get(override, [])
         runs.append(resolved("model=llama3_8b", override, *extra))
-    for key, value in (("evidence", "emulated"),):
-        changed = copy.deepcopy(runs[0])
-        setattr(changed, key, value)
-        runs.append(changed)
-    other_gpu, other_version = copy.deepcopy(runs[0]), copy.deepcopy(runs[0])
-    other_gpu.gpu.found_name = "NVIDIA H100 80GB HBM3"
-    other_version.engine.version_minor = "0.31"
-    runs += [other_gpu, other_version]
+    for key, value in (
+        ("evidence", "emulated"),
+        ("gpu.found_name", "NVIDIA H100 80GB HBM3"),
+        ("engine.version_minor", "0.31"),
+    ):
+        runs.append(changed(runs[0], {key: value}))
     assert len({point_id(run) for run in runs}) == len(runs)
 
 
 def test_what_was_the_default_is_still_left_out() -> None:
     first, null = resolved("model=llama3_8b"), resolved("model=llama3_8b")
-    first.engine.gpu_memory_utilization = 0.9
-    first.engine.enable_prefix_caching, first.engine.enable_chunked_prefill = False, True
+    first = changed(
+        first,
+        {
+            "engine.gpu_memory_utilization": 0.9,
+            "engine.enable_prefix_caching": False,
+            "engine.enable_chunked_prefill": True,
+        },
+    )
     assert point_id(first) == point_id(null)
     for name, value in (("gpu_memory_utilization", 0.92), ("enable_prefix_caching", True)):
-        other = copy.deepcopy(first)
-        setattr(other.engine, name, value)
+        other = changed(first, {f"engine.{name}": value})
         assert point_id(other) != point_id(first)
 
 
@@ -201,30 +206,31 @@ def test_a_setting_left_to_the_engine_and_the_same_one_asked_for_are_one_point()
             "engine.gpu_memory_utilization=0.92",
         ),
     )
-    for run in (left, asked):
-        run.engine = registry.plugin(run.engine.name).resolved(run)
+    left, asked = (
+        changed(run, {"engine": registry.plugin(run.engine.name).resolved(run)}) for run in (left, asked)
+    )
     assert left.engine.unset
     assert point_id(left) == point_id(asked)
     assert point_id(left) != point_id(resolved("model=llama3_8b", "gpu=h200", "scenario=server"))
 
 
 def test_batch_and_server_with_all_their_defaults_differ() -> None:
-    batch, server = resolved("model=tiny"), resolved("model=tiny")
-    batch.scenario, server.scenario = BatchConfig(), ServerConfig()
+    run = resolved("model=tiny")
+    batch, server = (changed(run, {"scenario": scenario}) for scenario in (BatchConfig(), ServerConfig()))
     assert point_id(batch) != point_id(server)
 
 
 def test_the_shape_counts_only_where_the_weights_are_random() -> None:
-    hub, changed = resolved("model=llama3_8b"), resolved("model=llama3_8b")
-    changed.model.hf_config = {"hidden_size": 1}
-    assert point_id(hub) == point_id(changed)
-    hub.model.weights = changed.model.weights = Weights.random
-    assert point_id(hub) != point_id(changed)
+    hub = resolved("model=llama3_8b")
+    other = changed(hub, {"model.hf_config": {"hidden_size": 1}})
+    assert point_id(hub) == point_id(other)
+    hub, other = (changed(run, {"model.weights": Weights.random}) for run in (hub, other))
+    assert point_id(hub) != point_id(other)
 
 
 def test_whole_floats_and_integers_are_one_value() -> None:
-    one, other = resolved("model=tiny"), resolved("model=tiny")
-    one.engine.args, other.engine.args = {"x": 5}, {"x": 5.0}
+    run = resolved("model=tiny")
+    one, other = (changed(run, {"engine.args": {"x": x}}) for x in (5, 5.0))
     assert point_id(one) == point_id(other)
 
 
@@ -255,29 +261,29 @@ def test_a_new_option_with_a_default_changes_no_old_hash(name: str, default: Any
         "NewerModel",
         [(name, Any, dataclasses.field(default=default, metadata={IDENTITY: True, ALWAYS: False}))],
         bases=(ModelConfig,),
+        frozen=True,
     )
     old = RESOLVED_ONCE
     values = {f.name: getattr(old.model, f.name) for f in dataclasses.fields(old.model)}
     new = dataclasses.replace(old, model=newer(**values))
     assert point_id(new) == point_id(old)
-    setattr(new.model, name, "something else entirely")
+    new = changed(new, {f"model.{name}": "something else entirely"})
     assert point_id(new) != point_id(old)
 
 
 @pytest.mark.parametrize(
-    ("change", "named"),
+    ("key", "value", "named"),
     [
-        (lambda run: setattr(run.model, "name", "auto"), "model.name=auto"),
-        (lambda run: setattr(run.gpu, "found_name", None), "gpu.found_name=null"),
-        (lambda run: setattr(run.engine, "device", Device.auto), "engine.device=auto"),
-        (lambda run: setattr(run, "evidence", None), "evidence=null"),
-        (lambda run: setattr(run.model, "weights", Weights.path), "model.path_fingerprint=null"),
-        (lambda run: setattr(run.model, "name", "???"), "model.name=???"),
+        ("model.name", "auto", "model.name=auto"),
+        ("gpu.found_name", None, "gpu.found_name=null"),
+        ("engine.device", Device.auto, "engine.device=auto"),
+        ("evidence", None, "evidence=null"),
+        ("model.weights", Weights.path, "model.path_fingerprint=null"),
+        ("model.name", "???", "model.name=???"),
     ],
 )
-def test_what_is_not_resolved_has_no_identity(change: Any, named: str) -> None:
-    run = resolved("model=tiny")
-    change(run)
+def test_what_is_not_resolved_has_no_identity(key: str, value: Any, named: str) -> None:
+    run = changed(resolved("model=tiny"), {key: value})
     with pytest.raises(NotStartedError) as caught:
         point_id(run)
     assert named in str(caught.value)
@@ -437,11 +443,11 @@ def test_another_load_or_lever_is_another_setting(other: tuple[str, ...]) -> Non
 
 def test_a_setting_has_one_key_on_all_gpu_models_where_the_gpu_is_left_out() -> None:
     here, there = resolved("model=llama3_8b"), resolved("model=llama3_8b")
-    there.gpu.found_name = "NVIDIA H100"
+    there = changed(there, {"gpu.found_name": "NVIDIA H100"})
     assert setting_key(here) != setting_key(there)
     left_out = ("gpu.found_name",)
     assert key_of(setting(here), left_out) == key_of(setting(there), left_out)
-    there.gpu.sm_clock_mhz = 1200
+    there = changed(there, {"gpu.sm_clock_mhz": 1200})
     assert key_of(setting(here), left_out) != key_of(setting(there), left_out)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from wattcount.config.composition import compose
 from wattcount.config.levers import levers, with_levers
-from wattcount.config.loader import to_json
+from wattcount.config.loader import changed, to_json
 from wattcount.engines import registry
 
 BASE = ("model=llama3_8b", "model.weights=random", "gpu=h200", "engine=vllm", "scenario=batch")
@@ -56,7 +56,7 @@ def test_each_has_its_words(override: str, words: str) -> None:
 
 def test_what_was_left_to_the_engine_was_not_turned() -> None:
     run = compose(list(BASE))
-    run.engine = registry.plugin(run.engine.name).resolved(run)
+    run = changed(run, {"engine": registry.plugin(run.engine.name).resolved(run)})
     assert run.engine.max_num_seqs == 1024
     assert levers(to_json(run)) == []
 

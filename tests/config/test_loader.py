@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from wattcount.config.loader import did_you_mean, from_json, to_json
+from wattcount.config.loader import changed, did_you_mean, from_json, to_json
 from wattcount.config.schema import (
     ArrivalKind,
     BatchConfig,
@@ -40,10 +40,19 @@ def test_there_and_back_through_json_text(run: RunConfig) -> None:
 
 def test_nested_values_survive() -> None:
     run = a_run()
-    run.model.hf_config = {"rope_scaling": {"factor": 8.0}, "eos_token_id": [1, 2], "sliding_window": None}
-    run.engine.args = {"async_scheduling": False}
-    run.tracking.tags = {"who": "me"}
-    run.gpu.devices = ["GPU-1"]
+    run = changed(
+        run,
+        {
+            "model.hf_config": {
+                "rope_scaling": {"factor": 8.0},
+                "eos_token_id": [1, 2],
+                "sliding_window": None,
+            },
+            "engine.args": {"async_scheduling": False},
+            "tracking.tags": {"who": "me"},
+            "gpu.devices": ["GPU-1"],
+        },
+    )
     assert from_json(to_json(run)) == run
 
 

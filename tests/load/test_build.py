@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wattcount.config.loader import changed
 from wattcount.config.schema import (
     ArrivalConfig,
     ArrivalKind,
@@ -201,7 +202,7 @@ def test_azure_trace_as_it_is(azure: Path) -> None:
     assert changes is not None
     assert changes.requests == len(plan)
     assert changes.input_cut > 0
-    scenario.lengths.input_tokens_max = scenario.lengths.output_tokens_max = 100_000
+    scenario = changed(scenario, {"lengths.input_tokens_max": 100_000, "lengths.output_tokens_max": 100_000})
     assert build_plan(scenario, 0, 0).length_changes is None
 
 

@@ -194,9 +194,11 @@ def test_each_request_says_how_its_tokens_are_drawn() -> None:
 
     sampling = SamplingConfig(temperature=0.0, top_k=5, seed=3)
     scenario = BatchConfig(
-        num_requests=3, warmup_requests=2, lengths=LengthConfig(input_tokens=4, output_tokens=2)
+        num_requests=3,
+        warmup_requests=2,
+        lengths=LengthConfig(input_tokens=4, output_tokens=2),
+        sampling=sampling,
     )
-    scenario.sampling = sampling
     built = build_plan(scenario, 0, 0)
     assert built.warmup is not None
     plans = [built.main, built.warmup, beginning(built.main, 0, 2)]

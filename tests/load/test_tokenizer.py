@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from wattcount.config.loader import changed
 from wattcount.config.schema import ModelConfig, Weights
 from wattcount.errors import NotStartedError
 from wattcount.load import tokenizer
@@ -26,8 +27,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("key", ["tokenizer", "path"])
 def test_tokenizer_of_a_folder(folder: Path, key: str) -> None:
-    model = ModelConfig(name="m", weights=Weights.path)
-    setattr(model, key, str(folder))
+    model = changed(ModelConfig(name="m", weights=Weights.path), {key: str(folder)})
     tokenize = tokenizer.for_model(model)
     assert tokenize is not None
     assert tokenize("joule per token, joule") == [0, 1, 2, 3, 4, 1]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from wattcount.config.identity import point_id
 from wattcount.config.levers import levers
-from wattcount.config.loader import from_json
+from wattcount.config.loader import changed, from_json
 from wattcount.config.schema import RunConfig
 from wattcount.engines import defaults, registry
 from wattcount.engines.vllm.upgrade import BARE_ENGINE
@@ -45,8 +45,8 @@ def test_an_old_record_is_not_the_point_that_null_means_now() -> None:
     for file in RECORDS[:10]:
         old = config_of(file)
         new = config_of(file)
-        new.engine = defaults.asked(new.engine)
-        new.engine = registry.plugin(new.engine.name).resolved(new)
+        new = changed(new, {"engine": defaults.asked(new.engine)})
+        new = changed(new, {"engine": registry.plugin(new.engine.name).resolved(new)})
         assert new.engine.max_num_seqs == 1024 or "max_num_seqs" not in old.engine.unset
         assert point_id(new) != point_id(old)
 
@@ -55,13 +55,12 @@ def test_an_old_record_is_the_point_that_asks_for_what_it_ran_with() -> None:
     for file in RECORDS[:10]:
         old = config_of(file)
         explicit = config_of(file)
-        explicit.engine.unset = []
+        explicit = changed(explicit, {"engine.unset": []})
         assert point_id(engine_defaults_filled(explicit)) == point_id(old)
 
 
 def engine_defaults_filled(cfg: RunConfig) -> RunConfig:
-    cfg.engine = registry.plugin(cfg.engine.name).resolved(cfg)
-    return cfg
+    return changed(cfg, {"engine": registry.plugin(cfg.engine.name).resolved(cfg)})
 
 
 def test_an_engine_that_never_came_up_would_have_run_with_the_values_of_its_version() -> None:

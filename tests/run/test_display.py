@@ -10,6 +10,7 @@ import pytest
 from synthetic_record import SyntheticRun
 
 from wattcount.clock import now_ns
+from wattcount.config.loader import changed
 from wattcount.config.schema import BatchConfig, DisplayConfig, RunConfig, Weights
 from wattcount.records.schema import Phase
 from wattcount.run import display
@@ -32,8 +33,7 @@ def cfg(tiny_run: Callable[..., RunConfig]) -> RunConfig:
         window_s=60.0,
         bare_idle_after_s=0.0,
     )
-    made.model.name, made.gpu.found_name, made.evidence = "llama3_8b", "NVIDIA H200", "emulated"
-    return made
+    return changed(made, {"model.name": "llama3_8b", "gpu.found_name": "NVIDIA H200", "evidence": "emulated"})
 
 
 def at(phase: Phase | None, elapsed_s: float = 0.0, planned_s: float | None = None, **other: Any) -> Progress:
@@ -98,7 +98,7 @@ def test_a_terminal_gets_a_live_display_anything_else_lines() -> None:
 def test_what_spoils_a_figure_is_said_first(
     cfg: RunConfig, evidence: str, weights: Weights, words: list[str]
 ) -> None:
-    cfg.evidence, cfg.model.weights = evidence, weights
+    cfg = changed(cfg, {"evidence": evidence, "model.weights": weights})
     _, out = plain(cfg)
     for text in (out.getvalue(), drawn(cfg)):
         assert [word for word in ("EMULATED", "RANDOM WEIGHTS") if word in text] == words
@@ -164,8 +164,13 @@ def test_nothing_is_promised_before_the_first_report(cfg: RunConfig) -> None:
 
 
 def test_a_batch_has_no_planned_window(cfg: RunConfig) -> None:
-    cfg.scenario = BatchConfig(
-        name="batch", num_requests=512, bare_idle_s=0.0, loaded_idle_s=5.0, bare_idle_after_s=0.0
+    cfg = changed(
+        cfg,
+        {
+            "scenario": BatchConfig(
+                name="batch", num_requests=512, bare_idle_s=0.0, loaded_idle_s=5.0, bare_idle_after_s=0.0
+            )
+        },
     )
     text = drawn(cfg, at(Phase.WINDOW, 75.0, None, requests_total=528, requests_done=17))
     assert "batch of 512" in text

@@ -15,6 +15,7 @@ from waiting import wait_until
 from witness import Program, Witness, kill, worker_pid
 
 from wattcount import ownership
+from wattcount.config.loader import changed
 from wattcount.config.paths import gpu_lock_dir
 from wattcount.config.schema import GpuConfig, PowerBackend, PowerConfig, RunConfig
 from wattcount.errors import NotStartedError
@@ -89,7 +90,7 @@ def test_a_run_that_waits_too_long_is_not_started(
     held = ownership.lock(lock_file(gpu), "llama3_8b, batch")
     assert held is not None
     cfg = tiny_run()
-    cfg.gpu_lock_timeout_s = 0.3
+    cfg = changed(cfg, {"gpu_lock_timeout_s": 0.3})
     began = time.monotonic()
     with pytest.raises(NotStartedError) as caught:
         run_point(cfg, witness)
@@ -125,7 +126,7 @@ def test_a_machine_of_its_own_needs_no_lock(
 ) -> None:
     monkeypatch.setenv("WATTCOUNT_LOCK_DIR", "/proc/nowhere")
     cfg = tiny_run()
-    cfg.power.backend = PowerBackend.emulated
+    cfg = changed(cfg, {"power.backend": PowerBackend.emulated})
     assert run_point(cfg, witness).exit_code == 0
 
 

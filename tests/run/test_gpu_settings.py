@@ -17,6 +17,7 @@ from waiting import wait_until
 from witness import Program, Witness, kill, worker_pid
 
 from wattcount import ownership
+from wattcount.config.loader import changed
 from wattcount.config.paths import gpu_lock_dir
 from wattcount.config.schema import GpuConfig, PowerBackend, RunConfig
 from wattcount.emulation.machine import EmulatedGpu, EmulatedMachine
@@ -52,8 +53,7 @@ def session(emulated: Callable[..., Any]) -> Iterator[NvmlSession]:
 def setting_run(tiny_run: Callable[..., RunConfig]) -> Callable[..., RunConfig]:
     def make(**scenario: object) -> RunConfig:
         cfg = tiny_run(**scenario)
-        cfg.gpu.power_limit_w, cfg.gpu.sm_clock_mhz = ASKED_W, ASKED_MHZ
-        return cfg
+        return changed(cfg, {"gpu.power_limit_w": ASKED_W, "gpu.sm_clock_mhz": ASKED_MHZ})
 
     return make
 
@@ -106,7 +106,7 @@ def test_a_run_has_them_and_leaves_nothing(
 
 def test_on_a_machine_of_its_own(tiny_run: Callable[..., RunConfig], witness: Witness) -> None:
     cfg = tiny_run()
-    cfg.power.backend, cfg.gpu.power_limit_w = PowerBackend.emulated, 300.0
+    cfg = changed(cfg, {"power.backend": PowerBackend.emulated, "gpu.power_limit_w": 300.0})
     outcome = run_point(cfg, witness)
     assert outcome.exit_code == 0
     assert outcome.record_path is not None

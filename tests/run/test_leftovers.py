@@ -14,6 +14,7 @@ import pytest
 from witness import Program, worker_pid
 
 from wattcount import ownership
+from wattcount.config.loader import changed
 from wattcount.config.schema import PowerBackend, RunConfig
 from wattcount.records import Record
 from wattcount.run import leftovers
@@ -37,8 +38,7 @@ def temporary(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]
 def long_run(tiny_run: Callable[..., RunConfig]) -> RunConfig:
     """Goes on until it is killed."""
     cfg = tiny_run(window_s=60.0)
-    cfg.power.backend = PowerBackend.emulated
-    return cfg
+    return changed(cfg, {"power.backend": PowerBackend.emulated})
 
 
 def kill_both(program: Program) -> None:
@@ -69,7 +69,7 @@ def test_the_next_run_closes_what_a_killed_one_left(
     assert len(list(temporary.glob("wattcount-*"))) == 2
 
     cfg = tiny_run(batch=True)
-    cfg.power.backend = PowerBackend.emulated
+    cfg = changed(cfg, {"power.backend": PowerBackend.emulated})
     outcome = run_point(cfg, witness)
     assert outcome.exit_code == 0
     assert list(temporary.iterdir()) == []
@@ -91,7 +91,7 @@ def test_a_run_that_goes_on_is_not_disturbed(
     program = Program(long_run, tmp_path)
     program.read_until("window")
     cfg = tiny_run(batch=True)
-    cfg.power.backend = PowerBackend.emulated
+    cfg = changed(cfg, {"power.backend": PowerBackend.emulated})
     assert run_point(cfg, witness).exit_code == 0
     assert witness.notices == []
     assert len(list(temporary.glob("wattcount-*/owner.lock"))) == 2

@@ -23,7 +23,7 @@ from witness import Program, Witness, kill, worker_pid
 
 from wattcount.clock import now_ns
 from wattcount.config.identity import point_id
-from wattcount.config.loader import from_json, to_json
+from wattcount.config.loader import changed, from_json, to_json
 from wattcount.config.schema import LengthConfig, LengthKind, PowerBackend, RunConfig
 from wattcount.errors import NotStartedError
 from wattcount.records import Record
@@ -138,8 +138,13 @@ def test_lengths_of_a_trace_that_the_bounds_change_are_in_the_record(
     trace = tmp_path / "trace.csv"
     trace.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:17:03.0000000,100000,500\n")
     cfg = tiny_run(batch=True)
-    cfg.scenario.lengths = LengthConfig(
-        kind=LengthKind.trace, path=str(trace), input_tokens_max=16, output_tokens_max=8
+    cfg = changed(
+        cfg,
+        {
+            "scenario.lengths": LengthConfig(
+                kind=LengthKind.trace, path=str(trace), input_tokens_max=16, output_tokens_max=8
+            )
+        },
     )
     record = checked(run_point(cfg, witness), cfg)
     count = cfg.scenario.num_requests
@@ -247,7 +252,7 @@ def test_temporary_files_of_the_run_go_with_it(
 def test_repeats_lie_beside_each_other(tiny_run: Callable[..., RunConfig], witness: Any) -> None:
     cfg = tiny_run(batch=True)
     first = run_point(cfg, witness)
-    cfg.repeat = 1
+    cfg = changed(cfg, {"repeat": 1})
     second = run_point(cfg, witness)
     assert first.record_path is not None
     assert second.record_path is not None
@@ -286,7 +291,7 @@ def test_what_preflight_finds_leaves_nothing_behind(
         run_point(cfg, witness)
     cfg = tiny_run()
     (tmp_path / "file").write_text("")
-    cfg.records_dir = str(tmp_path / "file" / "records")
+    cfg = changed(cfg, {"records_dir": str(tmp_path / "file" / "records")})
     with pytest.raises(NotStartedError, match="records_dir"):
         run_point(cfg, witness)
     assert not (tmp_path / "records").exists() or records(tiny_run()) == []
@@ -312,7 +317,7 @@ def test_an_engine_that_does_not_start(tiny_run: Callable[..., RunConfig], witne
 
 def test_an_engine_that_hangs_at_its_start(tiny_run: Callable[..., RunConfig], witness: Any) -> None:
     cfg = tiny_run(engine={"hang_at_start": True})
-    cfg.engine.start_timeout_s = 0.5
+    cfg = changed(cfg, {"engine.start_timeout_s": 0.5})
     outcome = run_point(cfg, witness)
     assert outcome.reason == "engine_start_failed"
     assert "start_timeout_s" in (outcome.message or "")
@@ -448,8 +453,7 @@ def test_another_nvml_library_than_the_one_prepared_for(
 
     def turned(cfg: RunConfig, session: Any) -> RunConfig:
         cfg = real(cfg, session)
-        cfg.evidence = "measured"
-        return cfg
+        return changed(cfg, {"evidence": "measured"})
 
     monkeypatch.setattr(orchestrate, "resolve", turned)
     cfg = tiny_run()
@@ -601,7 +605,7 @@ def test_a_killed_parent_takes_its_run_with_it(tiny_run: Callable[..., RunConfig
 
 def test_emulation_is_chosen_by_the_backend(tiny_run: Callable[..., RunConfig], witness: Any) -> None:
     cfg = tiny_run(batch=True)
-    cfg.power.backend = PowerBackend.emulated
+    cfg = changed(cfg, {"power.backend": PowerBackend.emulated})
     before = dict(os.environ)
     checked(run_point(cfg, witness), cfg)
     assert dict(os.environ) == before
@@ -730,7 +734,7 @@ def test_a_driver_that_hangs_costs_its_last_readings_and_not_the_record(
     hangs = {"kind": "slow", "function": "nvmlDeviceGetTotalEnergyConsumption", "ms": 600_000, "from_call": 6}
     emulated(faults=[hangs])
     cfg = tiny_run()
-    cfg.power.probe = False
+    cfg = changed(cfg, {"power.probe": False})
     outcome = run_point(cfg, witness)
     assert outcome.exit_code == 0
     info = checked(outcome, cfg).info

@@ -15,6 +15,7 @@ import pytest
 from wattcount.config import RunConfig, compose
 from wattcount.config.catalogue import gpu_catalogue
 from wattcount.config.identity import point_id
+from wattcount.config.loader import changed
 from wattcount.config.schema import Device, EngineConfig, Weights
 from wattcount.engines import registry
 from wattcount.engines.vllm import install as vllm_install
@@ -436,7 +437,7 @@ class TestFiles:
             module.check_load(cfg)
         # Where no text is in it, the whole load is built.
         prompts.write_text('{"prompt_token_ids": [300, 301]}\n')
-        cfg.scenario.lengths.input_tokens_min = 3
+        cfg = changed(cfg, {"scenario.lengths.input_tokens_min": 3})
         with pytest.raises(NotStartedError, match="the prompt has 2 tokens"):
             module.check_load(cfg)
 
@@ -488,7 +489,7 @@ class TestWithTheEmulatedLibrary:
         """And from one machine to the next in one process, as a sweep does."""
         cfg = compose(["power=emulated", "engine=tiny"])
         for gpu in gpu_catalogue().values():
-            cfg.gpu = gpu
+            cfg = changed(cfg, {"gpu": gpu})
             run = self.checked(cfg)
             assert run.gpu.found_name == gpu.emulated_name
             assert run.evidence == "emulated"
@@ -542,7 +543,7 @@ def test_nvml_that_does_not_tell_of_processes() -> None:
 
 def test_unknown_memory_is_no_reason_to_refuse() -> None:
     run = compose(["model=llama3_8b"])
-    run.engine.device = Device.cuda
+    run = changed(run, {"engine.device": Device.cuda})
     check_fit(run, [Gpu("GPU-1", "NVIDIA H200", None)], 0)  # type: ignore[list-item]
 
 

@@ -13,6 +13,7 @@ from synthetic_record import SyntheticRun, hash_files, rewrite_metrics
 from witness import Program, Witness, kill
 
 from wattcount import metrics
+from wattcount.config.loader import changed
 from wattcount.config.schema import PowerBackend, RunConfig
 from wattcount.errors import MeasuredElsewhereError
 from wattcount.records import Record
@@ -166,7 +167,7 @@ def test_a_finished_point_is_not_measured_again(
 ) -> None:
     emulated()
     cfg = tiny_run()
-    cfg.resume = True
+    cfg = changed(cfg, {"resume": True})
     first = run_point(cfg, witness)
     assert (first.exit_code, first.measured_before) == (0, False)
     assert first.record_path is not None
@@ -182,7 +183,7 @@ def test_a_finished_point_is_not_measured_again(
     assert not anew.measured_before
 
     _pretend(first.record_path, valid=True)
-    cfg.resume = False
+    cfg = changed(cfg, {"resume": False})
     assert not run_point(cfg, Witness()).measured_before
     assert len(list(Path(cfg.records_dir).glob("*/r0-*"))) == 3
     assert list((Path(cfg.records_dir) / ".running").iterdir()) == []
@@ -198,15 +199,14 @@ def test_a_point_has_one_run_at_a_time(
 ) -> None:
     """Each run has an emulated GPU of its own, so no GPU's lock keeps them apart."""
     cfg = tiny_run(bare_idle_s=1.5)
-    cfg.resume = True
-    cfg.power.backend = PowerBackend.emulated
+    cfg = changed(cfg, {"resume": True, "power.backend": PowerBackend.emulated})
     first = Program(cfg, tmp_path)
     first.read_until("bare idle")
     with pytest.raises(
         MeasuredElsewhereError, match=rf"^the same point is being .*\(pid {first.process.pid} on"
     ):
         run_point(cfg, witness, wait_for_others=False)
-    cfg.repeat = 1
+    cfg = changed(cfg, {"repeat": 1})
     assert run_point(cfg, Witness(), wait_for_others=False).exit_code == 0
     assert first.end() == 0
     assert len(list(Path(cfg.records_dir).glob("*/r0-*"))) == 1
@@ -216,8 +216,7 @@ def test_a_killed_run_frees_its_point_which_is_then_measured_again(
     tiny_run: Callable[..., RunConfig], tmp_path: Path, witness: Witness
 ) -> None:
     cfg = tiny_run(bare_idle_s=2.0)
-    cfg.resume = True
-    cfg.power.backend = PowerBackend.emulated
+    cfg = changed(cfg, {"resume": True, "power.backend": PowerBackend.emulated})
     first = Program(cfg, tmp_path)
     first.read_until("bare idle")
     kill(first.process.pid)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from wattcount.config.loader import changed
 from wattcount.engines.tiny.engine import TinyEngine
 from wattcount.errors import RunFailedError
 from wattcount.load.stalls import Stalls
@@ -63,7 +64,7 @@ def test_as_many_as_run_at_once_at_most_the_load_s(
 ) -> None:
     monkeypatch.setattr(TinyEngine, "compiles_on_first_use", True)
     cfg = tiny_run(batch=True, num_requests=8, warmup_requests=0, rehearsal_requests=asked)
-    cfg.engine.max_num_seqs, cfg.engine.data_parallel_size = max_num_seqs, replicas
+    cfg = changed(cfg, {"engine.max_num_seqs": max_num_seqs, "engine.data_parallel_size": replicas})
     run = bench(cfg)
     run.run()
     assert at_once(rehearsed(run.record())) == expected

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from wattcount.config.loader import changed
 from wattcount.errors import RunFailedError
 from wattcount.records.schema import Phase
 
@@ -45,7 +46,7 @@ def test_a_batch_that_takes_too_long_fails_and_keeps_what_it_has(bench: Any, tin
     cfg = tiny_run(
         batch=True, num_requests=8, warmup_requests=0, time_limit_s=0.6, engine={"step_base_ms": 30.0}
     )
-    cfg.engine.max_num_seqs = 2  # two at a time, a quarter of a second each
+    cfg = changed(cfg, {"engine.max_num_seqs": 2})  # two at a time, a quarter of a second each
     run = bench(cfg)
     with pytest.raises(
         RunFailedError, match=r"of 8 requests were not done within scenario\.time_limit_s=0\.6"

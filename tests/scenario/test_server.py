@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from wattcount.config.loader import changed
 from wattcount.config.schema import ArrivalKind
 from wattcount.errors import RunFailedError
 from wattcount.records.schema import Phase
@@ -70,7 +71,7 @@ def spans_of(run: Any) -> dict[Phase, Any]:
 def test_a_warm_up_that_has_settled_ends_as_planned(bench: Any, tiny_run: Any) -> None:
     # The tokens/s of so short samples vary a lot: only steady arrivals are certain to settle.
     cfg = tiny_run(warmup_s=1.0, warmup_limit_s=5.0, rate_rps=50.0)
-    cfg.scenario.arrivals.kind = ArrivalKind.constant
+    cfg = changed(cfg, {"scenario.arrivals.kind": ArrivalKind.constant})
     run = bench(cfg)
     run.run()
     spans = spans_of(run)
@@ -228,8 +229,7 @@ def test_a_death_with_nothing_left_to_send_is_noticed(bench: Any, tiny_run: Any)
         window_s=0.9,
         bare_idle_s=0.0,
     )
-    cfg.scenario.arrivals.kind = ArrivalKind.constant
-    cfg.scenario.window_s = 0.9
+    cfg = changed(cfg, {"scenario.arrivals.kind": ArrivalKind.constant, "scenario.window_s": 0.9})
     run = bench(cfg)
     with pytest.raises(RunFailedError) as caught:
         run.run()

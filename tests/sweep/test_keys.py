@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import pytest
 
 from wattcount.config.composition import compose
-from wattcount.config.loader import from_json, to_json
+from wattcount.config.loader import changed, from_json, to_json
 from wattcount.config.schema import Device, RunConfig
 from wattcount.sweep.keys import plan_key
 
@@ -21,14 +20,18 @@ def planned() -> RunConfig:
 
 
 def test_what_only_the_measuring_machine_knows_is_not_in_it(planned: RunConfig) -> None:
-    resolved = copy.deepcopy(planned)
-    resolved.gpu.found_name = "NVIDIA H200"
-    resolved.gpu.devices = ["GPU-1"]
-    resolved.evidence = "measured"
-    resolved.engine.device = Device.cuda
-    resolved.engine.version_minor = "0.26"
-    resolved.power.power_period_ms = 20.0
-    resolved.records_dir = "/elsewhere"
+    resolved = changed(
+        planned,
+        {
+            "gpu.found_name": "NVIDIA H200",
+            "gpu.devices": ["GPU-1"],
+            "evidence": "measured",
+            "engine.device": Device.cuda,
+            "engine.version_minor": "0.26",
+            "power.power_period_ms": 20.0,
+            "records_dir": "/elsewhere",
+        },
+    )
     assert plan_key(from_json(to_json(resolved))) == plan_key(planned)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from wattcount.config.loader import to_json
+from wattcount.config.loader import changed, to_json
 from wattcount.config.schema import RunConfig
 from wattcount.errors import EXIT_INTERRUPTED, EXIT_TERMINATED
 from wattcount.records import Record
@@ -117,7 +117,7 @@ def test_a_folder_that_cannot_be_written_to_does_not_end_the_lane(
 ) -> None:
     emulated()
     cfg = tiny_run()
-    cfg.records_dir = "/proc/nowhere"
+    cfg = changed(cfg, {"records_dir": "/proc/nowhere"})
     child = ChildLane()
     for _ in range(2):
         child.give(task(cfg))

@@ -8,6 +8,7 @@ import pytest
 
 from wattcount.config import compose
 from wattcount.config.identity import planned_point
+from wattcount.config.loader import changed
 from wattcount.engines import registry
 from wattcount.sweep.keys import Keys
 from wattcount.sweep.machine import AnotherMachine, ThisMachine
@@ -37,13 +38,15 @@ def test_a_record_of_it_is_found() -> None:
     cfg = compose([*NULL, "engine.device=cuda"])
     planned = Keys().point(AnotherMachine().look(cfg).cfg)
     measured = compose([*NULL, "engine.device=cuda"])
-    measured.gpu.found_name, measured.engine.version_minor = "NVIDIA H100 80GB HBM3", "0.26"
-    measured.engine = registry.plugin(measured.engine.name).resolved(measured, int(79.6 * 2**30))
+    measured = changed(measured, {"gpu.found_name": "NVIDIA H100 80GB HBM3", "engine.version_minor": "0.26"})
+    measured = changed(
+        measured, {"engine": registry.plugin(measured.engine.name).resolved(measured, int(79.6 * 2**30))}
+    )
     assert planned_point(measured) == planned
 
 
 def test_points_that_get_the_same_share_a_node() -> None:
     machine = AnotherMachine()
     first, second = compose(list(NULL)), compose(list(NULL))
-    second.engine, second.gpu = first.engine, first.gpu
+    second = changed(second, {"engine": first.engine, "gpu": first.gpu})
     assert machine.look(first).cfg.engine is machine.look(second).cfg.engine

@@ -13,6 +13,7 @@ from sweep_ledger import PER_TOKEN, make_sweep, planned
 from synthetic_record import SyntheticRun
 
 from wattcount.config.composition import compose
+from wattcount.config.loader import changed
 from wattcount.config.schema import RunConfig
 from wattcount.errors import EXIT_FAILED, EXIT_NOT_STARTED
 from wattcount.records.schema import Phase
@@ -39,7 +40,7 @@ class Terminal(io.StringIO):
 @pytest.fixture
 def cfg(tmp_path: Path) -> RunConfig:
     made = compose(["model=tiny", "engine=tiny"])
-    made.records_dir = str(tmp_path)
+    made = changed(made, {"records_dir": str(tmp_path)})
     with Ledger.open(tmp_path, "s") as ledger:
         ledger.write_plan(PLAN)
     return made
@@ -86,7 +87,7 @@ def test_lines_where_nobody_looks(cfg: RunConfig) -> None:
 
 
 def test_a_block_where_it_is_asked_for(cfg: RunConfig) -> None:
-    cfg.display.live = True
+    cfg = changed(cfg, {"display.live": True})
     block = watch.shown(cfg, PLAN)
     assert isinstance(block, Block)
     block.close()

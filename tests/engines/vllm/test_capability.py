@@ -8,6 +8,7 @@ import pytest
 
 from wattcount.config import compose
 from wattcount.config.catalogue import gpu_catalogue, model_catalogue
+from wattcount.config.loader import changed
 from wattcount.config.schema import Weights
 from wattcount.engines.vllm.capability import LEAST_CAPABILITY, NEEDS_CHECKPOINT, unsupported
 
@@ -65,5 +66,5 @@ def test_every_option_runs_in_its_own_format_where_it_is_meant_to() -> None:
     newest = max(float(gpu.compute_capability or 0) for gpu in gpu_catalogue().values())
     run = compose()
     for model in model_catalogue().values():
-        run.model = dataclasses.replace(model, weights=Weights.random)
+        run = changed(run, {"model": dataclasses.replace(model, weights=Weights.random)})
         assert list(unsupported(run, f"{newest:.1f}")) == []

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from wattcount.config import compose
+from wattcount.config.loader import changed
 from wattcount.config.schema import Device, ScenarioKind
 from wattcount.engines import defaults as left_to_engine
 from wattcount.engines import registry
@@ -22,10 +23,8 @@ DATA = Path(__file__).resolve().parents[3] / "data"
 
 def run(*overrides: str, version: str | None = "0.32", **engine: Any) -> Any:
     cfg = compose(["model=llama3_8b", *overrides])
-    cfg.engine.version_minor = version
-    for name, value in engine.items():
-        setattr(cfg.engine, name, value)
-    return cfg
+    cfg = changed(cfg, {"engine.version_minor": version})
+    return changed(cfg, {f"engine.{name}": value for name, value in engine.items()})
 
 
 @pytest.mark.parametrize(
@@ -78,13 +77,13 @@ def test_what_was_left_to_the_engine_is_filled_in_and_can_be_told_from_what_was_
     assert filled.enable_prefix_caching is False
     assert filled.unset == ["enable_chunked_prefill", "gpu_memory_utilization", "max_num_batched_tokens"]
     assert left_to_engine.asked(filled) == cfg.engine
-    cfg.engine = filled
+    cfg = changed(cfg, {"engine": filled})
     assert VLLM.resolved(cfg) == filled
 
 
 def test_what_the_engine_chose_otherwise_is_found() -> None:
     cfg = run("gpu=h100", "scenario=server", "engine.max_num_seqs=64")
-    cfg.engine = VLLM.resolved(cfg)
+    cfg = changed(cfg, {"engine": VLLM.resolved(cfg)})
     told = {"max_num_seqs": 32, "max_num_batched_tokens": 4096, "enable_prefix_caching": True, "other": 1}
     found = left_to_engine.differences(cfg.engine, told)
     assert found == {"max_num_batched_tokens": {"expected": 8192, "chosen": 4096}}
@@ -156,7 +155,7 @@ class TestInstalled:
         self, vllm_defaults: Any, kind: ScenarioKind, gpu: str, name: str, memory_gib: float
     ) -> None:
         cfg = run(f"gpu={gpu}", f"scenario={kind.value}")
-        cfg.gpu.found_name = name
+        cfg = changed(cfg, {"gpu.found_name": name})
         memory_bytes = int(memory_gib * GIB)
         found = table.defaults(cfg, memory_bytes)
         theirs = vllm_defaults(kind, name, memory_bytes, 1, False)
