@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import os
 import resource
@@ -34,6 +35,7 @@ from wattcount.run.leftovers import TEMPORARY_PREFIX
 from wattcount.run.messages import encode
 from wattcount.run.orchestrate import Outcome, run_point
 from wattcount.run.process import TIMEOUT_SIGNAL
+from wattcount.run.resolve import Resolved
 from wattcount.run.signals import Signals
 from wattcount.scenario.journal import Progress
 
@@ -449,13 +451,13 @@ def test_a_gpu_that_is_lost_ends_the_run(
 def test_another_nvml_library_than_the_one_prepared_for(
     tiny_run: Callable[..., RunConfig], witness: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = orchestrate.resolve
+    real = orchestrate.resolved
 
-    def turned(cfg: RunConfig, session: Any) -> RunConfig:
-        cfg = real(cfg, session)
-        return changed(cfg, {"evidence": "measured"})
+    def turned(*arguments: Any) -> Resolved:
+        found = real(*arguments)
+        return dataclasses.replace(found, config=changed(found.config, {"evidence": "measured"}))
 
-    monkeypatch.setattr(orchestrate, "resolve", turned)
+    monkeypatch.setattr(orchestrate, "resolved", turned)
     cfg = tiny_run()
     outcome = run_point(cfg, witness)
     assert outcome.reason == "setup_failed"

@@ -11,6 +11,7 @@ import pytest
 from synthetic_record import rewrite_metrics
 from witness import Witness
 
+from wattcount.config.identity import planned_point
 from wattcount.config.schema import RunConfig
 from wattcount.metrics.verdict import Status
 from wattcount.records import Record
@@ -18,7 +19,6 @@ from wattcount.results import ResultTable
 from wattcount.results.table import TABLE_FILE
 from wattcount.run.orchestrate import run_point
 from wattcount.sweep.index import read_index
-from wattcount.sweep.keys import Keys
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -45,7 +45,7 @@ def records(made: tuple[Path, RunConfig], tmp_path: Path) -> Path:
 
 
 def test_a_record_is_found_by_its_planned_point(records: Path, made: tuple[Path, RunConfig]) -> None:
-    point = Keys().point(made[1])
+    point = planned_point(made[1])
     for _ in range(2):  # the second time from the cache
         index = read_index(records)
         assert len(index) == 1
@@ -66,7 +66,7 @@ def test_a_record_is_found_by_its_planned_point(records: Path, made: tuple[Path,
 def test_a_record_that_goes_is_forgotten_and_one_that_changes_is_read_again(
     records: Path, made: tuple[Path, RunConfig]
 ) -> None:
-    point = Keys().point(made[1])
+    point = planned_point(made[1])
     (entry,) = read_index(records).runs(point, 0, 0, {})
     finding = {
         "code": "backlog",
@@ -99,7 +99,7 @@ def test_a_failed_record_is_no_valid_one(tiny_run: Callable[..., RunConfig]) -> 
     cfg = tiny_run(batch=True, engine={"fail_at_start": "out_of_memory"})
     assert run_point(cfg, Witness()).exit_code == 1
     index = read_index(Path(cfg.records_dir))
-    assert index.valid(Keys().point(cfg), {}) == []
+    assert index.valid(planned_point(cfg), {}) == []
     assert len(index) == 1
 
 

@@ -10,7 +10,8 @@ from wattcount.config import compose
 from wattcount.config.identity import planned_point
 from wattcount.config.loader import changed
 from wattcount.engines import registry
-from wattcount.sweep.keys import Keys
+from wattcount.gpu.nvml import open_session
+from wattcount.run import preflight
 from wattcount.sweep.machine import AnotherMachine, ThisMachine
 
 NULL = ("model=llama3_8b", "gpu=h100", "scenario=server", "power=emulated")
@@ -24,19 +25,19 @@ EXPLICIT = (
 
 @pytest.mark.parametrize("machine", [AnotherMachine, ThisMachine])
 def test_null_and_what_the_engine_chooses_are_one_planned_point(machine: Any) -> None:
-    keys, looked = Keys(), machine()
+    looked = machine()
     null, explicit, other = (
         looked.look(compose([*NULL, "engine.device=cuda", *more])).cfg
         for more in ((), EXPLICIT, ("engine.max_num_seqs=128",))
     )
     assert null.engine.max_num_seqs == 1024
     assert null.engine.unset
-    assert keys.point(null) == keys.point(explicit) != keys.point(other)
+    assert planned_point(null) == planned_point(explicit) != planned_point(other)
 
 
 def test_a_record_of_it_is_found() -> None:
     cfg = compose([*NULL, "engine.device=cuda"])
-    planned = Keys().point(AnotherMachine().look(cfg).cfg)
+    planned = planned_point(AnotherMachine().look(cfg).cfg)
     measured = compose([*NULL, "engine.device=cuda"])
     measured = changed(measured, {"gpu.found_name": "NVIDIA H100 80GB HBM3", "engine.version_minor": "0.26"})
     measured = changed(
@@ -45,8 +46,19 @@ def test_a_record_of_it_is_found() -> None:
     assert planned_point(measured) == planned
 
 
-def test_points_that_get_the_same_share_a_node() -> None:
+def test_repeats_of_a_point_are_looked_at_once() -> None:
     machine = AnotherMachine()
-    first, second = compose(list(NULL)), compose(list(NULL))
-    second = changed(second, {"engine": first.engine, "gpu": first.gpu})
-    assert machine.look(first).cfg.engine is machine.look(second).cfg.engine
+    cfg = compose(list(NULL))
+    assert machine.look(cfg) is machine.look(changed(compose(list(NULL)), {"seed": 3, "repeat": 1}))
+
+
+@pytest.mark.parametrize(
+    "asked", [(), ("engine=tiny", "model=auto"), ("model=tiny", "engine.max_num_seqs=8")]
+)
+def test_a_plan_foresees_what_a_run_becomes(asked: tuple[str, ...]) -> None:
+    cfg = compose(["model=tiny", "engine=tiny", "gpu=h100", "power=emulated", *asked])
+    with open_session(cfg.power, cfg.gpu) as session:
+        run = preflight.resolved(cfg, session).config
+    planned = ThisMachine().look(cfg).cfg
+    # A machine is made for each of the two, with a GPU of its own.
+    assert changed(planned, {"gpu.devices": run.gpu.devices}) == run

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import pytest
 
 from wattcount.config.composition import compose
+from wattcount.config.fields import FrozenDict
 from wattcount.sweep.machine import AnotherMachine, Here
-from wattcount.sweep.skips import Skip, Skips, skip_of
+from wattcount.sweep.skips import Skip, skip_of
 
 
 def skip(*overrides: str) -> Skip | None:
@@ -46,4 +47,4 @@ def test_a_point_that_may_be_measured(overrides: Sequence[str]) -> None:
 
 def test_a_gpu_that_is_not_here_goes_before_everything_else() -> None:
     cfg = compose(["model=llama3_3_70b", "gpu=l4"])
-    assert Skips().of(Here(cfg, {}, problem="no L4 here")) == Skip("no_such_gpu", "no L4 here")
+    assert skip_of(Here(cfg, FrozenDict(), problem="no L4 here")) == Skip("no_such_gpu", "no L4 here")

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from wattcount.config import compose, fit
 from wattcount.config.loader import did_you_mean
-from wattcount.config.schema import GpuConfig, ModelConfig, RunConfig
+from wattcount.config.schema import GpuConfig, ModelConfig, RunConfig, has_bfloat16
 from wattcount.errors import NotStartedError
 
 T = TypeVar("T")
@@ -140,7 +140,7 @@ def bfloat16_notes(
     """What to do on GPUs without bfloat16, where it would be used."""
     if (args.dtype or "bfloat16") != "bfloat16" or all(model.dtype != "bfloat16" for model in models):
         return
-    without = {gpu.name: None for gpu in gpus if float(gpu.compute_capability or 8.0) < 8.0}
+    without = {gpu.name: None for gpu in gpus if not has_bfloat16(gpu.compute_capability)}
     if without:
         names = ", ".join(without)
         yield textwrap.fill(

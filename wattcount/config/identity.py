@@ -10,13 +10,14 @@ planned_point  the point as far as it is known before any machine has looked at 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Collection, Iterable, Mapping
 from enum import Enum
 from typing import Any
 
-from wattcount.config.fields import ALWAYS, IDENTITY, LEFT_OUT
+from wattcount.config.fields import ALWAYS, IDENTITY, LEFT_OUT, Node
 from wattcount.config.schema import Device, GpuConfig, ModelConfig, RunConfig, Weights
 from wattcount.errors import NotStartedError
 
@@ -81,11 +82,17 @@ def planned_point(cfg: RunConfig) -> str:
     return joined_nodes(planned_node(getattr(cfg, name)) for name in PLANNED)
 
 
+def planned_key(point: str, seed: int, repeat: int) -> str:
+    """12 hexadecimal digits of a planned point with its seed and repeat."""
+    return hashlib.sha256(f"{point} {seed} {repeat}".encode()).hexdigest()[:12]
+
+
 def joined_nodes(nodes: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(nodes).encode()).hexdigest()
 
 
-def planned_node(node: Any) -> str:
+@functools.lru_cache(maxsize=65536)
+def planned_node(node: Node) -> str:
     """The canonical JSON of one group, without FOUND_BY_THE_MACHINE: the GPU option's name and the names of files, without
     their folders, stand for what a machine finds there."""
     fields = differing(node, FOUND_BY_THE_MACHINE)

@@ -33,6 +33,8 @@ from wattcount.engines import registry
 from wattcount.masking import conceal, masked
 
 DTYPES = ("bfloat16", "float16", "float32")
+BFLOAT16_CAPABILITY = 8.0
+"""CUDA compute capability from which on GPUs compute in bfloat16 (Ampere)."""
 MAX_REQUESTS = 5_000_000
 """The most requests of one load: it is kept in memory, and a record holds a row for each."""
 
@@ -46,6 +48,11 @@ LatencyMs = Annotated[float, Range(above=0, unit="ms", hint="null for no bound")
 PeriodMs = Annotated[float, Range(at_least=0.5, at_most=60_000, unit="ms")]
 Watts = Annotated[float, Range(above=0, unit="W")]
 Seed = Annotated[int, Range(at_least=0, at_most=2**31 - 1)]
+
+
+def has_bfloat16(compute_capability: str | None) -> bool:
+    """Whether a GPU of this capability (`8.9`; None: not known) computes in bfloat16."""
+    return compute_capability is None or float(compute_capability) >= BFLOAT16_CAPABILITY
 
 
 class Weights(Enum):
@@ -130,7 +137,7 @@ class ModelConfig(Node):
     only: real weights bring their own config.
     """
     dtype: Annotated[str, OneOf(DTYPES)] = identity("bfloat16")
-    """`bfloat16`, `float16` or `float32`. Volta and Turing have no bfloat16."""
+    """See `has_bfloat16`."""
     quantization: Annotated[str, NotBlank("null for none")] | None = identity(None)
     """Method by its name in the engine (`fp8`, `awq`, `gptq`, ...); None: none, or what config.json says."""
     tokenizer: str | None = identity(None)

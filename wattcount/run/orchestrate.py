@@ -9,7 +9,6 @@ check ---- lock point and GPUs -- draft record -- start ------ wait ------------
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import getpass
 import json
 import os
@@ -28,8 +27,8 @@ from typing import Any, Protocol
 from wattcount import ownership
 from wattcount.clock import ClockPair, now_ns
 from wattcount.config.identity import point_id
-from wattcount.config.loader import asked_otherwise, to_json
-from wattcount.config.schema import RunConfig
+from wattcount.config.loader import to_json
+from wattcount.config.schema import GpuConfig, RunConfig
 from wattcount.engines import registry
 from wattcount.errors import (
     EXIT_FAILED,
@@ -47,7 +46,7 @@ from wattcount.run.gpu_lock import gpus_locked, is_free
 from wattcount.run.gpu_settings import gpu_settings, restore_before, restore_recorded
 from wattcount.run.leftovers import TEMPORARY_PREFIX, clear_up
 from wattcount.run.messages import Ended, Lines, Notice, decode
-from wattcount.run.preflight import check, resolve, wait_while_busy
+from wattcount.run.preflight import check, resolved, wait_while_busy
 from wattcount.run.process import TIMEOUT_SIGNAL, SessionProcess
 from wattcount.run.quiet import OwnWindow
 from wattcount.run.resume import Wanted
@@ -115,6 +114,7 @@ def run_point(
     cfg: RunConfig,
     display: Display,
     *,
+    gpus: Sequence[str] = (),
     meanwhile: Callable[[], object] | None = None,
     wait_for_others: bool = True,
     rest: Rest | None = None,
@@ -124,14 +124,15 @@ def run_point(
     `meanwhile` is called once, in a thread, while the run's process measures bare idle: time for slow
     imports. With `cfg.resume` a point that is finished is left as it is, and one that another run
     measures right now is waited for, or raises `MeasuredElsewhereError` without `wait_for_others`.
-    `rest` is the sweep's, whose runs begin with GPUs that have cooled down.
+    `gpus` are the UUIDs of those that a sweep chose. `rest` is the sweep's, whose runs begin with GPUs that have cooled down.
 
     Raises `NotStartedError` for what preflight finds; everything later is in the outcome.
     """
     started_ns = now_ns()
     with open_session(cfg.power, cfg.gpu) as session:
         asked = cfg
-        cfg = resolve(_on_free_gpus(asked, session), session)
+        becomes = resolved(asked, session, gpus or _free_gpus(asked.gpu, session))
+        cfg = becomes.config
         records_dir = Path(cfg.records_dir).expanduser().absolute()
         clear_up(records_dir, display.notice)  # of what a killed run left, something may be a finished record
         wanted = Wanted(records_dir, point_id(cfg), cfg.seed, cfg.repeat)
@@ -145,32 +146,32 @@ def run_point(
             if cfg.resume and (found := wanted.finished()) is not None:  # meanwhile
                 return Outcome(EXIT_OK, found, None, None, measured_before=True)
             # Others may have taken them while this run was prepared.
-            devices = _on_free_gpus(asked, session, cfg.gpu.found_name).gpu.devices or cfg.gpu.devices
-            cfg = dataclasses.replace(cfg, gpu=dataclasses.replace(cfg.gpu, devices=devices))
+            devices = gpus or _free_gpus(asked.gpu, session, cfg.gpu.found_name) or cfg.gpu.devices
+            becomes = becomes.with_devices(devices)
+            cfg = becomes.config
             with _gpus_locked(cfg, session, purpose, display) as locks:
                 cooldown = _cool_down(rest, cfg, session, display) if rest is not None else {}
                 started_ns += now_ns() - waiting_ns  # waiting is no part of the run
                 with gpu_settings(cfg.gpu, session.select(cfg.gpu), session, display.notice) as settings:
                     info = _draft(cfg, session)
-                    info.asked = asked_otherwise(asked, cfg)
+                    info.asked = becomes.asked_otherwise()
                     info.attempt = wanted.attempts() + 1
                     info.cooldown, info.gpu_settings = cooldown, settings
                     return _measure(cfg, info, session, display, started_ns, meanwhile, [*claims, *locks])
 
 
-def _on_free_gpus(cfg: RunConfig, session: NvmlSession, found_name: str | None = None) -> RunConfig:
-    """`cfg` with the first GPUs that match and that no run holds; as it is where there are not enough of them.
+def _free_gpus(asked: GpuConfig, session: NvmlSession, found_name: str | None = None) -> list[str]:
+    """UUIDs of the first GPUs that match and that no run holds; none where there are not enough of them, or where `asked` names
+    some.
 
     All are of one model: that of the first one that is free, or `found_name`.
     """
-    if cfg.gpu.devices or session.machine is not None:
-        return cfg
-    free = [gpu for gpu in session.usable() if matches(cfg.gpu, gpu) and is_free(gpu.uuid)]
+    if asked.devices or session.machine is not None:
+        return []
+    free = [gpu for gpu in session.usable() if matches(asked, gpu) and is_free(gpu.uuid)]
     name = found_name or next((gpu.name for gpu in free), None)
-    chosen = [gpu.uuid for gpu in free if gpu.name == name][: cfg.gpu.count]
-    if len(chosen) < cfg.gpu.count:
-        return cfg
-    return dataclasses.replace(cfg, gpu=dataclasses.replace(cfg.gpu, devices=chosen))
+    chosen = [gpu.uuid for gpu in free if gpu.name == name][: asked.count]
+    return chosen if len(chosen) == asked.count else []
 
 
 @contextlib.contextmanager

@@ -1,90 +1,65 @@
 """What can be found out before the engine starts: everything that would otherwise fail minutes later.
 
-`resolve` comes first: what was `auto` becomes what this machine has, and the fields that wattcount fills in
-(device name, the engine's version, fingerprints, evidence) get their values, so that the point has an identity. `check`
-looks at everything else, `check_busy` at other processes on the GPU once no other run can be there.
+`resolved` comes first (`run.resolve`). `check` looks at everything else, `check_busy` at other processes on the GPU once no
+other run can be there.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
-import re
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import psutil
 
 from wattcount.config import fit
-from wattcount.config.loader import changed
 from wattcount.config.schema import (
     Device,
-    GpuConfig,
-    ModelConfig,
     RunConfig,
-    ServerConfig,
-    Weights,
 )
 from wattcount.config.validation import validate
 from wattcount.engines import registry
-from wattcount.engines.plugin import refuse
 from wattcount.errors import NotStartedError, RecordsUnwritableError
 from wattcount.gpu.settings import plan as plan_settings
 from wattcount.load import tokenizer
 from wattcount.load.build import build_plan
 from wattcount.load.prompts import read_prompts
-from wattcount.run.fingerprints import file_sha256, model_fingerprint
+from wattcount.run.resolve import Machine, Resolved, installed_engine, resolve
 
 if TYPE_CHECKING:
     from wattcount.gpu.nvml import GpuFacts, NvmlSession
 
-C = TypeVar("C", GpuConfig, ModelConfig)
-
 MIN_DISK_BYTES = 256 * 2**20
 """A record of an hour at 1,000 requests is some 20 MiB; running full in the middle loses the run."""
-
-AUTO_MODELS = ("llama3_8b", "qwen2_5_0_5b")
-"""What `model=auto` serves on a CUDA GPU: the first that fits."""
-AUTO_MODEL_CPU = "tiny"
 
 BUSY_POLL_S = 0.2
 
 
 def preflight(cfg: RunConfig, nvml: NvmlSession) -> RunConfig:
-    """`resolve` and `check` in one."""
-    cfg = resolve(cfg, nvml)
+    """`resolved` and `check` in one."""
+    cfg = resolved(cfg, nvml).config
     check(cfg, nvml)
     return cfg
 
 
-def resolve(cfg: RunConfig, nvml: NvmlSession) -> RunConfig:
-    """`cfg` for this machine, valid and with an identity; `cfg` itself is left as it is.
+def resolved(asked: RunConfig, nvml: NvmlSession, devices: Sequence[str] = ()) -> Resolved:
+    """`asked` on this machine, valid and with an identity; `devices` are the GPUs to use, where it names none.
 
     Raises `NotStartedError` with one line that says what is wrong and what to do.
     """
-    gpus = nvml.select(cfg.gpu)
-    plugin, emulated = registry.plugin(cfg.engine.name), nvml.evidence == "emulated"
-    cfg = dataclasses.replace(cfg, evidence=nvml.evidence, gpu=_resolved_gpu(cfg.gpu, gpus))
-    refuse(plugin.checks(cfg.engine.device, emulated=emulated))
-    facts: dict[str, Any] = dict(plugin.identity_facts())
-    device = plugin.device(cfg.engine.device, emulated=emulated)
-    cfg = dataclasses.replace(cfg, engine=dataclasses.replace(cfg.engine, device=device, **facts))
-    cfg = dataclasses.replace(cfg, model=resolved_model(cfg, gpus))
-    validate(cfg)  # what `auto` became is checked like anything else
-    cfg = _with_fingerprints(cfg)
-    return dataclasses.replace(cfg, engine=plugin.resolved(cfg, least_memory_bytes(gpus)))
-
-
-def least_memory_bytes(gpus: Sequence[GpuFacts]) -> int | None:
-    """Memory of the GPU that has least; None where none tells."""
-    known = [gpu.memory_total_bytes for gpu in gpus if gpu.memory_total_bytes is not None]
-    return min(known, default=None)
+    gpus = nvml.select(dataclasses.replace(asked.gpu, devices=list(devices)) if devices else asked.gpu)
+    engine = installed_engine(asked.engine.name, asked.engine.device, nvml.evidence)
+    found = resolve(asked, Machine(nvml.evidence, tuple(gpus), engine))
+    for problem in found.problems:
+        raise NotStartedError(problem)
+    validate(found.config)  # what `auto` became is checked like anything else
+    return found
 
 
 def check(cfg: RunConfig, nvml: NvmlSession) -> None:
@@ -101,96 +76,6 @@ def check(cfg: RunConfig, nvml: NvmlSession) -> None:
     uuids = [gpu.uuid for gpu in gpus] if cfg.engine.device is Device.cuda else []
     with tempfile.TemporaryDirectory(prefix="wattcount-preflight-") as scratch:
         registry.create(cfg, uuids, Path(scratch))  # the engine's own checks
-
-
-def _resolved_gpu(asked: GpuConfig, gpus: Sequence[GpuFacts]) -> GpuConfig:
-    names = {gpu.name for gpu in gpus}
-    if len(names) > 1:
-        raise NotStartedError(
-            f"gpu.count: the {len(gpus)} GPUs of the run are of different kinds ({', '.join(sorted(names))}); "
-            "choose some of one kind with gpu.devices=[UUID,...]"
-        )
-    (found_name,) = names
-    gpu = described(asked, found_name) if asked.name == "auto" else asked
-    memory_gib = gpu.memory_gib
-    if memory_gib is None and gpus[0].memory_total_bytes is not None:
-        memory_gib = round(gpus[0].memory_total_bytes / fit.GIB, 1)
-    devices = [found.uuid for found in gpus]
-    return dataclasses.replace(gpu, found_name=found_name, devices=devices, memory_gib=memory_gib)
-
-
-def described(asked: GpuConfig, found_name: str) -> GpuConfig:
-    """The data-sheet facts of the GPU that is there, under what was set by hand."""
-    from wattcount.config.catalogue import match_gpu
-
-    known = match_gpu(found_name)
-    if known is None:
-        return dataclasses.replace(asked, name=re.sub(r"[^a-z0-9]+", "_", found_name.lower()).strip("_"))
-    return _overlaid(known, asked, GpuConfig())
-
-
-def _overlaid(base: C, asked: C, untouched: C) -> C:
-    """`base` with the fields in which `asked` differs from `untouched`."""
-    own = {
-        item.name: getattr(asked, item.name)
-        for item in dataclasses.fields(asked)
-        if getattr(asked, item.name) != getattr(untouched, item.name)
-    }
-    return dataclasses.replace(base, **own)
-
-
-def resolved_model(cfg: RunConfig, gpus: Sequence[GpuFacts]) -> ModelConfig:
-    """What `model=auto` is on these GPUs, and the shape that lies at `model.path`; `cfg` is left as it is."""
-    model = _auto_model(cfg, gpus) if cfg.model.name == "auto" else cfg.model
-    if model.path is None:
-        return model
-    path = str(Path(model.path).expanduser().absolute())
-    # The folder's own config.json is what the engine will load.
-    return dataclasses.replace(model, path=path, hf_config=_read_json(Path(path) / "config.json"))
-
-
-def _auto_model(cfg: RunConfig, gpus: Sequence[GpuFacts]) -> ModelConfig:
-    from wattcount.config.composition import compose
-
-    untouched = ModelConfig(name="auto", weights=Weights.random)
-    names = AUTO_MODELS if cfg.engine.device is Device.cuda else (AUTO_MODEL_CPU,)
-    for name in names:
-        model = _overlaid(compose([f"model={name}"]).model, cfg.model, untouched)
-        model = dataclasses.replace(model, weights=cfg.model.weights)
-        if cfg.gpu.architecture in ("Volta", "Turing") and cfg.model.dtype == untouched.dtype:
-            model = dataclasses.replace(model, dtype="float16")
-        candidate = dataclasses.replace(cfg, model=model)
-        if name == names[-1] or all(
-            gpu.memory_total_bytes is None or fit.estimate(candidate, gpu.memory_total_bytes).fits
-            for gpu in gpus
-        ):
-            return model
-    raise AssertionError("the last of the models is always taken")
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise NotStartedError(f"model.path: cannot read {file}: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise NotStartedError(f"model.path: {file} holds no JSON object")
-    return values
-
-
-def _with_fingerprints(cfg: RunConfig) -> RunConfig:
-    found: dict[str, Any] = {}
-    if cfg.model.weights is Weights.path and cfg.model.path is not None:
-        found["model.path_fingerprint"] = model_fingerprint(Path(cfg.model.path))
-    files = {"lengths": cfg.scenario.lengths.file}
-    if isinstance(cfg.scenario, ServerConfig):
-        files["arrivals"] = cfg.scenario.arrivals.file
-    for name, path in files.items():
-        if path is not None:
-            file = Path(path).expanduser().absolute()
-            found[f"scenario.{name}.path"] = str(file)
-            found[f"scenario.{name}.fingerprint"] = file_sha256(file)
-    return changed(cfg, found)
 
 
 def check_capability(cfg: RunConfig, gpus: Sequence[GpuFacts]) -> None:

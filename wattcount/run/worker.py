@@ -261,7 +261,7 @@ class Run:
         asked = cfg.power
         self._cfg = cfg = dataclasses.replace(cfg, power=common_plan(info.characterisation.values(), asked))
         info.asked |= asked_otherwise(asked, cfg.power, "power")
-        info.config["power"] = to_json(cfg)["power"]
+        info.config = to_json(cfg)
         self._sampler = sampler = PowerSampler(uuids, session, cfg.power, keep=False)
         rapl = find_rapl()
         info.host["rapl"] = rapl.to_json()

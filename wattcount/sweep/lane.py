@@ -9,7 +9,6 @@ the sweep, however that ends.
 from __future__ import annotations
 
 import ctypes
-import dataclasses
 import os
 import signal
 import sys
@@ -87,8 +86,6 @@ class Lane:
 
     def measure(self, task: Task) -> tuple[Said, Outcome]:
         cfg = from_json(task.config)
-        if task.gpus:
-            cfg = dataclasses.replace(cfg, gpu=dataclasses.replace(cfg.gpu, devices=list(task.gpus)))
         rest = Rest(task.before)
         relay = _Relay(self._connection)
         try:
@@ -98,6 +95,7 @@ class Lane:
                     key=task.key,
                     ledger=self._ledger(cfg, task.sweep),
                     attempt=task.attempt,
+                    gpus=task.gpus,
                     wait_for_others=task.wait_for_others,
                     rest=rest,
                     display=InBackground(relay, self._sender, begun=self._signals.only_note),

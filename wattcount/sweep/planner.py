@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
+from wattcount.config.fields import Node
+from wattcount.config.identity import planned_key, planned_point
 from wattcount.config.levers import with_levers
 from wattcount.config.loader import to_json
 from wattcount.config.schema import RunConfig
@@ -17,11 +20,10 @@ from wattcount.metrics.summary import load_label
 from wattcount.metrics.verdict import Status
 from wattcount.sweep.estimate import Estimator
 from wattcount.sweep.index import RecordIndex
-from wattcount.sweep.keys import Keys
 from wattcount.sweep.machine import Here
 from wattcount.sweep.outcome import State
 from wattcount.sweep.plan import INVALID_BEFORE, Plan, Point, ordered
-from wattcount.sweep.skips import Skips
+from wattcount.sweep.skips import skip_of
 
 NOT_WHAT = ("sweep.", "dry_run", "hydra", "display", "records_dir", "tracking", "~hydra", "+hydra")
 """Arguments that begin so say how, not what: with others the sweep is still the same."""
@@ -69,7 +71,7 @@ def make_plan(
     index: RecordIndex,
 ) -> Planned:
     """`points`: each one's overrides and configuration, in the order declared."""
-    keys, skips, estimator, labels = Keys(), Skips(), Estimator(index), _Labels()
+    estimator = Estimator(index)
     found: dict[str, Point] = {}
     configs: dict[str, RunConfig] = {}
     wheres: dict[str, Here] = {}
@@ -78,8 +80,8 @@ def make_plan(
     for overrides, cfg in points:
         first = first or cfg
         here = machine.look(cfg)
-        where = keys.point(here.cfg)
-        key = keys.of(where, cfg.seed, cfg.repeat)
+        where = planned_point(here.cfg)
+        key = planned_key(where, cfg.seed, cfg.repeat)
         if key in found:
             repeated += 1
             continue
@@ -89,13 +91,13 @@ def make_plan(
             model=here.cfg.model.name,
             gpu=here.cfg.gpu.name,
             scenario=cfg.scenario.name,
-            load=labels.of(cfg),
+            load=_label(cfg.scenario, cfg.model, cfg.engine, cfg.gpu),
             seed=cfg.seed,
             repeat=cfg.repeat,
             point=where[:12],
         )
         point = _with_record(point, cfg, here, where, index)
-        if point.state is State.waiting and (skip := skips.of(here)) is not None:
+        if point.state is State.waiting and (skip := skip_of(here)) is not None:
             point = dataclasses.replace(point, state=State.skipped, reason=skip.reason, message=skip.message)
         if point.state is State.waiting:
             expected = estimator.estimate(where, here.cfg, here.facts)
@@ -142,22 +144,13 @@ def _with_record(point: Point, cfg: RunConfig, here: Here, where: str, index: Re
     return point
 
 
-class _Labels:
-    """What points' loads are called; the nodes that make a name are shared by many points."""
-
-    def __init__(self) -> None:
-        self._known: dict[tuple[int, ...], tuple[object, str]] = {}
-
-    def of(self, cfg: RunConfig) -> str:
-        nodes = (cfg.scenario, cfg.model, cfg.engine, cfg.gpu)
-        key = tuple(map(id, nodes))
-        if key not in self._known:
-            config, scenario = to_json(cfg), cfg.scenario
-            number, rate = getattr(scenario, "num_requests", None), getattr(scenario, "rate_rps", None)
-            load = load_label(scenario.kind.value, number, rate)
-            # The nodes are kept, so that no other one can get the id of one of them.
-            self._known[key] = (nodes, with_levers(load, config))
-        return self._known[key][1]
+@functools.lru_cache(maxsize=4096)
+def _label(scenario: Node, model: Node, engine: Node, gpu: Node) -> str:
+    """What a point's load is called."""
+    nodes = {"scenario": scenario, "model": model, "engine": engine, "gpu": gpu}
+    config = {name: to_json(node) for name, node in nodes.items()}
+    number, rate = getattr(scenario, "num_requests", None), getattr(scenario, "rate_rps", None)
+    return with_levers(load_label(config["scenario"]["kind"], number, rate), config)
 
 
 def records_folder(cfg: RunConfig) -> Path:

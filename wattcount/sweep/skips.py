@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 
 from wattcount.config import fit
-from wattcount.config.schema import Device, RunConfig
+from wattcount.config.schema import Device
 from wattcount.engines import registry
 from wattcount.sweep.machine import Here
 
@@ -20,21 +21,7 @@ class Skip:
     message: str
 
 
-class Skips:
-    """Says why points cannot be measured; what they share is worked out once."""
-
-    def __init__(self) -> None:
-        self._known: dict[tuple[int, ...], tuple[RunConfig, Skip | None]] = {}
-
-    def of(self, here: Here) -> Skip | None:
-        cfg = here.cfg
-        nodes = (cfg.model, cfg.gpu, cfg.scenario, cfg.engine)
-        key = (*map(id, nodes), here.memory_bytes or 0)
-        if key not in self._known:
-            self._known[key] = (cfg, skip_of(here))
-        return self._known[key][1]
-
-
+@functools.lru_cache(maxsize=4096)
 def skip_of(here: Here) -> Skip | None:
     """Why a point cannot be measured on the machine it is for; None: nothing speaks against it."""
     cfg = here.cfg

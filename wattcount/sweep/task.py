@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import sys
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -36,11 +37,15 @@ def measure_planned(
     key: str,
     ledger: Ledger | None,
     attempt: int = 1,
+    gpus: Sequence[str] = (),
     wait_for_others: bool = False,
     rest: Rest | None = None,
     display: Display | None = None,
 ) -> Outcome:
-    """Measures a point on this machine and tells the ledger. `rest` is the sweep's, between runs on a GPU.
+    """Measures a point on this machine and tells the ledger.
+
+    gpus  UUIDs of those that the sweep chose for it
+    rest  the sweep's, between runs on a GPU
 
     Never raises an `Exception`: one bad point must not end a sweep.
     """
@@ -51,16 +56,19 @@ def measure_planned(
             ledger.append(told)
         return told
 
-    tell(Outcome(State.running, gpu_uuid=",".join(cfg.gpu.devices) or None))
+    tell(Outcome(State.running, gpu_uuid=",".join(gpus or cfg.gpu.devices) or None))
     sweep = None if ledger is None else ledger.folder.name
     with nullcontext() if ledger is None else ledger.beating():  # whoever reads it may be on another host
-        outcome = measure(cfg, wait_for_others=wait_for_others, rest=rest, display=display, sweep=sweep)
+        outcome = measure(
+            cfg, gpus=gpus, wait_for_others=wait_for_others, rest=rest, display=display, sweep=sweep
+        )
     return tell(outcome)
 
 
 def measure(
     cfg: RunConfig,
     *,
+    gpus: Sequence[str] = (),
     wait_for_others: bool = True,
     rest: Rest | None = None,
     display: Display | None = None,
@@ -68,7 +76,9 @@ def measure(
 ) -> Outcome:
     """Runs one point; what goes wrong is in the outcome. An interruption is an exit code too."""
     try:
-        return _measure(cfg, wait_for_others=wait_for_others, rest=rest, display=display, sweep=sweep)
+        return _measure(
+            cfg, gpus=gpus, wait_for_others=wait_for_others, rest=rest, display=display, sweep=sweep
+        )
     except MeasuredElsewhereError as error:
         return refused(str(error), MEASURED_ELSEWHERE)
     except RecordsUnwritableError as error:
@@ -90,6 +100,7 @@ def measure(
 def _measure(
     run: RunConfig,
     *,
+    gpus: Sequence[str],
     wait_for_others: bool,
     rest: Rest | None,
     display: Display | None,
@@ -103,6 +114,7 @@ def _measure(
     run_outcome = orchestrate.run_point(
         run,
         display or displays.InBackground(displays.create(run.display)),
+        gpus=gpus,
         meanwhile=meanwhile,
         wait_for_others=wait_for_others,
         rest=rest,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from wattcount.config.schema import RunConfig, Weights
+from wattcount.config.schema import RunConfig, Weights, has_bfloat16
 from wattcount.engines.plugin import Unsupported
 
 LEAST_CAPABILITY = {
@@ -33,7 +33,6 @@ LEAST_CAPABILITY = {
 FP8_COMPUTE = 8.9
 """From here on `fp8` computes in 8 bit (W8A8). Below it only stores weights so, and computes in 16 (Marlin kernels)."""
 FP8_KV_CACHE = 8.0
-BFLOAT16 = 8.0
 
 NEEDS_CHECKPOINT = frozenset(
     {"awq", "auto_awq", "awq_marlin", "gptq", "auto_gptq", "gptq_marlin", "compressed-tensors", "fbgemm_fp8"}
@@ -50,7 +49,7 @@ def unsupported(cfg: RunConfig, compute_capability: str | None) -> Iterator[Unsu
         return
     there = float(compute_capability)
     name = cfg.gpu.found_name or cfg.gpu.name
-    if cfg.model.dtype == "bfloat16" and there < BFLOAT16:
+    if cfg.model.dtype == "bfloat16" and not has_bfloat16(compute_capability):
         yield Unsupported(
             "dtype_unsupported",
             f"model.dtype: {name} has no bfloat16 (compute capability {compute_capability}); set model.dtype=float16",
