@@ -17,7 +17,7 @@ INVALID_BEFORE = "invalid_before"
 class Point:
     """One point and repeat of a sweep, as planned.
 
-    key        12 hexadecimal digits: the point as planned, with seed and repeat; see `plan_key`
+    key        12 hexadecimal digits: the point as planned, with seed and repeat; see `identity.planned_key`
     point      12 hexadecimal digits of `config.identity.planned_point`: the same for all its repeats
     overrides  what Hydra makes its configuration from
     load       for people: `512 requests`, `0.33/s`
