@@ -104,12 +104,12 @@ class AnotherMachine:
 def _facts(cfg: RunConfig) -> FrozenDict:
     """What a record of `cfg` would have for `index.FACTS`, as far as it is known."""
     arrivals = cfg.scenario.arrivals if isinstance(cfg.scenario, ServerConfig) else None
-    files = {
-        cfg.model.path if cfg.model.weights is Weights.path else None: cfg.model.path_fingerprint,
-        None if arrivals is None else arrivals.file: None if arrivals is None else arrivals.fingerprint,
-        cfg.scenario.lengths.file: cfg.scenario.lengths.fingerprint,
-    }
-    unread = any(file is not None and found is None for file, found in files.items())
+    read = [
+        (cfg.model.path if cfg.model.weights is Weights.path else None, cfg.model.path_fingerprint),
+        (arrivals.file, arrivals.fingerprint) if arrivals is not None else (None, None),
+        (cfg.scenario.lengths.file, cfg.scenario.lengths.fingerprint),
+    ]
+    unread = any(file is not None and found is None for file, found in read)
     facts = {
         "evidence": cfg.evidence,
         "device": None if cfg.engine.device is Device.auto else cfg.engine.device.value,
