@@ -36,7 +36,6 @@ from typing import Any
 import numpy as np
 import pynvml
 from numpy.typing import NDArray
-from scipy import stats
 
 from wattcount import config
 from wattcount.clock import now_ns
@@ -46,11 +45,10 @@ from wattcount.engines.registry import create
 from wattcount.gpu import PowerSampler
 from wattcount.gpu.nvml import NvmlSession, open_session
 from wattcount.run.preflight import preflight
+from wattcount.study.statistics import detrended, paired
 
 TICK_NS = 100_000_000
 """Of the energy counter, where its period was measured (A100, H100, H200)."""
-BATCH_GAP = 2.0
-"""Decode stretches whose beginnings are further apart than so many times the usual belong to two batches."""
 STEP_GAP_NS = 1_000_000
 """Tokens further apart than this are of two steps."""
 
@@ -248,12 +246,6 @@ def figures(stretches: list[Stretch], arrivals: list[tuple[int, int]]) -> Iterat
         yield row
 
 
-def interval(differences: NDArray[np.float64]) -> dict[str, float]:
-    n = len(differences)
-    half = float(stats.t.ppf(0.975, n - 1) * differences.std(ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
-    return {"mean_percent": 100 * float(differences.mean()), "half_width_percent": 100 * half, "pairs": n}
-
-
 def compare(rows: list[dict[str, Any]]) -> dict[str, object]:
     """Differences on/off of each kind of stretch."""
     found: dict[str, object] = {}
@@ -268,10 +260,10 @@ def compare(rows: list[dict[str, Any]]) -> dict[str, object]:
         else:
             # Stretches come pair by pair, whichever of the two is first.
             both = values.reshape(-1, 2)
-            difference = interval(
+            difference = paired(
                 np.where(on.reshape(-1, 2)[:, 0], both[:, 0] / both[:, 1], both[:, 1] / both[:, 0]) - 1
             )
-        found[f"{kind}/{name}"] = {**difference, "sampler_off": float(values[~on].mean())}
+        found[f"{kind}/{name}"] = {**asdict(difference), "sampler_off": float(values[~on].mean())}
     return found
 
 
@@ -282,30 +274,6 @@ FIGURES = (
     ("batch", "output_tokens_per_s", "tokens", "seconds"),
     ("batch", "j_per_output_token", "energy_j", "tokens"),
 )
-
-
-def detrended(
-    values: NDArray[np.float64], on: NDArray[np.bool_], start_s: NDArray[np.float64]
-) -> dict[str, float]:
-    """The effect of the sampler on log(values) beside a cubic in time for each batch: decoding slows down as
-    contexts grow, by more within a pair than the sampler could. Least squares, 95 % by Student's t."""
-    batch = np.concatenate(([0], np.cumsum(np.diff(start_s) > BATCH_GAP * np.median(np.diff(start_s)))))
-    columns = [on.astype(float)]
-    for b in range(batch[-1] + 1):
-        within = batch == b
-        t = np.where(within, start_s - start_s[within][0], 0.0) / max(1.0, float(np.ptp(start_s[within])))
-        columns += [within * t**power for power in range(min(4, int(within.sum() // 3) + 1))]
-    design = np.stack(columns, axis=1)
-    solution, _, rank, _ = np.linalg.lstsq(design, np.log(values), rcond=None)
-    freedom = len(values) - int(rank)
-    left = np.log(values) - design @ solution
-    variance = float(left @ left) / max(1, freedom) * np.linalg.pinv(design.T @ design)[0, 0]
-    half = float(stats.t.ppf(0.975, freedom)) * variance**0.5 if freedom > 0 else float("nan")
-    return {
-        "mean_percent": 100 * float(solution[0]),
-        "half_width_percent": 100 * half,
-        "pairs": len(values) // 2,
-    }
 
 
 async def measure(args: argparse.Namespace) -> dict[str, object]:

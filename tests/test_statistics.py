@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wattcount.statistics import MIN_VALUES, residual, spread, t_975, theil_sen
+from wattcount.statistics import MIN_VALUES, residual, t_975, theil_sen
 
 
 @settings(max_examples=100, deadline=None)
@@ -72,9 +72,3 @@ def test_students_t(freedom: int, value: float) -> None:
 def test_students_t_needs_a_degree_of_freedom() -> None:
     with pytest.raises(ValueError, match="at least one degree of freedom, got 0"):
         t_975(0)
-
-
-def test_spread_of_repeats() -> None:
-    mean, deviation, half = spread([1.0, 2.0, 3.0])
-    assert (mean, deviation) == (2.0, 1.0)
-    assert half == pytest.approx(4.30265 / 3**0.5)

@@ -10,8 +10,9 @@ import ast
 import re
 from pathlib import Path
 
-from tables import ROOT, table
+from wattcount.study.tables import table
 
+ROOT = Path(__file__).resolve().parent.parent
 MODULES = ("curve", "counter", "uncertainty", "estimate")
 """Of `wattcount.energy`: what an energy is estimated with."""
 ORIGINS = ("Derived", "Measured", "Stated", "Chosen")

@@ -1,13 +1,11 @@
-"""Student's t, the spread of repeats, and trends in series that vary by chance.
+"""Student's t, and trends in series that vary by chance.
 
 scipy is imported where it is called: its packages take longer to load than most commands of wattcount take.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from math import sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,9 +81,3 @@ def t_975(freedom: int) -> float:
     if freedom < 1:
         raise ValueError(f"Student's t needs at least one degree of freedom, got {freedom}")
     return float(stdtrit(freedom, 0.975))
-
-
-def spread(values: Sequence[float]) -> tuple[float, float, float]:
-    """(mean, standard deviation, 95 % half width of the mean by Student's t) of at least two values."""
-    mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1))
-    return mean, deviation, t_975(len(values) - 1) * deviation / sqrt(len(values))

@@ -1,13 +1,8 @@
-import re
-from pathlib import Path
-
 import pytest
 
 from wattcount.metrics import FINDINGS, METRICS, NULL_REASONS, spec
 from wattcount.metrics.energy import gpu_energy_key
-from wattcount.metrics.sensors import ENERGY_SOURCES, POLLED_SOURCES
-
-DOCS = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+from wattcount.metrics.registry import PARTS
 
 PROMISED = [
     "energy/gpu_j", "energy/gpu_j_per_output_token", "energy/gpu_j_per_request",
@@ -22,34 +17,14 @@ def test_the_keys_others_rely_on():
     assert set(PROMISED) <= set(METRICS)
 
 
-def documented() -> dict[str, str]:
-    """Key to unit, from the tables of docs/metrics.md."""
-    rows = dict(re.findall(r"^\| `(\w+/[\w]+)` \| (\S+) \|", DOCS, re.MULTILINE))
-    expanded = {}
-    for key, unit in rows.items():
-        if "SOURCE" in key:
-            sources = ENERGY_SOURCES if key.startswith("energy") else POLLED_SOURCES
-            expanded |= {key.replace("SOURCE", source): unit for source in sources}
-        elif "_pP_" in key:
-            expanded |= {key.replace("pP", f"p{p}"): unit for p in (50, 95, 99)}
-        elif "gpuN" not in key:
-            expanded[key] = unit
-    return expanded
-
-
-def test_docs_have_every_key_with_its_unit_and_no_other():
-    assert documented() == {key: entry.unit for key, entry in METRICS.items()}
-
-
-def test_docs_explain_every_null_reason():
-    for code in NULL_REASONS:
-        assert f"`{code}`" in DOCS
-
-
-def test_docs_explain_every_finding():
-    assert len(FINDINGS) > 30
-    for code in FINDINGS:
-        assert f"| `{code}` |" in DOCS
+def test_every_metric_reason_and_finding_is_declared_once_and_explained():
+    for part in PARTS:
+        assert part.METRICS or part.CHECKS.specs
+    assert len(METRICS) == sum(len(part.METRICS) for part in PARTS)
+    assert len(FINDINGS) == sum(len(part.CHECKS.specs) for part in PARTS) > 30
+    assert all(len(entry.description) > 3 for entry in METRICS.values())
+    assert all(entry.figure and entry.limit for entry in FINDINGS.values())
+    assert all(NULL_REASONS.values())
 
 
 def test_units_are_in_the_names():

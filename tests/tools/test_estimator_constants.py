@@ -24,13 +24,6 @@ def test_every_constant_says_what_it_is_and_where_it_comes_from(module: str) -> 
         assert len(why) > 10 or why.rstrip(".") in table.ORIGINS, constant
 
 
-def test_the_docs_have_the_table_of_today() -> None:
-    text = (ROOT / "docs" / "uncertainty.md").read_text()
-    _, _, rest = text.partition("<!-- estimator-constants -->\n")
-    shown, _, _ = rest.partition("\n<!-- /estimator-constants -->")
-    assert shown.strip() == table.estimator_constants().strip(), "run `make docs`, or tools/make_docs.py"
-
-
 @pytest.mark.parametrize("text", [None, "A number.", "A number [s], chosen because."])
 def test_a_constant_without_an_origin_is_an_error(text: str | None) -> None:
     with pytest.raises(ValueError, match=r"estimate\.SOME_S"):

@@ -23,7 +23,7 @@ from wattcount.metrics.summary import describe, evidence_label, gpu_label, load_
 from wattcount.metrics.units import scale_for, significant
 from wattcount.records import Record
 from wattcount.results import Result
-from wattcount.statistics import spread
+from wattcount.study.statistics import spread
 from wattcount.terminal import WIDTH, console
 from wattcount.text import printable
 

@@ -1,39 +1,34 @@
-"""Tables of studies: the arithmetic of their intervals, and what they make of repeats, made up here."""
+"""Tables of runs: what they make of repeats, levers, loads and invalid runs, made up here."""
 
 from __future__ import annotations
 
-import copy
-import sys
-from math import exp, expm1, sinh
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
-from wattcount.records import Record
+from wattcount.config.identity import key_of
+from wattcount.config.levers import levers
+from wattcount.metrics.sheet import Finding
+from wattcount.metrics.verdict import Status
+from wattcount.results import Result
+from wattcount.results.result import ENERGY
+from wattcount.study.runs import PER_TOKEN, TOKENS, WATTS, board_of, name_of, scatter_of
+from wattcount.study.statistics import Scatter, change, half_width
+from wattcount.study.tables import (
+    lever_savings,
+    load_curve,
+    number,
+    scatter_words,
+    shape_ratios,
+    shapes,
+    table,
+)
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tools"))
-
-import study_tables as study  # noqa: E402
-import tables  # noqa: E402
-from tables import Entry  # noqa: E402
-
-SCENARIOS: dict[str, dict[str, Any]] = {
-    "batch": {"kind": "batch", "num_requests": 512, "lengths": {"input_tokens": 512, "output_tokens": 256}},
-    "server": {"kind": "server", "rate_rps": 4.0, "lengths": {"input_tokens": 512, "output_tokens": 128}},
-    "batch_short": {
-        "kind": "batch",
-        "num_requests": 256,
-        "lengths": {"input_tokens": 256, "output_tokens": 64},
-    },
-    "server_short": {
-        "kind": "server",
-        "rate_rps": 20.0,
-        "lengths": {"input_tokens": 256, "output_tokens": 64},
-    },
-}
+LENGTHS = {"batch": (512, 256), "server": (512, 128), "batch_short": (256, 64), "server_short": (256, 64)}
+REQUESTS = {"batch": 512, "batch_short": 256}
+RATES_RPS = {"server": 4.0, "server_short": 20.0}
+TAKEN = {"max_num_seqs": 128, "max_num_batched_tokens": 2048}
+"""What the engine takes where nothing is asked."""
 
 
 def run(
@@ -49,36 +44,45 @@ def run(
     vllm: str = "0.26.0",
     metrics: dict[str, float | None] | None = None,
     **engine: Any,
-) -> Entry:
-    load = {"name": scenario, **copy.deepcopy(SCENARIOS[scenario])}
-    if rate_rps is not None:
-        load["rate_rps"] = rate_rps
-    config = {
-        "model": {"name": model, "weights": "random", "quantization": quantization},
-        "scenario": load,
-        "engine": engine,
-        "gpu": {},
-    }
-    info = SimpleNamespace(
-        config=config,
-        gpus=[{"uuid": f"GPU-{board}0000-1111"} for board in boards],
-        versions={"vllm": vllm},
-        engine={"details": {"max_num_seqs": 128, "max_num_batched_tokens": 2048}},
-    )
+) -> Result:
+    rate_rps = rate_rps or RATES_RPS.get(scenario)
     known: dict[str, float | None] = {
-        study.PER_TOKEN: per_token_j,
-        study.TOKENS: 1000.0,
-        study.WATTS: 500.0,
-        study.ENERGY: 20000.0,
-        f"{study.ENERGY}_u95_method": 20.0,
+        PER_TOKEN: per_token_j,
+        TOKENS: 1000.0,
+        WATTS: 500.0,
+        ENERGY: 20000.0,
+        f"{ENERGY}_u95_method": 20.0,
         "energy/dynamic_j_per_output_token": 0.05,
         "throughput/requests_per_s": 4.0,
         "requests/completed_in_window": 150.0,
         **{f"latency/{name}_p{p}_ms": 40.0 for name in ("ttft", "tpot") for p in (50, 95)},
         **(metrics or {}),
     }
-    record = cast(Record, SimpleNamespace(info=info))
-    return Entry(tables.name_of(config), record, known, findings, valid)
+    setting = {
+        "model": {"name": model, "quantization": quantization},
+        "scenario": {"name": scenario, "rate_rps": rate_rps},
+        "engine": {**TAKEN, **engine, "version": vllm},
+    }
+    input_tokens, output_tokens = LENGTHS[scenario]
+    return Result(
+        setting_key=key_of(setting),
+        setting=setting,
+        model=model,
+        weights="random",
+        scenario=scenario,
+        kind=scenario.removesuffix("_short"),
+        num_requests=REQUESTS.get(scenario),
+        rate_rps=rate_rps,
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
+        levers=tuple(levers({"model": {"quantization": quantization}, "engine": engine})),
+        engine_version=vllm,
+        gpus=("NVIDIA H100",) * len(boards),
+        boards=tuple(f"GPU-{board}0000-1111" for board in boards),
+        status=Status.valid if valid else Status.invalid,
+        findings=tuple(Finding(code, 1.0, 0.0, "1", code, not valid) for code in findings),
+        metrics=known,
+    )
 
 
 def rows(made: str) -> list[dict[str, str]]:
@@ -88,31 +92,8 @@ def rows(made: str) -> list[dict[str, str]]:
     return [dict(zip(head, line, strict=True)) for line in lines[2:]]
 
 
-# -- intervals
-
-
-def test_the_half_width_of_a_mean_is_students() -> None:
-    # sd 1, n = 3, t(0.975, 2) = 4.30265
-    assert study.half_width([1.0, 2.0, 3.0]) == pytest.approx(4.30265 / 3**0.5, rel=1e-5)
-    assert study.half_width([1.0, 1.2]) == pytest.approx(12.7062 * 0.1, rel=1e-5)
-
-
-def test_one_run_has_no_half_width() -> None:
-    assert study.half_width([1.0]) is None
-    assert study.half_width([]) is None
-
-
-def scatter(*gpus: list[Entry], many_shapes: bool = False) -> study.Scatter:
-    return study.Scatter.of_runs(study.PER_TOKEN, *gpus, many_shapes=many_shapes)
-
-
-def test_scatter_is_pooled_over_the_repeats_of_each_setting() -> None:
-    # Logarithms: (0.00, 0.02, 0.04) and (0.99, 1.01): squares 0.0008 and 0.0002; one run alone says nothing.
-    found = study.Scatter.of(
-        [[exp(x) for x in values] for values in ((0.0, 0.02, 0.04), (0.99, 1.01), (5.0,))]
-    )
-    assert found.freedom == 3
-    assert found.variance == pytest.approx(0.001 / 3)
+def scatter(*gpus: list[Result], many_shapes: bool = False) -> Scatter:
+    return scatter_of(PER_TOKEN, *gpus, many_shapes=many_shapes)
 
 
 def test_repeats_are_valid_runs_of_one_setting_on_different_boards_of_a_gpu_model() -> None:
@@ -120,13 +101,13 @@ def test_repeats_are_valid_runs_of_one_setting_on_different_boards_of_a_gpu_mode
     h100 = [run(0.10), run(0.11, boards=other), run(0.2, quantization="fp8"), run(9.0, valid=False)]
     h100 += [run(0.3, scenario="server"), run(0.5, scenario="server")]
     h200 = [run(0.05)]
-    assert scatter(h100, h200) == study.Scatter.of([[0.10, 0.11]])
-    assert scatter(h200) == study.Scatter(0.0, 0)
+    assert scatter(h100, h200) == Scatter.of([[0.10, 0.11]])
+    assert scatter(h200) == Scatter(0.0, 0)
 
 
 def test_what_the_engine_takes_by_itself_is_no_lever() -> None:
     same, other = run(0.11, boards=("bbbb",), max_num_seqs=128), run(0.08, max_num_seqs=256)
-    none, turned = rows(study.lever_savings([run(0.10), same, other]))
+    none, turned = rows(lever_savings([run(0.10), same, other]))
     assert (none["lever"], none["valid runs, with / without"]) == ("none", "2")
     assert none["mJ per output token (board)"] == "100.00 (aaaa), 110.00 (bbbb)"
     assert (turned["lever"], turned["valid runs, with / without"]) == ("256 at once", "1 / 2")
@@ -135,7 +116,7 @@ def test_what_the_engine_takes_by_itself_is_no_lever() -> None:
 
 def test_repeats_on_one_board_count_as_one() -> None:
     other = ("bbbb",)
-    assert scatter([run(0.09), run(0.11), run(0.12, boards=other)]) == study.Scatter.of([[0.10, 0.12]])
+    assert scatter([run(0.09), run(0.11), run(0.12, boards=other)]) == Scatter.of([[0.10, 0.12]])
 
 
 def test_the_many_shapes_scatter_by_themselves() -> None:
@@ -147,63 +128,28 @@ def test_the_many_shapes_scatter_by_themselves() -> None:
         shape(0.4, boards=other),
         shape(0.5, boards=("cccc",)),
     ]
-    assert scatter(runs) == study.Scatter.of([[0.10, 0.11]])
-    assert scatter(runs, many_shapes=True) == study.Scatter.of([[0.3, 0.4, 0.5]])
-    said = study.scatter_words(runs)
+    assert scatter(runs) == Scatter.of([[0.10, 0.11]])
+    assert scatter(runs, many_shapes=True) == Scatter.of([[0.3, 0.4, 0.5]])
+    said = scatter_words(runs)
     assert "one setting scatter by sd 6.7 % of J per output token and sd 0.0 % of tokens/s (1 degrees" in said
     assert "many shapes (short, eager) scatter by sd 25.6 % of J" in said
 
 
-def test_a_default_counts_like_a_key_that_an_earlier_record_lacks() -> None:
-    earlier, later = run(0.10), run(0.11, boards=("bbbb",), data_parallel_size=1)
-    later.config["model"]["initializer"] = "dummy"
-    later.scenario["bare_idle_after_s"] = 5.0
-    assert scatter([earlier, later]).freedom == 1
-    later.config["model"]["initializer"] = "normal"
-    assert scatter([earlier, later]).freedom == 0
-
-
-def test_a_change_has_students_interval_for_two_means() -> None:
-    # 3 degrees of freedom: t = 3.18245.
-    usual, turned = [exp(x) for x in (0.99, 1.01)], [exp(x) for x in (0.0, 0.02, 0.04)]
-    percent, half = study.change(turned, usual, study.Scatter(0.0004, 3))
-    expected = 3.18245 * (0.0004 * (1 / 3 + 1 / 2)) ** 0.5
-    assert percent == pytest.approx(100 * expm1(0.02 - 1.0))
-    assert half == pytest.approx(100 * exp(-0.98) * sinh(expected), rel=1e-5)
-
-
-def test_two_single_runs_have_an_interval_by_how_others_scatter_and_none_without() -> None:
-    assert study.change([0.5], [1.0], study.Scatter(0.0, 0)) == (pytest.approx(-50.0), None)
-    percent, half = study.change([0.5], [1.0], study.Scatter(0.0001, 7))
-    assert percent == pytest.approx(-50.0)
-    assert half == pytest.approx(50 * sinh(2.36462 * 0.0002**0.5), rel=1e-5)
-
-
-def test_the_order_of_runs_and_their_unit_change_nothing() -> None:
-    pooled = study.Scatter(0.0004, 3)
-    one = study.change([3.0, 4.0], [5.0, 6.0, 7.0], pooled)
-    assert study.change([4e3, 3e3], [7e3, 5e3, 6e3], pooled) == pytest.approx(one)
-
-
-# -- entries
+# -- runs
 
 
 def test_the_boards_of_a_run_on_two_gpus_are_both_named() -> None:
     entry = run(0.1, boards=("8d2e", "3733"))
-    assert (entry.board, entry.gpus) == ("3733+8d2e", 2)
+    assert board_of(entry) == "3733+8d2e"
 
 
-def test_a_gpu_without_records_has_no_entries() -> None:
-    assert tables.entries("a_gpu_that_nobody_measured") == ()
-
-
-@pytest.mark.parametrize("make", [study.lever_savings, study.load_curve, study.shapes])
+@pytest.mark.parametrize("make", [lever_savings, load_curve, shapes])
 def test_without_entries_a_table_is_its_header(make: Any) -> None:
     assert len(make(()).splitlines()) == 2
 
 
 def test_without_entries_on_one_gpu_there_are_no_ratios() -> None:
-    assert rows(study.shape_ratios((), [run(0.1, scenario="batch_short")])) == []
+    assert rows(shape_ratios((), [run(0.1, scenario="batch_short")])) == []
 
 
 # -- levers
@@ -211,11 +157,11 @@ def test_without_entries_on_one_gpu_there_are_no_ratios() -> None:
 
 def test_a_load_stands_first_without_levers_then_with_each() -> None:
     made = rows(
-        study.lever_savings(
+        lever_savings(
             [
                 *(run(j, boards=(b,)) for j, b in ((0.10, "aaaa"), (0.11, "bbbb"))),
                 *(run(j, boards=(b,), quantization="fp8") for j, b in ((0.07, "aaaa"), (0.08, "bbbb"))),
-                run(0.09, boards=("cccc", "dddd"), tensor_parallel_size=2, metrics={study.WATTS: 900.0}),
+                run(0.09, boards=("cccc", "dddd"), tensor_parallel_size=2, metrics={WATTS: 900.0}),
             ]
         )
     )
@@ -231,34 +177,34 @@ def test_a_load_stands_first_without_levers_then_with_each() -> None:
     )
     assert parallel["mJ per output token (board)"] == "90.00 (cccc+dddd)"
     assert fp8["valid runs, with / without"] == "2 / 2"
-    pooled = study.Scatter.of([[0.07, 0.08], [0.10, 0.11]])
-    percent, half = study.change([0.07, 0.08], [0.10, 0.11], pooled)
+    pooled = Scatter.of([[0.07, 0.08], [0.10, 0.11]])
+    percent, half = change([0.07, 0.08], [0.10, 0.11], pooled)
     assert fp8["against without"] == f"{percent:+.1f} % ± {half:.1f}"
 
 
 def test_where_nothing_was_repeated_there_is_no_interval() -> None:
     once = [run(0.1), run(0.075, quantization="fp8")]
-    _, fp8 = rows(study.lever_savings(once))
+    _, fp8 = rows(lever_savings(once))
     assert fp8["against without"] == "-25.0 %, nothing was repeated"
     elsewhere = [run(0.3, scenario="server"), run(0.31, scenario="server", boards=("bbbb",))]
-    _, fp8 = rows(study.lever_savings(once, elsewhere))
-    percent, half = study.change([0.075], [0.1], study.Scatter.of([[0.3, 0.31]]))
+    _, fp8 = rows(lever_savings(once, elsewhere))
+    percent, half = change([0.075], [0.1], Scatter.of([[0.3, 0.31]]))
     assert fp8["against without"] == f"{percent:+.1f} % ± {half:.1f}"
 
 
 def test_invalid_runs_of_a_lever_count_for_nothing_and_are_said() -> None:
     stalled = run(9.0, quantization="fp8", findings=("engine_stalled", "power_capped"), valid=False)
-    _, fp8 = rows(study.lever_savings([run(0.1), run(0.1), run(0.05, quantization="fp8"), stalled]))
+    _, fp8 = rows(lever_savings([run(0.1), run(0.1), run(0.05, quantization="fp8"), stalled]))
     assert fp8["valid runs, with / without"] == "1 / 2"
     assert fp8["against without"].startswith("-50.0 %")
     assert fp8["findings"] == "1 of 2 invalid: `engine_stalled`"
-    _, fp8 = rows(study.lever_savings([run(0.1), stalled]))
+    _, fp8 = rows(lever_savings([run(0.1), stalled]))
     assert (fp8["valid runs, with / without"], fp8["against without"]) == ("0 / 1", "-")
     assert fp8["findings"] == "invalid: `engine_stalled`"
 
 
 def test_a_lever_whose_load_was_not_measured_without_it_says_so() -> None:
-    none, fp8 = rows(study.lever_savings([run(0.05, quantization="fp8"), run(0.1, vllm="0.25.0")]))
+    none, fp8 = rows(lever_savings([run(0.05, quantization="fp8"), run(0.1, vllm="0.25.0")]))
     assert none["findings"] == "not measured"
     assert (fp8["load"], fp8["valid runs, with / without"], fp8["against without"]) == ("", "1 / 0", "-")
     assert none["load"] == "llama3_8b, batch of 512"
@@ -266,20 +212,20 @@ def test_a_lever_whose_load_was_not_measured_without_it_says_so() -> None:
 
 def test_two_levers_at_once_and_loads_without_any_are_left_out() -> None:
     both = run(0.05, quantization="fp8", tensor_parallel_size=2)
-    assert rows(study.lever_savings([run(0.1), both, run(0.1, scenario="server")])) == []
+    assert rows(lever_savings([run(0.1), both, run(0.1, scenario="server")])) == []
 
 
 # -- the load curve
 
 
-def server(per_token_j: float | None, rate_rps: float, **other: Any) -> Entry:
+def server(per_token_j: float | None, rate_rps: float, **other: Any) -> Result:
     return run(per_token_j, scenario="server", rate_rps=rate_rps, **other)
 
 
 def test_a_rate_is_one_row_over_its_repeats() -> None:
     ttft = "latency/ttft_p50_ms"
     four, sixteen = rows(
-        study.load_curve(
+        load_curve(
             [
                 server(0.24, 16, boards=("bbbb",), metrics={ttft: 60.0}),
                 server(1.0, 4),
@@ -289,7 +235,7 @@ def test_a_rate_is_one_row_over_its_repeats() -> None:
         )
     )
     assert four["J per output token"] == "1.00 ± 0.10 % (method)"
-    half = study.half_width([0.24, 0.26, 0.25])
+    half = half_width([0.24, 0.26, 0.25])
     assert half is not None
     assert sixteen["J per output token"] == f"0.250 ± {100 * half / 0.25:.1f} %"
     assert (sixteen["offered, requests/s"], sixteen["to the first rate's"]) == ("16", "-75 %")
@@ -299,7 +245,7 @@ def test_a_rate_is_one_row_over_its_repeats() -> None:
 
 def test_a_rate_without_a_valid_run_has_a_row_without_figures() -> None:
     invalid = server(9.0, 4, findings=("engine_stalled",), valid=False)
-    four, sixteen = rows(study.load_curve([invalid, server(0.25, 16)]))
+    four, sixteen = rows(load_curve([invalid, server(0.25, 16)]))
     assert (four["J per output token"], four["mean W"], four["valid runs"]) == ("-", "-", "0 of 1")
     assert four["remarks"] == "invalid: `engine_stalled`"
     assert (sixteen["to the first rate's"], sixteen["valid runs"]) == ("", "1 of 1")
@@ -323,30 +269,30 @@ def test_what_could_not_keep_up_says_so_and_whether_it_is_valid(valid: tuple[boo
         )
         for is_valid in valid
     ]
-    assert rows(study.load_curve(runs))[0]["remarks"] == said
+    assert rows(load_curve(runs))[0]["remarks"] == said
 
 
 def test_one_repeat_that_could_not_keep_up_is_counted() -> None:
-    (row,) = rows(study.load_curve([server(0.1, 48), server(0.1, 48, findings=("overloaded",))]))
+    (row,) = rows(load_curve([server(0.1, 48), server(0.1, 48, findings=("overloaded",))]))
     assert row["remarks"] == "it could not keep up in 1 of 2 (valid)"
 
 
 def test_a_latency_that_no_run_has_is_a_dash() -> None:
-    (row,) = rows(study.load_curve([server(0.1, 48, metrics={"latency/ttft_p95_ms": None})]))
+    (row,) = rows(load_curve([server(0.1, 48, metrics={"latency/ttft_p95_ms": None})]))
     assert row["TTFT p50 / p95 ms"] == "40.0 / -"
 
 
 # -- shapes
 
 
-def shape(per_token_j: float | None, kind: str = "batch", **other: Any) -> Entry:
+def shape(per_token_j: float | None, kind: str = "batch", **other: Any) -> Result:
     return run(per_token_j, scenario=f"{kind}_short", enforce_eager=True, **{"model": "gpt2", **other})
 
 
 def test_a_shape_is_one_row_with_the_mean_of_its_repeats() -> None:
     completed = "requests/completed_in_window"
     (row,) = rows(
-        study.shapes(
+        shapes(
             [
                 *(shape(j) for j in (0.10, 0.11, 0.12)),
                 shape(0.2, "server", metrics={completed: 155.0}),
@@ -362,7 +308,7 @@ def test_a_shape_is_one_row_with_the_mean_of_its_repeats() -> None:
 
 def test_servers_of_a_shape_at_another_rate_have_a_row_of_their_own() -> None:
     first, second = rows(
-        study.shapes([shape(0.1), shape(0.3, "server", rate_rps=5.0), shape(0.2, "server", rate_rps=20.0)])
+        shapes([shape(0.1), shape(0.3, "server", rate_rps=5.0), shape(0.2, "server", rate_rps=20.0)])
     )
     assert [first[key] for key in ("model", "batch: J per output token")] == ["gpt2", "0.100"]
     assert [first[key] for key in ("server: requests/s", "J per output token")] == ["20", "0.200"]
@@ -371,7 +317,7 @@ def test_servers_of_a_shape_at_another_rate_have_a_row_of_their_own() -> None:
 
 
 def test_a_shape_whose_run_is_invalid_has_no_figures_and_says_so() -> None:
-    (row,) = rows(study.shapes([shape(None, valid=False, findings=("engine_stalled",))]))
+    (row,) = rows(shapes([shape(None, valid=False, findings=("engine_stalled",))]))
     assert (row["batch: J per output token"], row["mean W"]) == ("-", "-")
     assert row["findings"] == "invalid: `engine_stalled`"
     assert row["findings#12"] == "not measured"
@@ -383,7 +329,7 @@ def test_a_shape_whose_run_is_invalid_has_no_figures_and_says_so() -> None:
 def test_a_ratio_at_another_rate_has_a_row_of_its_own() -> None:
     h100 = [shape(0.6, "server", rate_rps=5.0), shape(0.3, "server", rate_rps=20.0)]
     h200 = [shape(0.5, "server", rate_rps=5.0), shape(0.2, "server", rate_rps=20.0)]
-    slow, usual = rows(study.shape_ratios(h100, h200))
+    slow, usual = rows(shape_ratios(h100, h200))
     assert (slow["model"], slow["H100 / H200#6"]) == ("gpt2, 5 requests/s", "1.20")
     assert (usual["model"], usual["H100 / H200#6"]) == ("gpt2", "1.50")
 
@@ -391,15 +337,9 @@ def test_a_ratio_at_another_rate_has_a_row_of_its_own() -> None:
 def test_a_ratio_is_of_runs_of_one_setting_and_the_valid_ones() -> None:
     h100 = [shape(0.12), shape(9.0, "server", valid=False), shape(0.5, model="qwen3_4b", vllm="0.25.0")]
     h200 = [shape(0.10), shape(0.2, "server"), shape(0.4, model="qwen3_4b")]
-    (row,) = rows(study.shape_ratios(h100, h200))
+    (row,) = rows(shape_ratios(h100, h200))
     assert (row["model"], row["H100 / H200"]) == ("gpt2", "1.20")
     assert row["H100 / H200#6"] == "-"
-
-
-def test_a_key_that_is_null_counts_like_one_that_an_earlier_record_lacks() -> None:
-    (row,) = rows(study.shape_ratios([shape(0.12, max_num_seqs=None)], [shape(0.10)]))
-    assert row["H100 / H200"] == "1.20"
-    assert rows(study.shape_ratios([shape(0.12, max_num_seqs=64)], [shape(0.10)])) == []
 
 
 def test_a_ratio_with_repeats_has_an_interval_and_says_what_spoils_it() -> None:
@@ -407,8 +347,25 @@ def test_a_ratio_with_repeats_has_an_interval_and_says_what_spoils_it() -> None:
         shape(j, "server", boards=(board,), findings=("overloaded",))
         for j, board in ((0.119, "aaaa"), (0.120, "bbbb"), (0.121, "cccc"))
     ]
-    (row,) = rows(study.shape_ratios(h100, [shape(0.1, "server")]))
-    percent, half = study.change([0.119, 0.120, 0.121], [0.1], study.Scatter.of([[0.119, 0.120, 0.121]]))
+    (row,) = rows(shape_ratios(h100, [shape(0.1, "server")]))
+    percent, half = change([0.119, 0.120, 0.121], [0.1], Scatter.of([[0.119, 0.120, 0.121]]))
     assert half is not None
     assert row["H100 / H200#6"] == f"{1 + percent / 100:.2f} ± {half / 100:.2f}"
     assert row["findings that touch the ratio"] == "server, H100: `overloaded`"
+
+
+def test_a_run_is_named_by_what_is_not_usual() -> None:
+    assert name_of(run(0.1)) == "llama3_8b, batch of 512"
+    assert name_of(server(0.1, 4, quantization="fp8")) == "llama3_8b, server, 4 requests/s, fp8"
+    assert name_of(shape(0.1)) == "gpt2, batch of 256, 256 in, 64 out, eager"
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "text"), [(None, 3, "-"), (0.0, 3, "0"), (1234.5, 3, "1234"), (0.0812, 2, "0.081")]
+)
+def test_numbers_have_a_few_digits(value: float | None, digits: int, text: str) -> None:
+    assert number(value, digits) == text
+
+
+def test_a_table_is_markdown() -> None:
+    assert table(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"

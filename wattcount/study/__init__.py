@@ -1,0 +1,1 @@
+"""The analysis of results: statistics of repeats, and tables of what settings, loads and GPUs cost. Reads `Result`s."""

@@ -1,0 +1,99 @@
+"""Statistics of repeats: spread, scatter that many settings share, and differences with their intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import sqrt
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wattcount.statistics import t_975
+
+Floats = NDArray[np.float64]
+
+BATCH_GAP = 2.0
+"""Time between the beginnings of two stretches [the usual one] above which they belong to two batches."""
+
+
+def spread(values: Sequence[float]) -> tuple[float, float, float]:
+    """(mean, standard deviation, 95 % half width of the mean by Student's t) of at least two values."""
+    mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1))
+    return mean, deviation, t_975(len(values) - 1) * deviation / sqrt(len(values))
+
+
+def half_width(values: Sequence[float]) -> float | None:
+    """95 % half width of the mean of `values`, in their unit, by Student's t; None for fewer than two."""
+    return spread(values)[2] if len(values) > 1 else None
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """How far repeats of one setting lie apart: the variance of their logarithms, and its degrees of freedom."""
+
+    variance: float
+    freedom: int
+
+    @classmethod
+    def of(cls, settings: Iterable[Sequence[float]]) -> Scatter:
+        """Pooled over the repeats of each setting, as if all scattered alike in percent."""
+        logarithms = [np.log(values) for values in settings if len(values) > 1]
+        freedom = sum(len(values) - 1 for values in logarithms)
+        squares = sum(float(((values - values.mean()) ** 2).sum()) for values in logarithms)
+        return cls(squares / freedom if freedom else 0.0, freedom)
+
+
+def change(turned: Sequence[float], usual: Sequence[float], scatter: Scatter) -> tuple[float, float | None]:
+    """(percent, 95 % half-width in percentage points) of the geometric mean of `turned` against that of `usual`.
+
+    By Student's t for two means of logarithms, with the variance and the degrees of freedom of `scatter`: None where
+    nothing was repeated. The half-width is half of the interval's length after the way back to percent.
+    """
+    ratio = float(np.log(turned).mean() - np.log(usual).mean())
+    percent = 100 * float(np.expm1(ratio))
+    if not scatter.freedom:
+        return percent, None
+    half = t_975(scatter.freedom) * (scatter.variance * (1 / len(turned) + 1 / len(usual))) ** 0.5
+    return percent, 100 * float(np.exp(ratio) * np.sinh(half))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A mean difference and its 95 % half width, both in percent, from so many pairs."""
+
+    mean_percent: float
+    half_width_percent: float
+    pairs: int
+
+
+def paired(differences: Floats) -> Difference:
+    """The mean of relative differences of pairs, with Student's t interval; no interval (nan) for a single pair."""
+    if len(differences) < 2:
+        return Difference(100 * float(np.mean(differences)), float("nan"), len(differences))
+    mean, _, half = spread(differences.tolist())
+    return Difference(100 * mean, 100 * half, len(differences))
+
+
+def detrended(values: Floats, turned: NDArray[np.bool_], start_s: Floats) -> Difference:
+    """The effect on log(values) of what was turned in some stretches, beside a cubic in time for each batch of stretches.
+
+    Decoding slows down as contexts grow, by more within a pair than what is looked for could. Least squares, 95 % by
+    Student's t.
+
+    values   float64[n], of stretches that began at `start_s` [s], increasing
+    turned   bool[n]
+    """
+    batch = np.concatenate(([0], np.cumsum(np.diff(start_s) > BATCH_GAP * np.median(np.diff(start_s)))))
+    columns = [turned.astype(float)]
+    for number in range(batch[-1] + 1):
+        within = batch == number
+        t = np.where(within, start_s - start_s[within][0], 0.0) / max(1.0, float(np.ptp(start_s[within])))
+        columns += [within * t**power for power in range(min(4, int(within.sum() // 3) + 1))]
+    design = np.stack(columns, axis=1)
+    solution, _, rank, _ = np.linalg.lstsq(design, np.log(values), rcond=None)
+    freedom = len(values) - int(rank)
+    left = np.log(values) - design @ solution
+    variance = float(left @ left) / max(1, freedom) * np.linalg.pinv(design.T @ design)[0, 0]
+    half = t_975(freedom) * float(variance) ** 0.5 if freedom > 0 else float("nan")
+    return Difference(100 * float(solution[0]), 100 * half, len(values) // 2)
