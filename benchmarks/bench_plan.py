@@ -9,6 +9,7 @@ record in the folder and then with 5,580 of them, and prints one JSON object of 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import shutil
@@ -17,6 +18,10 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from wattcount.metrics import load_metrics, to_bytes
+from wattcount.records import Record
+from wattcount.records.schema import METRICS_JSON, RUN_JSON
 
 MODELS = (
     "llama3_8b,llama3_1_8b,qwen3_8b,mistral_7b,phi4,gemma3_12b,olmo2_7b,qwen2_5_7b,granite3_0_8b,qwen3_32b"
@@ -43,16 +48,23 @@ def plan_s(records_dir: Path, points: int) -> tuple[float, float]:
 
 
 def make_records(folder: Path, count: int) -> None:
-    """Copies of one real record, each with a repeat of its own; only what planning reads."""
+    """Copies of one real record, each with a repeat of its own; the raw files are linked."""
     template = Path(__file__).parent.parent / "data" / "h200" / "records"
-    found = {file.parent: json.loads(file.read_text()) for file in sorted(template.glob("*/r*/run.json"))}
-    source, info = next(item for item in found.items() if item[1]["config"]["scenario"]["kind"] == "batch")
+    records = (Record.open(file.parent) for file in sorted(template.glob("*/r*/run.json")))
+    source = next(record for record in records if record.info.resolved.scenario.kind.value == "batch")
+    info, metrics = json.loads((source.path / RUN_JSON).read_text()), load_metrics(source)
+    folder.mkdir(parents=True, exist_ok=True)
+    raw_files = [Path(shutil.copy(raw, folder)) for raw in source.path.glob("*.parquet")]
     for number in range(count):
         run = folder / f"{number // 5:012x}" / f"r{number % 5}-{info['run_id'][:-6]}{number:06x}"
         run.mkdir(parents=True)
         info["repeat"], info["config"]["scenario"]["num_requests"] = number % 5, 1 + number // 5
-        (run / "run.json").write_text(json.dumps(info, indent=1))
-        shutil.copy(source / "metrics.json", run)
+        content = json.dumps(info, indent=1).encode()
+        (run / RUN_JSON).write_bytes(content)
+        for raw in raw_files:
+            os.link(raw, run / raw.name)
+        digests = source.digests | {RUN_JSON: hashlib.sha256(content).hexdigest()}
+        (run / METRICS_JSON).write_bytes(to_bytes(metrics, digests))
 
 
 def main() -> None:
