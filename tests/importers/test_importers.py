@@ -13,6 +13,7 @@ from wattcount import importers
 from wattcount.cli.main import main
 from wattcount.metrics import spec
 from wattcount.metrics.verdict import Status
+from wattcount.results import Result
 
 SMI = "timestamp, index, power.draw [W]\n" + "".join(
     f"2026/09/01 12:00:{second:02d}.{gpu}00, {gpu}, {100 * (gpu + 1)}.00 W\n"
@@ -89,3 +90,27 @@ def test_compare_takes_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     out = capsys.readouterr().out
     assert "unknown model on no GPU, unknown load; measured, nvidia-smi" in out
     assert max(len(line) for line in out.splitlines() if str(tmp_path) not in line) <= 80
+
+
+def test_a_source_that_says_next_to_nothing_can_be_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A source is a module with two functions, and its name in IMPORTERS."""
+    file = tmp_path / "runs.txt"
+    file.write_text("100 300\n")
+
+    class Source:
+        @staticmethod
+        def recognises(path: Path) -> bool:
+            return path.suffix == ".txt"
+
+        @staticmethod
+        def results(path: Path) -> list[Result]:
+            joules = map(float, path.read_text().split())
+            return [Result(origin="text", source=path, metrics={"energy/gpu_j": j}) for j in joules]
+
+    monkeypatch.setattr(importers, "IMPORTERS", (*importers.IMPORTERS, Source))
+    assert main(["compare", str(file)]) == 0
+    out = capsys.readouterr().out
+    assert "[2] unknown model on no GPU, unknown load; unknown evidence, text" in out
+    assert "x3.00" in out

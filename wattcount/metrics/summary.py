@@ -46,7 +46,7 @@ def describe(result: Result) -> str:
 
 def evidence_label(evidence: str | None, origin: str, weights: str | None) -> str:
     """`measured`, `emulated`, `measured, random weights`, ..."""
-    words = [str(evidence)]
+    words = [evidence or "unknown evidence"]
     if origin != "wattcount":
         words.append(origin)
     if weights == "random":
