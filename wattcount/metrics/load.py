@@ -14,8 +14,7 @@ from wattcount.metrics.compute import compute
 from wattcount.metrics.registry import METRICS_VERSION, spec
 from wattcount.records import Record
 from wattcount.records.intake import DamagedError
-from wattcount.records.schema import METRICS_JSON
-from wattcount.records.shape import check_metrics
+from wattcount.records.schema import METRICS_JSON, check_metrics
 
 INPUTS = "inputs"
 """Key of `metrics.json`: SHA-256 of the files that it was computed from, by name (`Record.digests`)."""
