@@ -4,9 +4,10 @@ from pathlib import Path
 
 from sweep_ledger import planned
 
-from wattcount.sweep.outcome import State
+from wattcount.sweep.columns import WIDTH
+from wattcount.sweep.outcome import Outcome, State
 from wattcount.sweep.plan import Plan, Point
-from wattcount.sweep.report import WIDTH, SweepResult, end_lines, plan_lines
+from wattcount.sweep.report import SweepResult, end_lines, plan_lines, result_lines
 
 MODELS = [f"model_of_some_length_{number:02d}" for number in range(50)]
 
@@ -111,3 +112,16 @@ def test_the_end_of_a_sweep_that_was_interrupted_says_how_to_go_on() -> None:
     assert list(end_lines(SweepResult(plan, interrupted=130)))[-1] == again
     assert again not in list(end_lines(SweepResult(plan)))
     assert shown(plan.points)[0] == "sweep s: 1 point: 1 to run, 0 done before, 0 skipped"
+
+
+def test_results_are_listed_at_the_end_unless_they_are_many() -> None:
+    plan = Plan("s", tuple(planned(f"{n}", repeat=n) for n in range(30)), "", ())
+    done = {f"{n}": Outcome(State.done, f"{n}", wall_s=60.0) for n in range(30)}
+    few = {"0": done["0"], "1": Outcome(State.failed, "1"), "2": Outcome(State.done, "2", before=True)}
+    assert list(result_lines(SweepResult(plan, few))) == [
+        "results:",
+        "                                     state  took",
+        "  llama3_8b on h200, server 4/s, r0  done   1:00",
+    ]
+    assert list(result_lines(SweepResult(plan, done))) == ["results: wattcount status s --all-points"]
+    assert list(result_lines(SweepResult(plan))) == []

@@ -44,14 +44,16 @@ def test_everything_is_said_in_80_columns(tmp_path):
         "10.00 kJ",
         "r4: 81.30 mJ per output token, took 2:00",
         "emulated",
-        "llama3_8b on h200, server 4/s, r2 since",
+        "llama3_8b on h200, server 4/s, r2: since",
         "GPU-01234567",
         "out_of_memory: 1 point, tried once",
         "CUDA [out] of memory",
         "does_not_fit: 1 point",
         "weights 131.4 GiB + KV cache 2.5 GiB > 22.5 GiB [L4]",
+        "llama3_8b on h200, server 4/s, r0 done 81.30 mJ 5.000 kJ 2:00",
     ):
         assert expected in one_line
+    assert all(line == line.rstrip() for line in text.splitlines())
 
 
 def test_a_killed_sweep_says_how_to_go_on(sweep: Ledger, tmp_path):

@@ -116,6 +116,18 @@ def result_text(point: Point, outcome: Outcome) -> str:
     return ", ".join(parts) or "measured"
 
 
+def wrapped(first: str, text: str, rest: str) -> list[str]:
+    """`text` in lines of WIDTH; the first of them begins with `first`, the others with `rest`. No word is cut."""
+    return textwrap.wrap(
+        text,
+        WIDTH,
+        initial_indent=first,
+        subsequent_indent=rest,
+        break_on_hyphens=False,
+        break_long_words=False,
+    ) or [first.rstrip()]
+
+
 def values(point: Point, outcome: Outcome) -> dict[str, Any]:
     """The row of a point by column, in plain JSON types."""
     return {column.name: column.value(point, outcome) for column in COLUMNS}

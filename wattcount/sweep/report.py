@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import shlex
-import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from wattcount.sweep.columns import WIDTH, table_lines
+from wattcount.sweep.columns import WIDTH, evidence_of, table_lines, wrapped
 from wattcount.sweep.estimate import MEASURED
 from wattcount.sweep.outcome import Outcome, State
 from wattcount.sweep.plan import Plan, Point
@@ -94,12 +93,12 @@ def skip_lines(plan: Plan, records_dir: Path | None = None) -> Iterator[str]:
         for group in groups[reason]:
             head = f"{', '.join(group.gpus)}: {_count(group.points, 'point')} of "
             if group.models == all_models and len(all_models) > 1:
-                yield from _wrapped("    ", f"{head}all {len(all_models)} models", "      ")
+                yield from wrapped("    ", f"{head}all {len(all_models)} models", "      ")
             else:
                 head += f"{_count(len(group.models), 'model')}: "
                 yield from _some("    ", head, group.models, "      ", lines)
         example = points[0]
-        yield from _wrapped(
+        yield from wrapped(
             "    ", f"e.g. {example.model} on {example.gpu}: {example.message or ''}", "      "
         )
     if len(skipped) > len(by_reason):
@@ -127,7 +126,12 @@ def _estimate_lines(to_run: Sequence[Point], at_once: int | None) -> Iterator[st
     runs = f"{duration(total_s)} of runs"
     if at_once is not None and at_once > 1:
         runs += f", {duration(total_s / at_once)} with {at_once} at once"
-    basis = f"{measured:,} of {len(to_run):,} points by records like them, the rest by data sheets"
+    if measured == len(to_run):
+        basis = "by records like them"
+    elif measured:
+        basis = f"{measured:,} of {len(to_run):,} points by records like them, the rest by data sheets"
+    else:
+        basis = "no record is like them: by data sheets"
     yield f"  estimate: {runs}, {energy(sum(joules))}"
     yield f"            ({basis})"
 
@@ -143,7 +147,9 @@ def result_lines(sweep: SweepResult) -> Iterator[str]:
     if len(rows) > TABLE_LINES:
         yield f"results: wattcount status {sweep.plan.name} --all-points"
     elif rows:
-        yield "results:"
+        found = {evidence_of(outcome.record) for _, outcome in rows if outcome.record is not None}
+        evidence = "; ".join(sorted(text for text in found if text is not None))
+        yield f"results ({evidence}):" if evidence else "results:"
         yield from table_lines(rows)
 
 
@@ -173,12 +179,12 @@ def end_lines(sweep: SweepResult) -> Iterator[str]:
 def _problem(point: Point, outcome: Outcome | None) -> Iterator[str]:
     what = short_overrides(point.overrides)
     if outcome is None:
-        yield from _wrapped("  ", f"{what}: not begun", "      ")
+        yield from wrapped("  ", f"{what}: not begun", "      ")
         return
     state = (
         "not started" if outcome.refused else "failed" if outcome.state is State.lost else outcome.state.value
     )
-    yield from _wrapped("  ", f"{what}: {state}: {outcome.message}", "      ")
+    yield from wrapped("  ", f"{what}: {state}: {outcome.message}", "      ")
     if outcome.reason is not None and not outcome.refused:
         tries = "1 try" if outcome.attempt == 1 else f"{outcome.attempt} tries"
         yield f"      {outcome.reason}, {tries}"
@@ -212,26 +218,15 @@ def energy(joules: float) -> str:
     return f"{joules / 1e3:.3g} kJ" if joules >= 1e3 else f"{joules:.0f} J"
 
 
-def _wrapped(first: str, text: str, rest: str) -> list[str]:
-    return textwrap.wrap(
-        text,
-        WIDTH,
-        initial_indent=first,
-        subsequent_indent=rest,
-        break_on_hyphens=False,
-        break_long_words=False,
-    ) or [first.rstrip()]
-
-
 def _some(first: str, head: str, names: Sequence[str], rest: str, lines: int) -> list[str]:
     """As many of the names as `lines` hold, one at least, and how many more there are."""
-    wrapped: list[str] = []
+    found: list[str] = []
     for shown in range(len(names), 0, -1):
         more = f" and {len(names) - shown:,} more" if shown < len(names) else ""
-        wrapped = _wrapped(first, f"{head}{', '.join(names[:shown])}{more}", rest)
-        if len(wrapped) <= lines:
+        found = wrapped(first, f"{head}{', '.join(names[:shown])}{more}", rest)
+        if len(found) <= lines:
             break
-    return wrapped
+    return found
 
 
 def _count(number: int, what: str) -> str:

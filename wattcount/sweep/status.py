@@ -10,13 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import RenderableType
-from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
 from wattcount.metrics.units import quantity
-from wattcount.sweep.columns import COLUMNS, clock, evidence_of, result_text, table_lines, values
+from wattcount.sweep.columns import COLUMNS, clock, evidence_of, result_text, table_lines, values, wrapped
 from wattcount.sweep.ledger import sweep_folder
 from wattcount.sweep.outcome import Outcome, State
 from wattcount.sweep.state import Row, Start, SweepState
@@ -149,18 +146,18 @@ def groups(rows: Iterable[Row]) -> list[Group]:
 # --- for people -------------------------------------------------------------------------------------
 
 
-def render(sweep: SweepState, *, everything: bool = False) -> list[RenderableType]:
+def render(sweep: SweepState, *, everything: bool = False) -> list[Text]:
     """The whole summary, from the sweep's name to its failures; for a console of 80 columns or more.
 
     everything   every point, and not SHOWN of them or one a reason
     """
-    shown: list[RenderableType] = [Text(f"{sweep.name}: {start_text(sweep)}", style="bold"), _facts(sweep)]
+    shown: list[Text] = [Text(f"{sweep.name}: {start_text(sweep)}", style="bold"), *_facts(sweep)]
     if not sweep.alive and share_done(sweep) < 1:
         again = f"python -m wattcount {shlex.join(sweep.plan.arguments)}"
         # Whole: a command that is wrapped cannot be copied.
         shown.append(Text(f"  go on with     {again}", no_wrap=True, overflow="ignore"))
     if sweep.running:
-        shown += [Text("running", style="bold"), _running(sweep)]
+        shown += [Text("running", style="bold"), *_running(sweep)]
         shown += _more(len(sweep.running) - SHOWN, "running")
     if failures := groups(sweep.failures):
         shown += [Text("failures", style="bold"), *_failures(failures, everything=everything)]
@@ -171,7 +168,7 @@ def render(sweep: SweepState, *, everything: bool = False) -> list[RenderableTyp
         for group in skipped if everything else skipped[:SHOWN]:
             shown.append(Text(f"  {group.reason}: {_points(len(group.rows))}"))
             for point, outcome in group.rows if everything else group.rows[:1]:
-                shown.append(_indented(f"{point.label}: {outcome.message or '-'}", 4))
+                shown += _indented(f"{point.label}: {outcome.message or '-'}", 4)
     done = [row for row in sweep.rows if row[1].state is State.done]
     if done:
         latest = sorted(done, key=lambda row: row[1].t_utc_ns)[-SHOWN:]
@@ -182,7 +179,7 @@ def render(sweep: SweepState, *, everything: bool = False) -> list[RenderableTyp
     return shown
 
 
-def _facts(sweep: SweepState) -> Table:
+def _facts(sweep: SweepState) -> list[Text]:
     facts = {
         "points": f"{counts_text(sweep) or 'none'} of {len(sweep.plan.points)}",
         "share done": f"{100 * share_done(sweep):.1f} % of what can be measured",
@@ -191,31 +188,27 @@ def _facts(sweep: SweepState) -> Table:
         "latest result": latest_text(sweep),
         "evidence": evidence_text(sweep),
     }
-    table = Table.grid(padding=(0, 2))
-    table.add_column(no_wrap=True)
-    table.add_column()
-    for name, text in facts.items():
-        if text is not None:
-            table.add_row(f"  {name}", Text(text, style="yellow" if name == "evidence" else ""))
-    return table
+    return [
+        Text(line, style="yellow" if name == "evidence" else "")
+        for name, text in facts.items()
+        if text is not None
+        for line in wrapped(f"  {name:<15}", text, " " * 17)
+    ]
 
 
-def _running(sweep: SweepState) -> Table:
+def _running(sweep: SweepState) -> list[Text]:
     """What is measured right now: what, where, since when."""
-    table = Table.grid(padding=(0, 2))
+    lines: list[Text] = []
     for point, outcome in sweep.running[:SHOWN]:
-        table.add_row(
-            f"  {point.label}",
-            f"since {when(outcome.t_utc_ns, sweep.t_utc_ns)}",
-            clock((sweep.t_utc_ns - outcome.t_utc_ns) / 1e9),
-            _where(outcome),
-        )
-    return table
+        took = clock((sweep.t_utc_ns - outcome.t_utc_ns) / 1e9)
+        since = f"since {when(outcome.t_utc_ns, sweep.t_utc_ns)}, {took}, on {_where(outcome)}"
+        lines += [Text(line) for line in wrapped("  ", f"{point.label}: {since}", "    ")]
+    return lines
 
 
-def _failures(found: Sequence[Group], *, everything: bool) -> list[RenderableType]:
+def _failures(found: Sequence[Group], *, everything: bool) -> list[Text]:
     """One line a reason with the latest point it met, or (`everything`) one a point, each with what was said."""
-    lines: list[RenderableType] = []
+    lines: list[Text] = []
     for group in found if everything else found[:SHOWN]:
         rows = sorted(group.rows, key=lambda row: row[1].t_utc_ns)
         text = f"  {group.reason}: {_points(len(rows))}, tried {_times(group.tries)}"
@@ -225,7 +218,7 @@ def _failures(found: Sequence[Group], *, everything: bool) -> list[RenderableTyp
             tried = f"{outcome.state.value}, tried {_times(outcome.attempt)}{again}"
             lines.append(Text(f"    {point.label}: {tried}"))
             if outcome.message:
-                lines.append(_indented(outcome.message, 6))
+                lines += _indented(outcome.message, 6)
     return lines
 
 
@@ -246,8 +239,9 @@ def _times(number: int) -> str:
     return "once" if number == 1 else f"{number} times"
 
 
-def _indented(text: str, columns: int) -> Padding:
-    return Padding(Text(" ".join(text.split()), style="dim"), (0, 0, 0, columns), expand=False)
+def _indented(text: str, columns: int) -> list[Text]:
+    margin = " " * columns
+    return [Text(line, style="dim") for line in wrapped(margin, text, margin)]
 
 
 def _more(number: int, what: str) -> list[Text]:
