@@ -21,10 +21,11 @@ from wattcount.scenario.journal import Progress
 from wattcount.sweep import watch
 from wattcount.sweep.lane import Said
 from wattcount.sweep.ledger import Ledger, read_tally
-from wattcount.sweep.local import LANE_DIED, Job
+from wattcount.sweep.local import LANE_DIED
 from wattcount.sweep.outcome import Outcome, State
 from wattcount.sweep.plan import Plan
 from wattcount.sweep.state import Tally
+from wattcount.sweep.tries import Job
 from wattcount.sweep.watch import Block, Lines
 
 PLAN = Plan("s", (planned("a"), planned("b", repeat=1)), "2026-01-01T00:00:00Z", ())

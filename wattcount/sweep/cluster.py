@@ -26,14 +26,12 @@ from wattcount.config.paths import data_home
 from wattcount.config.schema import PowerBackend, RunConfig
 from wattcount.errors import NotStartedError, WattcountError
 from wattcount.masking import reveal
-from wattcount.run.signals import Signals
-from wattcount.sweep.halt import Halt
-from wattcount.sweep.job import CANCELLED, Backend, Place, lost
+from wattcount.sweep.job import Backend, Place, lost
 from wattcount.sweep.lane import Task
 from wattcount.sweep.ledger import Ledger
-from wattcount.sweep.local import Job, Watcher
-from wattcount.sweep.outcome import NOT_STARTED, Outcome, State, failed
+from wattcount.sweep.outcome import Outcome, State, failed
 from wattcount.sweep.placement import Gpus, SlurmNodes
+from wattcount.sweep.tries import Job, Tries, Watcher
 
 LOOK_S = 1.0
 """Between two looks at the jobs [s]."""
@@ -114,12 +112,6 @@ class Cluster:
         self._clock = clock
         self._records_dir = Path(first.records_dir).expanduser().absolute()
         self._sent: dict[str, _Sent] = {}
-        self._again: list[Job] = []
-        self._later: list[Job] = []
-        """Measured by another run right now: looked at again at the end."""
-        self._outcomes: dict[str, Outcome] = {}
-        self._signals = Signals()
-        self._halt = Halt(first.sweep.stop_after_same_failures, here=False)
         self._waits_s: dict[Gpus, float] = {}
         """Since when all jobs of a kind have been waiting."""
         self._told: dict[Gpus, str | None] = {}
@@ -135,31 +127,33 @@ class Cluster:
     def run(self, ledger: Ledger, watcher: Watcher) -> tuple[dict[str, Outcome], int | None]:
         """Outcomes by key, and the exit code of an interruption. Points that were never begun have none."""
         self._ledger, self._watcher = ledger, watcher
+        self._tries = tries = Tries(self._first.sweep, watcher, here=False)
+        tries.queue.extend(self._jobs)
         start_folder = ledger.folder / JOBS_FOLDER / str(time.time_ns())
         inherits = not self._jobs or self._backend.inherits
         # submitit writes what it sends to files; Ray sends it in memory.
         uri = None if inherits else reveal(self._first.tracking.uri or "")
         self._place = Place(str(data_home()), str(start_folder), uri)
-        self._again = list(self._jobs)
         try:
-            with self._signals.watching():
-                while self._goes_on() and (self._again or self._sent or self._later):
-                    if not self._again and not self._sent:
-                        self._again = [replace(job, wait_for_others=True) for job in self._later]
-                        self._later = []
+            with tries.signals.watching():
+                while tries.goes_on:
+                    if not self._sent:
+                        tries.look_again()
+                    if not self._sent and not tries.queue:
+                        break
                     self._send()
                     self._look()
                     self._tell_who_waits()
                     time.sleep(LOOK_S if self._sent else 0.0)
                     ledger.beat()
                     watcher.tick()
-                if not self._goes_on():
+                if not tries.goes_on:
                     self._end()
             if self._jobs:
                 self._backend.close()
         finally:
             shutil.rmtree(start_folder, ignore_errors=True)
-        return self._outcomes, self._signals.exit_code
+        return tries.outcomes, tries.signals.exit_code
 
     # --- sending --------------------------------------------------------------------------------
 
@@ -178,10 +172,11 @@ class Cluster:
             return _plain(OmegaConf.merge(launcher, dict(asked)))
 
     def _send(self) -> None:
-        waiting, self._again = self._again, []
+        waiting = list(self._tries.queue)
+        self._tries.queue.clear()
         for gpus, jobs in by_gpus(waiting).items():
             rest = iter(jobs)
-            while self._goes_on() and (part := list(itertools.islice(rest, self._backend.array_limit))):
+            while self._tries.goes_on and (part := list(itertools.islice(rest, self._backend.array_limit))):
                 try:
                     tasks = [self._task(job) for job in part]
                     handles = self._backend.submit(self._options[gpus], self._place, tasks)
@@ -205,7 +200,9 @@ class Cluster:
             if outcome.state in (State.waiting, State.running):
                 continue
             del self._sent[key]
-            if outcome.state is not State.lost or self._goes_on():  # else it was cancelled by this process
+            if (
+                outcome.state is not State.lost or self._tries.goes_on
+            ):  # else it was cancelled by this process
                 self._ended(sent.job, outcome)
 
     def _tell_who_waits(self) -> None:
@@ -240,35 +237,13 @@ class Cluster:
         outcome = replace(self._with_record_here(outcome), key=job.point.key, attempt=job.attempt)
         if outcome.state is State.lost:
             self._ledger.append(outcome)
-        self._outcomes[job.point.key] = outcome
-        stopped_before = self._halt.why is not None
-        self._halt.note(job.point.key, outcome)
-        again = False
-        if outcome.elsewhere and not job.wait_for_others:
-            self._later.append(job)
-            again = True
-        elif self._is_to_be_retried(job, outcome):
-            self._again.append(replace(job, attempt=job.attempt + 1))
-            again = True
-        self._watcher.ended(job, outcome, again=again)
-        if self._halt.why is not None and not stopped_before:
-            self._watcher.notice(self._halt.why)
-
-    def _goes_on(self) -> bool:
-        return not self._signals and self._halt.why is None
-
-    def _is_to_be_retried(self, job: Job, outcome: Outcome) -> bool:
-        if not self._goes_on() or job.attempt >= self._first.sweep.attempts:
-            return False
-        if outcome.ran:
-            return outcome.state is State.invalid and self._first.sweep.retry_invalid
-        return outcome.reason not in (NOT_STARTED, CANCELLED) and not outcome.elsewhere
+        self._tries.ended(job, outcome)
 
     def _end(self) -> None:
         """Cancels what runs or waits, and takes what the jobs still say."""
         self._backend.cancel([sent.handle for sent in self._sent.values()])
         deadline_s = self._clock() + END_LIMIT_S
-        while self._sent and len(self._signals) < 2 and self._clock() < deadline_s:
+        while self._sent and len(self._tries.signals) < 2 and self._clock() < deadline_s:
             self._look()
             time.sleep(LOOK_S if self._sent else 0.0)
 

@@ -27,8 +27,6 @@ from wattcount.sweep.task import measure_planned
 Handle = TypeVar("Handle")
 
 JOB_LOST = "job_lost"
-CANCELLED = "cancelled"
-"""Reason of a job that a person wanted to end."""
 
 RUNS = Outcome(State.running)
 

@@ -18,22 +18,19 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
-from typing import Protocol
 
 from wattcount.config.loader import to_json
-from wattcount.config.schema import RunConfig
+from wattcount.config.schema import SweepConfig
 from wattcount.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED
 from wattcount.run.gpu_lock import is_free
 from wattcount.run.orchestrate import NOT_LAUNCHED
-from wattcount.run.signals import Signals
-from wattcount.sweep.halt import Halt
 from wattcount.sweep.lane import Said, Task
 from wattcount.sweep.ledger import Ledger
-from wattcount.sweep.outcome import NOT_STARTED, Outcome, State, failed
-from wattcount.sweep.plan import Point
+from wattcount.sweep.outcome import Outcome, State, failed
+from wattcount.sweep.tries import Job, Tries, Watcher
 
 LANE_DIED = "lane_died"
 TICK_S = 1.0
@@ -42,35 +39,6 @@ EXIT_LIMIT_S = 120.0
 
 KILL_LIMIT_S = 10.0
 """From the kill of a lane to its end [s]."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One point to measure, with the GPUs of this machine that it may use (none: emulated for it)."""
-
-    point: Point
-    cfg: RunConfig
-    gpus: tuple[str, ...] = ()
-    attempt: int = 1
-    wait_for_others: bool = False
-
-
-class Watcher(Protocol):
-    """Is told how a sweep goes on, to show it. Its calls must not block: the sweep makes them in its loop."""
-
-    def started(self, job: Job) -> None: ...
-    def said(self, job: Job, said: Said) -> None: ...
-    def ended(self, job: Job, outcome: Outcome, *, again: bool) -> None:
-        """`again`: it will be tried once more."""
-
-    def notice(self, text: str) -> None:
-        """A line for a person, about the sweep."""
-
-    def tick(self) -> None:
-        """Called about once a second."""
-
-    def close(self) -> None:
-        """The sweep has ended."""
 
 
 class ChildLane:
@@ -130,59 +98,41 @@ class Lanes:
     """Runs jobs until all are done, or the person has had enough.
 
     sweep, ledger   whose points they are
+    options         how often a point is tried, and when the sweep stops by itself
     limit           lanes at once
-    attempts        tries of a point that fails
-    retry_invalid   of one whose checks of validity fail, too
-    halt            what ends the sweep by itself: then no further point is begun, and those that run go on to their end
     """
 
     def __init__(
-        self,
-        sweep: str,
-        ledger: Ledger,
-        watcher: Watcher,
-        *,
-        limit: int,
-        attempts: int,
-        retry_invalid: bool,
-        halt: Halt,
+        self, sweep: str, ledger: Ledger, watcher: Watcher, options: SweepConfig, *, limit: int
     ) -> None:
         self._sweep = sweep
         self._ledger = ledger
         self._watcher = watcher
         self._limit = limit
-        self._attempts = attempts
-        self._retry_invalid = retry_invalid
-        self._halt = halt
-        self._queue: deque[Job] = deque()
+        self._tries = Tries(options, watcher, here=True)
         self._all_gpus: set[str] = set()
-        self._later: list[Job] = []
-        """Measured by another run right now: looked at again at the end."""
         self._lanes: dict[ChildLane, _Busy | None] = {}
         self._before: dict[str, dict[str, float]] = {}
-        self._outcomes: dict[str, Outcome] = {}
-        self._signals = Signals()
         self._signals_passed = 0
 
     def run(self, jobs: Sequence[Job]) -> tuple[dict[str, Outcome], int | None]:
         """Outcomes by key, and the exit code of an interruption. Points that were never begun have none."""
-        self._queue.extend(jobs)
+        self._tries.queue.extend(jobs)
         self._all_gpus = {uuid for job in jobs for uuid in job.gpus}
         try:
-            with self._signals.watching():
+            with self._tries.signals.watching():
                 self._loop()
         finally:
             for lane in self._lanes:
                 lane.close()
-        return self._outcomes, self._signals.exit_code
+        return self._tries.outcomes, self._tries.signals.exit_code
 
     def _loop(self) -> None:
         while True:
             self._pass_signals_on()
-            if not self._queue and not self._running() and self._halt.why is None:
-                self._queue.extend(replace(job, wait_for_others=True) for job in self._later)
-                self._later.clear()
-            if self._signals.exit_code is None and self._halt.why is None:
+            if not self._running():
+                self._tries.look_again()
+            if self._tries.goes_on:
                 self._place()
             if not self._running():
                 return
@@ -203,8 +153,8 @@ class Lanes:
         taken = {uuid for busy in self._lanes.values() if busy is not None for uuid in busy.gpus}
         kept: set[str] = set()
         waiting: deque[Job] = deque()
-        while self._queue and len(self._running()) < self._limit and self._halt.why is None:
-            job = self._queue.popleft()
+        while self._tries.queue and len(self._running()) < self._limit and self._tries.goes_on:
+            job = self._tries.queue.popleft()
             free = [uuid for uuid in job.gpus if uuid not in taken and uuid not in kept]
             idle = [uuid for uuid in free if is_free(uuid)]
             if not job.gpus:
@@ -221,7 +171,7 @@ class Lanes:
                 kept.update(job.gpus)
                 if kept | taken >= self._all_gpus:
                     break
-        self._queue.extendleft(reversed(waiting))
+        self._tries.queue.extendleft(reversed(waiting))
 
     def _give(self, job: Job, gpus: tuple[str, ...]) -> None:
         lane = next((lane for lane, busy in self._lanes.items() if busy is None), None)
@@ -278,7 +228,7 @@ class Lanes:
             if -status in set(signal.Signals)
             else f"with exit code {status}"
         )
-        code = self._signals.exit_code
+        code = self._tries.signals.exit_code
         outcome = Outcome(
             State.lost,
             job.point.key,
@@ -292,37 +242,18 @@ class Lanes:
         self._ended(job, outcome)
 
     def _ended(self, job: Job, outcome: Outcome) -> None:
-        self._outcomes[job.point.key] = outcome
-        if outcome.exit_code in (EXIT_INTERRUPTED, EXIT_TERMINATED) and not self._signals:
+        if outcome.exit_code in (EXIT_INTERRUPTED, EXIT_TERMINATED) and not self._tries.signals:
             # The run was told to end by someone else: so are its like.
-            self._signals.append(signal.SIGINT if outcome.exit_code == EXIT_INTERRUPTED else signal.SIGTERM)
-        stopped_before = self._halt.why is not None
-        self._halt.note(job.point.key, outcome)
-        again = False
-        if outcome.elsewhere and not job.wait_for_others:
-            self._later.append(job)
-            again = self._halt.why is None
-        elif self._is_to_be_retried(outcome) and job.attempt < self._attempts and self._goes_on():
-            self._queue.append(replace(job, attempt=job.attempt + 1))
-            again = True
-        self._watcher.ended(job, outcome, again=again)
-        if self._halt.why is not None and not stopped_before:
-            self._watcher.notice(self._halt.why)
-
-    def _goes_on(self) -> bool:
-        return not self._signals and self._halt.why is None
-
-    def _is_to_be_retried(self, outcome: Outcome) -> bool:
-        if outcome.ran:
-            return outcome.state is State.invalid and self._retry_invalid
-        return outcome.reason != NOT_STARTED and not outcome.elsewhere
+            number = signal.SIGINT if outcome.exit_code == EXIT_INTERRUPTED else signal.SIGTERM
+            self._tries.signals.append(number)
+        self._tries.ended(job, outcome)
 
     # --- ending ---------------------------------------------------------------------------------
 
     def _pass_signals_on(self) -> None:
         """Every lane's run gets each signal: the first asks it to close its record, the second kills it."""
-        while self._signals_passed < len(self._signals):
-            number = self._signals[self._signals_passed]
+        while self._signals_passed < len(self._tries.signals):
+            number = self._tries.signals[self._signals_passed]
             self._signals_passed += 1
             for lane in self._running():
                 lane.signal(number)

@@ -16,6 +16,8 @@ from wattcount.errors import EXIT_FAILED, EXIT_NOT_STARTED, EXIT_OK
 
 NOT_STARTED = "not_started"
 """Reason of a point that was refused before its engine started: wrong GPU, does not fit, busy."""
+CANCELLED = "cancelled"
+"""Reason of a lost point whose job a person took from the cluster."""
 MEASURED_ELSEWHERE = "measured_elsewhere"
 """Reason of a point that was not started because another run measures it right now."""
 

@@ -11,9 +11,9 @@ from typing import Any
 import ray
 
 from wattcount.errors import NotStartedError, WattcountError, one_line
-from wattcount.sweep.job import CANCELLED, RUNS, Place, lost, measure_job, waits
+from wattcount.sweep.job import RUNS, Place, lost, measure_job, waits
 from wattcount.sweep.lane import Task
-from wattcount.sweep.outcome import Outcome
+from wattcount.sweep.outcome import CANCELLED, Outcome
 from wattcount.sweep.placement import ACCELERATOR, Gpus, ray_request
 
 NODES_S = 5.0

@@ -22,9 +22,9 @@ from submitit import AutoExecutor, Job
 from submitit.slurm.slurm import SlurmInfoWatcher, SlurmJob
 
 from wattcount.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, WattcountError, one_line
-from wattcount.sweep.job import CANCELLED, JOB_LOST, RUNS, Place, lost, measure_job, waits
+from wattcount.sweep.job import JOB_LOST, RUNS, Place, lost, measure_job, waits
 from wattcount.sweep.lane import Task
-from wattcount.sweep.outcome import Outcome
+from wattcount.sweep.outcome import CANCELLED, Outcome
 from wattcount.sweep.placement import COMMAND_LIMIT_S, Gpus, SlurmNodes
 
 QUEUE_S = 5

@@ -33,7 +33,6 @@ from wattcount.masking import concealed_arguments
 from wattcount.run.background import Background
 from wattcount.run.preflight import check_folder
 from wattcount.sweep import cases, cluster, local, report, watch
-from wattcount.sweep.halt import Halt
 from wattcount.sweep.index import RecordIndex, read_index
 from wattcount.sweep.ledger import Ledger
 from wattcount.sweep.machine import AnotherMachine, ThisMachine
@@ -42,13 +41,14 @@ from wattcount.sweep.outcome import Outcome, State
 from wattcount.sweep.plan import Plan
 from wattcount.sweep.planner import Planned, make_plan, records_folder, sweep_name
 from wattcount.sweep.report import SweepResult
+from wattcount.sweep.tries import Job
 
 SET_ASIDE_LINES = 5
 """Most damaged records that are named when a sweep is planned."""
 
 
 class PointSweeper(Sweeper):
-    """See the module. `cases` are declared beside `params`, see `planning.cases`."""
+    """See the module. `cases` are declared beside `params`, see `wattcount.sweep.cases`."""
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class PointSweeper(Sweeper):
             print("dry run: nothing was started")
             return SweepResult(planned.plan, dry_run=True)
         elsewhere = None if here else cluster.Cluster(self.config, jobs, planned.plan.name, first)
-        check_folder(folder)  # the sweep's story is kept there, whoever measures it
+        check_folder(folder)  # the sweep's ledger is kept there, whoever measures it
         _keep_config(self.config, needed=not here)
         return self._measure(planned, jobs, first, at_once, elsewhere)
 
@@ -128,7 +128,7 @@ class PointSweeper(Sweeper):
     def _measure(
         self,
         planned: Planned,
-        jobs: Sequence[local.Job],
+        jobs: Sequence[Job],
         first: RunConfig,
         at_once: int | None,
         elsewhere: cluster.Cluster | None,
@@ -152,15 +152,7 @@ class PointSweeper(Sweeper):
                 if elsewhere is not None:
                     outcomes, interrupted = elsewhere.run(ledger, watcher)
                 else:
-                    lanes = local.Lanes(
-                        plan.name,
-                        ledger,
-                        watcher,
-                        limit=at_once or 1,
-                        attempts=first.sweep.attempts,
-                        retry_invalid=first.sweep.retry_invalid,
-                        halt=Halt(first.sweep.stop_after_same_failures, here=True),
-                    )
+                    lanes = local.Lanes(plan.name, ledger, watcher, first.sweep, limit=at_once or 1)
                     outcomes, interrupted = lanes.run(jobs)
                 reason = "finished" if interrupted is None else "interrupted"
             except KeyboardInterrupt:
@@ -266,9 +258,9 @@ def _as_typed(master: DictConfig, arguments: Sequence[str]) -> list[str]:
     return [*flags, *arguments, *own]
 
 
-def _jobs(planned: Planned) -> list[local.Job]:
+def _jobs(planned: Planned) -> list[Job]:
     return [
-        local.Job(
+        Job(
             point,
             _to_measure(planned.configs[point.key]),
             tuple(gpu.uuid for gpu in planned.here[point.key].gpus),

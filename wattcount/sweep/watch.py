@@ -17,7 +17,6 @@ from wattcount.scenario.journal import Progress
 from wattcount.sweep.columns import evidence_of, result_text
 from wattcount.sweep.lane import Said
 from wattcount.sweep.ledger import read_tally
-from wattcount.sweep.local import Job, Watcher
 from wattcount.sweep.mlflow_log import SweepLog
 from wattcount.sweep.outcome import Outcome, State
 from wattcount.sweep.plan import Plan, Point
@@ -30,6 +29,7 @@ from wattcount.sweep.status import (
     share_done,
     time_text,
 )
+from wattcount.sweep.tries import Job, Watcher
 from wattcount.terminal import PlainConsole
 
 if TYPE_CHECKING:
