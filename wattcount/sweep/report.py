@@ -29,12 +29,14 @@ class SweepResult:
 
     outcomes      of the points that were begun, by key
     interrupted   the exit code of an interruption
+    records_dir   where it is not the one that `wattcount status` looks into by itself
     """
 
     plan: Plan
     outcomes: Mapping[str, Outcome] = field(default_factory=dict)
     interrupted: int | None = None
     dry_run: bool = False
+    records_dir: Path | None = None
 
     def is_done(self, point: Point) -> bool:
         """Whether a point that was to run is measured now."""
@@ -102,9 +104,13 @@ def skip_lines(plan: Plan, records_dir: Path | None = None) -> Iterator[str]:
             "    ", f"e.g. {example.model} on {example.gpu}: {example.message or ''}", "      "
         )
     if len(skipped) > len(by_reason):
-        where = "" if records_dir is None else f" --records-dir {shlex.quote(str(records_dir))}"
         # Whole: a command that is wrapped cannot be copied.
-        yield f"  each of them, once started: wattcount status {plan.name} --all-points{where}"
+        yield f"  each of them, once started: {_status_command(plan, records_dir)}"
+
+
+def _status_command(plan: Plan, records_dir: Path | None) -> str:
+    where = "" if records_dir is None else f" --records-dir {shlex.quote(str(records_dir))}"
+    return f"wattcount status {plan.name} --all-points{where}"
 
 
 def _skip_groups(points: Sequence[Point]) -> list[_Skipped]:
@@ -138,14 +144,10 @@ def _estimate_lines(to_run: Sequence[Point], at_once: int | None) -> Iterator[st
 
 def result_lines(sweep: SweepResult) -> Iterator[str]:
     """The table of what was measured in this start; of a big sweep the command that shows it."""
-    found = ((point, sweep.outcomes.get(point.key)) for point in sweep.plan.points)
-    rows = [
-        (point, outcome)
-        for point, outcome in found
-        if outcome is not None and outcome.state is State.done and not outcome.before
-    ]
+    begun = [point for point in sweep.plan.points if sweep.is_done(point)]
+    rows = [(point, sweep.outcomes[point.key]) for point in begun if not sweep.outcomes[point.key].before]
     if len(rows) > TABLE_LINES:
-        yield f"results: wattcount status {sweep.plan.name} --all-points"
+        yield f"results: {_status_command(sweep.plan, sweep.records_dir)}"
     elif rows:
         found = {evidence_of(outcome.record) for _, outcome in rows if outcome.record is not None}
         evidence = "; ".join(sorted(text for text in found if text is not None))

@@ -87,8 +87,8 @@ class PointSweeper(Sweeper):
         )
         jobs = _jobs(planned)
         at_once = local.lane_limit(jobs, first.sweep.workers) if here else None
-        usual = folder == Path(default_records_dir()).absolute()
-        for line in report.plan_lines(planned.plan, at_once, planned.repeated, None if usual else folder):
+        elsewhere_kept = None if folder == Path(default_records_dir()).absolute() else folder
+        for line in report.plan_lines(planned.plan, at_once, planned.repeated, elsewhere_kept):
             print(line, flush=True)
         if first.dry_run:
             print("dry run: nothing was started")
@@ -96,7 +96,8 @@ class PointSweeper(Sweeper):
         elsewhere = None if here else cluster.Cluster(self.config, jobs, planned.plan.name, first)
         check_folder(folder)  # the sweep's ledger is kept there, whoever measures it
         _keep_config(self.config, needed=not here)
-        return self._measure(planned, jobs, first, at_once, elsewhere)
+        result = self._measure(planned, jobs, first, at_once, elsewhere)
+        return dataclasses.replace(result, records_dir=elsewhere_kept)
 
     def _expand(self, arguments: list[str]) -> list[tuple[str, ...]]:
         assert self.hydra_context is not None
