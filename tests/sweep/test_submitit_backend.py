@@ -234,7 +234,7 @@ def test_a_local_job_gets_as_many_gpus_as_its_run() -> None:
 IN_A_JOB = """
 import os, signal, sys
 from wattcount.sweep import submitit_backend
-from wattcount.sweep.outcome import CANCELLED, failed
+from wattcount.sweep.outcome import failed
 
 def run(place, task):  # as a run: notes the signal, and closes its record
     came = []
