@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +39,13 @@ class Calls:
         self,
         run: RunConfig,
         *,
+        gpus: Sequence[str],
         wait_for_others: bool,
         rest: Rest | None,
         display: Display | None,
         sweep: str | None,
     ) -> Outcome:
-        del display, sweep
+        del gpus, display, sweep
         self.runs.append(run)
         self.waits.append(wait_for_others)
         self.rests.append(rest)
