@@ -114,7 +114,7 @@ def test_a_run_of_an_engine_of_another_distribution(install: Install, tmp_path: 
             sys.executable,
             "-m",
             "wattcount",
-            "engine.name=echo",
+            "engine=echo",
             *SHORT_RUN,
             f"records_dir={tmp_path / 'records'}",
         ],
