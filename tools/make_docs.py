@@ -82,6 +82,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         **{f"load-curve-{gpu}": of(tables.load_curve, gpu) for gpu in STUDIED},
         **{f"shapes-{gpu}": of(tables.shapes, gpu) for gpu in STUDIED},
         "gpus": of(tables.shape_ratios, *STUDIED),
+        "deployed": of(tables.deployed, "campaign"),
     },
     "catalogue.md": {
         "models": catalogue_tables.catalogue_models,

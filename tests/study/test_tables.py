@@ -15,6 +15,7 @@ from wattcount.results.result import ENERGY
 from wattcount.study.runs import PER_TOKEN, TOKENS, WATTS, board_of, name_of, scatter_of
 from wattcount.study.statistics import Scatter, change, half_width
 from wattcount.study.tables import (
+    deployed,
     lever_savings,
     load_curve,
     number,
@@ -321,6 +322,15 @@ def test_a_shape_whose_run_is_invalid_has_no_figures_and_says_so() -> None:
     assert (row["batch: J per output token"], row["mean W"]) == ("-", "-")
     assert row["findings"] == "invalid: `engine_stalled`"
     assert row["findings#12"] == "not measured"
+
+
+def test_what_is_deployed_stands_beside_the_limits_of_a_bare_engine_on_the_same_board() -> None:
+    limits = {"max_num_seqs": 128, "max_num_batched_tokens": 2048}
+    pair = [run(0.08, **limits), run(0.07, metrics={TOKENS: 1100.0})]
+    alone = [run(0.06, boards=("bbbb",)), run(0.05, boards=("cccc",), **limits)]
+    (row,) = rows(deployed([*pair, *alone, run(0.01, valid=False)]))
+    assert (row["load"], row["board"], row["as deployed"]) == ("llama3_8b, batch of 512", "aaaa", "0.0700")
+    assert (row["difference"], row["tokens/s"]) == ("-12.5 %", "+10.0 %")
 
 
 # -- one GPU beside another

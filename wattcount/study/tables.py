@@ -37,6 +37,9 @@ from wattcount.study.statistics import Scatter, change, half_width
 SHORT_RATE_RPS = 20.0
 """Offered load of `server_short` [requests/s], unless a shape cannot keep up with it."""
 
+BARE_LIMITS = ("128 at once", "2048 tokens a step")
+"""Levers of a run with the limits that a bare `AsyncLLM` of vLLM takes, which nobody deploys."""
+
 
 def number(value: float | None, digits: int = 3) -> str:
     """With so many significant digits; `-` for None."""
@@ -235,6 +238,36 @@ def _per_token(good: Sequence[Result]) -> str:
     half = half_width(values)
     mean = number(float(np.mean(values)) if values else None)
     return mean if half is None else f"{mean} ± {number(half, 2)} (n={len(values)})"
+
+
+def deployed(runs: Sequence[Result]) -> str:
+    """Valid runs with BARE_LIMITS against those with what the engine's server takes by itself, board by board."""
+    rows = []
+    pairs = by(
+        (run for run in valid(runs) if run.levers in ((), BARE_LIMITS)),
+        lambda run: (_load(run), board_of(run)),
+    )
+    for pair in sorted(pairs.values(), key=lambda pair: (load_of(pair[0]), pair[0].started_utc or "")):
+        limited = [run for run in pair if run.levers]
+        usual = [run for run in pair if not run.levers]
+        if not limited or not usual:
+            continue
+        before, after = (
+            [over(side, key) or math.nan for key in (PER_TOKEN, TOKENS)] for side in (limited, usual)
+        )
+        rows.append(
+            [
+                load_of(usual[0]),
+                board_of(usual[0]),
+                f"{before[0]:.4f}",
+                f"{after[0]:.4f}",
+                *(f"{100 * (now / then - 1):+.1f} %" for now, then in zip(after, before, strict=True)),
+            ]
+        )
+    limits = " and ".join(BARE_LIMITS)
+    return table(
+        ["load", "board", f"J per output token, {limits}", "as deployed", "difference", "tokens/s"], rows
+    )
 
 
 # -- one GPU beside another
