@@ -8,6 +8,7 @@ import pytest
 
 from wattcount.config.identity import key_of
 from wattcount.config.levers import levers
+from wattcount.config.schema import EngineConfig, ModelConfig, RunConfig
 from wattcount.metrics.sheet import Finding
 from wattcount.metrics.verdict import Status
 from wattcount.results import Result
@@ -76,7 +77,9 @@ def run(
         rate_rps=rate_rps,
         input_tokens=input_tokens,
         output_tokens=output_tokens,
-        levers=tuple(levers({"model": {"quantization": quantization}, "engine": engine})),
+        levers=tuple(
+            levers(RunConfig(model=ModelConfig(quantization=quantization), engine=EngineConfig(**engine)))
+        ),
         engine_version=vllm,
         gpus=("NVIDIA H100",) * len(boards),
         boards=tuple(f"GPU-{board}0000-1111" for board in boards),

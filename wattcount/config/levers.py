@@ -2,59 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from wattcount.config.identity import plain_value
+from wattcount.config.schema import RunConfig
 
 
-def levers(config: Mapping[str, Any]) -> list[str]:
-    """`["fp8", "eager", "TP 2"]` of a resolved configuration, in a fixed order; empty where nothing was turned.
+def levers(cfg: RunConfig) -> list[str]:
+    """`["fp8", "eager", "TP 2"]` of a configuration, in a fixed order; empty where nothing was turned.
 
-    config  as `run.json` keeps it; keys that a record of an earlier version lacks count as not turned
+    What was left to the engine (`engine.unset`) was not turned, whatever it chose.
     """
-    model, engine, gpu = (config.get(group) or {} for group in ("model", "engine", "gpu"))
-    left_to_engine = engine.get("unset") or ()
-    engine = {key: value for key, value in engine.items() if key not in left_to_engine}
-    speculative = engine.get("speculative") or {}
-    sampling = (config.get("scenario") or {}).get("sampling") or {}
+    model, engine, gpu, sampling = cfg.model, cfg.engine, cfg.gpu, cfg.scenario.sampling
     found: list[str] = []
 
     def add(value: object, words: str, usual: object = None) -> None:
-        if value not in (None, usual):
-            found.append(words.format(value))
+        if (plain := plain_value(value)) not in (None, usual):
+            found.append(words.format(plain))
 
-    add(model.get("quantization"), "{}")
-    add(model.get("dtype"), "{}", "bfloat16")
-    add(model.get("initializer"), "{} weights", "dummy")
-    if engine.get("enforce_eager"):
-        found.append("eager")
-    add(engine.get("kv_cache_dtype"), "{} KV cache", "auto")
-    for key, short in (("tensor", "TP"), ("pipeline", "PP"), ("data", "DP")):
-        add(engine.get(f"{key}_parallel_size"), f"{short} {{}}", 1)
-    add(engine.get("max_num_seqs"), "{} at once")
-    add(engine.get("max_num_batched_tokens"), "{} tokens a step")
-    cached = engine.get("enable_prefix_caching")
-    # A record of an earlier version says False where nothing was asked.
-    if cached or (cached is False and "unset" in engine):
-        found.append("prefix caching" if cached else "no prefix caching")
-    chunked = engine.get("enable_chunked_prefill")
-    if chunked is not None:
-        found.append("chunked prefill" if chunked else "no chunked prefill")
-    add(speculative.get("method"), "{} speculation")
-    for key, words, usual in (
-        ("temperature", "temperature {:g}", 1),
-        ("top_p", "top-p {:g}", 1),
-        ("top_k", "top-k {}", 0),
-        ("min_p", "min-p {:g}", 0),
-        ("seed", "sampling seed {}", None),
+    def asked(name: str) -> object:
+        return None if name in engine.unset else getattr(engine, name)
+
+    add(model.quantization, "{}")
+    add(model.dtype, "{}", "bfloat16")
+    add(model.initializer, "{} weights", "dummy")
+    add(engine.enforce_eager or None, "eager")
+    add(engine.kv_cache_dtype, "{} KV cache", "auto")
+    for size, short in (
+        (engine.tensor_parallel_size, "TP"),
+        (engine.pipeline_parallel_size, "PP"),
+        (engine.data_parallel_size, "DP"),
     ):
-        add(sampling.get(key), words, usual)
-    found += [f"{key}={value}" for key, value in sorted((engine.get("args") or {}).items())]
-    add(gpu.get("sm_clock_mhz"), "{} MHz")
-    limit_w = gpu.get("power_limit_w")
-    add(f"{limit_w:g}" if limit_w is not None else None, "{} W")
+        add(size, f"{short} {{}}", 1)
+    add(asked("max_num_seqs"), "{} at once")
+    add(asked("max_num_batched_tokens"), "{} tokens a step")
+    for name, words in (
+        ("enable_prefix_caching", "prefix caching"),
+        ("enable_chunked_prefill", "chunked prefill"),
+    ):
+        if (turned := asked(name)) is not None:
+            found.append(words if turned else f"no {words}")
+    add(engine.speculative.method, "{} speculation")
+    for value, words, usual in (
+        (sampling.temperature, "temperature {:g}", 1),
+        (sampling.top_p, "top-p {:g}", 1),
+        (sampling.top_k, "top-k {}", 0),
+        (sampling.min_p, "min-p {:g}", 0),
+        (sampling.seed, "sampling seed {}", None),
+    ):
+        add(value, words, usual)
+    found += [f"{key}={value}" for key, value in sorted(engine.args.items())]
+    add(gpu.sm_clock_mhz, "{} MHz")
+    add(gpu.power_limit_w, "{:g} W")
     return found
 
 
-def with_levers(label: str, config: Mapping[str, Any]) -> str:
+def with_levers(label: str, cfg: RunConfig) -> str:
     """`batch of 512, fp8, eager`."""
-    return ", ".join([label, *levers(config)])
+    return ", ".join([label, *levers(cfg)])

@@ -172,7 +172,7 @@ class Result:
             input_tokens=scenario.lengths.input_tokens,
             output_tokens=scenario.lengths.output_tokens,
             window_s=content["metrics"].get("window/duration_s"),
-            levers=tuple(levers(info.config)),
+            levers=tuple(levers(cfg)),
             engine=cfg.engine.name,
             engine_version=info.engine.get("version") or versions.get(cfg.engine.name),
             gpus=tuple(str(gpu["name"]) for gpu in info.gpus if gpu.get("name")),

@@ -86,14 +86,11 @@ def _adaptive(server: ServerConfig) -> bool:
 def headline(cfg: RunConfig) -> str:
     """`llama3_8b on NVIDIA H200, server 4 requests/s, fp8`."""
     from wattcount.config.levers import with_levers
-    from wattcount.config.loader import to_json
     from wattcount.metrics.summary import load_label
 
     gpus = f"{cfg.gpu.count} x " if cfg.gpu.count > 1 else ""
-    config = to_json(cfg)
-    scenario = config["scenario"]
-    load = load_label(scenario["kind"], scenario.get("num_requests"), scenario.get("rate_rps"))
-    load = with_levers(load, config)
+    number, rate = getattr(cfg.scenario, "num_requests", None), getattr(cfg.scenario, "rate_rps", None)
+    load = with_levers(load_label(cfg.scenario.kind.value, number, rate), cfg)
     return f"{cfg.model.name} on {gpus}{cfg.gpu.found_name}, {load}"
 
 

@@ -11,11 +11,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from wattcount.config.fields import Node
 from wattcount.config.identity import planned_key, planned_point
 from wattcount.config.levers import with_levers
-from wattcount.config.loader import to_json
-from wattcount.config.schema import RunConfig
+from wattcount.config.schema import BatchConfig, EngineConfig, GpuConfig, ModelConfig, RunConfig, ServerConfig
 from wattcount.metrics.summary import load_label
 from wattcount.metrics.verdict import Status
 from wattcount.sweep.estimate import Estimator
@@ -145,12 +143,13 @@ def _with_record(point: Point, cfg: RunConfig, here: Here, where: str, index: Re
 
 
 @functools.lru_cache(maxsize=4096)
-def _label(scenario: Node, model: Node, engine: Node, gpu: Node) -> str:
+def _label(
+    scenario: BatchConfig | ServerConfig, model: ModelConfig, engine: EngineConfig, gpu: GpuConfig
+) -> str:
     """What a point's load is called."""
-    nodes = {"scenario": scenario, "model": model, "engine": engine, "gpu": gpu}
-    config = {name: to_json(node) for name, node in nodes.items()}
+    cfg = RunConfig(scenario=scenario, model=model, engine=engine, gpu=gpu)
     number, rate = getattr(scenario, "num_requests", None), getattr(scenario, "rate_rps", None)
-    return with_levers(load_label(config["scenario"]["kind"], number, rate), config)
+    return with_levers(load_label(cfg.scenario.kind.value, number, rate), cfg)
 
 
 def records_folder(cfg: RunConfig) -> Path:
