@@ -30,7 +30,7 @@ from typing import Any
 
 import psutil
 
-from wattcount.config import compose, fit
+from wattcount.config import compose, fit, model_shape
 from wattcount.config.catalogue import model_catalogue
 from wattcount.config.schema import ModelConfig, RunConfig
 from wattcount.engines.base import GenerationRequest
@@ -93,7 +93,7 @@ def _within(token: Any, vocabulary: int) -> Any:
 
 
 def _weights_bytes(hf_config: Mapping[str, Any]) -> float:
-    counted = fit.count_parameters(hf_config)
+    counted = model_shape.count_parameters(hf_config)
     assert counted is not None
     return counted.total * 2.0  # unpacked, whatever the checkpoint's own format
 

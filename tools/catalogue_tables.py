@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from wattcount.config import fit
+from wattcount.config import fit, model_shape
 from wattcount.config.catalogue import gpu_catalogue, model_catalogue
 from wattcount.study.tables import number, table
 
@@ -22,7 +22,7 @@ def trials() -> dict[str, dict[str, Any]]:
 def catalogue_models() -> str:
     rows = []
     for name, model in sorted(model_catalogue().items()):
-        counted = fit.count_parameters(model.hf_config)
+        counted = model_shape.count_parameters(model.hf_config)
         assert counted is not None
         found = trials().get(name)
         reduced = ", ".join(f"{what} {to} of {of}" for what, (of, to) in sorted(found["reduced"].items(), key=lambda item: item[0] != "layers")) if found else ""  # fmt: skip
@@ -30,8 +30,8 @@ def catalogue_models() -> str:
             [
                 f"`{name}`",
                 model.hf_id or "-",
-                str(fit.text_config(model.hf_config)["model_type"]),
-                fit.model_kind(model.hf_config),
+                str(model_shape.text_config(model.hf_config)["model_type"]),
+                model_shape.model_kind(model.hf_config),
                 number(counted.total / 1e9),
                 number(counted.active / 1e9),
                 f"{fit.weight_bits(model):.3g}",

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from wattcount.config import fit
+from wattcount.config import model_shape
 from wattcount.config.catalogue import model_catalogue
 from wattcount.engines.vllm.install import VllmInstall
 from wattcount.errors import NotStartedError, RunFailedError
@@ -38,7 +38,7 @@ def test_a_reduced_model_is_small_and_says_what_was_reduced(name: str, bench: Mo
     before = json.dumps(original)
     shape, reduced = bench.reduce_shape(original)
     assert json.dumps(original) == before
-    counted = fit.count_parameters(shape)
+    counted = model_shape.count_parameters(shape)
     assert counted is not None
     assert counted.total * 2 <= bench.WEIGHTS_LIMIT_BYTES
     width = "hidden_size" if "hidden_size" in original else "n_embd"
@@ -48,7 +48,7 @@ def test_a_reduced_model_is_small_and_says_what_was_reduced(name: str, bench: Mo
             assert max(value if isinstance(value, list) else [value]) < shape["vocab_size"]
     changed = {key for key in original if shape[key] != original[key] and not key.endswith("_token_id")}
     assert bool(reduced) == bool(changed)
-    assert fit.model_kind(shape) == fit.model_kind(original)
+    assert model_shape.model_kind(shape) == model_shape.model_kind(original)
 
 
 def test_every_kind_of_layer_of_a_hybrid_stays(bench: ModuleType) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from wattcount.config import compose, fit
+from wattcount.config import compose, fit, model_shape
 from wattcount.config.catalogue import gpu_catalogue, match_gpu, model_catalogue
 
 MODELS = model_catalogue()
@@ -119,27 +119,30 @@ QUANTIZED = {
 @pytest.mark.parametrize("name", MODELS)
 def test_an_option_says_where_its_facts_come_from_and_what_they_add_up_to(name: str) -> None:
     model = MODELS[name]
-    counted = fit.count_parameters(model.hf_config)
+    counted = model_shape.count_parameters(model.hf_config)
     assert counted is not None
     assert model.name == name
     assert model.source
     assert model.parameters_b is not None
     assert counted.total / 1e9 == pytest.approx(model.parameters_b, rel=0.01)
     assert counted.active / 1e9 == pytest.approx(model.active_parameters_b or model.parameters_b, rel=0.01)
-    assert fit.kv_bytes_per_token(model.hf_config, 2.0) + fit.state_bytes(model.hf_config, 2.0) > 0
+    assert (
+        model_shape.kv_bytes_per_token(model.hf_config, 2.0) + model_shape.state_bytes(model.hf_config, 2.0)
+        > 0
+    )
     assert model.dtype == model.hf_config.get("torch_dtype", "bfloat16")
 
 
 @pytest.mark.parametrize(("name", "billions"), PUBLISHED_B.items())
 def test_counts_agree_with_the_published_ones(name: str, billions: float) -> None:
-    counted = fit.count_parameters(MODELS[name].hf_config)
+    counted = model_shape.count_parameters(MODELS[name].hf_config)
     assert counted is not None
     assert counted.total / 1e9 == pytest.approx(billions, rel=0.05)
 
 
 @pytest.mark.parametrize(("name", "billions"), PUBLISHED_ACTIVE_B.items())
 def test_active_counts_agree_with_the_published_ones(name: str, billions: float) -> None:
-    counted = fit.count_parameters(MODELS[name].hf_config)
+    counted = model_shape.count_parameters(MODELS[name].hf_config)
     assert counted is not None
     assert counted.active / 1e9 == pytest.approx(billions, rel=0.05)
 
@@ -177,7 +180,7 @@ def test_transformers_builds_the_same_number_of_parameters(
     loaded = transformers.AutoConfig.from_pretrained(tmp_path)
     with torch.device("meta"):
         model = transformers.AutoModelForCausalLM.from_config(loaded)
-    counted = fit.count_parameters(hf_config)
+    counted = model_shape.count_parameters(hf_config)
     assert counted is not None
     assert counted.total == sum(parameter.numel() for parameter in set(model.parameters()))
     assert type(model).__name__.lower() == hf_config["architectures"][0].lower()
@@ -214,21 +217,26 @@ def test_all_models_and_gpus_of_watt_counts_are_there() -> None:
 def test_the_state_of_a_state_space_model_does_not_grow() -> None:
     # 64 layers x 8192 channels x (3 inputs of the convolution + 16 states) x 2 bytes
     falcon = MODELS["falcon3_mamba_7b"].hf_config
-    assert fit.state_bytes(falcon, 2.0) == 64 * 8192 * (3 + 16) * 2
-    assert fit.state_bytes(falcon, 2.0, tensor_parallel=2) == 64 * 8192 * (3 + 16)
-    assert fit.kv_bytes_per_token(falcon, 2.0) == 0
+    assert model_shape.state_bytes(falcon, 2.0) == 64 * 8192 * (3 + 16) * 2
+    assert model_shape.state_bytes(falcon, 2.0, tensor_parallel=2) == 64 * 8192 * (3 + 16)
+    assert model_shape.kv_bytes_per_token(falcon, 2.0) == 0
     short = fit.estimate(compose(["model=falcon3_mamba_7b"]), 24 * fit.GIB)
     long = fit.estimate(compose(["model=falcon3_mamba_7b", "engine.max_model_len=100000"]), 24 * fit.GIB)
-    assert short.kv_cache_bytes == long.kv_cache_bytes == short.state_bytes == fit.state_bytes(falcon, 2.0)
+    assert (
+        short.kv_cache_bytes
+        == long.kv_cache_bytes
+        == short.state_bytes
+        == model_shape.state_bytes(falcon, 2.0)
+    )
     assert "state 19 MiB" in short.explain()
 
 
 def test_a_hybrid_model_caches_only_its_attention_layers() -> None:
     nano = MODELS["nemotron3_nano_30b_a3b"].hf_config
     assert len(nano["hybrid_override_pattern"]) == nano["num_hidden_layers"] == 52
-    assert fit.kv_bytes_per_token(nano, 2.0) == 6 * 2 * 2 * 128 * 2
+    assert model_shape.kv_bytes_per_token(nano, 2.0) == 6 * 2 * 2 * 128 * 2
     # 23 layers: 6144 channels x 3 inputs in 16 bit, 64 heads x 64 x 128 states in 32 bit
-    assert fit.state_bytes(nano, 2.0) == 23 * (6144 * 3 * 2 + 64 * 64 * 128 * 4)
+    assert model_shape.state_bytes(nano, 2.0) == 23 * (6144 * 3 * 2 + 64 * 64 * 128 * 4)
     report = fit.estimate(compose(["model=nemotron3_nano_30b_a3b"]), 80 * fit.GIB)
     assert report.kv_cache_bytes == report.model_len * 6144 + report.state_bytes
 
@@ -236,12 +244,12 @@ def test_a_hybrid_model_caches_only_its_attention_layers() -> None:
 @pytest.mark.parametrize("key", ["hybrid_override_pattern", "mamba_num_heads", "vocab_size", "hidden_size"])
 def test_an_incomplete_hybrid_is_not_counted(key: str) -> None:
     nano = {k: v for k, v in MODELS["nemotron3_nano_30b_a3b"].hf_config.items() if k != key}
-    assert fit.count_parameters(nano) is None
+    assert model_shape.count_parameters(nano) is None
 
 
 def test_an_unknown_letter_in_the_pattern_is_not_counted() -> None:
     nano = {**MODELS["nemotron3_nano_30b_a3b"].hf_config, "hybrid_override_pattern": "MX"}
-    assert fit.count_parameters(nano) is None
+    assert model_shape.count_parameters(nano) is None
 
 
 @pytest.mark.parametrize(("name", "gib"), [("gpt_oss_20b", 12.8), ("gpt_oss_120b", 60.8)])
@@ -261,7 +269,7 @@ def test_mxfp4_leaves_attention_in_16_bit(name: str, gib: float) -> None:
     ],
 )
 def test_kinds(name: str, kind: str) -> None:
-    assert fit.model_kind(MODELS[name].hf_config) == kind
+    assert model_shape.model_kind(MODELS[name].hf_config) == kind
 
 
 def test_the_documentation_lists_all() -> None:

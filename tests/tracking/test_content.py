@@ -8,7 +8,7 @@ import pytest
 from synthetic_record import T0_NS, UTC_NS, SyntheticRun, at, observation, steady_requests
 
 from wattcount.config.schema import Weights
-from wattcount.config.tracking_tags import OWN_TAGS, is_own
+from wattcount.config.validation import OWN_TAGS, is_own
 from wattcount.records import Record
 from wattcount.records.schema import Evidence, Phase, PhaseSpan, Validity
 from wattcount.results import Result

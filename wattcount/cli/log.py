@@ -11,7 +11,7 @@ from pathlib import Path
 from wattcount.cli.records import find_records
 from wattcount.config.paths import default_records_dir
 from wattcount.config.schema import TrackingConfig
-from wattcount.config.tracking_tags import usable_tags
+from wattcount.config.validation import usable_tags
 from wattcount.errors import EXIT_FAILED, EXIT_OK, NotStartedError, WattcountError, one_line
 from wattcount.masking import has_secret
 from wattcount.records import Record

@@ -14,7 +14,7 @@ from wattcount.cli.catalogue import (
     show_pairs,
     table,
 )
-from wattcount.config import fit
+from wattcount.config import fit, model_shape
 from wattcount.config.catalogue import gpu_catalogue, model_catalogue
 from wattcount.config.schema import ModelConfig
 from wattcount.errors import EXIT_OK, NotStartedError
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="only models whose name, hub id or model_type begins so: qwen3, llama, mistralai",
     )
-    parser.add_argument("--kind", choices=fit.KINDS, help="only models of this kind")
+    parser.add_argument("--kind", choices=model_shape.KINDS, help="only models of this kind")
     parser.add_argument("--min-parameters-b", type=float, metavar="N", help="only from N 10^9 parameters on")
     parser.add_argument("--max-parameters-b", type=float, metavar="N", help="only up to N 10^9 parameters")
     add_fit_arguments(parser, "gpu")
@@ -54,7 +54,7 @@ def _selected(args: argparse.Namespace) -> dict[str, ModelConfig]:
     }
     models = of_family(models, args.family, words)
     if args.kind is not None:
-        models = {name: m for name, m in models.items() if fit.model_kind(m.hf_config) == args.kind}
+        models = {name: m for name, m in models.items() if model_shape.model_kind(m.hf_config) == args.kind}
     if args.min_parameters_b is not None:
         models = {name: m for name, m in models.items() if _count(m).total >= args.min_parameters_b * 1e9}
     if args.max_parameters_b is not None:
@@ -64,14 +64,14 @@ def _selected(args: argparse.Namespace) -> dict[str, ModelConfig]:
     return dict(sorted(models.items(), key=lambda item: (_count(item[1]).total, item[0])))
 
 
-def _count(model: ModelConfig) -> fit.ParameterCount:
-    found = fit.count_parameters(model.hf_config)
+def _count(model: ModelConfig) -> model_shape.ParameterCount:
+    found = model_shape.count_parameters(model.hf_config)
     assert found is not None, f"conf/model/{model.name}.yaml names no shape that can be counted"
     return found
 
 
 def _architecture(model: ModelConfig) -> str:
-    return str(fit.text_config(model.hf_config).get("model_type", ""))
+    return str(model_shape.text_config(model.hf_config).get("model_type", ""))
 
 
 def _facts(model: ModelConfig) -> dict[str, Any]:
@@ -80,18 +80,16 @@ def _facts(model: ModelConfig) -> dict[str, Any]:
         "name": model.name,
         "hf_id": model.hf_id,
         "model_type": _architecture(model),
-        "kind": fit.model_kind(model.hf_config),
+        "kind": model_shape.model_kind(model.hf_config),
         "dtype": model.dtype,
         "quantization": (model.hf_config.get("quantization_config") or {}).get("quant_method"),
         "weight_bits": fit.weight_bits(model),
         "gated": model.gated,
         "parameters": count.total,
         "active_parameters": count.active,
-        "kv_bytes_per_token": fit.kv_bytes_per_token(model.hf_config, element),
-        "state_bytes_per_request": fit.state_bytes(model.hf_config, element),
-        "context_tokens": fit.text_config(model.hf_config).get(
-            "max_position_embeddings", model.hf_config.get("n_positions")
-        ),
+        "kv_bytes_per_token": model_shape.kv_bytes_per_token(model.hf_config, element),
+        "state_bytes_per_request": model_shape.state_bytes(model.hf_config, element),
+        "context_tokens": model_shape.stated_context_tokens(model.hf_config),
         "source": model.source,
     }
 

@@ -8,53 +8,39 @@ of the GPU that has most to hold. Tensor parallelism splits each layer, pipeline
 share no more than the experts of a mixture of experts. A draft model of speculative decoding comes on top.
 
 Engines start when the longest request alone fits and queue the rest, so that is what `fits` asks; how much
-the scenario's requests would take all at once is reported beside it. Parameters are counted in `parameters`, the
-memory of a request in `kv_cache`; their names are to be had here, too.
+the scenario's requests would take all at once is reported beside it.
+
+The context that an engine is set up for follows from the longest request that a scenario can send (`max_model_len`), and
+`context_problems` says why requests do not fit it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from wattcount.config.context_length import longest_request_tokens, max_model_len, model_context_limit
-from wattcount.config.hf_config import KINDS, first_int, model_kind, text_config
-from wattcount.config.kv_cache import kv_bytes_per_token, kv_cache_bytes, state_bytes
-from wattcount.config.parameters import ParameterCount, count_parameters, expert_parameters
+from wattcount.config.model_shape import (
+    context_tokens,
+    count_parameters,
+    expert_parameters,
+    first_int,
+    kv_bytes_per_token,
+    kv_cache_bytes,
+    state_bytes,
+    text_config,
+)
 from wattcount.config.schema import (
     BatchConfig,
     Device,
+    LengthKind,
     ModelConfig,
     RunConfig,
     ScenarioConfig,
     ServerConfig,
 )
 from wattcount.engines import registry
-
-__all__ = [
-    "DTYPE_BYTES",
-    "GIB",
-    "KINDS",
-    "QUANTIZED_BITS",
-    "FitReport",
-    "ParameterCount",
-    "concurrency",
-    "count_parameters",
-    "estimate",
-    "kv_bytes_per_token",
-    "kv_cache_bytes",
-    "longest_request_tokens",
-    "max_model_len",
-    "mean_request_tokens",
-    "model_context_limit",
-    "model_kind",
-    "state_bytes",
-    "text_config",
-    "weight_bits",
-    "weight_bytes",
-]
 
 GIB = 2**30
 
@@ -286,3 +272,61 @@ def concurrency(cfg: RunConfig, memory_bytes: int | None = None) -> int:
 
 def _gib(size: int) -> str:
     return f"{size / GIB:.1f} GiB"
+
+
+MODEL_LEN_STEP = 256
+"""The context is rounded up to a multiple of this [tokens], so that small changes of the lengths change nothing else."""
+
+
+def model_context_limit(model: ModelConfig) -> int | None:
+    """Tokens in the model's context window, prompt and completion; None where the config does not tell."""
+    return context_tokens(model.hf_config)
+
+
+def longest_request_tokens(scenario: ScenarioConfig) -> int:
+    """Prompt plus completion of the longest request that the scenario can send, whatever the seed.
+
+    For lengths that vary it is the sum of their upper bounds in `scenario.lengths`.
+    """
+    lengths = scenario.lengths
+    if lengths.kind is LengthKind.fixed:
+        return lengths.input_tokens + lengths.output_tokens
+    return lengths.input_tokens_max + lengths.output_tokens_max
+
+
+def max_model_len(cfg: RunConfig, hf_config: Mapping[str, Any] | None = None) -> int:
+    """The engine's `max_model_len`: as set, else the longest request rounded up, within the model's context.
+
+    hf_config  the model's `config.json` where it is not `cfg.model.hf_config`
+    """
+    if cfg.engine.max_model_len is not None:
+        return cfg.engine.max_model_len
+    longest = longest_request_tokens(cfg.scenario)
+    rounded = math.ceil(longest / MODEL_LEN_STEP) * MODEL_LEN_STEP
+    limit = context_tokens(cfg.model.hf_config if hf_config is None else hf_config)
+    return max(longest, rounded if limit is None else min(rounded, limit))
+
+
+def context_problems(cfg: RunConfig, hf_config: Mapping[str, Any] | None = None) -> Iterator[str]:
+    """Why the scenario's requests do not fit the context, one line each; `hf_config` as for `max_model_len`."""
+    lengths = cfg.scenario.lengths
+    limit = context_tokens(cfg.model.hf_config if hf_config is None else hf_config)
+    longest = longest_request_tokens(cfg.scenario)
+    asked = cfg.engine.max_model_len
+    hint = (
+        "set scenario.lengths.input_tokens or output_tokens lower"
+        if lengths.kind is LengthKind.fixed
+        else "set scenario.lengths.input_tokens_max or output_tokens_max lower"
+    )
+    if asked is not None and longest > asked:
+        yield (
+            f"engine.max_model_len: {asked} is less than the longest request of the scenario, {longest} tokens; "
+            f"raise it or {hint}"
+        )
+    if limit is not None and longest > limit:
+        yield (
+            f"scenario.lengths: requests of up to {longest} tokens do not fit the context of {cfg.model.name}, "
+            f"{limit} tokens; {hint}"
+        )
+    if limit is not None and asked is not None and asked > limit:
+        yield f"engine.max_model_len: {asked} is more than the context of {cfg.model.name}, {limit} tokens"

@@ -391,7 +391,7 @@ class TrackingConfig(Node):
     experiment: str = "wattcount"
     run_name: str | None = None
     tags: dict[str, str] = FrozenDict()
-    """Further tags of each run; none of those that wattcount sets itself (`config.tracking_tags`)."""
+    """Further tags of each run; none of those that wattcount sets itself (`config.validation`)."""
 
     def __post_init__(self) -> None:
         # Configurations are kept in records, plans and logs: a password is passed by the environment.

@@ -11,7 +11,7 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from wattcount.config import fit
+from wattcount.config import model_shape
 from wattcount.config.catalogue import model_catalogue
 from wattcount.results.result import ENERGY, Result
 from wattcount.study.runs import (
@@ -207,7 +207,7 @@ def shapes(runs: Sequence[Result]) -> str:
     catalogue = model_catalogue()
     rows = []
     for name, found in sorted(by(filter(is_of_many_shapes, runs), lambda run: str(run.model)).items()):
-        counted = fit.count_parameters(catalogue[name].hf_config)
+        counted = model_shape.count_parameters(catalogue[name].hf_config)
         assert counted is not None
         rates = by(found, lambda run: run.rate_rps)
         batches = _shape_cells(rates.pop(None, []), completed=False)

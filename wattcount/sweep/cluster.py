@@ -20,7 +20,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from wattcount.config.hydra_errors import plain_errors
+from wattcount.config.composition import plain_errors
 from wattcount.config.loader import to_json
 from wattcount.config.paths import data_home
 from wattcount.config.schema import PowerBackend, RunConfig

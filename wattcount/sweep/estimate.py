@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean
 
-from wattcount.config import fit
+from wattcount.config import fit, model_shape
 from wattcount.config.schema import BatchConfig, RunConfig, ServerConfig
 from wattcount.engines import registry
 from wattcount.sweep.index import RecordIndex
@@ -98,13 +98,13 @@ def _request_s(cfg: RunConfig, at_once: float) -> tuple[float, float]:
     plugin = registry.plugin(cfg.engine.name)
     if not plugin.capabilities.computes_model or gpu.memory_bandwidth_gb_s is None:
         return 0.0, lengths.output_tokens * SLOW_STEP_S
-    counted = fit.count_parameters(cfg.model.hf_config)
+    counted = model_shape.count_parameters(cfg.model.hf_config)
     active = counted.active if counted is not None else (cfg.model.parameters_b or 7.0) * 1e9
     flops = 2.0 * active
     peak = (gpu.fp16_dense_tflops or 100.0) * 1e12 * TENSOR_SHARE * gpu.count
     bandwidth = gpu.memory_bandwidth_gb_s * 1e9 * BANDWIDTH_SHARE * gpu.count
     context = lengths.input_tokens + lengths.output_tokens / 2
-    kv_bytes = at_once * context * fit.kv_bytes_per_token(cfg.model.hf_config, 2.0)
+    kv_bytes = at_once * context * model_shape.kv_bytes_per_token(cfg.model.hf_config, 2.0)
     step_s = max((fit.weight_bytes(cfg.model) + kv_bytes) / bandwidth, at_once * flops / peak)
     step_s += plugin.expected(cfg).step_s
     return lengths.input_tokens * flops / peak, lengths.output_tokens * step_s

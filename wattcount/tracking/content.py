@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wattcount.config.tracking_tags import TAG_LIMIT
+from wattcount.config.validation import TAG_LIMIT
 from wattcount.metrics.observations import MISSING, gpu_uuids, int_column
 from wattcount.metrics.summary import describe, gpu_label
 from wattcount.records import Record
@@ -65,7 +65,7 @@ def cut(text: str, limit: int) -> str:
 def tags(record: Record, result: Result) -> dict[str, str]:
     """Tags to filter and group runs by; the same keys on every run of the same kind.
 
-    All of them are `config.tracking_tags.is_own`, so that no user's tag stands in their place.
+    All of them are `config.validation.is_own`, so that no user's tag stands in their place.
     """
     found = {
         "evidence": result.evidence,

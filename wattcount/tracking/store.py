@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 from wattcount import ownership
 from wattcount.config.paths import gpu_lock_dir
 from wattcount.config.schema import TrackingConfig
-from wattcount.config.tracking_tags import TAG_LIMIT, usable_tags
+from wattcount.config.validation import TAG_LIMIT, usable_tags
 from wattcount.metrics.verdict import ran_to_end
 from wattcount.records import Record
 from wattcount.records.schema import REQUESTS_PARQUET

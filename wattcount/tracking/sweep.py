@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wattcount.config.schema import TrackingConfig
-from wattcount.config.tracking_tags import TAG_LIMIT
+from wattcount.config.validation import TAG_LIMIT
 from wattcount.tracking.connection import LIMIT_S, connected, experiment, log_command, resolve_uri
 
 if TYPE_CHECKING:

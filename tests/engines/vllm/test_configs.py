@@ -47,11 +47,11 @@ def test_a_config_json_alone_is_enough(name: str, tmp_path: Path, monkeypatch: p
 def test_the_shape_is_that_of_llama(name: str) -> None:
     """InternLM2 fuses the projections of a Llama layer, Solar adds skips: neither changes how many weights there are."""
     torch = pytest.importorskip("torch")
-    from wattcount.config import fit
+    from wattcount.config import model_shape
 
     config = transformers.LlamaConfig(**{**MODELS[name], "model_type": "llama", "architectures": None})
     with torch.device("meta"):
         model = transformers.LlamaForCausalLM(config)
-    counted = fit.count_parameters(MODELS[name])
+    counted = model_shape.count_parameters(MODELS[name])
     assert counted is not None
     assert counted.total == sum(parameter.numel() for parameter in model.parameters())

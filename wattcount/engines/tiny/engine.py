@@ -28,7 +28,7 @@ from zlib import crc32
 import numpy as np
 
 from wattcount.clock import now_ns
-from wattcount.config.context_length import longest_request_tokens
+from wattcount.config.fit import longest_request_tokens
 from wattcount.config.schema import RunConfig
 from wattcount.engines.base import Engine, EngineInfo, EngineStamps, EngineStep, GenerationRequest, TokenChunk
 from wattcount.engines.tiny.settings import MAX_NUM_BATCHED_TOKENS, MAX_NUM_SEQS, TinyArgs

@@ -17,8 +17,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from wattcount.config.context_length import max_model_len
-from wattcount.config.hf_config import model_kind
+from wattcount.config.fit import max_model_len
+from wattcount.config.model_shape import model_kind
 from wattcount.config.schema import Device, EngineConfig, RunConfig, ScenarioKind
 from wattcount.engines.defaults import Defaults
 

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from wattcount.config.context_length import context_problems, max_model_len
+from wattcount.config.fit import context_problems, max_model_len
 from wattcount.config.paths import data_home, hub_home
 from wattcount.config.schema import ModelConfig, RunConfig, Weights
 from wattcount.errors import NotStartedError, one_line
