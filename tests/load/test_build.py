@@ -209,12 +209,23 @@ def test_azure_trace_as_it_is(azure: Path) -> None:
 @pytest.mark.parametrize(
     ("scenario", "message"),
     [
-        (BatchConfig(num_requests=0), r"num_requests must be at least 1, got 0"),
-        (BatchConfig(warmup_requests=-1), r"warmup_requests must not be negative"),
-        (ServerConfig(window_s=0.0), r"window_s must be above 0"),
-        (ServerConfig(window_s=float("nan")), r"window_s must be above 0"),
-        (ServerConfig(warmup_s=-1.0), r"warmup_s must not be negative"),
-        (ServerConfig(warmup_limit_s=-1.0), r"warmup_limit_s must not be negative"),
+        (BatchConfig(num_requests=0), r"num_requests: must be between 1 and 5000000, not 0"),
+        (BatchConfig(warmup_requests=-1), r"warmup_requests: must be at least 0, not -1"),
+        (ServerConfig(window_s=0.0), r"window_s: must be above 0 s"),
+        (ServerConfig(window_s=float("nan")), r"window_s: must be a finite number"),
+        (ServerConfig(warmup_s=-1.0), r"warmup_s: must be at least 0 s"),
+        (ServerConfig(warmup_limit_s=-1.0), r"warmup_limit_s: must be at least 0 s"),
+        (ServerConfig(rate_rps=0.0), r"rate_rps: must be above 0 requests/s, not 0 requests/s"),
+        (ServerConfig(rate_rps=-1.0), r"rate_rps: must be above 0"),
+        (ServerConfig(rate_rps=float("inf")), r"rate_rps: must be a finite number"),
+        (
+            ServerConfig(arrivals=ArrivalConfig(kind=ArrivalKind.gamma, cv=0.0)),
+            r"arrivals\.cv: must be above 0, not 0; scenario\.arrivals\.kind=constant for 0",
+        ),
+        (
+            ServerConfig(arrivals=ArrivalConfig(kind=ArrivalKind.gamma, cv=-2.0)),
+            r"arrivals\.cv: must be above 0",
+        ),
         (
             ServerConfig(rate_rps=1e-6, window_s=60.0),
             r"no request arrives in a window of 60 s \(1e-06 requests/s",

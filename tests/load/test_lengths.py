@@ -162,16 +162,16 @@ def test_prompt_below_the_lower_bound_names_its_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"input_tokens": 0}, r"lengths\.input_tokens must be at least 1, got 0"),
-        ({"output_tokens": -3}, r"lengths\.output_tokens must be at least 1"),
-        ({"kind": LengthKind.uniform, "input_tokens_min": 0}, r"input_tokens_min must be at least 1"),
+        ({"input_tokens": 0}, r"lengths\.input_tokens: must be at least 1, not 0"),
+        ({"output_tokens": -3}, r"lengths\.output_tokens: must be at least 1"),
+        ({"kind": LengthKind.uniform, "input_tokens_min": 0}, r"input_tokens_min: must be at least 1"),
         (
             {"kind": LengthKind.uniform, "output_tokens_min": 9, "output_tokens_max": 8},
             r"output_tokens_max=8 is below scenario\.lengths\.output_tokens_min=9",
         ),
-        ({"kind": LengthKind.lognormal, "input_cv": -1.0}, r"input_cv must not be negative"),
-        ({"kind": LengthKind.lognormal, "output_cv": float("nan")}, r"output_cv must not be negative"),
-        ({"kind": LengthKind.lognormal, "output_tokens": 0}, r"output_tokens must be at least 1"),
+        ({"kind": LengthKind.lognormal, "input_cv": -1.0}, r"input_cv: must be at least 0"),
+        ({"kind": LengthKind.lognormal, "output_cv": float("nan")}, r"output_cv: must be a finite number"),
+        ({"kind": LengthKind.lognormal, "output_tokens": 0}, r"output_tokens: must be at least 1"),
         ({"kind": LengthKind.trace}, r"kind=trace needs scenario\.lengths\.path"),
         ({"kind": LengthKind.prompts}, r"kind=prompts needs scenario\.lengths\.path"),
         (

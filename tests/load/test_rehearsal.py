@@ -83,5 +83,5 @@ def test_nothing_cannot_be_rehearsed() -> None:
     "scenario", [BatchConfig(rehearsal_requests=-1), ServerConfig(rehearsal_requests=-1)]
 )
 def test_a_negative_number_is_refused(scenario: Any) -> None:
-    with pytest.raises(NotStartedError, match=r"scenario\.rehearsal_requests must not be negative, got -1"):
+    with pytest.raises(NotStartedError, match=r"scenario\.rehearsal_requests: must be at least 0, not -1"):
         build_plan(scenario, 0, 0)

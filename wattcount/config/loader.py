@@ -31,6 +31,8 @@ SCENARIOS: dict[str, type[BatchConfig | ServerConfig]] = {
 GROUPS = ("model", "gpu", "scenario", "engine", "power", "tracking", "experiment")
 """What options can be chosen of."""
 
+NOT_GIVEN = "must be given"
+
 _SCALARS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
@@ -226,6 +228,13 @@ def asked_otherwise(asked: Any, resolved: Any, where: str = "") -> dict[str, Any
     return found
 
 
+def check_fields(node: Node, where: str) -> None:
+    """Raises `NotStartedError` for the first of `field_problems`, but for keys that are still to be given."""
+    for problem in field_problems(node, where):
+        if not problem.endswith(NOT_GIVEN):
+            raise NotStartedError(problem)
+
+
 @functools.lru_cache(maxsize=4096)
 def field_problems(node: Node, where: str = "") -> tuple[str, ...]:
     """What is wrong with single values of `node`, one line each: not given, not finite, out of range, no choice there is."""
@@ -251,7 +260,7 @@ def _problems(kind: Kind, value: Any, where: str) -> Iterator[str]:
     elif isinstance(value, float) and not math.isfinite(value):
         yield f"{where}: must be a finite number, not {value}"
     elif value == MISSING:
-        yield f"{where}: must be given"
+        yield f"{where}: {NOT_GIVEN}"
     else:
         problems = (rule.problem(value) for rule in kind.rules)
         yield from (f"{where}: {problem}" for problem in problems if problem is not None)

@@ -192,7 +192,7 @@ class GpuConfig(Node):
 @dataclass(frozen=True)
 class ArrivalConfig(Node):
     kind: ArrivalKind = identity(ArrivalKind.poisson)
-    cv: Positive = identity(1.0)
+    cv: Annotated[float, Range(above=0, hint="scenario.arrivals.kind=constant for 0")] = identity(1.0)
     """Coefficient of variation of the gaps between arrivals, for `gamma`."""
     path: str | None = None
     """Trace file (`TIMESTAMP,ContextTokens,GeneratedTokens`, as the Azure LLM inference traces)."""

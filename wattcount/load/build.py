@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from wattcount.config.loader import check_fields
 from wattcount.config.schema import ArrivalKind, BatchConfig, ScenarioConfig, ServerConfig
 from wattcount.errors import NotStartedError
 from wattcount.load import arrivals, lengths
@@ -55,10 +56,7 @@ def build_plan(
 
     `tokenize` is needed only for prompt files that hold text. Raises `NotStartedError`.
     """
-    if scenario.rehearsal_requests is not None and scenario.rehearsal_requests < 0:
-        raise NotStartedError(
-            f"scenario.rehearsal_requests must not be negative, got {scenario.rehearsal_requests}"
-        )
+    check_fields(scenario, "scenario")
     workload = workload_seed(seed, repeat)
     if isinstance(scenario, BatchConfig):
         return _build_batch(scenario, workload, tokenize)
@@ -68,12 +66,6 @@ def build_plan(
 
 
 def _build_batch(scenario: BatchConfig, seed: int, tokenize: Tokenize | None) -> BuiltLoad:
-    if scenario.num_requests < 1:
-        raise NotStartedError(f"scenario.num_requests must be at least 1, got {scenario.num_requests}")
-    if scenario.warmup_requests < 0:
-        raise NotStartedError(
-            f"scenario.warmup_requests must not be negative, got {scenario.warmup_requests}"
-        )
     source = lengths.create(scenario.lengths, tokenize=tokenize)
     warmup = None
     if scenario.warmup_requests:
@@ -85,11 +77,6 @@ def _build_batch(scenario: BatchConfig, seed: int, tokenize: Tokenize | None) ->
 
 
 def _build_server(scenario: ServerConfig, seed: int, tokenize: Tokenize | None) -> BuiltLoad:
-    if not scenario.window_s > 0:
-        raise NotStartedError(f"scenario.window_s must be above 0, got {scenario.window_s}")
-    for name in ("warmup_s", "warmup_limit_s"):
-        if not getattr(scenario, name) >= 0:
-            raise NotStartedError(f"scenario.{name} must not be negative, got {getattr(scenario, name)}")
     process = arrivals.create(scenario.arrivals, scenario.rate_rps, seed)
     trace = process.trace if isinstance(process, arrivals.TraceArrivals) else None
     source = lengths.create(scenario.lengths, trace=trace, tokenize=tokenize)

@@ -9,6 +9,7 @@ from math import log, sqrt
 import numpy as np
 from numpy.typing import NDArray
 
+from wattcount.config.loader import check_fields
 from wattcount.config.schema import LengthConfig, LengthKind
 from wattcount.errors import NotStartedError
 from wattcount.load.prompts import PromptFile, Tokenize, read_prompts
@@ -101,9 +102,6 @@ class FixedLengths(Lengths):
     """The same for every request."""
 
     def __init__(self, input_tokens: int, output_tokens: int) -> None:
-        for name, value in (("input_tokens", input_tokens), ("output_tokens", output_tokens)):
-            if value < 1:
-                raise NotStartedError(f"scenario.lengths.{name} must be at least 1, got {value}")
         self.input_tokens = input_tokens
         self.output_tokens = output_tokens
 
@@ -143,8 +141,8 @@ class LognormalLengths(Lengths):
         output_cv: float,
         output_bounds: Bounds,
     ) -> None:
-        self._input = (_lognormal_parameters("input", input_mean, input_cv), input_bounds)
-        self._output = (_lognormal_parameters("output", output_mean, output_cv), output_bounds)
+        self._input = (_lognormal_parameters(input_mean, input_cv), input_bounds)
+        self._output = (_lognormal_parameters(output_mean, output_cv), output_bounds)
 
     def draw(self, count: int, seed: int) -> DrawnLengths:
         return DrawnLengths(
@@ -236,6 +234,7 @@ def create(config: LengthConfig, *, trace: Trace | None = None, tokenize: Tokeni
     `trace`: the trace that the arrivals come from, if they do; lengths of the same file are then taken
     row by row with them. `tokenize` is needed for prompt files that hold text.
     """
+    check_fields(config, "scenario.lengths")
     input_bounds = _bounds("input", config.input_tokens_min, config.input_tokens_max)
     output_bounds = _bounds("output", config.output_tokens_min, config.output_tokens_max)
     if config.kind is LengthKind.fixed:
@@ -270,8 +269,6 @@ def _same_file(path: str, trace: Trace) -> bool:
 
 
 def _bounds(what: str, low: int, high: int) -> Bounds:
-    if low < 1:
-        raise NotStartedError(f"scenario.lengths.{what}_tokens_min must be at least 1, got {low}")
     if high < low:
         raise NotStartedError(
             f"scenario.lengths.{what}_tokens_max={high} is below scenario.lengths.{what}_tokens_min={low}"
@@ -290,10 +287,6 @@ def _lognormal(
     return bounds.clip(np.exp(mu + sigma * random.standard_normal(count)))
 
 
-def _lognormal_parameters(what: str, mean: float, cv: float) -> tuple[float, float]:
-    if mean < 1:
-        raise NotStartedError(f"scenario.lengths.{what}_tokens must be at least 1, got {mean}")
-    if not (np.isfinite(cv) and cv >= 0):
-        raise NotStartedError(f"scenario.lengths.{what}_cv must not be negative, got {cv}")
+def _lognormal_parameters(mean: float, cv: float) -> tuple[float, float]:
     variance = log(1 + cv * cv)
     return log(mean) - variance / 2, sqrt(variance)
