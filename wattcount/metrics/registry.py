@@ -12,7 +12,8 @@ from wattcount.metrics import attribution, drift, energy, gpu, observations, sen
 from wattcount.metrics.sheet import Checks, FindingSpec, MetricSpec, Sheet
 
 METRICS_VERSION = 10
-"""Version of `metrics.json`, raised whenever a key changes its meaning or goes."""
+"""Version of `metrics.json`. Raised whenever a key comes, goes or changes its meaning, and whenever a check does: what was stored
+before is then computed anew."""
 
 
 class Part(Protocol):
