@@ -275,6 +275,20 @@ def test_a_ray_worker_that_is_killed_is_tried_again(home: Path) -> None:
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray")
+def test_an_interrupted_sweep_on_ray_closes_its_records(home: Path) -> None:
+    with start(RAY, *KINDS) as process:
+        wait_until(lambda: running(home))
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 130
+    assert records(home)
+    assert all(record.info.validity.reasons == ["interrupted"] for record in records(home))
+    wait_until(lambda: not ray_workers())
+    assert not list((home / "records").glob("*/.tmp-*"))
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray")
 def test_a_gpu_that_ray_has_not_stops_before_anything_starts(home: Path) -> None:
     code, _, err = run(RAY, "gpu=h100")
     assert code == 2
