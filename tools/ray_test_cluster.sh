@@ -15,6 +15,8 @@ BIN=$(cd "$(dirname "${PYTHON:-$(dirname "$0")/../.venv/bin/python}")" && pwd)
 PORT=${WATTCOUNT_RAY_PORT:-26379}
 KINDS=(a100 l4)
 export RAY_ADDRESS=127.0.0.1:$PORT RAY_USAGE_STATS_ENABLED=0 PYTHONWARNINGS=ignore
+# Whoever has once started a Ray of his own has a token in ~/.ray, which Ray would ask for here too.
+export RAY_AUTH_MODE=disabled
 # On a busy machine a node may answer late, and others may need the memory: neither is to cost a node or a worker.
 export RAY_health_check_timeout_ms=60000 RAY_health_check_failure_threshold=10 RAY_memory_monitor_refresh_ms=0
 
@@ -80,7 +82,7 @@ stop() {
 case ${1:-} in
   start) start ;;
   stop) stop ;;
-  env) echo "export RAY_ADDRESS=$RAY_ADDRESS" ;;
+  env) echo "export RAY_ADDRESS=$RAY_ADDRESS RAY_AUTH_MODE=$RAY_AUTH_MODE" ;;
   *)
     sed -n '2,11p' "$0" | cut -c3-
     exit 2

@@ -30,6 +30,7 @@ DONE = Outcome(State.done)
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Ray]:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_AUTH_MODE"] = "disabled"  # else Ray writes a token into the home folder
     backend = Ray(
         {"address": "local", "num_cpus": 1, "object_store_memory": 80_000_000, "include_dashboard": False}
     )

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
-from submitit import AutoExecutor, Job
+from submitit import AutoExecutor, Job, JobEnvironment
 from submitit.slurm.slurm import SlurmInfoWatcher, SlurmJob
 
 from wattcount.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, WattcountError, one_line
@@ -28,7 +28,7 @@ from wattcount.sweep.outcome import CANCELLED, Outcome
 from wattcount.sweep.placement import COMMAND_LIMIT_S, Gpus, SlurmNodes
 
 QUEUE_S = 5
-"""Shortest time between two calls of `squeue` [s]: SLURM's manual asks for few."""
+"""Shortest time between two calls of `squeue` [s]. SLURM's manual asks for few calls."""
 
 RESULT_LIMIT_S = 15.0
 """From the end of a job to when it counts as dead [s]. A network file system may show its result late, and a job that
@@ -61,9 +61,8 @@ class SubmittedJob:
             at_time_limit.append(True)
             os.kill(os.getpid(), signal.SIGTERM)  # the run closes its record
 
-        signal.signal(
-            signal.SIGUSR2, end
-        )  # submitit has SLURM send it signal_delay_s before the time is over
+        # submitit has SLURM send this signal `signal_delay_s` before the time is over.
+        signal.signal(signal.Signals[f"SIG{JobEnvironment.USR_SIG}"], end)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # submitit ignores it; a run has its own handler
         outcome = measure_job(place, task)
         if outcome.exit_code not in (EXIT_INTERRUPTED, EXIT_TERMINATED):
