@@ -281,8 +281,8 @@ def test_an_interrupted_sweep_on_ray_closes_its_records(home: Path) -> None:
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=LIMIT_S)
     assert process.returncode == 130
-    assert records(home)
-    assert all(record.info.validity.reasons == ["interrupted"] for record in records(home))
+    reasons = [record.info.validity.reasons for record in records(home)]
+    assert reasons == [["interrupted"]] * max(len(reasons), 1)
     wait_until(lambda: not ray_workers())
     assert not list((home / "records").glob("*/.tmp-*"))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,6 +86,8 @@ class Backend(Protocol[Handle]):
 def measure_job(place: Place, task: Task) -> Outcome:
     """Measures a point on its node, and tells the sweep's ledger where it can."""
     os.environ.setdefault("WATTCOUNT_HOME", place.home)
+    # Ray blocks SIGINT in its workers. A run inherits what is blocked, and could not be told to end.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     if place.tracking_uri is not None:
         conceal(place.tracking_uri)
     cfg = from_json(task.config)
