@@ -279,10 +279,15 @@ def test_a_sweep_with_nothing_to_do_asks_no_cluster(tmp_path: Path) -> None:
 
 
 def options(
-    tmp_path: Path, config: DictConfig, job: Job, placement: dict[str, Any] | None = None
+    tmp_path: Path,
+    config: DictConfig,
+    job: Job,
+    placement: dict[str, Any] | None = None,
+    open_nodes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """What one job is submitted with."""
     backend = Scripted({"a": [DONE]})
+    backend.open_nodes = open_nodes
     first = RunConfig(records_dir=str(tmp_path), sweep=SweepConfig(placement=placement or {}))
     with Ledger.open(tmp_path, "s") as ledger:
         Cluster(config, [job], "s", first, connect=lambda *_: backend).run(ledger, Told())
@@ -297,6 +302,13 @@ def test_what_the_cluster_says_is_asked_for_beside_what_the_person_says(tmp_path
 def test_a_placement_goes_before_what_the_cluster_says(tmp_path: Path) -> None:
     found = options(tmp_path, launcher(partition="main"), a_job("a"), {"l4": {"partition": "gpu"}})
     assert (found["partition"], found["constraint"]) == ("gpu", None)
+
+
+def test_a_placement_may_have_keys_within_keys(tmp_path: Path) -> None:
+    asked = {"ray": {"remote": {"resources": {"big_node": 1}}}}
+    config = launcher(ray={"remote": {"num_cpus": 1}})
+    found = options(tmp_path, config, a_job("a"), {"l4": asked}, open_nodes=["ray.remote"])
+    assert found["ray"] == {"remote": {"resources": {"big_node": 1}, "num_cpus": 1}}
 
 
 def test_where_the_person_has_chosen_nothing_is_asked_for(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import itertools
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from wattcount.config.composition import plain_errors
-from wattcount.config.loader import to_json
+from wattcount.config.loader import plain, to_json
 from wattcount.config.paths import data_home
 from wattcount.config.schema import PowerBackend, RunConfig
 from wattcount.errors import NotStartedError, WattcountError
@@ -159,8 +159,8 @@ class Cluster:
 
     def _options_of(self, launcher: DictConfig, gpus: Gpus) -> dict[str, Any]:
         """`hydra.launcher` for points of these GPUs: with their placement, else what the cluster says gets them."""
-        asked: Any = self._first.sweep.placement.get(gpus.name)
-        if asked is not None and not isinstance(asked, Mapping):
+        asked = plain(self._first.sweep.placement.get(gpus.name))
+        if asked is not None and not isinstance(asked, dict):
             raise NotStartedError(
                 f"sweep.placement.{gpus.name}: must be keys of hydra.launcher, e.g. "
                 f"sweep.placement.{gpus.name}.constraint=FEATURE, not {asked!r}"
@@ -169,7 +169,7 @@ class Cluster:
             chosen = any(OmegaConf.select(launcher, key) is not None for key in self._backend.chosen)
             asked = {} if chosen else self._backend.request(gpus)
         with plain_errors():
-            return _plain(OmegaConf.merge(launcher, dict(asked)))
+            return _plain(OmegaConf.merge(launcher, asked))
 
     def _send(self) -> None:
         waiting = list(self._tries.queue)
