@@ -124,4 +124,6 @@ def test_results_are_listed_at_the_end_unless_they_are_many() -> None:
         "  llama3_8b on h200, server 4/s, r0  done   1:00",
     ]
     assert list(result_lines(SweepResult(plan, done))) == ["results: wattcount status s --all-points"]
+    (command,) = result_lines(SweepResult(plan, done, records_dir=Path("/my records")))
+    assert command == "results: wattcount status s --all-points --records-dir '/my records'"
     assert list(result_lines(SweepResult(plan))) == []

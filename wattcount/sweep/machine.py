@@ -1,4 +1,4 @@
-"""What this machine knows about planned points: its GPUs, what `auto` will become, where the evidence comes from."""
+"""What this machine knows about planned points: its GPUs, what `auto` will become, the evidence, and what cannot be measured."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 import functools
 from dataclasses import dataclass
 
+from wattcount.config import fit
 from wattcount.config.fields import FrozenDict
 from wattcount.config.schema import (
     Device,
@@ -16,6 +17,7 @@ from wattcount.config.schema import (
     ServerConfig,
     Weights,
 )
+from wattcount.engines import registry
 from wattcount.errors import NotStartedError
 from wattcount.gpu.nvml import GpuFacts, matches, open_session
 from wattcount.results.result import fingerprints_of
@@ -28,6 +30,9 @@ from wattcount.run.resolve import (
     nominal_bytes,
     resolve,
 )
+
+NO_SUCH_GPU = "no_such_gpu"
+DOES_NOT_FIT = "does_not_fit"
 
 
 @dataclass(frozen=True)
@@ -141,3 +146,29 @@ def _look_for_gpus(power: PowerConfig, gpu: GpuConfig) -> _Gpus:
         problem = f"gpu.count={gpu.count}: only {len(usable)} {name} here"
         return _Gpus(evidence, chosen, (), problem)
     return _Gpus(evidence, usable or chosen, usable)
+
+
+@dataclass(frozen=True)
+class Skip:
+    """Why a point cannot be measured: a stable code, and the arithmetic."""
+
+    reason: str
+    message: str
+
+
+@functools.lru_cache(maxsize=4096)
+def skip_of(here: Here) -> Skip | None:
+    """Why a point cannot be measured on the machine it is for; None: nothing speaks against it."""
+    cfg = here.cfg
+    if here.problem is not None:
+        return Skip(NO_SUCH_GPU, here.problem)
+    plugin = registry.plugin(cfg.engine.name)
+    capability = None if cfg.engine.device is Device.cpu else cfg.gpu.compute_capability
+    for found in plugin.unsupported(cfg, capability):
+        return Skip(found.code, found.message)
+    if here.memory_bytes is None or cfg.model.name == "auto" or not plugin.capabilities.computes_model:
+        return None
+    # An emulated GPU too: a model that it could not hold would make a record of something impossible.
+    on_gpu = dataclasses.replace(cfg, engine=dataclasses.replace(cfg.engine, device=Device.cuda))
+    report = fit.estimate(on_gpu, here.memory_bytes)
+    return None if report.fits else Skip(DOES_NOT_FIT, report.explain())

@@ -18,10 +18,9 @@ from wattcount.metrics.summary import load_label
 from wattcount.metrics.verdict import Status
 from wattcount.sweep.estimate import Estimator
 from wattcount.sweep.index import RecordIndex
-from wattcount.sweep.machine import Here
+from wattcount.sweep.machine import Here, skip_of
 from wattcount.sweep.outcome import State
 from wattcount.sweep.plan import INVALID_BEFORE, Plan, Point, ordered
-from wattcount.sweep.skips import skip_of
 
 NOT_WHAT = ("sweep.", "dry_run", "hydra", "display", "records_dir", "tracking", "~hydra", "+hydra")
 """Arguments that begin so say how, not what: with others the sweep is still the same."""
