@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from wattcount.config.loader import changed
 from wattcount.config.schema import (
     BatchConfig,
     Device,
@@ -42,11 +43,4 @@ def config(**changes: Any) -> RunConfig:
         ),
         scenario=BatchConfig(name="batch", lengths=LengthConfig(input_tokens=500, output_tokens=500)),
     )
-    for key, value in changes.items():
-        target: Any = cfg
-        *path, name = key.split("__")
-        for part in path:
-            target = getattr(target, part)
-        assert hasattr(target, name)
-        setattr(target, name, value)
-    return cfg
+    return changed(cfg, {key.replace("__", "."): value for key, value in changes.items()})

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from wattcount.config.catalogue import model_catalogue
+from wattcount.config.loader import plain
 
 transformers = pytest.importorskip("transformers", reason="needs transformers, which comes with vLLM")
 
@@ -49,7 +50,7 @@ def test_the_shape_is_that_of_llama(name: str) -> None:
     torch = pytest.importorskip("torch")
     from wattcount.config import model_shape
 
-    config = transformers.LlamaConfig(**{**MODELS[name], "model_type": "llama", "architectures": None})
+    config = transformers.LlamaConfig(**{**plain(MODELS[name]), "model_type": "llama", "architectures": None})
     with torch.device("meta"):
         model = transformers.LlamaForCausalLM(config)
     counted = model_shape.count_parameters(MODELS[name])

@@ -57,6 +57,17 @@ def test_levers_become_arguments_of_vllm(
 
 
 @pytest.mark.usefixtures("installed")
+def test_vllm_may_write_into_the_arguments_that_it_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vllm_install, "engine_argument_names", frozenset)
+    given = {"speculative_config": {"method": "eagle", "model": "me/head"}}
+    setup = VllmSetup.of(config(engine__args=given), [])
+    setup.arguments(tmp_path)["speculative_config"]["draft_tensor_parallel_size"] = 1
+    assert setup.arguments(tmp_path)["speculative_config"] == given["speculative_config"]
+
+
+@pytest.mark.usefixtures("installed")
 def test_a_draft_model_of_random_weights_is_a_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WATTCOUNT_HOME", str(tmp_path / "home"))
     changes = {

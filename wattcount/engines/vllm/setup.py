@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from wattcount.config.loader import plain
 from wattcount.config.schema import (
     EngineConfig,
     ModelConfig,
@@ -136,7 +137,8 @@ class VllmSetup:
             arguments["tokenizer"] = model.tokenizer
         if (speculative := self._speculative_config(scratch)) is not None:
             arguments["speculative_config"] = speculative
-        return arguments | dict(engine.args)
+        own: dict[str, Any] = plain(engine.args)  # vLLM writes into some of them
+        return arguments | own
 
     def _speculative_config(self, scratch: Path) -> dict[str, Any] | None:
         spec = self.engine.speculative
