@@ -73,7 +73,7 @@ def main() -> None:
     )
     parser.add_argument("points", nargs="?", type=int, default=100_000)
     points = parser.parse_args().points
-    from wattcount.results.table import TABLE_FILE
+    from wattcount.result.table import TABLE_FILE
     from wattcount.sweep.index import read_index
 
     with tempfile.TemporaryDirectory() as scratch:

@@ -24,7 +24,7 @@ from pathlib import Path
 from wattcount.metrics import load_metrics, to_bytes
 from wattcount.records import Record
 from wattcount.records.writer import final_folder, new_run_id
-from wattcount.results import judge
+from wattcount.result import judge
 from wattcount.sweep.columns import FIGURES
 from wattcount.sweep.ledger import Ledger
 from wattcount.sweep.outcome import Outcome, State

@@ -16,7 +16,7 @@ import metrics_tables
 import pandas as pd
 from estimator_constants import estimator_constants
 
-from wattcount.results import Result, results
+from wattcount.result import Result, results
 from wattcount.study import single_runs, tables
 from wattcount.study.runs import name_of
 

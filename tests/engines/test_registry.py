@@ -16,7 +16,7 @@ from wattcount.config.schema import Device
 from wattcount.engines import registry
 from wattcount.errors import NotStartedError
 from wattcount.records import Record
-from wattcount.results import judge
+from wattcount.result import judge
 
 ECHO = Path(__file__).with_name("outside") / "echo_engine.py"
 Install = Callable[..., Path]

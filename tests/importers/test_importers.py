@@ -13,7 +13,7 @@ from wattcount import importers
 from wattcount.cli.main import main
 from wattcount.metrics import spec
 from wattcount.metrics.verdict import Status
-from wattcount.results import Result
+from wattcount.result import Result
 
 SMI = "timestamp, index, power.draw [W]\n" + "".join(
     f"2026/09/01 12:00:{second:02d}.{gpu}00, {gpu}, {100 * (gpu + 1)}.00 W\n"

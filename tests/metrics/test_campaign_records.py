@@ -11,7 +11,7 @@ import stored_figures
 from wattcount.metrics import compute
 from wattcount.records import Record
 from wattcount.records.schema import Evidence
-from wattcount.results import judge
+from wattcount.result import judge
 
 RECORDS = sorted((Path(__file__).resolve().parents[2] / "data" / "campaign" / "records").glob("*/*/"))
 STOOD_STILL = {"01ab58f309fb": 1, "2295b88ee73c": 1, "fccc8c7a1ff8": 1}

@@ -7,7 +7,7 @@ from wattcount.config.schema import SloConfig, Weights
 from wattcount.metrics.summary import print_summary
 from wattcount.records import Record
 from wattcount.records.schema import Evidence, Validity
-from wattcount.results import Result
+from wattcount.result import Result
 
 
 def text_of(run: SyntheticRun, folder) -> str:

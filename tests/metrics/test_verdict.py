@@ -16,7 +16,7 @@ from wattcount.metrics.summary import print_summary
 from wattcount.metrics.verdict import Status
 from wattcount.records import Record
 from wattcount.records.schema import Validity
-from wattcount.results import Result, glance, judge
+from wattcount.result import Result, glance, judge
 from wattcount.run.resume import Wanted
 from wattcount.sweep.index import read_index
 from wattcount.terminal import PlainConsole

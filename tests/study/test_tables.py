@@ -11,8 +11,8 @@ from wattcount.config.levers import levers
 from wattcount.config.schema import EngineConfig, ModelConfig, RunConfig
 from wattcount.metrics.sheet import Finding
 from wattcount.metrics.verdict import Status
-from wattcount.results import Result
-from wattcount.results.result import ENERGY
+from wattcount.result import Result
+from wattcount.result.result import ENERGY
 from wattcount.study.runs import PER_TOKEN, TOKENS, WATTS, board_of, name_of, scatter_of
 from wattcount.study.statistics import Scatter, change, half_width
 from wattcount.study.tables import (

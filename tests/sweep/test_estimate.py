@@ -7,7 +7,7 @@ import pytest
 from wattcount.config.composition import compose
 from wattcount.metrics.verdict import Status
 from wattcount.records.schema import Evidence
-from wattcount.results import Result
+from wattcount.result import Result
 from wattcount.sweep.estimate import Estimate, Estimator, predict
 from wattcount.sweep.index import RecordIndex
 

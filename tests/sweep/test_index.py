@@ -15,8 +15,8 @@ from wattcount.config.identity import planned_point
 from wattcount.config.schema import RunConfig
 from wattcount.metrics.verdict import Status
 from wattcount.records import Record
-from wattcount.results import ResultTable
-from wattcount.results.table import TABLE_FILE
+from wattcount.result import ResultTable
+from wattcount.result.table import TABLE_FILE
 from wattcount.run.orchestrate import run_point
 from wattcount.sweep.index import read_index
 
@@ -169,8 +169,8 @@ def test_a_glance_computes_nothing(records: Path, monkeypatch: pytest.MonkeyPatc
     table = ResultTable(records)
     assert table.glance(folder) is None
     table.save()
-    monkeypatch.setattr("wattcount.results.table.glance", never)
+    monkeypatch.setattr("wattcount.result.table.glance", never)
     assert ResultTable(records).glance(folder) is None  # it is known to be whole, and was not read again
-    monkeypatch.setattr("wattcount.results.table.MOST_LOOKS", 0)
+    monkeypatch.setattr("wattcount.result.table.MOST_LOOKS", 0)
     (records / folder / "steps.parquet").touch()
     assert ResultTable(records).glance(folder) is None

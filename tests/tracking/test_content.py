@@ -11,7 +11,7 @@ from wattcount.config.schema import Weights
 from wattcount.config.validation import OWN_TAGS, is_own
 from wattcount.records import Record
 from wattcount.records.schema import Evidence, Phase, PhaseSpan, Validity
-from wattcount.results import Result
+from wattcount.result import Result
 from wattcount.tracking import content
 
 

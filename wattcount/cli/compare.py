@@ -22,7 +22,7 @@ from wattcount.metrics import spec
 from wattcount.metrics.summary import describe, evidence_label, gpu_label, load_label
 from wattcount.metrics.units import scale_for, significant
 from wattcount.records import Record
-from wattcount.results import Result
+from wattcount.result import Result
 from wattcount.study.statistics import spread
 from wattcount.terminal import WIDTH, console
 from wattcount.text import printable

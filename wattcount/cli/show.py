@@ -20,7 +20,7 @@ from wattcount.metrics.summary import print_summary
 from wattcount.metrics.units import quantity
 from wattcount.records import Record
 from wattcount.records.schema import RunInfo
-from wattcount.results import Result
+from wattcount.result import Result
 from wattcount.terminal import console
 from wattcount.text import printable
 

@@ -16,6 +16,7 @@ changes, averaged power. An interval that cannot be told gets no value and a rea
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -116,6 +117,32 @@ class EnergyEstimate:
     u95_method_j: float | None = None
     u95_sensor_j: float | None = None
     budget_j: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class EnergySum:
+    """Energy of an interval, several GPUs together, with its 95 % uncertainties [J]."""
+
+    value_j: float
+    u95_method_j: float
+    u95_sensor_j: float
+
+    @property
+    def u95_j(self) -> float:
+        return math.hypot(self.u95_method_j, self.u95_sensor_j)
+
+
+def total(estimates: Sequence[EnergyEstimate]) -> EnergySum | None:
+    """The sum of the estimates of several GPUs; None where there is none, or one's value or uncertainty is not known.
+
+    The estimator's errors are independent: in quadrature. Those of the boards' sensors may not be: they are added.
+    """
+    values = [e.value_j for e in estimates if e.value_j is not None]
+    method = [e.u95_method_j for e in estimates if e.u95_method_j is not None]
+    sensor = [e.u95_sensor_j for e in estimates if e.u95_sensor_j is not None]
+    if not estimates or not len(values) == len(method) == len(sensor) == len(estimates):
+        return None
+    return EnergySum(math.fsum(values), math.sqrt(math.fsum(u**2 for u in method)), math.fsum(sensor))
 
 
 class EnergyModel:

@@ -12,7 +12,7 @@ from wattcount.importers import mlperf, nvidia_smi
 from wattcount.importers.mlperf import LoadgenLog, MlperfRun, read_loadgen, read_run, read_spl
 from wattcount.importers.nvidia_smi import read_nvidia_smi
 from wattcount.importers.power_log import LogEnergy, PowerLog
-from wattcount.results import Result
+from wattcount.result import Result
 
 __all__ = [
     "IMPORTERS",

@@ -39,7 +39,7 @@ from wattcount.importers.power_log import (
 from wattcount.metrics.sheet import Finding
 from wattcount.metrics.verdict import Status
 from wattcount.records.schema import Evidence
-from wattcount.results import Result
+from wattcount.result import Result
 
 STAMP = "%m-%d-%Y %H:%M:%S.%f"
 PREFIX = ":::MLLOG "

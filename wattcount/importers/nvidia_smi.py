@@ -23,7 +23,7 @@ import numpy as np
 
 from wattcount.importers.power_log import S_NS, PowerLog, broken, first_line, make_log, read_lines, stamp_ns
 from wattcount.records.schema import Evidence
-from wattcount.results import Result
+from wattcount.result import Result
 
 STAMP = "%Y/%m/%d %H:%M:%S.%f"
 DMON_STAMP = "%Y%m%d %H:%M:%S"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wattcount.energy import EnergyEstimate
+from wattcount.energy.estimate import EnergySum, total
 from wattcount.energy.events import Source, lost_line, says_lost
 from wattcount.metrics.observations import Ints, Window, gpu_uuids, int_column
 from wattcount.metrics.sheet import Checks, Finding, FindingSpec, MetricSpec, Sheet
@@ -197,35 +198,14 @@ def window_energy(record: Record, window: Window, gpu_uuid: str) -> EnergyEstima
     )
 
 
-@dataclass(frozen=True)
-class EnergySum:
-    """Energy of a window, all GPUs together, with its 95 % uncertainties."""
-
-    value_j: float
-    u95_method_j: float
-    u95_sensor_j: float
-
-    @property
-    def u95_j(self) -> float:
-        return math.hypot(self.u95_method_j, self.u95_sensor_j)
-
-
 def window_energy_sum(record: Record, window: Window) -> EnergySum | None:
-    """The sum over the GPUs of the run; None where the energy or the uncertainty of one is not known.
-
-    The estimator's errors are independent: in quadrature. Those of the boards' sensors may not be: they are added.
-    """
+    """The sum over the GPUs of the run (`energy.estimate.total`); None where one's energy or uncertainty is not known."""
     estimates = []
     for uuid in gpu_uuids(record):
         if uuid not in record.power.gpu_uuids:
             return None
         estimates.append(window_energy(record, window, uuid))
-    values = [e.value_j for e in estimates if e.value_j is not None]
-    method = [e.u95_method_j for e in estimates if e.u95_method_j is not None]
-    sensor = [e.u95_sensor_j for e in estimates if e.u95_sensor_j is not None]
-    if not estimates or not len(values) == len(method) == len(sensor) == len(estimates):
-        return None
-    return EnergySum(math.fsum(values), math.sqrt(math.fsum(u**2 for u in method)), math.fsum(sensor))
+    return total(estimates)
 
 
 # -- findings

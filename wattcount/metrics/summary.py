@@ -16,7 +16,7 @@ from wattcount.terminal import console
 from wattcount.text import printable
 
 if TYPE_CHECKING:
-    from wattcount.results import Result
+    from wattcount.result import Result
 
 
 def gpu_label(gpus: Iterable[str]) -> str:

@@ -348,7 +348,7 @@ def _print_summary(path: Path, write: Callable[[Any], None]) -> None:
     from wattcount.errors import WattcountError
     from wattcount.metrics.summary import print_summary
     from wattcount.records.reader import Record
-    from wattcount.results import Result
+    from wattcount.result import Result
 
     try:
         print_summary(Result.of(Record.open(path)))

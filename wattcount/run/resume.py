@@ -27,7 +27,7 @@ class Wanted:
 
     def finished(self) -> Path | None:
         """The latest valid record of it, None where there is none; only the folder of its point is looked at."""
-        from wattcount.results import judge
+        from wattcount.result import judge
 
         pattern = final_folder(self.records_dir, self.point_id, self.repeat, "*")
         for folder in sorted(pattern.parent.glob(pattern.name), reverse=True):

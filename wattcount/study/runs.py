@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from wattcount.config.identity import key_of
-from wattcount.results.result import Result
+from wattcount.result.result import Result
 from wattcount.study.statistics import Scatter
 
 PER_TOKEN = "energy/gpu_j_per_output_token"

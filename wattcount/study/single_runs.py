@@ -12,7 +12,7 @@ import pandas as pd
 from wattcount.metrics import load_metrics
 from wattcount.metrics.sensors import ENERGY_SOURCES
 from wattcount.records import Record
-from wattcount.results.result import Result
+from wattcount.result.result import Result
 from wattcount.study.runs import (
     PER_TOKEN,
     TOKENS,

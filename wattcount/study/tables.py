@@ -13,7 +13,7 @@ import numpy as np
 
 from wattcount.config import model_shape
 from wattcount.config.catalogue import model_catalogue
-from wattcount.results.result import ENERGY, Result
+from wattcount.result.result import ENERGY, Result
 from wattcount.study.runs import (
     PER_TOKEN,
     TOKENS,

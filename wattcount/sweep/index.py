@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from wattcount.metrics.verdict import Status
-from wattcount.results import Result, results
+from wattcount.result import Result, results
 
 FACTS = ("evidence", "device", "version_minor", "found_name", "fingerprints")
 """Fields of a `Result` that a planned point leaves out, because the machine that measures finds them."""

@@ -32,7 +32,7 @@ from wattcount import ownership
 from wattcount.errors import WattcountError, one_line
 from wattcount.files import replacing
 from wattcount.metrics.verdict import Verdict
-from wattcount.results import ResultTable
+from wattcount.result import ResultTable
 from wattcount.sweep.outcome import Outcome, State, decode, encode
 from wattcount.sweep.plan import Plan, Point
 from wattcount.sweep.state import SweepState, Tally, Writer, tally

@@ -139,7 +139,7 @@ def _measure(
 def _with_figures(outcome: Outcome, path: Path) -> Outcome:
     """What the sweep wants to know of the record; one that cannot be read has said so."""
     from wattcount.metrics.verdict import Status
-    from wattcount.results import judge
+    from wattcount.result import judge
 
     found = judge(path)
     if found.status is Status.damaged:

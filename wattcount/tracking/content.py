@@ -17,7 +17,7 @@ from wattcount.metrics.observations import MISSING, gpu_uuids, int_column
 from wattcount.metrics.summary import describe, gpu_label
 from wattcount.records import Record
 from wattcount.records.schema import Phase, RunInfo
-from wattcount.results import Result
+from wattcount.result import Result
 
 PARAM_LIMIT = 6000
 """Length of a param's value [characters]: MLflow keeps no more."""

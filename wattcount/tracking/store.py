@@ -33,7 +33,7 @@ from wattcount.config.validation import TAG_LIMIT, usable_tags
 from wattcount.metrics.verdict import ran_to_end
 from wattcount.records import Record
 from wattcount.records.schema import REQUESTS_PARQUET
-from wattcount.results import Result
+from wattcount.result import Result
 from wattcount.run.gpu_lock import make_shared
 from wattcount.tracking import content
 from wattcount.tracking.connection import (

@@ -26,7 +26,7 @@ from wattcount.metrics.sheet import Finding
 from wattcount.metrics.verdict import Status
 from wattcount.records.reader import RAW_FILES
 from wattcount.records.schema import METRICS_JSON, RECORD_SCHEMA_VERSION, RUN_JSON, Evidence
-from wattcount.results.result import Result, finding, glance, judge
+from wattcount.result.result import Result, finding, glance, judge
 
 TABLE_FILE = ".results.parquet"
 TABLE_VERSION = f"1 {__version__} {RECORD_SCHEMA_VERSION} {METRICS_VERSION}"
@@ -34,7 +34,7 @@ TABLE_VERSION = f"1 {__version__} {RECORD_SCHEMA_VERSION} {METRICS_VERSION}"
 MOST_LOOKS = 500
 """Records that `ResultTable.glance` reads for the first time; each takes about a millisecond."""
 
-_VERSION_KEY = b"wattcount.results"
+_VERSION_KEY = b"wattcount.result"
 _COLUMNS: Mapping[Any, pa.DataType] = {
     str | None: pa.string(),
     int | None: pa.int64(),

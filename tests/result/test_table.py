@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from wattcount.metrics.verdict import Status
-from wattcount.results import Result, results
-from wattcount.results.table import TABLE_FILE, to_arrow
+from wattcount.result import Result, results
+from wattcount.result.table import TABLE_FILE, to_arrow
 
 CAMPAIGN = Path(__file__).resolve().parents[2] / "data" / "campaign" / "records"
 
@@ -28,19 +28,19 @@ def records(tmp_path: Path) -> Path:
 def test_what_is_kept_is_what_was_found(records: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = results(records)
     assert len(found) == 5
-    monkeypatch.setattr("wattcount.results.table.judge", lambda path: pytest.fail(f"{path} was read again"))
+    monkeypatch.setattr("wattcount.result.table.judge", lambda path: pytest.fail(f"{path} was read again"))
     kept = results(records)
     assert kept == found
     for before, after in zip(found, kept, strict=True):
-        assert {k: type(v) for k, v in after.metrics.items()} == {
-            k: type(v) for k, v in before.metrics.items()
+        assert {key: type(value) for key, value in after.metrics.items()} == {
+            key: type(value) for key, value in before.metrics.items()
         }
 
 
 def test_a_table_moves_with_its_folder(records: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     results(records)
     there = records.rename(records.with_name("elsewhere"))
-    monkeypatch.setattr("wattcount.results.table.judge", lambda path: pytest.fail(f"{path} was read again"))
+    monkeypatch.setattr("wattcount.result.table.judge", lambda path: pytest.fail(f"{path} was read again"))
     assert {result.record.parents[1] for result in results(there) if result.record} == {there}
 
 
@@ -49,7 +49,7 @@ def test_a_kept_table_that_cannot_be_believed_is_made_anew(records: Path, damage
     found, file = results(records), records / TABLE_FILE
     content = file.read_bytes()
     if damage == "version":
-        pq.write_table(pq.read_table(file).replace_schema_metadata({b"wattcount.results": b"older"}), file)
+        pq.write_table(pq.read_table(file).replace_schema_metadata({b"wattcount.result": b"older"}), file)
     elif damage == "columns":
         pq.write_table(pq.read_table(file).drop_columns(["status"]), file)
     elif damage == "folder":
@@ -66,7 +66,7 @@ def test_a_folder_that_cannot_be_written_is_read_all_the_same(
     def refuse(*_args: object, **_options: object) -> None:
         raise PermissionError(13, "read-only")
 
-    monkeypatch.setattr("wattcount.results.table.replacing", refuse)
+    monkeypatch.setattr("wattcount.result.table.replacing", refuse)
     assert len(results(records)) == 5
     assert not (records / TABLE_FILE).exists()
 
