@@ -165,8 +165,8 @@ def test_one_failure_does_not_end_a_sweep(calls: Calls, capsys: pytest.CaptureFi
     captured = capsys.readouterr()
     assert captured.out.count("record: ") == 3
     assert "3 of 5 points not done:" in captured.err
-    assert "model=tiny seed=1: failed: out of memory" in captured.err
-    assert "model=tiny seed=3: not started: no" in captured.err
+    assert "\n  seed=1: failed: out of memory" in captured.err
+    assert "\n  seed=3: not started: no" in captured.err
 
 
 @pytest.mark.parametrize("code", [130, 143])
@@ -288,7 +288,7 @@ def test_points_that_another_sweep_measures_come_last(
     ]  # fmt: skip
     captured = capsys.readouterr()
     assert captured.out.count("record: ") == 4
-    assert "1 of 4 points not done:\n  model=tiny seed=2: failed: what went wrong" in captured.err
+    assert "1 of 4 points not done:\n  seed=2: failed: what went wrong" in captured.err
 
 
 def test_the_runs_of_a_sweep_have_one_rest_between_them(calls: Calls) -> None:

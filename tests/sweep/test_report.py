@@ -127,3 +127,13 @@ def test_results_are_listed_at_the_end_unless_they_are_many() -> None:
     (command,) = result_lines(SweepResult(plan, done, records_dir=Path("/my records")))
     assert command == "results: wattcount status s --all-points --records-dir '/my records'"
     assert list(result_lines(SweepResult(plan))) == []
+
+
+def test_what_is_not_done_is_named_by_what_tells_it_from_others() -> None:
+    same = ("model=m", "engine.enforce_eager=true")
+    points = [planned(f"{n}", overrides=(*same, f"seed={n}", "sweep.workers=2"), seed=n) for n in (0, 1)]
+    failed = Outcome(State.failed, "1", exit_code=1, reason="timeout", message="too slow", attempt=2)
+    lines = list(end_lines(SweepResult(Plan("s", tuple(points), "", ()), {"1": failed})))
+    assert lines[1:4] == ["  seed=0: not begun", "  seed=1: failed: too slow", "      timeout, 2 tries"]
+    alone = list(end_lines(SweepResult(Plan("s", (points[0],), "", ()))))
+    assert alone[1] == "  model=m engine.enforce_eager=true seed=0: not begun"

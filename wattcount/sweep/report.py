@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -165,8 +165,10 @@ def end_lines(sweep: SweepResult) -> Iterator[str]:
     wanted = len(plan.points) - len(skipped)
     if wrong:
         yield f"wattcount: {len(wrong):,} of {wanted:,} points not done:"
+    all_overrides = [frozenset(point.overrides) for point in plan.points]
+    shared = frozenset.intersection(*all_overrides) if all_overrides else frozenset()
     for point in wrong:
-        yield from _problem(point, sweep.outcomes.get(point.key))
+        yield from _problem(_what(point, shared), sweep.outcomes.get(point.key))
     if wrong or skipped:
         yield (
             f"sweep {plan.name}: {wanted - len(wrong):,} done ({len(before):,} before), {len(wrong):,} not done, "
@@ -178,8 +180,7 @@ def end_lines(sweep: SweepResult) -> Iterator[str]:
         yield f"  skipped {count:,}: {reason}"
 
 
-def _problem(point: Point, outcome: Outcome | None) -> Iterator[str]:
-    what = short_overrides(point.overrides)
+def _problem(what: str, outcome: Outcome | None) -> Iterator[str]:
     if outcome is None:
         yield from wrapped("  ", f"{what}: not begun", "      ")
         return
@@ -194,9 +195,10 @@ def _problem(point: Point, outcome: Outcome | None) -> Iterator[str]:
         yield _cut(f"      log: {outcome.log_line}")
 
 
-def short_overrides(overrides: Sequence[str]) -> str:
-    """Those that say what a point is, and not its sweep."""
-    return " ".join(text for text in overrides if not text.startswith((*NOT_WHAT, "experiment=")))
+def _what(point: Point, shared: Set[str]) -> str:
+    """Overrides that tell a point from others of its sweep; those that say what it is, where it is the only one."""
+    mine = [text for text in point.overrides if not text.startswith((*NOT_WHAT, "experiment="))]
+    return " ".join([text for text in mine if text not in shared] or mine)
 
 
 def duration(seconds: float) -> str:

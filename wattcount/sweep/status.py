@@ -216,7 +216,7 @@ def _failures(found: Sequence[Group], *, everything: bool) -> list[Text]:
         for point, outcome in rows if everything else rows[-1:]:
             again = ", to be tried again" if outcome.state is State.waiting else ""
             tried = f"{outcome.state.value}, tried {_times(outcome.attempt)}{again}"
-            lines.append(Text(f"    {point.label}: {tried}"))
+            lines += [Text(line) for line in wrapped("    ", f"{point.label}: {tried}", "      ")]
             if outcome.message:
                 lines += _indented(outcome.message, 6)
     return lines
