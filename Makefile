@@ -36,10 +36,11 @@ $(VENV)/.installed-all: $(SOURCES)
 	VENV=$(VENV) EXTRAS=$(TEST_EXTRAS) tools/install.sh
 	touch $@
 
-lint: setup ## ruff, mypy --strict
+lint: setup ## ruff, mypy --strict, the import contracts of pyproject.toml
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+	$(PY) tools/lint_imports.py
 
 cpp_tests = export PATH="$(abspath $(VENV))/bin:$$PATH"; set -e; for preset in $(1); do \
   cmake --preset $$preset >/dev/null && cmake --build --preset $$preset && ctest --preset $$preset; done

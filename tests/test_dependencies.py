@@ -61,7 +61,7 @@ def imported(folder: Path) -> dict[str, set[str]]:
     ("folder", "extras"),
     [
         ("wattcount", ("plot", "slurm", "ray")),
-        ("tests", ("dev", "postgres")),
+        ("tests", ("dev", "postgres", "slurm", "ray")),
         ("tools", ("dev", "bench")),
         ("benchmarks", ("bench",)),
     ],

@@ -1,4 +1,4 @@
-"""Each package imports only what stands to its left in docs/architecture.md."""
+"""Who may use what, as far as the import contracts of pyproject.toml cannot say it: a native module, and names in code."""
 
 from __future__ import annotations
 
@@ -12,25 +12,6 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "wattcount"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-
-
-def order(first: str) -> dict[str, int]:
-    """Each name's place in the line of docs/architecture.md that begins with `first`: `a, b < c < d`."""
-    text = (ROOT / "docs" / "architecture.md").read_text()
-    line = next(line for line in text.splitlines() if line.startswith(f"    {first} <"))
-    return {name.strip(): rank for rank, names in enumerate(line.split("<")) for name in names.split(",")}
-
-
-RANK = order("masking, text")
-
-SPLIT = {f"wattcount.{name.partition('.')[0]}" for name in RANK if "." in name}
-"""Packages with modules that have places of their own; the packages themselves hold no code."""
-
-CROSSING = {
-    # A backend that is emulated opens its own machine.
-    ("wattcount.gpu.nvml", "wattcount.emulation.machine"),
-}
-"""Imports against the order, each with its reason."""
 
 
 def name_of(file: Path) -> str:
@@ -62,56 +43,13 @@ def imports(file: Path) -> Iterator[str]:
             yield from (f"{base}.{alias.name}" for alias in node.names)
 
 
-def layer(module: str) -> str | None:
-    """`config` of `wattcount.config.loader`, or the module itself where it has a place of its own; None for the top level."""
-    parts = module.split(".")
-    names = (".".join(parts[1:3]), parts[1]) if len(parts) > 1 else ()
-    return next((name for name in names if name in RANK), None)
-
-
-def inside(package: Path) -> set[str]:
-    return {file.relative_to(package).parts[0].removesuffix(".py") for file in package.rglob("*.py")}
-
-
-def test_every_package_has_a_layer() -> None:
-    assert inside(PACKAGE) - {"__init__", "__main__", "emulator"} == {
-        name for name in RANK if "." not in name
-    }
-
-
-@pytest.mark.parametrize("file", MODULES, ids=name_of)
-def test_imports_only_to_the_left(file: Path) -> None:
-    own = layer(name_of(file))
-    if own is None:
-        return  # wattcount, wattcount.__main__
-    for target in imports(file):
-        other = layer(target) if target.startswith("wattcount.") else None
-        if other is None or other == own or target in SPLIT:
-            continue
-        crossing = any(name_of(file) == source and target.startswith(allowed) for source, allowed in CROSSING)
-        assert RANK[other] < RANK[own] or crossing, f"{own} must not import {target}"
-
-
-@pytest.mark.parametrize(
-    ("package", "may"),
-    [
-        ("wattcount.gpu._native", ("wattcount.gpu.", "wattcount.emulation.")),
-        ("vllm", ("wattcount.engines.vllm.",)),
-        ("wattcount.engines.vllm", ("wattcount.engines.vllm.",)),
-        ("wattcount.engines.tiny", ("wattcount.engines.tiny.",)),
-        ("mlflow", ("wattcount.tracking",)),
-        ("hydra", ("wattcount.config", "wattcount.cli", "wattcount.sweep")),
-    ],
-)
-def test_who_may_import_what(package: str, may: tuple[str, ...]) -> None:
-    users = {
-        name_of(file)
-        for file in MODULES
-        for target in imports(file)
-        if target == package or target.startswith(f"{package}.")
-    }
-    assert users, f"nobody imports {package}: this test looks for the wrong name"
-    assert [user for user in sorted(users) if not user.startswith(may)] == []
+def test_only_gpus_and_their_emulation_use_the_native_module() -> None:
+    native = "wattcount.gpu._native"
+    users = {name_of(file) for file in MODULES if native in imports(file)}
+    assert users, f"nobody imports {native}: this test looks for the wrong name"
+    assert [
+        user for user in sorted(users) if not user.startswith(("wattcount.gpu.", "wattcount.emulation."))
+    ] == []
 
 
 @pytest.mark.parametrize("file", MODULES, ids=name_of)
