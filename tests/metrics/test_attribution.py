@@ -29,6 +29,7 @@ from wattcount.metrics.summary import summary
 from wattcount.metrics.work import MIN_INTERVAL_S, Reach, fit
 from wattcount.records import Record
 from wattcount.records.schema import Phase, PhaseSpan
+from wattcount.results import Result
 
 H200 = sorted((Path(__file__).resolve().parents[2] / "data" / "h200" / "records").glob("*/*/"))
 
@@ -438,7 +439,7 @@ def test_servers_at_the_power_limit_say_so_and_others_do_not(point: str, said: b
     assert (CODE in findings) is said
     assert content["validity"]["valid"]
     console = Console(width=200, record=True)
-    console.print(summary(record.info, content))
+    console.print(summary(Result.of(record, content)))
     assert ("says nothing of a lighter load" in console.export_text()) is said
 
 
