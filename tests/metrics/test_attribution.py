@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from synthetic_record import SyntheticRun, at, observation, steady_requests
 from synthetic_steps import SimulatedEngine, even_work, ns, requests
-from wattcount.results import Result
+from wattcount.result import Result
 
 from wattcount.metrics import attribution, compute, work
 from wattcount.metrics.attribution import (
