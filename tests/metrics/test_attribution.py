@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from rich.console import Console
 from synthetic_record import SyntheticRun, at, observation, steady_requests
 from synthetic_steps import SimulatedEngine, even_work, ns, requests
-from wattcount.result import Result
 
 from wattcount.metrics import attribution, compute, work
 from wattcount.metrics.attribution import (
@@ -30,6 +29,7 @@ from wattcount.metrics.summary import summary
 from wattcount.metrics.work import MIN_INTERVAL_S, Reach, fit
 from wattcount.records import Record
 from wattcount.records.schema import Phase, PhaseSpan
+from wattcount.result import Result
 
 H200 = sorted((Path(__file__).resolve().parents[2] / "data" / "h200" / "records").glob("*/*/"))
 
