@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Sequence
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,8 @@ from wattcount.engines.plugin import EnginePlugin
 from wattcount.errors import ERROR_CHARACTERS, NotStartedError, one_line
 
 if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
     from wattcount.config.schema import RunConfig
     from wattcount.engines.base import Engine
 
@@ -63,6 +64,8 @@ def create(cfg: RunConfig, gpu_uuids: Sequence[str], log_dir: Path) -> Engine:
 
 
 def _entry_points() -> dict[str, list[EntryPoint]]:
+    from importlib.metadata import entry_points  # slow to import, and seldom needed
+
     found: dict[str, list[EntryPoint]] = {}
     for point in entry_points(group=GROUP):
         if point.name not in PACKAGED:
