@@ -25,10 +25,10 @@ from wattcount.metrics.attribution import (
 )
 from wattcount.metrics.gpu import load_clocks
 from wattcount.metrics.observations import Window, phase_window
-from wattcount.metrics.summary import summary
 from wattcount.metrics.work import MIN_INTERVAL_S, Reach, fit
 from wattcount.records import Record
 from wattcount.records.schema import Phase, PhaseSpan
+from wattcount.report.summary import summary
 from wattcount.result import Result
 
 H200 = sorted((Path(__file__).resolve().parents[2] / "data" / "h200" / "records").glob("*/*/"))

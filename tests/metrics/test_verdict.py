@@ -12,10 +12,10 @@ import pytest
 from synthetic_record import SyntheticRun, rewrite_metrics
 
 from wattcount.cli.main import main
-from wattcount.metrics.summary import print_summary
 from wattcount.metrics.verdict import Status
 from wattcount.records import Record
 from wattcount.records.schema import Validity
+from wattcount.report.summary import print_summary
 from wattcount.result import Result, glance, judge
 from wattcount.run.resume import Wanted
 from wattcount.sweep.index import read_index

@@ -19,9 +19,9 @@ from wattcount import importers
 from wattcount.cli.records import find_records
 from wattcount.errors import EXIT_FAILED, EXIT_OK, NotStartedError
 from wattcount.metrics import spec
-from wattcount.metrics.summary import describe, evidence_label, gpu_label, load_label
-from wattcount.metrics.units import scale_for, significant
 from wattcount.records import Record
+from wattcount.report.labels import describe, evidence_label, gpu_label, load_label
+from wattcount.report.units import scale_for, significant
 from wattcount.result import Result
 from wattcount.study.statistics import spread
 from wattcount.terminal import WIDTH, console

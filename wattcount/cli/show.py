@@ -16,10 +16,10 @@ from rich.text import Text
 from wattcount.cli.records import find_records
 from wattcount.errors import EXIT_FAILED, EXIT_OK
 from wattcount.metrics import load_metrics, spec
-from wattcount.metrics.summary import print_summary
-from wattcount.metrics.units import quantity
 from wattcount.records import Record
 from wattcount.records.schema import RunInfo
+from wattcount.report.summary import print_summary
+from wattcount.report.units import quantity
 from wattcount.result import Result
 from wattcount.terminal import console
 from wattcount.text import printable

@@ -86,7 +86,7 @@ def _adaptive(server: ServerConfig) -> bool:
 def headline(cfg: RunConfig) -> str:
     """`llama3_8b on NVIDIA H200, server 4 requests/s, fp8`."""
     from wattcount.config.levers import with_levers
-    from wattcount.metrics.summary import load_label
+    from wattcount.report.labels import load_label
 
     gpus = f"{cfg.gpu.count} x " if cfg.gpu.count > 1 else ""
     number, rate = getattr(cfg.scenario, "num_requests", None), getattr(cfg.scenario, "rate_rps", None)
@@ -346,8 +346,8 @@ class LiveDisplay(Display):
 def _print_summary(path: Path, write: Callable[[Any], None]) -> None:
     """The table of the run's figures; a record that cannot be read says so itself elsewhere."""
     from wattcount.errors import WattcountError
-    from wattcount.metrics.summary import print_summary
     from wattcount.records.reader import Record
+    from wattcount.report.summary import print_summary
     from wattcount.result import Result
 
     try:

@@ -12,9 +12,9 @@ from typing import Any
 
 from wattcount.errors import WattcountError
 from wattcount.metrics.registry import METRICS
-from wattcount.metrics.summary import evidence_label
-from wattcount.metrics.units import quantity
 from wattcount.records.reader import Record
+from wattcount.report.labels import evidence_label
+from wattcount.report.units import quantity
 from wattcount.sweep.outcome import Outcome, State
 from wattcount.sweep.plan import Point
 

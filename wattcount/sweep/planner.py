@@ -14,8 +14,8 @@ from typing import Protocol
 from wattcount.config.identity import planned_key, planned_point
 from wattcount.config.levers import with_levers
 from wattcount.config.schema import BatchConfig, EngineConfig, GpuConfig, ModelConfig, RunConfig, ServerConfig
-from wattcount.metrics.summary import load_label
 from wattcount.metrics.verdict import Status
+from wattcount.report.labels import load_label
 from wattcount.sweep.estimate import Estimator
 from wattcount.sweep.index import RecordIndex
 from wattcount.sweep.machine import Here, skip_of

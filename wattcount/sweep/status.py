@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.text import Text
 
-from wattcount.metrics.units import quantity
+from wattcount.report.units import quantity
 from wattcount.sweep.columns import COLUMNS, clock, evidence_of, result_text, table_lines, values, wrapped
 from wattcount.sweep.ledger import sweep_folder
 from wattcount.sweep.outcome import Outcome, State

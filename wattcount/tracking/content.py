@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from wattcount.config.validation import TAG_LIMIT
 from wattcount.metrics.observations import MISSING, gpu_uuids, int_column
-from wattcount.metrics.summary import describe, gpu_label
 from wattcount.records import Record
 from wattcount.records.schema import Phase, RunInfo
+from wattcount.report.labels import describe, gpu_label
 from wattcount.result import Result
 
 PARAM_LIMIT = 6000

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wattcount.metrics.units import quantity, scale_for, significant
+from wattcount.report.units import quantity, scale_for, significant
 
 SIZES = {"MJ": 1e6, "kJ": 1e3, "J": 1.0, "mJ": 1e-3, "uJ": 1e-6}
 

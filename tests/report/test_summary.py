@@ -4,9 +4,9 @@ from rich.console import Console
 from synthetic_record import SyntheticRun, observation, request, steady_requests
 
 from wattcount.config.schema import SloConfig, Weights
-from wattcount.metrics.summary import print_summary
 from wattcount.records import Record
 from wattcount.records.schema import Evidence, Validity
+from wattcount.report.summary import print_summary
 from wattcount.result import Result
 
 

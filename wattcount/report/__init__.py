@@ -1,0 +1,1 @@
+"""What people read of figures: their units and formats, what runs and loads are called, a result in a few lines."""
