@@ -12,10 +12,6 @@ BY_THE_ESTIMATOR = ("energy", "power", "attribution", "window/power")
 """Keys that begin so rest on the estimate of an energy."""
 
 
-U95_TOLERANCE = 1e-4
-"""Of uncertainties [share]: those of the records in `data/` were stored with an approximation of Student's t that was up to 2e-5 off."""
-
-
 def check(fresh: dict[str, Any], stored: dict[str, Any]) -> None:
     """The same figures where they were stored by this version of the metrics.
 
@@ -28,9 +24,8 @@ def check(fresh: dict[str, Any], stored: dict[str, Any]) -> None:
         assert set(now) == set(before)
         assert fresh["null_reasons"] == stored["null_reasons"]
     for key, value in before.items():
-        tolerance = U95_TOLERANCE if "_u95" in key else 1e-9
         if same_version or not key.startswith(BY_THE_ESTIMATOR):
-            assert now[key] == (value if value is None else pytest.approx(value, rel=tolerance)), key
+            assert now[key] == (value if value is None else pytest.approx(value, rel=1e-9)), key
     for key in ("energy/gpu_j", "energy/gpu_j_per_output_token", "energy/gpu_j_per_request"):
         if before[key] is None:
             assert now[key] is None
