@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wattcount.report.units import quantity, scale_for, significant
+from wattcount.report.units import clock, count, duration, quantity, scale_for, significant
 
-SIZES = {"MJ": 1e6, "kJ": 1e3, "J": 1.0, "mJ": 1e-3, "uJ": 1e-6}
+SIZES = {"GJ": 1e9, "MJ": 1e6, "kJ": 1e3, "J": 1.0, "mJ": 1e-3, "uJ": 1e-6}
 
 
 @pytest.mark.parametrize(
@@ -17,6 +17,7 @@ SIZES = {"MJ": 1e6, "kJ": 1e3, "J": 1.0, "mJ": 1e-3, "uJ": 1e-6}
         (41_600.0, "J", "41.60 kJ"),
         (0.99996, "J", "1.000 J"),
         (999.96, "J", "1.000 kJ"),
+        (36e9, "J", "36.00 GJ"),
         (0, "J", "0 J"),
         (-125.0, "J", "-125.0 J"),
         (693.2, "W", "693.2 W"),
@@ -54,3 +55,39 @@ def test_one_scale_for_a_row_suits_its_smallest_value():
     assert scale_for([None, None], "J") == (1.0, "J")
     assert scale_for([0.0, 0], "W") == (1.0, "W")
     assert scale_for([4.0], "requests/s") == (1.0, "requests/s")
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "text"),
+    [(None, 3, "-"), (0.0, 3, "0"), (1234.5, 3, "1234"), (0.0812, 2, "0.081"), (0.9996, 3, "1.00")],
+)
+def test_significant_has_as_many_digits_as_are_asked_for(value, digits, text):
+    assert significant(value, digits) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0:00"), (7.9, "0:07"), (750, "12:30"), (3723, "1:02:03"), (360000, "100:00:00"), (-1, "0:00")],
+)
+def test_clock(seconds, text):
+    assert clock(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (45, "45 s"),
+        (89.6, "90 s"),
+        (90, "2 min"),
+        (3570, "1 h"),
+        (12000, "3 h 20 min"),
+        (2 * 86400, "2 days"),
+        (4 * 86400 + 6 * 3600, "4 days 6 h"),
+    ],
+)
+def test_duration(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_count():
+    assert [count(number, "point") for number in (0, 1, 3211)] == ["0 points", "1 point", "3,211 points"]

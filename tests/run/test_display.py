@@ -14,7 +14,7 @@ from wattcount.config.loader import changed
 from wattcount.config.schema import BatchConfig, DisplayConfig, RunConfig, Weights
 from wattcount.records.schema import Phase
 from wattcount.run import display
-from wattcount.run.display import LiveDisplay, PlainDisplay, clock
+from wattcount.run.display import LiveDisplay, PlainDisplay
 from wattcount.scenario.journal import Progress
 
 
@@ -70,13 +70,6 @@ def drawn(cfg: RunConfig, *reports: Progress, width: int = 80) -> str:
     shown.ended(None)
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
     return text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "shown"), [(0, "0:00"), (7.9, "0:07"), (750, "12:30"), (3723, "1:02:03"), (-1, "0:00")]
-)
-def test_clock(seconds: float, shown: str) -> None:
-    assert clock(seconds) == shown
 
 
 def test_a_terminal_gets_a_live_display_anything_else_lines() -> None:

@@ -19,7 +19,6 @@ from wattcount.study.tables import (
     deployed,
     lever_savings,
     load_curve,
-    number,
     scatter_words,
     shape_ratios,
     shapes,
@@ -371,13 +370,6 @@ def test_a_run_is_named_by_what_is_not_usual() -> None:
     assert name_of(run(0.1)) == "llama3_8b, batch of 512"
     assert name_of(server(0.1, 4, quantization="fp8")) == "llama3_8b, server, 4 requests/s, fp8"
     assert name_of(shape(0.1)) == "gpt2, batch of 256, 256 in, 64 out, eager"
-
-
-@pytest.mark.parametrize(
-    ("value", "digits", "text"), [(None, 3, "-"), (0.0, 3, "0"), (1234.5, 3, "1234"), (0.0812, 2, "0.081")]
-)
-def test_numbers_have_a_few_digits(value: float | None, digits: int, text: str) -> None:
-    assert number(value, digits) == text
 
 
 def test_a_table_is_markdown() -> None:

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from sweep_ledger import planned
 
-from wattcount.sweep.columns import WIDTH
 from wattcount.sweep.outcome import Outcome, State
 from wattcount.sweep.plan import Plan, Point
 from wattcount.sweep.report import SweepResult, end_lines, plan_lines, result_lines
+from wattcount.terminal import WIDTH
 
 MODELS = [f"model_of_some_length_{number:02d}" for number in range(50)]
 
@@ -45,6 +45,11 @@ def groups(lines: Sequence[str]) -> Mapping[str, tuple[int, int, int]]:
         )
         for gpus, points, models, names in found
     }
+
+
+def test_an_estimate_is_no_finer_than_it_is_known() -> None:
+    points = [planned(str(number), wall_s=100.0, energy_j=51_234.5) for number in range(100)]
+    assert "  estimate: 2 h 47 min of runs, 5.1 MJ" in shown(points)
 
 
 def test_a_plan_of_thousands_of_skips_is_read_at_a_glance() -> None:

@@ -16,7 +16,7 @@ from rich.text import Text
 from wattcount.config.loader import did_you_mean
 from wattcount.config.paths import default_records_dir
 from wattcount.errors import EXIT_OK, NotStartedError, WattcountError
-from wattcount.sweep.columns import clock
+from wattcount.report.units import duration
 from wattcount.sweep.ledger import read_state, sweeps
 from wattcount.sweep.outcome import State
 from wattcount.sweep.state import SweepState
@@ -129,7 +129,7 @@ def _list(states: Sequence[SweepState]) -> Table:
             f"{counts[State.done]} ({100 * share_done(sweep):.0f} %)",
             str(bad),
             str(counts[State.running] + counts[State.waiting]),
-            "-" if sweep.time_left_s is None else clock(sweep.time_left_s),
+            "-" if sweep.time_left_s is None else duration(sweep.time_left_s),
             "-" if sweep.energy_j is None else energy_text(sweep).partition(",")[0],
         )
     return table

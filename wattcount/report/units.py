@@ -1,4 +1,4 @@
-"""Numbers for people: few significant digits, a prefix that fits, never a unit left to guess."""
+"""Numbers, times and counts as text: few significant digits, a prefix that fits, never a unit left to guess."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ DIGITS = 4
 """Significant digits shown; the sensors are worth fewer."""
 
 _PREFIXES: dict[str, list[tuple[float, str]]] = {
-    "J": [(1e6, "MJ"), (1e3, "kJ"), (1.0, "J"), (1e-3, "mJ"), (1e-6, "uJ")],
+    "J": [(1e9, "GJ"), (1e6, "MJ"), (1e3, "kJ"), (1.0, "J"), (1e-3, "mJ"), (1e-6, "uJ")],
     "W": [(1.0, "W"), (1e-3, "mW")],
     "s": [(1.0, "s"), (1e-3, "ms"), (1e-6, "us")],
     "ms": [(1e3, "s"), (1.0, "ms"), (1e-3, "us")],
@@ -17,8 +17,10 @@ _PREFIXES: dict[str, list[tuple[float, str]]] = {
 _WORDS = {"1": "", "C": "degC"}
 
 
-def significant(value: float, digits: int = DIGITS) -> str:
-    """`value` with `digits` significant digits, without an exponent: 12340, 1.234, 0.01234."""
+def significant(value: float | None, digits: int = DIGITS) -> str:
+    """`value` with `digits` significant digits, without an exponent: 12340, 1.234, 0.01234; None is `-`."""
+    if value is None:
+        return "-"
     if value == 0:
         return "0"
     exponent = int(f"{value:.{digits - 1}e}".rsplit("e", 1)[1])  # of the rounded value: 0.99996 is 1.000
@@ -50,3 +52,29 @@ def quantity(value: float | None, unit: str, digits: int = DIGITS) -> str:
     scale, name = scale_for([value], unit, digits)
     text = str(value) if isinstance(value, int) and unit in ("1", "C") else significant(value / scale, digits)
     return f"{text} {name}".strip()
+
+
+def clock(seconds: float) -> str:
+    """Time that has passed, as a clock shows it: `0:07`, `12:30`, `1:02:03`. Parts of a second are left out."""
+    whole = max(0, int(seconds))
+    hours, minutes = whole // 3600, whole // 60 % 60
+    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
+
+
+def duration(seconds: float) -> str:
+    """Time that is estimated, no finer than it is known: `45 s`, `12 min`, `3 h 20 min`, `4 days 6 h`."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, rest = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {rest} min" if rest else f"{hours} h"
+    days, hours = divmod(hours, 24)
+    return f"{days} days {hours} h" if hours else f"{days} days"
+
+
+def count(number: int, what: str) -> str:
+    """`1 point`, `3,211 points`."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"

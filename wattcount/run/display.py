@@ -18,6 +18,7 @@ from wattcount.config.schema import (
     Weights,
 )
 from wattcount.records.schema import Phase
+from wattcount.report.units import clock
 from wattcount.run.background import Background
 from wattcount.run.orchestrate import Display
 from wattcount.scenario.journal import Progress
@@ -26,8 +27,6 @@ from wattcount.terminal import PlainConsole
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.live import Live
-
-WIDTH = 80
 
 EMULATED = "EMULATED: power comes from a model of a GPU, not from a meter. Not a result."
 RANDOM_WEIGHTS = "RANDOM WEIGHTS: not comparable with runs of the real weights."
@@ -92,13 +91,6 @@ def headline(cfg: RunConfig) -> str:
     number, rate = getattr(cfg.scenario, "num_requests", None), getattr(cfg.scenario, "rate_rps", None)
     load = with_levers(load_label(cfg.scenario.kind.value, number, rate), cfg)
     return f"{cfg.model.name} on {gpus}{cfg.gpu.found_name}, {load}"
-
-
-def clock(seconds: float) -> str:
-    """`0:07`, `12:30`, `1:02:03`."""
-    whole = max(0, int(seconds))
-    hours, minutes = whole // 3600, whole // 60 % 60
-    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
 
 
 class InBackground(Display):

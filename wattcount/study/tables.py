@@ -13,6 +13,7 @@ import numpy as np
 
 from wattcount.config import model_shape
 from wattcount.config.catalogue import model_catalogue
+from wattcount.report.units import significant
 from wattcount.result.result import ENERGY, Result
 from wattcount.study.runs import (
     PER_TOKEN,
@@ -42,10 +43,8 @@ BARE_LIMITS = ("128 at once", "2048 tokens a step")
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """With so many significant digits; `-` for None."""
-    if value is None:
-        return "-"
-    return f"{value:.{max(0, digits - 1 - math.floor(math.log10(abs(value))))}f}" if value else "0"
+    """`value` as in every table; None is `-`."""
+    return significant(value, digits)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

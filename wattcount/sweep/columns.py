@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,12 +13,11 @@ from wattcount.errors import WattcountError
 from wattcount.metrics.registry import METRICS
 from wattcount.records.reader import Record
 from wattcount.report.labels import evidence_label
-from wattcount.report.units import quantity
+from wattcount.report.units import clock, quantity
 from wattcount.sweep.outcome import Outcome, State
 from wattcount.sweep.plan import Point
+from wattcount.terminal import WIDTH
 
-WIDTH = 80
-"""Characters of a line: what every terminal has."""
 GAP = 2
 LEAST_WIDTH = 20
 """Least characters for what a point is called."""
@@ -48,13 +46,6 @@ class Column:
         if value is None or self.unit is None:
             return "" if value is None else str(value)
         return clock(value) if self.unit == "s" else quantity(value, self.unit)
-
-
-def clock(seconds: float) -> str:
-    """`0:07`, `12:30`, `1:02:03`."""
-    whole = max(0, math.ceil(seconds - 0.01))
-    hours, minutes = whole // 3600, whole // 60 % 60
-    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
 
 
 @functools.cache

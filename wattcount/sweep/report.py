@@ -8,11 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from wattcount.sweep.columns import WIDTH, evidence_of, table_lines, wrapped
+from wattcount.report.units import count, duration, quantity
+from wattcount.sweep.columns import evidence_of, table_lines, wrapped
 from wattcount.sweep.estimate import MEASURED
 from wattcount.sweep.outcome import Outcome, State
 from wattcount.sweep.plan import Plan, Point
 from wattcount.sweep.planner import NOT_WHAT
+from wattcount.terminal import WIDTH
 
 DECLARED_LINES = 3
 """For the names of a sweep's models, of its GPUs, of its scenarios."""
@@ -20,7 +22,6 @@ SKIPPED_LINES = 12
 """Shared by all groups of skipped points; each has one at least."""
 TABLE_LINES = 20
 """Most points whose results are listed at the end of a sweep."""
-KWH_J = 3.6e6
 
 
 @dataclass(frozen=True)
@@ -55,15 +56,15 @@ def plan_lines(
     states = Counter(point.state for point in plan.points)
     to_run = plan.in_state(State.waiting)
     yield (
-        f"sweep {plan.name}: {_count(len(plan.points), 'point')}: {states[State.waiting]:,} to run, "
+        f"sweep {plan.name}: {count(len(plan.points), 'point')}: {states[State.waiting]:,} to run, "
         f"{states[State.done]:,} done before, {states[State.skipped]:,} skipped"
     )
     if repeated:
         yield f"  {repeated:,} more say the same as one of these and are left out"
     for name in ("model", "gpu", "scenario"):
         values = sorted({getattr(point, name) for point in plan.points})
-        count = f"{len(values)}: " if len(values) > 1 else ""
-        yield from _some(f"  {name + 's':<10}", count, values, " " * 12, DECLARED_LINES)
+        head = f"{len(values)}: " if len(values) > 1 else ""
+        yield from _some(f"  {name + 's':<10}", head, values, " " * 12, DECLARED_LINES)
     repeats = sorted({point.repeat for point in plan.points})
     if len(repeats) > 1:
         yield f"  repeats   {len(repeats)}, one of every point before the next"
@@ -93,11 +94,11 @@ def skip_lines(plan: Plan, records_dir: Path | None = None) -> Iterator[str]:
     for reason, points in sorted(by_reason.items()):
         yield f"  skipped {len(points):,}: {reason}"
         for group in groups[reason]:
-            head = f"{', '.join(group.gpus)}: {_count(group.points, 'point')} of "
+            head = f"{', '.join(group.gpus)}: {count(group.points, 'point')} of "
             if group.models == all_models and len(all_models) > 1:
                 yield from wrapped("    ", f"{head}all {len(all_models)} models", "      ")
             else:
-                head += f"{_count(len(group.models), 'model')}: "
+                head += f"{count(len(group.models), 'model')}: "
                 yield from _some("    ", head, group.models, "      ", lines)
         example = points[0]
         yield from wrapped(
@@ -138,7 +139,7 @@ def _estimate_lines(to_run: Sequence[Point], at_once: int | None) -> Iterator[st
         basis = f"{measured:,} of {len(to_run):,} points by records like them, the rest by data sheets"
     else:
         basis = "no record is like them: by data sheets"
-    yield f"  estimate: {runs}, {energy(sum(joules))}"
+    yield f"  estimate: {runs}, {quantity(sum(joules), 'J', 2)}"
     yield f"            ({basis})"
 
 
@@ -176,8 +177,8 @@ def end_lines(sweep: SweepResult) -> Iterator[str]:
         )
     if sweep.interrupted is not None and wrong:
         yield "the same command again goes on with what is missing"
-    for reason, count in sorted(Counter(point.reason or "" for point in skipped).items()):
-        yield f"  skipped {count:,}: {reason}"
+    for reason, points in sorted(Counter(point.reason or "" for point in skipped).items()):
+        yield f"  skipped {points:,}: {reason}"
 
 
 def _problem(what: str, outcome: Outcome | None) -> Iterator[str]:
@@ -201,27 +202,6 @@ def _what(point: Point, shared: Set[str]) -> str:
     return " ".join([text for text in mine if text not in shared] or mine)
 
 
-def duration(seconds: float) -> str:
-    """`45 s`, `12 min`, `3 h 20 min`, `4 days 6 h`."""
-    minutes = round(seconds / 60)
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if minutes < 60:
-        return f"{minutes} min"
-    hours, rest = divmod(minutes, 60)
-    if hours < 48:
-        return f"{hours} h {rest} min" if rest else f"{hours} h"
-    days, hours = divmod(hours, 24)
-    return f"{days} days {hours} h" if hours else f"{days} days"
-
-
-def energy(joules: float) -> str:
-    """`850 J`, `120 kJ`, `1.4 kWh`."""
-    if joules >= KWH_J / 10:
-        return f"{joules / KWH_J:.2g} kWh" if joules < 10 * KWH_J else f"{joules / KWH_J:,.0f} kWh"
-    return f"{joules / 1e3:.3g} kJ" if joules >= 1e3 else f"{joules:.0f} J"
-
-
 def _some(first: str, head: str, names: Sequence[str], rest: str, lines: int) -> list[str]:
     """As many of the names as `lines` hold, one at least, and how many more there are."""
     found: list[str] = []
@@ -231,10 +211,6 @@ def _some(first: str, head: str, names: Sequence[str], rest: str, lines: int) ->
         if len(found) <= lines:
             break
     return found
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _cut(line: str) -> str:

@@ -12,8 +12,8 @@ from typing import Any
 
 from rich.text import Text
 
-from wattcount.report.units import quantity
-from wattcount.sweep.columns import COLUMNS, clock, evidence_of, result_text, table_lines, values, wrapped
+from wattcount.report.units import clock, count, duration, quantity
+from wattcount.sweep.columns import COLUMNS, evidence_of, result_text, table_lines, values, wrapped
 from wattcount.sweep.ledger import sweep_folder
 from wattcount.sweep.outcome import Outcome, State
 from wattcount.sweep.state import Row, Start, SweepState
@@ -50,8 +50,8 @@ def condition(sweep: SweepState) -> str:
 
 
 def counts_text(sweep: SweepState) -> str:
-    """`3211 done, 12 failed, 2 running, 2355 waiting`."""
-    return ", ".join(f"{sweep.counts[state]} {state.value}" for state in _ORDER if sweep.counts[state])
+    """`3,211 done, 12 failed, 2 running, 2,355 waiting`."""
+    return ", ".join(f"{sweep.counts[state]:,} {state.value}" for state in _ORDER if sweep.counts[state])
 
 
 def energy_text(sweep: SweepState) -> str:
@@ -59,20 +59,20 @@ def energy_text(sweep: SweepState) -> str:
     if sweep.energy_j is None:
         return "not known yet"
     done = sweep.counts[State.done]
-    of = "" if sweep.energy_of == done else f", known of {sweep.energy_of} of {done} done"
+    of = "" if sweep.energy_of == done else f", known of {sweep.energy_of:,} of {done:,} done"
     return f"{quantity(sweep.energy_j, 'J')}{of}"
 
 
 def time_text(sweep: SweepState) -> str:
-    """`12:34:00, from what was measured`."""
+    """`12 h 34 min, from what was measured`."""
     basis = "from what was measured" if sweep.time_left_basis == "measured" else "as predicted"
     if sweep.work_left_s is None:
         return "not known yet"
     if not sweep.counts[State.waiting] + sweep.counts[State.running]:
         return "nothing left to measure"
     if sweep.time_left_s is not None:
-        return f"{clock(sweep.time_left_s)}, {basis}"
-    return f"{clock(sweep.work_left_s)} of runs one after another when started again, {basis}"
+        return f"{duration(sweep.time_left_s)}, {basis}"
+    return f"{duration(sweep.work_left_s)} of runs one after another when started again, {basis}"
 
 
 def latest_text(sweep: SweepState) -> str | None:
@@ -166,7 +166,7 @@ def render(sweep: SweepState, *, everything: bool = False) -> list[Text]:
     if skipped := groups(sweep.skipped):
         shown.append(Text("skipped", style="bold"))
         for group in skipped if everything else skipped[:SHOWN]:
-            shown.append(Text(f"  {group.reason}: {_points(len(group.rows))}"))
+            shown.append(Text(f"  {group.reason}: {count(len(group.rows), 'point')}"))
             for point, outcome in group.rows if everything else group.rows[:1]:
                 shown += _indented(f"{point.label}: {outcome.message or '-'}", 4)
     done = [row for row in sweep.rows if row[1].state is State.done]
@@ -181,7 +181,7 @@ def render(sweep: SweepState, *, everything: bool = False) -> list[Text]:
 
 def _facts(sweep: SweepState) -> list[Text]:
     facts = {
-        "points": f"{counts_text(sweep) or 'none'} of {len(sweep.plan.points)}",
+        "points": f"{counts_text(sweep) or 'none'} of {len(sweep.plan.points):,}",
         "share done": f"{100 * share_done(sweep):.1f} % of what can be measured",
         "time left": time_text(sweep),
         "energy so far": energy_text(sweep),
@@ -211,7 +211,7 @@ def _failures(found: Sequence[Group], *, everything: bool) -> list[Text]:
     lines: list[Text] = []
     for group in found if everything else found[:SHOWN]:
         rows = sorted(group.rows, key=lambda row: row[1].t_utc_ns)
-        text = f"  {group.reason}: {_points(len(rows))}, tried {_times(group.tries)}"
+        text = f"  {group.reason}: {count(len(rows), 'point')}, tried {_times(group.tries)}"
         lines.append(Text(text, style="red"))
         for point, outcome in rows if everything else rows[-1:]:
             again = ", to be tried again" if outcome.state is State.waiting else ""
@@ -229,10 +229,6 @@ def _who(start: Start) -> str:
 def _where(outcome: Outcome) -> str:
     gpus = [uuid[:12] for uuid in (outcome.gpu_uuid or "").split(",") if uuid]
     return " ".join([outcome.host or "?", *gpus])
-
-
-def _points(number: int) -> str:
-    return f"{number} point{'' if number == 1 else 's'}"
 
 
 def _times(number: int) -> str:
@@ -323,7 +319,7 @@ def sweep_page(sweep: SweepState, records_dir: str | Path) -> SweepPage:
 def _note(sweep: SweepState, evidence: str | None) -> str:
     at = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(sweep.t_utc_ns / 1e9))
     lines = [
-        f"**{_points(len(sweep.plan.points))}: {counts_text(sweep) or 'none'}**",
+        f"**{count(len(sweep.plan.points), 'point')}: {counts_text(sweep) or 'none'}**",
         "",
         f"As of {at}: {start_text(sweep)}.",
         "",
@@ -332,8 +328,12 @@ def _note(sweep: SweepState, evidence: str | None) -> str:
         f"- energy so far: {energy_text(sweep)}",
         f"- latest result: {latest_text(sweep) or 'none yet'}",
     ]
-    lines += [f"- failed, {group.reason}: {_points(len(group.rows))}" for group in groups(sweep.failures)]
-    lines += [f"- skipped, {group.reason}: {_points(len(group.rows))}" for group in groups(sweep.skipped)]
+    lines += [
+        f"- failed, {group.reason}: {count(len(group.rows), 'point')}" for group in groups(sweep.failures)
+    ]
+    lines += [
+        f"- skipped, {group.reason}: {count(len(group.rows), 'point')}" for group in groups(sweep.skipped)
+    ]
     lines += [
         "",
         "Every point is in `results.json` and `results.csv`, the runs of its records are below this one. MLflow calls "

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, TextIO
 
 from wattcount.clock import now_ns
 from wattcount.config.schema import RunConfig
+from wattcount.report.units import clock, count
 from wattcount.run.background import Background
-from wattcount.run.display import PHASE_NAMES, clock
+from wattcount.run.display import PHASE_NAMES
 from wattcount.scenario.journal import Progress
 from wattcount.sweep.columns import evidence_of, result_text
 from wattcount.sweep.lane import Said
@@ -235,7 +236,7 @@ class Block(Watcher):
         """What is said of the sweep as a whole."""
         state = self._state
         lines = [
-            f"{len(state.plan.points)} points: {counts_text(state)}",
+            f"{count(len(state.plan.points), 'point')}: {counts_text(state)}",
             f"time left: {time_text(state)}; energy so far: {energy_text(state)}",
         ]
         if (latest := latest_text(state)) is not None:
