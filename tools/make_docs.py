@@ -83,6 +83,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         **{f"shapes-{gpu}": of(tables.shapes, gpu) for gpu in STUDIED},
         "gpus": of(tables.shape_ratios, *STUDIED),
         "deployed": of(tables.deployed, "campaign"),
+        "headline": of(tables.headline, "campaign"),
     },
     "catalogue.md": {
         "models": catalogue_tables.catalogue_models,

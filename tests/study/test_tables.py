@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from wattcount.study.runs import PER_TOKEN, TOKENS, WATTS, board_of, name_of, sc
 from wattcount.study.statistics import Scatter, change, half_width
 from wattcount.study.tables import (
     deployed,
+    headline,
     lever_savings,
     load_curve,
     scatter_words,
@@ -146,7 +148,7 @@ def test_the_boards_of_a_run_on_two_gpus_are_both_named() -> None:
     assert board_of(entry) == "3733+8d2e"
 
 
-@pytest.mark.parametrize("make", [lever_savings, load_curve, shapes])
+@pytest.mark.parametrize("make", [headline, lever_savings, load_curve, shapes])
 def test_without_entries_a_table_is_its_header(make: Any) -> None:
     assert len(make(()).splitlines()) == 2
 
@@ -336,6 +338,36 @@ def test_what_is_deployed_stands_beside_the_limits_of_a_bare_engine_on_the_same_
 
 
 # -- one GPU beside another
+
+
+def on_h200(entry: Result) -> Result:
+    return replace(entry, gpus=("NVIDIA H200",))
+
+
+def test_each_load_has_a_row_for_each_gpu_and_the_ratio_with_its_interval_in_the_first() -> None:
+    h100 = [
+        run(0.11, boards=("aaaa",)),
+        run(0.13, boards=("bbbb",)),
+        run(9.0, valid=False, findings=("odd",)),
+    ]
+    h200 = [on_h200(run(0.08, boards=("cccc",)))]
+    server_alone = [on_h200(server(0.3, 4.0, boards=("cccc",)))]
+    limits = {"max_num_seqs": 128, "max_num_batched_tokens": 2048}
+    first, second, third = rows(headline([*h200, *server_alone, *h100, run(0.5, **limits)]))
+    percent, half = change([0.11, 0.13], [0.08], scatter(h100, h200))
+    assert half is not None
+    assert (first["load"], first["GPU"], first["valid runs"]) == ("llama3_8b, batch of 512", "H100", "2 of 3")
+    assert first["J per output token"].startswith("0.120 ± ")
+    assert first["H100 / H200"] == f"{1 + percent / 100:.2f} ± {half / 100:.2f}"
+    assert (first["boards"], first["findings"]) == ("aaaa, bbbb", "1 of 3 invalid: `odd`")
+    assert first["TTFT p50 / p95 ms"] == "-"
+    assert (second["load"], second["GPU"], second["J per output token"]) == ("", "H200", "0.0800")
+    assert (third["load"], third["GPU"], third["H100 / H200"]) == (
+        "llama3_8b, server, 4 requests/s",
+        "H200",
+        "-",
+    )
+    assert third["TTFT p50 / p95 ms"] == "40.0 / 40.0"
 
 
 def test_a_ratio_at_another_rate_has_a_row_of_its_own() -> None:

@@ -58,8 +58,12 @@ def _changed(turned: Sequence[Result], usual: Sequence[Result], key: str, scatte
 
 
 def _p50_p95(runs: Sequence[Result], name: str) -> str:
-    """Medians over the runs."""
-    return " / ".join(number(over(runs, f"latency/{name}_p{p}_ms", np.median)) for p in (50, 95))
+    """Medians over the runs; `-` where there is none."""
+    return (
+        " / ".join(number(over(runs, f"latency/{name}_p{p}_ms", np.median)) for p in (50, 95))
+        if runs
+        else "-"
+    )
 
 
 def _boards(runs: Sequence[Result]) -> str:
@@ -270,6 +274,39 @@ def deployed(runs: Sequence[Result]) -> str:
 
 
 # -- one GPU beside another
+
+
+def headline(runs: Sequence[Result]) -> str:
+    """Loads as they are deployed on H100 and H200: J per output token, the ratio, latency; invalid runs are only counted."""
+    chosen = [run for run in runs if not is_of_many_shapes(run) and run.levers != BARE_LIMITS]
+    names = ("H100", "H200")
+    by_gpu = [[run for run in chosen if name in "".join(run.gpus)] for name in names]
+    scatter = scatter_of(PER_TOKEN, *by_gpu, many_shapes=False)
+    rows = []
+    for load, found in sorted(by(chosen, lambda run: (run.rate_rps or 0.0, name_of(run))).items()):
+        sides = [[run for run in found if run in side] for side in by_gpu]
+        good = [valid(side) for side in sides]
+        ratio = _ratio_cells(good[0], good[1], scatter)[2]
+        for name, side, counted in zip(names, sides, good, strict=True):
+            if side:
+                first = name == names[0] or not sides[0]
+                rows.append(
+                    [
+                        load[1] if first else "",
+                        name,
+                        _per_token(counted),
+                        ratio if first else "",
+                        number(over(counted, WATTS)),
+                        number(over(counted, TOKENS), 4),
+                        _p50_p95(counted, "ttft") if load[0] else "-",
+                        _p50_p95(counted, "tpot"),
+                        f"{len(counted)} of {len(side)}",
+                        _boards(counted) or "-",
+                        remarks(side),
+                    ]
+                )
+    head = ["load", "GPU", "J per output token", "H100 / H200", "mean W", "tokens/s", "TTFT p50 / p95 ms", "TPOT p50 / p95 ms", "valid runs", "boards", "findings"]  # fmt: skip
+    return table(head, rows)
 
 
 def shape_ratios(h100: Sequence[Result], h200: Sequence[Result]) -> str:
