@@ -66,5 +66,29 @@ def test_a_load_curve_rises_to_a_batch() -> None:
     assert any(point["scenario"] == "batch" for point in found)
 
 
+def test_the_campaign_begins_with_its_headline_and_is_balanced_wherever_it_stops() -> None:
+    found = points("campaign")
+    catalogue = model_catalogue()
+    headline = [point["model"] for point in found[:6]]
+    assert len(set(headline)) == 6
+    for start in range(
+        0, 36, 6
+    ):  # three repeats of a rate, then of a batch: each model once before any comes again
+        block = found[start : start + 6]
+        assert [point["model"] for point in block] == headline
+        assert {point["repeat"] for point in block} == {str(start // 6 % 3)}
+    for point in found:
+        if point["scenario"] == "server":
+            requests = float(point["scenario.rate_rps"]) * float(point["scenario.window_s"])
+            assert float(point["scenario.window_s"]) >= 30
+            assert requests >= 100
+        else:
+            assert int(point["scenario.num_requests"]) >= 1024
+    others = {point["model"] for point in found} - set(headline)
+    assert len(others) >= 30
+    assert {model_kind(catalogue[model].hf_config) for model in others} == set(KINDS)
+    assert len(found) >= 250
+
+
 def test_a_quick_look_is_quick() -> None:
     assert len(points("quick")) == 6

@@ -2,6 +2,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import pytest
 from sweep_ledger import planned
 
 from wattcount.sweep.outcome import Outcome, State
@@ -45,6 +46,15 @@ def groups(lines: Sequence[str]) -> Mapping[str, tuple[int, int, int]]:
         )
         for gpus, points, models, names in found
     }
+
+
+@pytest.mark.parametrize(
+    ("repeats", "said"),
+    [((0, 0, 1, 1), "2, one of every point before the next"), ((0, 1, 0, 1), "2, in the order declared")],
+)
+def test_the_order_of_repeats_is_told_as_it_is(repeats: tuple[int, ...], said: str) -> None:
+    points = [planned(f"{at}", repeat=repeat) for at, repeat in enumerate(repeats)]
+    assert f"  repeats   {said}" in shown(points)
 
 
 def test_an_estimate_is_no_finer_than_it_is_known() -> None:

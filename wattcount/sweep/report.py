@@ -65,9 +65,12 @@ def plan_lines(
         values = sorted({getattr(point, name) for point in plan.points})
         head = f"{len(values)}: " if len(values) > 1 else ""
         yield from _some(f"  {name + 's':<10}", head, values, " " * 12, DECLARED_LINES)
-    repeats = sorted({point.repeat for point in plan.points})
-    if len(repeats) > 1:
-        yield f"  repeats   {len(repeats)}, one of every point before the next"
+    repeats = [point.repeat for point in plan.points]
+    if len(set(repeats)) > 1:
+        order = (
+            "one of every point before the next" if repeats == sorted(repeats) else "in the order declared"
+        )
+        yield f"  repeats   {len(set(repeats))}, {order}"
     yield from skip_lines(plan, records_dir)
     if to_run:
         yield from _estimate_lines(to_run, at_once)
