@@ -16,9 +16,9 @@ import metrics_tables
 import pandas as pd
 from estimator_constants import estimator_constants
 
+from wattcount.report.labels import name_of
 from wattcount.result import Result, results
 from wattcount.study import single_runs, tables
-from wattcount.study.runs import name_of
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDIED = ("h100", "h200")

@@ -38,7 +38,7 @@ def test_fits_80_columns_and_is_plain(tmp_path):
 def test_random_weights_and_emulation_are_marked(tmp_path):
     text = text_of(SyntheticRun(weights=Weights.random, evidence=Evidence.EMULATED), tmp_path)
     assert "emulated, random weights" in text
-    assert "Emulated: power is computed, not measured" in text
+    assert "EMULATED: power comes from a model of a GPU" in text
 
 
 def test_rows_that_do_not_apply_are_left_out_and_missing_ones_explained(tmp_path):

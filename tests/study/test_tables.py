@@ -14,7 +14,7 @@ from wattcount.metrics.sheet import Finding
 from wattcount.metrics.verdict import Status
 from wattcount.result import Result
 from wattcount.result.result import ENERGY
-from wattcount.study.runs import PER_TOKEN, TOKENS, WATTS, board_of, name_of, scatter_of
+from wattcount.study.runs import PER_TOKEN, TOKENS, WATTS, scatter_of
 from wattcount.study.statistics import Scatter, change, half_width
 from wattcount.study.tables import (
     deployed,
@@ -141,11 +141,6 @@ def test_the_many_shapes_scatter_by_themselves() -> None:
 
 
 # -- runs
-
-
-def test_the_boards_of_a_run_on_two_gpus_are_both_named() -> None:
-    entry = run(0.1, boards=("8d2e", "3733"))
-    assert board_of(entry) == "3733+8d2e"
 
 
 @pytest.mark.parametrize("make", [headline, lever_savings, load_curve, shapes])
@@ -363,7 +358,7 @@ def test_each_load_has_a_row_for_each_gpu_and_the_ratio_with_its_interval_in_the
     assert first["TTFT p50 / p95 ms"] == "-"
     assert (second["load"], second["GPU"], second["J per output token"]) == ("", "H200", "0.0800")
     assert (third["load"], third["GPU"], third["H100 / H200"]) == (
-        "llama3_8b, server, 4 requests/s",
+        "llama3_8b, server 4 requests/s",
         "H200",
         "-",
     )
@@ -396,12 +391,6 @@ def test_a_ratio_with_repeats_has_an_interval_and_says_what_spoils_it() -> None:
     assert half is not None
     assert row["H100 / H200#6"] == f"{1 + percent / 100:.2f} ± {half / 100:.2f}"
     assert row["findings that touch the ratio"] == "server, H100: `overloaded`"
-
-
-def test_a_run_is_named_by_what_is_not_usual() -> None:
-    assert name_of(run(0.1)) == "llama3_8b, batch of 512"
-    assert name_of(server(0.1, 4, quantization="fp8")) == "llama3_8b, server, 4 requests/s, fp8"
-    assert name_of(shape(0.1)) == "gpt2, batch of 256, 256 in, 64 out, eager"
 
 
 def test_a_table_is_markdown() -> None:

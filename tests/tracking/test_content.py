@@ -1,7 +1,6 @@
 """What MLflow is told, without MLflow."""
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -48,29 +47,6 @@ def test_keys_hold_only_what_mlflow_allows():
     assert list(content.params({"engine": {"args": {"a=b,c": 1}}})) == ["engine.args.a_b_c"]
 
 
-@pytest.mark.parametrize(
-    ("run", "name"),
-    [
-        (SyntheticRun(rate_rps=4.0), "llama3_8b h200 server 4 rps r0"),
-        (SyntheticRun(rate_rps=0.017, repeat=3), "llama3_8b h200 server 0.017 rps r3"),
-        (SyntheticRun(scenario="batch", requests=steady_requests()[:12]), "llama3_8b h200 batch 12 r0"),
-        (SyntheticRun(evidence=Evidence.EMULATED), "llama3_8b h200 server 4 rps r0 emulated"),
-    ],
-)
-def test_run_names(run, name, tmp_path):
-    assert content.run_name(Result.of(record_of(run, tmp_path))) == name
-
-
-def test_a_run_name_says_what_was_turned(tmp_path):
-    result = replace(Result.of(record_of(SyntheticRun(), tmp_path)), levers=("fp8", "eager"))
-    assert content.run_name(result) == "llama3_8b h200 server 4 rps fp8, eager r0"
-
-
-def test_run_name_of_a_gpu_that_was_found(tmp_path):
-    result = Result.of(record_of(SyntheticRun(gpu_name="NVIDIA GeForce RTX 4090"), tmp_path))
-    assert content.run_name(replace(result, gpu="auto")) == "llama3_8b rtx_4090 server 4 rps r0"
-
-
 def test_tags(tmp_path):
     record = record_of(SyntheticRun(weights=Weights.random, gpus=2), tmp_path)
     found = content.tags(record, Result.of(record))
@@ -109,7 +85,7 @@ def test_note_says_what_a_reader_must_know(tmp_path):
     )
     record = record_of(run, tmp_path)
     text = content.note(Result.of(record))
-    for expected in ("emulated", "random", "**Invalid**: timeout", "took too long", str(record.path)):
+    for expected in ("EMULATED", "RANDOM WEIGHTS", "**Invalid**: timeout", "took too long", str(record.path)):
         assert expected in text
 
 

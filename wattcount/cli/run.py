@@ -103,7 +103,7 @@ def _mask_hydra_files() -> None:
 
 def _dry(run: RunConfig) -> Outcome:
     from wattcount.gpu.nvml import open_session
-    from wattcount.run.display import headline
+    from wattcount.report.labels import headline
     from wattcount.run.preflight import preflight
 
     with open_session(run.power, run.gpu) as session:

@@ -53,8 +53,3 @@ def levers(cfg: RunConfig) -> list[str]:
     add(gpu.sm_clock_mhz, "{} MHz")
     add(gpu.power_limit_w, "{:g} W")
     return found
-
-
-def with_levers(label: str, cfg: RunConfig) -> str:
-    """`batch of 512, fp8, eager`."""
-    return ", ".join([label, *levers(cfg)])

@@ -1,14 +1,39 @@
-"""What a run, its GPUs, its load and its evidence are called."""
+"""What people call a run, its GPUs, its load, its phases and its evidence, and what has to be said of its figures."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from wattcount.config.levers import levers
+from wattcount.config.schema import RunConfig
+from wattcount.records.schema import Phase
 from wattcount.text import printable
 
 if TYPE_CHECKING:
     from wattcount.result import Result
+
+PHASE_NAMES = {
+    Phase.BARE_IDLE: "bare idle",
+    Phase.ENGINE_START: "engine start",
+    Phase.LOADED_IDLE: "loaded idle",
+    Phase.REHEARSAL: "rehearsal",
+    Phase.WARMUP: "warm-up",
+    Phase.WINDOW: "window",
+    Phase.DRAIN: "drain",
+    Phase.IDLE_AFTER: "loaded idle after",
+    Phase.BARE_IDLE_AFTER: "bare idle after",
+}
+
+EMULATED = "EMULATED: power comes from a model of a GPU, not from a meter. Not a result."
+RANDOM_WEIGHTS = "RANDOM WEIGHTS: not comparable with runs of the real weights."
+
+USUAL_OUTPUT = {"batch": 256, "server": 128}
+"""Output tokens of the scenarios `batch` and `server`, by kind. `name_of` says other lengths."""
+
+
+# -- parts of a name
 
 
 def gpu_label(gpus: Iterable[str]) -> str:
@@ -20,6 +45,11 @@ def gpu_label(gpus: Iterable[str]) -> str:
     return " + ".join(f"{names.count(k)} x {k}" if names.count(k) > 1 else k for k in kinds)
 
 
+def board_label(uuid: str) -> str:
+    """`8d2e`: the first digits of a GPU's UUID, enough to tell a study's boards apart."""
+    return uuid.removeprefix("GPU-")[:4]
+
+
 def load_label(kind: str | None, num_requests: int | None = None, rate_rps: float | None = None) -> str:
     """`batch of 512`, `server 4 requests/s`; of an imported run what its source calls the load."""
     if kind == "batch":
@@ -27,13 +57,6 @@ def load_label(kind: str | None, num_requests: int | None = None, rate_rps: floa
     if rate_rps is not None:
         return f"{kind} {rate_rps:g} requests/s"
     return "server, rate of the trace" if kind == "server" else kind or "unknown load"
-
-
-def describe(result: Result) -> str:
-    """One line: model, GPU, load, and what was turned: `llama3_8b on NVIDIA H200, batch of 512, fp8`."""
-    load = load_label(result.kind, result.num_requests, result.rate_rps)
-    words = ", ".join([load, *result.levers])
-    return printable(f"{result.model or 'unknown model'} on {gpu_label(result.gpus)}, {words}", lines=False)
 
 
 def evidence_label(evidence: str | None, origin: str, weights: str | None) -> str:
@@ -44,3 +67,74 @@ def evidence_label(evidence: str | None, origin: str, weights: str | None) -> st
     if weights == "random":
         words.append("random weights")
     return printable(", ".join(words), lines=False)
+
+
+def caveats(evidence: str | None, weights: str | None) -> list[str]:
+    """What has to be said of every figure of a run, a sentence or two each."""
+    return [EMULATED] * (evidence == "emulated") + [RANDOM_WEIGHTS] * (weights == "random")
+
+
+# -- of a configuration
+
+
+def asked_load(cfg: RunConfig) -> str:
+    """The load of a configuration, and what was turned: `batch of 512, fp8, eager`."""
+    scenario = cfg.scenario
+    number, rate = getattr(scenario, "num_requests", None), getattr(scenario, "rate_rps", None)
+    return ", ".join([load_label(scenario.kind.value, number, rate), *levers(cfg)])
+
+
+def headline(cfg: RunConfig) -> str:
+    """A run before there is a result: `llama3_8b on NVIDIA H200, server 4 requests/s, fp8`."""
+    gpus = gpu_label([cfg.gpu.found_name or cfg.gpu.name] * cfg.gpu.count)
+    return f"{cfg.model.name} on {gpus}, {asked_load(cfg)}"
+
+
+# -- of a result
+
+
+def describe(result: Result) -> str:
+    """The same of a result: `llama3_8b on NVIDIA H200, batch of 512, fp8`."""
+    words = ", ".join([load_label(result.kind, result.num_requests, result.rate_rps), *result.levers])
+    return printable(f"{result.model or 'unknown model'} on {gpu_label(result.gpus)}, {words}", lines=False)
+
+
+def name_of(result: Result) -> str:
+    """A run among others of its GPU: `llama3_8b, batch of 512, fp8`; lengths only where they are not USUAL_OUTPUT."""
+    return ", ".join([load_of(result), *result.levers])
+
+
+def load_of(result: Result) -> str:
+    """The same without levers."""
+    words = [str(result.model), load_label(result.kind, result.num_requests, result.rate_rps)]
+    if result.output_tokens != USUAL_OUTPUT.get(result.kind or ""):
+        words.append(f"{result.input_tokens} in, {result.output_tokens} out")
+    return ", ".join(words)
+
+
+def board_of(result: Result) -> str:
+    """`8d2e`, or `3733+8d2e` of a run on two."""
+    return "+".join(sorted(map(board_label, result.boards)))
+
+
+def short_name(result: Result) -> str:
+    """A run in a narrow list: `llama3_8b h200 server 4 rps r0`.
+
+    What was turned stands before the repeat (`fp8, eager`), evidence that is not `measured` after it.
+    """
+    gpu = result.gpu or ""
+    if gpu == "auto":
+        gpu = re.sub(r"[^a-z0-9]+", "_", _without_maker(gpu_label(result.gpus)).lower()).strip("_")
+    words = [result.model, gpu, result.kind]
+    if result.num_requests is not None:
+        words.append(str(result.num_requests))
+    else:
+        words.append("trace" if result.rate_rps is None else f"{result.rate_rps:g} rps")
+    words += [", ".join(result.levers), f"r{result.repeat}"]
+    if result.evidence != "measured":
+        words.append(result.evidence)
+    return " ".join(word for word in words if word)
+
+
+def _without_maker(name: str) -> str:
+    return re.sub(r"^(NVIDIA|Tesla|GeForce)\s+|\b(NVIDIA|GeForce)\b", "", name).strip()

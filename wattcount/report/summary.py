@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from wattcount.metrics.registry import NULL_REASONS, spec
-from wattcount.report.labels import describe, evidence_label
+from wattcount.report.labels import caveats, describe, evidence_label
 from wattcount.report.units import quantity, scale_for, significant
 from wattcount.terminal import console
 from wattcount.text import printable
@@ -100,11 +100,7 @@ def _values(keys: tuple[str, ...], values: Mapping[str, Any]) -> str:
 
 
 def _verdict(result: Result) -> list[tuple[str, str]]:
-    lines: list[tuple[str, str]] = []
-    if result.evidence == "emulated":
-        lines.append(
-            ("Emulated: power is computed, not measured. Good for tests, worthless as a result.", "yellow")
-        )
+    lines = [(text, "yellow") for text in caveats(result.evidence, result.weights)]
     if not result.valid:
         lines.append(("INVALID: do not use these numbers.", "bold red"))
     lines += [(f"- {message}", "red") for message in result.messages or result.reasons]

@@ -15,9 +15,9 @@ from wattcount.config.schema import (
     DisplayConfig,
     RunConfig,
     ServerConfig,
-    Weights,
 )
 from wattcount.records.schema import Phase
+from wattcount.report.labels import PHASE_NAMES, caveats, headline
 from wattcount.report.units import clock
 from wattcount.run.background import Background
 from wattcount.run.orchestrate import Display
@@ -28,35 +28,12 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.live import Live
 
-EMULATED = "EMULATED: power comes from a model of a GPU, not from a meter. Not a result."
-RANDOM_WEIGHTS = "RANDOM WEIGHTS: not comparable with runs of the real weights."
-
-PHASE_NAMES = {
-    Phase.BARE_IDLE: "bare idle",
-    Phase.ENGINE_START: "engine start",
-    Phase.LOADED_IDLE: "loaded idle",
-    Phase.REHEARSAL: "rehearsal",
-    Phase.WARMUP: "warm-up",
-    Phase.WINDOW: "window",
-    Phase.DRAIN: "drain",
-    Phase.IDLE_AFTER: "loaded idle after",
-    Phase.BARE_IDLE_AFTER: "bare idle after",
-}
-
 
 def create(config: DisplayConfig, stream: TextIO | None = None) -> Display:
     """A live display on a terminal, plain lines elsewhere; `config.live` decides otherwise."""
     stream = stream or sys.stdout
     live = stream.isatty() if config.live is None else config.live
     return LiveDisplay(stream) if live else PlainDisplay(stream, config.plain_interval_s)
-
-
-def banners(cfg: RunConfig) -> list[str]:
-    """What has to be said of every figure of a run."""
-    found = [EMULATED] if cfg.evidence == "emulated" else []
-    if cfg.model.weights is Weights.random:
-        found.append(RANDOM_WEIGHTS)
-    return found
 
 
 def planned_phases(cfg: RunConfig) -> dict[Phase, float | None]:
@@ -80,17 +57,6 @@ def planned_phases(cfg: RunConfig) -> dict[Phase, float | None]:
 def _adaptive(server: ServerConfig) -> bool:
     """Whether only the run will tell how long its warm-up is."""
     return 0 < server.warmup_s < server.warmup_limit_s
-
-
-def headline(cfg: RunConfig) -> str:
-    """`llama3_8b on NVIDIA H200, server 4 requests/s, fp8`."""
-    from wattcount.config.levers import with_levers
-    from wattcount.report.labels import load_label
-
-    gpus = f"{cfg.gpu.count} x " if cfg.gpu.count > 1 else ""
-    number, rate = getattr(cfg.scenario, "num_requests", None), getattr(cfg.scenario, "rate_rps", None)
-    load = with_levers(load_label(cfg.scenario.kind.value, number, rate), cfg)
-    return f"{cfg.model.name} on {gpus}{cfg.gpu.found_name}, {load}"
 
 
 class InBackground(Display):
@@ -195,7 +161,7 @@ class PlainDisplay(Display):
     def started(self, cfg: RunConfig) -> None:
         self._state = _State(cfg, now_ns())
         self._print(headline(cfg))
-        for banner in banners(cfg):
+        for banner in caveats(cfg.evidence, cfg.model.weights.value):
             self._print(banner)
 
     def progress(self, progress: Progress) -> None:
@@ -293,7 +259,10 @@ class LiveDisplay(Display):
         state = self._state
         assert state is not None
         lines: list[RenderableType] = [Text(headline(state.cfg), style="bold")]
-        lines += [Text(banner, style="bold yellow") for banner in banners(state.cfg)]
+        lines += [
+            Text(banner, style="bold yellow")
+            for banner in caveats(state.cfg.evidence, state.cfg.model.weights.value)
+        ]
         lines += self._phases(state)
         if (requests := state.requests()) is not None:
             lines.append(Text(f"  {requests}"))

@@ -1,4 +1,4 @@
-"""Runs as a study sees them: what they are called, which of them are repeats of one setting, and what was found in them."""
+"""Runs as a study sees them: which of them are repeats of one setting, and what was found in them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from wattcount.config.identity import key_of
+from wattcount.report.labels import board_of, name_of
 from wattcount.result.result import Result
 from wattcount.study.statistics import Scatter
 
@@ -19,28 +20,7 @@ UNREMARKABLE = frozenset({"power_capped", "attribution_at_slowed_clocks"})
 """Findings of nearly every full load, so not repeated in each row."""
 MANY_SHAPES = ("batch_short", "server_short")
 """Scenarios in which many models were measured: short and eager, so that they depend on the host's CPU, too."""
-USUAL_OUTPUT = {"batch": 256, "server": 128}
-"""Output tokens of the scenarios `batch` and `server`; other lengths are said."""
-
 Key = TypeVar("Key", bound=Hashable)
-
-
-def name_of(run: Result) -> str:
-    """`llama3_8b, batch of 512, fp8`; lengths only where they are not those of `batch` and `server`."""
-    return ", ".join([load_of(run), *run.levers])
-
-
-def load_of(run: Result) -> str:
-    """The same without levers."""
-    load = f"batch of {run.num_requests}" if run.rate_rps is None else f"server, {run.rate_rps:g} requests/s"
-    if run.output_tokens != USUAL_OUTPUT["batch" if run.rate_rps is None else "server"]:
-        load += f", {run.input_tokens} in, {run.output_tokens} out"
-    return f"{run.model}, {load}"
-
-
-def board_of(run: Result) -> str:
-    """`8d2e`, or `3733+8d2e` of a run on two: the first digits of their UUIDs."""
-    return "+".join(sorted(uuid.removeprefix("GPU-")[:4] for uuid in run.boards))
 
 
 def is_of_many_shapes(run: Result) -> bool:

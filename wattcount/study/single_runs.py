@@ -12,15 +12,14 @@ import pandas as pd
 from wattcount.metrics import load_metrics
 from wattcount.metrics.sensors import ENERGY_SOURCES
 from wattcount.records import Record
+from wattcount.report.labels import board_label, board_of, name_of
 from wattcount.result.result import Result
 from wattcount.study.runs import (
     PER_TOKEN,
     TOKENS,
     WATTS,
-    board_of,
     figure,
     is_of_many_shapes,
-    name_of,
 )
 from wattcount.study.statistics import Difference, detrended, paired
 from wattcount.study.tables import number, table
@@ -79,7 +78,7 @@ def budget(runs: Sequence[Result]) -> str:
         parts = {part: 100 * value / energy["value_j"] for part, value in energy["budget_j"].items()}
         rows.append(
             [
-                f"{name_of(run)} ({uuid[4:8]})",
+                f"{name_of(run)} ({board_label(uuid)})",
                 f"{energy['value_j']:.0f} J",
                 *(f"{parts[part]:.3f} %" for part in ("shape", "edges", "alignment", "timescale")),
                 f"{100 * energy['u95_method_j'] / energy['value_j']:.3f} %",
@@ -155,7 +154,7 @@ def found_sensors(runs: Sequence[Result]) -> str:
         of = found["sources"]
         rows.append(
             [
-                uuid[4:8],
+                board_label(uuid),
                 *(f"{of[name]['update_period_ms']:.1f}" for name in ("energy_counter", "power_average", "power_instant", "power_usage")),
                 f"{of['power_samples']['update_period_ms']:.2f} x {found['ring']['depth']}",
                 f"{100 * found['ring']['lost_share']:.1f} %",

@@ -13,6 +13,7 @@ import numpy as np
 
 from wattcount.config import model_shape
 from wattcount.config.catalogue import model_catalogue
+from wattcount.report.labels import board_of, load_of, name_of
 from wattcount.report.units import significant
 from wattcount.result.result import ENERGY, Result
 from wattcount.study.runs import (
@@ -20,13 +21,10 @@ from wattcount.study.runs import (
     TOKENS,
     UNREMARKABLE,
     WATTS,
-    board_of,
     by,
     figure,
     has,
     is_of_many_shapes,
-    load_of,
-    name_of,
     over,
     remarks,
     scatter_of,

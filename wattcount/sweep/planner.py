@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Protocol
 
 from wattcount.config.identity import planned_key, planned_point
-from wattcount.config.levers import with_levers
 from wattcount.config.schema import BatchConfig, EngineConfig, GpuConfig, ModelConfig, RunConfig, ServerConfig
 from wattcount.metrics.verdict import Status
-from wattcount.report.labels import load_label
+from wattcount.report.labels import asked_load
 from wattcount.sweep.estimate import Estimator
 from wattcount.sweep.index import RecordIndex
 from wattcount.sweep.machine import Here, skip_of
@@ -146,9 +145,7 @@ def _label(
     scenario: BatchConfig | ServerConfig, model: ModelConfig, engine: EngineConfig, gpu: GpuConfig
 ) -> str:
     """What a point's load is called."""
-    cfg = RunConfig(scenario=scenario, model=model, engine=engine, gpu=gpu)
-    number, rate = getattr(scenario, "num_requests", None), getattr(scenario, "rate_rps", None)
-    return with_levers(load_label(cfg.scenario.kind.value, number, rate), cfg)
+    return asked_load(RunConfig(scenario=scenario, model=model, engine=engine, gpu=gpu))
 
 
 def records_folder(cfg: RunConfig) -> Path:

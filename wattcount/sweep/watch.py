@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, TextIO
 
 from wattcount.clock import now_ns
 from wattcount.config.schema import RunConfig
+from wattcount.report.labels import PHASE_NAMES
 from wattcount.report.units import clock, count
 from wattcount.run.background import Background
-from wattcount.run.display import PHASE_NAMES
 from wattcount.scenario.journal import Progress
 from wattcount.sweep.columns import evidence_of, result_text
 from wattcount.sweep.lane import Said

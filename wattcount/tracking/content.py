@@ -16,7 +16,7 @@ from wattcount.config.validation import TAG_LIMIT
 from wattcount.metrics.observations import MISSING, gpu_uuids, int_column
 from wattcount.records import Record
 from wattcount.records.schema import Phase, RunInfo
-from wattcount.report.labels import describe, gpu_label
+from wattcount.report.labels import caveats, describe, gpu_label
 from wattcount.result import Result
 
 PARAM_LIMIT = 6000
@@ -94,34 +94,11 @@ def tags(record: Record, result: Result) -> dict[str, str]:
     return {key: cut(str(value), TAG_LIMIT) for key, value in found.items() if value not in (None, "")}
 
 
-def run_name(result: Result) -> str:
-    """`llama3_8b h200 server 4 rps r0`, with what was turned before the repeat (`fp8, eager`) and evidence
-    that is not `measured` after it."""
-    gpu = result.gpu or ""
-    if gpu == "auto":
-        gpu = re.sub(r"[^a-z0-9]+", "_", _short_gpu(gpu_label(result.gpus)).lower()).strip("_")
-    words = [result.model, gpu, result.kind]
-    if result.num_requests is not None:
-        words.append(str(result.num_requests))
-    else:
-        words.append("trace" if result.rate_rps is None else f"{result.rate_rps:g} rps")
-    words += [", ".join(result.levers), f"r{result.repeat}"]
-    if result.evidence != "measured":
-        words.append(result.evidence)
-    return " ".join(word for word in words if word)
-
-
-def _short_gpu(name: str) -> str:
-    return re.sub(r"^(NVIDIA|Tesla|GeForce)\s+|\b(NVIDIA|GeForce)\b", "", name).strip()
-
-
 def note(result: Result) -> str:
     """The run's description, Markdown."""
     lines = [f"**{describe(result)}**", ""]
-    if result.evidence == "emulated":
-        lines += ["Power comes from the **emulated** NVML library: not a measurement.", ""]
-    if result.weights == "random":
-        lines += ["Weights are **random**: real kernels and memory traffic, not the real values.", ""]
+    for text in caveats(result.evidence, result.weights):
+        lines += [f"**{text}**", ""]
     if not result.valid:
         lines += [f"**Invalid**: {', '.join(result.reasons)}.", ""]
     lines += [f"- {text}" for text in (*result.messages, *result.mild_messages, *result.notes)]

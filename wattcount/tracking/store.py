@@ -33,6 +33,7 @@ from wattcount.config.validation import TAG_LIMIT, usable_tags
 from wattcount.metrics.verdict import ran_to_end
 from wattcount.records import Record
 from wattcount.records.schema import REQUESTS_PARQUET
+from wattcount.report.labels import short_name
 from wattcount.result import Result
 from wattcount.run.gpu_lock import make_shared
 from wattcount.tracking import content
@@ -132,7 +133,7 @@ def _log(
     run = client.create_run(
         experiment_id,
         start_time=content.utc_ms(info, start_ns),
-        run_name=content.cut(tracking.run_name or content.run_name(result), TAG_LIMIT),
+        run_name=content.cut(tracking.run_name or short_name(result), TAG_LIMIT),
         tags={
             RUN_ID_TAG: info.run_id,
             LOGGING_TAG: f"incomplete {socket.gethostname()} {os.getpid()} {time.time():.0f}",
