@@ -6,7 +6,7 @@ import asyncio
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 
 import wattcount
+from wattcount import api
 from wattcount.errors import NotStartedError
+from wattcount.gpu.sampler import EVENT_BYTES, PowerSampler
 
 pytest.importorskip("wattcount.emulation.machine", reason="needs the native module")
 
@@ -137,6 +139,62 @@ def test_a_decorator_measures_what_is_awaited(known: Callable[..., int]) -> None
 
     assert asyncio.run(wait()) == "done"
     assert wait.measurement.duration_s >= 0.2  # type: ignore[attr-defined]
+
+
+def test_a_function_whose_work_is_done_while_it_is_iterated_is_refused() -> None:
+    def numbers() -> Iterator[int]:
+        yield 1
+
+    async def numbers_later() -> AsyncIterator[int]:
+        yield 1
+
+    for function in (numbers, numbers_later):
+        with pytest.raises(TypeError, match="measure the loop"):
+            wattcount.measure()(function)
+
+
+class Watched(PowerSampler):
+    """A sampler that is known from outside."""
+
+    made: list[Watched]
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.options = options
+        self.made.append(self)
+
+
+@pytest.fixture
+def samplers(monkeypatch: pytest.MonkeyPatch) -> list[Watched]:
+    """Those that measurements make."""
+    Watched.made = []
+    monkeypatch.setattr(api, "PowerSampler", Watched)
+    return Watched.made
+
+
+def test_an_interruption_before_the_block_ends_the_sampling(
+    known: Callable[..., int], samplers: list[Watched], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(_seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    known()
+    monkeypatch.setattr(api.time, "sleep", interrupted)
+    with pytest.raises(KeyboardInterrupt), wattcount.measure():
+        pass
+    events = [sum(source["calls"] for source in samplers[0].health()[0]["sources"].values())]
+    monkeypatch.undo()
+    time.sleep(0.2)
+    events.append(sum(source["calls"] for source in samplers[0].health()[0]["sources"].values()))
+    assert events[0] == events[1] > 0
+
+
+def test_a_block_of_a_week_is_kept_whole(known: Callable[..., int], samplers: list[Watched]) -> None:
+    known()
+    with wattcount.measure(lead_s=0.0):
+        pass
+    kept = samplers[0].options["config"].buffer_mib_per_gpu * 2**20 // EVENT_BYTES
+    assert kept > 7 * 24 * 3600 * 500  # observations a second: more than any GPU's sources give by default
 
 
 def test_measurements_may_lie_within_each_other(known: Callable[..., int]) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from wattcount.clock import now_ns
+from wattcount.config.schema import PowerConfig
 from wattcount.energy.estimate import EnergyEstimate, EnergySum, total
 from wattcount.energy.trace import PowerTrace
 from wattcount.gpu.nvml import attach_session
@@ -29,6 +30,9 @@ __all__ = ["LEAD_S", "GpuMeasurement", "Measurement", "measure", "results"]
 LEAD_S = 0.5
 """Sampling before and after the measured stretch [s]: five values of the slowest energy counter known (100 ms). The
 stretch's bounds lie between values, and the estimator needs values on both sides of each."""
+BUFFER_MIB = 16 * 1024
+"""The most that is kept of each GPU [MiB]: weeks, at some 40 MiB an hour. Only what is used is taken. Once it is full, the end
+of the stretch would not be seen and its energy unknown."""
 MOST_PLOTTED = 2000
 """Points of a plotted curve: more than a screen has."""
 
@@ -86,14 +90,15 @@ class Measurement:
         session = attach_session()
         try:
             gpus = self._gpus if self._gpus is not None else [gpu.uuid for gpu in session.usable()]
-            self._sampler = PowerSampler(gpus, session)
+            self._sampler = PowerSampler(gpus, session, config=PowerConfig(buffer_mib_per_gpu=BUFFER_MIB))
             self._evidence = session.evidence
             self._sampler.start()
+            time.sleep(self._lead_s)
         except BaseException:
-            session.close()
+            if self._sampler is None or self._sampler.stop():
+                session.close()
             raise
         self._session = session
-        time.sleep(self._lead_s)
         self._sampler.mark()
         self._start_ns = now_ns()
         return self
@@ -114,7 +119,14 @@ class Measurement:
             self._report(self)
 
     def __call__(self, function: Function) -> Function:
-        """Measures each call of a function, which may be `async def`; `function.measurement` is the last call's."""
+        """Measures each call of a function, which may be `async def`; `function.measurement` is the last call's.
+
+        Raises TypeError for a generator function: its call does nothing yet.
+        """
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise TypeError(
+                f"{function.__name__} is a generator function, whose call does nothing yet: measure the loop over it"
+            )
 
         def fresh() -> Measurement:
             wrapped.measurement = made = Measurement(self._gpus, self._lead_s, self._report)  # type: ignore[attr-defined]
