@@ -22,7 +22,7 @@ from wattcount.engines import registry
 from wattcount.engines.plugin import refuse
 from wattcount.engines.vllm import install as vllm_install
 from wattcount.engines.vllm.install import VllmInstall
-from wattcount.errors import NotStartedError
+from wattcount.errors import EXIT_NOT_STARTED, NotStartedError
 from wattcount.gpu.nvml import attach_session
 from wattcount.gpu.settings import Setting, put_in_force
 from wattcount.records import RecordWriter
@@ -215,6 +215,42 @@ def test_the_checks_of_other_engines_are_listed_and_only_the_default_one_must_pa
     assert "half-an-engine 1.0 cannot be loaded" in finding.text
     assert "the tiny engine" not in topics(report)  # it needs nothing
     assert report.ok
+
+
+FAILING = """
+from wattcount.engines.plugin import Capabilities, EnginePlugin
+class Plugin(EnginePlugin):
+    title, capabilities = "Failing", Capabilities()
+    def create(self, cfg, gpu_uuids, log_dir): raise NotImplementedError
+    def device(self, asked, *, emulated): return asked
+    def checks(self, asked, *, emulated): raise OSError("no such tool")
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [(FAILING, "OSError: no such tool"), ("raise SystemExit(3)", "SystemExit: 3")]
+)
+def test_an_engine_whose_plug_in_fails_is_a_note_and_refuses_its_own_runs(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    text: str,
+    said: str,
+) -> None:
+    folder = tmp_path / "site" / "failing_engine-1.0.dist-info"
+    folder.mkdir(parents=True)
+    name = f"failing_{len(text)}"
+    (folder.parent / f"{name}.py").write_text(text)
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: failing-engine\nVersion: 1.0\n")
+    (folder / "entry_points.txt").write_text(f"[{registry.GROUP}]\n{name} = {name}:Plugin\n")
+    monkeypatch.syspath_prepend(folder.parent)
+    report = doctor.examine()
+    (finding,) = topics(report)[name]
+    assert finding.state == doctor.NOTE
+    assert said in finding.text
+    assert report.ok
+    assert main(["model=tiny", f"engine={name}", "power=emulated", "tracking=none"]) == EXIT_NOT_STARTED
+    assert said in capsys.readouterr().err
 
 
 def test_vllm_that_is_compiled_at_every_start_is_a_note(

@@ -286,11 +286,13 @@ def _engines(report: Report) -> None:
         wrong = MISSING if name == registry.DEFAULT else NOTE
         try:
             plugin = registry.plugin(name)
+            with registry.refusing_failures(name):
+                there = dict(plugin.installation())
+                checks = list(plugin.checks(Device.auto, emulated=emulated))
         except NotStartedError as error:
             report.add(wrong, name, str(error))
             continue
-        there = report.facts["engines"][name] = dict(plugin.installation())
-        checks = list(plugin.checks(Device.auto, emulated=emulated))
+        report.facts["engines"][name] = there
         if checks and all(check.problem is None or check.remark for check in checks):
             report.add(OK, plugin.title, ", ".join(f"{what} {version}" for what, version in there.items()))
         for check in checks:

@@ -6,14 +6,15 @@ engine's and whose value a subclass of `EnginePlugin`; see docs/engines.md.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wattcount.engines.plugin import EnginePlugin
-from wattcount.errors import ERROR_CHARACTERS, NotStartedError, one_line
+from wattcount.errors import ERROR_CHARACTERS, NotStartedError, WattcountError, one_line
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -63,6 +64,19 @@ def create(cfg: RunConfig, gpu_uuids: Sequence[str], log_dir: Path) -> Engine:
     return plugin(cfg.engine.name).create(cfg, gpu_uuids, log_dir)
 
 
+@contextlib.contextmanager
+def refusing_failures(name: str) -> Iterator[None]:
+    """Raises `NotStartedError`, which names the engine, for what its plug-in raises inside and should not."""
+    try:
+        yield
+    except WattcountError:
+        raise
+    except Exception as error:
+        raise NotStartedError(
+            f"engine.name: the plug-in {name!r} failed: {_told(error)}; mend or uninstall its distribution"
+        ) from error
+
+
 def _entry_points() -> dict[str, list[EntryPoint]]:
     from importlib.metadata import entry_points  # slow to import, and seldom needed
 
@@ -79,11 +93,15 @@ def _loaded(point: EntryPoint) -> EnginePlugin:
         if not (isinstance(cls, type) and issubclass(cls, EnginePlugin)):
             raise TypeError(f"{point.value} is no subclass of wattcount.engines.plugin.EnginePlugin")
         return cls()
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a module may be a script
         raise NotStartedError(
             f"engine.name: the plug-in {point.name!r} of {_distribution(point)} cannot be loaded: "
-            f"{one_line(f'{type(error).__name__}: {error}', ERROR_CHARACTERS)}; mend or uninstall that distribution"
+            f"{_told(error)}; mend or uninstall that distribution"
         ) from error
+
+
+def _told(error: BaseException) -> str:
+    return one_line(f"{type(error).__name__}: {error}", ERROR_CHARACTERS)
 
 
 def _distribution(point: EntryPoint) -> str:

@@ -59,11 +59,15 @@ class InstalledEngine:
 def installed_engine(name: str, asked: Device, evidence: str | None) -> InstalledEngine:
     """The engine `name` on this machine. Raises `NotStartedError` for one that is not registered."""
     plugin, emulated, problem = registry.plugin(name), evidence == "emulated", None
+    device: Device = asked
+    facts: Mapping[str, str] = {}
     try:
-        refuse(plugin.checks(asked, emulated=emulated))
+        with registry.refusing_failures(name):
+            device, facts = plugin.device(asked, emulated=emulated), plugin.identity_facts()
+            refuse(plugin.checks(asked, emulated=emulated))
     except NotStartedError as error:
         problem = str(error)
-    return InstalledEngine(plugin.device(asked, emulated=emulated), plugin.identity_facts(), problem)
+    return InstalledEngine(device, facts, problem)
 
 
 class Files:
