@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FORMER = re.compile(r"\.studies|wattcount\.study_id")
-"""Names on disk and in MLflow that earlier versions gave, which are read."""
+ALLOWED = re.compile(r"\.studies|wattcount\.study(_id)?\b")
+"""Names on disk and in MLflow that earlier versions gave, which are read; the package that analyses results."""
 PLACES = (
     "wattcount/sweep",
     "wattcount/tracking",
@@ -27,7 +27,7 @@ def test_a_sweep_is_not_called_a_study(place: str) -> None:
         for path in [ROOT / place, *(ROOT / place).rglob("*")]
         if path.suffix in (".py", ".yaml", ".md")
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
-        if re.search(r"stud(y|ies)", FORMER.sub("", line), re.IGNORECASE)
+        if re.search(r"stud(y|ies)", ALLOWED.sub("", line), re.IGNORECASE)
     ]
     assert found == []
     assert [path for path in (ROOT / place).rglob("*stud*") if path.suffix != ".pyc"] == []

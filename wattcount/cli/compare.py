@@ -20,34 +20,14 @@ from wattcount.cli.records import find_records
 from wattcount.errors import EXIT_FAILED, EXIT_OK, NotStartedError
 from wattcount.metrics import spec
 from wattcount.records import Record
-from wattcount.report.labels import describe, evidence_label, gpu_label, load_label
+from wattcount.report.labels import MAIN_FIGURES, describe, evidence_label, gpu_label, load_label
 from wattcount.report.units import scale_for, significant
 from wattcount.result import Result
+from wattcount.study.runs import PER_TOKEN
 from wattcount.study.statistics import spread
 from wattcount.terminal import WIDTH, console
 from wattcount.text import printable
 
-SHORT = (
-    "energy/gpu_j",
-    "energy/batch_gpu_j",
-    "energy/gpu_j_per_output_token",
-    "energy/dynamic_j_per_output_token",
-    "energy_steady/gpu_j_per_output_token",
-    "energy/gpu_j_per_request",
-    "energy/gpu_j_per_good_request",
-    "energy/wall_j_per_output_token",
-    "power/gpu_mean_w",
-    "power/wall_mean_w",
-    "power/idle_loaded_w",
-    "power/idle_bare_w",
-    "throughput/output_tokens_per_s",
-    "throughput/requests_per_s",
-    "throughput/goodput_rps",
-    *(f"latency/{name}_p{p}_ms" for name in ("ttft", "tpot", "e2e") for p in (50, 95, 99)),
-    "load/offered_rps",
-    "load/achieved_rps",
-)
-PER_TOKEN = "energy/gpu_j_per_output_token"
 UNIT_WIDTH, FIRST_WIDTH, COLUMN_WIDTH = 11, 9, 15
 """Characters that columns need at least: `requests/s`, `1234.5`, `1234.5 x0.512`"""
 
@@ -83,7 +63,8 @@ def main(args: argparse.Namespace) -> int:
     if args.all or args.format != "table":
         keys = list(dict.fromkeys(key for result in results for key in result.metrics))
     else:
-        keys = [key for key in SHORT if any(result.value(key) is not None for result in results)]
+        shown = (key for _, names in MAIN_FIGURES for key in names)
+        keys = [key for key in shown if any(result.value(key) is not None for result in results)]
     if args.format == "csv":
         _csv(results, keys)
     elif args.format == "json":

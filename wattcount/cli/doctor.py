@@ -19,6 +19,7 @@ import psutil
 from wattcount import __version__
 from wattcount.cli import sensors
 from wattcount.config import paths
+from wattcount.config.fit import GIB, gib
 from wattcount.config.schema import Device, GpuConfig, PowerBackend, PowerConfig
 from wattcount.energy import rapl
 from wattcount.engines import registry
@@ -37,7 +38,6 @@ from wattcount.terminal import console
 if TYPE_CHECKING:
     from wattcount.gpu.nvml import GpuFacts, NvmlSession
 
-GIB = 2**30
 
 OK = "ok"
 NOTE = "note"
@@ -197,7 +197,7 @@ def _gpu(report: Report, session: NvmlSession, gpu: GpuFacts, sensors: dict[str,
     facts["option"] = option.name if option is not None else None
     facts["sensors"] = sensors
     topic = f"GPU {gpu.index}"
-    memory = "" if gpu.memory_total_bytes is None else f", {gpu.memory_total_bytes / GIB:.0f} GiB"
+    memory = "" if gpu.memory_total_bytes is None else f", {gib(gpu.memory_total_bytes)}"
     called = f"gpu={option.name}" if option is not None else "gpu=auto; no data sheet in conf/gpu"
     limit = (
         "" if gpu.power_limit_enforced_mw is None else f", {gpu.power_limit_enforced_mw / 1e3:.0f} W limit"
@@ -305,7 +305,7 @@ def _host(report: Report) -> None:
     cores = len(os.sched_getaffinity(0))
     report.facts["memory"] = {"available_bytes": free, "total_bytes": total}
     report.facts["cores"] = cores
-    text = f"{free / GIB:.1f} of {total / GIB:.1f} GiB memory free, {cores} cores"
+    text = f"{gib(free)} of {gib(total)} memory free, {cores} cores"
     if free < 3 * GIB:
         report.add(
             NOTE, "host", text, "an engine on the CPU needs some 3 GiB even for model=tiny; free some memory"
@@ -345,7 +345,7 @@ def _folders(report: Report) -> None:
     report.add(
         OK if roomy else NOTE,
         "records",
-        f"{folder}, {free / GIB:.0f} GiB free",
+        f"{folder}, {gib(free)} free",
         None if roomy else "set WATTCOUNT_HOME to a folder with more room",
     )
 

@@ -111,14 +111,14 @@ class FitReport:
             return "the size of this model is not known; whether it fits shows when the engine starts"
         gpus = self.tensor_parallel * self.pipeline_parallel
         share = f" / {gpus} GPUs" if gpus > 1 else ""
-        draft = f" + draft model {_gib(self.draft_bytes)}" if self.draft_bytes else ""
+        draft = f" + draft model {gib(self.draft_bytes)}" if self.draft_bytes else ""
         state = f" + state {self.state_bytes / 2**20:.0f} MiB" if self.state_bytes else ""
         return (
-            f"weights {_gib(self.weights_bytes)} ({self.parameters / 1e9:.2f}e9 parameters x "
-            f"{self.weight_bits:g} bit{share}) + KV cache {_gib(self.kv_cache_bytes)} "
+            f"weights {gib(self.weights_bytes)} ({self.parameters / 1e9:.2f}e9 parameters x "
+            f"{self.weight_bits:g} bit{share}) + KV cache {gib(self.kv_cache_bytes)} "
             f"({self.model_len} tokens x {self.kv_bytes_per_token / 1024:.0f} KiB{state}){draft} + activations "
-            f"{_gib(self.activation_bytes)} + engine {_gib(self.overhead_bytes)} = "
-            f"{_gib(self.needed_bytes)} of {_gib(self.usable_bytes)} usable"
+            f"{gib(self.activation_bytes)} + engine {gib(self.overhead_bytes)} = "
+            f"{gib(self.needed_bytes)} of {gib(self.usable_bytes)} usable"
         )
 
 
@@ -270,8 +270,9 @@ def concurrency(cfg: RunConfig, memory_bytes: int | None = None) -> int:
     return max(1, int(at_once)) if math.isfinite(at_once) else UNKNOWN_CONCURRENCY
 
 
-def _gib(size: int) -> str:
-    return f"{size / GIB:.1f} GiB"
+def gib(size_bytes: float) -> str:
+    """`79.6 GiB`."""
+    return f"{size_bytes / GIB:.1f} GiB"
 
 
 MODEL_LEN_STEP = 256

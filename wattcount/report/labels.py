@@ -29,6 +29,28 @@ PHASE_NAMES = {
 EMULATED = "EMULATED: power comes from a model of a GPU, not from a meter. Not a result."
 RANDOM_WEIGHTS = "RANDOM WEIGHTS: not comparable with runs of the real weights."
 
+MAIN_FIGURES: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("Energy of the window", ("energy/gpu_j",)),
+    ("Energy of the batch", ("energy/batch_gpu_j",)),
+    ("  per output token", ("energy/gpu_j_per_output_token",)),
+    ("    without idle", ("energy/dynamic_j_per_output_token",)),
+    ("    engine full", ("energy_steady/gpu_j_per_output_token",)),
+    ("  per request", ("energy/gpu_j_per_request",)),
+    ("  per good request", ("energy/gpu_j_per_good_request",)),
+    ("  at the wall, per output token", ("energy/wall_j_per_output_token",)),
+    ("Power, mean", ("power/gpu_mean_w",)),
+    ("  at the wall", ("power/wall_mean_w",)),
+    ("  idle loaded / bare", ("power/idle_loaded_w", "power/idle_bare_w")),
+    ("Output tokens", ("throughput/output_tokens_per_s",)),
+    ("Requests completed", ("throughput/requests_per_s",)),
+    ("  offered / sent", ("load/offered_rps", "load/achieved_rps")),
+    ("  good, by the SLO", ("throughput/goodput_rps",)),
+    ("TTFT p50 / p95 / p99", tuple(f"latency/ttft_p{p}_ms" for p in (50, 95, 99))),
+    ("TPOT p50 / p95 / p99", tuple(f"latency/tpot_p{p}_ms" for p in (50, 95, 99))),
+    ("E2E p50 / p95 / p99", tuple(f"latency/e2e_p{p}_ms" for p in (50, 95, 99))),
+)
+"""What a person looks at first, from top to bottom: what it is called, and its keys. A source may not have all of them."""
+
 USUAL_OUTPUT = {"batch": 256, "server": 128}
 """Output tokens of the scenarios `batch` and `server`, by kind. `name_of` says other lengths."""
 

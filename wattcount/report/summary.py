@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from wattcount.metrics.registry import NULL_REASONS, spec
-from wattcount.report.labels import caveats, describe, evidence_label
+from wattcount.report.labels import MAIN_FIGURES, caveats, describe, evidence_label
 from wattcount.report.units import quantity, scale_for, significant
 from wattcount.terminal import console
 from wattcount.text import printable
@@ -20,24 +20,6 @@ if TYPE_CHECKING:
     from wattcount.result import Result
 
 
-_ROWS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("Energy of the window", ("energy/gpu_j",)),
-    ("Energy of the batch", ("energy/batch_gpu_j",)),
-    ("  per output token", ("energy/gpu_j_per_output_token",)),
-    ("    without idle", ("energy/dynamic_j_per_output_token",)),
-    ("    engine full", ("energy_steady/gpu_j_per_output_token",)),
-    ("  per request", ("energy/gpu_j_per_request",)),
-    ("  per good request", ("energy/gpu_j_per_good_request",)),
-    ("Power, mean", ("power/gpu_mean_w",)),
-    ("  idle loaded / bare", ("power/idle_loaded_w", "power/idle_bare_w")),
-    ("Output tokens", ("throughput/output_tokens_per_s",)),
-    ("Requests completed", ("throughput/requests_per_s",)),
-    ("  offered / sent", ("load/offered_rps", "load/achieved_rps")),
-    ("  good, by the SLO", ("throughput/goodput_rps",)),
-    ("TTFT p50 / p95 / p99", tuple(f"latency/ttft_p{p}_ms" for p in (50, 95, 99))),
-    ("TPOT p50 / p95 / p99", tuple(f"latency/tpot_p{p}_ms" for p in (50, 95, 99))),
-    ("E2E p50 / p95 / p99", tuple(f"latency/e2e_p{p}_ms" for p in (50, 95, 99))),
-)
 _HIDDEN_WHEN = {"no_slo", "not_a_batch", "batch_has_no_rate"}
 """Rows that do not apply are left out; what is missing for another reason is shown with the reason."""
 
@@ -51,7 +33,9 @@ def summary(result: Result) -> RenderableType:
     table.add_column("value", no_wrap=True)
     table.add_column("evidence")
     missing: dict[str, None] = {}
-    for label, keys in _ROWS:
+    for label, keys in MAIN_FIGURES:
+        if not any(key in values or key in why for key in keys):
+            continue
         reasons = [why[key] for key in keys if key in why]
         if len(reasons) == len(keys) and reasons[0] in _HIDDEN_WHEN:
             continue

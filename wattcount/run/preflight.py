@@ -185,7 +185,7 @@ def describe_process(pid: int, used_bytes: int | None) -> str:
     name = "another user's or container's process"
     with contextlib.suppress(psutil.Error):
         name = psutil.Process(pid).name()
-    used = "" if used_bytes is None else f", {used_bytes / fit.GIB:.1f} GiB"
+    used = "" if used_bytes is None else f", {fit.gib(used_bytes)}"
     return f"{name} (pid {pid}{used})"
 
 
