@@ -17,6 +17,7 @@ import wattcount
 from wattcount import api
 from wattcount.errors import NotStartedError
 from wattcount.gpu.sampler import EVENT_BYTES, PowerSampler
+from wattcount.report.units import quantity
 
 pytest.importorskip("wattcount.emulation.machine", reason="needs the native module")
 
@@ -61,7 +62,7 @@ def test_a_block_gives_its_energy_with_an_interval_that_holds_the_truth(known: C
     assert m.evidence == "emulated"
     (gpu,) = m.per_gpu
     assert (gpu.energy_j, gpu.u95_j, gpu.basis) == (m.energy_j, m.u95_j, "energy_counter+power_samples")
-    assert str(m).startswith(f"{m.energy_j:.4g} J ± ")
+    assert str(m).startswith(f"{quantity(m.energy_j, 'J')} ± ")
     assert str(m).endswith("1 GPU, emulated")
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from wattcount.config import fit, model_shape
 from wattcount.config.catalogue import gpu_catalogue, model_catalogue
-from wattcount.study.tables import number, table
+from wattcount.report.tables import markdown
+from wattcount.study.tables import number
 
 TRIALS = Path(__file__).resolve().parent.parent / "data" / "catalogue" / "vllm_cpu.json"
 
@@ -40,7 +41,7 @@ def catalogue_models() -> str:
             ]
         )
     head = ["option", "hub id", "`model_type`", "kind", "10^9 parameters", "for one token", "bits", "vLLM on a CPU", "reduced to"]  # fmt: skip
-    return table(head, rows)
+    return markdown(head, rows)
 
 
 def catalogue_failures() -> str:
@@ -50,7 +51,7 @@ def catalogue_failures() -> str:
             message = re.sub(r"^vLLM [a-z ]+: ", "", found["message"])
             message = re.split(r"(?<=[a-z])\. |, activation_key| Reasons:", message)[0].replace("|", "\\|")
             rows.append([f"`{name}`", found["outcome"].replace("_", " "), message])
-    return table(["option", "outcome", "what vLLM says"], rows)
+    return markdown(["option", "outcome", "what vLLM says"], rows)
 
 
 def catalogue_summary() -> str:
@@ -82,4 +83,4 @@ def catalogue_gpus() -> str:
         for name, gpu in sorted(gpu_catalogue().items())
     ]
     head = ["option", "architecture", "compute capability", "GiB", "GB/s", "FP16 TFLOPS", "FP8 TFLOPS", "TDP W", "emulated with the sensors of", "source"]  # fmt: skip
-    return table(head, rows)
+    return markdown(head, rows)

@@ -10,7 +10,7 @@ import ast
 import re
 from pathlib import Path
 
-from wattcount.study.tables import table
+from wattcount.report.tables import markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = ("curve", "counter", "uncertainty", "estimate")
@@ -58,4 +58,4 @@ def estimator_constants() -> str:
         for module in MODULES
         for constant in constants(ROOT / "wattcount" / "energy" / f"{module}.py")
     ]
-    return table(["constant", "value", "what", "where from"], rows)
+    return markdown(["constant", "value", "what", "where from"], rows)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from wattcount.metrics.energy import GPU_METRIC
 from wattcount.metrics.registry import FINDINGS, METRICS, NULL_REASONS
-from wattcount.study.tables import table
+from wattcount.report.tables import markdown
 
 
 def metrics_of(*groups: str) -> Callable[[], str]:
@@ -19,13 +19,13 @@ def metrics_of(*groups: str) -> Callable[[], str]:
                 rows.append([f"`{key}`", spec.unit, spec.description])
         if "energy_by_source" in groups:
             rows.append(["`energy_by_gpu/gpuN_j`", GPU_METRIC.unit, GPU_METRIC.description])
-        return table(["key", "unit", "definition"], rows)
+        return markdown(["key", "unit", "definition"], rows)
 
     return made
 
 
 def null_reasons() -> str:
-    return table(["code", "meaning"], [[f"`{code}`", text] for code, text in NULL_REASONS.items()])
+    return markdown(["code", "meaning"], [[f"`{code}`", text] for code, text in NULL_REASONS.items()])
 
 
 def findings() -> str:
@@ -35,4 +35,4 @@ def findings() -> str:
         rows.append(
             [f"`{code}`", spec.figure, spec.limit, ": ".join(part for part in (always, spec.why) if part)]
         )
-    return table(["code", "figure", "limit", "invalidates"], rows)
+    return markdown(["code", "figure", "limit", "invalidates"], rows)

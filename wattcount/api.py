@@ -20,6 +20,7 @@ from wattcount.energy.estimate import EnergyEstimate, EnergySum, total
 from wattcount.energy.trace import PowerTrace
 from wattcount.gpu.nvml import attach_session
 from wattcount.gpu.sampler import PowerSampler
+from wattcount.report.units import count, quantity, scale_for, significant
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -253,12 +254,16 @@ class Measurement:
     def __str__(self) -> str:
         if self._trace is None:
             return "a measurement that has not ended"
-        gpus = f"{len(self.per_gpu)} GPU{'s' * (len(self.per_gpu) != 1)}, {self.evidence}"
+        gpus, lasted = (
+            f"{count(len(self.per_gpu), 'GPU')}, {self.evidence}",
+            quantity(self.duration_s, "s", 3),
+        )
         if self._sum is None or self.power_w is None:
-            return f"energy unknown ({', '.join(self.reasons)}) over {self.duration_s:.3g} s; {gpus}"
+            return f"energy unknown ({', '.join(self.reasons)}) over {lasted}; {gpus}"
+        size, unit = scale_for([self._sum.value_j], "J")
         return (
-            f"{self._sum.value_j:.4g} J ± {self._sum.u95_j:.2g} J (95 %), mean {self.power_w:.4g} W "
-            f"over {self.duration_s:.3g} s; {gpus}"
+            f"{quantity(self._sum.value_j, 'J')} ± {significant(self._sum.u95_j / size, 2)} {unit} (95 %), "
+            f"mean {quantity(self.power_w, 'W')} over {lasted}; {gpus}"
         )
 
     def _ended(self) -> PowerTrace:

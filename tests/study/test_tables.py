@@ -24,7 +24,6 @@ from wattcount.study.tables import (
     scatter_words,
     shape_ratios,
     shapes,
-    table,
 )
 
 LENGTHS = {"batch": (512, 256), "server": (512, 128), "batch_short": (256, 64), "server_short": (256, 64)}
@@ -391,7 +390,3 @@ def test_a_ratio_with_repeats_has_an_interval_and_says_what_spoils_it() -> None:
     assert half is not None
     assert row["H100 / H200#6"] == f"{1 + percent / 100:.2f} ± {half / 100:.2f}"
     assert row["findings that touch the ratio"] == "server, H100: `overloaded`"
-
-
-def test_a_table_is_markdown() -> None:
-    assert table(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"

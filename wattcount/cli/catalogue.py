@@ -13,12 +13,12 @@ from wattcount.config import compose, fit
 from wattcount.config.loader import did_you_mean
 from wattcount.config.schema import GpuConfig, ModelConfig, RunConfig, has_bfloat16
 from wattcount.errors import NotStartedError
+from wattcount.report.tables import columns
+from wattcount.terminal import WIDTH
 
 T = TypeVar("T")
 
 Row = Sequence[str]
-
-WIDTH = 79
 
 
 def add_fit_arguments(parser: argparse.ArgumentParser, other: str) -> None:
@@ -92,7 +92,7 @@ def show_pairs(
         print(text.format(sum(reports[title, name].fits for name in names), len(names)) + "\n")
         rows = [(name, *fit_cells(shown[title, name])) for name in names if (title, name) in shown]
         if rows:
-            print(table((listed, *FIT_HEAD), rows) + "\n")
+            print(columns((listed, *FIT_HEAD), rows) + "\n")
     models, gpus = zip(*pairs.values(), strict=True)
     for note in (*bfloat16_notes(models, gpus, args), fit_legend(base)):
         print(note)
@@ -174,15 +174,3 @@ def of_family(
 
 def _bare(word: str) -> str:
     return "".join(letter for letter in word.lower() if letter.isalnum())
-
-
-def table(head: Row, rows: Sequence[Row], left: int = 1) -> str:
-    """Columns as wide as their widest cell; the first `left` are words, the others right-aligned figures."""
-    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if i < left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in (head, *rows)
-    )

@@ -11,11 +11,11 @@ from wattcount.cli.catalogue import (
     chosen,
     of_family,
     show_pairs,
-    table,
 )
 from wattcount.config.catalogue import gpu_catalogue, model_catalogue
 from wattcount.config.schema import GpuConfig
 from wattcount.errors import EXIT_OK, NotStartedError
+from wattcount.report.tables import columns
 
 FACTS = (
     "name",
@@ -76,7 +76,7 @@ def _listing(gpus: dict[str, GpuConfig]) -> str:
     ]
     head = ("gpu", "architecture", "CC", "GiB", "GB/s", "FP16", "FP8", "TDP")
     legend = "CC: CUDA compute capability; FP16, FP8: dense tensor-core TFLOPS; TDP: W"
-    return f"{table(head, rows, left=2)}\n\n{legend}"
+    return f"{columns(head, rows, left=2)}\n\n{legend}"
 
 
 def _figure(value: float | None) -> str:

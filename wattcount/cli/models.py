@@ -12,12 +12,12 @@ from wattcount.cli.catalogue import (
     chosen,
     of_family,
     show_pairs,
-    table,
 )
 from wattcount.config import fit, model_shape
 from wattcount.config.catalogue import gpu_catalogue, model_catalogue
 from wattcount.config.schema import ModelConfig
 from wattcount.errors import EXIT_OK, NotStartedError
+from wattcount.report.tables import columns
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -113,7 +113,7 @@ def _listing(models: dict[str, ModelConfig]) -> str:
         "total: 10^9 parameters, all embeddings included; used: of these, for one token;\n"
         "bits: of a weight in a layer; KV: KiB a token in the cache; ctx: context, tokens"
     )
-    return f"{table(head, rows, left=3)}\n\n{legend}"
+    return f"{columns(head, rows, left=3)}\n\n{legend}"
 
 
 def _context(tokens: int | None) -> str:

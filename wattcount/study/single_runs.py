@@ -13,6 +13,7 @@ from wattcount.metrics import load_metrics
 from wattcount.metrics.sensors import ENERGY_SOURCES
 from wattcount.records import Record
 from wattcount.report.labels import board_label, board_of, name_of
+from wattcount.report.tables import markdown
 from wattcount.result.result import Result
 from wattcount.study.runs import (
     PER_TOKEN,
@@ -22,7 +23,7 @@ from wattcount.study.runs import (
     is_of_many_shapes,
 )
 from wattcount.study.statistics import Difference, detrended, paired
-from wattcount.study.tables import number, table
+from wattcount.study.tables import number
 
 
 def few_shapes(runs: Sequence[Result]) -> list[Result]:
@@ -56,7 +57,7 @@ def main_job(runs: Sequence[Result]) -> str:
         ]
         for name, m in _few(runs)
     ]
-    return table(head, rows)
+    return markdown(head, rows)
 
 
 def sources(runs: Sequence[Result]) -> str:
@@ -68,7 +69,9 @@ def sources(runs: Sequence[Result]) -> str:
         rows.append(
             [name, f"{energy:.0f} J", *(f"{100 * (v / energy - 1):+.2f} %" if v else "-" for v in values)]
         )
-    return table(["run", "energy of the window", *(f"`{source}` alone" for source in ENERGY_SOURCES)], rows)
+    return markdown(
+        ["run", "energy of the window", *(f"`{source}` alone" for source in ENERGY_SOURCES)], rows
+    )
 
 
 def budget(runs: Sequence[Result]) -> str:
@@ -85,7 +88,7 @@ def budget(runs: Sequence[Result]) -> str:
                 f"{100 * energy['u95_sensor_j'] / energy['value_j']:.2f} %",
             ]
         )
-    return table(["run", "energy", "shape", "edges", "alignment", "timescale", "method", "sensor"], rows)
+    return markdown(["run", "energy", "shape", "edges", "alignment", "timescale", "method", "sensor"], rows)
 
 
 def phases(runs: Sequence[Result]) -> str:
@@ -106,7 +109,7 @@ def phases(runs: Sequence[Result]) -> str:
                 number(m["attribution/condition_number"], 2),
             ]
         )
-    return table(["run", "prefill, mJ per token", "decode, mJ per token", "J per request p50 / p95", "J per output token without idle", "condition number"], rows)  # fmt: skip
+    return markdown(["run", "prefill, mJ per token", "decode, mJ per token", "J per request p50 / p95", "J per output token without idle", "condition number"], rows)  # fmt: skip
 
 
 def reproducible(runs: Sequence[Result], stretches: pd.DataFrame) -> str:
@@ -141,7 +144,7 @@ def reproducible(runs: Sequence[Result], stretches: pd.DataFrame) -> str:
         f"{100 * (dummy.max() / dummy.min() - 1):.1f} % from lowest to highest. Within one occasion, {len(within)} batches of one "
         f"engine on board ebd2: sd {100 * within.std(ddof=1) / within.mean():.2f} %."
     )
-    return table(head, rows) + "\n\n" + spread
+    return markdown(head, rows) + "\n\n" + spread
 
 
 def found_sensors(runs: Sequence[Result]) -> str:
@@ -163,7 +166,7 @@ def found_sensors(runs: Sequence[Result]) -> str:
             ]
         )  # fmt: skip
     head = ["board", "counter, ms", "field 185, ms", "field 186, ms", "GetPowerUsage, ms", "ring, ms x samples", "samples lost", "counter read p50 / p99, ms", "ring against counter"]  # fmt: skip
-    return table(head, rows)
+    return markdown(head, rows)
 
 
 def added_times(runs: Sequence[Result]) -> str:
@@ -184,7 +187,7 @@ def added_times(runs: Sequence[Result]) -> str:
         [what, str(len(values)), *(f"{of(values):.1f}" for of in (np.min, np.median, np.max))]
         for what, values in kinds.items()
     ]
-    return table(["what", "runs", "least, s", "median, s", "most, s"], rows)
+    return markdown(["what", "runs", "least, s", "median, s", "most, s"], rows)
 
 
 def sampler(runs: Sequence[Result]) -> str:
@@ -207,7 +210,7 @@ def sampler(runs: Sequence[Result]) -> str:
             ]
         )
     head = ["run", "CPU, of a core", "counter / instant reads per s", "counter read p50 / p99 ms", "its CPU ms", "instant: lateness p50 / p99 ms", "deadlines missed"]  # fmt: skip
-    return table(head, rows)
+    return markdown(head, rows)
 
 
 def overhead(stretches: pd.DataFrame) -> str:
@@ -244,7 +247,7 @@ def overhead(stretches: pd.DataFrame) -> str:
         ("steady decode: W", decode["energy_j"] / decode["span_s"]),
     ):
         line(what, values[~on].mean(), detrended(values.to_numpy(), on, start_s))
-    return table(["figure", "sampler off", "pairs", "on against off", "95 % interval"], lines)
+    return markdown(["figure", "sampler off", "pairs", "on against off", "95 % interval"], lines)
 
 
 def period(loads: pd.DataFrame) -> str:
@@ -264,7 +267,7 @@ def period(loads: pd.DataFrame) -> str:
                 ", ".join(f"{change:+.1f} %" for change in locked),
             ]
         )
-    return table(
+    return markdown(
         ["period ms", "mean W", "mJ per product, detuned", "their spread", "at the period itself, each load"],
         rows,
     )

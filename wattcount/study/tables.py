@@ -14,6 +14,7 @@ import numpy as np
 from wattcount.config import model_shape
 from wattcount.config.catalogue import model_catalogue
 from wattcount.report.labels import board_of, load_of, name_of
+from wattcount.report.tables import markdown
 from wattcount.report.units import significant
 from wattcount.result.result import ENERGY, Result
 from wattcount.study.runs import (
@@ -43,11 +44,6 @@ BARE_LIMITS = ("128 at once", "2048 tokens a step")
 def number(value: float | None, digits: int = 3) -> str:
     """`value` as in every table; None is `-`."""
     return significant(value, digits)
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
 
 
 def _changed(turned: Sequence[Result], usual: Sequence[Result], key: str, scatter: Scatter) -> str:
@@ -115,7 +111,7 @@ def lever_savings(runs: Sequence[Result], *others: Sequence[Result]) -> str:
             ["", *_setting_cells(lever, found, valid(usual), scatters)] for lever, found in turned.items()
         ]
     head = ["load", "lever", "GPUs", "valid runs, with / without", "mJ per output token (board)", "against without", "mean W", "output tokens/s", "against without", "findings"]  # fmt: skip
-    return table(head, rows)
+    return markdown(head, rows)
 
 
 def _setting_cells(
@@ -173,7 +169,7 @@ def load_curve(runs: Sequence[Result]) -> str:
             ]
         )
     head = ["offered, requests/s", "completed, requests/s", "J per output token", "to the first rate's", "J per output token without idle", "mean W", "TTFT p50 / p95 ms", "TPOT p50 / p95 ms", "valid runs", "boards", "remarks"]  # fmt: skip
-    return table(head, rows)
+    return markdown(head, rows)
 
 
 def _per_token_percent(good: Sequence[Result]) -> str:
@@ -220,7 +216,7 @@ def shapes(runs: Sequence[Result]) -> str:
         rows.append([*size, *batches, *servers[0]])
         rows += [[""] * len([*size, *batches]) + cells for cells in servers[1:]]
     head = ["model", "10^9 parameters", "for one token, 10^9", "batch: J per output token", "mean W", "tokens/s", "findings", "server: requests/s", "J per output token", "mean W", "tokens/s", "requests completed in the window", "findings"]  # fmt: skip
-    return table(head, rows)
+    return markdown(head, rows)
 
 
 def _shape_cells(runs: Sequence[Result], *, completed: bool) -> list[str]:
@@ -266,7 +262,7 @@ def deployed(runs: Sequence[Result]) -> str:
             ]
         )
     limits = " and ".join(BARE_LIMITS)
-    return table(
+    return markdown(
         ["load", "board", f"J per output token, {limits}", "as deployed", "difference", "tokens/s"], rows
     )
 
@@ -304,7 +300,7 @@ def headline(runs: Sequence[Result]) -> str:
                     ]
                 )
     head = ["load", "GPU", "J per output token", "H100 / H200", "mean W", "tokens/s", "TTFT p50 / p95 ms", "TPOT p50 / p95 ms", "valid runs", "boards", "findings"]  # fmt: skip
-    return table(head, rows)
+    return markdown(head, rows)
 
 
 def shape_ratios(h100: Sequence[Result], h200: Sequence[Result]) -> str:
@@ -331,7 +327,7 @@ def shape_ratios(h100: Sequence[Result], h200: Sequence[Result]) -> str:
     ]
     figures = ["J per output token, H100", "H200", "H100 / H200"]
     head = ["model", f"batch: {figures[0]}", *figures[1:], f"server: {figures[0]}", *figures[1:], "findings that touch the ratio"]  # fmt: skip
-    return table(head, rows)
+    return markdown(head, rows)
 
 
 def _ratio_cells(h100: Sequence[Result], h200: Sequence[Result], scatter: Scatter) -> list[str]:
