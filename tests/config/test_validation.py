@@ -202,6 +202,10 @@ def refused(*overrides: str) -> str:
             "gpu.count=2 gpu.devices=[a,a] engine.tensor_parallel_size=2",
             "gpu.devices: names a GPU twice: a, a",
         ),
+        (
+            "gpu.compute_capability=sm_90",
+            "gpu.compute_capability: 'sm_90' is no CUDA compute capability, such as 9.0",
+        ),
         ("gpu.nvml_names=['(']", "gpu.nvml_names[0]: '(' is no regular expression"),
         ("gpu.tdp_w=-1", "gpu.tdp_w: must be above 0"),
         ("model=tiny model.dtype=int4", "model.dtype: 'int4' is not one of bfloat16, float16, float32"),

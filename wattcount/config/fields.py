@@ -192,6 +192,15 @@ class FolderName:
 
 
 @dataclass(frozen=True)
+class ComputeCapability:
+    """Text that is a compute capability of CUDA."""
+
+    def problem(self, value: str) -> str | None:
+        good = re.fullmatch(r"[0-9]+(\.[0-9]+)?", value)
+        return None if good else f"'{value}' is no CUDA compute capability, such as 9.0"
+
+
+@dataclass(frozen=True)
 class Pattern:
     """Text that is a regular expression."""
 

@@ -18,6 +18,7 @@ from typing import Annotated, Any
 
 from wattcount.config.fields import (
     MISSING,
+    ComputeCapability,
     FolderName,
     FrozenDict,
     FrozenList,
@@ -169,7 +170,7 @@ class GpuConfig(Node):
     found_name: str | None = identity(None)
     """Filled in by wattcount: the device name as NVML gives it (with the MIG profile where there is one)."""
     architecture: str | None = None
-    compute_capability: str | None = None
+    compute_capability: Annotated[str, ComputeCapability()] | None = None
     """CUDA compute capability, e.g. `9.0`."""
     memory_gib: Positive | None = None
     """Nominal; NVML shows up to a tenth less (ECC, reserved)."""
