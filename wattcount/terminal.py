@@ -9,10 +9,7 @@ from typing import Any
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-from wattcount.text import printable
-
-WIDTH = 80
-"""Columns of output that goes to no terminal."""
+from wattcount.text import WIDTH, printable
 
 
 class PlainConsole(Console):

@@ -6,6 +6,9 @@ import codecs
 import io
 from typing import Any, TextIO
 
+WIDTH = 80
+"""Columns of output that goes to no terminal, and what every terminal has."""
+
 DEGRADE = "wattcount-degrade"
 """Name of the error handler that `degrade` sets."""
 

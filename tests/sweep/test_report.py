@@ -8,7 +8,7 @@ from sweep_ledger import planned
 from wattcount.sweep.outcome import Outcome, State
 from wattcount.sweep.plan import Plan, Point
 from wattcount.sweep.report import SweepResult, end_lines, plan_lines, result_lines
-from wattcount.terminal import WIDTH
+from wattcount.text import WIDTH
 
 MODELS = [f"model_of_some_length_{number:02d}" for number in range(50)]
 

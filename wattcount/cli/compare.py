@@ -25,8 +25,8 @@ from wattcount.report.units import scale_for, significant
 from wattcount.result import Result
 from wattcount.study.runs import PER_TOKEN
 from wattcount.study.statistics import spread
-from wattcount.terminal import WIDTH, console
-from wattcount.text import printable
+from wattcount.terminal import console
+from wattcount.text import WIDTH, printable
 
 UNIT_WIDTH, FIRST_WIDTH, COLUMN_WIDTH = 11, 9, 15
 """Characters that columns need at least: `requests/s`, `1234.5`, `1234.5 x0.512`"""

@@ -16,7 +16,7 @@ from wattcount.report.labels import evidence_label
 from wattcount.report.units import clock, quantity
 from wattcount.sweep.outcome import Outcome, State
 from wattcount.sweep.plan import Point
-from wattcount.terminal import WIDTH
+from wattcount.text import WIDTH
 
 GAP = 2
 LEAST_WIDTH = 20

@@ -14,7 +14,7 @@ from wattcount.sweep.estimate import MEASURED
 from wattcount.sweep.outcome import Outcome, State
 from wattcount.sweep.plan import Plan, Point
 from wattcount.sweep.planner import NOT_WHAT
-from wattcount.terminal import WIDTH
+from wattcount.text import WIDTH
 
 DECLARED_LINES = 3
 """For the names of a sweep's models, of its GPUs, of its scenarios."""
