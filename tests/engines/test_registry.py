@@ -92,6 +92,15 @@ def test_a_broken_plug_in_is_refused_by_its_distribution(install: Install, value
     assert "broken" in registry.names()
 
 
+def test_a_plug_in_that_does_not_tell_what_it_can_do_is_refused(install: Install) -> None:
+    text = "from wattcount.engines.plugin import EnginePlugin\nclass Mute(EnginePlugin):\n    title, create, device = 'Mute', id, id\n"
+    (install("mute", "mute_engine:Mute") / "mute_engine.py").write_text(text)
+    with pytest.raises(
+        NotStartedError, match="cannot be loaded: TypeError: mute_engine:Mute has no `capabilities`"
+    ):
+        registry.plugin("mute")
+
+
 def test_one_name_is_one_engine(install: Install) -> None:
     install("twice")
     install("twice", distribution="other-engine")

@@ -92,6 +92,9 @@ def _loaded(point: EntryPoint) -> EnginePlugin:
         cls = point.load()
         if not (isinstance(cls, type) and issubclass(cls, EnginePlugin)):
             raise TypeError(f"{point.value} is no subclass of wattcount.engines.plugin.EnginePlugin")
+        for name in ("title", "capabilities"):
+            if not hasattr(cls, name):
+                raise TypeError(f"{point.value} has no `{name}`")
         return cls()
     except (Exception, SystemExit) as error:  # a module may be a script
         raise NotStartedError(
