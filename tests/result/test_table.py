@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -58,6 +63,60 @@ def test_a_kept_table_that_cannot_be_believed_is_made_anew(records: Path, damage
     else:
         file.write_bytes({"cut": content[:-9], "empty": b"", "text": b"hello"}[damage])
     assert results(records) == found
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link"])
+def test_a_kept_table_that_is_no_regular_file_is_not_opened(records: Path, kind: str) -> None:
+    found, file = results(records), records / TABLE_FILE
+    elsewhere = file.rename(records.parent / "elsewhere.parquet")
+    os.mkfifo(file) if kind == "pipe" else file.symlink_to(elsewhere)
+    # A process of its own: one that waits for a pipe cannot be interrupted.
+    script = f"from pathlib import Path; from wattcount.result import results; print(len(results(Path({str(records)!r}))))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], timeout=120, check=True, capture_output=True, text=True
+    )
+    assert done.stdout == "5\n"
+    assert file.is_file()
+    assert not file.is_symlink()
+    assert results(records) == found
+
+
+@pytest.mark.parametrize(
+    ("column", "cell"),
+    [
+        ("energy/gpu_j", "81 J"),
+        ("seed", "0"),
+        ("reasons", None),
+        ("levers", [None]),
+        ("levers", [1]),
+        ("setting", "[1]"),
+        ("null_reasons", "[" * 100_000),
+        ("findings", "[" * 100_000),
+        ("findings", '[{"code":1,"figure":1,"limit":1,"unit":"1","message":"","invalidates":false}]'),
+        ("findings", '[{"code":"a","figure":"b","limit":1,"unit":"1","message":"","invalidates":false}]'),
+    ],
+)
+def test_cells_that_are_not_what_wattcount_writes_are_not_believed(
+    records: Path, column: str, cell: Any
+) -> None:
+    found, file = results(records), records / TABLE_FILE
+    table = pq.read_table(file)
+    kind = table.schema.field(column).type if cell is None or cell == [None] else None
+    forged = pa.array([cell] * len(table), kind)
+    pq.write_table(table.set_column(table.column_names.index(column), column, forged), file)
+    assert results(records) == found
+
+
+def test_text_that_is_no_utf_8_does_not_stop_the_others(records: Path) -> None:
+    first, second, *_ = sorted(records.glob("*/r*"))
+    info = json.loads((first / "run.json").read_text())
+    (first / "run.json").write_text(json.dumps(info | {"notes": ["half a character: \ud800"]}))
+    second.rename(second.with_name(os.fsdecode(os.fsencode(second.name) + b"\xff")))
+    for _ in range(2):  # the second time from the table
+        found = results(records)
+        assert Status.damaged not in [result.status for result in found]
+        assert len(to_arrow(found)) == 5
+    assert pq.read_table(records / TABLE_FILE).num_rows == 4
 
 
 def test_a_folder_that_cannot_be_written_is_read_all_the_same(

@@ -20,10 +20,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wattcount import __version__
+from wattcount.errors import WattcountError
 from wattcount.files import replacing
 from wattcount.metrics.registry import METRICS, METRICS_VERSION
 from wattcount.metrics.sheet import Finding
 from wattcount.metrics.verdict import Status
+from wattcount.records.intake import opened, parse_json
 from wattcount.records.reader import RAW_FILES
 from wattcount.records.schema import METRICS_JSON, RECORD_SCHEMA_VERSION, RUN_JSON, Evidence
 from wattcount.result.result import Result, finding, glance, judge
@@ -124,7 +126,11 @@ class ResultTable:
 
     def save(self, only: Iterable[str] | None = None) -> None:
         """Keeps what was found; `only`: folders, all others are forgotten. What cannot be written is left out."""
-        kept = self._rows if only is None else {folder: self._rows[folder] for folder in only}
+        kept = {
+            folder: self._rows[folder]
+            for folder in (self._rows if only is None else only)
+            if folder == _utf8(folder)
+        }
         if not self._changed and kept.keys() == self._on_disk:
             return
         rows = [row.result or Result() for row in kept.values()]
@@ -132,10 +138,9 @@ class ResultTable:
         table = table.append_column("folder", pa.array(list(kept), pa.string()))
         table = table.append_column("stamp", pa.array([row.stamp for row in kept.values()], pa.string()))
         table = table.append_column("judged", pa.array([row.result is not None for row in kept.values()]))
+        table = table.replace_schema_metadata({_VERSION_KEY: TABLE_VERSION})
         with contextlib.suppress(OSError), replacing(self._records_dir / TABLE_FILE) as file:
-            pq.write_table(
-                table.replace_schema_metadata({_VERSION_KEY: TABLE_VERSION}), file, compression="zstd"
-            )
+            pq.write_table(table, file, compression="zstd")
 
     def _keep(self, folder: str, stamp: str, result: Result | None) -> _Row:
         self._rows[folder] = row = _Row(stamp, result)
@@ -146,9 +151,10 @@ class ResultTable:
 def _load(records_dir: Path) -> dict[str, _Row]:
     """What was kept; nothing of a file that is damaged, or of another version."""
     try:
-        with pq.ParquetFile(records_dir / TABLE_FILE) as stored:
+        with opened(records_dir / TABLE_FILE) as file, pq.ParquetFile(file) as stored:
             if (stored.schema_arrow.metadata or {}).get(_VERSION_KEY) != TABLE_VERSION.encode():
                 return {}
+            _check_types(stored.schema_arrow)
             columns = {
                 name: column.to_pylist()
                 for name, column in zip(stored.schema_arrow.names, stored.read().columns, strict=True)
@@ -165,12 +171,23 @@ def _load(records_dir: Path) -> dict[str, _Row]:
                 result = _result(of_fields, of_figures, records_dir / folder)
             rows[folder] = _Row(stamps[at], result)
         return rows
-    except (OSError, pa.ArrowException, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, WattcountError, pa.ArrowException, ValueError, KeyError, TypeError, AttributeError):
         return {}
+
+
+def _check_types(schema: pa.Schema) -> None:
+    """Raises TypeError for columns of other types than `to_arrow` makes."""
+    kinds = _fields() | {"folder": pa.string(), "stamp": pa.string(), "judged": pa.bool_()}
+    for name, kind in zip(schema.names, schema.types, strict=True):
+        if kind not in ([kinds[name]] if name in kinds else [pa.float64(), pa.int64()]):
+            raise TypeError(f"{name} is {kind}")
 
 
 def _result(columns: Mapping[str, Any], figures: Mapping[str, float | None], record: Path) -> Result:
     values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in columns.items()}
+    for name, kind in _fields().items():
+        if pa.types.is_list(kind) and None in (values[name], *(values[name] or ())):
+            raise TypeError(f"{name} is null")
     reasons = _parsed(columns["null_reasons"])
     values |= {
         "source": record,
@@ -188,13 +205,20 @@ def _result(columns: Mapping[str, Any], figures: Mapping[str, float | None], rec
 @cache
 def _parsed(text: str) -> dict[str, Any]:
     """Repeats have one setting, and most runs lack the same figures for the same reasons."""
-    found: dict[str, Any] = json.loads(text)
+    found = parse_json(text.encode(), Path(TABLE_FILE))
+    if not isinstance(found, dict):
+        raise TypeError(f"a group of keys is {text[:100]}")
     return found
 
 
 @cache
 def _findings(text: str) -> tuple[Finding, ...]:
-    return tuple(map(finding, json.loads(text)))
+    found = tuple(map(finding, parse_json(text.encode(), Path(TABLE_FILE))))
+    for item in found:
+        if not all(isinstance(part, str) for part in (item.code, item.unit, item.message)):
+            raise TypeError(f"a finding is {text[:100]}")
+        item.to_json()  # raises for a figure that is no number
+    return found
 
 
 @cache
@@ -210,11 +234,20 @@ def _fields() -> dict[str, pa.DataType]:
 def _plain(value: Any, kind: pa.DataType) -> Any:
     if isinstance(value, Evidence | Status):
         return value.value
-    if not pa.types.is_string(kind) or value is None or isinstance(value, str):
+    if isinstance(value, str):
+        return _utf8(value)
+    if pa.types.is_list(kind):
+        return [_utf8(line) for line in value]
+    if not pa.types.is_string(kind) or value is None:
         return value
     if isinstance(value, tuple):
         return json.dumps([found.to_json() for found in value])
-    return json.dumps(dict(value)) if isinstance(value, Mapping) else str(value)
+    return json.dumps(dict(value)) if isinstance(value, Mapping) else _utf8(str(value))
+
+
+def _utf8(text: str) -> str:
+    """`text` with `?` for what UTF-8 cannot say: half characters of JSON, bytes in the name of a file."""
+    return text.encode(errors="replace").decode()
 
 
 def _folders(records_dir: Path) -> Iterator[str]:
