@@ -309,6 +309,17 @@ def test_a_byte_order_mark_or_another_line_end_hides_no_header(content: bytes, t
     assert compose(["experiment=mine"], str(tmp_path)).seed == 3
 
 
+def test_a_file_of_ones_own_does_not_take_the_place_of_an_option_of_ours(tmp_path: Path) -> None:
+    for file in ("engine/tiny", "engine/mine", "model/tiny"):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{file}.yaml").write_text(
+            f"name: tiny\n{'weights: hub' if 'model' in file else 'max_num_seqs: 7'}\n"
+        )
+    run = compose(["model=tiny", "engine=tiny"], config_dir=str(tmp_path))
+    assert (run.model.weights, run.engine.max_num_seqs) == (Weights.random, None)
+    assert compose(["model=tiny", "engine=mine"], config_dir=str(tmp_path)).engine.max_num_seqs == 7
+
+
 def test_schemas_are_no_options() -> None:
     assert not [name for group in GROUPS for name in options(group) if "schema" in name]
     with pytest.raises(NotStartedError) as caught:

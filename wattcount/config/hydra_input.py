@@ -149,7 +149,14 @@ def _quoted(override: str, functions: Functions) -> Override:
 
 
 class FileConfigSource(file_config_source.FileConfigSource):
-    """`file://FOLDER`."""
+    """`file://FOLDER`. As in every group, a user's file does not take the place of an option of ours."""
+
+    def is_config(self, config_path: str) -> bool:
+        group, _, name = config_path.removesuffix(".yaml").rpartition("/")
+        if group == "engine" and name in registry.PACKAGED:
+            return False
+        found: bool = super().is_config(config_path)
+        return found
 
     def load_config(self, config_path: str) -> ConfigResult:
         file = Path(self.path, self._normalize_file_name(config_path)).resolve()
