@@ -190,6 +190,23 @@ def test_an_interruption_before_the_block_ends_the_sampling(
     assert events[0] == events[1] > 0
 
 
+def test_an_interruption_while_a_driver_hangs_leaves_what_was_seen(
+    known: Callable[..., int], samplers: list[Watched], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(_sampler: Watched) -> bool:
+        raise KeyboardInterrupt
+
+    known()
+    monkeypatch.setattr(Watched, "stop", interrupted)
+    m = wattcount.measure(lead_s=0.0)
+    with pytest.raises(KeyboardInterrupt), m:
+        pass
+    monkeypatch.undo()
+    assert samplers[0].stop()
+    assert m.duration_s > 0.0
+    assert len(m.trace) > 0
+
+
 def test_a_block_of_a_week_is_kept_whole(known: Callable[..., int], samplers: list[Watched]) -> None:
     known()
     with wattcount.measure(lead_s=0.0):

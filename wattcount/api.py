@@ -111,9 +111,10 @@ class Measurement:
             self._sampler.mark()
             time.sleep(self._lead_s)
         finally:
-            ended = self._sampler.stop()
-            self._trace = self._sampler.trace()
-            self._end_ns = end_ns
+            try:
+                ended = self._sampler.stop()
+            finally:
+                self._trace, self._end_ns = self._sampler.trace(), end_ns
             if ended:  # else a thread is still in a call of NVML
                 self._session.close()
         if self._report is not None:
