@@ -16,5 +16,5 @@ def test_the_host_is_described_in_plain_json() -> None:
 
 def test_versions_of_what_is_installed_without_importing_it() -> None:
     found = versions(["numpy", "no-such-package-at-all"])
-    assert found.keys() == {"wattcount", "python", "numpy"}
+    assert found.keys() == {"wattcount", "python", "numpy", "pyarrow"}
     assert found["numpy"] == __import__("numpy").__version__

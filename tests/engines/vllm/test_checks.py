@@ -40,8 +40,8 @@ from wattcount.errors import NotStartedError
         ({"model__hf_config": {}}, r"model\.weights=random needs the model's configuration"),
         ({"model__weights": Weights.path}, r"model\.weights=path needs model\.path"),
         (
-            {"model__weights": Weights.path, "model__path": "/nonexistent"},
-            r"model\.path /nonexistent is no folder",
+            {"model__weights": Weights.path, "model__path": "/nonexistent/folder"},
+            r"model\.path /nonexistent/folder is no folder",
         ),
         ({"model__weights": Weights.hub}, r"model\.weights=hub needs model\.hf_id"),
         (
