@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -76,3 +78,16 @@ def test_a_path_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == (
         "wattcount: /no/such/place does not exist; give a run record or a folder with records below it\n"
     )
+
+
+def test_what_it_does_not_need_is_not_imported(record: Path) -> None:
+    """Each of these costs a tenth of a second and more."""
+    write(record)
+    code = (
+        "import sys; from wattcount.cli.main import main\n"
+        f"sys.argv = ['wattcount', 'show', {str(record)!r}]\n"
+        "assert main() == 0\n"
+        "print(sorted({'pandas', 'mlflow', 'hydra', 'scipy.stats', 'vllm'} & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines()[-1] == "[]"

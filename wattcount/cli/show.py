@@ -60,7 +60,7 @@ def _shown(path: Path, everything: bool) -> Callable[[Console], None]:
     """What prints the record. Every file is read before anything is printed."""
     record = Record.open(path)
     result = Result.of(record)
-    rows = f"{len(record.power)} power, {len(record.requests)} requests, {len(record.steps)} steps"
+    rows = f"{len(record.power_table)} power, {len(record.requests)} requests, {len(record.steps)} steps"
     return lambda out: _show(out, record.info, result, rows, everything)
 
 
