@@ -311,7 +311,7 @@ def measure(
 def results(records_dir: str | Path, *, valid_only: bool = False) -> pd.DataFrame:
     """All runs of a folder of records as a table: one row a run, one column a field of `Result` and each figure by its key.
 
-    records_dir  e.g. `~/wattcount/records`
+    records_dir  e.g. `~/.local/share/wattcount/records`, the default of runs
     valid_only   without runs that broke off or were found invalid
     Nothing is written. Raises FileNotFoundError where there is no such folder.
     """
