@@ -106,7 +106,7 @@ PUBLISHED_ACTIVE_B = {
 """Of mixtures of experts, where the card counts the embeddings too, as `active_parameters_b` does."""
 
 CLASS_ON_THE_HUB = {"internlm2", "deepseek", "solar"}
-"""Kinds whose config class comes with the weights; tests/engines/vllm/test_configs.py builds theirs."""
+"""Kinds whose config class comes with the weights; tests/engines/vllm/test_extensions.py builds theirs."""
 
 QUANTIZED = {
     name: next(base for base in MODELS if name.startswith(f"{base}_") and base != name)

@@ -27,7 +27,7 @@ from wattcount.config.schema import (
     ServerConfig,
 )
 from wattcount.engines import registry
-from wattcount.engines.vllm.model import context_length
+from wattcount.engines.vllm.setup import context_length
 from wattcount.errors import NotStartedError
 from wattcount.load import arrivals, build_plan
 

@@ -11,7 +11,7 @@ from wattcount.config.levers import levers
 from wattcount.config.loader import changed, from_json
 from wattcount.config.schema import RunConfig
 from wattcount.engines import defaults, registry
-from wattcount.engines.vllm.upgrade import BARE_ENGINE
+from wattcount.engines.vllm.defaults import BARE_ENGINE
 from wattcount.records import Record
 from wattcount.records.upgrade import upgraded
 

@@ -11,15 +11,17 @@ import contextlib
 import dataclasses
 import gc
 import logging.config
+import multiprocessing.resource_tracker
 import os
 import shutil
 import sys
 import tempfile
+import threading
 import traceback
 import warnings
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 
@@ -28,9 +30,17 @@ from wattcount.clock import now_ns
 from wattcount.config.schema import Initializer, RunConfig, Weights
 from wattcount.engines.base import Engine, EngineInfo, GenerationRequest, TokenChunk
 from wattcount.engines.defaults import differences
-from wattcount.engines.vllm.errors import describe, log_size, root_cause, start_error
-from wattcount.engines.vllm.processes import in_thread, kill_all, own_children
-from wattcount.engines.vllm.reports import KernelLog, engine_step, eos_ids, resolved_settings, token_chunk
+from wattcount.engines.vllm.reports import (
+    KernelLog,
+    describe,
+    engine_step,
+    eos_ids,
+    log_size,
+    resolved_settings,
+    root_cause,
+    start_error,
+    token_chunk,
+)
 from wattcount.engines.vllm.setup import VllmSetup, logging_config
 from wattcount.errors import RunFailedError
 
@@ -126,7 +136,7 @@ class VllmEngine(Engine):
 
         setup = self._setup
         if setup.model.weights is Weights.random or not setup.engine.args.get("trust_remote_code"):
-            from wattcount.engines.vllm.configs import register
+            from wattcount.engines.vllm.extensions import register
 
             register()
         # For this process, where vllm may have been imported before; children read it from the environment.
@@ -366,3 +376,49 @@ def _forget_frames(error: BaseException | None) -> None:
     while error is not None:
         error.__traceback__ = None
         error = error.__cause__ or error.__context__
+
+
+_T = TypeVar("_T")
+
+
+def own_children() -> list[psutil.Process]:
+    """This process' descendants, without Python's resource tracker, which is shared and outlives engines."""
+    tracker = getattr(multiprocessing.resource_tracker, "_resource_tracker", None)
+    tracker_pid = getattr(tracker, "_pid", None)
+    return [child for child in psutil.Process().children(recursive=True) if child.pid != tracker_pid]
+
+
+def kill_all(processes: Sequence[psutil.Process], grace_s: float = 0.0) -> None:
+    """Ends processes that are still there and waits until they are gone."""
+    _, alive = psutil.wait_procs(processes, timeout=grace_s)
+    for process in alive:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(alive, timeout=5.0)
+
+
+def in_thread(work: Callable[[], _T]) -> asyncio.Future[_T]:
+    """Runs `work` in a daemon thread: unlike the loop's own pool, one that hangs does not keep the program."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[_T] = loop.create_future()
+
+    def settle(result: _T | None, error: BaseException | None) -> None:
+        if future.done():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)  # type: ignore[arg-type]
+
+    def body() -> None:
+        result: _T | None = None
+        failure: BaseException | None = None
+        try:
+            result = work()
+        except BaseException as error:
+            failure = error
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(settle, result, failure)
+
+    threading.Thread(target=body, name="wattcount-engine", daemon=True).start()
+    return future

@@ -11,8 +11,7 @@ from wattcount.config.schema import Device, Initializer, RunConfig, SpeculativeM
 from wattcount.engines.base import Engine
 from wattcount.engines.defaults import Defaults
 from wattcount.engines.plugin import Capabilities, Check, EnginePlugin, Expected, Unsupported
-from wattcount.engines.vllm import capability, checks, defaults, install
-from wattcount.engines.vllm.upgrade import upgraded
+from wattcount.engines.vllm import checks, defaults, install
 
 ENGINE_START_S = 25.0
 """From the start of its process to the first request, without what follows [s], seen on H100s and H200s."""
@@ -69,7 +68,7 @@ class VllmPlugin(EnginePlugin):
         return checks.config_problems(cfg)
 
     def unsupported(self, cfg: RunConfig, compute_capability: str | None) -> Iterator[Unsupported]:
-        return capability.unsupported(cfg, compute_capability)
+        return checks.unsupported(cfg, compute_capability)
 
     def defaults(self, cfg: RunConfig, memory_bytes: int | None = None) -> Defaults:
         return defaults.defaults(cfg, memory_bytes)
@@ -88,4 +87,4 @@ class VllmPlugin(EnginePlugin):
         )
 
     def upgraded(self, engine: Mapping[str, Any], details: Mapping[str, Any]) -> Mapping[str, Any]:
-        return upgraded(engine, details)
+        return defaults.upgraded(engine, details)

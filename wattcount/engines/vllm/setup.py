@@ -1,4 +1,4 @@
-"""What a run asks of vLLM: its arguments, and the environment of its processes.
+"""What a run asks of vLLM: its model, its arguments, and the environment of its processes.
 
 vLLM is left at its defaults (asynchronous scheduling, chunked prefill, prefix caching, CUDA graphs; those of
 `usage_context`) but for what the configuration names, its own statistics logging (off: it says nothing that is not in the
@@ -8,6 +8,7 @@ record), `enable_logging_iteration_details` (on: it says how many tokens of a st
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import math
@@ -17,7 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from wattcount.config.fit import context_problems, max_model_len
 from wattcount.config.loader import plain
+from wattcount.config.paths import data_home, hub_home
 from wattcount.config.schema import (
     EngineConfig,
     ModelConfig,
@@ -37,8 +40,93 @@ from wattcount.engines.vllm.checks import (
     supported_install,
 )
 from wattcount.engines.vllm.install import VllmInstall
-from wattcount.engines.vllm.model import context_length, known_hf_config, shape_folder
-from wattcount.errors import NotStartedError
+from wattcount.errors import NotStartedError, one_line
+from wattcount.files import write_atomically
+
+
+def known_hf_config(model: ModelConfig) -> dict[str, Any]:
+    """The model's `config.json` values as far as they are known without the network, else empty."""
+    if model.weights is Weights.hub:
+        if not model.hf_id:
+            raise NotStartedError("model.weights=hub needs model.hf_id, or use model.weights=path or random")
+        if model.gated and not _has_hub_token() and not _is_cached(model.hf_id, model.revision):
+            raise NotStartedError(
+                f"{model.hf_id} is gated: accept its licence on the hub and set HF_TOKEN, or use model.weights=random"
+            )
+        return dict(model.hf_config)
+    if model.weights is Weights.path:
+        return _read_config_json(model.path, "model.weights=path")
+    if model.hf_config:
+        return dict(model.hf_config)
+    if model.path:
+        return _read_config_json(model.path, "model.weights=random without model.hf_config")
+    if not model.hf_id:
+        raise NotStartedError(
+            "model.weights=random needs the model's configuration: model.hf_config, model.path (a folder with"
+            " config.json) or model.hf_id"
+        )
+    return {}
+
+
+def _read_config_json(path: str | None, why: str) -> dict[str, Any]:
+    if not path:
+        raise NotStartedError(f"{why} needs model.path, a folder with config.json")
+    file = Path(path).expanduser() / "config.json"
+    if not file.parent.is_dir():
+        raise NotStartedError(f"model.path {file.parent} is no folder")
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise NotStartedError(f"model.path {file.parent} holds no config.json") from None
+    except (OSError, ValueError) as error:
+        raise NotStartedError(f"{file} cannot be read: {one_line(error)}") from None
+    if not isinstance(values, dict):
+        raise NotStartedError(f"{file} holds no JSON object")
+    return values
+
+
+def _has_hub_token() -> bool:
+    if os.environ.get("HF_TOKEN") or os.environ.get("HUGGING_FACE_HUB_TOKEN"):
+        return True
+    return Path(os.environ.get("HF_TOKEN_PATH") or hub_home() / "token").expanduser().is_file()
+
+
+def _is_cached(hf_id: str, revision: str | None) -> bool:
+    try:
+        from huggingface_hub import try_to_load_from_cache
+    except ImportError:
+        return False
+    return isinstance(try_to_load_from_cache(hf_id, "config.json", revision=revision), str)
+
+
+def shape_folder(hf_config: dict[str, Any], scratch: Path) -> Path:
+    """A folder with the `config.json` of random weights: the same one for the same shape, in any run.
+
+    vLLM keeps compiled kernels by the model's path, too: a new folder would compile them anew each time. Below
+    `scratch` where wattcount's home cannot be written to.
+    """
+    content = json.dumps(hf_config, sort_keys=True)
+    name = hashlib.sha256(content.encode()).hexdigest()[:16]
+    try:
+        return _with_config_json(data_home() / "shapes" / name, content)
+    except OSError:
+        return _with_config_json(scratch / "model", content)
+
+
+def _with_config_json(folder: Path, content: str) -> Path:
+    file = folder / "config.json"
+    if not file.exists() or file.read_text(encoding="utf-8") != content:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, content)
+    return folder
+
+
+def context_length(cfg: RunConfig, hf_config: dict[str, Any]) -> int:
+    """The context length to set vLLM up for [tokens]; raises `NotStartedError` where the requests do not fit it."""
+    for problem in context_problems(cfg, hf_config):
+        raise NotStartedError(problem)
+    return max_model_len(cfg, hf_config)
+
 
 SOCKET_PATH_BYTES = 107
 """The longest path of a Unix socket: `sun_path` has 108, one of them the NUL (unix(7))."""
@@ -116,7 +204,7 @@ class VllmSetup:
             "disable_log_stats": True,
             "enable_logging_iteration_details": True,
             "jit_monitor_verbose": True,
-            "worker_extension_cls": "wattcount.engines.vllm.worker.DeviceReport",
+            "worker_extension_cls": "wattcount.engines.vllm.extensions.DeviceReport",
         }
         # What was left to vLLM stays left to it: what it chooses is then compared with what was expected.
         as_asked = defaults.asked(engine)

@@ -1,16 +1,23 @@
-"""What vLLM's own worker processes are asked: runs there, not in the run's process.
+"""Classes of wattcount that vLLM uses: config classes that it lacks, and an addition to its worker processes.
 
-vLLM mixes this class into its worker (`worker_extension_cls`), where it answers `collective_rpc`. Asking
-torch in the run's process instead would open a second CUDA context and change the idle power.
+Some architectures that vLLM computes have a config that neither vLLM nor transformers can read. Their checkpoints bring the
+config class as Python code (`trust_remote_code`). A model with random weights is made from `config.json` alone and has no
+such code. Each class here differs from Llama's config by further values only. A config keeps these values as they are, and
+vLLM's models read them by the same names.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from transformers import AutoConfig, LlamaConfig
+
 
 class DeviceReport:
-    """Mixed into vLLM's worker."""
+    """What vLLM's worker processes answer; vLLM mixes it into its worker (`worker_extension_cls`).
+
+    Asking torch in the run's process instead would open a second CUDA context and change the idle power.
+    """
 
     device: Any
     model_runner: Any
@@ -59,3 +66,31 @@ class DeviceReport:
 def nvml_uuid(uuid: str) -> str:
     """CUDA's UUID as NVML writes it: `GPU-xxxxxxxx-...`."""
     return uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}"
+
+
+class InternLM2Config(LlamaConfig):  # type: ignore[misc]
+    model_type = "internlm2"
+
+
+class DeepseekConfig(LlamaConfig):  # type: ignore[misc]
+    """DeepSeek's first mixture of experts (arXiv 2401.06066); V2 and V3 have classes in transformers."""
+
+    model_type = "deepseek"
+
+
+class SolarConfig(LlamaConfig):  # type: ignore[misc]
+    """Solar Pro Preview: Llama's layers with skips between them (`bskcn_*`)."""
+
+    model_type = "solar"
+
+
+CLASSES = (InternLM2Config, DeepseekConfig, SolarConfig)
+
+
+def register() -> None:
+    """Makes `AutoConfig` know these classes; where transformers has one of its own by now, that stays."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    for config_class in CLASSES:
+        if config_class.model_type not in CONFIG_MAPPING:
+            AutoConfig.register(config_class.model_type, config_class)
