@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from wattcount.config.schema import (
@@ -162,11 +162,11 @@ def check_gpus(engine: EngineConfig, device: str, gpu_uuids: Sequence[str]) -> N
         )
 
 
-def check_arguments(args: dict[str, Any]) -> None:
-    """Refuses `engine.args` that the installed vLLM does not know."""
+def check_arguments(args: dict[str, Any], further: Collection[str] = ()) -> None:
+    """Refuses `engine.args` that the installed vLLM does not know; `further`: known besides those of `AsyncEngineArgs`."""
     known = install.engine_argument_names()
     for name in args:
-        if known and name not in known:
+        if known and name not in known and name not in further:
             close = difflib.get_close_matches(name, sorted(known - ARGUMENTS_WITH_A_KEY.keys()), n=3)
             hint = f"; did you mean {' or '.join(close)}?" if close else ""
             raise NotStartedError(f"engine.args.{name}: vLLM's AsyncEngineArgs has no such argument{hint}")

@@ -59,12 +59,15 @@ CPU = _limits(server=(128, 2048), batch=(256, 4096))
 """Times tensor parallel times pipeline parallel."""
 
 
-def defaults(cfg: RunConfig, memory_bytes: int | None = None) -> Defaults:
+def defaults(
+    cfg: RunConfig, memory_bytes: int | None = None, scenario: ScenarioKind | None = None
+) -> Defaults:
     """What vLLM works with: what `cfg` sets, and vLLM's own choice for everything that is null.
 
     memory_bytes  of one GPU, as NVML or CUDA tells; None: by the data sheet, and without one as of a small GPU
+    scenario      whose choice it is; None: the run's own
     """
-    engine, kind = cfg.engine, cfg.scenario.kind
+    engine, kind = cfg.engine, scenario or cfg.scenario.kind
     limits = _batch_limits(cfg, memory_bytes)
     requests, tokens = limits.requests[kind], limits.tokens[kind]
     length = max_model_len(cfg)

@@ -14,7 +14,6 @@ import logging.config
 import multiprocessing.resource_tracker
 import os
 import shutil
-import sys
 import tempfile
 import threading
 import traceback
@@ -27,32 +26,29 @@ import psutil
 
 from wattcount import ownership
 from wattcount.clock import now_ns
-from wattcount.config.schema import Initializer, RunConfig, Weights
-from wattcount.engines.base import Engine, EngineInfo
-from wattcount.engines.defaults import differences
+from wattcount.config.schema import RunConfig, Weights
+from wattcount.engines.base import Engine, EngineInfo, GenerationRequest, TokenChunk
 from wattcount.engines.vllm.reports import (
     KernelLog,
     describe,
     engine_step,
-    eos_ids,
     log_size,
-    resolved_settings,
+    resolved_facts,
     root_cause,
     start_error,
     token_chunk,
 )
 from wattcount.engines.vllm.setup import VllmSetup, logging_config
+from wattcount.engines.vllm.started import engine_info
 from wattcount.errors import RunFailedError
-from wattcount.load.request import GenerationRequest, TokenChunk
 
 ENGINE_LOG = "engine.log"
 """In `log_dir`; the same file as `records.schema.ENGINE_LOG`."""
 
-DEFAULT_INITIALIZER_RANGE = 0.02
-_ABANDON_NS = 15_000_000_000
-_STOP_GRACE_S = {"cuda": 1.0, "cpu": 0.5}
-"""What vLLM's processes get to end by themselves. Everything is measured by then, and killing them frees the same:
+STOP_GRACE_S = {"cuda": 1.0, "cpu": 0.5}
+"""What vLLM's processes get to end by themselves [s]. Everything is measured by then, and killing them frees the same:
 on an H200 the engine core was still tearing down after 3 s (vLLM 0.26)."""
+_ABANDON_NS = 15_000_000_000
 
 
 class VllmEngine(Engine):
@@ -155,78 +151,13 @@ class VllmEngine(Engine):
 
     async def _describe(self) -> EngineInfo:
         llm = self._llm
-        model_config = llm.model_config
-        reports: list[dict[str, Any]] = []
-        if "worker_extension_cls" not in self._setup.engine.args:
-            reports = list(await llm.collective_rpc("wattcount_device_report"))
-        self._check_devices(reports)
-        initialised = await self._initialise(llm)
-        self._eos_ids = eos_ids(model_config)
-        torch = sys.modules["torch"]
-        settings = resolved_settings(llm.vllm_config)
-        return EngineInfo(
-            name="vllm",
-            version=self._setup.install.version,
-            device=self._setup.device,
-            gpu_uuids=self._found_gpus(reports),
-            vocab_size=int(model_config.get_vocab_size()),
-            max_model_len=int(model_config.max_model_len),
-            details={
-                "distribution": self._setup.install.distribution,
-                "torch": str(torch.__version__),
-                "cuda": getattr(torch.version, "cuda", None),
-                "devices": reports,
-                "device_verified": bool(reports),
-                "architecture": str(getattr(model_config, "architecture", None)),
-                "dtype": str(model_config.dtype),
-                "weight_initializer": initialised,
-                **settings,
-                "usage_context": self._setup.usage_context,
-                "unexpected_defaults": differences(self._setup.engine, settings),
-                "arguments": {key: value for key, value in self._arguments.items() if key != "model"},
-                "environment": self._environment,
-            },
-        )
+        facts = resolved_facts(llm.vllm_config)
+        self._eos_ids = facts["eos_ids"]
 
-    async def _initialise(self, llm: Any) -> dict[str, Any] | None:
-        """Draws random weights as the config says; what was done, None for real weights."""
-        model = self._setup.model
-        if model.weights is not Weights.random:
-            return None
-        if model.initializer is Initializer.dummy:
-            return {"initializer": "dummy", "distribution": "vLLM's dummy weights"}
-        deviation = float(model.hf_config.get("initializer_range") or DEFAULT_INITIALIZER_RANGE)
-        fan_in = model.initializer is Initializer.fan_in
-        try:
-            done = list(await llm.collective_rpc("wattcount_initialise", args=(fan_in, deviation)))
-        except Exception as error:
-            raise RunFailedError(
-                "engine_start_failed",
-                f"model.initializer={model.initializer.value}: vLLM's worker could not draw the weights: {error}",
-            ) from error
-        return {
-            "initializer": model.initializer.value,
-            "standard_deviation": None if fan_in else deviation,
-            "workers": done,
-        }
+        async def ask_workers(method: str, args: tuple[Any, ...]) -> list[dict[str, Any]]:
+            return list(await llm.collective_rpc(method, args=args))
 
-    def _check_devices(self, reports: Sequence[dict[str, Any]]) -> None:
-        found = [str(report["uuid"]) for report in reports if "uuid" in report]
-        wanted = [uuid for uuid in self._setup.gpu_uuids if uuid.startswith("GPU-")]
-        # Of several replicas the first one answers for all.
-        replicas = self._setup.engine.data_parallel_size
-        right = set(found) < set(wanted) if replicas > 1 else set(found) == set(wanted)
-        if found and wanted and not right:
-            raise RunFailedError(
-                "engine_start_failed",
-                f"vLLM computes on {', '.join(found)} while {', '.join(wanted)} is measured: unset"
-                " CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER",
-            )
-
-    def _found_gpus(self, reports: Sequence[dict[str, Any]]) -> tuple[str, ...]:
-        if self._setup.engine.data_parallel_size > 1:
-            return self._setup.gpu_uuids
-        return tuple(report["uuid"] for report in reports if "uuid" in report) or self._setup.gpu_uuids
+        return await engine_info("vllm", self._setup, facts, self._arguments, self._environment, ask_workers)
 
     async def _abandon(self, launch: asyncio.Future[None], before: set[psutil.Process]) -> None:
         """Cleans up after a start that failed, was cancelled or took too long."""
@@ -367,7 +298,7 @@ class VllmEngine(Engine):
             # Ended first, or it would report the shutdown as the death of the engine.
             handler.cancel()
             await asyncio.gather(handler, return_exceptions=True)
-        grace_s = _STOP_GRACE_S[self._setup.device]
+        grace_s = STOP_GRACE_S[self._setup.device]
         with contextlib.suppress(Exception):
             await in_thread(lambda: llm.shutdown(timeout=grace_s))
 

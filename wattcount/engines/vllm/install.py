@@ -8,6 +8,7 @@ import importlib.util
 import os
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,9 @@ SUPPORTED = f"{OLDEST[0]}.{OLDEST[1]} to {NEWEST[0]}.{NEWEST[1]}"
 
 _VERSION = re.compile(r"(\d+)\.(\d+)")
 _ARGUMENT_CLASSES = ("EngineArgs", "AsyncEngineArgs")
+_SERVER_CLASSES = ("BaseFrontendArgs", "FrontendArgs")
+_SERVER_SOURCES = ("entrypoints/launchers/cli_args.py", "entrypoints/openai/cli_args.py")
+"""Where `vllm serve` declares arguments of its own: in vLLM 0.32, and before."""
 
 
 @dataclass(frozen=True)
@@ -88,10 +92,22 @@ def uncompiled_folder() -> Path | None:
 @cache
 def engine_argument_names() -> frozenset[str]:
     """Names of `AsyncEngineArgs`' fields, read from vLLM's source. Empty where it cannot be read."""
+    return _fields(("engine/arg_utils.py",), _ARGUMENT_CLASSES)
+
+
+@cache
+def server_argument_names() -> frozenset[str]:
+    """Names of the further arguments of `vllm serve`; as `engine_argument_names`."""
+    return _fields(_SERVER_SOURCES, _SERVER_CLASSES)
+
+
+def _fields(sources: Sequence[str], classes: Sequence[str]) -> frozenset[str]:
+    """Names of the fields of these dataclasses, in the first of these files of vLLM that is there."""
     spec = importlib.util.find_spec("vllm")
     if spec is None or not spec.submodule_search_locations:
         return frozenset()
-    source = Path(spec.submodule_search_locations[0]) / "engine" / "arg_utils.py"
+    files = [Path(spec.submodule_search_locations[0]) / source for source in sources]
+    source = next((file for file in files if file.is_file()), files[0])
     try:
         tree = ast.parse(source.read_text(encoding="utf-8"))
     except (OSError, SyntaxError, UnicodeDecodeError):
@@ -99,7 +115,7 @@ def engine_argument_names() -> frozenset[str]:
     return frozenset(
         statement.target.id
         for node in tree.body
-        if isinstance(node, ast.ClassDef) and node.name in _ARGUMENT_CLASSES
+        if isinstance(node, ast.ClassDef) and node.name in classes
         for statement in node.body
         if isinstance(statement, ast.AnnAssign)
         and isinstance(statement.target, ast.Name)

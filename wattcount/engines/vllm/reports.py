@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
-from wattcount.engines.base import EngineStep
+from wattcount.engines.base import EngineStamps, EngineStep, TokenChunk
 from wattcount.errors import RunFailedError, one_line
-from wattcount.load.request import EngineStamps, TokenChunk
 
 _COMPILED = re.compile(rb"JIT compilation during inference: ([^\s(]+?)(?: \(|\. |\.?$)", re.MULTILINE)
 """A line of vLLM's JIT monitor (`vllm/utils/jit_monitor.py`, vLLM 0.26 to 0.32): Triton's kernels, CuTeDSL's and TileLang's."""
@@ -127,6 +127,22 @@ def eos_ids(model_config: Any) -> list[int]:
     return sorted(found)
 
 
+def resolved_facts(vllm_config: Any) -> dict[str, Any]:
+    """What a vLLM that is up tells of itself, in the process of its front end; plain values."""
+    model = vllm_config.model_config
+    torch = sys.modules["torch"]
+    return {
+        "vocab_size": int(model.get_vocab_size()),
+        "max_model_len": int(model.max_model_len),
+        "architecture": str(getattr(model, "architecture", None)),
+        "dtype": str(model.dtype),
+        "eos_ids": eos_ids(model),
+        "torch": str(torch.__version__),
+        "cuda": getattr(torch.version, "cuda", None),
+        "settings": resolved_settings(vllm_config),
+    }
+
+
 def resolved_settings(vllm_config: Any) -> dict[str, Any]:
     """What is in force, as vLLM resolved it: what was left to it, and what it changed. None: not told."""
     cache, scheduler = vllm_config.cache_config, vllm_config.scheduler_config
@@ -147,6 +163,8 @@ def resolved_settings(vllm_config: Any) -> dict[str, Any]:
         "quantization": getattr(model, "quantization", None),
         "enforce_eager": getattr(model, "enforce_eager", None),
         "cuda_graphs": getattr(cuda_graphs, "name", None),
+        "cuda_graph_sizes": _plain_list(getattr(compilation, "cudagraph_capture_sizes", None)),
+        "stream_interval": getattr(scheduler, "stream_interval", None),
         "tensor_parallel_size": getattr(parallel, "tensor_parallel_size", None),
         "pipeline_parallel_size": getattr(parallel, "pipeline_parallel_size", None),
         "data_parallel_size": getattr(parallel, "data_parallel_size", None),
@@ -156,6 +174,10 @@ def resolved_settings(vllm_config: Any) -> dict[str, Any]:
         names = ("method", "num_speculative_tokens", "prompt_lookup_min", "prompt_lookup_max")
         settings["speculative"] = {name: getattr(speculative, name, None) for name in names}
     return settings
+
+
+def _plain_list(values: Any) -> list[int] | None:
+    return None if values is None else [int(value) for value in values]
 
 
 _EXCEPTION = re.compile(r"^(?:[\w.]+\.)?(\w*(?:Error|Exception|Interrupt))(?::\s*(.*))?$")

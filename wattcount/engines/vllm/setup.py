@@ -13,7 +13,7 @@ import importlib.util
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -159,15 +159,26 @@ class VllmSetup:
     scenario: ScenarioKind
 
     @classmethod
-    def of(cls, cfg: RunConfig, gpu_uuids: Sequence[str]) -> VllmSetup:
-        """Raises `NotStartedError` for what vLLM could not do here. Imports no vllm."""
+    def of(
+        cls,
+        cfg: RunConfig,
+        gpu_uuids: Sequence[str],
+        *,
+        scenario: ScenarioKind | None = None,
+        further_arguments: Collection[str] = (),
+    ) -> VllmSetup:
+        """Raises `NotStartedError` for what vLLM could not do here. Imports no vllm.
+
+        scenario           see the class; None: the run's own
+        further_arguments  names that `engine.args` may have besides those of `AsyncEngineArgs`
+        """
         install = supported_install()
         device = chosen_device(cfg.engine.device, install, gpu_uuids)
         uuids = tuple(gpu_uuids) if device == "cuda" else ()
         check_gpus(cfg.engine, device, uuids)
         for problem in config_problems(cfg):
             raise NotStartedError(problem)
-        check_arguments(cfg.engine.args)
+        check_arguments(cfg.engine.args, further_arguments)
         check_weights(cfg.model, device)
         hf_config = known_hf_config(cfg.model)
         max_model_len = context_length(cfg, hf_config)
@@ -180,7 +191,7 @@ class VllmSetup:
             hf_config,
             max_model_len,
             draft_model(cfg),
-            cfg.scenario.kind,
+            scenario or cfg.scenario.kind,
         )
 
     @property
@@ -325,7 +336,11 @@ def logging_config(log: Path) -> dict[str, Any]:
                 "formatter": "plain",
             }
         },
-        "loggers": {"vllm": {"handlers": ["engine_log"], "level": "INFO", "propagate": False}},
+        "loggers": {
+            "vllm": {"handlers": ["engine_log"], "level": "INFO", "propagate": False},
+            # A line for each step, which a server writes by default when steps are told of.
+            "vllm.v1.metrics.loggers": {"level": "WARNING"},
+        },
     }
 
 

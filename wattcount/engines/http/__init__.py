@@ -1,1 +1,0 @@
-"""Driving a server over HTTP: what engines share whose requests leave this process."""
