@@ -13,6 +13,7 @@ from wattcount.masking import (
     has_secret,
     is_secret_name,
     masked,
+    masked_command,
     reveal,
 )
 
@@ -115,3 +116,28 @@ def test_one_line_of_an_error() -> None:
 @pytest.mark.parametrize("text", ["a" * 1_000_000, "://" + "a" * 1_000_000, "a://u:" + "b" * 1_000_000])
 def test_a_long_text_of_others_takes_no_time_that_grows_with_its_square(text: str) -> None:
     assert masked(text) == concealed_argument(text) == text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        (
+            ["vllm", "serve", "m", "--api-key", "k1", "k2", "--port", "80"],
+            ["vllm", "serve", "m", "--api-key", "***", "***", "--port", "80"],
+        ),
+        (["--api-key=k1", "--hf_token=x"], ["--api-key=***", "--hf_token=***"]),
+        (["HF_TOKEN=x", "python"], ["HF_TOKEN=***", "python"]),
+        (["--otlp", "http://me:pw@host/x"], ["--otlp", "http://me:***@host/x"]),
+        (
+            ["--overrides", '{"hf_token": "abc", "max_tokens": 3}'],
+            ["--overrides", '{"hf_token": "***", "max_tokens": 3}'],
+        ),
+        (["--max-tokens", "5", "--eos-token", "x"], ["--max-tokens", "5", "--eos-token", "x"]),
+        (["-hft", "abc", "-ngl", "99"], ["-hft", "***", "-ngl", "99"]),
+        (["-H", "Authorization: Bearer abcdef"], ["-H", "Authorization: Bearer ***"]),
+    ],
+)
+def test_another_programs_command_line_is_shown_without_its_secrets(
+    arguments: list[str], shown: list[str]
+) -> None:
+    assert masked_command(arguments) == shown

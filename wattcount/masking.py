@@ -42,6 +42,10 @@ _TOKEN = re.compile(
 )
 # One URI of an override: a comma before the next one, quotes and brackets end it.
 _URI = re.compile(rf"{_SCHEME}(?:(?!,{_SCHEME})[^\s\"'\[\]{{}}])+")
+# `"hf_token": "..."` of JSON in an argument.
+_JSON_SECRET = re.compile(rf"([\"']{_NAMES}[\"']\s*:\s*[\"'])[^\"']*([\"'])", re.IGNORECASE)
+_SECRET_FLAGS = frozenset({"-hft"})
+"""Short names of such arguments: llama.cpp's token for Hugging Face."""
 _SECRET_NAME = re.compile(_NAMES, re.IGNORECASE)
 
 
@@ -88,6 +92,25 @@ def concealed_argument(argument: str) -> str:
 def concealed_arguments(arguments: Sequence[str]) -> list[str]:
     """All of a command line's arguments, each as `concealed_argument`."""
     return [concealed_argument(argument) for argument in arguments]
+
+
+def masked_command(arguments: Sequence[str]) -> list[str]:
+    """Another program's command line with `MASK` in place of each secret: of what follows `--api-key` and its like, too."""
+    shown: list[str] = []
+    secret = False
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if argument.startswith("-"):
+            secret = argument.startswith("--") and not equals and is_secret_name(name.lstrip("-"))
+            secret = secret or argument in _SECRET_FLAGS
+        elif secret:
+            shown.append(MASK)
+            continue
+        if equals and value and is_secret_name(name.lstrip("-")):
+            shown.append(f"{name}={MASK}")
+        else:
+            shown.append(masked(_JSON_SECRET.sub(rf"\g<1>{MASK}\g<2>", argument)))
+    return shown
 
 
 def _variable(hidden: str) -> str:

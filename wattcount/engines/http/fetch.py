@@ -1,0 +1,139 @@
+"""Small answers of a server that somebody else may run: fetched within limits of size and time, and taken as data."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import math
+import ssl
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import IO, Any
+from urllib.parse import urlsplit
+
+from wattcount.errors import NotStartedError, one_line
+
+TIMEOUT_S = 5.0
+"""Longest time [s] that an answer is waited for: a loaded server answers in well under one."""
+MAX_BYTES = 8 * 2**20
+"""Longest answer [bytes] that is taken; `/metrics` of a server with 8 replicas has some 0.5 MiB."""
+MAX_TEXT = 400
+"""Characters of a text that is kept."""
+_CHUNK_BYTES = 2**16
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a server answered.
+
+    status   of HTTP; None: no answer
+    text     None: there is none, or it cannot be taken
+    problem  why there is none, as a clause
+    """
+
+    status: int | None
+    text: str | None
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class Site:
+    """A server to ask, without anything secret in its `repr`.
+
+    base_url  `http://HOST:PORT`; a `/v1` at its end is left out
+    headers   sent with each request, such as the API key
+    tls       None: the system's certificates
+    """
+
+    base_url: str
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    tls: ssl.SSLContext | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "base_url", root_url(self.base_url))
+
+    def get(self, path: str, timeout_s: float = TIMEOUT_S) -> Answer:
+        """The answer to GET `path`, whatever it is; raises nothing."""
+        request = urllib.request.Request(self.base_url + path, headers=dict(self.headers))
+        opener = urllib.request.build_opener(
+            urllib.request.ProxyHandler({}),
+            urllib.request.HTTPSHandler(context=self.tls),
+            _SameSite(),
+        )
+        try:
+            with opener.open(request, timeout=timeout_s) as answer:
+                text = _read(answer, time.monotonic() + timeout_s)
+                problem = None if text is not None else "its answer was too long, or did not end in time"
+                return Answer(answer.status, text, problem)
+        except urllib.error.HTTPError as error:
+            error.close()
+            return Answer(error.code, None, f"it answered {error.code}")
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            reason = getattr(error, "reason", None) or error
+            return Answer(None, None, one_line(reason) or type(error).__name__)
+
+    def text(self, path: str) -> str | None:
+        """The answer's text; None where the server has no such page, or gives no answer that can be taken."""
+        return self.get(path).text
+
+    def json(self, path: str) -> Any:
+        """The answer as JSON; None where there is none."""
+        text = self.text(path)
+        if text is None:
+            return None
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError):
+            return None
+
+
+class _SameSite(urllib.request.HTTPRedirectHandler):
+    """Follows a redirect to the same server only: the headers may hold a key."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        before, after = urlsplit(req.full_url), urlsplit(newurl)
+        if (before.scheme, before.netloc) != (after.scheme, after.netloc):
+            return None
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _read(answer: Any, until_s: float) -> str | None:
+    """The body; None where it is too long, or does not end in time."""
+    parts, length = [], 0
+    while chunk := answer.read1(_CHUNK_BYTES):
+        length += len(chunk)
+        if length > MAX_BYTES or time.monotonic() > until_s:
+            return None
+        parts.append(chunk)
+    return b"".join(parts).decode("utf-8", "replace")
+
+
+def root_url(base_url: str) -> str:
+    """`base_url` without `/v1` and slashes at its end. Raises `NotStartedError` for what is no URL of a server."""
+    try:
+        parts = urlsplit(base_url.strip())
+        port = parts.port
+    except ValueError as error:
+        raise NotStartedError(
+            f"{base_url}: {error}; a server's URL looks like http://localhost:8000"
+        ) from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+        raise NotStartedError(f"{base_url}: no URL of a server; one looks like http://localhost:8000")
+    path = parts.path.rstrip("/").removesuffix("/v1").rstrip("/")
+    return f"{parts.scheme}://{parts.netloc}{path}"
+
+
+def plain(value: Any) -> str | int | float | bool | None:
+    """A single value of an answer as it can be kept in a record; None for what is none, or cannot be."""
+    if isinstance(value, bool) or value is None:
+        return value
+    if isinstance(value, int):
+        return value if abs(value) < 2**63 else None
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value[:MAX_TEXT] if isinstance(value, str) else None
