@@ -33,10 +33,10 @@ import psutil
 from wattcount.config import compose, fit, model_shape
 from wattcount.config.catalogue import model_catalogue
 from wattcount.config.schema import ModelConfig, RunConfig
-from wattcount.engines.base import GenerationRequest
 from wattcount.engines.registry import create
 from wattcount.engines.vllm.install import find_vllm
 from wattcount.errors import NotStartedError, RunFailedError
+from wattcount.load.request import GenerationRequest
 
 RESULTS = Path(__file__).resolve().parent.parent / "data" / "catalogue" / "vllm_cpu.json"
 WEIGHTS_LIMIT_BYTES = 2 * fit.GIB

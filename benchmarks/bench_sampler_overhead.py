@@ -40,10 +40,11 @@ from numpy.typing import NDArray
 from wattcount import config
 from wattcount.clock import now_ns
 from wattcount.config.schema import RunConfig
-from wattcount.engines.base import Engine, EngineInfo, GenerationRequest
+from wattcount.engines.base import Engine, EngineInfo
 from wattcount.engines.registry import create
 from wattcount.gpu import PowerSampler
 from wattcount.gpu.nvml import NvmlSession, open_session
+from wattcount.load.request import GenerationRequest
 from wattcount.run.preflight import preflight
 from wattcount.study.statistics import detrended, paired
 

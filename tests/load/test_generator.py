@@ -20,12 +20,13 @@ from wattcount.config.schema import (
     SamplingConfig,
     ServerConfig,
 )
-from wattcount.engines.base import Engine, EngineInfo, GenerationRequest, TokenChunk
+from wattcount.engines.base import Engine, EngineInfo
 from wattcount.engines.registry import create
 from wattcount.errors import RunFailedError
 from wattcount.load import LoadGenerator, LoadPlan, build_plan
 from wattcount.load.generator import RequestRecord
 from wattcount.load.rehearsal import beginning
+from wattcount.load.request import GenerationRequest, TokenChunk
 from wattcount.records.schema import REQUESTS_SCHEMA, RequestStatus
 
 VOCAB = 1000

@@ -1,4 +1,4 @@
-"""What the load generator and the scenarios know of an engine.
+"""What the scenarios know of an engine.
 
 An engine may live in this process (vLLM, the tiny one) or elsewhere (an OpenAI-compatible server):
 nothing here assumes more than "send a prompt, get tokens with the time each batch of them arrived".
@@ -8,47 +8,14 @@ What only a local engine can tell (steps, its own stamps) is optional and `None`
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Unpack
 
-from wattcount.config.schema import SamplingConfig
-
-
-@dataclass(frozen=True, slots=True)
-class GenerationRequest:
-    """One prompt to complete."""
-
-    request_id: str
-    prompt_token_ids: Sequence[int]
-    max_output_tokens: int
-    force_output_length: bool
-    """True: exactly `max_output_tokens` tokens (end-of-sequence is ignored)."""
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    """How each token is drawn."""
-
-
-@dataclass(frozen=True, slots=True)
-class EngineStamps:
-    """The engine's own account of a finished request; CLOCK_MONOTONIC nanoseconds."""
-
-    queued_ns: int | None = None
-    scheduled_ns: int | None = None
-    first_token_ns: int | None = None
-    last_token_ns: int | None = None
-    cached_tokens: int | None = None
-    preemptions: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class TokenChunk:
-    """Tokens that arrived together; `t_ns` is when the client saw them (CLOCK_MONOTONIC)."""
-
-    t_ns: int
-    token_count: int
-    finished: bool = False
-    finish_reason: str | None = None
-    stamps: EngineStamps | None = None
-    """Given with the last chunk only, by engines that keep such stamps."""
+if TYPE_CHECKING:
+    from wattcount.load.generator import Generator, GeneratorOptions
+    from wattcount.load.plan import LoadPlan
+    from wattcount.load.request import GenerationRequest, TokenChunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +84,23 @@ class Engine(ABC):
     @abstractmethod
     async def start(self) -> EngineInfo: ...
 
-    @abstractmethod
+    def generator(self, plan: LoadPlan, **options: Unpack[GeneratorOptions]) -> Generator:
+        """What sends a plan to this engine. By default this process does, through `generate`.
+
+        Called when the engine is up, and only between phases: it may draw the prompts, which takes long.
+        """
+        from wattcount.load.generator import LoadGenerator
+
+        return LoadGenerator(self, plan, **options)
+
     def generate(self, request: GenerationRequest) -> AsyncIterator[TokenChunk]:
-        """Tokens as they come. Raises `RunFailedError` (`engine_died`, `request_failed`)."""
+        """Tokens as they come. Raises `RunFailedError` (`engine_died`, `request_failed`).
+
+        Not needed of an engine with a `generator` of its own.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} has neither `generate` nor a `generator` of its own"
+        )
 
     @abstractmethod
     async def stop(self) -> None:

@@ -1,19 +1,20 @@
-"""The open-loop load generator: sends each request of a plan at its time, whatever the engine does."""
+"""Open-loop load generators: they send each request of a plan at its time, whatever the engine does."""
 
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Required, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wattcount.clock import now_ns
-from wattcount.engines.base import Engine, EngineStamps, GenerationRequest, TokenChunk
 from wattcount.errors import ERROR_CHARACTERS, RunFailedError, one_line
 from wattcount.load.plan import LoadPlan
+from wattcount.load.request import EngineStamps, Generates, GenerationRequest, TokenChunk
 
 ENGINE_DIED = "engine_died"
 
@@ -54,7 +55,26 @@ class RequestRecord:
         return {item.name: getattr(self, item.name) for item in fields(self)}
 
 
-class LoadGenerator:
+class GeneratorOptions(TypedDict, total=False):
+    """What a generator is made with, besides its plan."""
+
+    vocab_size: Required[int]
+    """Of the model: prompts are drawn from it."""
+    window_start_offset_ns: Required[int | None]
+    """Requests planned before it are of phase `before_window`, the others of `window`; None: all are of `before_window`."""
+    max_in_flight: int | None
+    """A request waits until fewer are in flight, and its send lag shows it; None: as many as come."""
+    hold_window: bool
+    """Requests of phase `window` wait for `release_window`, which says when the window begins."""
+    share_slots: Generator | None
+    """Another generator of the same engine, whose `max_in_flight` holds for both together."""
+    id_prefix: str
+    """Begins the request ids."""
+    before_window: str
+    """What requests that are not of the window are sent for; `warmup` where it is not given."""
+
+
+class Generator(ABC):
     """Sends the requests of a plan to an engine and keeps what came back.
 
     ::
@@ -62,52 +82,22 @@ class LoadGenerator:
         construct --- run(start_ns) --- drain(limit_s)
         (prompts)     (all sent)        (all ended)
 
-    Times are absolute: a late send does not push back the next ones. With `max_in_flight` a request
-    waits until fewer are in flight, and its send lag shows it.
-
-    `window_start_offset_ns`: requests planned before it are of phase `warmup`, the others of `window`;
-    None: none is, the whole plan is `before_window`'s.
-    `before_window`: what requests that are not of the window are sent for.
-    `hold_window`: requests of phase `window` wait for `release_window`, which says when the window begins.
-    `share_slots`: another generator whose `max_in_flight` holds for both together.
-    `on_tokens` is called with the record and the chunk, after the record has taken the chunk in.
+    Times are absolute: a late send does not push back the next ones. Options: see `GeneratorOptions`.
     """
 
     def __init__(
         self,
-        engine: Engine,
         plan: LoadPlan,
         *,
-        vocab_size: int,
         window_start_offset_ns: int | None,
-        on_tokens: Callable[[RequestRecord, TokenChunk], None] | None = None,
         max_in_flight: int | None = None,
-        hold_window: bool = False,
-        share_slots: LoadGenerator | None = None,
         id_prefix: str = "",
         before_window: str = "warmup",
     ) -> None:
         if max_in_flight is not None and max_in_flight < 1:
             raise ValueError(f"max_in_flight must be at least 1, got {max_in_flight}")
-        self._engine = engine
         self._plan = plan
-        self._on_tokens = on_tokens
-        self._slots = asyncio.Semaphore(max_in_flight) if max_in_flight is not None else None
-        if share_slots is not None:
-            self._slots = share_slots._slots
-        self._released = asyncio.Event()
-        if not hold_window:
-            self._released.set()
-        self._stop_ns: int | None = None
-        """When sending stops; None: it does not."""
-        self._stops_ns: dict[str, int] = {}
-        """When sending stops, by phase of the requests."""
-        self._tasks: set[asyncio.Task[None]] = set()
         self._failure: RunFailedError | None = None
-        self._runner: asyncio.Task[Any] | None = None
-        self._drained = asyncio.Event()
-        # Made now: drawing a long prompt costs more than sending it.
-        self._prompts = [_prompt(plan, index, vocab_size) for index in range(len(plan))]
         start = window_start_offset_ns
         self.records: list[RequestRecord] = [
             RequestRecord(
@@ -124,23 +114,115 @@ class LoadGenerator:
         self.output_tokens = 0
 
     @property
+    @abstractmethod
     def in_flight(self) -> int:
-        return len(self._tasks)
+        """Requests that were sent and have not ended."""
 
     @property
     def failure(self) -> RunFailedError | None:
-        """What the engine died of; None while it lives."""
+        """What the engine, or this generator, died of; None while both live."""
         return self._failure
 
+    @abstractmethod
     async def run(self, start_ns: int) -> None:
         """Sends every request at `start_ns` plus its offset; returns when all are sent.
 
         Raises `RunFailedError` as soon as the engine is dead. If it is cancelled, requests in flight go
         on until `drain` or `cancel`.
         """
-        offsets = self._plan.send_offset_ns.tolist()
-        for record, offset in zip(self.records, offsets, strict=True):
+
+    @abstractmethod
+    def release_window(self, later_ns: int = 0) -> None:
+        """Lets the requests of phase `window` go, `later_ns` after what was planned for them."""
+
+    @abstractmethod
+    def stop_at(self, t_ns: int, phase: str | None = None) -> None:
+        """Sends nothing from `t_ns` on: neither what is planned for then or later, nor what waits for a slot then.
+
+        phase  None: this holds for all requests, and those that are not sent were never planned.
+               A phase: this holds for its requests only, and those that are not sent keep their planned send.
+        """
+
+    @abstractmethod
+    async def drain(self, limit_s: float) -> int:
+        """Waits until all requests in flight have ended, at most `limit_s`, then cancels the rest.
+
+        Returns how many were cancelled. Raises `RunFailedError` if the engine died.
+        """
+
+    @abstractmethod
+    async def cancel(self) -> None:
+        """Cancels everything in flight and waits for it to end; what had arrived stays in the records."""
+
+    def _plan_sends(self, start_ns: int) -> None:
+        """Every request is planned for `start_ns` plus its offset."""
+        for record, offset in zip(self.records, self._plan.send_offset_ns.tolist(), strict=True):
             record.planned_send_ns = start_ns + offset
+
+    def _plan_window_later(self, later_ns: int) -> None:
+        """Every request of the window is planned for `later_ns` later."""
+        for record in self.records if later_ns else ():
+            if record.phase == "window" and record.planned_send_ns is not None:
+                record.planned_send_ns += later_ns
+
+    def _plan_none_from(self, t_ns: int) -> None:
+        """What is not sent yet and planned for `t_ns` or later was never planned."""
+        for record in self.records:
+            if record.status == "not_sent" and (record.planned_send_ns or 0) >= t_ns:
+                record.planned_send_ns = None
+
+
+class LoadGenerator(Generator):
+    """Sends from this process, through the engine's `generate`.
+
+    `on_tokens` is called with the record and the chunk, after the record has taken the chunk in.
+    """
+
+    def __init__(
+        self,
+        engine: Generates,
+        plan: LoadPlan,
+        *,
+        vocab_size: int,
+        window_start_offset_ns: int | None,
+        on_tokens: Callable[[RequestRecord, TokenChunk], None] | None = None,
+        max_in_flight: int | None = None,
+        hold_window: bool = False,
+        share_slots: Generator | None = None,
+        id_prefix: str = "",
+        before_window: str = "warmup",
+    ) -> None:
+        super().__init__(
+            plan,
+            window_start_offset_ns=window_start_offset_ns,
+            max_in_flight=max_in_flight,
+            id_prefix=id_prefix,
+            before_window=before_window,
+        )
+        self._engine = engine
+        self._on_tokens = on_tokens
+        self._slots = asyncio.Semaphore(max_in_flight) if max_in_flight is not None else None
+        if share_slots is not None:
+            assert isinstance(share_slots, LoadGenerator)
+            self._slots = share_slots._slots
+        self._released = asyncio.Event()
+        if not hold_window:
+            self._released.set()
+        self._stop_ns: int | None = None
+        """When sending stops; None: it does not."""
+        self._stops_ns: dict[str, int] = {}
+        """When sending stops, by phase of the requests."""
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._runner: asyncio.Task[Any] | None = None
+        # Made now: drawing a long prompt costs more than sending it.
+        self._prompts = [prompt(plan, index, vocab_size) for index in range(len(plan))]
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._tasks)
+
+    async def run(self, start_ns: int) -> None:
+        self._plan_sends(start_ns)
         self._runner = asyncio.current_task()
         try:
             for record in self.records:
@@ -169,32 +251,17 @@ class LoadGenerator:
             raise self._failure
 
     def release_window(self, later_ns: int = 0) -> None:
-        """Lets the requests of phase `window` go, `later_ns` after what was planned for them."""
-        if later_ns:
-            for record in self.records:
-                if record.phase == "window" and record.planned_send_ns is not None:
-                    record.planned_send_ns += later_ns
+        self._plan_window_later(later_ns)
         self._released.set()
 
     def stop_at(self, t_ns: int, phase: str | None = None) -> None:
-        """Sends nothing from `t_ns` on: neither what is planned for then or later, nor what waits for a slot then.
-
-        phase  None: this holds for all requests, and those that are not sent were never planned.
-               A phase: this holds for its requests only, and those that are not sent keep their planned send.
-        """
         if phase is not None:
             self._stops_ns[phase] = t_ns
             return
         self._stop_ns = t_ns
-        for record in self.records:
-            if record.status == "not_sent" and (record.planned_send_ns or 0) >= t_ns:
-                record.planned_send_ns = None
+        self._plan_none_from(t_ns)
 
     async def drain(self, limit_s: float) -> int:
-        """Waits until all requests in flight have ended, at most `limit_s`, then cancels the rest.
-
-        Returns how many were cancelled. Raises `RunFailedError` if the engine died.
-        """
         pending = set(self._tasks)
         if pending:
             _, pending = await asyncio.wait(pending, timeout=max(limit_s, 0.0))
@@ -205,7 +272,6 @@ class LoadGenerator:
         return cancelled
 
     async def cancel(self) -> None:
-        """Cancels everything in flight and waits for it to end; what had arrived stays in the records."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -306,7 +372,8 @@ def _take_stamps(record: RequestRecord, stamps: EngineStamps) -> None:
     record.preemptions = stamps.preemptions
 
 
-def _prompt(plan: LoadPlan, index: int, vocab_size: int) -> NDArray[np.int32]:
+def prompt(plan: LoadPlan, index: int, vocab_size: int) -> NDArray[np.int32]:
+    """int32[tokens]: the token ids of prompt `index`. Raises `RunFailedError` where the vocabulary has them not."""
     ids = np.asarray(plan.token_ids(index, vocab_size), dtype=np.int32)
     if len(ids) and int(ids.max()) >= vocab_size:
         raise RunFailedError(

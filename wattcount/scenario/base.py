@@ -19,7 +19,7 @@ from wattcount.engines.base import Engine, EngineInfo, EngineStep
 from wattcount.engines.plugin import EnginePlugin
 from wattcount.errors import ERROR_CHARACTERS, RunFailedError, one_line
 from wattcount.load.build import BuiltLoad
-from wattcount.load.generator import LoadGenerator
+from wattcount.load.generator import Generator
 from wattcount.load.rehearsal import beginning
 from wattcount.load.stalls import Stalls, Steps, stalls
 from wattcount.records.schema import Phase
@@ -236,11 +236,10 @@ class _Rehearsing:
             "stall_s": None if found is None else found.seconds,
         }
 
-    def _generator(self, number: int) -> LoadGenerator:
+    def _generator(self, number: int) -> Generator:
         load = self._ctx.load
         begin_ns = load.window_start_offset_ns
-        return LoadGenerator(
-            self._ctx.engine,
+        return self._ctx.engine.generator(
             beginning(
                 load.main,
                 number,
@@ -257,7 +256,7 @@ class _Rehearsing:
 
 
 def _stalls_of(
-    generator: LoadGenerator, steps: Sequence[EngineStep], start_ns: int, end_ns: int
+    generator: Generator, steps: Sequence[EngineStep], start_ns: int, end_ns: int
 ) -> Stalls | None:
     """Where the engine stood still while it served `generator`; None where its steps do not tell."""
     if any(step.prefill_tokens is None or step.decode_tokens is None for step in steps):
@@ -287,7 +286,7 @@ class Sending:
     def __init__(
         self,
         ctx: RunContext,
-        generator: LoadGenerator,
+        generator: Generator,
         *,
         start_ns: int | None = None,
         planned: bool = True,
@@ -334,12 +333,12 @@ class Sending:
             await asyncio.gather(self._task, return_exceptions=True)
 
 
-def time_to_plan_ns(generator: LoadGenerator) -> int:
+def time_to_plan_ns(generator: Generator) -> int:
     """Long enough for every planned send to be in the spool before the first one is due."""
     return 100_000_000 + 30_000 * len(generator.records)
 
 
-def check_some_completed(generator: LoadGenerator, limit: str) -> None:
+def check_some_completed(generator: Generator, limit: str) -> None:
     """Raises `RunFailedError` where no request of a load came to its end."""
     if generator.completed or not generator.records:
         return

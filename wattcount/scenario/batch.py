@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from wattcount.config.schema import BatchConfig
 from wattcount.errors import RunFailedError
-from wattcount.load.generator import LoadGenerator
+from wattcount.load.generator import Generator
 from wattcount.records.schema import Phase
 from wattcount.scenario.base import RunContext, Scenario, Sending, check_some_completed
 
@@ -21,18 +21,17 @@ class BatchScenario(Scenario):
     def __init__(self, config: BatchConfig) -> None:
         super().__init__(config)
         self._batch = config
-        self._warmup: LoadGenerator | None = None
-        self._main: LoadGenerator | None = None
+        self._warmup: Generator | None = None
+        self._main: Generator | None = None
 
     def prepare(self, ctx: RunContext) -> None:
         assert ctx.engine_info is not None
         vocab_size = ctx.engine_info.vocab_size
         if ctx.load.warmup is not None:
-            self._warmup = LoadGenerator(
-                ctx.engine, ctx.load.warmup, vocab_size=vocab_size, window_start_offset_ns=None
+            self._warmup = ctx.engine.generator(
+                ctx.load.warmup, vocab_size=vocab_size, window_start_offset_ns=None
             )
-        self._main = LoadGenerator(
-            ctx.engine,
+        self._main = ctx.engine.generator(
             ctx.load.main,
             vocab_size=vocab_size,
             window_start_offset_ns=ctx.load.window_start_offset_ns,
@@ -51,7 +50,7 @@ class BatchScenario(Scenario):
         ctx.phases.begin(Phase.DRAIN, 0.0, at_ns=last_ns)
         ctx.phases.end()
 
-    async def _all(self, ctx: RunContext, phase: Phase, generator: LoadGenerator) -> None:
+    async def _all(self, ctx: RunContext, phase: Phase, generator: Generator) -> None:
         """Sends all and waits for the last token of the last one."""
         limit_s = self._batch.time_limit_s
         async with Sending(ctx, generator) as sending:

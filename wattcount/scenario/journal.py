@@ -15,7 +15,7 @@ from wattcount.energy.events import lost_line, says_lost
 from wattcount.energy.rapl import RaplSampler
 from wattcount.engines.base import EngineStep
 from wattcount.errors import RunFailedError
-from wattcount.load.generator import LoadGenerator, RequestRecord
+from wattcount.load.generator import Generator, RequestRecord
 from wattcount.records.schema import Phase, RequestStatus
 from wattcount.records.writer import RecordWriter
 from wattcount.scenario.phases import PhaseRunner
@@ -59,7 +59,7 @@ class Progress:
 class _Followed:
     """The requests of one generator: which were spooled, and how far."""
 
-    def __init__(self, generator: LoadGenerator, counted: bool) -> None:
+    def __init__(self, generator: Generator, counted: bool) -> None:
         self.generator = generator
         self.counted = counted
         self._next = 0
@@ -135,7 +135,7 @@ class Journal:
         """For `Engine.on_step`."""
         self._steps.append(step)
 
-    def follow(self, generator: LoadGenerator, *, planned: bool = True, counted: bool = True) -> None:
+    def follow(self, generator: Generator, *, planned: bool = True, counted: bool = True) -> None:
         """Spools the generator's requests from now on. Call it when their planned sends are known.
 
         planned  False: those that will not be sent leave no row
@@ -146,7 +146,7 @@ class Journal:
         if planned:
             self._writer.append_requests(*followed.planned())
 
-    def planned_anew(self, generator: LoadGenerator) -> None:
+    def planned_anew(self, generator: Generator) -> None:
         """The planned sends of what was not sent yet have changed."""
         for followed in self._followed:
             if followed.generator is generator:
@@ -233,7 +233,7 @@ class Journal:
 
     def _progress(self) -> Progress:
         at_ns = now_ns()
-        generators: Sequence[LoadGenerator] = [
+        generators: Sequence[Generator] = [
             followed.generator for followed in self._followed if followed.counted
         ]
         tokens = sum(generator.output_tokens for generator in generators)

@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 
 from wattcount.clock import now_ns
 from wattcount.config.schema import ServerConfig
-from wattcount.load.generator import LoadGenerator
+from wattcount.load.generator import Generator
 from wattcount.records.schema import Phase
 from wattcount.scenario.base import RunContext, Scenario, Sending, check_some_completed, time_to_plan_ns
 from wattcount.scenario.settling import Settling
@@ -39,13 +39,12 @@ class ServerScenario(Scenario):
         super().__init__(config)
         preload()  # what `Settling` asks under load
         self._server = config
-        self._generator: LoadGenerator | None = None
-        self._more: LoadGenerator | None = None
+        self._generator: Generator | None = None
+        self._more: Generator | None = None
 
     def prepare(self, ctx: RunContext) -> None:
         assert ctx.engine_info is not None
-        self._generator = LoadGenerator(
-            ctx.engine,
+        self._generator = ctx.engine.generator(
             ctx.load.main,
             vocab_size=ctx.engine_info.vocab_size,
             window_start_offset_ns=ctx.load.window_start_offset_ns,
@@ -53,8 +52,7 @@ class ServerScenario(Scenario):
             hold_window=ctx.load.more_warmup is not None,
         )
         if ctx.load.more_warmup is not None:
-            self._more = LoadGenerator(
-                ctx.engine,
+            self._more = ctx.engine.generator(
                 ctx.load.more_warmup,
                 vocab_size=ctx.engine_info.vocab_size,
                 window_start_offset_ns=None,

@@ -14,8 +14,9 @@ from pathlib import Path
 from wattcount.clock import now_ns
 from wattcount.config import RunConfig
 from wattcount.config.schema import Device
-from wattcount.engines.base import Engine, EngineInfo, GenerationRequest, TokenChunk
+from wattcount.engines.base import Engine, EngineInfo
 from wattcount.engines.plugin import Capabilities, EnginePlugin
+from wattcount.load.request import GenerationRequest, TokenChunk
 
 
 class EchoPlugin(EnginePlugin):

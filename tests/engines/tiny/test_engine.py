@@ -15,11 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wattcount.config.schema import BatchConfig, EngineConfig, LengthConfig, RunConfig
-from wattcount.engines.base import EngineStep, GenerationRequest, TokenChunk
+from wattcount.engines.base import EngineStep
 from wattcount.engines.registry import create
 from wattcount.engines.tiny.engine import TinyEngine
 from wattcount.engines.tiny.settings import TinyArgs
 from wattcount.errors import NotStartedError, RunFailedError
+from wattcount.load.request import GenerationRequest, TokenChunk
 
 FAST: dict[str, Any] = {"step_base_ms": 0.2, "decode_ms_per_seq": 0.001, "prefill_tokens_per_s": 10_000_000.0}
 

@@ -24,12 +24,13 @@ from wattcount.config.schema import (
     ServerConfig,
     SpeculativeMethod,
 )
-from wattcount.engines.base import EngineInfo, EngineStep, GenerationRequest, TokenChunk
+from wattcount.engines.base import EngineInfo, EngineStep
 from wattcount.engines.registry import create
 from wattcount.engines.vllm.engine import VllmEngine
 from wattcount.engines.vllm.install import find_vllm
 from wattcount.errors import RunFailedError
 from wattcount.load import LoadGenerator, build_plan
+from wattcount.load.request import GenerationRequest, TokenChunk
 
 DEEPSEEK_MOE: dict[str, Any] = LLAMA | {
     "architectures": ["DeepseekForCausalLM"],

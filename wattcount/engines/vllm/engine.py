@@ -27,7 +27,7 @@ import psutil
 from wattcount import ownership
 from wattcount.clock import now_ns
 from wattcount.config.schema import RunConfig, Weights
-from wattcount.engines.base import Engine, EngineInfo, GenerationRequest, TokenChunk
+from wattcount.engines.base import Engine, EngineInfo
 from wattcount.engines.vllm.reports import (
     KernelLog,
     describe,
@@ -41,6 +41,7 @@ from wattcount.engines.vllm.reports import (
 from wattcount.engines.vllm.setup import VllmSetup, logging_config
 from wattcount.engines.vllm.started import engine_info
 from wattcount.errors import RunFailedError
+from wattcount.load.request import GenerationRequest, TokenChunk
 
 ENGINE_LOG = "engine.log"
 """In `log_dir`; the same file as `records.schema.ENGINE_LOG`."""

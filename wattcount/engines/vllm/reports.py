@@ -12,8 +12,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from wattcount.engines.base import EngineStamps, EngineStep, TokenChunk
+from wattcount.engines.base import EngineStep
 from wattcount.errors import RunFailedError, one_line
+from wattcount.load.request import EngineStamps, TokenChunk
 
 _COMPILED = re.compile(rb"JIT compilation during inference: ([^\s(]+?)(?: \(|\. |\.?$)", re.MULTILINE)
 """A line of vLLM's JIT monitor (`vllm/utils/jit_monitor.py`, vLLM 0.26 to 0.32): Triton's kernels, CuTeDSL's and TileLang's."""
