@@ -143,6 +143,8 @@ class SyntheticRun:
     """`run.json`'s `host.rapl`."""
     host_power: list[dict[str, Any]] = field(default_factory=list)
     """Rows of `host_power.parquet`; without one there is no file."""
+    host: list[dict[str, Any]] = field(default_factory=list)
+    """Rows of `host.parquet`; without one there is no file."""
 
     def uuid(self, gpu: int = 0) -> str:
         return f"GPU-00000000-0000-0000-0000-{gpu:012d}"
@@ -224,8 +226,9 @@ class SyntheticRun:
             (schema.REQUESTS_PARQUET, self.requests, schema.REQUESTS_SCHEMA),
             (schema.STEPS_PARQUET, self.steps, schema.STEPS_SCHEMA),
             (schema.HOST_POWER_PARQUET, self.host_power, schema.HOST_POWER_SCHEMA),
+            (schema.HOST_PARQUET, self.host, schema.HOST_SCHEMA),
         ):
-            if name == schema.HOST_POWER_PARQUET and not rows:
+            if name in schema.OPTIONAL_FILES and not rows:
                 continue
             order = (
                 range(len(rows)) if shuffle is None else np.random.default_rng(shuffle).permutation(len(rows))

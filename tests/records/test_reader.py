@@ -50,6 +50,7 @@ def test_host_power_may_be_missing_only_where_it_was_never_written(
     tmp_path: Path, info: RunInfo, path: Path
 ) -> None:
     assert Record.open(path).host_power.energy(0, 1, "package").reason == "not_recorded"
+    assert len(Record.open(path).host) == 0
     writer = RecordWriter.create(tmp_path, info.point_id, "another")
     writer.open_spool([])
     writer.append_host_power([HostReading("package-0", 5, 6, 7)])

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -72,6 +73,24 @@ def test_host_power_has_a_file_only_where_it_was_read(writer: RecordWriter, info
         {"domain": "package-1", "t0_ns": 6, "t1_ns": 7, "value_uj": None},
         {"domain": "package-1", "t0_ns": 8, "t1_ns": 9, "value_uj": 10},
     ]
+
+
+def test_what_the_host_did_has_a_file_only_where_it_was_recorded(writer: RecordWriter) -> None:
+    writer.open_spool([])
+    blank = dict.fromkeys(schema.HOST_SCHEMA.names)
+    rows = [
+        blank | {"t_ns": 5, "spin_ns": 700, "steal_ms": 0},
+        blank | {"t_ns": 5, "pid": 12, "process": "python", "involuntary": 2},
+        blank | {"t_ns": 9, "pid": 13, "process": "engine", "cpu_ns": 3},
+    ]
+    writer.append_host([SimpleNamespace(**row) for row in rows[:2]])
+    writer.append_host([])
+    writer.append_host([SimpleNamespace(**rows[2])])
+    record = Record.open(RecordWriter.recover(writer.folder, "worker_died", "killed by SIGKILL"))
+    record.verify()
+    assert record.info.files["host.parquet"].rows == 3
+    assert record.host.to_pylist() == rows
+    assert "host_power.parquet" not in record.info.files
 
 
 def test_an_empty_run_makes_an_empty_record(writer: RecordWriter, info: RunInfo) -> None:

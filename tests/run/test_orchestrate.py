@@ -109,7 +109,7 @@ def test_a_run_and_its_record(tiny_run: Callable[..., RunConfig], witness: Any) 
     assert set(record.requests["status"].to_pylist()) == {"completed"}
     assert record.metrics["metrics"]["energy/gpu_j"] > 50
     assert sorted(p.name for p in record.path.iterdir()) == [
-        "engine.log", "metrics.json", "power.parquet", "requests.parquet", "run.json", "steps.parquet", "truth.csv",
+        "engine.log", "host.parquet", "metrics.json", "power.parquet", "requests.parquet", "run.json", "steps.parquet", "truth.csv",
     ]  # fmt: skip
     assert witness.record == record.path
     assert witness.ended_calls == 1
@@ -183,6 +183,21 @@ def test_cpu_and_dram_energy_of_a_run(
     # Two domains: at the start and the end, at each bound of a phase, and once a second.
     assert found["sampler"]["reads"] == record.info.files["host_power.parquet"].rows >= 2 * (2 + 8 + 3)
     assert found["sampler"]["cpu_ns"] < found["sampler"]["wall_ns"]
+
+
+def test_what_the_host_did_in_a_run(tiny_run: Callable[..., RunConfig], witness: Any) -> None:
+    """Of the run's own process, which here is the engine's, too."""
+    cfg = tiny_run()
+    record = checked(run_point(cfg, witness), cfg)
+    table = record.host.to_pylist()
+    of_host = [row for row in table if row["pid"] is None]
+    found = record.info.host["recorder"]
+    assert (found["error"], found["samples"]) == (None, len(of_host))
+    assert len(of_host) >= 3
+    assert all(row["spin_ns"] > 0 for row in of_host)
+    pid = next(row["pid"] for row in table if row["pid"] is not None)
+    own = [row["cpu_ns"] for row in table if row["pid"] == pid]
+    assert own[-1] >= own[0] > 0
 
 
 def test_what_wattcount_adds_is_accounted_for(tiny_run: Callable[..., RunConfig], witness: Any) -> None:

@@ -16,7 +16,7 @@ from wattcount.records.intake import DamagedError
 from wattcount.records.schema import RECORD_SCHEMA_VERSION, RunInfo
 from wattcount.records.upgrade import upgraded
 
-RAW_FILES = (schema.POWER_PARQUET, schema.REQUESTS_PARQUET, schema.STEPS_PARQUET, schema.HOST_POWER_PARQUET)
+RAW_FILES = (schema.POWER_PARQUET, schema.REQUESTS_PARQUET, schema.STEPS_PARQUET, *schema.OPTIONAL_FILES)
 
 
 class Record:
@@ -25,6 +25,7 @@ class Record:
     path, info   the folder and the content of `run.json`
     power        a `PowerTrace` with every GPU of the run, also those without an observation
     host_power   a `HostPowerTrace`; without a reading where the host had none, or the record is an old one
+    host         table of `HOST_SCHEMA`; without a row where the record is an old one
     requests, steps   tables of `REQUESTS_SCHEMA` and `STEPS_SCHEMA`
     metrics      the content of `metrics.json` as it is now, or None
     """
@@ -82,7 +83,7 @@ class Record:
             try:
                 found[name] = intake.sha256(self.path / name)
             except FileNotFoundError:
-                if name != schema.HOST_POWER_PARQUET or name in self.info.files:
+                if name not in schema.OPTIONAL_FILES or name in self.info.files:
                     raise self._missing(name) from None
         return found
 
@@ -112,7 +113,7 @@ class Record:
                 with intake.opened(file) as stream:
                     size = stream.seek(0, 2)
             except FileNotFoundError:
-                if facts is not None or name != schema.HOST_POWER_PARQUET:
+                if facts is not None or name not in schema.OPTIONAL_FILES:
                     raise self._missing(name) from None
                 continue
             if facts is not None and size != facts.bytes:
@@ -164,6 +165,7 @@ class Record:
         self.check_files()
         for table, name in (
             (self._host_power, schema.HOST_POWER_PARQUET),
+            (self.host, schema.HOST_PARQUET),
             (self.power.events, schema.POWER_PARQUET),
             (self.requests, schema.REQUESTS_PARQUET),
             (self.steps, schema.STEPS_PARQUET),
@@ -172,11 +174,17 @@ class Record:
                 raise DamagedError(f"{self.path / name} is not what was measured: rows are missing")
 
     @cached_property
+    def host(self) -> pa.Table:
+        return self._optional(schema.HOST_PARQUET, schema.HOST_SCHEMA)
+
+    @cached_property
     def _host_power(self) -> pa.Table:
-        name = schema.HOST_POWER_PARQUET
+        return self._optional(schema.HOST_POWER_PARQUET, schema.HOST_POWER_SCHEMA)
+
+    def _optional(self, name: str, columns: pa.Schema) -> pa.Table:
         if name not in self.info.files and not (self.path / name).exists():
-            return schema.HOST_POWER_SCHEMA.empty_table()
-        return self._table(name, schema.HOST_POWER_SCHEMA)
+            return columns.empty_table()
+        return self._table(name, columns)
 
     def _table(self, name: str, columns: pa.Schema) -> pa.Table:
         """A table with exactly `columns`; further ones, of later versions, are left out."""

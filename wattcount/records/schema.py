@@ -28,6 +28,10 @@ REQUESTS_PARQUET = "requests.parquet"
 STEPS_PARQUET = "steps.parquet"
 HOST_POWER_PARQUET = "host_power.parquet"
 """Only where the host's RAPL counters could be read, see `RunInfo.host`."""
+HOST_PARQUET = "host.parquet"
+"""What the host did meanwhile; not in records from before it was recorded."""
+OPTIONAL_FILES = (HOST_POWER_PARQUET, HOST_PARQUET)
+"""Raw files that a record may lack."""
 METRICS_JSON = "metrics.json"
 ENGINE_LOG = "engine.log"
 TRUTH_CSV = "truth.csv"
@@ -145,6 +149,38 @@ value_uj   as read: it starts over at the domain's `max_energy_range_uj`; null: 
 """
 
 
+HOST_SCHEMA = pa.schema(
+    [
+        ("t_ns", pa.int64()),
+        ("pid", pa.int32()),
+        ("process", pa.dictionary(pa.int16(), pa.string())),
+        ("spin_ns", pa.int64()),
+        ("spin_cpu_ns", pa.int64()),
+        ("cpu", pa.int32()),
+        ("frequency_khz", pa.int64()),
+        *((f"{name}_ms", pa.int64()) for name in ("user", "system", "idle", "iowait", "steal")),
+        *((f"pressure_{name}_us", pa.int64()) for name in ("cpu", "memory", "io")),
+        ("throttled_us", pa.int64()),
+        *((name, pa.int64()) for name in ("cpu_ns", "wait_ns", "voluntary", "involuntary")),
+    ]
+)
+"""`host.parquet` (`run.host_recorder.HostSample`), in the order of time: of each sample a row for the host and one for each process
+of the run. What a kind of row does not have is null, and so is what the host does not show. All but the spin, the CPU and its
+frequency are counters since some earlier moment.
+
+t_ns           when the sample began, CLOCK_MONOTONIC
+pid, process   null: the host's row; else the process and its name
+spin_ns, spin_cpu_ns   length of a fixed piece of work by the clock and by the CPU time of its thread
+cpu, frequency_khz     the CPU that it ran on, and its clock then
+user_ms ... steal_ms   time of all CPUs (`/proc/stat`); niced time is user's, interrupts are the system's
+pressure_..._us        time in which a task waited for the resource (`/proc/pressure`, "some")
+throttled_us           time in which the run's cgroup was held back by its CPU limit
+cpu_ns                 CPU time of a process, all its threads
+wait_ns                time in which its main thread could have run and waited for a CPU (`/proc/PID/schedstat`)
+voluntary, involuntary   context switches of its main thread
+"""
+
+
 @dataclass
 class PhaseSpan:
     """One phase as it happened; CLOCK_MONOTONIC nanoseconds. `end_ns` is None where the run broke off."""
@@ -194,7 +230,8 @@ class RunInfo:
     """`ClockPair`s as dicts, at least one at the start and one at the end."""
     host: dict[str, Any]
     """hostname, kernel, cpu model, cores, memory_bytes, python; `rapl`: what could be read of CPU and DRAM energy
-    (`energy.rapl.RaplHost`), or why it could not, and what reading cost."""
+    (`energy.rapl.RaplHost`), or why it could not, and what reading cost; `recorder`: what `host.parquet` cost
+    (`run.host_recorder.HostRecorder.health`)."""
     gpus: list[dict[str, Any]]
     """One a GPU of the run, as found: uuid, index, name, vbios, memory_bytes, power limits (mW), clocks, mig, ecc, ..."""
     nvml: dict[str, Any]
@@ -319,7 +356,11 @@ _SAMPLER = Group(
 )
 _DOMAIN = Group({"name": str, "kind": str, "error": _TEXT, "max_energy_range_uj": int})
 _HOST = Group(
-    optional={"hostname": _TEXT, "rapl": (Group(optional={"state": str, "domains": [_DOMAIN]}), None)}
+    optional={
+        "hostname": _TEXT,
+        "rapl": (Group(optional={"state": str, "domains": [_DOMAIN]}), None),
+        "recorder": Group(optional={"samples": int, "cpu_ns": int, "wall_ns": int}),
+    }
 )
 _GPU = Group(
     optional={

@@ -19,20 +19,19 @@ from numpy.typing import NDArray
 
 from wattcount.energy.events import EVENT_DTYPE
 from wattcount.energy.rapl import HostReading
-from wattcount.records.schema import HOST_POWER_SCHEMA, REQUESTS_SCHEMA, STEPS_SCHEMA
+from wattcount.records.schema import HOST_POWER_SCHEMA, HOST_SCHEMA, REQUESTS_SCHEMA, STEPS_SCHEMA
 
 POWER = "power"
 REQUESTS = "requests"
 STEPS = "steps"
 HOST_POWER = "host_power"
+HOST = "host"
 
 _EVENT_FIELDS = tuple(str(name) for name in EVENT_DTYPE.names or ())
 _EVENT_SCHEMA = pa.schema([(name, pa.from_numpy_dtype(EVENT_DTYPE[name])) for name in _EVENT_FIELDS])
 _GPUS_KEY = b"gpu_uuids"
-_HOST_POWER_STREAM = pa.schema(
-    [HOST_POWER_SCHEMA.field(0).with_type(pa.string()), *list(HOST_POWER_SCHEMA)[1:]]
-)
-"""A dictionary that changes from batch to batch would need a file format, which a torn file is not."""
+_OPTIONAL = {HOST_POWER: HOST_POWER_SCHEMA, HOST: HOST_SCHEMA}
+"""Streams that there are only once something was appended."""
 
 TOKEN_COLUMNS = ("token_ts_ns", "token_count")
 
@@ -51,6 +50,13 @@ class StepRow(Protocol):
 
     @property
     def logged_ns(self) -> int: ...
+
+
+class HostRow(Protocol):
+    """A sample of the host: the columns of `HOST_SCHEMA` as attributes."""
+
+    @property
+    def t_ns(self) -> int: ...
 
 
 class Stream:
@@ -143,22 +149,22 @@ class Spool:
             self._streams[REQUESTS].append(_requests_batch(rows, first_chunks))
 
     def append_steps(self, steps: Sequence[StepRow]) -> None:
-        if steps:
-            columns = [
-                pa.array([getattr(step, item.name) for step in steps], item.type) for item in STEPS_SCHEMA
-            ]
-            self._streams[STEPS].append(pa.RecordBatch.from_arrays(columns, schema=STEPS_SCHEMA))
+        self._append(STEPS, steps, STEPS_SCHEMA)
 
     def append_host_power(self, readings: Sequence[HostReading]) -> None:
-        """There is no file where there never was a reading."""
-        if readings:
-            if HOST_POWER not in self._streams:
-                self._streams[HOST_POWER] = Stream(_path(self._folder, HOST_POWER), _HOST_POWER_STREAM)
-            columns = [
-                pa.array([getattr(reading, item.name) for reading in readings], item.type)
-                for item in _HOST_POWER_STREAM
-            ]
-            self._streams[HOST_POWER].append(pa.RecordBatch.from_arrays(columns, schema=_HOST_POWER_STREAM))
+        self._append(HOST_POWER, readings, _plain(HOST_POWER_SCHEMA))
+
+    def append_host(self, samples: Sequence[HostRow]) -> None:
+        self._append(HOST, samples, _plain(HOST_SCHEMA))
+
+    def _append(self, name: str, rows: Sequence[Any], schema: pa.Schema) -> None:
+        """Rows with the columns of `schema` as attributes. A stream of `_OPTIONAL` begins with its first row."""
+        if not rows:
+            return
+        if name not in self._streams:
+            self._streams[name] = Stream(_path(self._folder, name), schema)
+        columns = [pa.array([getattr(row, item.name) for row in rows], item.type) for item in schema]
+        self._streams[name].append(pa.RecordBatch.from_arrays(columns, schema=schema))
 
     def sync(self) -> None:
         for stream in list(self._streams.values()):  # in a thread: another stream may come meanwhile
@@ -187,10 +193,11 @@ def steps_table(folder: Path) -> pa.Table:
     return pa.Table.from_batches(read_stream(_path(folder, STEPS)), STEPS_SCHEMA)
 
 
-def host_power_table(folder: Path) -> pa.Table | None:
-    """None where there never was a reading."""
-    batches = list(read_stream(_path(folder, HOST_POWER)))
-    return pa.Table.from_batches(batches, _HOST_POWER_STREAM).cast(HOST_POWER_SCHEMA) if batches else None
+def optional_table(folder: Path, name: str) -> pa.Table | None:
+    """Of HOST_POWER or HOST; None where there never was a row."""
+    schema = _OPTIONAL[name]
+    batches = list(read_stream(_path(folder, name)))
+    return pa.Table.from_batches(batches, _plain(schema)).cast(schema) if batches else None
 
 
 def requests_table(folder: Path) -> pa.Table:
@@ -213,6 +220,13 @@ def requests_table(folder: Path) -> pa.Table:
         index = REQUESTS_SCHEMA.get_field_index(name)
         table = table.set_column(index, REQUESTS_SCHEMA.field(index), joined)
     return table
+
+
+def _plain(schema: pa.Schema) -> pa.Schema:
+    """With text for dictionaries: one that changes from batch to batch would need a file format, which a torn file is not."""
+    return pa.schema(
+        [item.with_type(pa.string()) if pa.types.is_dictionary(item.type) else item for item in schema]
+    )
 
 
 def _path(folder: Path, name: str) -> Path:

@@ -29,10 +29,13 @@ from wattcount.files import TEMPORARY_SUFFIX, replacing, sync_folder, write_atom
 from wattcount.records import schema
 from wattcount.records.schema import FileFacts, RunInfo
 from wattcount.records.spool import (
+    HOST,
+    HOST_POWER,
+    HostRow,
     RequestRow,
     Spool,
     StepRow,
-    host_power_table,
+    optional_table,
     power_events,
     requests_table,
     steps_table,
@@ -184,13 +187,16 @@ class RecordWriter:
         with _clear_errors(self.folder):
             self._open().append_host_power(readings)
 
+    def append_host(self, samples: Sequence[HostRow]) -> None:
+        with _clear_errors(self.folder):
+            self._open().append_host(samples)
+
     def write_tables(self) -> dict[str, FileFacts]:
         """Ends the spool and turns it into the record's Parquet files; returns `RunInfo.files`."""
         spool = self.folder / _SPOOL
         with _clear_errors(self.folder):
             self.close()
             uuids, batches = power_events(spool)
-            host_power = host_power_table(spool)
             files = {
                 schema.POWER_PARQUET: _write_parquet(
                     self.folder / schema.POWER_PARQUET, schema.POWER_SCHEMA, _power_tables(uuids, batches)
@@ -206,12 +212,12 @@ class RecordWriter:
                     iter([_sorted(steps_table(spool), "logged_ns")]),
                 ),
             }
-            if host_power is not None:
-                files[schema.HOST_POWER_PARQUET] = _write_parquet(
-                    self.folder / schema.HOST_POWER_PARQUET,
-                    schema.HOST_POWER_SCHEMA,
-                    iter([_sorted(host_power, "t0_ns")]),
-                )
+            for name, stream, columns, by in (
+                (schema.HOST_POWER_PARQUET, HOST_POWER, schema.HOST_POWER_SCHEMA, "t0_ns"),
+                (schema.HOST_PARQUET, HOST, schema.HOST_SCHEMA, "t_ns"),
+            ):
+                if (table := optional_table(spool, stream)) is not None:
+                    files[name] = _write_parquet(self.folder / name, columns, iter([_sorted(table, by)]))
             return files
 
     def place(self, info: RunInfo) -> Path:

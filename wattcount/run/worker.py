@@ -60,6 +60,7 @@ from wattcount.records.schema import TRUTH_CSV, Phase, RunInfo, Validity
 from wattcount.records.writer import RecordWriter
 from wattcount.run.facts import versions
 from wattcount.run.gpu_settings import restore_recorded
+from wattcount.run.host_recorder import HostRecorder
 from wattcount.run.messages import Ended, Message, encode
 from wattcount.run.process import TIMEOUT_SIGNAL
 from wattcount.run.sensors import characterised
@@ -176,6 +177,7 @@ class Run:
         self._session: NvmlSession | None = None
         self._sampler: PowerSampler | None = None
         self._host_power: RaplSampler | None = None
+        self._host = HostRecorder(os.getpid())
         self._engine: Engine | None = None
         self._journal: Journal | None = None
         self._activity: EmulatedActivity | None = None
@@ -268,11 +270,12 @@ class Run:
         self._host_power = host_power = RaplSampler(rapl)
         self._writer.open_spool(sampler.gpu_uuids)
         self._journal = journal = Journal(
-            self._writer, sampler, self._progress, self._checkpoint, host_power=host_power
+            self._writer, sampler, self._progress, self._checkpoint, host_power=host_power, host=self._host
         )
         self._follow_steps(engine, journal)
         sampler.start()
         host_power.start()
+        self._host.start()
         scenario = create_scenario(cfg)
         self._first_phase_ns = now_ns()
         ctx = RunContext(cfg=cfg, load=load, engine=engine, journal=journal, stop_engine=self._stop_engine)
@@ -347,6 +350,8 @@ class Run:
             if self._host_power is not None:
                 self._host_power.stop()
                 self._info.host["rapl"]["sampler"] = self._host_power.health()
+            self._host.stop()
+            self._info.host["recorder"] = self._host.health()
             try:
                 self._journal.tick(final=True)
             except RunFailedError as error:

@@ -17,6 +17,7 @@ from wattcount.engines.base import EngineStep
 from wattcount.errors import RunFailedError
 from wattcount.load.generator import Generator, RequestRecord
 from wattcount.records.schema import Phase, RequestStatus
+from wattcount.records.spool import HostRow
 from wattcount.records.writer import RecordWriter
 from wattcount.scenario.phases import PhaseRunner
 
@@ -35,6 +36,12 @@ class Sampler(Protocol):
     def drain(self) -> NDArray[np.void]: ...
     def latest_power_w(self) -> float | None: ...
     def average_power_w(self) -> float | None: ...
+
+
+class HostRecorder(Protocol):
+    """What a run needs of `run.host_recorder.HostRecorder`."""
+
+    def drain(self) -> Sequence[HostRow]: ...
 
 
 @dataclass(frozen=True)
@@ -113,11 +120,13 @@ class Journal:
         at_bound: Callable[[], Callable[[], None]],
         *,
         host_power: RaplSampler | None = None,
+        host: HostRecorder | None = None,
         tick_s: float = TICK_S,
     ) -> None:
         self._writer = writer
         self._sampler = sampler
         self._host_power = host_power
+        self._host = host
         self._report = progress
         self._at_bound = at_bound
         self._tick_s = tick_s
@@ -187,6 +196,8 @@ class Journal:
         self._writer.append_power(events)
         if self._host_power is not None:
             self._writer.append_host_power(self._host_power.drain())
+        if self._host is not None:
+            self._writer.append_host(self._host.drain())
         steps, self._steps = self._steps, []
         self._writer.append_steps(steps)
         for followed in self._followed:
