@@ -9,7 +9,7 @@ from typing import Any
 
 from wattcount.config import fit, model_shape
 from wattcount.config.catalogue import gpu_catalogue, model_catalogue
-from wattcount.report.tables import markdown
+from wattcount.report.units import markdown
 from wattcount.study.tables import number
 
 TRIALS = Path(__file__).resolve().parent.parent / "data" / "catalogue" / "vllm_cpu.json"

@@ -10,7 +10,7 @@ import ast
 import re
 from pathlib import Path
 
-from wattcount.report.tables import markdown
+from wattcount.report.units import markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = ("curve", "counter", "uncertainty", "estimate")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from wattcount.metrics.energy import GPU_METRIC
 from wattcount.metrics.registry import FINDINGS, METRICS, NULL_REASONS
-from wattcount.report.tables import markdown
+from wattcount.report.units import markdown
 
 
 def metrics_of(*groups: str) -> Callable[[], str]:

@@ -24,8 +24,8 @@ from wattcount.engines.base import Engine, EngineInfo
 from wattcount.engines.registry import create
 from wattcount.errors import RunFailedError
 from wattcount.load import LoadGenerator, LoadPlan, build_plan
+from wattcount.load.build import beginning
 from wattcount.load.generator import RequestRecord
-from wattcount.load.rehearsal import beginning
 from wattcount.load.request import GenerationRequest, TokenChunk
 from wattcount.records.schema import REQUESTS_SCHEMA, RequestStatus
 

@@ -12,9 +12,9 @@ from scipy import stats
 from wattcount.config.schema import LengthConfig, LengthKind
 from wattcount.errors import NotStartedError
 from wattcount.load import lengths
+from wattcount.load.arrivals import Trace, read_trace
 from wattcount.load.lengths import Bounds, LognormalLengths, PromptLengths, TraceLengths, UniformLengths
 from wattcount.load.prompts import PromptFile
-from wattcount.load.trace import Trace, read_trace
 
 WIDE = Bounds(1, 10_000_000)
 

@@ -1,10 +1,12 @@
+from __future__ import annotations
+
 import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wattcount.report.units import clock, count, duration, quantity, scale_for, significant
+from wattcount.report.units import clock, columns, count, duration, markdown, quantity, scale_for, significant
 
 SIZES = {"GJ": 1e9, "MJ": 1e6, "kJ": 1e3, "J": 1.0, "mJ": 1e-3, "uJ": 1e-6}
 
@@ -91,3 +93,12 @@ def test_duration(seconds, text):
 
 def test_count():
     assert [count(number, "point") for number in (0, 1, 3211)] == ["0 points", "1 point", "3,211 points"]
+
+
+def test_markdown() -> None:
+    assert markdown(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
+
+
+def test_columns_have_words_on_the_left_and_figures_on_the_right() -> None:
+    assert columns(("gpu", "GiB"), [("h200", "141"), ("t4", "9")]) == "gpu   GiB\nh200  141\nt4      9"
+    assert columns(("gpu", "kind"), [("h200", "SXM")], left=2) == "gpu   kind\nh200  SXM"

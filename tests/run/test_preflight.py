@@ -21,7 +21,7 @@ from wattcount.engines import registry
 from wattcount.engines.vllm import install as vllm_install
 from wattcount.engines.vllm.install import VllmInstall
 from wattcount.errors import NotStartedError
-from wattcount.load import tokenizer
+from wattcount.load.prompts import tokenizer_for
 from wattcount.run import preflight as module
 from wattcount.run.fingerprints import file_sha256, model_fingerprint
 from wattcount.run.preflight import (
@@ -430,7 +430,7 @@ class TestFiles:
         prompts.write_text('{"prompt": "Hello there."}\n{"prompt": "What is a joule?"}\n')
         given = ["scenario.lengths.kind=prompts", f"scenario.lengths.path={prompts}", "scenario=batch"]
         cfg = compose([*(text.replace("{folder}", str(tmp_path)) for text in model), *given])
-        assert tokenizer.for_model(cfg.model) is not None
+        assert tokenizer_for(cfg.model) is not None
         module.check_load(cfg)
         prompts.write_text('{"prompt": "Hello there."}\n{broken\n')
         with pytest.raises(NotStartedError, match=r"prompts\.jsonl"):

@@ -14,8 +14,7 @@ from wattcount.metrics.sheet import Finding
 from wattcount.metrics.verdict import Status
 from wattcount.result import Result
 from wattcount.result.result import ENERGY
-from wattcount.study.runs import PER_TOKEN, TOKENS, WATTS, scatter_of
-from wattcount.study.statistics import Scatter, change, half_width
+from wattcount.study.repeats import PER_TOKEN, TOKENS, WATTS, Scatter, change, half_width, scatter_of
 from wattcount.study.tables import (
     deployed,
     headline,

@@ -13,7 +13,7 @@ from wattcount.config import compose, fit
 from wattcount.config.loader import did_you_mean
 from wattcount.config.schema import GpuConfig, ModelConfig, RunConfig, has_bfloat16
 from wattcount.errors import NotStartedError
-from wattcount.report.tables import columns
+from wattcount.report.units import columns
 from wattcount.text import WIDTH
 
 T = TypeVar("T")

@@ -23,8 +23,7 @@ from wattcount.records import Record
 from wattcount.report.labels import MAIN_FIGURES, describe, evidence_label, gpu_label, load_label
 from wattcount.report.units import scale_for, significant
 from wattcount.result import Result
-from wattcount.study.runs import PER_TOKEN
-from wattcount.study.statistics import spread
+from wattcount.study.repeats import PER_TOKEN, spread
 from wattcount.terminal import console
 from wattcount.text import WIDTH, printable
 

@@ -15,7 +15,7 @@ from wattcount.cli.catalogue import (
 from wattcount.config.catalogue import gpu_catalogue, model_catalogue
 from wattcount.config.schema import GpuConfig
 from wattcount.errors import EXIT_OK, NotStartedError
-from wattcount.report.tables import columns
+from wattcount.report.units import columns
 
 FACTS = (
     "name",

@@ -17,7 +17,7 @@ from wattcount.config import fit, model_shape
 from wattcount.config.catalogue import gpu_catalogue, model_catalogue
 from wattcount.config.schema import ModelConfig
 from wattcount.errors import EXIT_OK, NotStartedError
-from wattcount.report.tables import columns
+from wattcount.report.units import columns
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -2,9 +2,7 @@
 
 from wattcount.load.build import BuiltLoad, build_plan
 from wattcount.load.generator import LoadGenerator, RequestRecord
-from wattcount.load.plan import LoadPlan
-from wattcount.load.streams import workload_seed
-from wattcount.load.tokenizer import for_model as tokenizer_for_model
+from wattcount.load.plan import LoadPlan, workload_seed
 
 __all__ = [
     "BuiltLoad",
@@ -12,6 +10,5 @@ __all__ = [
     "LoadPlan",
     "RequestRecord",
     "build_plan",
-    "tokenizer_for_model",
     "workload_seed",
 ]

@@ -1,4 +1,4 @@
-"""From a scenario and a seed to the load that is sent."""
+"""From a scenario and a seed to the load that is sent, and to the rehearsal that is played before it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from wattcount.config.loader import check_fields
 from wattcount.config.schema import ArrivalKind, BatchConfig, ScenarioConfig, ServerConfig
 from wattcount.errors import NotStartedError
 from wattcount.load import arrivals, lengths
-from wattcount.load.plan import LoadPlan
+from wattcount.load.plan import LoadPlan, Stream, derived_seed, workload_seed
 from wattcount.load.prompts import Tokenize
-from wattcount.load.streams import Stream, derived_seed, workload_seed
 
 
 @dataclass(frozen=True)
@@ -137,4 +136,41 @@ def _planned(
         seed=seed,
         prompt_token_ids=drawn.prompt_token_ids,
         sampling=scenario.sampling,
+    )
+
+
+def beginning(
+    load: LoadPlan, number: int, requests: int, *, begin_ns: int = 0, end_ns: int | None = None
+) -> LoadPlan:
+    """Round `number` of a rehearsal: the first `requests` of `load` that are planned in [`begin_ns`, `end_ns`).
+
+    Engines compile some kernels (among them Triton's, of mixtures of experts and state-space models) when a step first has
+    a certain number of tokens, and stand still for half a second or more each time. A rehearsal plays the load's own
+    requests, so that the engine meets the steps of the window before the window::
+
+        load       |-- warm-up --|-------------- window ---------------------|
+        rehearsal                |-- played --|
+                                  round 0, round 1, ... until nothing new is compiled
+
+    Lengths and arrivals are those of the load. Where no request is planned in that stretch, the load's first requests are
+    taken. Each round draws other token ids, so that no prompt is found in a prefix cache.
+
+    begin_ns, end_ns  from the start of the load; None: to its end
+
+    Raises `ValueError` for less than one request.
+    """
+    if requests < 1:
+        raise ValueError(f"a rehearsal needs at least one request, got {requests}")
+    offsets = load.send_offset_ns
+    chosen = np.flatnonzero((offsets >= begin_ns) & (offsets < (end_ns if end_ns is not None else np.inf)))
+    if not len(chosen):
+        chosen = np.arange(len(load))
+    chosen = chosen[:requests]
+    return LoadPlan(
+        send_offset_ns=offsets[chosen] - offsets[chosen[0]],
+        input_tokens=load.input_tokens[chosen],
+        output_tokens=load.output_tokens[chosen],
+        force_output_length=load.force_output_length,
+        sampling=load.sampling,
+        seed=derived_seed(load.seed, Stream.REHEARSAL) + number,
     )

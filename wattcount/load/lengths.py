@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from wattcount.config.loader import check_fields
 from wattcount.config.schema import LengthConfig, LengthKind
 from wattcount.errors import NotStartedError
+from wattcount.load.arrivals import Trace, read_trace
+from wattcount.load.plan import Stream, stream
 from wattcount.load.prompts import PromptFile, Tokenize, read_prompts
-from wattcount.load.streams import Stream, stream
-from wattcount.load.trace import Trace, read_trace
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Prompt files: real prompts as text or as token ids.
+"""Prompt files, with real prompts as text or as token ids, and the tokenizer that turns their texts into token ids.
 
 Four forms are read:
 
@@ -15,13 +15,16 @@ another load than the one that was meant.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from wattcount.errors import NotStartedError
+from wattcount.config.schema import ModelConfig, Weights
+from wattcount.errors import NotStartedError, one_line
 
 Tokenize = Callable[[str], list[int]]
 """Turns a prompt into token ids."""
@@ -213,3 +216,78 @@ def _broken(path: Path, where: str, what: str) -> NotStartedError:
 def _wrong_form(path: Path, what: str, error: Exception | None = None) -> NotStartedError:
     why = f" ({error})" if error is not None else ""
     return NotStartedError(f"prompt file {path}: {what}{why}; expected {FORMS}")
+
+
+def tokenizer_source(model: ModelConfig) -> str | None:
+    """The hub id or folder of the tokenizer that text prompts get: `model.tokenizer`, else the one of the weights.
+
+    None where there is none: random weights without `model.tokenizer`.
+    """
+    if model.tokenizer is not None:
+        return model.tokenizer
+    return {Weights.path: model.path, Weights.hub: model.hf_id, Weights.random: None}[model.weights]
+
+
+def tokenizer_for(model: ModelConfig) -> Tokenize | None:
+    """Tokenizes with the tokenizer of `tokenizer_source`; None where there is none.
+
+    Special tokens (beginning of sequence, ...) are added as the tokenizer's file says. The returned function raises
+    `NotStartedError` if the tokenizer cannot be had.
+    """
+    where = tokenizer_source(model)
+    if where is None:
+        return None
+    revision = model.revision if where == model.hf_id else None
+
+    def tokenize(text: str) -> list[int]:
+        ids: list[int] = _loaded_tokenizer(where, revision).encode(text).ids
+        return ids
+
+    return tokenize
+
+
+def check_tokenizer(model: ModelConfig) -> None:
+    """What can be known of the tokenizer without loading it, which may take a download.
+
+    Raises `NotStartedError` where the package or the folder's `tokenizer.json` is missing.
+    """
+    where = tokenizer_source(model)
+    if where is None:
+        return
+    if importlib.util.find_spec("tokenizers") is None:
+        raise _no_package()
+    folder = Path(where).expanduser()
+    if folder.is_dir():
+        _tokenizer_file(folder)
+
+
+def _tokenizer_file(folder: Path) -> Path:
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        raise NotStartedError(
+            f"text prompts need a tokenizer, and {folder} holds no tokenizer.json: set model.tokenizer"
+        )
+    return file
+
+
+def _no_package() -> NotStartedError:
+    return NotStartedError("text prompts need the package tokenizers: pip install tokenizers")
+
+
+@cache
+def _loaded_tokenizer(where: str, revision: str | None) -> Any:
+    try:
+        from tokenizers import Tokenizer
+    except ImportError as error:
+        raise NotStartedError(
+            f"text prompts need the package tokenizers ({error}): pip install tokenizers"
+        ) from error
+    folder = Path(where).expanduser()
+    try:
+        if folder.is_dir():
+            return Tokenizer.from_file(str(_tokenizer_file(folder)))
+        return Tokenizer.from_pretrained(where, revision=revision or "main")
+    except NotStartedError:
+        raise
+    except Exception as error:  # the library raises plain Exception
+        raise NotStartedError(f"the tokenizer {where} cannot be loaded: {one_line(error)}") from None

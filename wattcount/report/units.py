@@ -1,8 +1,8 @@
-"""Numbers, times and counts as text: few significant digits, a prefix that fits, never a unit left to guess."""
+"""Numbers, times, counts and tables as text: few significant digits, a prefix that fits, always with the unit."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 DIGITS = 4
 """Significant digits shown; the sensors are worth fewer."""
@@ -78,3 +78,23 @@ def duration(seconds: float) -> str:
 def count(number: int, what: str) -> str:
     """`1 point`, `3,211 points`."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+Row = Sequence[str]
+
+
+def markdown(head: Row, rows: Sequence[Row]) -> str:
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+
+
+def columns(head: Row, rows: Sequence[Row], left: int = 1) -> str:
+    """Columns as wide as their widest cell; the first `left` are words, the others right-aligned figures."""
+    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if i < left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in (head, *rows)
+    )

@@ -27,9 +27,8 @@ from wattcount.config.validation import validate
 from wattcount.engines import registry
 from wattcount.errors import NotStartedError, RecordsUnwritableError
 from wattcount.gpu.settings import plan as plan_settings
-from wattcount.load import tokenizer
 from wattcount.load.build import build_plan
-from wattcount.load.prompts import read_prompts
+from wattcount.load.prompts import check_tokenizer, read_prompts, tokenizer_source
 from wattcount.run.resolve import Machine, Resolved, installed_engine, resolve
 
 if TYPE_CHECKING:
@@ -196,10 +195,10 @@ def check_load(cfg: RunConfig) -> None:
     """
     try:
         build_plan(
-            cfg.scenario, cfg.seed, cfg.repeat, tokenize=_later if tokenizer.source(cfg.model) else None
+            cfg.scenario, cfg.seed, cfg.repeat, tokenize=_later if tokenizer_source(cfg.model) else None
         )
     except _TextPromptError:
-        tokenizer.check(cfg.model)
+        check_tokenizer(cfg.model)
         assert cfg.scenario.lengths.path is not None
         read_prompts(cfg.scenario.lengths.path, lambda _text: [0])
 

@@ -54,8 +54,8 @@ from wattcount.gpu.characterise import common_plan
 from wattcount.gpu.nvml import NvmlSession, attach_session
 from wattcount.gpu.sampler import STOP_LIMIT_S, PowerSampler
 from wattcount.gpu.settings import UndoError
-from wattcount.load import tokenizer
 from wattcount.load.build import build_plan
+from wattcount.load.prompts import tokenizer_for
 from wattcount.records.schema import TRUTH_CSV, Phase, RunInfo, Validity
 from wattcount.records.writer import RecordWriter
 from wattcount.run.facts import versions
@@ -68,7 +68,7 @@ from wattcount.scenario import Journal, Progress, RunContext
 from wattcount.scenario import create as create_scenario
 
 if TYPE_CHECKING:
-    from wattcount.emulation.activity import EmulatedActivity
+    from wattcount.emulation.machine import EmulatedActivity
 
 INTERRUPTED = "interrupted"
 ENGINE_STOP_LIMIT_S = 30.0
@@ -243,7 +243,7 @@ class Run:
 
     async def _measure(self) -> None:
         cfg, info = self._cfg, self._info
-        load = build_plan(cfg.scenario, cfg.seed, cfg.repeat, tokenize=tokenizer.for_model(cfg.model))
+        load = build_plan(cfg.scenario, cfg.seed, cfg.repeat, tokenize=tokenizer_for(cfg.model))
         info.notes += load.notes
         if load.length_changes is not None:
             info.length_changes = dataclasses.asdict(load.length_changes)
@@ -291,7 +291,7 @@ class Run:
     def _follow_steps(self, engine: Engine, journal: Journal) -> None:
         assert self._session is not None
         if self._session.evidence == "emulated":
-            from wattcount.emulation.activity import EmulatedActivity
+            from wattcount.emulation.machine import EmulatedActivity
 
             self._activity = EmulatedActivity.attach(self._cfg.gpu, self._cfg.gpu.power_limit_w)
         activity = self._activity

@@ -18,9 +18,8 @@ from wattcount.engines import registry
 from wattcount.engines.base import Engine, EngineInfo, EngineStep
 from wattcount.engines.plugin import EnginePlugin
 from wattcount.errors import ERROR_CHARACTERS, RunFailedError, one_line
-from wattcount.load.build import BuiltLoad
+from wattcount.load.build import BuiltLoad, beginning
 from wattcount.load.generator import Generator
-from wattcount.load.rehearsal import beginning
 from wattcount.load.stalls import Stalls, Steps, stalls
 from wattcount.records.schema import Phase
 from wattcount.scenario.journal import Journal
@@ -73,7 +72,7 @@ class Scenario(ABC):
                                                                        drive(), the scenario's own
                                        --> loaded idle --> bare idle
 
-    The rehearsal plays the beginning of the load (`load.rehearsal`) until that shows nothing new, so that what the engine compiles
+    The rehearsal plays the beginning of the load (`load.build.beginning`) until that shows nothing new, so that what the engine compiles
     on first use is compiled before the window.
     """
 

@@ -13,16 +13,18 @@ from wattcount.metrics import load_metrics
 from wattcount.metrics.sensors import ENERGY_SOURCES
 from wattcount.records import Record
 from wattcount.report.labels import board_label, board_of, name_of
-from wattcount.report.tables import markdown
+from wattcount.report.units import markdown
 from wattcount.result.result import Result
-from wattcount.study.runs import (
+from wattcount.study.repeats import (
     PER_TOKEN,
     TOKENS,
     WATTS,
+    Difference,
+    detrended,
     figure,
     is_of_many_shapes,
+    paired,
 )
-from wattcount.study.statistics import Difference, detrended, paired
 from wattcount.study.tables import number
 
 

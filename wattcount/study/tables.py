@@ -14,16 +14,18 @@ import numpy as np
 from wattcount.config import model_shape
 from wattcount.config.catalogue import model_catalogue
 from wattcount.report.labels import board_of, load_of, name_of
-from wattcount.report.tables import markdown
-from wattcount.report.units import significant
+from wattcount.report.units import markdown, significant
 from wattcount.result.result import ENERGY, Result
-from wattcount.study.runs import (
+from wattcount.study.repeats import (
     PER_TOKEN,
     TOKENS,
     UNREMARKABLE,
     WATTS,
+    Scatter,
     by,
+    change,
     figure,
+    half_width,
     has,
     is_of_many_shapes,
     over,
@@ -32,7 +34,6 @@ from wattcount.study.runs import (
     setting_on_any_gpu,
     valid,
 )
-from wattcount.study.statistics import Scatter, change, half_width
 
 SHORT_RATE_RPS = 20.0
 """Offered load of `server_short` [requests/s], unless a shape cannot keep up with it."""

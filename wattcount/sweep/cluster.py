@@ -223,7 +223,7 @@ class Cluster:
         if outcome.record is None or Path(outcome.record).exists():
             return outcome
         try:
-            from wattcount.tracking.fetch import fetch_record
+            from wattcount.tracking.store import fetch_record
 
             run_id = Path(outcome.record).name.partition("-")[2]
             found = fetch_record(run_id, self._records_dir, self._first.tracking)

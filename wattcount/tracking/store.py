@@ -1,4 +1,4 @@
-"""Logs a record to MLflow: once, completely, and never as RUNNING.
+"""Logs a record to MLflow: once, completely, and never as RUNNING. Brings a record back from MLflow.
 
 ::
 
@@ -19,7 +19,9 @@ import hashlib
 import json
 import os
 import shlex
+import shutil
 import socket
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -30,9 +32,12 @@ from wattcount import ownership
 from wattcount.config.paths import gpu_lock_dir
 from wattcount.config.schema import TrackingConfig
 from wattcount.config.validation import TAG_LIMIT, usable_tags
+from wattcount.errors import one_line
+from wattcount.masking import masked
 from wattcount.metrics.verdict import ran_to_end
 from wattcount.records import Record
 from wattcount.records.schema import REQUESTS_PARQUET
+from wattcount.records.writer import final_folder
 from wattcount.report.labels import short_name
 from wattcount.result import Result
 from wattcount.run.gpu_lock import make_shared
@@ -49,6 +54,7 @@ from wattcount.tracking.connection import (
 if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
+
 
 RUN_ID_TAG = "wattcount.run_id"
 LOGGING_TAG = "wattcount.logging"
@@ -300,3 +306,53 @@ def _batches(items: Sequence[Any], size: int) -> Iterator[list[Any]]:
     rest = iter(items)
     while batch := list(islice(rest, size)):
         yield batch
+
+
+RECORD_ARTIFACT = "record"
+
+
+def fetch_record(run_id: str, records_dir: Path, tracking: TrackingConfig | None = None) -> Path:
+    """Puts the record that was logged as `run_id` in its place below `records_dir`, whole or not at all.
+
+    Returns its folder; one that is there already is left as it is. Raises `TrackingError` where the store cannot be
+    reached or has no such record; `WattcountError` where what it has is none, or is damaged.
+    """
+    tracking = tracking if tracking is not None else TrackingConfig()
+    uri = resolve_uri(tracking)
+    records_dir.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=".tmp-fetch-", dir=records_dir))
+    try:
+        try:
+            with connected(uri, "") as client:
+                found = _download(client, run_id, uri, tracking.experiment, temporary)
+        except TrackingError as error:
+            if error.__cause__ is None:
+                raise
+            raise TrackingError(
+                f"it could not be fetched from MLflow at {masked(uri)}: {one_line(error.__cause__)}"
+            ) from error
+        record = Record.open(found)
+        record.files()
+        record.check_files()
+        info = record.info
+        if info.run_id != run_id:
+            raise TrackingError(f"MLflow at {masked(uri)} has another record ({info.run_id}) in its place")
+        folder = final_folder(records_dir, info.point_id, info.repeat, info.run_id)
+        if not folder.exists():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            found.rename(folder)
+        return folder
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _download(client: MlflowClient, run_id: str, uri: str, experiment: str, folder: Path) -> Path:
+    found = client.get_experiment_by_name(experiment)
+    wanted = f"tags.`{RUN_ID_TAG}` = '{run_id}' and tags.`{LOGGING_TAG}` = '{COMPLETE}'"
+    runs = [] if found is None else client.search_runs([found.experiment_id], wanted)
+    if not runs:
+        raise TrackingError(
+            f"it is not in MLflow at {masked(uri)} (experiment {experiment!r}); set records_dir to a folder that all "
+            "nodes see, or tracking.uri to a server"
+        )
+    return Path(client.download_artifacts(runs[0].info.run_id, RECORD_ARTIFACT, str(folder)))

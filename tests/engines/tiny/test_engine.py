@@ -18,7 +18,7 @@ from wattcount.config.schema import BatchConfig, EngineConfig, LengthConfig, Run
 from wattcount.engines.base import EngineStep
 from wattcount.engines.registry import create
 from wattcount.engines.tiny.engine import TinyEngine
-from wattcount.engines.tiny.settings import TinyArgs
+from wattcount.engines.tiny.plugin import TinyArgs
 from wattcount.errors import NotStartedError, RunFailedError
 from wattcount.load.request import GenerationRequest, TokenChunk
 

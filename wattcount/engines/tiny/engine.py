@@ -31,7 +31,7 @@ from wattcount.clock import now_ns
 from wattcount.config.fit import longest_request_tokens
 from wattcount.config.schema import RunConfig
 from wattcount.engines.base import Engine, EngineInfo, EngineStep
-from wattcount.engines.tiny.settings import MAX_NUM_BATCHED_TOKENS, MAX_NUM_SEQS, TinyArgs
+from wattcount.engines.tiny.plugin import MAX_NUM_BATCHED_TOKENS, MAX_NUM_SEQS, TinyArgs
 from wattcount.errors import NotStartedError, RunFailedError
 from wattcount.load.request import EngineStamps, GenerationRequest, TokenChunk
 

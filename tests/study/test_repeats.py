@@ -7,7 +7,7 @@ from math import exp, expm1, isnan, sinh
 import numpy as np
 import pytest
 
-from wattcount.study.statistics import Scatter, change, detrended, half_width, paired, spread
+from wattcount.study.repeats import Scatter, change, detrended, half_width, paired, spread
 
 
 def test_spread_of_repeats() -> None:
