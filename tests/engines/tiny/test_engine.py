@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 from wattcount.config.schema import BatchConfig, EngineConfig, LengthConfig, RunConfig
 from wattcount.engines.base import EngineStep
 from wattcount.engines.registry import create
-from wattcount.engines.tiny.engine import TinyEngine
-from wattcount.engines.tiny.plugin import TinyArgs
+from wattcount.engines.tiny.engine import TinyArgs, TinyEngine
 from wattcount.errors import NotStartedError, RunFailedError
 from wattcount.load.request import GenerationRequest, TokenChunk
 
