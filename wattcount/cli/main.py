@@ -8,6 +8,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from wattcount import __version__
 from wattcount.config.loader import did_you_mean
@@ -23,17 +24,45 @@ from wattcount.masking import concealed_arguments, masked
 from wattcount.run.background import leave_if_stuck
 from wattcount.text import degrade, printable
 
+
+@dataclass(frozen=True)
+class Command:
+    """A subcommand. Its module `wattcount.cli.MODULE` is imported only when the subcommand is called.
+
+    what           what it does, for the help
+    add_arguments  name of the module's function that adds the arguments to a parser
+    main           name of the module's function that runs it
+    """
+
+    what: str
+    module: str
+    add_arguments: str = "add_arguments"
+    main: str = "main"
+
+
 COMMANDS = {
-    "show": "print a record; --json: its metrics",
-    "metrics": "compute metrics.json of a record afresh from its raw files",
-    "compare": "set records side by side",
-    "log": "log a record to MLflow",
-    "status": "say how a sweep stands: done, failed, running, time left, energy",
-    "models": "list the models, and with --fits GPU which of them a GPU holds",
-    "gpus": "list the GPUs, and with --fits MODEL which of them hold a model",
-    "doctor": "say what this machine has, what is missing, and how to get it",
+    "show": Command("print a record; --json: its metrics", "show"),
+    "metrics": Command(
+        "compute metrics.json of a record afresh from its raw files", "show", "add_path", "rewrite_metrics"
+    ),
+    "compare": Command("set records side by side", "compare"),
+    "log": Command("log a record to MLflow", "log"),
+    "status": Command("say how a sweep stands: done, failed, running, time left, energy", "status"),
+    "models": Command(
+        "list the models, and with --fits GPU which of them a GPU holds",
+        "catalogue",
+        "add_model_arguments",
+        "list_models",
+    ),
+    "gpus": Command(
+        "list the GPUs, and with --fits MODEL which of them hold a model",
+        "catalogue",
+        "add_gpu_arguments",
+        "list_gpus",
+    ),
+    "doctor": Command("say what this machine has, what is missing, and how to get it", "doctor"),
 }
-"""Subcommand and what it does; the module `wattcount.cli.NAME` is imported only when it is called."""
+"""The subcommands, in the order of the help."""
 
 USAGE = """\
 usage: wattcount [KEY=VALUE ...] [-m] [--config-dir DIR] [--cfg job]
@@ -136,14 +165,15 @@ def _dispatch(args: list[str]) -> int:
 
 
 def _command(name: str, args: list[str]) -> int:
-    module = importlib.import_module(f"wattcount.cli.{name}")
-    parser = argparse.ArgumentParser(prog=f"wattcount {name}", description=COMMANDS[name])
-    module.add_arguments(parser)
+    command = COMMANDS[name]
+    module = importlib.import_module(f"wattcount.cli.{command.module}")
+    parser = argparse.ArgumentParser(prog=f"wattcount {name}", description=command.what)
+    getattr(module, command.add_arguments)(parser)
     try:
         parsed = parser.parse_args(args)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else EXIT_NOT_STARTED
-    result: int = module.main(parsed)
+    result: int = getattr(module, command.main)(parsed)
     return result
 
 
@@ -151,7 +181,7 @@ def help_text() -> str:
     from wattcount.config.composition import options
     from wattcount.config.loader import GROUPS
 
-    commands = "\n".join(f"  {name:<10} {what}" for name, what in COMMANDS.items())
+    commands = "\n".join(f"  {name:<10} {command.what}" for name, command in COMMANDS.items())
     groups = "\n".join(_wrapped(group, options(group)) for group in GROUPS)
     return USAGE.format(commands=commands, groups=groups)
 

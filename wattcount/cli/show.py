@@ -1,4 +1,4 @@
-"""`wattcount show PATH`: what a record holds."""
+"""`wattcount show PATH`: what a record holds; `wattcount metrics PATH`: `metrics.json` computed afresh from the raw files."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from wattcount.cli.records import find_records
-from wattcount.errors import EXIT_FAILED, EXIT_OK
-from wattcount.metrics import load_metrics, spec
+from wattcount.errors import EXIT_FAILED, EXIT_OK, NotStartedError
+from wattcount.metrics import load_metrics, spec, write
 from wattcount.records import Record
 from wattcount.records.schema import RunInfo
 from wattcount.report.summary import print_summary
@@ -25,10 +25,14 @@ from wattcount.terminal import console
 from wattcount.text import printable
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_path(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "path", metavar="PATH", nargs="+", help="a run record, or a folder with records below it"
     )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_path(parser)
     parser.add_argument(
         "--json",
         action="store_true",
@@ -97,3 +101,17 @@ def _all_metrics(result: Result) -> Table:
     for key, value in result.metrics.items():
         table.add_row(key, quantity(value, spec(key).unit), result.null_reasons.get(key, ""))
     return table
+
+
+def rewrite_metrics(args: argparse.Namespace) -> int:
+    """1 where records below a folder were set aside."""
+    found = find_records(args.path)
+    found.each(_rewrite)
+    return EXIT_FAILED if found.set_aside else EXIT_OK
+
+
+def _rewrite(path: Path) -> None:
+    try:
+        print(write(path))
+    except OSError as error:
+        raise NotStartedError(f"cannot write metrics.json in {path}: {error.strerror}") from error
