@@ -240,7 +240,7 @@ def tokenizer_for(model: ModelConfig) -> Tokenize | None:
     revision = model.revision if where == model.hf_id else None
 
     def tokenize(text: str) -> list[int]:
-        ids: list[int] = _loaded_tokenizer(where, revision).encode(text).ids
+        ids: list[int] = loaded_tokenizer(where, revision).encode(text).ids
         return ids
 
     return tokenize
@@ -275,7 +275,8 @@ def _no_package() -> NotStartedError:
 
 
 @cache
-def _loaded_tokenizer(where: str, revision: str | None) -> Any:
+def loaded_tokenizer(where: str, revision: str | None) -> Any:
+    """The tokenizer of a hub id or folder. Raises `NotStartedError`."""
     try:
         from tokenizers import Tokenizer
     except ImportError as error:
