@@ -1,7 +1,8 @@
-"""Writing a file so that whoever reads it finds the old content or the new one, never half of it."""
+"""Files: text of a user's, read with errors that name the file; content written in one step, so that nobody reads half of it."""
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import errno
 import os
@@ -10,8 +11,30 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from wattcount.errors import NotStartedError
+
 TEMPORARY_SUFFIX = ".tmp"
 """Ending of the name that a file has until it is whole: `.<name>.<random>.tmp`, in the same folder."""
+
+
+def read_text(path: Path, what: str) -> str:
+    """The text of a file: UTF-8, or UTF-16 where the file begins with that byte order mark (as PowerShell's `>` writes it).
+
+    what  the kind of file, for errors
+    Raises `NotStartedError` where the file cannot be read.
+    """
+    try:
+        content = path.read_bytes()
+        wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        return content.decode("utf-16" if wide else "utf-8-sig")
+    except FileNotFoundError:
+        raise NotStartedError(f"{what} {path} does not exist") from None
+    except UnicodeDecodeError as error:
+        raise NotStartedError(
+            f"{what} {path} is neither UTF-8 nor UTF-16 text (byte {error.start})"
+        ) from None
+    except OSError as error:
+        raise NotStartedError(f"{what} {path} cannot be read: {error.strerror}") from None
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:

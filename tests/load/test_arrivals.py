@@ -252,7 +252,7 @@ def test_unreadable_files(tmp_path: Path) -> None:
         read_trace(tmp_path)
     path = tmp_path / "binary.csv"
     path.write_bytes(b"TIME\xff\xfe")
-    with pytest.raises(NotStartedError, match=r"not UTF-8 text \(byte 4\)"):
+    with pytest.raises(NotStartedError, match=r"neither UTF-8 nor UTF-16 text \(byte 4\)"):
         read_trace(path)
 
 

@@ -83,7 +83,7 @@ def test_unreadable_files(tmp_path: Path) -> None:
         read_prompts(tmp_path)
     path = tmp_path / "binary"
     path.write_bytes(b"\xff")
-    with pytest.raises(NotStartedError, match="not UTF-8"):
+    with pytest.raises(NotStartedError, match="neither UTF-8 nor UTF-16"):
         read_prompts(path)
 
 

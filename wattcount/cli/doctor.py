@@ -312,7 +312,7 @@ def _host(report: Report) -> None:
         )
     else:
         report.add(OK, "host", text)
-    token = bool(os.environ.get("HF_TOKEN") or os.environ.get("HUGGING_FACE_HUB_TOKEN")) or _token_file()
+    token = paths.has_hub_token()
     report.facts["hub_token"] = token
     if token:
         report.add(OK, "hub", "a Hugging Face token is set")
@@ -323,10 +323,6 @@ def _host(report: Report) -> None:
             "no Hugging Face token",
             "gated weights need HF_TOKEN; model.weights=random needs none",
         )
-
-
-def _token_file() -> bool:
-    return Path(os.environ.get("HF_TOKEN_PATH") or paths.hub_home() / "token").expanduser().is_file()
 
 
 def _folders(report: Report) -> None:

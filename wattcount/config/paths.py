@@ -37,6 +37,13 @@ def hub_home() -> Path:
     return Path(named).expanduser() if named else user_home() / ".cache" / "huggingface"
 
 
+def has_hub_token() -> bool:
+    """Whether a token for gated models of the hub is set, in the environment or in the hub's own file."""
+    if os.environ.get("HF_TOKEN") or os.environ.get("HUGGING_FACE_HUB_TOKEN"):
+        return True
+    return Path(os.environ.get("HF_TOKEN_PATH") or hub_home() / "token").expanduser().is_file()
+
+
 def gpu_lock_dir() -> Path:
     """`$WATTCOUNT_LOCK_DIR`, else `/tmp/wattcount-gpus`: the same for all users of the host.
 

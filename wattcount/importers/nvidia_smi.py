@@ -21,7 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
-from wattcount.importers.power_log import S_NS, PowerLog, broken, first_line, make_log, read_lines, stamp_ns
+from wattcount.files import read_text
+from wattcount.importers.power_log import S_NS, PowerLog, broken, first_line, make_log, stamp_ns
 from wattcount.records.schema import Evidence
 from wattcount.result import Result
 
@@ -66,7 +67,7 @@ def recognises(path: Path) -> bool:
 
 def results(path: Path) -> list[Result]:
     """One run a GPU, with its whole log as the window. The log tells neither the load nor the gain of the sensor."""
-    table = _table(path, read_lines(path, "nvidia-smi log")[1])
+    table = _table(path, read_text(path, "nvidia-smi log").splitlines())
     columns = _gpu_columns(table)
     gpus = dict.fromkeys(row[columns[0]] for row in table.rows) if columns else [None]
     return [_result(path, gpu) for gpu in gpus]
@@ -113,7 +114,8 @@ def read_nvidia_smi(path: str | Path, gpu: str | None = None, power: str | None 
     power  which column, e.g. `power.draw.instant`; default the first of `power.draw`, `.instant`, `.average`
     Lines without a reading (`[N/A]`, `ERR!`) are counted in `missing`. Raises NotStartedError that names file, line and remedy.
     """
-    path, lines = read_lines(path, "nvidia-smi log")
+    path = Path(path).expanduser()
+    lines = read_text(path, "nvidia-smi log").splitlines()
     dmon, table = _is_dmon(lines), _table(path, lines)
     columns = [power] if power else ["pwr"] if dmon else list(POWER_COLUMNS)
     power_at = next((table.names.index(name) for name in columns if name in table.names), None)

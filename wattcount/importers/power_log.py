@@ -150,26 +150,6 @@ def make_log(
     return PowerLog(path, t_ns, np.array(power_w, np.float64), missing)
 
 
-def read_lines(path: str | Path, what: str) -> tuple[Path, list[str]]:
-    """The lines of a text file, UTF-8, or UTF-16 where it begins with that byte order mark (as PowerShell's `>` writes it).
-
-    Raises NotStartedError if it cannot be read.
-    """
-    path = Path(path).expanduser()
-    try:
-        content = path.read_bytes()
-        wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        return path, content.decode("utf-16" if wide else "utf-8-sig").splitlines()
-    except FileNotFoundError:
-        raise NotStartedError(f"{what} {path} does not exist") from None
-    except UnicodeDecodeError as error:
-        raise NotStartedError(
-            f"{what} {path} is neither UTF-8 nor UTF-16 text (byte {error.start})"
-        ) from None
-    except OSError as error:
-        raise NotStartedError(f"{what} {path} cannot be read: {error.strerror}") from None
-
-
 def stamp_ns(text: str, form: str) -> int | None:
     """Nanoseconds since 1970 of a time without a zone, taken as it is written; None if it is no such time."""
     try:

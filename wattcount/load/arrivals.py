@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from wattcount.config.schema import MAX_REQUESTS, ArrivalConfig, ArrivalKind
 from wattcount.errors import NotStartedError
+from wattcount.files import read_text
 from wattcount.load.plan import Stream, stream
 
 HEADER = "TIMESTAMP,ContextTokens,GeneratedTokens"
@@ -71,8 +72,8 @@ def read_trace(path: str | Path) -> Trace:
     stamps: list[int] = []
     inputs: list[int] = []
     outputs: list[int] = []
-    lines = _lines(path)
-    if not lines or lines[0].strip().lstrip("\ufeff") != HEADER:
+    lines = read_text(path, "trace file").splitlines()
+    if not lines or lines[0].strip() != HEADER:
         found = lines[0].strip()[:60] if lines else ""
         raise _broken(path, 1, f"expected the header {HEADER!r}, found {found!r}")
     for number, line in enumerate(lines[1:], start=2):
@@ -100,17 +101,6 @@ def read_trace(path: str | Path) -> Trace:
     return Trace(path, offsets, np.array(inputs, dtype=np.int32), np.array(outputs, dtype=np.int32))
 
 
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise NotStartedError(f"trace file {path} does not exist") from None
-    except UnicodeDecodeError as error:
-        raise NotStartedError(f"trace file {path} is not UTF-8 text (byte {error.start})") from None
-    except OSError as error:
-        raise NotStartedError(f"trace file {path} cannot be read: {error.strerror}") from None
-
-
 def _stamp_ns(text: str) -> int | None:
     match = _STAMP.fullmatch(text)
     if match is None:
@@ -135,16 +125,16 @@ class Arrivals(ABC):
         """All arrivals in [0, duration), int64, not decreasing."""
 
 
+@dataclass(frozen=True)
 class RenewalArrivals(Arrivals):
     """Independent gaps of mean 1 / rate: Poisson where they are exponential (cv = 1).
 
     Gaps are gamma distributed with shape 1 / cv² (cv > 1: bursts, cv < 1: more regular than Poisson).
     """
 
-    def __init__(self, rate_rps: float, cv: float, seed: int) -> None:
-        self.rate_rps = rate_rps
-        self.cv = cv
-        self.seed = seed
+    rate_rps: float
+    cv: float
+    seed: int
 
     def offsets_ns(self, duration_s: float) -> NDArray[np.int64]:
         _check_size(self.rate_rps * duration_s)
@@ -165,11 +155,11 @@ class RenewalArrivals(Arrivals):
         return random.standard_gamma(shape, count) / shape
 
 
+@dataclass(frozen=True)
 class ConstantArrivals(Arrivals):
     """One request every 1 / rate seconds, the first at 0."""
 
-    def __init__(self, rate_rps: float) -> None:
-        self.rate_rps = rate_rps
+    rate_rps: float
 
     def offsets_ns(self, duration_s: float) -> NDArray[np.int64]:
         _check_size(self.rate_rps * duration_s)

@@ -72,7 +72,7 @@ def _build_batch(scenario: BatchConfig, seed: int, tokenize: Tokenize | None) ->
         warmup = _plan(offsets, source, scenario, derived_seed(seed, Stream.WARMUP))
     drawn = source.draw(scenario.num_requests, seed)
     main = _planned(np.zeros(scenario.num_requests, np.int64), drawn, scenario, seed)
-    return BuiltLoad(main, 0, None, warmup, seed, length_changes=_changes(drawn), notes=source.notes)
+    return BuiltLoad(main, 0, None, warmup, seed, length_changes=drawn.changes(), notes=source.notes)
 
 
 def _build_server(scenario: ServerConfig, seed: int, tokenize: Tokenize | None) -> BuiltLoad:
@@ -91,7 +91,7 @@ def _build_server(scenario: ServerConfig, seed: int, tokenize: Tokenize | None) 
             " lengthen scenario.window_s or raise scenario.rate_rps"
         )
     drawn = source.draw(len(offsets), seed)
-    main, changes = _planned(offsets, drawn, scenario, seed), _changes(drawn)
+    main, changes = _planned(offsets, drawn, scenario, seed), drawn.changes()
     more_s = scenario.warmup_limit_s - scenario.warmup_s if scenario.warmup_s > 0 else 0.0
     if isinstance(process, arrivals.TraceArrivals):
         # The trace's beginning once more, and no longer than the trace.
@@ -106,11 +106,6 @@ def _build_server(scenario: ServerConfig, seed: int, tokenize: Tokenize | None) 
     more = arrivals.create(scenario.arrivals, scenario.rate_rps, other_seed).offsets_ns(more_s)
     more_warmup = _plan(more[more < more_ns], source, scenario, other_seed)
     return BuiltLoad(main, window_start_ns, end_ns, None, seed, more_warmup, more_ns, changes, source.notes)
-
-
-def _changes(drawn: lengths.DrawnLengths) -> lengths.LengthChanges | None:
-    changes = drawn.changes()
-    return changes if changes is not None and changes.changed else None
 
 
 def _plan(

@@ -39,10 +39,6 @@ class LengthChanges:
     """Prompt tokens of all requests, as they are sent."""
     output_tokens: int
 
-    @property
-    def changed(self) -> bool:
-        return bool(self.input_cut or self.input_raised or self.output_cut or self.output_raised)
-
 
 @dataclass(frozen=True)
 class DrawnLengths:
@@ -59,9 +55,11 @@ class DrawnLengths:
     given_output_tokens: NDArray[np.int32] | None = None
 
     def changes(self) -> LengthChanges | None:
-        """What the bounds have changed; None: the lengths come from no file."""
+        """What the bounds have changed; None: nothing, or the lengths come from no file."""
         given_in, given_out = self.given_input_tokens, self.given_output_tokens
         if given_in is None or given_out is None:
+            return None
+        if (self.input_tokens == given_in).all() and (self.output_tokens == given_out).all():
             return None
         return LengthChanges(
             requests=len(self.input_tokens),
@@ -98,25 +96,12 @@ class Bounds:
         return np.clip(np.rint(tokens), self.low, self.high).astype(np.int32)
 
 
-class FixedLengths(Lengths):
-    """The same for every request."""
-
-    def __init__(self, input_tokens: int, output_tokens: int) -> None:
-        self.input_tokens = input_tokens
-        self.output_tokens = output_tokens
-
-    def draw(self, count: int, seed: int) -> DrawnLengths:  # noqa: ARG002
-        return DrawnLengths(
-            np.full(count, self.input_tokens, np.int32), np.full(count, self.output_tokens, np.int32)
-        )
-
-
+@dataclass(frozen=True)
 class UniformLengths(Lengths):
-    """Every whole number within the bounds equally likely."""
+    """Every whole number within the bounds is equally likely; equal bounds make every request the same."""
 
-    def __init__(self, input_bounds: Bounds, output_bounds: Bounds) -> None:
-        self.input_bounds = input_bounds
-        self.output_bounds = output_bounds
+    input_bounds: Bounds
+    output_bounds: Bounds
 
     def draw(self, count: int, seed: int) -> DrawnLengths:
         return DrawnLengths(
@@ -125,6 +110,7 @@ class UniformLengths(Lengths):
         )
 
 
+@dataclass(frozen=True)
 class LognormalLengths(Lengths):
     """Log-normal with a given mean and coefficient of variation, rounded and held within the bounds.
 
@@ -132,25 +118,29 @@ class LognormalLengths(Lengths):
     bounds close to it move it.
     """
 
-    def __init__(
-        self,
-        input_mean: float,
-        input_cv: float,
-        input_bounds: Bounds,
-        output_mean: float,
-        output_cv: float,
-        output_bounds: Bounds,
-    ) -> None:
-        self._input = (_lognormal_parameters(input_mean, input_cv), input_bounds)
-        self._output = (_lognormal_parameters(output_mean, output_cv), output_bounds)
+    input_mean: float
+    input_cv: float
+    input_bounds: Bounds
+    output_mean: float
+    output_cv: float
+    output_bounds: Bounds
 
     def draw(self, count: int, seed: int) -> DrawnLengths:
         return DrawnLengths(
-            _lognormal(*self._input, count, stream(seed, Stream.INPUT_LENGTHS)),
-            _lognormal(*self._output, count, stream(seed, Stream.OUTPUT_LENGTHS)),
+            _lognormal(
+                self.input_mean, self.input_cv, self.input_bounds, count, stream(seed, Stream.INPUT_LENGTHS)
+            ),
+            _lognormal(
+                self.output_mean,
+                self.output_cv,
+                self.output_bounds,
+                count,
+                stream(seed, Stream.OUTPUT_LENGTHS),
+            ),
         )
 
 
+@dataclass(frozen=True)
 class TraceLengths(Lengths):
     """Lengths of recorded requests, prompt and completion of one request kept together.
 
@@ -158,11 +148,10 @@ class TraceLengths(Lengths):
     with replacement.
     """
 
-    def __init__(self, trace: Trace, input_bounds: Bounds, output_bounds: Bounds, *, in_order: bool) -> None:
-        self.trace = trace
-        self.input_bounds = input_bounds
-        self.output_bounds = output_bounds
-        self.in_order = in_order
+    trace: Trace
+    input_bounds: Bounds
+    output_bounds: Bounds
+    in_order: bool
 
     def draw(self, count: int, seed: int) -> DrawnLengths:
         if self.in_order and count > len(self.trace):
@@ -238,7 +227,10 @@ def create(config: LengthConfig, *, trace: Trace | None = None, tokenize: Tokeni
     input_bounds = _bounds("input", config.input_tokens_min, config.input_tokens_max)
     output_bounds = _bounds("output", config.output_tokens_min, config.output_tokens_max)
     if config.kind is LengthKind.fixed:
-        return FixedLengths(config.input_tokens, config.output_tokens)
+        return UniformLengths(
+            Bounds(config.input_tokens, config.input_tokens),
+            Bounds(config.output_tokens, config.output_tokens),
+        )
     if config.kind is LengthKind.uniform:
         return UniformLengths(input_bounds, output_bounds)
     if config.kind is LengthKind.lognormal:
@@ -281,12 +273,7 @@ def _uniform(bounds: Bounds, count: int, random: np.random.Generator) -> NDArray
 
 
 def _lognormal(
-    parameters: tuple[float, float], bounds: Bounds, count: int, random: np.random.Generator
+    mean: float, cv: float, bounds: Bounds, count: int, random: np.random.Generator
 ) -> NDArray[np.int32]:
-    mu, sigma = parameters
-    return bounds.clip(np.exp(mu + sigma * random.standard_normal(count)))
-
-
-def _lognormal_parameters(mean: float, cv: float) -> tuple[float, float]:
     variance = log(1 + cv * cv)
-    return log(mean) - variance / 2, sqrt(variance)
+    return bounds.clip(np.exp(log(mean) - variance / 2 + sqrt(variance) * random.standard_normal(count)))

@@ -25,6 +25,7 @@ from typing import Any
 
 from wattcount.config.schema import ModelConfig, Weights
 from wattcount.errors import NotStartedError, one_line
+from wattcount.files import read_text
 
 Tokenize = Callable[[str], list[int]]
 """Turns a prompt into token ids."""
@@ -71,14 +72,7 @@ class _Row:
 def read_prompts(path: str | Path, tokenize: Tokenize | None = None) -> PromptFile:
     """Reads a prompt file. Raises `NotStartedError` that names the file, the line and what is wrong."""
     path = Path(path).expanduser()
-    try:
-        text = path.read_text(encoding="utf-8").removeprefix("\ufeff")
-    except FileNotFoundError:
-        raise NotStartedError(f"prompt file {path} does not exist") from None
-    except UnicodeDecodeError as error:
-        raise NotStartedError(f"prompt file {path} is not UTF-8 text (byte {error.start})") from None
-    except OSError as error:
-        raise NotStartedError(f"prompt file {path} cannot be read: {error.strerror}") from None
+    text = read_text(path, "prompt file")
     token_ids: list[tuple[int, ...]] = []
     output_tokens: list[int | None] = []
     numbers: list[int] = []

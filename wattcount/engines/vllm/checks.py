@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import fields
 from typing import Any
 
 from wattcount.config.schema import (
@@ -33,19 +34,7 @@ ARGUMENTS_WITH_A_KEY = {
     "quantization": "model.quantization",
     "load_format": "model.weights",
     "seed": "seed",
-    "device": "engine.device",
-    "tensor_parallel_size": "engine.tensor_parallel_size",
-    "max_model_len": "engine.max_model_len",
-    "max_num_seqs": "engine.max_num_seqs",
-    "max_num_batched_tokens": "engine.max_num_batched_tokens",
-    "gpu_memory_utilization": "engine.gpu_memory_utilization",
-    "enforce_eager": "engine.enforce_eager",
-    "enable_prefix_caching": "engine.enable_prefix_caching",
-    "kv_cache_dtype": "engine.kv_cache_dtype",
-    "pipeline_parallel_size": "engine.pipeline_parallel_size",
-    "data_parallel_size": "engine.data_parallel_size",
-    "enable_chunked_prefill": "engine.enable_chunked_prefill",
-}
+} | {item.name: f"engine.{item.name}" for item in fields(EngineConfig)}
 """Arguments of vLLM that have a key of their own here: given twice they could contradict each other."""
 
 KV_CACHE_DTYPES = ("auto", "bfloat16", "float16", "fp8", "fp8_e4m3", "fp8_e5m2")
@@ -223,9 +212,8 @@ LEAST_CAPABILITY = {
 """Least compute capability by `model.quantization`, as vLLM asks for it (`get_min_capability` of its quantisation methods, as
 of 0.32). Methods that are not here are left to vLLM."""
 
-FP8_COMPUTE = 8.9
-"""From here on `fp8` computes in 8 bit (W8A8). Below it only stores weights so, and computes in 16 (Marlin kernels)."""
 FP8_KV_CACHE = 8.0
+"""Least compute capability for a KV cache in FP8 (`engine.kv_cache_dtype`), of the attention kernels of vLLM 0.26 to 0.32."""
 
 NEEDS_CHECKPOINT = frozenset(
     {"awq", "auto_awq", "awq_marlin", "gptq", "auto_gptq", "gptq_marlin", "compressed-tensors", "fbgemm_fp8"}

@@ -16,8 +16,52 @@ from wattcount.engines.base import EngineStep
 from wattcount.errors import RunFailedError, one_line
 from wattcount.load.request import EngineStamps, TokenChunk
 
+LINE_CHARACTERS = 400
+"""Most of what is shown of an error of vLLM [characters]: its configuration checks take a line or three."""
 _COMPILED = re.compile(rb"JIT compilation during inference: ([^\s(]+?)(?: \(|\. |\.?$)", re.MULTILINE)
-"""A line of vLLM's JIT monitor (`vllm/utils/jit_monitor.py`, vLLM 0.26 to 0.32): Triton's kernels, CuTeDSL's and TileLang's."""
+"""A line of vLLM's JIT monitor (`vllm/utils/jit_monitor.py`, vLLM 0.26 to 0.32) on a kernel of Triton, CuTeDSL or TileLang."""
+_EXCEPTION = re.compile(r"^(?:[\w.]+\.)?(\w*(?:Error|Exception|Interrupt))(?::\s*(.*))?$")
+"""The last line of a traceback."""
+_PREFIX = re.compile(r"^(?:\([^)]*\)\s*)?(?:[A-Z]+ [\d:. -]+(?:\[[^\]]*\])? ?)?")
+"""What vLLM's logger puts before a line: process, level, time, place."""
+_NOT_A_CAUSE = ("see root cause above", "See stack trace", "please check the stack trace", "EngineDeadError")
+"""Texts of exceptions that only point to another one."""
+_KILLED = re.compile(r"Failed core proc\(s\): \{[^}]*: -9\b")
+"""An engine process that was ended by SIGKILL, in the message of the front end."""
+_START_FAILURES = tuple(
+    (re.compile(pattern, re.IGNORECASE), reason, message)
+    for pattern, reason, message in (
+        (
+            r"out of memory|OutOfMemory|MemoryError|cannot allocate memory|can't allocate memory"
+            r"|No available memory for the cache blocks|larger than the available KV cache memory"
+            r"|Free memory on device .* less than desired|Available memory .* less than requested"
+            r"|not enough (?:GPU |free )?memory",
+            "out_of_memory",
+            "vLLM ran out of memory while starting: {} (lower engine.max_model_len or engine.max_num_seqs, or take a GPU with "
+            "more memory)",
+        ),
+        (
+            r"architectures? .* (?:is|are) not supported|does not recognize this architecture|has no vLLM implementation"
+            r"|no module or parameter named|Cannot find model module|model type .* (?:is not supported|not recogni[sz]ed)"
+            r"|not support(?:ed)? .*(?:quantization|dtype)|Bfloat16 is only supported on GPUs",
+            "unsupported_model",
+            "vLLM cannot run this model: {}",
+        ),
+        (
+            r"gated repo|access to model .* is restricted|401 Client Error|403 Client Error|Cannot access gated"
+            r"|awaiting a review",
+            "engine_start_failed",
+            "the hub refuses the weights: {} (accept the licence and set HF_TOKEN, or use model.weights=random)",
+        ),
+        (
+            r"is not a local folder and is not a valid model identifier|Repository Not Found|couldn't connect to"
+            r"|offline mode is enabled|LocalEntryNotFound|Can't load the configuration of|OfflineModeIsEnabled",
+            "engine_start_failed",
+            "the model could not be had from the hub: {} (check model.hf_id and the network, or use model.weights=random)",
+        ),
+    )
+)
+"""Failed starts of vLLM: what its error or its log says, our reason, and our message around its text."""
 
 
 class KernelLog:
@@ -181,38 +225,6 @@ def _plain_list(values: Any) -> list[int] | None:
     return None if values is None else [int(value) for value in values]
 
 
-_EXCEPTION = re.compile(r"^(?:[\w.]+\.)?(\w*(?:Error|Exception|Interrupt))(?::\s*(.*))?$")
-_PREFIX = re.compile(r"^(?:\([^)]*\)\s*)?(?:[A-Z]+ [\d:. -]+(?:\[[^\]]*\])? ?)?")
-_NOT_A_CAUSE = ("see root cause above", "See stack trace", "please check the stack trace", "EngineDeadError")
-LINE_CHARACTERS = 400
-"""Length of what is told of an error of vLLM [characters]: its configuration checks take a line or three."""
-
-_OUT_OF_MEMORY = re.compile(
-    r"out of memory|OutOfMemory|MemoryError|cannot allocate memory|can't allocate memory"
-    r"|No available memory for the cache blocks|larger than the available KV cache memory"
-    r"|Free memory on device .* less than desired|Available memory .* less than requested"
-    r"|not enough (?:GPU |free )?memory",
-    re.IGNORECASE,
-)
-_UNSUPPORTED = re.compile(
-    r"architectures? .* (?:is|are) not supported|does not recognize this architecture|has no vLLM implementation"
-    r"|no module or parameter named|Cannot find model module|model type .* (?:is not supported|not recogni[sz]ed)"
-    r"|not support(?:ed)? .*(?:quantization|dtype)|Bfloat16 is only supported on GPUs",
-    re.IGNORECASE,
-)
-_GATED = re.compile(
-    r"gated repo|access to model .* is restricted|401 Client Error|403 Client Error|Cannot access gated"
-    r"|awaiting a review",
-    re.IGNORECASE,
-)
-_NOT_ON_HUB = re.compile(
-    r"is not a local folder and is not a valid model identifier|Repository Not Found|couldn't connect to"
-    r"|offline mode is enabled|LocalEntryNotFound|Can't load the configuration of|OfflineModeIsEnabled",
-    re.IGNORECASE,
-)
-_KILLED = re.compile(r"Failed core proc\(s\): \{[^}]*: -9\b")
-
-
 def log_size(path: Path) -> int:
     """Bytes in the log now; 0 where there is none."""
     try:
@@ -271,25 +283,9 @@ def start_error(error: BaseException, log: Path, offset: int) -> RunFailedError:
     cause = root_cause(log, offset) if "root cause above" in shown or "stack trace" in shown else None
     text = cause or shown
     told = cause or _chain(error)
-    if _OUT_OF_MEMORY.search(told):
-        return RunFailedError(
-            "out_of_memory",
-            f"vLLM ran out of memory while starting: {text} (lower engine.max_model_len or engine.max_num_seqs,"
-            " or take a GPU with more memory)",
-        )
-    if _UNSUPPORTED.search(told):
-        return RunFailedError("unsupported_model", f"vLLM cannot run this model: {text}")
-    if _GATED.search(told):
-        return RunFailedError(
-            "engine_start_failed",
-            f"the hub refuses the weights: {text} (accept the licence and set HF_TOKEN, or use model.weights=random)",
-        )
-    if _NOT_ON_HUB.search(told):
-        return RunFailedError(
-            "engine_start_failed",
-            f"the model could not be had from the hub: {text} (check model.hf_id and the network, or use"
-            " model.weights=random)",
-        )
+    for pattern, reason, message in _START_FAILURES:
+        if pattern.search(told):
+            return RunFailedError(reason, message.format(text))
     if cause is None and _KILLED.search(shown):
         return RunFailedError(
             "out_of_memory",

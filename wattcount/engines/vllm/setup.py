@@ -20,7 +20,7 @@ from typing import Any
 
 from wattcount.config.fit import context_problems, max_model_len
 from wattcount.config.loader import plain
-from wattcount.config.paths import data_home, hub_home
+from wattcount.config.paths import data_home, has_hub_token
 from wattcount.config.schema import (
     EngineConfig,
     ModelConfig,
@@ -49,7 +49,7 @@ def known_hf_config(model: ModelConfig) -> dict[str, Any]:
     if model.weights is Weights.hub:
         if not model.hf_id:
             raise NotStartedError("model.weights=hub needs model.hf_id, or use model.weights=path or random")
-        if model.gated and not _has_hub_token() and not _is_cached(model.hf_id, model.revision):
+        if model.gated and not has_hub_token() and not _is_cached(model.hf_id, model.revision):
             raise NotStartedError(
                 f"{model.hf_id} is gated: accept its licence on the hub and set HF_TOKEN, or use model.weights=random"
             )
@@ -83,12 +83,6 @@ def _read_config_json(path: str | None, why: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise NotStartedError(f"{file} holds no JSON object")
     return values
-
-
-def _has_hub_token() -> bool:
-    if os.environ.get("HF_TOKEN") or os.environ.get("HUGGING_FACE_HUB_TOKEN"):
-        return True
-    return Path(os.environ.get("HF_TOKEN_PATH") or hub_home() / "token").expanduser().is_file()
 
 
 def _is_cached(hf_id: str, revision: str | None) -> bool:
