@@ -172,7 +172,7 @@ FOREIGN = FindingSpec(
     "foreign_process",
     "processes",
     "compute processes on the GPU in bare idle, or in the window",
-    "0, or those in loaded idle",
+    "0, or those in loaded idle; a server's own, where they are known",
     True,
     "its energy is in the joules",
 )
@@ -269,10 +269,12 @@ NVML_NAMES = {
 
 @CHECKS.finds(FOREIGN)
 def foreign_process(seen: Observed) -> Iterator[Finding]:
-    """Compute processes in bare idle, or more of them in the window than the engine has in loaded idle."""
+    """Compute processes in bare idle; more of them than a server has of its own; or more in the window than in loaded idle."""
     phases, trace = seen.record.info.phases, seen.record.power
     bare = phase_window(phases, Phase.BARE_IDLE)
     loaded = phase_window(phases, Phase.LOADED_IDLE)
+    details = seen.record.info.engine.get("details") or {}
+    computing = (details.get("server") or {}).get("computing") or {}
     for index, uuid in enumerate(trace.gpu_uuids):
 
         def most(span: Window | None, gpu: int = index) -> int | None:
@@ -282,9 +284,17 @@ def foreign_process(seen: Observed) -> Iterator[Finding]:
             return int(counts.max()) if len(counts) else None
 
         in_bare, in_loaded, in_window = most(bare), most(loaded), most(seen.window)
+        most_loaded = max((n for n in (in_loaded, in_window) if n is not None), default=0)
         if in_bare:
             yield FOREIGN.found(
                 in_bare, 0, f"{in_bare} other process(es) on {uuid} before the engine started"
+            )
+        elif uuid in computing and most_loaded > len(computing[uuid]):
+            own = len(computing[uuid])
+            yield FOREIGN.found(
+                most_loaded,
+                own,
+                f"{most_loaded - own} process(es) beside the server's {own} compute on {uuid}",
             )
         elif in_loaded is not None and in_window is not None and in_window > in_loaded:
             message = f"more compute processes on {uuid} in the window than in loaded idle"

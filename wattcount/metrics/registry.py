@@ -8,7 +8,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
-from wattcount.metrics import attribution, drift, energy, gpu, observations, sensors, service, sheet, window
+from wattcount.metrics import (
+    attribution,
+    drift,
+    energy,
+    gpu,
+    observations,
+    sensors,
+    server,
+    service,
+    sheet,
+    window,
+)
 from wattcount.metrics.sheet import Checks, FindingSpec, MetricSpec, Sheet
 
 METRICS_VERSION = 10
@@ -31,7 +42,7 @@ class Part(Protocol):
     def put(self, sheet: Sheet, seen: window.Observed, /) -> None: ...
 
 
-PARTS: tuple[Part, ...] = (energy, attribution, service, drift, gpu, sensors)
+PARTS: tuple[Part, ...] = (energy, attribution, service, server, drift, gpu, sensors)
 """In the order in which they are computed: some read from the sheet what those before have put on it."""
 
 

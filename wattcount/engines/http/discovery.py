@@ -77,6 +77,8 @@ class ServerFacts:
     command    of `pid`, secrets masked
     parallel   `tensor_parallel_size`, `pipeline_parallel_size`, `data_parallel_size`
     gpu_uuids  NVML's UUIDs of the GPUs it computes on
+    computing  of these, UUID to those of `pids` that compute on it
+    strangers  of these, UUID to processes that do and are none of its own
     settings   what it tells of itself
     unknown    field to why it is not known
     """
@@ -94,6 +96,8 @@ class ServerFacts:
     command: tuple[str, ...] | None = None
     parallel: Mapping[str, int] = field(default_factory=dict)
     gpu_uuids: tuple[str, ...] = ()
+    computing: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    strangers: Mapping[str, Sequence[int]] = field(default_factory=dict)
     unknown: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -138,7 +142,9 @@ def discover(
         pid=found.pid,
         pids=tuple(sorted(found.pids)),
         command=command,
-        gpu_uuids=gpus,
+        gpu_uuids=gpus.gpu_uuids,
+        computing=gpus.computing,
+        strangers=gpus.strangers,
         unknown=unknown,
         **told,
     )
@@ -291,43 +297,56 @@ def _parallel(engine: str | None, command: Sequence[str] | None, unknown: dict[s
 # -- which GPUs
 
 
+@dataclass(frozen=True)
+class _Gpus:
+    """The GPUs of a server, and which processes compute on them."""
+
+    gpu_uuids: tuple[str, ...] = ()
+    computing: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    strangers: Mapping[str, Sequence[int]] = field(default_factory=dict)
+
+
 def _gpus(
     found: Found, devices: Sequence[str], session: NvmlSession | None, unknown: dict[str, str]
-) -> tuple[str, ...]:
-    """UUIDs of the server's GPUs. `found.pids` gains those processes of `found.wider` that they were found by."""
-    if devices:
-        unknown.pop("gpu_uuids", None)
-        if session is None:
-            return tuple(devices)
-        return tuple(gpu.uuid for gpu in session.select(GpuConfig(devices=list(devices))))
-    if found.pid is None:
-        return ()
+) -> _Gpus:
+    """The server's GPUs. `found.pids` gains those processes of `found.wider` that they were found by."""
     if session is None:
-        unknown["gpu_uuids"] = "NVML was not asked"
-        return ()
-    computing: dict[str, set[int]] = {}
+        if not devices and found.pid is not None:
+            unknown["gpu_uuids"] = "NVML was not asked"
+        return _Gpus(tuple(devices))
+    there: dict[str, set[int]] = {}
     silent = []
     for gpu in session.gpus():
         try:
-            computing[gpu.uuid] = {pid for pid, _ in session.native.compute_processes(gpu.uuid)}
+            there[gpu.uuid] = {pid for pid, _ in session.native.compute_processes(gpu.uuid)}
         except RuntimeError as error:
             silent.append(f"{gpu.uuid} does not tell which processes compute on it ({error})")
+    uuids: tuple[str, ...] = ()
     for candidates in (found.pids, found.pids | found.wider):
-        uuids = tuple(uuid for uuid, pids in computing.items() if pids & candidates)
+        uuids = tuple(uuid for uuid, pids in there.items() if pids & candidates)
         if uuids:
-            found.pids |= {pid for uuid in uuids for pid in computing[uuid]} & candidates
-            return uuids
-    strangers = {pid for pids in computing.values() for pid in pids if not psutil.pid_exists(pid)}
+            found.pids |= {pid for uuid in uuids for pid in there[uuid]} & candidates
+            break
+    known = bool(uuids)
+    if devices:
+        uuids = tuple(gpu.uuid for gpu in session.select(GpuConfig(devices=list(devices))))
+        unknown.pop("gpu_uuids", None)
+    elif not uuids and found.pid is not None:
+        unknown["gpu_uuids"] = f"{_why_none(there, silent)}; gpu.devices=[...] names its GPUs"
+    if not known:
+        return _Gpus(uuids)
+    own = {uuid: sorted(there[uuid] & found.pids) for uuid in uuids if uuid in there}
+    return _Gpus(uuids, own, {uuid: sorted(there[uuid] - found.pids) for uuid in own})
+
+
+def _why_none(there: Mapping[str, set[int]], silent: Sequence[str]) -> str:
+    """Why no GPU was found by the server's processes."""
+    unseen = {pid for pids in there.values() for pid in pids if not psutil.pid_exists(pid)}
     if silent:
-        why = "; ".join(silent)
-    elif strangers:
-        why = (
-            f"NVML names {len(strangers)} process(es) that cannot be seen from here (a container has process numbers of its "
+        return "; ".join(silent)
+    if unseen:
+        return (
+            f"NVML names {len(unseen)} process(es) that cannot be seen from here (a container has process numbers of its "
             "own): start wattcount outside, or with the host's process numbers (docker run --pid=host)"
         )
-    elif not computing:
-        why = "NVML finds no GPU"
-    else:
-        why = "none of its processes computes on a GPU that NVML shows"
-    unknown["gpu_uuids"] = f"{why}; gpu.devices=[...] names its GPUs"
-    return ()
+    return "none of its processes computes on a GPU that NVML shows" if there else "NVML finds no GPU"
