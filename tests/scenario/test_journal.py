@@ -17,6 +17,7 @@ class NoGpu:
     """A sampler with nothing to say."""
 
     gpu_uuids = ("GPU-0",)
+    failure = None
 
     def mark(self) -> None:
         pass

@@ -60,6 +60,7 @@ COMMANDS = {
         "add_gpu_arguments",
         "list_gpus",
     ),
+    "sampler": Command("let a wattcount on another machine measure the GPUs of this one", "sampler"),
     "doctor": Command("say what this machine has, what is missing, and how to get it", "doctor"),
 }
 """The subcommands, in the order of the help."""

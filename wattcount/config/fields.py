@@ -210,3 +210,26 @@ class Pattern:
         except re.error as error:
             return f"'{value}' is no regular expression: {error}"
         return None
+
+
+@dataclass(frozen=True)
+class HostPort:
+    """Text that is `HOST:PORT` or `HOST`; an IPv6 address stands in brackets."""
+
+    def problem(self, value: str) -> str | None:
+        try:
+            good = self.parts(value, 1)[1] > 0
+        except ValueError:
+            good = False
+        if not good:
+            return f"'{value}' is not HOST:PORT, such as gpu7:9470 or [::1]:9470"
+        return None
+
+    @staticmethod
+    def parts(text: str, default_port: int) -> tuple[str, int]:
+        """Host and port; port 0 is any free one, to listen at. Raises ValueError."""
+        found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%a-z]+)\]|([A-Za-z0-9._-]+))(?::([0-9]{1,5}))?", text)
+        port = int(found[3] or default_port) if found is not None else 0
+        if found is None or port >= 65536:
+            raise ValueError(f"{text!r} is not HOST:PORT")
+        return found[1] or found[2], port

@@ -22,6 +22,7 @@ from wattcount.config.fields import (
     FolderName,
     FrozenDict,
     FrozenList,
+    HostPort,
     Node,
     NotBlank,
     OneOf,
@@ -368,6 +369,8 @@ class PowerConfig(Node):
     """Where power is read and how often. Rates say how often NVML is asked, not how often it has news."""
 
     backend: PowerBackend = PowerBackend.auto
+    remote: Annotated[str, HostPort()] | None = None
+    """`HOST:PORT` of a `wattcount sampler --listen` on the machine whose GPUs are measured (docs/remote.md). None: this machine."""
     energy_counter_period_ms: PeriodMs | None = None
     """None, here and below: chosen by what the sensors are like (`wattcount doctor --sensors`)."""
     power_period_ms: PeriodMs | None = None

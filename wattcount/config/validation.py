@@ -160,6 +160,24 @@ def _gpu(cfg: RunConfig) -> Iterator[str]:
         )
     if len(set(gpu.devices)) != len(gpu.devices):
         yield f"gpu.devices: names a GPU twice: {', '.join(gpu.devices)}"
+    if cfg.power.remote is not None:
+        yield from _remote(cfg)
+
+
+def _remote(cfg: RunConfig) -> Iterator[str]:
+    """What does not go with GPUs of another machine."""
+    if cfg.power.backend is PowerBackend.emulated:
+        yield "power.remote: the listener there says whether its GPUs are emulated; leave out power.backend=emulated"
+    for key in ("sm_clock_mhz", "power_limit_w"):
+        if getattr(cfg.gpu, key) is not None:
+            yield (
+                f"gpu.{key}: is not set on another machine (power.remote); set it there with nvidia-smi, and leave it out here"
+            )
+    if cfg.engine.device is Device.cuda and registry.plugin(cfg.engine.name).capabilities.owns_process:
+        yield (
+            f"power.remote: engine={cfg.engine.name} computes on the GPUs of this machine; measure a server over there with "
+            "engine=openai engine.base_url=http://HOST:PORT"
+        )
 
 
 def _lengths(cfg: RunConfig) -> Iterator[str]:

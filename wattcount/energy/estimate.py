@@ -107,7 +107,7 @@ class EnergyEstimate:
     u95_method_j  what the estimator adds: gets smaller with more and longer measurements
     u95_sensor_j  gain and offset of the board's sensor: the same sign and share in every run on that board
     budget_j      the parts, 95 % each: `shape`, `edges`, `alignment`, `lowpass`, `timescale`, `resolution`, `agreement`,
-                  `gain`, `offset`
+                  `gain`, `offset`; `clock` of GPUs of another machine
     """
 
     value_j: float | None
@@ -135,23 +135,28 @@ class EnergySum:
 def total(estimates: Sequence[EnergyEstimate]) -> EnergySum | None:
     """The sum of the estimates of several GPUs; None where there is none, or one's value or uncertainty is not known.
 
-    The estimator's errors are independent: in quadrature. Those of the boards' sensors may not be: they are added.
+    The estimator's errors are independent: in quadrature. Those of the boards' sensors may not be: they are added. GPUs of
+    another machine have one clock: what that adds is added, too.
     """
     values = [e.value_j for e in estimates if e.value_j is not None]
     method = [e.u95_method_j for e in estimates if e.u95_method_j is not None]
     sensor = [e.u95_sensor_j for e in estimates if e.u95_sensor_j is not None]
     if not estimates or not len(values) == len(method) == len(sensor) == len(estimates):
         return None
-    return EnergySum(math.fsum(values), math.sqrt(math.fsum(u**2 for u in method)), math.fsum(sensor))
+    clock = [e.budget_j.get("clock", 0.0) for e in estimates]
+    variance = math.fsum(u**2 for u in method) - math.fsum(u**2 for u in clock) + math.fsum(clock) ** 2
+    return EnergySum(math.fsum(values), math.sqrt(variance), math.fsum(sensor))
 
 
 class EnergyModel:
     """The sources of one GPU, prepared once, asked often.
 
-    `sources`: EVENT_DTYPE events of each source in the order of time.
+    sources         EVENT_DTYPE events of each source in the order of time
+    clock_bound_ns  see `PowerTrace`
     """
 
-    def __init__(self, sources: Mapping[Source, Events]) -> None:
+    def __init__(self, sources: Mapping[Source, Events], clock_bound_ns: float = 0) -> None:
+        self._clock_bound_ns = clock_bound_ns
         self.limit_w = plausible.board_limit_w(sources[Source.POWER_LIMIT])
         self._most_w = plausible.most_reading_w(self.limit_w)
         self._faults: dict[str, list[Ints]] = {}
@@ -183,6 +188,7 @@ class EnergyModel:
             best = self._best(start_ns, end_ns)
             found = self._disagreement(best, start_ns, end_ns)
             told = (DISAGREE,) if found is not None and found.told else ()
+            best = self._with_clock(best, start_ns, end_ns)
             self._answers[asked] = _with(best, (*told, *self._window_notes(start_ns, end_ns)))
         return self._answers[asked]
 
@@ -191,13 +197,17 @@ class EnergyModel:
         if counter is not None and counter.value_j is not None:
             return counter
         why = counter.reasons if counter is not None else ("no_energy_counter",)
-        for name, estimate in self.energy_by_source(start_ns, end_ns).items():
+        for name, estimate in self._by_source(start_ns, end_ns).items():
             if name != "energy_counter" and estimate.value_j is not None:
                 return _with(estimate, why)
         return EnergyEstimate(None, None, None, ("no_power_data", *why))
 
     def energy_by_source(self, start_ns: int, end_ns: int) -> dict[str, EnergyEstimate]:
         """See `PowerTrace.energy_by_source`. Best first."""
+        found = self._by_source(start_ns, end_ns)
+        return {name: self._with_clock(one, start_ns, end_ns) for name, one in found.items()}
+
+    def _by_source(self, start_ns: int, end_ns: int) -> dict[str, EnergyEstimate]:
         _check(start_ns, end_ns)
         found: dict[str, EnergyEstimate] = {}
         if len(self.counter.ticks_ns):
@@ -210,6 +220,41 @@ class EnergyModel:
         if self.usage is not None:
             found["power_usage"] = _integral(self.usage, start_ns, end_ns, "power_usage", USAGE_LAG_SD_S)
         return found
+
+    def _with_clock(self, estimate: EnergyEstimate, start_ns: int, end_ns: int) -> EnergyEstimate:
+        """With what the difference of two machines' clocks adds, where the trace is another machine's.
+
+        All of it may be early or late alike, by any time within the bound: a window then gains at one end what the power is there
+        and loses at the other. Where power changes within a sampling step, either of its values may be the one.
+        """
+        if not self._clock_bound_ns or estimate.u95_method_j is None or estimate.u95_sensor_j is None:
+            return estimate
+        (low_start_w, high_start_w), (low_end_w, high_end_w) = (
+            self._power_around_w(t_ns) for t_ns in (start_ns, end_ns)
+        )
+        apart_w = max(abs(high_end_w - low_start_w), abs(high_start_w - low_end_w))
+        clock_j = COVERAGE_95 * self._clock_bound_ns / S_NS / 3**0.5 * apart_w
+        method_j = math.hypot(estimate.u95_method_j, clock_j)
+        return replace(
+            estimate,
+            u95_method_j=method_j,
+            u95_j=math.hypot(method_j, estimate.u95_sensor_j),
+            budget_j={**estimate.budget_j, "clock": clock_j},
+        )
+
+    def _power_around_w(self, t_ns: int) -> tuple[float, float]:
+        """(least, most) power within a sampling step of a moment, or within the clock's bound where that is longer."""
+        curve = self.shape or self.usage
+        if curve is not None:
+            reach_ns = max(int(curve.step_around_ns(np.array([t_ns]))[0]), round(self._clock_bound_ns))
+            found = curve.power_at(t_ns + np.linspace(-reach_ns, reach_ns, 9).astype(np.int64))
+        elif len(ticks_ns := self.counter.ticks_ns) > 1:
+            mean_w = np.diff(self.counter.energy_j) / (np.diff(ticks_ns) / S_NS)
+            k = int(np.clip(np.searchsorted(ticks_ns, t_ns) - 1, 0, len(mean_w) - 1))
+            found = mean_w[max(k - 1, 0) : k + 2]
+        else:
+            found = self._average["value"] / 1e3
+        return float(found.min()), float(found.max())
 
     def counter_breaks(self, start_ns: int, end_ns: int) -> int:
         """How often the energy counter lost its count in an interval, or at its ends."""

@@ -47,6 +47,9 @@ NOT_PRESENT = "rapl_not_present"
 NOT_READABLE = "rapl_not_readable"
 """State, and null reason, of counters that could not be read."""
 
+ELSEWHERE = "rapl_elsewhere"
+"""State, and null reason, of a run whose GPUs are another machine's: this one's CPU does not drive them."""
+
 PACKAGE = "package"
 """Kind of a domain: a CPU socket (or die), cores and uncore included."""
 DRAM = "dram"
@@ -102,7 +105,7 @@ class RaplHost:
     """What a host shows of RAPL.
 
     root    where it was looked for
-    state   `ok`: every package can be read; `rapl_not_present`; `rapl_not_readable`
+    state   `ok`: every package can be read; `rapl_not_present`; `rapl_not_readable`; `rapl_elsewhere`
     detail  for a person: what was found, where state is not `ok`
     fix     what to do about it
     """
@@ -112,6 +115,12 @@ class RaplHost:
     domains: tuple[RaplDomain, ...] = ()
     detail: str | None = None
     fix: str | None = None
+
+    @classmethod
+    def elsewhere(cls) -> RaplHost:
+        """In place of this host, for GPUs of another machine (`power.remote`)."""
+        detail = "the GPUs are another machine's (power.remote), whose CPU energy is not read"
+        return cls(POWERCAP, ELSEWHERE, detail=detail)
 
     @property
     def readable(self) -> tuple[RaplDomain, ...]:
@@ -397,6 +406,8 @@ class HostPowerTrace:
         """
         if self._host is None:
             return HostEnergy(None, "not_recorded")
+        if self._host.get("state") == ELSEWHERE:
+            return HostEnergy(None, ELSEWHERE)
         domains = [domain for domain in self._host.get("domains", ()) if domain["kind"] == kind]
         if not domains:
             hidden = self._host.get("state") == NOT_READABLE and not self._host.get("domains")

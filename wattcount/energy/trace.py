@@ -26,13 +26,17 @@ class PowerTrace:
 
     gpu_uuids   in the order of the events' `gpu` index
     events      EVENT_DTYPE[n], in no particular order
+    clock_bound_ns  most by which all times may be early or late alike; 0: they are of this machine's clock
     """
 
-    def __init__(self, gpu_uuids: tuple[str, ...] | list[str], events: NDArray[np.void]) -> None:
+    def __init__(
+        self, gpu_uuids: tuple[str, ...] | list[str], events: NDArray[np.void], *, clock_bound_ns: float = 0
+    ) -> None:
         if events.dtype != EVENT_DTYPE:
             raise TypeError(f"events must have EVENT_DTYPE, got {events.dtype}")
         self.gpu_uuids = tuple(gpu_uuids)
         self.events = events
+        self.clock_bound_ns = clock_bound_ns
         self._models: dict[str, EnergyModel] = {}
 
     def __len__(self) -> int:
@@ -104,7 +108,13 @@ class PowerTrace:
         )
 
     @classmethod
-    def from_arrow(cls, table: pa.Table, gpu_uuids: list[str] | tuple[str, ...] | None = None) -> PowerTrace:
+    def from_arrow(
+        cls,
+        table: pa.Table,
+        gpu_uuids: list[str] | tuple[str, ...] | None = None,
+        *,
+        clock_bound_ns: float = 0,
+    ) -> PowerTrace:
         """From the table of `power.parquet`. GPUs without an event are known only if named in `gpu_uuids`.
 
         Raises ValueError for a source this version does not know.
@@ -133,7 +143,7 @@ class PowerTrace:
             events["source"] = np.array([known[name] for name in names])[source]
             for name in ("prev_t0_ns", "t0_ns", "t1_ns", "source_ts_us", "value", "nvml_return"):
                 events[name] = pc.fill_null(table[name], -1).to_numpy()
-        return cls(tuple(order), events)
+        return cls(tuple(order), events, clock_bound_ns=clock_bound_ns)
 
     def to_pandas(self) -> pd.DataFrame:
         """One row an event; GPU and source by name, -1 stamps as NA."""
@@ -149,7 +159,8 @@ class PowerTrace:
     def model(self, gpu_uuid: str) -> EnergyModel:
         """The sources of one GPU, prepared. Raises KeyError for a GPU that is not here."""
         if gpu_uuid not in self._models:
-            self._models[gpu_uuid] = EnergyModel({source: self.of(gpu_uuid, source) for source in Source})
+            sources = {source: self.of(gpu_uuid, source) for source in Source}
+            self._models[gpu_uuid] = EnergyModel(sources, self.clock_bound_ns)
         return self._models[gpu_uuid]
 
 

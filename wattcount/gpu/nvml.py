@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 from wattcount.config.schema import GpuConfig, PowerBackend, PowerConfig
 from wattcount.errors import NotStartedError
 from wattcount.gpu import _native
+from wattcount.gpu.library import Library, Threads
+from wattcount.gpu.remote.client import RemoteNvml
 from wattcount.gpu.visible import visible_gpus
 
 if TYPE_CHECKING:
@@ -75,8 +77,10 @@ class GpuFacts:
 class NvmlSession:
     """A loaded NVML library and the GPUs it shows. `close` it, or use it as a context manager."""
 
-    def __init__(self, native: _native.Nvml, machine: EmulatedMachine | None = None) -> None:
-        self.native = native
+    def __init__(self, native: _native.Nvml | RemoteNvml, machine: EmulatedMachine | None = None) -> None:
+        self.native: Library = native
+        self.remote = native if isinstance(native, RemoteNvml) else None
+        """The library of another machine (`power.remote`), if it is one."""
         self.machine = machine
         """The emulated machine that was made for this session, if one was."""
 
@@ -87,7 +91,9 @@ class NvmlSession:
 
     @property
     def library(self) -> dict[str, Any]:
-        """path, sha256, driver_version, nvml_version, cuda_driver_version, missing_symbols."""
+        """path, sha256, driver_version, nvml_version, cuda_driver_version, missing_symbols; `remote` of another machine's."""
+        if self.remote is not None:
+            return self.remote.library
         path = Path(self.native.path)
         digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
         return {
@@ -107,8 +113,11 @@ class NvmlSession:
             raise NotStartedError(f"NVML cannot list the GPUs: {error}") from error
 
     def usable(self) -> list[GpuFacts]:
-        """Those of `gpus` that this process may use, see `visible_gpus`; of a machine made for this session, all."""
+        """Those of `gpus` that this process may use, see `visible_gpus`; of a machine made for this session, all; of another
+        machine, those that its listener may use."""
         there = self.gpus()
+        if self.remote is not None:
+            return [gpu for gpu in there if gpu.uuid in self.remote.usable_uuids]
         return there if self.machine is not None else visible_gpus(there, os.environ)
 
     def select(self, gpu: GpuConfig) -> list[GpuFacts]:
@@ -138,6 +147,13 @@ class NvmlSession:
                 f"or power=emulated gpu={gpu.name} to try things out without one"
             )
         return matching[: gpu.count]
+
+    def threads(self, uuids: Sequence[str], plan: dict[str, Any]) -> Threads:
+        """What samples these GPUs; `plan` as `_native.Sampler` has it, and it raises the same."""
+        if isinstance(self.native, _native.Nvml):
+            return _native.Sampler(self.native, list(uuids), plan)
+        assert self.remote is not None
+        return self.remote.threads(list(uuids), plan)
 
     def close(self) -> None:
         """Lets go of NVML; may be called twice."""
@@ -170,7 +186,7 @@ def matches(gpu: GpuConfig, facts: GpuFacts) -> bool:
 
 
 def open_session(power: PowerConfig, gpu: GpuConfig) -> NvmlSession:
-    """The NVML library that `power.backend` and `gpu` ask for.
+    """The NVML library that `power.remote`, else `power.backend` and `gpu` ask for.
 
     `nvml`      the real one ($WATTCOUNT_NVML_PATH, else libnvidia-ml.so.1)
     `emulated`  an emulated machine with GPUs of the model asked for (an H200 for `gpu=auto`)
@@ -178,6 +194,8 @@ def open_session(power: PowerConfig, gpu: GpuConfig) -> NvmlSession:
 
     Raises `NotStartedError`.
     """
+    if power.remote is not None:
+        return NvmlSession(RemoteNvml(power.remote))
     if power.backend is PowerBackend.emulated:
         return _emulated(gpu)
     try:
@@ -199,8 +217,11 @@ def open_session(power: PowerConfig, gpu: GpuConfig) -> NvmlSession:
     return session
 
 
-def attach_session() -> NvmlSession:
-    """The library the environment names: how a run's own process joins the machine its parent chose."""
+def attach_session(remote: str | None = None) -> NvmlSession:
+    """The library at `remote` (`power.remote`), else the one the environment names: how a run's own process joins the machine
+    that its parent chose."""
+    if remote is not None:
+        return NvmlSession(RemoteNvml(remote))
     try:
         return NvmlSession(_native.Nvml())
     except (_native.NvmlLibraryNotFound, _native.NvmlError) as error:

@@ -17,6 +17,7 @@ from wattcount.errors import NotStartedError, RunFailedError
 from wattcount.gpu import _native
 from wattcount.gpu.characterise import sampling_plan
 from wattcount.gpu.nvml import GpuFacts, NvmlSession, attach_session
+from wattcount.gpu.remote.client import RemoteThreads
 
 EVENT_BYTES = EVENT_DTYPE.itemsize
 """Size of one observation [bytes], for the size of the buffer."""
@@ -64,10 +65,8 @@ class PowerSampler:
                 raise NotStartedError("there is no GPU to sample: none was named, or NVML shows none")
             if len(set(self.gpu_uuids)) < len(self.gpu_uuids):
                 raise NotStartedError(f"a GPU is named twice: {', '.join(map(str, gpus or ()))}")
-            self._native = _native.Sampler(
-                self.session.native,
-                list(self.gpu_uuids),
-                _plan(sampling_plan(None, config or PowerConfig()), usage_beside_average),
+            self._native = self.session.threads(
+                self.gpu_uuids, _plan(sampling_plan(None, config or PowerConfig()), usage_beside_average)
             )
         except BaseException as error:
             if self._own_session:
@@ -115,7 +114,18 @@ class PowerSampler:
         self.drain()
         events = np.concatenate(self._kept) if self._kept else np.empty(0, EVENT_DTYPE)
         self._kept = [events]
-        return PowerTrace(self.gpu_uuids, events)
+        clock = self.clock
+        return PowerTrace(self.gpu_uuids, events, clock_bound_ns=0 if clock is None else clock["bound_ns"])
+
+    @property
+    def failure(self) -> RunFailedError | None:
+        """What ended the observations of another machine's GPUs, or spoilt them; None: nothing, or the GPUs are this one's."""
+        return self._native.failure if isinstance(self._native, RemoteThreads) else None
+
+    @property
+    def clock(self) -> dict[str, Any] | None:
+        """How another machine's time was made this one's (`ClockOffset.to_json`); None: the GPUs are this machine's."""
+        return self._native.clock.to_json() if isinstance(self._native, RemoteThreads) else None
 
     def latest(self) -> list[dict[str, int]]:
         """Per GPU the newest value of each source that works, by the source's name."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from wattcount.config.schema import GpuConfig
 from wattcount.errors import NotStartedError
 from wattcount.gpu import _native
+from wattcount.gpu.library import Library
 
 if TYPE_CHECKING:
     from wattcount.gpu.nvml import GpuFacts
@@ -53,7 +54,7 @@ class Setting:
         return " && ".join(parts)
 
 
-def plan(gpu: GpuConfig, gpus: Sequence[GpuFacts], native: _native.Nvml) -> list[Setting]:
+def plan(gpu: GpuConfig, gpus: Sequence[GpuFacts], native: Library) -> list[Setting]:
     """The settings that `gpu` asks for, one a GPU; empty where it asks for none.
 
     Raises `NotStartedError` for what NVML says a GPU cannot do; whether it may be done only trying tells.
@@ -63,7 +64,7 @@ def plan(gpu: GpuConfig, gpus: Sequence[GpuFacts], native: _native.Nvml) -> list
     return [_plan_one(gpu, facts, native) for facts in gpus]
 
 
-def _plan_one(gpu: GpuConfig, facts: GpuFacts, native: _native.Nvml) -> Setting:
+def _plan_one(gpu: GpuConfig, facts: GpuFacts, native: Library) -> Setting:
     if facts.shares_power:
         key = "gpu.power_limit_w" if gpu.sm_clock_mhz is None else "gpu.sm_clock_mhz"
         raise NotStartedError(
@@ -89,7 +90,7 @@ def _plan_one(gpu: GpuConfig, facts: GpuFacts, native: _native.Nvml) -> Setting:
     return Setting(facts.uuid, gpu.sm_clock_mhz, asked_mw, facts.power_limit_mw)
 
 
-def _check_clock(asked_mhz: int, facts: GpuFacts, native: _native.Nvml) -> None:
+def _check_clock(asked_mhz: int, facts: GpuFacts, native: Library) -> None:
     supported: list[int] = []
     with contextlib.suppress(_native.NvmlError):
         supported = native.supported_sm_clocks_mhz(facts.uuid)
@@ -106,7 +107,7 @@ def _check_clock(asked_mhz: int, facts: GpuFacts, native: _native.Nvml) -> None:
         )
 
 
-def put_in_force(native: _native.Nvml, setting: Setting) -> dict[str, Any]:
+def put_in_force(native: Library, setting: Setting) -> dict[str, Any]:
     """Makes a setting and reads it back; what was found, for `run.json`.
 
     A power limit that is what it should be is left alone, which needs no permission. Raises
@@ -140,7 +141,7 @@ def put_in_force(native: _native.Nvml, setting: Setting) -> dict[str, Any]:
     return found
 
 
-def undo(native: _native.Nvml, setting: Setting, *, clocks: bool = True) -> dict[str, Any]:
+def undo(native: Library, setting: Setting, *, clocks: bool = True) -> dict[str, Any]:
     """Goes back to what was before; may be called again. Returns what is in force now, by setting.
 
     A power limit that is not the one asked for any more was changed by someone else since, and stays. `clocks`

@@ -504,7 +504,7 @@ def read_inputs(record: Record, window: Window) -> Inputs | str:
         if estimate.value_j is None or curve is None:
             return NO_CURVE
         curves.append(curve[0])
-        resolution_s = max(resolution_s, curve[1])
+        resolution_s = max(resolution_s, curve[1], 2 * record.power.clock_bound_ns / 1e9)
     total = window_energy_sum(record, window)
     if total is None or total.value_j <= 0:
         return NO_CURVE

@@ -58,7 +58,7 @@ METRICS = {
     "energy/gpu_j_u95": MetricSpec("J", "95 % uncertainty of E: the next two in quadrature", "lower"),
     "energy/gpu_j_u95_method": MetricSpec(
         "J",
-        "of that, what the estimator adds (shape, edges, alignment, lowpass, timescale, resolution); GPUs in quadrature",
+        "of that, what the estimator adds (shape, edges, alignment, lowpass, timescale, resolution, another machine's clock); GPUs in quadrature",
         "lower",
     ),
     "energy/gpu_j_u95_sensor": MetricSpec(
@@ -152,6 +152,7 @@ NULL_REASONS = {
     rapl.NOT_PRESENT: "the host shows no RAPL counter of that kind: a virtual machine, or no DRAM counter (AMD)",
     rapl.NOT_READABLE: "there is a RAPL counter that could not be read when the run began: permissions, mostly; `run.json` says which "
     "and why in `host.rapl`, `wattcount doctor` what to do",
+    rapl.ELSEWHERE: "the GPUs are another machine's (`power.remote`), whose CPU energy is not read",
 }
 CHECKS = Checks()
 

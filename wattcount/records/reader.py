@@ -131,7 +131,9 @@ class Record:
     def power(self) -> PowerTrace:
         uuids = [str(gpu["uuid"]) for gpu in self.info.gpus if gpu.get("uuid")]
         try:
-            return PowerTrace.from_arrow(self.power_table, uuids or None)
+            return PowerTrace.from_arrow(
+                self.power_table, uuids or None, clock_bound_ns=self.info.clock_bound_ns
+            )
         except ValueError as error:
             raise DamagedError(f"{self.path / schema.POWER_PARQUET}: {one_line(error)}") from error
 

@@ -235,7 +235,8 @@ class RunInfo:
     gpus: list[dict[str, Any]]
     """One a GPU of the run, as found: uuid, index, name, vbios, memory_bytes, power limits (mW), clocks, mig, ecc, ..."""
     nvml: dict[str, Any]
-    """library path, sha256, driver version, nvml version, cuda driver version."""
+    """library path, sha256, driver version, nvml version, cuda driver version. Of GPUs of another machine also `remote`: address,
+    hostname, kernel, wattcount, and `clock`: how its time was made this one's (`gpu.remote.clock.ClockOffset.to_json`)."""
     versions: dict[str, str]
     """wattcount, python, numpy, ..., and what the engine is made of."""
     engine: dict[str, Any]
@@ -287,6 +288,12 @@ class RunInfo:
     def resolved(self) -> RunConfig:
         """`config` with its types. For readers: it does not follow when `config` is changed."""
         return typed_config(self.config)
+
+    @property
+    def clock_bound_ns(self) -> int:
+        """Most by which the times of all power readings may be early or late alike [ns]; 0: they are of this machine's clock."""
+        remote = self.nvml.get("remote")
+        return 0 if remote is None else abs(int(remote["clock"]["bound_ns"]))
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -369,6 +376,7 @@ _GPU = Group(
         **dict.fromkeys(("power_limit_enforced_mw", "power_limit_mw", "max_sm_clock_mhz"), _COUNT),
     }
 )
+_REMOTE = Group({"clock": Group({"bound_ns": int})})
 _WARMUP = Group(
     optional={
         "settled": bool,
@@ -401,7 +409,7 @@ _RUN = Group(
         "clock_pairs": [Group({"monotonic_ns": int, "utc_ns": int})],
         "host": _HOST,
         "gpus": [_GPU],
-        "nvml": Group(optional={"path": _TEXT, "driver_version": _TEXT}),
+        "nvml": Group(optional={"path": _TEXT, "driver_version": _TEXT, "remote": _REMOTE}),
         "versions": {str: _TEXT},
         "engine": Group(optional={"details": (Group(), None)}),
         "sensors": {str: Group()},

@@ -168,7 +168,7 @@ def _free_gpus(asked: GpuConfig, session: NvmlSession, found_name: str | None = 
     """
     if asked.devices or session.machine is not None:
         return []
-    free = [gpu for gpu in session.usable() if matches(asked, gpu) and is_free(gpu.uuid)]
+    free = [gpu for gpu in session.usable() if matches(asked, gpu) and is_free(gpu.uuid, session.remote)]
     name = found_name or next((gpu.name for gpu in free), None)
     chosen = [gpu.uuid for gpu in free if gpu.name == name][: asked.count]
     return chosen if len(chosen) == asked.count else []
@@ -180,8 +180,9 @@ def _gpus_locked(cfg: RunConfig, session: NvmlSession, purpose: str, display: Di
     gpus = session.select(cfg.gpu)
     # The GPUs of a machine that was made for this run are nobody else's.
     wanted = gpus if session.machine is None else []
-    with gpus_locked(wanted, purpose, cfg.gpu_lock_timeout_s, display.notice) as locks:
-        restore_before(session, wanted, display.notice)
+    with gpus_locked(wanted, purpose, cfg.gpu_lock_timeout_s, display.notice, session.remote) as locks:
+        if session.remote is None:  # a listener has restored its own
+            restore_before(session, wanted, display.notice)
         wait_while_busy(cfg, gpus, session.native.compute_processes, display.notice)
         yield locks
 

@@ -142,16 +142,19 @@ def check_busy(
 
     Of an engine that the run does not start, the process is there already and cannot be told from others.
     """
+    elsewhere = cfg.power.remote is not None
     if cfg.allow_busy_gpu or not registry.plugin(cfg.engine.name).capabilities.owns_process:
         return
     for gpu in gpus:
         try:
-            others = [(pid, used) for pid, used in compute_processes(gpu.uuid) if pid != os.getpid()]
+            others = [
+                (pid, used) for pid, used in compute_processes(gpu.uuid) if elsewhere or pid != os.getpid()
+            ]
         except RuntimeError:
             continue  # NVML does not tell (MIG, vGPU); the record has what the sampler sees
         if others:
             raise NotStartedError(
-                f"{gpu.name} ({gpu.uuid}) is busy: {', '.join(describe_process(*other) for other in others)}; "
+                f"{gpu.name} ({gpu.uuid}) is busy: {', '.join(describe_process(*other, known=not elsewhere) for other in others)}; "
                 "wait for it, choose another GPU with gpu.devices=[UUID], or measure all the same with "
                 "allow_busy_gpu=true"
             )
@@ -180,10 +183,11 @@ def wait_while_busy(
         time.sleep(BUSY_POLL_S)
 
 
-def describe_process(pid: int, used_bytes: int | None) -> str:
-    name = "another user's or container's process"
+def describe_process(pid: int, used_bytes: int | None, *, known: bool = True) -> str:
+    """`known`: it is a process of this machine."""
+    name = "another user's or container's process" if known else "a process there"
     with contextlib.suppress(psutil.Error):
-        name = psutil.Process(pid).name()
+        name = psutil.Process(pid).name() if known else name
     used = "" if used_bytes is None else f", {fit.gib(used_bytes)}"
     return f"{name} (pid {pid}{used})"
 

@@ -37,7 +37,7 @@ from wattcount import ownership
 from wattcount.clock import now_ns
 from wattcount.config.loader import asked_otherwise, from_json, to_json
 from wattcount.config.schema import RunConfig, Weights
-from wattcount.energy.rapl import RaplSampler, find_rapl
+from wattcount.energy.rapl import RaplHost, RaplSampler, find_rapl
 from wattcount.engines import defaults, registry
 from wattcount.engines.base import Engine
 from wattcount.errors import (
@@ -247,7 +247,7 @@ class Run:
         info.notes += load.notes
         if load.length_changes is not None:
             info.length_changes = dataclasses.asdict(load.length_changes)
-        self._session = session = attach_session()
+        self._session = session = attach_session(cfg.power.remote)
         if session.evidence != cfg.evidence:
             raise RunFailedError(
                 "setup_failed",
@@ -265,7 +265,7 @@ class Run:
         info.asked |= asked_otherwise(asked, cfg.power, "power")
         info.config = to_json(cfg)
         self._sampler = sampler = PowerSampler(uuids, session, cfg.power, keep=False)
-        rapl = find_rapl()
+        rapl = find_rapl() if session.remote is None else RaplHost.elsewhere()
         info.host["rapl"] = rapl.to_json()
         self._host_power = host_power = RaplSampler(rapl)
         self._writer.open_spool(sampler.gpu_uuids)
@@ -290,7 +290,7 @@ class Run:
 
     def _follow_steps(self, engine: Engine, journal: Journal) -> None:
         assert self._session is not None
-        if self._session.evidence == "emulated":
+        if self._session.evidence == "emulated" and self._session.remote is None:
             from wattcount.emulation.machine import EmulatedActivity
 
             self._activity = EmulatedActivity.attach(self._cfg.gpu, self._cfg.gpu.power_limit_w)
@@ -314,6 +314,8 @@ class Run:
     def _checkpoint(self) -> Callable[[], None]:
         """At each bound of a phase."""
         assert self._journal is not None
+        if self._sampler is not None and (clock := self._sampler.clock) is not None:
+            self._info.nvml["remote"]["clock"] = clock
         self._info.phases = [dataclasses.replace(span) for span in self._journal.phases.spans]
         self._info.clock_pairs = [vars(pair) for pair in self._journal.clock_pairs]
         started = any(
@@ -356,6 +358,8 @@ class Run:
                 self._journal.tick(final=True)
             except RunFailedError as error:
                 failure = failure or _Failed.of(error)
+            if (lost := self._sampler.failure) is not None:
+                failure = failure or _Failed.of(lost)
         if failure is not None:
             self._info.complete = False
             self._info.validity = Validity(False, [failure.reason], [str(failure)])
@@ -430,6 +434,14 @@ class Run:
         ):
             self._info.notes.append(
                 "the engine reports no steps, so the emulated GPU's power did not follow its load: it is that of an idle engine"
+            )
+        if (
+            self._session is not None
+            and self._session.remote is not None
+            and self._session.evidence == "emulated"
+        ):
+            self._info.notes.append(
+                "the GPU that is emulated on the other machine does not follow this run's load"
             )
         details = self._info.engine.get("details") or {}
         self._info.notes += defaults.notes(details.get("unexpected_defaults") or {})

@@ -36,6 +36,8 @@ class Sampler(Protocol):
     def drain(self) -> NDArray[np.void]: ...
     def latest_power_w(self) -> float | None: ...
     def average_power_w(self) -> float | None: ...
+    @property
+    def failure(self) -> RunFailedError | None: ...
 
 
 class HostRecorder(Protocol):
@@ -179,7 +181,7 @@ class Journal:
         self._wake.set()
 
     async def run(self) -> None:
-        """Ticks until it is cancelled. Raises `RunFailedError` (`gpu_lost`, `record_unwritable`, `engine_died`)."""
+        """Ticks until it is cancelled. Raises `RunFailedError` (`gpu_lost`, `sampler_lost`, `record_unwritable`, `engine_died`)."""
         try:
             while True:
                 at_bound = await self._next_tick()
@@ -212,6 +214,8 @@ class Journal:
                 "gpu_lost",
                 f"{lost_line(uuid)}: see dmesg; the machine may need a reboot",
             )
+        if not final and (failure := self._sampler.failure) is not None:
+            raise failure
         for followed in self._followed:
             if followed.generator.failure is not None and not final:
                 raise followed.generator.failure
