@@ -156,7 +156,7 @@ def test_the_work_of_a_spin_is_the_same_each_time(monkeypatch: pytest.MonkeyPatc
 
     assert len(host_recorder._TEXT) == host_recorder.SPIN_BYTES
     assert hashlib.sha256(host_recorder._TEXT).hexdigest() == (
-        "45b78f4e6ce6353c98b9f0593c45f88bc5534a47af8ef8ed3f8f7f63bfa1bad1"
+        "de0599806391d67285e59c0a4f9213b07cc56e7b38e9dd94d4c75057e8270d91"
     )
     given: list[bytes] = []
     monkeypatch.setattr("zlib.compress", lambda text, _: given.append(text))
