@@ -42,6 +42,8 @@ def test_nothing_turned() -> None:
         ("scenario.sampling.min_p=0.1", "min-p 0.1"),
         ("scenario.sampling.seed=7", "sampling seed 7"),
         ("engine.speculative.method=ngram", "ngram speculation"),
+        ("engine.pinned_cpus=4", "4 CPUs"),
+        ("engine.nice=-5", "nice -5"),
         ("+engine.args.block_size=32", "block_size=32"),
         ("gpu.sm_clock_mhz=1200", "1200 MHz"),
         ("gpu.power_limit_w=400", "400 W"),

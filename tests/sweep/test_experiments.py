@@ -58,6 +58,14 @@ def test_one_lever_at_a_time() -> None:
         assert len(levers) <= 1, point
 
 
+def test_the_hosts_part_has_each_remedy_alone_and_all_together() -> None:
+    found = points("host_part")
+    remedies = [{key: text for key, text in point.items() if key.startswith("engine")} for point in found]
+    counts = sorted(len(remedy) for remedy in remedies)
+    assert counts == [0] * 3 + [1] * 9 + [3] * 3
+    assert len({tuple(remedy.items()) for remedy in remedies}) == 5
+
+
 def test_a_load_curve_rises_to_a_batch() -> None:
     found = points("load_curve")
     rates = sorted({float(point["scenario.rate_rps"]) for point in found if point["scenario"] == "server"})

@@ -41,6 +41,8 @@ def levers(cfg: RunConfig) -> list[str]:
         if (turned := asked(name)) is not None:
             found.append(words if turned else f"no {words}")
     add(engine.speculative.method, "{} speculation")
+    add(engine.pinned_cpus, "{} CPUs")
+    add(engine.nice, "nice {}")
     for value, words, usual in (
         (sampling.temperature, "temperature {:g}", 1),
         (sampling.top_p, "top-p {:g}", 1),

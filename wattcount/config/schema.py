@@ -359,6 +359,10 @@ class EngineConfig(Node):
     unset: list[str] = FrozenList()
     """Filled in by wattcount: names of the settings above that were left to the engine (null as asked)."""
     speculative: SpeculativeConfig = identity(SpeculativeConfig())
+    pinned_cpus: Count | None = identity(None)
+    """CPUs that the engine's processes are kept to once it is up, for each GPU of the run, from that GPU's share of the machine's. None: any."""
+    nice: Annotated[int, Range(at_least=-20, at_most=19)] | None = identity(None)
+    """Priority of the engine's processes once it is up, as `nice` has it: below 0 takes root. None: as the run's."""
     args: dict[str, Any] = identity(FrozenDict())
     """Any further engine argument, by its name in the engine."""
     start_timeout_s: Seconds = 1800.0

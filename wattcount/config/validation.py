@@ -241,6 +241,8 @@ def _engine(cfg: RunConfig) -> Iterator[str]:
             f"scenario.lengths.force_output: engine={engine.name} cannot be made to emit a number of tokens; set "
             "scenario.lengths.force_output=false"
         )
+    if not able.owns_process and (engine.pinned_cpus is not None or engine.nice is not None):
+        yield f"engine.pinned_cpus, engine.nice: engine={engine.name} is a server that the run did not start; place it yourself"
     yield from plugin.problems(cfg)
 
 

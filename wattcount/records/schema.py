@@ -231,7 +231,7 @@ class RunInfo:
     host: dict[str, Any]
     """hostname, kernel, cpu model, cores, memory_bytes, python; `rapl`: what could be read of CPU and DRAM energy
     (`energy.rapl.RaplHost`), or why it could not, and what reading cost; `recorder`: what `host.parquet` cost
-    (`run.host_recorder.HostRecorder.health`)."""
+    (`run.host_recorder.HostRecorder.health`); `engine`: on which `cpus` and with which `nice` so many `processes` of it were put."""
     gpus: list[dict[str, Any]]
     """One a GPU of the run, as found: uuid, index, name, vbios, memory_bytes, power limits (mW), clocks, mig, ecc, ..."""
     nvml: dict[str, Any]

@@ -58,9 +58,10 @@ from wattcount.load.build import build_plan
 from wattcount.load.prompts import tokenizer_for
 from wattcount.records.schema import TRUTH_CSV, Phase, RunInfo, Validity
 from wattcount.records.writer import RecordWriter
+from wattcount.run import engine_cpus
 from wattcount.run.facts import versions
 from wattcount.run.gpu_settings import restore_recorded
-from wattcount.run.host_recorder import HostRecorder
+from wattcount.run.host_recorder import HostRecorder, ProcessTree
 from wattcount.run.messages import Ended, Message, encode
 from wattcount.run.process import TIMEOUT_SIGNAL
 from wattcount.run.sensors import characterised
@@ -278,7 +279,16 @@ class Run:
         self._host.start()
         scenario = create_scenario(cfg)
         self._first_phase_ns = now_ns()
-        ctx = RunContext(cfg=cfg, load=load, engine=engine, journal=journal, stop_engine=self._stop_engine)
+        ctx = RunContext(
+            cfg=cfg,
+            load=load,
+            engine=engine,
+            journal=journal,
+            stop_engine=self._stop_engine,
+            engine_up=lambda _: self._place_engine(
+                cfg, [gpu.index or 0 for gpu in gpus], len(session.gpus())
+            ),
+        )
         try:
             await _first_of(scenario.run(ctx), journal.run())
             info.complete = True
@@ -287,6 +297,16 @@ class Run:
             info.rehearsal = ctx.rehearsal
             if ctx.engine_info is not None:
                 info.engine = dataclasses.asdict(ctx.engine_info)
+
+    def _place_engine(self, cfg: RunConfig, gpus: list[int], all_gpus: int) -> None:
+        engine, own = cfg.engine, os.getpid()
+        if engine.pinned_cpus is None and engine.nice is None:
+            return
+        cpus = None
+        if engine.pinned_cpus is not None:
+            cpus = engine_cpus.cpus_of(os.sched_getaffinity(0), engine.pinned_cpus, gpus, all_gpus)
+        pids = [pid for pid in ProcessTree(Path("/proc"), own).pids() if pid != own]
+        self._info.host["engine"] = engine_cpus.place(engine, pids, cpus)
 
     def _follow_steps(self, engine: Engine, journal: Journal) -> None:
         assert self._session is not None

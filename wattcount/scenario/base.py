@@ -47,6 +47,8 @@ class RunContext:
     journal: Journal
     stop_engine: Callable[[], Awaitable[bool]]
     """Ends the engine; whether it ended cleanly."""
+    engine_up: Callable[[EngineInfo], None] = lambda _: None
+    """Called when the engine is up, before its start ends."""
     engine_info: EngineInfo | None = None
     """Set once the engine is up."""
     warmup: dict[str, Any] = field(default_factory=dict)
@@ -144,6 +146,7 @@ class Scenario(ABC):
         try:
             async with limit:
                 ctx.engine_info = await ctx.engine.start()
+                ctx.engine_up(ctx.engine_info)
         except TimeoutError as error:
             if not limit.expired():  # the engine's own
                 what = f": {one_line(error, ERROR_CHARACTERS)}" if str(error).strip() else ""
