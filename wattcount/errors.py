@@ -5,12 +5,13 @@ from __future__ import annotations
 from wattcount.masking import masked
 
 EXIT_OK = 0
+"""All was done; what was skipped is listed."""
 EXIT_FAILED = 1
 """Something failed while running; what was measured is kept, marked invalid."""
 EXIT_NOT_STARTED = 2
 """Nothing was started: bad config, wrong GPU, does not fit."""
-EXIT_INTERRUPTED = 130
-EXIT_TERMINATED = 143
+EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
+"""Ended by Ctrl-C (SIGINT) and by SIGTERM: 128 plus the number of the signal, as shells have it."""
 
 
 class WattcountError(Exception):

@@ -32,9 +32,11 @@ _SCHEME = r"[A-Za-z][A-Za-z0-9+.-]{0,30}://"
 _PASSWORD = re.compile(rf"({_SCHEME}[^\s/?#@:\"]*:)(?!\d+[/?#\s\"])([^\s/\"]+)@")
 # `https://TOKEN@host`: a user without a password is a token there.
 _LONE_USER = re.compile(r"(https?://)([^\s/?#@:\"]+)@")
+# `?token=...` and the like in a URI, with the names of signed links (AWS).
 _QUERY = re.compile(
     rf"([?&;](?:{_NAMES}|sig|signature|x-amz-signature|x-amz-credential)=)([^&;\s\"'#]+)", re.IGNORECASE
 )
+# A line of HTTP's headers.
 _HEADER = re.compile(r"(authorization['\"]?\s*[:=]\s*['\"]?(?:basic|bearer)\s+)([^\s'\"]+)", re.IGNORECASE)
 # Tokens with a form of their own: Hugging Face, GitHub, OpenAI and its kin, AWS key ids.
 _TOKEN = re.compile(
@@ -47,6 +49,7 @@ _JSON_SECRET = re.compile(rf"([\"']{_NAMES}[\"']\s*:\s*[\"'])[^\"']*([\"'])", re
 _SECRET_FLAGS = frozenset({"-hft"})
 """Short names of such arguments: llama.cpp's token for Hugging Face."""
 _SECRET_NAME = re.compile(_NAMES, re.IGNORECASE)
+"""_NAMES as a whole name."""
 
 
 def masked(text: str) -> str:

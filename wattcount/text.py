@@ -22,6 +22,7 @@ _IN_ASCII = {
     "\u00b0": "deg",
     "\u00b2": "2",
 }
+"""What is written where the encoding lacks a character."""
 
 
 def printable(text: str, *, lines: bool = True) -> str:

@@ -38,15 +38,12 @@ from wattcount.terminal import console
 if TYPE_CHECKING:
     from wattcount.gpu.nvml import GpuFacts, NvmlSession
 
-
-OK = "ok"
-NOTE = "note"
-MISSING = "missing"
-
+OK, NOTE, MISSING = "ok", "note", "missing"
+"""States of a finding: in order, worth knowing, and in the way of measuring here."""
 SAMPLE_S = 1.3
-"""Long enough for every source to be read at its own rate once (the slowest, by default, every 1.0 s)."""
-
+"""How long the sensors are sampled [s]: every source is read once at its own rate (the slowest, by default, every 1.0 s)."""
 PCI = Path("/sys/bus/pci/devices")
+"""Where Linux lists the devices of the PCI bus."""
 
 
 @dataclass(frozen=True)

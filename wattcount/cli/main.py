@@ -65,6 +65,7 @@ COMMANDS = {
 }
 """The subcommands, in the order of the help."""
 
+# The text of `wattcount --help`; `commands` and `groups` are filled in.
 USAGE = """\
 usage: wattcount [KEY=VALUE ...] [-m] [--config-dir DIR] [--cfg job]
        wattcount COMMAND ...

@@ -28,7 +28,9 @@ from wattcount.run.sensors import keep
 from wattcount.terminal import console
 
 IDLE_S = 10.0
+"""How long an idle GPU is watched [s]: a hundred values of the slowest energy counter known (100 ms)."""
 COLOURS = {"energy_counter": "k", "power_samples": "C0", "power_average": "C1", "power_instant": "C2"}
+"""Colour of each source in a plot, as matplotlib names it."""
 SOURCES = {
     "energy_counter": "energy counter",
     "power_samples": "samples ring",
@@ -36,6 +38,7 @@ SOURCES = {
     "power_instant": "field 186",
     "power_usage": "GetPowerUsage",
 }
+"""Sources of power and energy, in the order of the tables, and what people call them."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -39,6 +39,7 @@ class Defaults:
 
 
 SETTINGS = tuple(item.name for item in dataclasses.fields(Defaults))
+"""Names of the settings that may be left to the engine."""
 
 
 def filled(engine: EngineConfig, chosen: Defaults) -> EngineConfig:

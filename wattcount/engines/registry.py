@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from wattcount.engines.base import Engine
 
 GROUP = "wattcount.engines"
+"""Group of entry points in which other distributions register engines."""
 
 PACKAGED = {
     "vllm": "wattcount.engines.vllm.plugin:VllmPlugin",

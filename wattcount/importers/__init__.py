@@ -40,6 +40,7 @@ class Importer(Protocol):
 
 
 IMPORTERS: tuple[Importer, ...] = (mlperf, nvidia_smi)
+"""The sources that are known; the first that recognises a path reads it."""
 
 
 def recognises(path: Path) -> bool:

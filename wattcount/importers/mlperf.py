@@ -42,10 +42,15 @@ from wattcount.records.schema import Evidence
 from wattcount.result import Result
 
 STAMP = "%m-%d-%Y %H:%M:%S.%f"
+"""Form of the stamps in both logs: month first."""
 PREFIX = ":::MLLOG "
+"""Begin of each event's line in LoadGen's log."""
 QUARTER_NS = 900 * S_NS
-"""Time zones differ by whole quarters of an hour, up to 14 hours from UTC."""
+"""A quarter of an hour [ns]: time zones differ by whole quarters."""
 MAX_ZONE_QUARTERS = 26 * 4
+"""The most that two time zones differ by [quarters of an hour]: from UTC-12 to UTC+14."""
+LOADGEN, SPL = "mlperf_log_detail.txt", "spl.txt"
+"""Names of LoadGen's log and of the power analyser's in the folder of a run."""
 
 
 @dataclass(frozen=True)
@@ -129,9 +134,6 @@ class MlperfRun:
             abs(self.meter.energy(start_ns + shift_ns, end_ns + shift_ns).value_j - here_j)
             for shift_ns in (-by_ns, by_ns)
         )
-
-
-LOADGEN, SPL = "mlperf_log_detail.txt", "spl.txt"
 
 
 def recognises(path: Path) -> bool:

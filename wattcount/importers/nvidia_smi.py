@@ -26,10 +26,12 @@ from wattcount.importers.power_log import S_NS, PowerLog, broken, first_line, ma
 from wattcount.records.schema import Evidence
 from wattcount.result import Result
 
-STAMP = "%Y/%m/%d %H:%M:%S.%f"
-DMON_STAMP = "%Y%m%d %H:%M:%S"
+STAMP, DMON_STAMP = "%Y/%m/%d %H:%M:%S.%f", "%Y%m%d %H:%M:%S"
+"""Forms of the stamps: of the CSV log, and of dmon's date and time together."""
 GPU_COLUMNS = ("uuid", "gpu_uuid", "index", "pci.bus_id", "gpu_bus_id", "gpu")
+"""Columns that tell GPUs apart, the best first."""
 POWER_COLUMNS = ("power.draw", "power.draw.instant", "power.draw.average")
+"""Columns of power, in the order in which one is chosen."""
 WATTS = {"W": 1.0, "mW": 1e-3}
 """Watts in each unit of power that is read."""
 MAX_BOARD_W = 5_000.0
@@ -44,7 +46,9 @@ MAX_GPUS = 16
 """GPUs of one host, at most."""
 
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
+"""A number without a sign or an exponent."""
 _EPOCH = re.compile(r"\d{9,10}(?:\.\d+)?|\d{13}|\d{19}")
+"""A Unix time in s (also with a fraction), ms or ns."""
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,9 @@ HEADER = "TIMESTAMP,ContextTokens,GeneratedTokens"
 """First line of a trace file."""
 
 _STAMP = re.compile(r"(\d{4}-\d{2}-\d{2})[ T](\d{2}:\d{2}:\d{2})(?:\.(\d{1,9}))?(Z|[+-]00:?00)?")
+"""A stamp: date, time, up to nine digits of its fraction, and UTC as the zone, or no zone."""
 _COUNT = re.compile(r"\d{1,9}")
+"""A number of tokens."""
 
 
 @dataclass(frozen=True)

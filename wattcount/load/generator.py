@@ -17,6 +17,7 @@ from wattcount.load.plan import LoadPlan
 from wattcount.load.request import EngineStamps, Generates, GenerationRequest, TokenChunk
 
 ENGINE_DIED = "engine_died"
+"""`reason` of the error after which nothing more is sent."""
 
 _COARSE_NS = 1_500_000
 """The event loop's timers wake up to 1 ms late (epoll counts milliseconds): the rest is waited out by yielding."""

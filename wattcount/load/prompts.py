@@ -31,6 +31,7 @@ Tokenize = Callable[[str], list[int]]
 """Turns a prompt into token ids."""
 
 _KEYS = {"prompt", "prompt_token_ids", "output_tokens"}
+"""Keys that an object of a prompt file may have."""
 _TEXT_SUFFIXES = {"", ".txt", ".text", ".md", ".prompts"}
 """Endings of a file's name under which its lines may be prompts as they stand."""
 FORMS = (

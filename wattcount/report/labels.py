@@ -25,9 +25,12 @@ PHASE_NAMES = {
     Phase.IDLE_AFTER: "loaded idle after",
     Phase.BARE_IDLE_AFTER: "bare idle after",
 }
+"""What people call the phases."""
 
 EMULATED = "EMULATED: power comes from a model of a GPU, not from a meter. Not a result."
+"""What is said of every figure of an emulated run."""
 RANDOM_WEIGHTS = "RANDOM WEIGHTS: not comparable with runs of the real weights."
+"""What is said of every figure of a run with random weights."""
 
 MAIN_FIGURES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Energy of the window", ("energy/gpu_j",)),

@@ -15,6 +15,7 @@ _PREFIXES: dict[str, list[tuple[float, str]]] = {
 }
 """Size of each prefixed unit in units of the key, largest first."""
 _WORDS = {"1": "", "C": "degC"}
+"""Units that are shown otherwise than the registry of metrics has them."""
 
 
 def significant(value: float | None, digits: int = DIGITS) -> str:

@@ -20,11 +20,13 @@ from wattcount.records.schema import Evidence, Phase, RunInfo
 OWN = "wattcount"
 """`origin` of what wattcount itself measured."""
 ENERGY = "energy/gpu_j"
+"""Key of the energy of a run's GPUs in its window."""
 SHARES_ITS_INTERVAL = ("energy/gpu_j_per_", "power/gpu_mean_w")
 """Figures that are ENERGY divided by something known exactly: their relative uncertainty is that of ENERGY."""
 
 
 _FINDING = tuple(item.name for item in fields(Finding))
+"""Fields of a finding, in JSON by the same names."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,12 +31,14 @@ from wattcount.records.schema import METRICS_JSON, RECORD_SCHEMA_VERSION, RUN_JS
 from wattcount.result.result import Result, finding, glance, judge
 
 TABLE_FILE = ".results.parquet"
+"""Name of the file, in the folder of records."""
 TABLE_VERSION = f"1 {__version__} {RECORD_SCHEMA_VERSION} {METRICS_VERSION}"
 """Of what a row is made of. A new check of validity raises METRICS_VERSION, and all records are judged anew."""
 MOST_LOOKS = 500
 """Records that `ResultTable.glance` reads for the first time; each takes about a millisecond."""
 
 _VERSION_KEY = b"wattcount.result"
+"""Key of TABLE_VERSION in the file's metadata."""
 _COLUMNS: Mapping[Any, pa.DataType] = {
     str | None: pa.string(),
     int | None: pa.int64(),

@@ -103,9 +103,12 @@ def detrended(values: Floats, turned: NDArray[np.bool_], start_s: Floats) -> Dif
     return Difference(100 * float(solution[0]), 100 * half, len(values) // 2)
 
 
-PER_TOKEN = "energy/gpu_j_per_output_token"
-TOKENS = "throughput/output_tokens_per_s"
-WATTS = "power/gpu_mean_w"
+PER_TOKEN, TOKENS, WATTS = (
+    "energy/gpu_j_per_output_token",
+    "throughput/output_tokens_per_s",
+    "power/gpu_mean_w",
+)
+"""Keys of the figures that every table has."""
 
 UNREMARKABLE = frozenset({"power_capped", "attribution_at_slowed_clocks"})
 """Findings of nearly every full load, so not repeated in each row."""

@@ -37,7 +37,9 @@ TRIES = 3
 MAKING_LIMIT_S = 60.0
 """Limit of making a database, and of waiting for another process that makes it [s]; it takes 2 to 20 s."""
 SQLITE_MAGIC = b"SQLite format 3\0"
+"""Begin of each file of sqlite 3."""
 _CHATTER = ("mlflow", "alembic", "urllib3")
+"""Loggers that are set to errors only."""
 
 _MLFLOW_DEFAULTS: dict[str, Any] = {
     # MLflow's own are 7 retries of 120 s with backoff: a server that is down would hold a sweep for minutes.
@@ -367,6 +369,7 @@ class _Quiet:
 
 
 _QUIET = _Quiet()
+"""The one of this process."""
 
 
 @contextmanager

@@ -22,9 +22,10 @@ from wattcount.result import Result
 PARAM_LIMIT = 6000
 """Length of a param's value [characters]: MLflow keeps no more."""
 CURVE_POINTS = 1000
+"""The most points of all power curves of a run: as many metrics as MLflow takes in one batch."""
 
-_NOT_PARAMS = ("tracking", "display", "records_dir", "evidence")
-_NOT_LEAVES = ("source", "gated")
+_NOT_PARAMS, _NOT_LEAVES = ("tracking", "display", "records_dir", "evidence"), ("source", "gated")
+"""Groups, and keys of any group, that say nothing that runs are compared by."""
 _GPU_PARAMS = ("gpu.name", "gpu.count", "gpu.found_name")
 """The rest of the group is data-sheet facts and how GPUs are matched: nothing a run is compared by."""
 _WHOLE = ("model.hf_config",)
@@ -121,6 +122,7 @@ _VIEW_METRICS = (
     ("latency/ttft_p50_ms", 150),
     ("latency/tpot_p50_ms", 150),
 )
+"""Metrics of the saved view, with the widths of their columns [pixels]."""
 
 
 def view() -> str:
@@ -190,6 +192,7 @@ class Workload:
 
 
 WORKLOAD_COLUMNS = ("planned_offset_ns", "input_tokens", "output_tokens")
+"""Columns of the workload as a data set; lengths in tokens."""
 
 
 def workload(record: Record) -> Workload | None:

@@ -57,11 +57,15 @@ if TYPE_CHECKING:
 
 
 RUN_ID_TAG = "wattcount.run_id"
-LOGGING_TAG = "wattcount.logging"
-COMPLETE = "complete"
+"""Tag with the record's own run id, by which its MLflow run is found."""
+LOGGING_TAG, COMPLETE = "wattcount.logging", "complete"
+"""Tag with the state of the logging, and its value once everything is there."""
 PARENT_TAG = "mlflow.parentRunId"
-ENTITIES_PER_BATCH = 100
-METRICS_PER_BATCH = 1000
+"""MLflow's own tag of a run that is shown below another one."""
+ENTITIES_PER_BATCH, METRICS_PER_BATCH = 100, 1000
+"""The most tags or params, and the most metrics, that MLflow takes in one batch."""
+RECORD_ARTIFACT = "record"
+"""Folder of the record's files among the artifacts of its MLflow run."""
 MARK_LIMIT_S = 2 * LIMIT_S
 """Age of the mark `incomplete` from which on its logging is over, whatever became of it [s]: twice the limit of one."""
 DATASET_TRIES = 5
@@ -155,7 +159,7 @@ def _log(
     _log_curves(client, run_id, record)
     _log_workload(client, run_id, record)
     for file in files:  # one by one: each has its own time
-        client.log_artifact(run_id, str(file), artifact_path="record")
+        client.log_artifact(run_id, str(file), artifact_path=RECORD_ARTIFACT)
     client.set_tag(run_id, LOGGING_TAG, COMPLETE)
     if not force and (other := _first_of_several(client, experiment_id, info.run_id)) not in (None, run_id):
         assert other is not None
@@ -306,9 +310,6 @@ def _batches(items: Sequence[Any], size: int) -> Iterator[list[Any]]:
     rest = iter(items)
     while batch := list(islice(rest, size)):
         yield batch
-
-
-RECORD_ARTIFACT = "record"
 
 
 def fetch_record(run_id: str, records_dir: Path, tracking: TrackingConfig | None = None) -> Path:

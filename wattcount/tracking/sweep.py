@@ -29,16 +29,16 @@ from wattcount.tracking.connection import LIMIT_S, connected, experiment, log_co
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-SWEEP_TAG = "wattcount.sweep"
-FOLDER_TAG = "wattcount.sweep_folder"
+SWEEP_TAG, FOLDER_TAG, STATE_TAG = "wattcount.sweep", "wattcount.sweep_folder", "wattcount.sweep_state"
+"""Tags of a sweep's own run: the sweep's name, its folder, and how it stood."""
 ID_TAG = "wattcount.sweep_id"
-"""Of name and folder, which may have quotes in them that no filter of MLflow can express."""
-STATE_TAG = "wattcount.sweep_state"
+"""Tag with a hash of name and folder. These may have quotes in them, which no filter of MLflow can express."""
 FORMER_ID_TAG = "wattcount.study_id"
 """ID_TAG of runs that earlier versions made."""
 SETTLE_S = 1.0
-TABLE_JSON = "results.json"
-TABLE_CSV = "results.csv"
+"""How long one waits until other processes see a run that was made [s]: longer than any store takes to answer."""
+TABLE_JSON, TABLE_CSV = "results.json", "results.csv"
+"""Names of the table among the artifacts."""
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ ARGUMENTS_WITH_A_KEY = {
 """Arguments of vLLM that have a key of their own here: given twice they could contradict each other."""
 
 KV_CACHE_DTYPES = ("auto", "bfloat16", "float16", "fp8", "fp8_e4m3", "fp8_e5m2")
+"""Number formats of the KV cache that may be asked for: those of vLLM 0.26 to 0.32 whose size is known."""
 
 
 def config_problems(cfg: RunConfig) -> Iterator[str]:

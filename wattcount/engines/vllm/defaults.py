@@ -24,6 +24,7 @@ from wattcount.config.schema import Device, EngineConfig, RunConfig, ScenarioKin
 from wattcount.engines.defaults import Defaults
 
 GIB = 2**30
+"""Bytes of a GiB, as vLLM compares memory."""
 HUGE_GPU_BYTES = 160 * GIB
 """From here on vLLM takes the values of HUGE_GPU (B200 and larger), in its second family of versions."""
 SECOND_FAMILY = (0, 28)
@@ -35,6 +36,7 @@ GPU_MEMORY_UTILIZATION = 0.92
 BATCHED_DATA_PARALLEL_TOKENS = 256
 """Tokens a step of mixtures of experts whose replicas exchange tokens in batches (`DEFAULT_MAX_NUM_BATCHED_TOKENS_FOR_BATCHED_DP`)."""
 BATCHED_DATA_PARALLEL_BACKENDS = frozenset({"deepep_low_latency", "nixl_ep"})
+"""Backends that exchange tokens so (`all2all_backend`)."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,11 @@ def _limits(*, server: tuple[int, int], batch: tuple[int, int]) -> BatchLimits:
 
 
 HUGE_GPU = _limits(server=(1024, 16384), batch=(1024, 16384))
+"""Limits by the GPU: from HUGE_GPU_BYTES on, in the second family."""
 LARGE_GPU = _limits(server=(1024, 8192), batch=(1024, 16384))
+"""From LARGE_GPU_BYTES on."""
 OTHER_GPU = _limits(server=(256, 2048), batch=(256, 8192))
+"""Of all other GPUs."""
 CPU = _limits(server=(128, 2048), batch=(256, 4096))
 """Times tensor parallel times pipeline parallel."""
 

@@ -50,6 +50,7 @@ STOP_GRACE_S = {"cuda": 1.0, "cpu": 0.5}
 """What vLLM's processes get to end by themselves [s]. Everything is measured by then, and killing them frees the same:
 on an H200 the engine core was still tearing down after 3 s (vLLM 0.26)."""
 _ABANDON_NS = 15_000_000_000
+"""How long a failed start may go on in its thread [ns]: an import or a download cannot be interrupted."""
 
 
 class VllmEngine(Engine):

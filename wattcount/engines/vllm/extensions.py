@@ -85,6 +85,7 @@ class SolarConfig(LlamaConfig):  # type: ignore[misc]
 
 
 CLASSES = (InternLM2Config, DeepseekConfig, SolarConfig)
+"""Config classes that are made known to transformers."""
 
 
 def register() -> None:

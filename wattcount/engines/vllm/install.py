@@ -13,13 +13,17 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-OLDEST = (0, 26)
-NEWEST = (0, 32)
+OLDEST, NEWEST = (0, 26), (0, 32)
+"""First and last minor version of vLLM that wattcount was tested with."""
 SUPPORTED = f"{OLDEST[0]}.{OLDEST[1]} to {NEWEST[0]}.{NEWEST[1]}"
+"""The same for messages."""
 
 _VERSION = re.compile(r"(\d+)\.(\d+)")
+"""Begin of a version: its major and its minor number."""
 _ARGUMENT_CLASSES = ("EngineArgs", "AsyncEngineArgs")
+"""Classes in `vllm/engine/arg_utils.py` whose fields are the engine's arguments."""
 _SERVER_CLASSES = ("BaseFrontendArgs", "FrontendArgs")
+"""Classes whose fields are further arguments of `vllm serve`."""
 _SERVER_SOURCES = ("entrypoints/launchers/cli_args.py", "entrypoints/openai/cli_args.py")
 """Where `vllm serve` declares arguments of its own: in vLLM 0.32, and before."""
 
