@@ -32,8 +32,8 @@ LEAD_S = 0.5
 """Sampling before and after the measured stretch [s]: five values of the slowest energy counter known (100 ms). The
 stretch's bounds lie between values, and the estimator needs values on both sides of each."""
 BUFFER_MIB = 16 * 1024
-"""The most that is kept of each GPU [MiB]: weeks, at some 40 MiB an hour. Only what is used is taken. Once it is full, the end
-of the stretch would not be seen and its energy unknown."""
+"""Most memory for the readings of each GPU [MiB]: enough for weeks at some 40 MiB an hour, and only what is used is taken. If it
+were full, the end of the stretch would not be seen, and its energy would be unknown."""
 MOST_PLOTTED = 2000
 """Points of a plotted curve: more than a screen has."""
 

@@ -16,14 +16,14 @@ MASK = "***"
 """What stands in place of a password or a token."""
 
 ENVIRONMENT_PREFIX = "WATTCOUNT_SECRET_URI_"
-"""Begins the names of the environment variables that hold whole URIs; 12 hexadecimal digits of the masked URI follow."""
+"""Begin of the names of environment variables that hold whole URIs; 12 hexadecimal digits of the masked URI follow."""
 
 _NAMES = (
     r"(?:[a-z0-9_-]*(?:password|passwd|passphrase|secret(?:[_-]?key)?|api[_-]?key|access[_-]?key|private[_-]?key"
     r"|credentials?)"
     r"|(?:[a-z0-9]+[_-])*(?:hf|hub|auth|access|api|bearer|session|security|refresh)[_-]?token|token)"
 )
-"""Names of values that are secret; `eos_token` and `max_tokens` are none."""
+"""Names of values that are secret. `eos_token` and `max_tokens` are not."""
 
 _SCHEME = r"[A-Za-z][A-Za-z0-9+.-]{0,30}://"
 """Begin of a URI. Its length has a bound, so that the time that a long text takes does not grow with its square."""
@@ -49,7 +49,7 @@ _JSON_SECRET = re.compile(rf"([\"']{_NAMES}[\"']\s*:\s*[\"'])[^\"']*([\"'])", re
 _SECRET_FLAGS = frozenset({"-hft"})
 """Short names of such arguments: llama.cpp's token for Hugging Face."""
 _SECRET_NAME = re.compile(_NAMES, re.IGNORECASE)
-"""_NAMES as a whole name."""
+"""A name that is one of _NAMES."""
 
 
 def masked(text: str) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 CLAIM_NAME = "owner.lock"
-"""What a claim to the folder it lies in is called."""
+"""Name of the claim to the folder that it lies in."""
 
 
 class Claim:

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 MIN_VALUES = 8
-"""With fewer no order of the values is rare enough to speak of a trend."""
+"""Fewest values of a trend: with fewer, no order of the values is rare enough."""
 CONFIDENCE = 0.99
-"""Of the interval of a trend: one series in a hundred has a trend by chance."""
+"""Confidence of the interval of a trend: one series in a hundred has a trend by chance."""
 
 
 @dataclass(frozen=True)

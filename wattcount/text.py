@@ -7,7 +7,7 @@ import io
 from typing import Any, TextIO
 
 WIDTH = 80
-"""Columns of output that goes to no terminal, and what every terminal has."""
+"""Columns of output to what is no terminal; every terminal has as many."""
 
 DEGRADE = "wattcount-degrade"
 """Name of the error handler that `degrade` sets."""

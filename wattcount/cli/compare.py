@@ -28,7 +28,7 @@ from wattcount.terminal import console
 from wattcount.text import WIDTH, printable
 
 UNIT_WIDTH, FIRST_WIDTH, COLUMN_WIDTH = 11, 9, 15
-"""Characters that columns need at least: `requests/s`, `1234.5`, `1234.5 x0.512`"""
+"""Least widths of the columns [characters]: of `requests/s`, of `1234.5`, of `1234.5 x0.512`."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

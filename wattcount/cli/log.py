@@ -17,7 +17,7 @@ from wattcount.masking import has_secret
 from wattcount.records import Record
 
 RUN_NAME_CHARACTERS = 250
-"""Length of a run's name that is taken from a record [characters]: as MLflow's keys."""
+"""Length of a run's name that is taken from a record [characters]: that of MLflow's keys."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -37,9 +37,9 @@ LIBRARY_ENV = "WATTCOUNT_NVML_PATH"
 DEFAULT_PROFILE = "h200"
 """Sensor profile of an emulated GPU that was not named: the one that was measured."""
 VIRTUAL_REALTIME_OFFSET_NS = 1_700_000_000 * S_NS
-"""CLOCK_REALTIME - CLOCK_MONOTONIC of virtual traces."""
+"""CLOCK_REALTIME less CLOCK_MONOTONIC in virtual traces [ns]."""
 LIVE_CAPACITY = 65536
-"""Points in a live truth's ring: minutes of engine steps, far more than readers fall behind."""
+"""Points in the ring of a live truth: minutes of engine steps, and no reader is so late."""
 STALL_NS = 2_000_000_000
 """Time without a step after which an engine with requests draws idle power [ns]: far above any step of the tiny engine."""
 

@@ -35,15 +35,15 @@ POWER_COLUMNS = ("power.draw", "power.draw.instant", "power.draw.average")
 WATTS = {"W": 1.0, "mW": 1e-3}
 """Watts in each unit of power that is read."""
 MAX_BOARD_W = 5_000.0
-"""No board draws more [W]: above the 2,700 W of a GB200 superchip, below what a reading in mW taken for W shows."""
+"""The most that a board draws [W]: above the 2,700 W of a GB200 superchip, and below a reading in mW that is taken for W."""
 NO_READING = re.compile(r"\[.*\]|N/A|ERR!|-", re.IGNORECASE)
 """What nvidia-smi writes where it has no reading."""
 GROUP_GAP = 0.3
-"""Lines of several GPUs that were asked at once are less than this share of the period apart."""
+"""Most time between lines of several GPUs that were asked at once [period of the log]."""
 GROUP_SHARE = 0.9
-"""So many of the groups must look so: a loop that is late now and then makes some short gaps, too."""
+"""Least share of groups with such gaps: a loop that is late now and then makes some short gaps, too."""
 MAX_GPUS = 16
-"""GPUs of one host, at most."""
+"""Most GPUs of one host."""
 
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 """A number without a sign or an exponent."""

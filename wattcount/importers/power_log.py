@@ -18,11 +18,11 @@ Floats = NDArray[np.float64]
 S_NS = 1_000_000_000
 """Nanoseconds of a second."""
 GAP_FACTOR = 1.5
-"""Readings further apart than this many median periods have lost at least one between them."""
+"""Time between two readings from which on one between them is missing [median period]."""
 Z95 = 1.96
 """Half width of a 95 % interval of a normal distribution [standard deviations]."""
 FIRST_BYTES = 4096
-"""Read to recognise a file [bytes]; a header of nvidia-smi with all its columns has some 3,000."""
+"""Bytes that are read to recognise a file: a header of nvidia-smi with all its columns has some 3,000."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ ENGINE_DIED = "engine_died"
 """`reason` of the error after which nothing more is sent."""
 
 _COARSE_NS = 1_500_000
-"""The event loop's timers wake up to 1 ms late (epoll counts milliseconds): the rest is waited out by yielding."""
+"""Last part of a wait, in which the loop only yields [ns]: its timers wake up to 1 ms late, as epoll counts milliseconds."""
 
 
 @dataclass(slots=True)

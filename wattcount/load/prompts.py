@@ -33,7 +33,7 @@ Tokenize = Callable[[str], list[int]]
 _KEYS = {"prompt", "prompt_token_ids", "output_tokens"}
 """Keys that an object of a prompt file may have."""
 _TEXT_SUFFIXES = {"", ".txt", ".text", ".md", ".prompts"}
-"""Endings of a file's name under which its lines may be prompts as they stand."""
+"""Endings of names of files whose lines may be prompts as they are."""
 FORMS = (
     "JSON Lines (one object a line with `prompt` or `prompt_token_ids`, optional `output_tokens`), a JSON list of such "
     "objects, a ShareGPT file (a JSON list of objects with `conversations`), or plain text in a .txt file, one prompt a line"

@@ -19,15 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 MIN_STEPS = 16
-"""Fewer do not tell what a step takes."""
+"""Fewest steps that tell how long a step takes."""
 STALL_MIN_S = 0.25
-"""A step stood still that took at least so much longer than it should have: the longest a collection or a busy core took in runs
-that were left alone was 70 ms on a GPU host."""
+"""Delay from which on a step is a stall [s]. In runs that were left alone on a GPU host, a garbage collection or a busy core
+took 70 ms at most."""
 STALL_FACTOR = 1.0
-"""And at least this multiple of what it should have taken longer."""
+"""Delay from which on a step is a stall, too [time that the step should have taken]."""
 
 BURST_GAP_NS = 10_000_000
-"""Sends that are no further apart are a burst: handing a request over takes an engine's front end 0.3 ms."""
+"""Most time between two sends of one burst [ns]: the front end of an engine takes 0.3 ms for each request."""
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -52,10 +52,10 @@ MAIN_FIGURES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("TPOT p50 / p95 / p99", tuple(f"latency/tpot_p{p}_ms" for p in (50, 95, 99))),
     ("E2E p50 / p95 / p99", tuple(f"latency/e2e_p{p}_ms" for p in (50, 95, 99))),
 )
-"""What a person looks at first, from top to bottom: what it is called, and its keys. A source may not have all of them."""
+"""The figures that a person looks at first, from top to bottom: name and keys. A source need not have all of them."""
 
 USUAL_OUTPUT = {"batch": 256, "server": 128}
-"""Output tokens of the scenarios `batch` and `server`, by kind. `name_of` says other lengths."""
+"""Output tokens of the scenarios `batch` and `server`, by kind. `name_of` names other lengths only."""
 
 
 # -- parts of a name

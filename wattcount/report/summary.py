@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 _HIDDEN_WHEN = {"no_slo", "not_a_batch", "batch_has_no_rate"}
-"""Rows that do not apply are left out; what is missing for another reason is shown with the reason."""
+"""Reasons for null for which a row is left out, as it does not apply. For all other reasons the row is shown with the reason."""
 
 
 def summary(result: Result) -> RenderableType:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 DIGITS = 4
-"""Significant digits shown; the sensors are worth fewer."""
+"""Significant digits of figures that are shown: more than the sensors are worth."""
 
 _PREFIXES: dict[str, list[tuple[float, str]]] = {
     "J": [(1e9, "GJ"), (1e6, "MJ"), (1e3, "kJ"), (1.0, "J"), (1e-3, "mJ"), (1e-6, "uJ")],
@@ -13,9 +13,9 @@ _PREFIXES: dict[str, list[tuple[float, str]]] = {
     "s": [(1.0, "s"), (1e-3, "ms"), (1e-6, "us")],
     "ms": [(1e3, "s"), (1.0, "ms"), (1e-3, "us")],
 }
-"""Size of each prefixed unit in units of the key, largest first."""
+"""Prefixed units by unit, each with its size in that unit; the largest comes first."""
 _WORDS = {"1": "", "C": "degC"}
-"""Units that are shown otherwise than the registry of metrics has them."""
+"""Units with another name than in the registry of metrics."""
 
 
 def significant(value: float | None, digits: int = DIGITS) -> str:

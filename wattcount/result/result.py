@@ -22,7 +22,7 @@ OWN = "wattcount"
 ENERGY = "energy/gpu_j"
 """Key of the energy of a run's GPUs in its window."""
 SHARES_ITS_INTERVAL = ("energy/gpu_j_per_", "power/gpu_mean_w")
-"""Figures that are ENERGY divided by something known exactly: their relative uncertainty is that of ENERGY."""
+"""Begins of the keys of figures that are ENERGY divided by something that is known exactly. Their relative uncertainty is that of ENERGY."""
 
 
 _FINDING = tuple(item.name for item in fields(Finding))

@@ -33,9 +33,9 @@ from wattcount.result.result import Result, finding, glance, judge
 TABLE_FILE = ".results.parquet"
 """Name of the file, in the folder of records."""
 TABLE_VERSION = f"1 {__version__} {RECORD_SCHEMA_VERSION} {METRICS_VERSION}"
-"""Of what a row is made of. A new check of validity raises METRICS_VERSION, and all records are judged anew."""
+"""Version of what a row is made of: rows of another version are made anew. A new check of validity raises METRICS_VERSION."""
 MOST_LOOKS = 500
-"""Records that `ResultTable.glance` reads for the first time; each takes about a millisecond."""
+"""Most records that `ResultTable.glance` reads for the first time: each takes about a millisecond."""
 
 _VERSION_KEY = b"wattcount.result"
 """Key of TABLE_VERSION in the file's metadata."""

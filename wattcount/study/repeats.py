@@ -18,7 +18,7 @@ from wattcount.statistics import t_975
 Floats = NDArray[np.float64]
 
 BATCH_GAP = 2.0
-"""Time between the beginnings of two stretches [the usual one] above which they belong to two batches."""
+"""Time between the begins of two stretches from which on they belong to two batches [usual time between begins]."""
 
 
 def spread(values: Sequence[float]) -> tuple[float, float, float]:
@@ -111,9 +111,9 @@ PER_TOKEN, TOKENS, WATTS = (
 """Keys of the figures that every table has."""
 
 UNREMARKABLE = frozenset({"power_capped", "attribution_at_slowed_clocks"})
-"""Findings of nearly every full load, so not repeated in each row."""
+"""Findings of nearly every full load, which tables do not repeat in each row."""
 MANY_SHAPES = ("batch_short", "server_short")
-"""Scenarios in which many models were measured: short and eager, so that they depend on the host's CPU, too."""
+"""Scenarios with which many models were measured. They are short and eager, so their figures depend on the host's CPU, too."""
 Key = TypeVar("Key", bound=Hashable)
 
 

@@ -39,7 +39,7 @@ SHORT_RATE_RPS = 20.0
 """Offered load of `server_short` [requests/s], unless a shape cannot keep up with it."""
 
 BARE_LIMITS = ("128 at once", "2048 tokens a step")
-"""Levers of a run with the limits that a bare `AsyncLLM` of vLLM takes, which nobody deploys."""
+"""Levers of a run with the limits of a bare `AsyncLLM` of vLLM, which nobody deploys."""
 
 
 def number(value: float | None, digits: int = 3) -> str:

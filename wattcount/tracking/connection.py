@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 LIMIT_S = 300.0
-"""Limit of one logging [s]; a record of 10 MB takes some seconds."""
+"""Limit of one logging [s]: a record of 10 MB takes some seconds."""
 OPEN_LIMIT_S = 30.0
 """Limit of the first answer of a server [s]: one that is up answers in a second, one that is down must not hold a sweep."""
 REQUEST_LIMIT_S = 20
@@ -35,7 +35,7 @@ REQUEST_LIMIT_S = 20
 TRIES = 3
 """Tries of one HTTP request, and of opening a database."""
 MAKING_LIMIT_S = 60.0
-"""Limit of making a database, and of waiting for another process that makes it [s]; it takes 2 to 20 s."""
+"""Limit of making a database, and of waiting for another process that makes it [s]: it takes 2 to 20 s."""
 SQLITE_MAGIC = b"SQLite format 3\0"
 """Begin of each file of sqlite 3."""
 _CHATTER = ("mlflow", "alembic", "urllib3")
@@ -52,7 +52,7 @@ _MLFLOW_DEFAULTS: dict[str, Any] = {
     # The address that it prints has the password in it.
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": True,
 }
-"""Defaults of MLflow's environment variables while anyone here is connected; a variable that is set goes before them."""
+"""Defaults of MLflow's environment variables while this process is connected. A variable that is set is stronger."""
 
 
 class TrackingError(WattcountError):
@@ -369,7 +369,7 @@ class _Quiet:
 
 
 _QUIET = _Quiet()
-"""The one of this process."""
+"""The one object of this process."""
 
 
 @contextmanager

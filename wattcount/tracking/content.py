@@ -20,16 +20,16 @@ from wattcount.report.labels import caveats, describe, gpu_label
 from wattcount.result import Result
 
 PARAM_LIMIT = 6000
-"""Length of a param's value [characters]: MLflow keeps no more."""
+"""Most characters of a param's value: MLflow keeps no more."""
 CURVE_POINTS = 1000
 """The most points of all power curves of a run: as many metrics as MLflow takes in one batch."""
 
 _NOT_PARAMS, _NOT_LEAVES = ("tracking", "display", "records_dir", "evidence"), ("source", "gated")
 """Groups, and keys of any group, that say nothing that runs are compared by."""
 _GPU_PARAMS = ("gpu.name", "gpu.count", "gpu.found_name")
-"""The rest of the group is data-sheet facts and how GPUs are matched: nothing a run is compared by."""
+"""Params of the group `gpu`. Its other keys are facts of the data sheet and how GPUs are matched: runs are not compared by them."""
 _WHOLE = ("model.hf_config",)
-"""Kept as one JSON value, after all others: the architecture's constants would bury what people compare."""
+"""Groups that are one param each, as JSON, after all others: a model's constants would hide what people compare."""
 
 
 def params(config: Mapping[str, Any]) -> dict[str, str]:

@@ -67,10 +67,10 @@ ENTITIES_PER_BATCH, METRICS_PER_BATCH = 100, 1000
 RECORD_ARTIFACT = "record"
 """Folder of the record's files among the artifacts of its MLflow run."""
 MARK_LIMIT_S = 2 * LIMIT_S
-"""Age of the mark `incomplete` from which on its logging is over, whatever became of it [s]: twice the limit of one."""
+"""Age of the mark `incomplete` from which on its logging has ended [s]: twice the limit of a logging."""
 DATASET_TRIES = 5
-"""How often at most a run's data set is logged where the database refuses it as a double. Chosen: another run that makes the same
-one at the same moment has made it by the second try."""
+"""Most tries to log a run's data set where the database refuses it as a double. Another run that makes the same data set at the same
+moment has made it by the second try."""
 
 
 def log_record(

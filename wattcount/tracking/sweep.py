@@ -34,7 +34,7 @@ SWEEP_TAG, FOLDER_TAG, STATE_TAG = "wattcount.sweep", "wattcount.sweep_folder", 
 ID_TAG = "wattcount.sweep_id"
 """Tag with a hash of name and folder. These may have quotes in them, which no filter of MLflow can express."""
 FORMER_ID_TAG = "wattcount.study_id"
-"""ID_TAG of runs that earlier versions made."""
+"""ID_TAG in earlier versions."""
 SETTLE_S = 1.0
 """How long one waits until other processes see a run that was made [s]: longer than any store takes to answer."""
 TABLE_JSON, TABLE_CSV = "results.json", "results.csv"

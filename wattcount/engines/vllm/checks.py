@@ -35,7 +35,7 @@ ARGUMENTS_WITH_A_KEY = {
     "load_format": "model.weights",
     "seed": "seed",
 } | {item.name: f"engine.{item.name}" for item in fields(EngineConfig)}
-"""Arguments of vLLM that have a key of their own here: given twice they could contradict each other."""
+"""Arguments of vLLM that have a key of their own here. If they were given twice, they could contradict each other."""
 
 KV_CACHE_DTYPES = ("auto", "bfloat16", "float16", "fp8", "fp8_e4m3", "fp8_e5m2")
 """Number formats of the KV cache that may be asked for: those of vLLM 0.26 to 0.32 whose size is known."""
@@ -220,8 +220,8 @@ NEEDS_CHECKPOINT = frozenset(
     {"awq", "auto_awq", "awq_marlin", "gptq", "auto_gptq", "gptq_marlin", "compressed-tensors", "fbgemm_fp8"}
     | {"mxfp4", "gpt_oss_mxfp4", "modelopt", "modelopt_fp4", "quark"}
 )
-"""Methods whose weights are quantised beforehand, as `quantization_config` in the model's config.json says. `fp8`,
-`bitsandbytes`, `experts_int8` and `torchao` can be applied to any weights as they are loaded."""
+"""Methods for weights that were quantised beforehand; `quantization_config` in the model's config.json says so. `fp8`, `bitsandbytes`,
+`experts_int8` and `torchao` quantise any weights as these are loaded."""
 
 
 def unsupported(cfg: RunConfig, compute_capability: str | None) -> Iterator[Unsupported]:

@@ -26,15 +26,16 @@ from wattcount.engines.defaults import Defaults
 GIB = 2**30
 """Bytes of a GiB, as vLLM compares memory."""
 HUGE_GPU_BYTES = 160 * GIB
-"""From here on vLLM takes the values of HUGE_GPU (B200 and larger), in its second family of versions."""
+"""GPU memory from which on vLLM takes the values of HUGE_GPU (B200 and larger) [bytes], in its second family of versions."""
 SECOND_FAMILY = (0, 28)
-"""vLLM's version from which on it has HUGE_GPU's values, and keeps prefixes of hybrids of attention and state-space layers."""
+"""First version of vLLM that has the values of HUGE_GPU and keeps prefixes of hybrids of attention and state-space layers."""
 LARGE_GPU_BYTES = 70 * GIB
-"""From here on vLLM takes the values of LARGE_GPU, but for an A100 (vLLM's pull request 17885: it got slower)."""
+"""GPU memory from which on vLLM takes the values of LARGE_GPU [bytes], but for an A100, which got slower (vLLM's pull request 17885)."""
 GPU_MEMORY_UTILIZATION = 0.92
-"""Of a GPU's memory, for weights, activations and KV cache: `CacheConfig.gpu_memory_utilization` in all these versions."""
+"""Share of a GPU's memory for weights, activations and KV cache: `CacheConfig.gpu_memory_utilization` in all these versions."""
 BATCHED_DATA_PARALLEL_TOKENS = 256
-"""Tokens a step of mixtures of experts whose replicas exchange tokens in batches (`DEFAULT_MAX_NUM_BATCHED_TOKENS_FOR_BATCHED_DP`)."""
+"""Tokens a step of mixtures of experts whose replicas exchange tokens in batches
+(`DEFAULT_MAX_NUM_BATCHED_TOKENS_FOR_BATCHED_DP`)."""
 BATCHED_DATA_PARALLEL_BACKENDS = frozenset({"deepep_low_latency", "nixl_ep"})
 """Backends that exchange tokens so (`all2all_backend`)."""
 
@@ -61,7 +62,7 @@ LARGE_GPU = _limits(server=(1024, 8192), batch=(1024, 16384))
 OTHER_GPU = _limits(server=(256, 2048), batch=(256, 8192))
 """Of all other GPUs."""
 CPU = _limits(server=(128, 2048), batch=(256, 4096))
-"""Times tensor parallel times pipeline parallel."""
+"""Limits on a CPU; vLLM multiplies them by tensor parallel and by pipeline parallel."""
 
 
 def defaults(
@@ -135,10 +136,10 @@ def _version(engine: EngineConfig) -> tuple[int, int]:
 
 
 BARE_ENGINE = {"max_num_seqs": 128, "max_num_batched_tokens": 2048, "enable_chunked_prefill": True}
-"""What vLLM ran with where a setting was null, before null meant what `vllm serve` or `LLM` chooses: its `AsyncLLM` without a
-usage context (`SchedulerConfig` in vLLM 0.26 to 0.32). The records in `data/` say so in `engine.details`."""
+"""Values in earlier versions for settings that were null: vLLM's `AsyncLLM` without a usage context takes them (`SchedulerConfig` in
+vLLM 0.26 to 0.32), and the records in `data/` have them in `engine.details`. Now null is what `vllm serve` or `LLM` chooses."""
 FORMER_DEFAULTS = {"gpu_memory_utilization": 0.9, "enable_prefix_caching": False}
-"""What wattcount told vLLM by default then."""
+"""Defaults of wattcount itself in those versions."""
 
 
 def upgraded(engine: Mapping[str, Any], details: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -44,10 +44,10 @@ from wattcount.errors import RunFailedError
 from wattcount.load.request import GenerationRequest, TokenChunk
 
 ENGINE_LOG = "engine.log"
-"""In `log_dir`; the same file as `records.schema.ENGINE_LOG`."""
+"""Name of vLLM's log in `log_dir`; the same as `records.schema.ENGINE_LOG`."""
 
 STOP_GRACE_S = {"cuda": 1.0, "cpu": 0.5}
-"""What vLLM's processes get to end by themselves [s]. Everything is measured by then, and killing them frees the same:
+"""Time in which vLLM's processes may end by themselves, by device [s]. Everything is measured by then, and killing them frees the same:
 on an H200 the engine core was still tearing down after 3 s (vLLM 0.26)."""
 _ABANDON_NS = 15_000_000_000
 """How long a failed start may go on in its thread [ns]: an import or a download cannot be interrupted."""

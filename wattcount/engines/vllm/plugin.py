@@ -14,17 +14,17 @@ from wattcount.engines.plugin import Capabilities, Check, EnginePlugin, Expected
 from wattcount.engines.vllm import checks, defaults, install
 
 ENGINE_START_S = 25.0
-"""From the start of its process to the first request, without what follows [s], seen on H100s and H200s."""
+"""Time from the start of its process to the first request, without what follows here [s]: seen on H100s and H200s."""
 COMPILE_S = 45.0
-"""torch.compile and CUDA graphs, which `engine.enforce_eager` leaves out [s]."""
+"""Time of torch.compile and CUDA graphs [s]; with `engine.enforce_eager` there are neither."""
 LOAD_BYTES_PER_S = 1.5e9
-"""From disk; random weights are made on the GPU."""
+"""Rate at which weights come from the disk [bytes/s]; random weights are made on the GPU."""
 STEP_S, EAGER_STEP_S = 0.001, 0.01
-"""Of a step, besides what the GPU computes: with CUDA graphs, and kernel by kernel [s]."""
+"""Time of a step besides what the GPU computes [s]: with CUDA graphs, and kernel by kernel."""
 CUDA_OVERHEAD_BYTES = 2**30
-"""CUDA context, kernels, CUDA graphs and collectives, on each GPU."""
+"""Memory on each GPU for CUDA context, kernels, CUDA graphs and collectives [bytes]."""
 CPU_OVERHEAD_BYTES = 2 * 2**30
-"""Its two processes with torch loaded, on the CPU."""
+"""Memory of its two processes with torch loaded, on the CPU [bytes]."""
 
 
 class VllmPlugin(EnginePlugin):

@@ -15,7 +15,7 @@ DEFAULT_INITIALIZER_RANGE = 0.02
 """Standard deviation of normal weights, where config.json names none: transformers' own default."""
 
 AskWorkers = Callable[[str, tuple[Any, ...]], Awaitable[Sequence[dict[str, Any]]]]
-"""Calls a method of `worker.DeviceReport` in each of vLLM's workers; their answers."""
+"""What calls a method of `extensions.DeviceReport` in each of vLLM's workers and returns their answers."""
 
 
 async def engine_info(
