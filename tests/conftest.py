@@ -116,6 +116,15 @@ def emulated(tmp_path: Path) -> Iterator[Callable[..., object]]:
         machine.close()
 
 
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Starts servers of fixed pages, each a process of its own (`pages_server`)."""
+    from pages_server import serving
+
+    with serving(tmp_path) as start:
+        yield start
+
+
 CURVE = "t_s,power_w\n-10,100\n0.5,400\n1.5,200\n"
 Machines = Callable[..., "EmulatedMachine"]
 

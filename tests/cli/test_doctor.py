@@ -16,6 +16,7 @@ from powercap_tree import two_sockets, zone
 
 from wattcount import ownership
 from wattcount.cli import doctor
+from wattcount.cli.findings import MISSING, NOTE, OK, Finding, Report, show
 from wattcount.cli.main import main
 from wattcount.config.paths import gpu_lock_dir
 from wattcount.config.schema import Device
@@ -65,8 +66,8 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[s
         yield [emulation.emulated_uuid("h200", 0), emulation.emulated_uuid("t4", 1)]
 
 
-def topics(report: doctor.Report) -> dict[str, list[doctor.Finding]]:
-    found: dict[str, list[doctor.Finding]] = {}
+def topics(report: Report) -> dict[str, list[Finding]]:
+    found: dict[str, list[Finding]] = {}
     for finding in report.findings:
         found.setdefault(finding.topic, []).append(finding)
     return found
@@ -114,7 +115,7 @@ def test_gpus(two_gpus: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert busy.fix is not None
     assert "allow_busy_gpu=true" in busy.fix
     assert any("not power_average, power_instant" in finding.text for finding in lines["GPU 1"])
-    doctor.show(report)
+    show(report, doctor.conclusion(report))
     out = capsys.readouterr().out
     assert "the emulated library" in " ".join(out.split())
     assert max(len(line) for line in out.splitlines()) <= 80
@@ -141,7 +142,7 @@ def test_a_gpu_that_shows_no_power(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     with emulation.EmulatedMachine([emulation.EmulatedGpu("h200")], tmp_path / "machine", faults=faults):
         report = doctor.examine()
     assert not report.ok
-    (missing,) = [finding for finding in report.findings if finding.state == doctor.MISSING]
+    (missing,) = [finding for finding in report.findings if finding.state == MISSING]
     assert missing.topic == "GPU 0"
     assert missing.text.startswith("reads no power")
 
@@ -186,7 +187,7 @@ def test_vllm_that_will_not_do(
     installed(monkeypatch, install)
     report = doctor.examine()
     (finding,) = topics(report)["vLLM"]
-    assert finding.state == doctor.MISSING
+    assert finding.state == MISSING
     assert text in finding.text
     assert finding.fix is not None
     assert fix in finding.fix
@@ -212,7 +213,7 @@ def test_the_checks_of_other_engines_are_listed_and_only_the_default_one_must_pa
     monkeypatch.syspath_prepend(folder.parent)
     report = doctor.examine()
     (finding,) = topics(report)["half"]
-    assert finding.state == doctor.NOTE
+    assert finding.state == NOTE
     assert "half-an-engine 1.0 cannot be loaded" in finding.text
     assert "the tiny engine" not in topics(report)  # it needs nothing
     assert report.ok
@@ -247,7 +248,7 @@ def test_an_engine_whose_plug_in_fails_is_a_note_and_refuses_its_own_runs(
     monkeypatch.syspath_prepend(folder.parent)
     report = doctor.examine()
     (finding,) = topics(report)[name]
-    assert finding.state == doctor.NOTE
+    assert finding.state == NOTE
     assert said in finding.text
     assert report.ok
     assert main(["model=tiny", f"engine={name}", "power=emulated", "tracking=none"]) == EXIT_NOT_STARTED
@@ -261,8 +262,8 @@ def test_vllm_that_is_compiled_at_every_start_is_a_note(
     monkeypatch.setattr(vllm_install, "uncompiled_folder", lambda: tmp_path)
     report = doctor.examine()
     version, finding = topics(report)["vLLM"]
-    assert version.state == doctor.OK
-    assert finding.state == doctor.NOTE
+    assert version.state == OK
+    assert finding.state == NOTE
     assert finding.fix == f"python -m compileall -q {tmp_path}"
     assert report.ok
 
@@ -270,7 +271,7 @@ def test_vllm_that_is_compiled_at_every_start_is_a_note(
 def test_little_memory_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "available_memory_bytes", lambda: 2**30)
     report = doctor.examine()
-    assert topics(report)["host"][0].state == doctor.NOTE
+    assert topics(report)["host"][0].state == NOTE
     assert report.ok
 
 
@@ -305,7 +306,7 @@ def test_rapl(tmp_path: Path) -> None:
     two_sockets(tmp_path / "powercap")
     report = doctor.examine()
     (finding,) = topics(report)["RAPL"]
-    assert finding.state == doctor.OK
+    assert finding.state == OK
     assert finding.text.startswith("reads package-0, package-0/dram, package-1, package-1/dram, psys (")
     assert report.facts["rapl"]["state"] == "ok"
 
@@ -313,7 +314,7 @@ def test_rapl(tmp_path: Path) -> None:
 def test_rapl_without_dram(tmp_path: Path) -> None:
     zone(tmp_path / "powercap", "intel-rapl:0", "package-0")
     states = [finding.state for finding in topics(doctor.examine())["RAPL"]]
-    assert states == [doctor.OK, doctor.NOTE]
+    assert states == [OK, NOTE]
 
 
 def test_rapl_that_cannot_be_read(tmp_path: Path) -> None:
@@ -322,7 +323,7 @@ def test_rapl_that_cannot_be_read(tmp_path: Path) -> None:
     counter.mkdir()
     report = doctor.examine()
     (finding,) = topics(report)["RAPL"]
-    assert finding.state == doctor.NOTE
+    assert finding.state == NOTE
     assert finding.text == f"no CPU energy: {counter}: Is a directory"
     assert finding.fix is not None
     assert finding.fix.startswith(f"sudo chmod a+r {tmp_path}/powercap/intel-rapl*/energy_uj")
@@ -332,7 +333,7 @@ def test_rapl_that_cannot_be_read(tmp_path: Path) -> None:
 def test_no_rapl(tmp_path: Path) -> None:
     report = doctor.examine()
     (finding,) = topics(report)["RAPL"]
-    assert finding.state == doctor.NOTE
+    assert finding.state == NOTE
     assert finding.text == f"no CPU energy: no RAPL package below {tmp_path / 'powercap'}"
     assert report.facts["rapl"]["state"] == "rapl_not_present"
 

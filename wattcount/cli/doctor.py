@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import os
 import platform
 import shutil
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +15,7 @@ import psutil
 
 from wattcount import __version__
 from wattcount.cli import sensors
+from wattcount.cli.findings import MISSING, NOTE, OK, Report, show
 from wattcount.config import paths
 from wattcount.config.fit import GIB, gib
 from wattcount.config.schema import Device, GpuConfig, PowerBackend, PowerConfig
@@ -33,61 +31,51 @@ from wattcount.run.preflight import (
     check_folder,
     describe_process,
 )
-from wattcount.terminal import console
 
 if TYPE_CHECKING:
     from wattcount.gpu.nvml import GpuFacts, NvmlSession
 
-OK, NOTE, MISSING = "ok", "note", "missing"
-"""States of a finding: in order, worth knowing, and in the way of measuring here."""
 SAMPLE_S = 1.3
 """How long the sensors are sampled [s]: every source is read once at its own rate (the slowest, by default, every 1.0 s)."""
 PCI = Path("/sys/bus/pci/devices")
 """Where Linux lists the devices of the PCI bus."""
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One line of the report. `missing` means that measuring here does not work until `fix` is done."""
-
-    state: str
-    topic: str
-    text: str
-    fix: str | None = None
-
-
-@dataclass
-class Report:
-    findings: list[Finding] = field(default_factory=list)
-    facts: dict[str, Any] = field(default_factory=dict)
-    """The same for machines, `--json`."""
-
-    def add(self, state: str, topic: str, text: str, fix: str | None = None) -> None:
-        self.findings.append(Finding(state, topic, text, fix))
-
-    @property
-    def ok(self) -> bool:
-        return all(finding.state != MISSING for finding in self.findings)
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--json", nargs="?", const="-", metavar="FILE", help="print it as JSON, or write it to a file"
+    )
+    parser.add_argument(
+        "--server", metavar="URL", help="say what serves there, on which GPUs, and who else uses it"
+    )
+    parser.add_argument(
+        "--api-key-env", metavar="NAME", help="with --server: the environment variable that holds its API key"
     )
     sensors.add_arguments(parser)
 
 
 def main(args: argparse.Namespace) -> int:
     """0: this machine can measure (or emulate); 1: something that is needed is missing."""
+    if args.sensors and args.server is not None:
+        raise NotStartedError("--sensors and --server are two questions: ask one at a time")
     if args.sensors:
         return sensors.main(args)
     if args.load or args.plot or args.emulated:
         raise NotStartedError("--load, --plot and --emulated belong to --sensors")
-    report = examine()
+    if args.server is not None:
+        from wattcount.cli import server
+
+        report = server.examine(args.server, args.api_key_env)
+        told = server.conclusion(report)
+    elif args.api_key_env is not None:
+        raise NotStartedError("--api-key-env belongs to --server")
+    else:
+        report = examine()
+        told = conclusion(report)
     if args.json is not None:
-        sensors.write_json(args.json, to_json(report))
+        sensors.write_json(args.json, report.to_json())
     if args.json != "-":
-        show(report)
+        show(report, told)
     return EXIT_OK if report.ok else EXIT_FAILED
 
 
@@ -101,14 +89,6 @@ def examine() -> Report:
     _unfinished(report)
     _rapl(report)
     return report
-
-
-def to_json(report: Report) -> dict[str, Any]:
-    return {
-        "ok": report.ok,
-        **report.facts,
-        "findings": [dataclasses.asdict(finding) for finding in report.findings],
-    }
 
 
 def _program(report: Report) -> None:
@@ -394,35 +374,6 @@ def nvidia_on_pci() -> list[str]:
                 if vendor == "0x10de" and kind.startswith("0x03"):
                     found.append(device.name)
     return found
-
-
-def show(report: Report) -> None:
-    """A table of three columns; 80 columns of plain text where stdout is no terminal."""
-    from rich.table import Table
-    from rich.text import Text
-
-    styles = {OK: "green", NOTE: "yellow", MISSING: "bold red"}
-    table = Table.grid(padding=(0, 2))
-    table.add_column(no_wrap=True)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for finding, first in _with_first_of_topic(report.findings):
-        text = Text(finding.text)
-        if finding.fix is not None:
-            text.append(f"\n-> {finding.fix}", style="cyan")
-        table.add_row(Text(finding.state, styles[finding.state]), finding.topic if first else "", text)
-    out = console()
-    with out.capture() as captured:
-        out.print(table)
-        out.print(conclusion(report), style="bold")
-    print("\n".join(line.rstrip() for line in captured.get().splitlines()))
-
-
-def _with_first_of_topic(findings: Iterable[Finding]) -> Iterator[tuple[Finding, bool]]:
-    previous = None
-    for finding in findings:
-        yield finding, finding.topic != previous
-        previous = finding.topic
 
 
 def conclusion(report: Report) -> str:

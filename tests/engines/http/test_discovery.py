@@ -7,12 +7,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from nobody import as_nobody
+from pages_server import Serve
 
 from wattcount.engines.http import processes
 from wattcount.engines.http.discovery import ServerFacts, discover
@@ -20,7 +20,6 @@ from wattcount.engines.http.fetch import MAX_BYTES, Site, root_url
 from wattcount.errors import NotStartedError
 
 emulation = pytest.importorskip("wattcount.emulation.machine", reason="needs the native module")
-SERVER = Path(__file__).with_name("pages_server.py")
 
 VLLM = {
     "/v1/models": json.dumps({"data": [{"id": "org/m", "owned_by": "vllm", "max_model_len": 4096}]}),
@@ -63,44 +62,6 @@ TENSORRT_LLM = {
     "/prometheus/metrics": 'trtllm_request_success_total{model_name="m"} 1.0\n'
     'trtllm_parallel_config_info{model_name="m",tp_size="2"} 1.0\n',
 }
-
-
-@dataclass
-class Served:
-    """A server that runs: its URL, its process and its worker's."""
-
-    url: str
-    pid: int
-    worker: int
-    pages: Path
-
-
-Serve = Callable[..., Served]
-
-
-@pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Serve]:
-    """Starts a server of pages in a process of its own; `before`: what starts Python."""
-    started: list[subprocess.Popen[str]] = []
-
-    def start(pages: dict[str, Any], *seen: str, how: str = "child", before: tuple[str, ...] = ()) -> Served:
-        file = tmp_path / f"pages-{len(started)}.json"
-        file.write_text(json.dumps(pages))
-        process = subprocess.Popen(
-            [*before, sys.executable, str(SERVER), str(file), how, *seen],
-            stdin=subprocess.PIPE,  # the worker ends when it closes
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        started.append(process)
-        assert process.stdout is not None
-        port, worker = process.stdout.readline().split()
-        return Served(f"http://127.0.0.1:{port}", process.pid, int(worker), file)
-
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate()
 
 
 @pytest.fixture

@@ -41,6 +41,13 @@ NAMES = {
 }
 """What people call the servers that are known."""
 
+COUNTERS_HINT = {
+    "sglang": "start it with --enable-metrics",
+    "tensorrt_llm": "start it with return_perf_metrics: true among its LLM options",
+    "llama_cpp": "start it with --metrics",
+}
+"""How a server that tells no counters is made to."""
+
 _SGLANG_SETTINGS = (
     "model_path", "tokenizer_path", "dtype", "quantization", "kv_cache_dtype", "context_length", "mem_fraction_static",
     "max_running_requests", "max_total_tokens", "chunked_prefill_size", "max_prefill_tokens", "schedule_policy",

@@ -73,7 +73,7 @@ class Site:
             return Answer(error.code, None, f"it answered {error.code}")
         except (OSError, ValueError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", None) or error
-            return Answer(None, None, one_line(reason) or type(error).__name__)
+            return Answer(None, None, one_line(getattr(reason, "strerror", None) or reason))
 
     def text(self, path: str) -> str | None:
         """The answer's text; None where the server has no such page, or gives no answer that can be taken."""
