@@ -16,7 +16,10 @@ class InProcessLane:
         self.connection, self._theirs = Pipe()
         self._lane = Lane(self._theirs, LaneSignals())
 
-    def give(self, task: Task) -> None:
+    def give(self, task: Task | None) -> None:
+        if task is None:
+            self._lane.end_session()
+            return
         for message in self._lane.measure(task):
             self._theirs.send(message)
 
@@ -24,6 +27,7 @@ class InProcessLane:
         raise AssertionError(f"nothing runs that could be sent signal {number}")
 
     def close(self) -> int:
+        self._lane.end_session()
         self.connection.close()
         self._theirs.close()
         return 0

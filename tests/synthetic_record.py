@@ -139,6 +139,7 @@ class SyntheticRun:
     """More keys of each GPU in `run.json`."""
     warmup: dict[str, Any] = field(default_factory=dict)
     length_changes: dict[str, int] = field(default_factory=dict)
+    session: dict[str, Any] = field(default_factory=dict)
     rapl: dict[str, Any] | None = None
     """`run.json`'s `host.rapl`."""
     host_power: list[dict[str, Any]] = field(default_factory=list)
@@ -198,6 +199,7 @@ class SyntheticRun:
             complete=self.complete,
             warmup=self.warmup,
             length_changes=self.length_changes,
+            session=self.session or {"id": self.run_id, "number": 1},
         )
 
     def power_rows(self) -> list[dict[str, Any]]:

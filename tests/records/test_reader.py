@@ -72,7 +72,10 @@ def test_host_power_may_be_missing_only_where_it_was_never_written(
         ("[]", "no schema_version"),
         ('{"schema_version": "1"}', "no schema_version"),
         ('{"schema_version": true}', "no schema_version"),
-        ('{"schema_version": 99}', r"schema version 99, this wattcount reads version 1: pip install -U"),
+        (
+            '{"schema_version": 99}',
+            r"schema version 99, this wattcount reads versions 1 to 2: pip install -U",
+        ),
         ('{"schema_version": 0}', "measure again"),
         ('{"schema_version": 1}', "the key 'evidence' is missing"),
     ],

@@ -29,13 +29,14 @@ from wattcount.config.schema import LengthConfig, LengthKind, PowerBackend, RunC
 from wattcount.errors import NotStartedError
 from wattcount.records import Record
 from wattcount.records.schema import Phase, Validity
-from wattcount.run import orchestrate
+from wattcount.run import orchestrate, session
 from wattcount.run.display import InBackground, PlainDisplay
 from wattcount.run.leftovers import TEMPORARY_PREFIX
 from wattcount.run.messages import encode
 from wattcount.run.orchestrate import Outcome, run_point
 from wattcount.run.process import TIMEOUT_SIGNAL
 from wattcount.run.resolve import Resolved
+from wattcount.run.session import Session
 from wattcount.run.signals import Signals
 from wattcount.scenario.journal import Progress
 
@@ -577,9 +578,7 @@ def interrupted(work: Callable[..., Any], number: signal.Signals) -> Callable[..
 def test_a_signal_before_the_process_is_up_closes_the_record(
     tiny_run: Callable[..., RunConfig], witness: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        orchestrate, "SessionProcess", interrupted(orchestrate.SessionProcess, signal.SIGTERM)
-    )
+    monkeypatch.setattr(session, "SessionProcess", interrupted(session.SessionProcess, signal.SIGTERM))
     cfg = tiny_run(window_s=30.0)
     outcome = run_point(cfg, witness)
     assert (outcome.exit_code, outcome.reason) == (143, "interrupted")
@@ -691,8 +690,7 @@ def listening(
     process: Any = Scripted(clock, *heard)
     writer: Any = SimpleNamespace(folder=tmp_path)
     info: Any = SimpleNamespace(config={"sweep": {"time_limit_s": None}})
-    session: Any = None
-    orchestrate._Watch(writer, info, display, 0, None, None, (), session, Signals())._listen(process)
+    orchestrate._Watch(writer, info, display, Session(), Signals(), 0, None)._listen(process)
     return process.signals
 
 

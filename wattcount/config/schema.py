@@ -436,6 +436,9 @@ class SweepConfig(Node):
     """Runs at once on this machine, at most. None: as many as free GPUs match; emulated GPUs: one."""
     order: SweepOrder = SweepOrder.blocks
     order_seed: CountOrZero = 0
+    share_engine: bool | None = None
+    """Whether points that differ only in scenario and load are measured on one start of the engine (docs/sweeps.md). None: on an
+    engine that takes long to start. Repeats never share one."""
     attempts: Count = 2
     """How often a point that fails is tried, each time the sweep is started."""
     retry_invalid: bool = False

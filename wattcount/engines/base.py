@@ -63,8 +63,8 @@ class Engine(ABC):
 
     ::
 
-        construct -- start() -- generate()* -- stop()
-        (checks)     (slow)     (concurrent)   (idempotent)
+        construct -- start() -- generate()* [-- clear() -- generate()*]* -- stop()
+        (checks)     (slow)     (concurrent)   (between runs)               (idempotent)
 
     The constructor only checks its arguments and raises `NotStartedError`. `start` raises
     `RunFailedError` with reason `engine_start_failed`, `out_of_memory` or `unsupported_model`.
@@ -101,6 +101,14 @@ class Engine(ABC):
         raise NotImplementedError(
             f"{type(self).__name__} has neither `generate` nor a `generator` of its own"
         )
+
+    async def clear(self) -> bool:
+        """Makes it ready for another run: no request is left in it, and nothing is kept of prompts.
+
+        False: it cannot, or it is not well; then the next run has an engine of its own. Asked only of engines whose
+        plug-in says `Capabilities.can_be_shared`.
+        """
+        return False
 
     @abstractmethod
     async def stop(self) -> None:

@@ -39,6 +39,8 @@ class Capabilities:
     """Prompts may be token ids. False: text only."""
     forces_length: bool = True
     """It can be made to emit exactly so many tokens."""
+    can_be_shared: bool = False
+    """One start of it can serve several runs, one after the other (`Engine.clear`)."""
     spreads_over_gpus: bool = False
     """It can be spread over several GPUs (`engine.tensor_parallel_size` and its like)."""
     speculates: frozenset[SpeculativeMethod] = frozenset()

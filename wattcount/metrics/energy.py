@@ -21,6 +21,7 @@ from wattcount.energy.agreement import BROKEN_SHARE, DISAGREE, DISAGREE_SHARE
 from wattcount.energy.events import Source
 from wattcount.metrics.observations import REQUESTS_UNFINISHED, Window, gpu_uuids, held
 from wattcount.metrics.sensors import ENERGY_SOURCES, window_energy, window_energy_sum
+from wattcount.metrics.session import bare_idle_of_session
 from wattcount.metrics.sheet import (
     NO_COMPLETED,
     NO_POWER_DATA,
@@ -114,7 +115,10 @@ METRICS = {
     },
     "power/gpu_mean_w": MetricSpec("W", "E / T", "lower"),
     "power/idle_bare_w": MetricSpec(
-        "W", "mean power without an engine: energy of the phase `bare_idle` / its length", "lower"
+        "W",
+        "mean power without an engine: energy of the phase `bare_idle` / its length; of a later run of a session, as its first run "
+        "measured it (`session` in `run.json`)",
+        "lower",
     ),
     "power/idle_loaded_w": MetricSpec(
         "W", "mean power with the engine up: the same for `loaded_idle`, before the first request", "lower"
@@ -258,6 +262,13 @@ def idle_powers(seen: Observed) -> dict[str, Cell]:
         power, temperature = f"power/idle_{name}_w", f"gpu/temperature_idle_{name}_c"
         if span is None:
             cells[power] = cells[temperature] = (None, missing)
+            if name == "bare" and (watts := bare_idle_of_session(seen.record, "mean_w")) is not None:
+                cells[power] = (math.fsum(watts), None)
+                degrees = bare_idle_of_session(seen.record, "temperature_c")
+                cells[temperature] = (
+                    None if degrees is None else sum(degrees) / len(degrees),
+                    NOT_RECORDED,
+                )
             continue
         value, reason = total_joules(seen.record, span.start_ns, span.end_ns)
         cells[power] = (None, reason) if value is None else (value / span.duration_s, None)

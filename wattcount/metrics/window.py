@@ -40,6 +40,7 @@ from wattcount.metrics.observations import (
     phase_window,
     stretches,
 )
+from wattcount.metrics.session import bare_idle_of_session
 from wattcount.metrics.sheet import NO_PHASE, NO_WINDOW, NOT_A_BATCH
 from wattcount.records.schema import Phase
 
@@ -279,13 +280,17 @@ def _with_clocks_down(record: Record, after: Window) -> Window:
     """The rest of `after` once every GPU's SM clock is as it was before the engine; all of it where none is known."""
     start_ns = after.start_ns
     before = phase_window(record.info.phases, Phase.BARE_IDLE)
+    told = bare_idle_of_session(record, "sm_clock_mhz")
     for index in range(len(record.power.gpu_uuids)):
-        if before is None:
+        if before is not None:
+            clock, lengths = held(record.power.events, index, Source.CLOCK_SM, before)
+            if not len(clock):
+                continue
+            idle = float((clock * lengths).sum() / lengths.sum())
+        elif told is not None:
+            idle = told[index]
+        else:
             break
-        clock, lengths = held(record.power.events, index, Source.CLOCK_SM, before)
-        if not len(clock):
-            continue
-        idle = float((clock * lengths).sum() / lengths.sum())
         clock, _, until_ns = stretches(record.power.events, index, Source.CLOCK_SM, after)
         start_ns = max([start_ns, *until_ns[clock > RAISED_CLOCK * idle].tolist()])
     return Window(start_ns, after.end_ns)

@@ -13,7 +13,7 @@ from wattcount.energy.trace import PowerTrace
 from wattcount.errors import WattcountError, one_line
 from wattcount.records import intake, schema
 from wattcount.records.intake import DamagedError
-from wattcount.records.schema import RECORD_SCHEMA_VERSION, RunInfo
+from wattcount.records.schema import OLDEST_SCHEMA_VERSION, RECORD_SCHEMA_VERSION, RunInfo
 from wattcount.records.upgrade import upgraded
 
 RAW_FILES = (schema.POWER_PARQUET, schema.REQUESTS_PARQUET, schema.STEPS_PARQUET, *schema.OPTIONAL_FILES)
@@ -59,10 +59,10 @@ class Record:
         version = data.get("schema_version") if isinstance(data, dict) else None
         if not isinstance(version, int) or isinstance(version, bool):
             raise DamagedError(f"{file} is no run record: it has no schema_version")
-        if version != RECORD_SCHEMA_VERSION:
+        if not OLDEST_SCHEMA_VERSION <= version <= RECORD_SCHEMA_VERSION:
             raise WattcountError(
-                f"{folder} is a record of schema version {version}, this wattcount reads version "
-                f"{RECORD_SCHEMA_VERSION}: "
+                f"{folder} is a record of schema version {version}, this wattcount reads versions "
+                f"{OLDEST_SCHEMA_VERSION} to {RECORD_SCHEMA_VERSION}: "
                 + ("pip install -U wattcount" if version > RECORD_SCHEMA_VERSION else "measure again")
             )
         try:

@@ -20,7 +20,10 @@ from wattcount.config.schema import RunConfig
 from wattcount.errors import WattcountError
 from wattcount.masking import masked
 
-RECORD_SCHEMA_VERSION = 1
+RECORD_SCHEMA_VERSION = 2
+"""Of what is written. 2 has `session`."""
+OLDEST_SCHEMA_VERSION = 1
+"""The oldest that can be read (`records.upgrade`)."""
 
 RUN_JSON = "run.json"
 POWER_PARQUET = "power.parquet"
@@ -270,12 +273,16 @@ class RunInfo:
     where there are none, or no file."""
     gpu_settings: dict[str, Any] = field(default_factory=dict)
     """By GPU UUID, what the run has set: `power_limit_mw` (`before`, `asked`, `read_back`, `enforced`, `restored`) and
-    `sm_clock_mhz` (`before` null: NVML does not tell, `asked`, `restored`). `restored` null: not by the run's own process,
-    which died; its parent, or whoever came next, has done it. Empty where nothing was asked for."""
+    `sm_clock_mhz` (`before` null: NVML does not tell, `asked`, `restored`). `restored` null: not at the end of this run;
+    a later run on the same engine has done it or, where the process died, its parent or whoever came next. Empty where nothing was asked for."""
     cooldown: dict[str, Any] = field(default_factory=dict)
     """How long a sweep waited for the GPU to cool down before this run: `seconds`, `limit_s`, `ended` (`back` to what it
     was before the first run, `steady`, or at the `limit`), and by GPU UUID `power_w`, `temperature_c` and
     `memory_used_bytes` `before` the first run and `after` the wait. Empty for a single run."""
+    session: dict[str, Any] = field(default_factory=dict)
+    """The start of an engine that this run had a part in: `id` (run id of its first run) and `number` of this run in it, from 1.
+    What an earlier run of it has measured, and this one has not, is copied here (`metrics.session`): `bare_idle` and
+    `engine_start`."""
     attempt: int = 1
     """How many times this repeat of the point was tried with this seed, with this one: one more than there were
     records of it."""
@@ -386,6 +393,28 @@ _WARMUP = Group(
         "needed_s": _NUMBER,
     }
 )
+_ONCE = {"run_id": Word, "started_utc": str, "seconds": float}
+_SESSION = Group(
+    {"id": Word, "number": int},
+    {
+        "bare_idle": Group(
+            {
+                **_ONCE,
+                "gpus": {
+                    str: Group(
+                        {
+                            "mean_w": _NUMBER,
+                            "u95_w": _NUMBER,
+                            "temperature_c": _NUMBER,
+                            "sm_clock_mhz": _NUMBER,
+                        }
+                    )
+                },
+            }
+        ),
+        "engine_start": Group({**_ONCE, "gpus": {str: Group({"energy_j": _NUMBER, "u95_j": _NUMBER})}}),
+    },
+)
 _CONFIG = Group(
     {
         "model": Group({"name": str, "weights": str}),
@@ -418,6 +447,7 @@ _RUN = Group(
         "validity": Group({"valid": bool}, {"reasons": [str], "messages": [str]}),
     },
     {
+        "session": _SESSION,
         "notes": [str],
         "log_tail": [str],
         "complete": bool,

@@ -13,7 +13,7 @@ def upgraded(info: Mapping[str, Any]) -> dict[str, Any]:
     """`run.json` as this version would have written it; `info` itself is left as it is.
 
     Keys that were added since with what runs did before as their default need no line here. What an engine's settings
-    meant then, its plug-in knows (`EnginePlugin.upgraded`).
+    meant then, its plug-in knows (`EnginePlugin.upgraded`). Each run of version 1 had an engine of its own.
     """
     config = info.get("config")
     if not isinstance(config, Mapping):
@@ -24,7 +24,12 @@ def upgraded(info: Mapping[str, Any]) -> dict[str, Any]:
         "scenario": _scenario(config.get("scenario")),
         "engine": _engine(config.get("engine"), details if isinstance(details, Mapping) else {}),
     }
-    return {**info, "config": {**config, **{name: groups[name] for name in groups if name in config}}}
+    alone = {"session": {"id": info["run_id"], "number": 1}} if "run_id" in info else {}
+    return {
+        **alone,
+        **info,
+        "config": {**config, **{name: groups[name] for name in groups if name in config}},
+    }
 
 
 def _scenario(scenario: Any) -> Any:

@@ -59,6 +59,8 @@ LOG_LINE_LENGTH = 300
 
 _SPOOL = "spool"
 _DRAFT = "run.json"
+_LOG_FROM = "log_from"
+"""In the spool: where the run's part of a linked log begins [bytes]."""
 _ROW_GROUP = 1 << 20
 """Rows of a Parquet row group: power events are sorted within one, so that memory does not grow with the run."""
 
@@ -164,6 +166,25 @@ class RecordWriter:
         """The draft saved last, by whichever process."""
         return RunInfo.from_json(json.loads((self.folder / _SPOOL / _DRAFT).read_bytes()))
 
+    def link_log(self, log: Path) -> None:
+        """Has `log`, which further runs write to as well, as `engine.log` until `place` puts what is added from now on there."""
+        with _clear_errors(self.folder):
+            begin = log.stat().st_size if log.exists() else 0
+            (self.folder / _SPOOL / _LOG_FROM).write_text(str(begin), encoding="ascii")
+            (self.folder / schema.ENGINE_LOG).symlink_to(log.absolute())
+
+    def _take_log(self) -> None:
+        log = self.folder / schema.ENGINE_LOG
+        if not log.is_symlink():
+            return
+        content = b""
+        with contextlib.suppress(OSError, ValueError):  # the log may be gone together with the process
+            begin = int((self.folder / _SPOOL / _LOG_FROM).read_text(encoding="ascii"))
+            with log.open("rb") as stream:
+                stream.seek(begin)
+                content = stream.read()
+        write_atomically(log, content)
+
     def open_spool(self, gpu_uuids: Sequence[str]) -> None:
         """`gpu_uuids`: what the `gpu` of the events to come indexes."""
         with _clear_errors(self.folder):
@@ -224,6 +245,8 @@ class RecordWriter:
         """Writes `run.json` and renames the folder; returns the final path. `info.files` is `write_tables`'s."""
         target = final_folder(self.folder.parent.parent, info.point_id, info.repeat, info.run_id)
         claimed = self._claim_file
+        with _clear_errors(self.folder):
+            self._take_log()
         if not info.validity.valid:
             info.log_tail = last_lines(self.folder / schema.ENGINE_LOG, LOG_TAIL_LINES)
         with _clear_errors(self.folder):

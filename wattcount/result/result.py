@@ -53,6 +53,7 @@ class Result:
     energy_basis           the sources that the energy rests on
     metrics, null_reasons  figures by key in the units of `metrics.registry`, and why one is null
     wall_s, run_energy_j   of the whole run: seconds, and about what its GPUs took [J]
+    session                run id of the first run on the same start of the engine; its own where that is no other's
     log_line               last line of a failed run's log
     """
 
@@ -102,6 +103,7 @@ class Result:
     null_reasons: Mapping[str, str] = field(default_factory=dict)
     wall_s: float | None = None
     run_energy_j: float | None = None
+    session: str | None = None
     log_line: str | None = None
 
     @property
@@ -202,6 +204,7 @@ class Result:
             null_reasons=content["null_reasons"],
             wall_s=_wall_s(info),
             run_energy_j=_run_energy_j(info, content["metrics"]),
+            session=info.session.get("id", info.run_id),
             log_line=info.log_tail[-1] if info.log_tail else None,
         )
 

@@ -21,12 +21,14 @@ class Notice:
 
 @dataclass(frozen=True)
 class Ended:
-    """The last message: the record is in place, or could not be written (`record` None)."""
+    """The last message of a run: the record is in place, or could not be written (`record` None)."""
 
     record: str | None
     reason: str | None
     """None: the run is valid."""
     message: str | None
+    goes_on: bool = False
+    """The engine is up and well, and the process waits for its next run."""
 
 
 Message = Progress | Notice | Ended

@@ -9,22 +9,14 @@ check ---- lock point and GPUs -- draft record -- start ------ wait ------------
 from __future__ import annotations
 
 import contextlib
-import getpass
-import json
-import os
-import re
-import shutil
 import signal
-import sys
-import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from wattcount import ownership
 from wattcount.clock import ClockPair, now_ns
 from wattcount.config.identity import point_id
 from wattcount.config.loader import to_json
@@ -36,24 +28,23 @@ from wattcount.errors import (
     RunFailedError,
     WattcountError,
 )
-from wattcount.gpu.nvml import NvmlSession, matches, open_session
+from wattcount.gpu.nvml import NvmlSession, matches
 from wattcount.gpu.settings import UndoError
 from wattcount.records.schema import ENGINE_LOG, RECORD_SCHEMA_VERSION, Evidence, Phase, RunInfo, Validity
 from wattcount.records.writer import WORKER_DIED, RecordWriter, final_folder, last_lines, new_run_id
 from wattcount.run.cooldown import Rest
 from wattcount.run.facts import host_facts, versions
-from wattcount.run.gpu_lock import gpus_locked, is_free
-from wattcount.run.gpu_settings import gpu_settings, restore_before, restore_recorded
-from wattcount.run.leftovers import TEMPORARY_PREFIX, clear_up
-from wattcount.run.messages import Ended, Lines, Notice, decode
-from wattcount.run.preflight import check, resolved, wait_while_busy
+from wattcount.run.gpu_lock import is_free
+from wattcount.run.leftovers import clear_up
+from wattcount.run.messages import Ended, Notice, decode
+from wattcount.run.preflight import check, check_again, resolved
 from wattcount.run.process import TIMEOUT_SIGNAL, SessionProcess
 from wattcount.run.quiet import OwnWindow
 from wattcount.run.resume import Wanted
+from wattcount.run.session import Session
 from wattcount.run.signals import Signals, waking
+from wattcount.run.worker import Job
 from wattcount.scenario.journal import Progress
-
-JOB_JSON = "job.json"
 
 NOT_LAUNCHED = "worker_not_started"
 INTERRUPTED = "interrupted"
@@ -74,7 +65,6 @@ CLOSE_LIMIT_S = 90.0
 PATIENCE = 2
 """Signals that a run takes: the first asks it to close its record, the second kills it. A third ends this process,
 should even that have to wait: for a disk that does not answer, say."""
-LEFTOVER_GRACE_S = 0.5
 EXIT_LIMIT_S = 10.0
 """From the last message to the end of the process."""
 
@@ -118,46 +108,76 @@ def run_point(
     meanwhile: Callable[[], object] | None = None,
     wait_for_others: bool = True,
     rest: Rest | None = None,
+    session: Session | None = None,
+    last: bool = True,
 ) -> Outcome:
-    """Measures one point and returns when nothing of the run is left but its record.
+    """Measures one point and returns when nothing of the run is left but its record and, with a `session`, what that keeps.
 
-    `meanwhile` is called once, in a thread, while the run's process measures bare idle: time for slow
+    `meanwhile` is called once, in a thread, while the run's process measures its first phase: time for slow
     imports. With `cfg.resume` a point that is finished is left as it is, and one that another run
     measures right now is waited for, or raises `MeasuredElsewhereError` without `wait_for_others`.
-    `gpus` are the UUIDs of those that a sweep chose. `rest` is the sweep's, whose runs begin with GPUs that have cooled down.
+    `gpus` are the UUIDs of those that a sweep chose. `rest` is the sweep's, whose engines begin with GPUs that have cooled down.
+
+    session  runs of it differ only in scenario and load: this one goes on with the engine of the one before, if that is well
+    last     no other run of the session follows
 
     Raises `NotStartedError` for what preflight finds; everything later is in the outcome.
     """
+    with contextlib.ExitStack() as stack:
+        own = session or stack.enter_context(Session())
+        if not own.is_up:
+            own.close()  # of a process that has died
+        try:
+            return _run_point(cfg, display, own, gpus, meanwhile, wait_for_others, rest, last)
+        finally:
+            if not own.is_up:
+                own.close()
+
+
+def _run_point(
+    asked: RunConfig,
+    display: Display,
+    session: Session,
+    gpus: Sequence[str],
+    meanwhile: Callable[[], object] | None,
+    wait_for_others: bool,
+    rest: Rest | None,
+    last: bool,
+) -> Outcome:
     started_ns = now_ns()
-    with open_session(cfg.power, cfg.gpu) as session:
-        asked = cfg
-        becomes = resolved(asked, session, gpus or _free_gpus(asked.gpu, session))
-        cfg = becomes.config
-        records_dir = Path(cfg.records_dir).expanduser().absolute()
+    nvml, follows = session.nvml(asked), session.is_up
+    becomes = resolved(asked, nvml, session.devices or gpus or _free_gpus(asked.gpu, nvml))
+    cfg = becomes.config
+    records_dir = Path(cfg.records_dir).expanduser().absolute()
+    if not follows:
         clear_up(records_dir, display.notice)  # of what a killed run left, something may be a finished record
-        wanted = Wanted(records_dir, point_id(cfg), cfg.seed, cfg.repeat)
-        if cfg.resume and (found := wanted.finished()) is not None:
+    wanted = Wanted(records_dir, point_id(cfg), cfg.seed, cfg.repeat)
+    if cfg.resume and (found := wanted.finished()) is not None:
+        return Outcome(EXIT_OK, found, None, None, measured_before=True)
+    if follows:
+        check_again(cfg)
+    else:
+        check(cfg, nvml)
+    waiting_ns = now_ns()
+    purpose = f"{cfg.model.name}, {cfg.scenario.name}"
+    alone = bool(cfg.resume)
+    with wanted.claimed(purpose, display.notice, alone=alone, wait=wait_for_others) as claims:
+        if cfg.resume and (found := wanted.finished()) is not None:  # meanwhile
             return Outcome(EXIT_OK, found, None, None, measured_before=True)
-        check(cfg, session)
-        waiting_ns = now_ns()
-        purpose = f"{cfg.model.name}, {cfg.scenario.name}"
-        alone = bool(cfg.resume)
-        with wanted.claimed(purpose, display.notice, alone=alone, wait=wait_for_others) as claims:
-            if cfg.resume and (found := wanted.finished()) is not None:  # meanwhile
-                return Outcome(EXIT_OK, found, None, None, measured_before=True)
+        if not follows:
             # Others may have taken them while this run was prepared.
-            devices = gpus or _free_gpus(asked.gpu, session, cfg.gpu.found_name) or cfg.gpu.devices
+            devices = gpus or _free_gpus(asked.gpu, nvml, cfg.gpu.found_name) or cfg.gpu.devices
             becomes = becomes.with_devices(devices)
             cfg = becomes.config
-            with _gpus_locked(cfg, session, purpose, display) as locks:
-                cooldown = _cool_down(rest, cfg, session, display) if rest is not None else {}
-                started_ns += now_ns() - waiting_ns  # waiting is no part of the run
-                with gpu_settings(cfg.gpu, session.select(cfg.gpu), session, display.notice) as settings:
-                    info = _draft(cfg, session)
-                    info.asked = becomes.asked_otherwise()
-                    info.attempt = wanted.attempts() + 1
-                    info.cooldown, info.gpu_settings = cooldown, settings
-                    return _measure(cfg, info, session, display, started_ns, meanwhile, [*claims, *locks])
+            session.take_gpus(cfg, purpose, rest, display.notice)
+        started_ns += now_ns() - waiting_ns  # waiting is no part of the run
+        info = _draft(cfg, nvml)
+        info.asked = becomes.asked_otherwise()
+        info.attempt = wanted.attempts() + 1
+        info.cooldown = {} if follows else session.cooldown
+        info.gpu_settings = session.settings()
+        info.session = session.number(info.run_id)
+        return _measure(cfg, info, session, display, started_ns, meanwhile, claims, last)
 
 
 def _free_gpus(asked: GpuConfig, session: NvmlSession, found_name: str | None = None) -> list[str]:
@@ -174,38 +194,17 @@ def _free_gpus(asked: GpuConfig, session: NvmlSession, found_name: str | None = 
     return chosen if len(chosen) == asked.count else []
 
 
-@contextlib.contextmanager
-def _gpus_locked(cfg: RunConfig, session: NvmlSession, purpose: str, display: Display) -> Iterator[list[int]]:
-    """Holds the run's GPUs, on which nobody else computes; yields the descriptors of the locks."""
-    gpus = session.select(cfg.gpu)
-    # The GPUs of a machine that was made for this run are nobody else's.
-    wanted = gpus if session.machine is None else []
-    with gpus_locked(wanted, purpose, cfg.gpu_lock_timeout_s, display.notice, session.remote) as locks:
-        if session.remote is None:  # a listener has restored its own
-            restore_before(session, wanted, display.notice)
-        wait_while_busy(cfg, gpus, session.native.compute_processes, display.notice)
-        yield locks
-
-
-def _cool_down(rest: Rest, cfg: RunConfig, session: NvmlSession, display: Display) -> dict[str, Any]:
-    uuids = [gpu.uuid for gpu in session.select(cfg.gpu)]
-    try:
-        return rest.wait(session, uuids, cfg.cooldown_limit_s, display.notice)
-    except WattcountError as error:  # the run will say in its record what is wrong with the GPU
-        display.notice(f"cannot tell whether the GPU has cooled down: {error}")
-        return {}
-
-
 def _measure(
     cfg: RunConfig,
     info: RunInfo,
-    session: NvmlSession,
+    session: Session,
     display: Display,
     started_ns: int,
     meanwhile: Callable[[], object] | None,
     locks: Sequence[int],
+    last: bool,
 ) -> Outcome:
-    """`cfg` is resolved; `locks` are descriptors for the run's process to hold."""
+    """`cfg` is resolved; `locks` are descriptors of its point's, for the run's process to hold."""
     signals = Signals()
     path: Path | None = None
     try:
@@ -220,17 +219,28 @@ def _measure(
                 writer.discard()
                 raise
             display.started(cfg)
-            claim = session.machine.claim if session.machine is not None else None
             try:
-                watch = _Watch(writer, info, display, started_ns, meanwhile, claim, locks, session, signals)
-                outcome = watch.run()
+                watch = _Watch(writer, info, display, session, signals, started_ns, meanwhile)
+                outcome = watch.run(locks, last)
                 path = outcome.record_path
             finally:
                 writer.let_go()
                 _compute_metrics(path, display)
+        if session.is_up and path is not None:
+            _keep_measured_once(session, path)
     finally:
         display.ended(path)
     return outcome
+
+
+def _keep_measured_once(session: Session, path: Path) -> None:
+    """What this run has measured for the further ones of its session."""
+    from wattcount.metrics.session import measured_once
+    from wattcount.records.reader import Record
+
+    if not session.measured_once:
+        with contextlib.suppress(WattcountError, OSError, ValueError):
+            session.measured_once = measured_once(Record.open(path))
 
 
 def _draft(cfg: RunConfig, session: NvmlSession) -> RunInfo:
@@ -282,19 +292,13 @@ class _Watch:
         writer: RecordWriter,
         info: RunInfo,
         display: Display,
+        session: Session,
+        signals: Signals,
         started_ns: int,
         meanwhile: Callable[[], object] | None,
-        machine: ownership.Claim | None,
-        locks: Sequence[int],
-        session: NvmlSession,
-        signals: Signals,
     ) -> None:
         self._writer = writer
         self._session = session
-        self._claims = [str(machine.path)] if machine is not None else []
-        """Of the run's temporary folders."""
-        self._locks = locks
-        """Descriptors that the run's process inherits."""
         self._info = info
         self._display = display
         self._started_ns = started_ns
@@ -315,59 +319,55 @@ class _Watch:
         self._asked_to_end = False
         self._window = OwnWindow()
 
-    def run(self) -> Outcome:
-        with contextlib.ExitStack() as stack:
-            try:
-                environment, claim = stack.enter_context(_scratch())
-            except OSError as error:
-                return self._recover(NOT_LAUNCHED, f"cannot make a folder for temporary files: {error}")
-            self._claims += [str(claim.path)] if claim is not None else []
-            try:
-                return self._run(environment)
-            finally:
-                self._window.release()
-
-    def _run(self, environment: dict[str, str]) -> Outcome:
+    def run(self, locks: Sequence[int], last: bool) -> Outcome:
+        session = self._session
         try:
-            process = SessionProcess(self._command, self._log, environment, self._locks)
+            session.make_scratch()
         except OSError as error:
+            return self._recover(NOT_LAUNCHED, f"cannot make a folder for temporary files: {error}")
+        try:
+            process = session.launch(self._writer, alone=last and not session.is_up)
+            session.give(self._job(last), locks)
+        except OSError as error:
+            session.end_process()
             return self._recover(NOT_LAUNCHED, f"cannot start the run's process: {error}")
-        with process:
+        if session.log is not None and session.log != self._log:
+            with contextlib.suppress(RunFailedError):  # the run itself will meet a disk that is full
+                self._writer.link_log(session.log)
+        try:
             with waking(process.wakeup_fd):
                 self._listen(process)
-            # A helper that cleans up shared memory needs a moment after its parent has gone.
-            left = process.kill(grace_s=LEFTOVER_GRACE_S)
-            status = process.exit_status()
+        finally:
+            self._window.release()
+        if self._ended is not None and self._ended.goes_on and session.is_up:
+            return self._outcome(None)
+        status, left = session.end_process()
         if left:
             self._display.notice(f"processes {left} of the run could not be killed")
         return self._outcome(status)
 
-    def _command(self, pipe: int) -> list[str]:
-        job = {
-            "config": self._info.config,
-            "folder": str(self._writer.folder),
-            "progress_fd": pipe,
-            "parent_pid": os.getpid(),
-            "started_ns": self._started_ns,
-            "launched_ns": now_ns(),
-            "claims": self._claims,
-            "locks": list(self._locks),
-        }
-        file = self._writer.folder / "spool" / JOB_JSON
-        file.write_text(json.dumps(job), encoding="utf-8")
-        return [sys.executable, "-m", "wattcount.run.worker", str(file)]
+    def _job(self, last: bool) -> Job:
+        return Job(
+            config=self._info.config,
+            folder=str(self._writer.folder),
+            log=str(self._session.log),
+            last=last,
+            started_ns=self._started_ns,
+            launched_ns=now_ns(),
+        )
 
     # --- listening ------------------------------------------------------------------------------
 
     def _listen(self, process: SessionProcess) -> None:
-        lines = Lines()
         looked_ns = now_ns()
         for chunk in process.listen(TICK_S):
             before_ns, looked_ns = looked_ns, now_ns()
             self._excuse(looked_ns - before_ns)
-            for line in lines.feed(chunk):
+            for line in self._session.lines.feed(chunk):
                 self._heard(line)
             self._pass_signals_on(process)
+            if self._ended is not None and self._ended.goes_on:
+                return
             if not chunk:  # nothing more waits in the pipe: only now can silence and lateness be judged
                 self._display.tick()
                 self._enforce_limits(process)
@@ -502,7 +502,7 @@ class _Watch:
         """What the run's process would have done at its end, for the record."""
         if self._info.gpu_settings:
             with contextlib.suppress(UndoError, OSError, ValueError, TypeError, KeyError, RunFailedError):
-                restore_recorded(self._session, self._info.gpu_settings)
+                self._session.restore(self._info.gpu_settings)
                 draft = self._writer.draft()
                 draft.gpu_settings = self._info.gpu_settings
                 self._writer.save_draft(draft)
@@ -530,34 +530,6 @@ class _Watch:
     def _exit_code(self, reason: str) -> int:
         code = self._signals.exit_code
         return code if reason == INTERRUPTED and code is not None else EXIT_FAILED
-
-
-@contextlib.contextmanager
-def _scratch() -> Iterator[tuple[dict[str, str], ownership.Claim | None]]:
-    """A folder for temporary files, as environment variables, and the claim to it. Engines that are killed
-    leave theirs behind: sockets, models' configurations, rendezvous files."""
-    inherited = tempfile.gettempdir()
-    folder = tempfile.mkdtemp(prefix=TEMPORARY_PREFIX)
-    claim = ownership.claim(Path(folder) / ownership.CLAIM_NAME)
-    environment = {"TMPDIR": folder}
-    if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
-        # Compiled kernels are worth keeping; this is where torch puts them by default.
-        environment["TORCHINDUCTOR_CACHE_DIR"] = str(Path(inherited) / f"torchinductor_{_user()}")
-    try:
-        # A socket's path has at most 107 characters, of which engines use up to 50 below this folder.
-        yield environment if len(folder) <= 55 else {}, claim
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        if claim is not None:
-            claim.release()
-
-
-def _user() -> str:
-    try:
-        name = getpass.getuser()
-    except (KeyError, ImportError, OSError):  # a container's user without an entry in passwd
-        return f"uid_{os.getuid()}"
-    return re.sub(r'[\\/:*?"<>|]', "_", name)
 
 
 def _ns(seconds: float) -> int:

@@ -77,6 +77,12 @@ def check(cfg: RunConfig, nvml: NvmlSession) -> None:
         registry.create(cfg, uuids, Path(scratch))  # the engine's own checks
 
 
+def check_again(cfg: RunConfig) -> None:
+    """What `check` has not seen of another run on an engine that is up: its load, and the room for its record."""
+    check_load(cfg)
+    check_folder(Path(cfg.records_dir).expanduser())
+
+
 def check_capability(cfg: RunConfig, gpus: Sequence[GpuFacts]) -> None:
     """What the GPU can compute with and what the model brings along, as far as the engine computes on it."""
     there = gpus[0].compute_capability or cfg.gpu.compute_capability

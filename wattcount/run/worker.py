@@ -1,12 +1,12 @@
-"""A run's own process: `python -m wattcount.run.worker JOB.json`.
+"""The process of an engine's runs: `python -m wattcount.run.worker START`.
 
 Engines give GPU memory back reliably only by exiting, and a crash must cost one point, not the sweep, so
-each run has a process, in a session of its own, whose standard output and error go to the record's
-`engine.log`. It tells its parent how it stands on a pipe, and ends when the parent does.
+each start of an engine has a process, in a session of its own, whose standard output and error go to the log. It gets its runs
+from its parent, one after the other, mostly one, tells how it stands on a pipe, and ends when the parent does.
 
-    setup ---- Scenario.run() ------------------------ clean up ------------------- exit
-    NVML,      all phases; a tick a second spools      sampler off, engine off and
-    sampler    what was measured                       Parquet written, record in place
+    job --> setup ---- Scenario.run() ------------------------ clean up ------------------- exit, or the next job:
+            NVML,      all phases; a tick a second spools      sampler off, Parquet         the engine stays up for it
+            sampler    what was measured                       written, record in place     where it is well
 
 Whatever goes wrong, what was measured until then becomes a record, marked invalid with the reason. What
 even that cannot be done for (a kill, a crash of native code) the parent does from the spool.
@@ -25,6 +25,7 @@ import json
 import os
 import select
 import signal
+import socket
 import sys
 import termios
 import traceback
@@ -39,7 +40,7 @@ from wattcount.config.loader import asked_otherwise, from_json, to_json
 from wattcount.config.schema import RunConfig, Weights
 from wattcount.energy.rapl import RaplHost, RaplSampler, find_rapl
 from wattcount.engines import defaults, registry
-from wattcount.engines.base import Engine
+from wattcount.engines.base import Engine, EngineInfo
 from wattcount.errors import (
     ERROR_CHARACTERS,
     EXIT_FAILED,
@@ -76,25 +77,48 @@ ENGINE_STOP_LIMIT_S = 30.0
 LAST_WORD_LIMIT_S = 30.0
 """How long a run's process tries to tell its last message [s]. It fits into a pipe whose parent does not read; a
 parent that missed it looks for the record itself."""
+MOST_PATH_BYTES, MOST_LOCKS = 4096, 16
+"""Of one message on the socket of jobs: PATH_MAX, and far more locks than a point has."""
 _PR_SET_PDEATHSIG = 1
+
+
+CLEAR_LIMIT_S = 30.0
+"""The longest that an engine may take to be ready for another run [s]."""
+OF_THE_RUN = ("requests_failed", "setup_failed", "timeout")
+"""Reasons for which a run goes wrong on an engine that may be well."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """What the process is started with, as JSON: where it gets its jobs and tells how it stands, and what it holds.
+
+    jobs_fd  a socket (SOCK_SEQPACKET): each message is the path of a `Job` as JSON, with the descriptors of the locks of its point
+    claims   files of the folders that the parent made (`wattcount.ownership`): held here too
+    locks    inherited descriptors of locks on the GPUs, held here too until the process has ended
+    """
+
+    jobs_fd: int
+    progress_fd: int
+    parent_pid: int
+    claims: list[str]
+    locks: list[int]
 
 
 @dataclass(frozen=True)
 class Job:
-    """What the parent asks for; times in CLOCK_MONOTONIC nanoseconds."""
+    """A run that the parent asks for; times in CLOCK_MONOTONIC nanoseconds."""
 
     config: dict[str, Any]
     folder: str
     """The record in the making, with a draft."""
-    progress_fd: int
-    parent_pid: int
+    log: str
+    """What this process and the engine write to."""
+    last: bool
+    """No run follows on this engine."""
     started_ns: int
     """When the parent began with this run."""
     launched_ns: int
-    claims: list[str]
-    """Of the folders that the parent made for this run (`wattcount.ownership`): held here too."""
-    locks: list[int]
-    """Inherited descriptors of locks on what the run uses, held here too until the process has ended."""
+    """When it gave the run to this process."""
 
 
 class Pipe:
@@ -165,25 +189,70 @@ class _Failed(Exception):  # noqa: N818 - a verdict, not an error of its own
         return cls("internal_error", f"{what} (traceback: engine.log in the record)")
 
 
+@dataclass
+class Shared:
+    """What one run leaves to the next on the same start of the engine."""
+
+    nvml: NvmlSession | None = None
+    engine: Engine | None = None
+    engine_info: EngineInfo | None = None
+    """None: the engine was not up yet."""
+    engine_ended: bool | None = None
+    """Whether it ended cleanly; None: it was not told to end yet."""
+    placed: dict[str, Any] | None = None
+    """CPUs and priority of its processes, for `RunInfo.host`."""
+    activity: EmulatedActivity | None = None
+
+    async def stop_engine(self) -> str | None:
+        """Ends the engine, once; why it did not end cleanly, as far as this call saw it."""
+        if self.engine is None or self.engine_ended is not None:
+            return None
+        self.engine_ended, problem = False, None
+        limit = asyncio.timeout(ENGINE_STOP_LIMIT_S)
+        try:
+            async with limit:
+                await self.engine.stop()
+            self.engine_ended = True
+        except Exception as error:
+            # Its processes end with this one's session.
+            traceback.print_exception(error)
+            problem = one_line(f"{type(error).__name__} {error}", ERROR_CHARACTERS)
+            if limit.expired():
+                problem = f"it took longer than {ENGINE_STOP_LIMIT_S:g} s"
+        if self.activity is not None:
+            self.activity.engine_down()
+        return problem
+
+    async def clear_engine(self) -> bool:
+        """Whether the engine is up, well, and has nothing of the run before."""
+        if self.engine is None or self.engine_info is None or self.engine_ended is not None:
+            return False
+        self.engine.on_step = None
+        try:
+            async with asyncio.timeout(CLEAR_LIMIT_S):
+                return await self.engine.clear()
+        except Exception as error:
+            traceback.print_exception(error)
+            return False
+
+
 class Run:
     """One run from setup to the record in its place."""
 
-    def __init__(self, job: Job, pipe: Pipe) -> None:
+    def __init__(self, job: Job, pipe: Pipe, shared: Shared) -> None:
         self._job = job
         self._pipe = pipe
+        self._shared = shared
+        self.goes_on = False
+        """The engine is up and well, for another run."""
         self._main_ns = now_ns()
         self._cfg: RunConfig = from_json(job.config)
         self._writer = RecordWriter(Path(job.folder))
         self._info: RunInfo = self._writer.draft()
-        self._session: NvmlSession | None = None
         self._sampler: PowerSampler | None = None
         self._host_power: RaplSampler | None = None
         self._host = HostRecorder(os.getpid())
-        self._engine: Engine | None = None
         self._journal: Journal | None = None
-        self._activity: EmulatedActivity | None = None
-        self._engine_ended: bool | None = None
-        """Whether it ended cleanly; None: it was not told to end yet."""
         self._engine_stop_s = 0.0
         self._first_phase_ns = 0
         self._stop_signal: signal.Signals | None = None
@@ -248,7 +317,8 @@ class Run:
         info.notes += load.notes
         if load.length_changes is not None:
             info.length_changes = dataclasses.asdict(load.length_changes)
-        self._session = session = attach_session(cfg.power.remote)
+        shared = self._shared
+        shared.nvml = session = shared.nvml or attach_session(cfg.power.remote)
         if session.evidence != cfg.evidence:
             raise RunFailedError(
                 "setup_failed",
@@ -259,7 +329,7 @@ class Run:
         uuids = [gpu.uuid for gpu in gpus]
         info.gpus = [gpu.to_json() for gpu in gpus]
         info.nvml = session.library
-        self._engine = engine = registry.create(cfg, uuids, self._writer.folder)
+        shared.engine = engine = shared.engine or registry.create(cfg, uuids, Path(self._job.log).parent)
         info.characterisation = characterised(session, uuids, cfg.power)
         asked = cfg.power
         self._cfg = cfg = dataclasses.replace(cfg, power=common_plan(info.characterisation.values(), asked))
@@ -277,6 +347,8 @@ class Run:
         sampler.start()
         host_power.start()
         self._host.start()
+        if shared.placed is not None:
+            info.host["engine"] = shared.placed
         scenario = create_scenario(cfg)
         self._first_phase_ns = now_ns()
         ctx = RunContext(
@@ -288,6 +360,8 @@ class Run:
             engine_up=lambda _: self._place_engine(
                 cfg, [gpu.index or 0 for gpu in gpus], len(session.gpus())
             ),
+            engine_info=shared.engine_info,
+            last=self._job.last,
         )
         try:
             await _first_of(scenario.run(ctx), journal.run())
@@ -295,6 +369,7 @@ class Run:
         finally:
             info.warmup = ctx.warmup
             info.rehearsal = ctx.rehearsal
+            shared.engine_info = ctx.engine_info
             if ctx.engine_info is not None:
                 info.engine = dataclasses.asdict(ctx.engine_info)
 
@@ -306,15 +381,16 @@ class Run:
         if engine.pinned_cpus is not None:
             cpus = engine_cpus.cpus_of(os.sched_getaffinity(0), engine.pinned_cpus, gpus, all_gpus)
         pids = [pid for pid in ProcessTree(Path("/proc"), own).pids() if pid != own]
-        self._info.host["engine"] = engine_cpus.place(engine, pids, cpus)
+        self._info.host["engine"] = self._shared.placed = engine_cpus.place(engine, pids, cpus)
 
     def _follow_steps(self, engine: Engine, journal: Journal) -> None:
-        assert self._session is not None
-        if self._session.evidence == "emulated" and self._session.remote is None:
+        shared = self._shared
+        assert shared.nvml is not None
+        if shared.nvml.evidence == "emulated" and shared.nvml.remote is None and shared.activity is None:
             from wattcount.emulation.machine import EmulatedActivity
 
-            self._activity = EmulatedActivity.attach(self._cfg.gpu, self._cfg.gpu.power_limit_w)
-        activity = self._activity
+            shared.activity = EmulatedActivity.attach(self._cfg.gpu, self._cfg.gpu.power_limit_w)
+        activity = shared.activity
         if activity is None:
             engine.on_step = journal.on_step
             return
@@ -327,8 +403,8 @@ class Run:
 
     def _progress(self, progress: Progress) -> None:
         """Once a second and at each bound."""
-        if self._activity is not None:
-            self._activity.check_stall()
+        if self._shared.activity is not None:
+            self._shared.activity.check_stall()
         self._pipe.send(progress)
 
     def _checkpoint(self) -> Callable[[], None]:
@@ -341,8 +417,9 @@ class Run:
         started = any(
             span.phase is Phase.ENGINE_START and span.end_ns is not None for span in self._info.phases
         )
-        if self._activity is not None and started and self._engine_ended is None:
-            self._activity.engine_up()
+        shared = self._shared
+        if shared.activity is not None and started and shared.engine_ended is None:
+            shared.activity.engine_up()
         return self._writer.checkpoint(self._info)
 
     # --- closing --------------------------------------------------------------------------------
@@ -351,17 +428,29 @@ class Run:
         """Lets go of everything and puts the record in place."""
         try:
             failure = self._stop_sampling(failure)
+            self.goes_on = await self._can_go_on(failure)
             path = await self._write()
         except Exception as error:
             lost = _Failed.of(error)
             message = str(lost) if failure is None else f"{failure}; then {lost}"
+            self.goes_on = False
             self._pipe.send(Ended(None, (failure or lost).reason, message))
             return EXIT_FAILED
         if failure is None:
-            self._pipe.send(Ended(str(path), None, None))
+            self._pipe.send(Ended(str(path), None, None, self.goes_on))
             return EXIT_OK
-        self._pipe.send(Ended(str(path), failure.reason, str(failure)))
+        self._pipe.send(Ended(str(path), failure.reason, str(failure), self.goes_on))
         return failure.exit_code
+
+    async def _can_go_on(self, failure: _Failed | None) -> bool:
+        """Whether the engine is left up for another run: what went wrong was this run's own, if anything did."""
+        if self._job.last or self._stop_signal is not None:
+            return False
+        if failure is not None and failure.reason not in OF_THE_RUN:
+            return False
+        if any(gpu.get("stuck") for gpu in self._info.sampler.values()):
+            return False
+        return await self._shared.clear_engine()
 
     def _stop_sampling(self, failure: _Failed | None) -> _Failed | None:
         """The last reads, into the spool; what cannot be spooled any more is a failure of its own."""
@@ -397,13 +486,15 @@ class Run:
         closing_ns = now_ns()
         # Parquet is written while an engine that is still up takes its seconds to end.
         files = asyncio.get_running_loop().run_in_executor(None, writer.write_tables)
-        await self._stop_engine()
+        shared = self._shared
+        if not self.goes_on:
+            await self._stop_engine()
         info.files = await files
-        if self._activity is not None:
-            self._activity.save(writer.folder / TRUTH_CSV)
-        if self._session is not None:
-            self._restore_settings(self._session)
-            self._session.close()
+        if shared.activity is not None:
+            shared.activity.save(writer.folder / TRUTH_CSV)
+        if shared.nvml is not None and not self.goes_on:
+            self._restore_settings(shared.nvml)
+            shared.nvml.close()
         info.timing = self._timing(closing_ns)
         return writer.place(info)
 
@@ -415,26 +506,12 @@ class Run:
 
     async def _stop_engine(self) -> bool:
         """Ends the engine, once; whether it ended cleanly."""
-        if self._engine is None or self._engine_ended is not None:
-            return self._engine_ended is not False
-        self._engine_ended = False
         stopping_ns = now_ns()
-        limit = asyncio.timeout(ENGINE_STOP_LIMIT_S)
-        try:
-            async with limit:
-                await self._engine.stop()
-            self._engine_ended = True
-        except Exception as error:
-            # Its processes end with this one's session.
-            traceback.print_exception(error)
-            what = one_line(f"{type(error).__name__} {error}", ERROR_CHARACTERS)
-            if limit.expired():
-                what = f"it took longer than {ENGINE_STOP_LIMIT_S:g} s"
-            self._info.notes.append(f"the engine did not stop cleanly: {what}")
-        if self._activity is not None:
-            self._activity.engine_down()
-        self._engine_stop_s = (now_ns() - stopping_ns) / 1e9
-        return self._engine_ended
+        if (problem := await self._shared.stop_engine()) is not None:
+            self._info.notes.append(f"the engine did not stop cleanly: {problem}")
+        # Asked twice, at the end of the phases and of the record: the second time takes none.
+        self._engine_stop_s += (now_ns() - stopping_ns) / 1e9
+        return self._shared.engine_ended is not False
 
     def _note_what_is_odd(self) -> None:
         for gpu in self._info.sampler.values():
@@ -449,16 +526,16 @@ class Run:
                     " raise power.buffer_mib_per_gpu"
                 )
         if (
-            self._activity is not None
+            self._shared.activity is not None
             and not registry.plugin(self._cfg.engine.name).capabilities.reports_steps
         ):
             self._info.notes.append(
                 "the engine reports no steps, so the emulated GPU's power did not follow its load: it is that of an idle engine"
             )
         if (
-            self._session is not None
-            and self._session.remote is not None
-            and self._session.evidence == "emulated"
+            self._shared.nvml is not None
+            and self._shared.nvml.remote is not None
+            and self._shared.nvml.evidence == "emulated"
         ):
             self._info.notes.append(
                 "the GPU that is emulated on the other machine does not follow this run's load"
@@ -559,16 +636,51 @@ def _keep_pandas_out_of_arrow() -> None:
         sys.meta_path.remove(hook)
 
 
+class Jobs:
+    """The runs that the parent asks for, from its socket. The locks of a point are held until the next job comes."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._socket = socket.socket(fileno=descriptor)
+        self._socket.setblocking(False)
+        self._locks: list[int] = []
+
+    async def next(self) -> Job | None:
+        """None: there is none any more, or the parent has died."""
+        loop, readable = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(self._socket, readable.set)
+        try:
+            await readable.wait()
+        finally:
+            loop.remove_reader(self._socket)
+        path, locks, _, _ = socket.recv_fds(self._socket, MOST_PATH_BYTES, MOST_LOCKS)
+        for descriptor in self._locks:
+            os.close(descriptor)
+        self._locks = locks
+        return Job(**json.loads(Path(os.fsdecode(path)).read_text(encoding="utf-8"))) if path else None
+
+
+async def serve(jobs: Jobs, pipe: Pipe) -> int:
+    """Runs what is asked for, as long as the engine is up for it; returns the exit code of the last run."""
+    shared, code = Shared(), EXIT_OK
+    while (job := await jobs.next()) is not None:
+        run = Run(job, pipe, shared)
+        code = await run.execute()
+        if not run.goes_on:
+            return code
+    await shared.stop_engine()
+    return code
+
+
 def main(argv: list[str]) -> int:
-    job = Job(**json.loads(Path(argv[0]).read_text(encoding="utf-8")))
-    pipe = Pipe(job.progress_fd)
-    for file in job.claims:
+    start = Start(**json.loads(argv[0]))
+    pipe = Pipe(start.progress_fd)
+    for file in start.claims:
         ownership.join(Path(file))  # until the end of the process
-    for descriptor in job.locks:
+    for descriptor in (*start.locks, start.jobs_fd):
         os.set_inheritable(descriptor, False)
-    _end_with_parent(job.parent_pid)
+    _end_with_parent(start.parent_pid)
     _keep_pandas_out_of_arrow()
-    return asyncio.run(Run(job, pipe).execute())
+    return asyncio.run(serve(Jobs(start.jobs_fd), pipe))
 
 
 if __name__ == "__main__":

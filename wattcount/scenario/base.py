@@ -50,7 +50,9 @@ class RunContext:
     engine_up: Callable[[EngineInfo], None] = lambda _: None
     """Called when the engine is up, before its start ends."""
     engine_info: EngineInfo | None = None
-    """Set once the engine is up."""
+    """Set once the engine is up; from the beginning where it is up already, for another run."""
+    last: bool = True
+    """No other run follows on this start of the engine."""
     warmup: dict[str, Any] = field(default_factory=dict)
     """How an adaptive warm-up ended, for `run.json`."""
     rehearsal: dict[str, Any] = field(default_factory=dict)
@@ -74,6 +76,9 @@ class Scenario(ABC):
                                                                        drive(), the scenario's own
                                        --> loaded idle --> bare idle
 
+    Of several runs on one start of the engine, the first begins with bare idle and that start, each later one with loaded idle;
+    the last ends with bare idle.
+
     The rehearsal plays the beginning of the load (`load.build.beginning`) until that shows nothing new, so that what the engine compiles
     on first use is compiled before the window.
     """
@@ -86,9 +91,10 @@ class Scenario(ABC):
         phases, idle_s = ctx.phases, self._config.loaded_idle_s
         # Somebody else's server is there before and after the run.
         bare = ctx.plugin.capabilities.owns_process
-        if bare:
-            await self._idle(ctx, Phase.BARE_IDLE, self._config.bare_idle_s)
-        await self._start_engine(ctx)
+        if ctx.engine_info is None:
+            if bare:
+                await self._idle(ctx, Phase.BARE_IDLE, self._config.bare_idle_s)
+            await self._start_engine(ctx)
         self.prepare(ctx)
         rehearsing = self._rehearsal(ctx)
         with _collected_garbage():
@@ -103,7 +109,7 @@ class Scenario(ABC):
         if phases.current is not None:
             phases.end()
         # What is left of an engine that did not end cleanly would pass for the bare GPU.
-        if bare and self._config.bare_idle_after_s > 0 and await ctx.stop_engine():
+        if bare and ctx.last and self._config.bare_idle_after_s > 0 and await ctx.stop_engine():
             await self._idle(ctx, Phase.BARE_IDLE_AFTER, self._config.bare_idle_after_s)
             phases.end()
 

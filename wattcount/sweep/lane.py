@@ -1,7 +1,7 @@
 """A lane: a process of this machine that measures one point after the other, as its sweep tells it.
 
 `python -m wattcount.sweep.lane FD` speaks with its parent over the connection FD: takes `Task`s, sends `Said` while
-it measures and an `Outcome` after each. It stays up over points, so what is imported is imported once. It leads a session of
+it measures and an `Outcome` after each. It keeps an engine for the next task of the session, until it is told None instead. It stays up over points, so what is imported is imported once. It leads a session of
 its own, so that Ctrl-C at the terminal reaches the sweep alone, which ends its lanes in order; and it ends with
 the sweep, however that ends.
 """
@@ -28,6 +28,7 @@ from wattcount.run.background import Background
 from wattcount.run.cooldown import Rest
 from wattcount.run.display import InBackground
 from wattcount.run.orchestrate import Display
+from wattcount.run.session import Session
 from wattcount.run.signals import Signals
 from wattcount.scenario.journal import Progress
 from wattcount.sweep.ledger import Ledger
@@ -50,6 +51,10 @@ class Task:
     wait_for_others: bool
     before: dict[str, dict[str, float]] = field(default_factory=dict)
     """What GPUs were like before the sweep's first run, see `run.cooldown.Rest`."""
+    session: str | None = None
+    """`Point.session`: points that have the same one go on with one engine."""
+    last: bool = True
+    """No other point of the session follows."""
 
 
 @dataclass(frozen=True)
@@ -73,21 +78,33 @@ class Lane:
         self._signals = signals
         self._sender = Background("lane")
         self._ledgers: dict[tuple[str, str], Ledger] = {}
+        self._session = Session()
+        self._session_name: str | None = None
 
     def serve(self) -> None:
         """Until the parent hangs up, or a signal has come."""
-        with suppress(EOFError, OSError):
+        with self._session, suppress(EOFError, OSError):
             while not self._signals:
                 with self._signals.raised():
                     task = self._connection.recv()
+                if task is None:
+                    self.end_session()
+                    continue
                 for message in self.measure(task):
                     self._sender.post(partial(self._connection.send, message))
                 self._sender.flush()
+
+    def end_session(self) -> None:
+        """Ends the engine that was kept, if there is one."""
+        self._session.close()
 
     def measure(self, task: Task) -> tuple[Said, Outcome]:
         cfg = from_json(task.config)
         rest = Rest(task.before)
         relay = _Relay(self._connection)
+        if task.session is None or task.session != self._session_name:
+            self.end_session()
+        self._session_name = task.session
         try:
             with self._signals.raised():
                 outcome = measure_planned(
@@ -98,6 +115,8 @@ class Lane:
                     gpus=task.gpus,
                     wait_for_others=task.wait_for_others,
                     rest=rest,
+                    session=self._session,
+                    last=task.last,
                     display=InBackground(relay, self._sender, begun=self._signals.only_note),
                 )
         except _Ended as end:

@@ -71,6 +71,7 @@ _PLAN_SCHEMA = pa.schema(
         ("energy_j", pa.float64()),
         ("basis", pa.string()),
         ("point", pa.string()),
+        ("session", pa.string()),
     ]
 )
 
@@ -321,9 +322,7 @@ def _plan(table: pa.Table) -> Plan:
     about = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
     if int(about["version"]) != PLAN_VERSION:
         raise ValueError(f"it is of version {about['version']}, this wattcount reads {PLAN_VERSION}")
-    names = [
-        name for name in _PLAN_SCHEMA.names if name in table.column_names
-    ]  # earlier plans have no `point`
+    names = [name for name in _PLAN_SCHEMA.names if name in table.column_names]  # earlier plans lack some
     points = []
     for values in zip(*(table.column(name).to_pylist() for name in names), strict=True):
         row = dict(zip(names, values, strict=True))

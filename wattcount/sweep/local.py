@@ -7,6 +7,9 @@
 A point that finds too few free GPUs keeps those that it could use from the points behind it, so that the order
 holds and one that needs two is not passed for ever. A GPU that another sweep or program uses is passed over while
 there is another one; a run that gets none waits for it itself.
+
+Points of one session (`Point.session`) go to one lane, one after the other, as long as nothing else comes before them in the
+queue: the lane keeps the engine for the next one. A GPU that would have nothing else to do takes a share of them.
 """
 
 from __future__ import annotations
@@ -67,8 +70,8 @@ class ChildLane:
     def pid(self) -> int:
         return self._process.pid
 
-    def give(self, task: Task) -> None:
-        """A lane that has died says so when it is listened to."""
+    def give(self, task: Task | None) -> None:
+        """None ends the session that it keeps. A lane that has died says so when it is listened to."""
         with contextlib.suppress(OSError):
             self._connection.send(task)
 
@@ -112,6 +115,8 @@ class Lanes:
         self._tries = Tries(options, watcher, here=True)
         self._all_gpus: set[str] = set()
         self._lanes: dict[ChildLane, _Busy | None] = {}
+        self._kept: dict[ChildLane, _Busy] = {}
+        """Lanes that keep an engine after this job, until `_place` has decided on it."""
         self._before: dict[str, dict[str, float]] = {}
         self._signals_passed = 0
 
@@ -132,8 +137,7 @@ class Lanes:
             self._pass_signals_on()
             if not self._running():
                 self._tries.look_again()
-            if self._tries.goes_on:
-                self._place()
+            self._place()
             if not self._running():
                 return
             connections = {lane.connection: lane for lane, busy in self._lanes.items() if busy is not None}
@@ -150,6 +154,33 @@ class Lanes:
 
     def _place(self) -> None:
         """Gives points to lanes in their order, as far as there are GPUs and lanes for them."""
+        for lane, busy in self._kept.items():
+            job = self._next(busy)
+            if job is None:
+                lane.give(None)
+            else:
+                self._tries.queue.remove(job)
+                self._give(job, busy.gpus, lane)
+        self._kept.clear()
+        self._fill(share=False)
+        self._fill(share=True)
+
+    def _next(self, busy: _Busy) -> Job | None:
+        """The point that goes on with the engine of `busy`; None: another one comes before it."""
+        others = self._sessions() - {busy.job.point.session}
+        for job in self._tries.queue if self._tries.goes_on else ():
+            if job.point.session == busy.job.point.session:
+                return job if job.point.session is not None else None
+            if job.point.session not in others and (not job.gpus or set(job.gpus) & set(busy.gpus)):
+                return None
+        return None
+
+    def _sessions(self) -> set[str | None]:
+        """Of the points that are being measured."""
+        return {busy.job.point.session for busy in self._lanes.values() if busy is not None} - {None}
+
+    def _fill(self, *, share: bool) -> None:
+        """`share`: points of sessions that are under way in another lane, too."""
         taken = {uuid for busy in self._lanes.values() if busy is not None for uuid in busy.gpus}
         kept: set[str] = set()
         waiting: deque[Job] = deque()
@@ -157,7 +188,9 @@ class Lanes:
             job = self._tries.queue.popleft()
             free = [uuid for uuid in job.gpus if uuid not in taken and uuid not in kept]
             idle = [uuid for uuid in free if is_free(uuid)]
-            if not job.gpus:
+            if not share and job.point.session in self._sessions():
+                waiting.append(job)
+            elif not job.gpus:
                 self._give(job, ())
             elif len(idle) >= job.cfg.gpu.count:
                 chosen = tuple(idle[: job.cfg.gpu.count])
@@ -173,8 +206,10 @@ class Lanes:
                     break
         self._tries.queue.extendleft(reversed(waiting))
 
-    def _give(self, job: Job, gpus: tuple[str, ...]) -> None:
-        lane = next((lane for lane, busy in self._lanes.items() if busy is None), None)
+    def _give(self, job: Job, gpus: tuple[str, ...], lane: ChildLane | None = None) -> None:
+        """`lane`: that keeps its engine; else one that has nothing to do, or a new one."""
+        if lane is None:
+            lane = next((lane for lane, busy in self._lanes.items() if busy is None), None)
         if lane is None:
             try:
                 lane = ChildLane()
@@ -194,6 +229,8 @@ class Lanes:
                 gpus=gpus,
                 wait_for_others=job.wait_for_others,
                 before=dict(self._before),
+                session=job.point.session,
+                last=self._next(_Busy(job, gpus)) is None,
             )
         )
 
@@ -211,6 +248,8 @@ class Lanes:
                 return
             if isinstance(message, Outcome):
                 self._lanes[lane] = None
+                if busy.job.point.session is not None:
+                    self._kept[lane] = busy
                 self._ended(busy.job, message)
                 return
             assert isinstance(message, Said)

@@ -57,6 +57,7 @@ class Outcome:
     wall_s       from start to end, all of it [s]
     energy_j     of the run's GPUs, from start to end [J]; see `Result.run_energy_j`
     figures      of the record's window, by the name of the metric
+    session      run id of the first run on the same start of the engine
     log_line     last line of the engine's log, of a failed run
     """
 
@@ -75,6 +76,7 @@ class Outcome:
     wall_s: float | None = None
     energy_j: float | None = None
     figures: Mapping[str, float | None] = field(default_factory=dict)
+    session: str | None = None
     log_line: str | None = None
 
     @property

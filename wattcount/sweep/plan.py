@@ -26,6 +26,7 @@ class Point:
     record     path, of a done one
     wall_s, energy_j   expected of a run [s], [J] (energy: of its GPUs, from start to end), as `basis` says:
                `measured` (mean of like records) or `predicted`; None: not known
+    session    12 hexadecimal digits that points have in common which go on one start of the engine; None: it needs its own
     """
 
     key: str
@@ -44,6 +45,7 @@ class Point:
     energy_j: float | None = None
     basis: str | None = None
     point: str | None = None
+    session: str | None = None
 
     @property
     def label(self) -> str:
@@ -73,12 +75,18 @@ def ordered(points: Sequence[Point], order: SweepOrder, seed: int) -> list[Point
     A GPU, a room and a driver drift over days. Were the points measured as they are listed, one model after the other,
     drift would look like a difference between models; with each point's repeats in a row, it would look like precision.
 
-    A point's place within its block depends on its own key and the seed alone, so a sweep that is restarted, or has
+    Points that share a start of the engine follow each other, in random order: what is drawn first is the order of the starts.
+
+    A point's place within its block depends on its own key, its session and the seed alone, so a sweep that is restarted, or has
     got more points, keeps the order of those that it had.
     """
     if order is SweepOrder.given:
         return list(points)
-    return sorted(points, key=lambda point: (point.repeat, point.seed, _draw(seed, point.key)))
+
+    def place(point: Point) -> tuple[int, int, bytes, bytes]:
+        return point.repeat, point.seed, _draw(seed, point.session or point.key), _draw(seed, point.key)
+
+    return sorted(points, key=place)
 
 
 def _draw(seed: int, key: str) -> bytes:

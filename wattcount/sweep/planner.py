@@ -5,14 +5,26 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
+from wattcount.config import fit
 from wattcount.config.identity import planned_key, planned_point
-from wattcount.config.schema import BatchConfig, EngineConfig, GpuConfig, ModelConfig, RunConfig, ServerConfig
+from wattcount.config.loader import to_json
+from wattcount.config.schema import (
+    BatchConfig,
+    EngineConfig,
+    GpuConfig,
+    ModelConfig,
+    PowerConfig,
+    RunConfig,
+    ServerConfig,
+)
+from wattcount.engines import registry
 from wattcount.metrics.verdict import Status
 from wattcount.report.labels import asked_load
 from wattcount.sweep.estimate import Estimator
@@ -21,6 +33,8 @@ from wattcount.sweep.machine import Here, skip_of
 from wattcount.sweep.outcome import State
 from wattcount.sweep.plan import INVALID_BEFORE, Plan, Point, ordered
 
+SHARED_FROM_S = 5.0
+"""An engine whose start takes at least as long [s] is shared by points, where nothing else is asked for: less is not worth it."""
 NOT_WHAT = ("sweep.", "dry_run", "hydra", "display", "records_dir", "tracking", "~hydra", "+hydra")
 """Arguments that begin so say how, not what: with others the sweep is still the same."""
 
@@ -91,6 +105,7 @@ def make_plan(
             seed=cfg.seed,
             repeat=cfg.repeat,
             point=where[:12],
+            session=session_of(cfg, here),
         )
         point = _with_record(point, cfg, here, where, index)
         if point.state is State.waiting and (skip := skip_of(here)) is not None:
@@ -146,6 +161,35 @@ def _label(
 ) -> str:
     """What a point's load is called."""
     return asked_load(RunConfig(scenario=scenario, model=model, engine=engine, gpu=gpu))
+
+
+def session_of(cfg: RunConfig, here: Here) -> str | None:
+    """`Point.session`: what is the same for points that differ only in scenario and load, and whose engine is set up alike.
+
+    That is all of the engine, as resolved, with the context length that it is started with; the model, the GPU and its settings;
+    how power is read; how long bare idle is measured. Never two repeats or seeds.
+    """
+    run, share = here.cfg, cfg.sweep.share_engine
+    if share is False or not registry.plugin(run.engine.name).capabilities.can_be_shared:
+        return None
+    if share is None and _start_s(run.engine, run.model) < SHARED_FROM_S:
+        return None
+    setup = _setup(run.model, run.gpu, run.engine, run.power)
+    scenario, uuids = run.scenario, [gpu.uuid for gpu in here.gpus]
+    further = (scenario.bare_idle_s, scenario.bare_idle_after_s, run.evidence, run.allow_busy_gpu, uuids)
+    text = f"{setup} {fit.max_model_len(run)} {further} {cfg.seed} {cfg.repeat}"
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+@functools.lru_cache(maxsize=4096)
+def _start_s(engine: EngineConfig, model: ModelConfig) -> float:
+    return registry.plugin(engine.name).expected(RunConfig(engine=engine, model=model)).start_s
+
+
+@functools.lru_cache(maxsize=4096)
+def _setup(model: ModelConfig, gpu: GpuConfig, engine: EngineConfig, power: PowerConfig) -> str:
+    nodes = to_json(RunConfig(model=model, gpu=gpu, engine=engine, power=power))
+    return json.dumps([nodes[name] for name in ("model", "gpu", "engine", "power")], sort_keys=True)
 
 
 def records_folder(cfg: RunConfig) -> Path:

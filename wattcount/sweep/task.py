@@ -25,6 +25,7 @@ from wattcount.errors import (
 from wattcount.records.writer import UNWRITABLE
 from wattcount.run.cooldown import Rest
 from wattcount.run.orchestrate import Display
+from wattcount.run.session import Session
 from wattcount.sweep.columns import FIGURES
 from wattcount.sweep.ledger import Ledger
 from wattcount.sweep.mlflow_log import LaneLog
@@ -41,11 +42,14 @@ def measure_planned(
     wait_for_others: bool = False,
     rest: Rest | None = None,
     display: Display | None = None,
+    session: Session | None = None,
+    last: bool = True,
 ) -> Outcome:
     """Measures a point on this machine and tells the ledger.
 
     gpus  UUIDs of those that the sweep chose for it
-    rest  the sweep's, between runs on a GPU
+    rest  the sweep's, between engines on a GPU
+    session, last   as of `run.orchestrate.run_point`
 
     Never raises an `Exception`: one bad point must not end a sweep.
     """
@@ -60,7 +64,14 @@ def measure_planned(
     sweep = None if ledger is None else ledger.folder.name
     with nullcontext() if ledger is None else ledger.beating():  # whoever reads it may be on another host
         outcome = measure(
-            cfg, gpus=gpus, wait_for_others=wait_for_others, rest=rest, display=display, sweep=sweep
+            cfg,
+            gpus=gpus,
+            wait_for_others=wait_for_others,
+            rest=rest,
+            display=display,
+            sweep=sweep,
+            session=session,
+            last=last,
         )
     return tell(outcome)
 
@@ -73,11 +84,20 @@ def measure(
     rest: Rest | None = None,
     display: Display | None = None,
     sweep: str | None = None,
+    session: Session | None = None,
+    last: bool = True,
 ) -> Outcome:
     """Runs one point; what goes wrong is in the outcome. An interruption is an exit code too."""
     try:
         return _measure(
-            cfg, gpus=gpus, wait_for_others=wait_for_others, rest=rest, display=display, sweep=sweep
+            cfg,
+            gpus=gpus,
+            wait_for_others=wait_for_others,
+            rest=rest,
+            display=display,
+            sweep=sweep,
+            session=session,
+            last=last,
         )
     except MeasuredElsewhereError as error:
         return refused(str(error), MEASURED_ELSEWHERE)
@@ -105,6 +125,8 @@ def _measure(
     rest: Rest | None,
     display: Display | None,
     sweep: str | None,
+    session: Session | None,
+    last: bool,
 ) -> Outcome:
     from wattcount.run import display as displays
     from wattcount.run import orchestrate
@@ -118,6 +140,8 @@ def _measure(
         meanwhile=meanwhile,
         wait_for_others=wait_for_others,
         rest=rest,
+        session=session,
+        last=last,
     )
     path = run_outcome.record_path
     state = State.done if run_outcome.exit_code == EXIT_OK else State.failed
@@ -154,6 +178,7 @@ def _with_figures(outcome: Outcome, path: Path) -> Outcome:
         energy_j=found.run_energy_j,
         figures={name: value for name in FIGURES if (value := found.value(name)) is not None},
         gpu_uuid=",".join(found.boards) or None,
+        session=found.session,
         log_line=found.log_line,
     )
 

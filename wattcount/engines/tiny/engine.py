@@ -64,6 +64,9 @@ class TinyArgs:
     """What the first step of each kind takes longer: by the power of two above its tokens and by which of 16, 8, 4 and 2
     divides them; and again by the number of blocks of 32 tokens."""
 
+    prefix_caching: bool = False
+    """Prompts that were computed before take no time again: their tokens are `cached_tokens`."""
+
     slow_start_s: float = 0.0
     """Start takes this long."""
     fail_at_start: str | None = None
@@ -126,6 +129,8 @@ class _Sequence:
     scheduled_ns: int | None = None
     first_token_ns: int | None = None
     preemptions: int = 0
+    cached_tokens: int = 0
+    """Of its prompt, kept from an earlier one."""
 
     @property
     def known_tokens(self) -> int:
@@ -157,6 +162,7 @@ class TinyEngine(Engine):
         self._die_at_ns = _NEVER_NS
         self._dead: RunFailedError | None = None
         self._accepted = 0
+        self._kept_prompts: set[tuple[int, ...]] = set()
         self._compiled: set[tuple[int, ...]] = set()
         self._kernels: list[str] = []
 
@@ -212,6 +218,10 @@ class TinyEngine(Engine):
             if not finished:
                 self._remove(sequence)
 
+    async def clear(self) -> bool:
+        self._kept_prompts.clear()
+        return self._dead is None and now_ns() < self._die_at_ns and not self._running and not self._waiting
+
     async def stop(self) -> None:
         if self._exit_timer is not None:
             self._exit_timer.cancel()
@@ -246,6 +256,9 @@ class TinyEngine(Engine):
             fails_after=request.max_output_tokens // 2 if every and self._accepted % every == 0 else None,
             queued_ns=now_ns(),
         )
+        if tuple(request.prompt_token_ids) in self._kept_prompts:
+            # The last token of a prompt is computed in any case: the first of the answer comes of it.
+            sequence.cached_tokens = sequence.computed_tokens = prompt - 1
         self._waiting.append(sequence)
         self._work.set()
         return sequence
@@ -340,9 +353,9 @@ class TinyEngine(Engine):
             self._waiting.popleft()
             self._running.append(sequence)
             sequence.scheduled_ns = sequence.scheduled_ns or at_ns
-            scheduled[sequence] = min(sequence.known_tokens, budget)
+            scheduled[sequence] = min(sequence.known_tokens - sequence.computed_tokens, budget)
             budget -= scheduled[sequence]
-            free -= scheduled[sequence]
+            free -= scheduled[sequence] + sequence.computed_tokens
         return list(scheduled.items())
 
     def _preempt(self, sequence: _Sequence) -> None:
@@ -361,6 +374,8 @@ class TinyEngine(Engine):
             sequence.emitted_tokens += 1
             if sequence.first_token_ns is None:
                 sequence.first_token_ns = end_ns
+                if self.args.prefix_caching:
+                    self._kept_prompts.add(tuple(sequence.request.prompt_token_ids))
             if sequence.fails_after is not None and sequence.emitted_tokens > sequence.fails_after:
                 self._running.remove(sequence)
                 sequence.chunks.put_nowait(
@@ -381,7 +396,7 @@ class TinyEngine(Engine):
             scheduled_ns=sequence.scheduled_ns,
             first_token_ns=sequence.first_token_ns,
             last_token_ns=end_ns,
-            cached_tokens=0,
+            cached_tokens=sequence.cached_tokens,
             preemptions=sequence.preemptions,
         )
         return TokenChunk(seen_ns, 1, True, "length" if full else "stop", stamps)

@@ -16,7 +16,7 @@ class TinyPlugin(EnginePlugin):
     """Runs everywhere and on the CPU only, without a model."""
 
     title = "the tiny engine"
-    capabilities = Capabilities(computes_model=False)
+    capabilities = Capabilities(computes_model=False, can_be_shared=True)
 
     def create(self, cfg: RunConfig, gpu_uuids: Sequence[str], log_dir: Path) -> Engine:
         del gpu_uuids, log_dir

@@ -46,6 +46,8 @@ from wattcount.load.request import GenerationRequest, TokenChunk
 ENGINE_LOG = "engine.log"
 """Name of vLLM's log in `log_dir`; the same as `records.schema.ENGINE_LOG`."""
 
+CLEAR_TRIES, CLEAR_PAUSE_S = 50, 0.1
+"""How often vLLM is asked to forget its prompts, and how long it is waited in between [s]."""
 STOP_GRACE_S = {"cuda": 1.0, "cpu": 0.5}
 """Time in which vLLM's processes may end by themselves, by device [s]. Everything is measured by then, and killing them frees the same:
 on an H200 the engine core was still tearing down after 3 s (vLLM 0.26)."""
@@ -265,6 +267,19 @@ class VllmEngine(Engine):
         return StepLogger
 
     # --- stopping -------------------------------------------------------------------------------
+
+    async def clear(self) -> bool:
+        llm = self._llm
+        if llm is None or llm.errored:
+            return False
+        if self._active:
+            await llm.abort(list(self._active))
+        # The scheduler forgets prompts only while no request holds any of them: those that were aborted go in its next step.
+        for _ in range(CLEAR_TRIES):
+            if await llm.reset_prefix_cache():
+                return not llm.errored
+            await asyncio.sleep(CLEAR_PAUSE_S)
+        return False
 
     async def stop(self) -> None:
         self._stopping = True

@@ -32,6 +32,7 @@ class VllmPlugin(EnginePlugin):
 
     title = "vLLM"
     capabilities = Capabilities(
+        can_be_shared=True,
         spreads_over_gpus=True,
         speculates=frozenset(SpeculativeMethod),
         initializers=frozenset({Initializer.normal, Initializer.fan_in}),
