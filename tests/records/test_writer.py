@@ -266,3 +266,27 @@ def test_the_temporary_folder_lies_beside_the_final_one() -> None:
     assert final == Path("/records/abababababab/r3-20260101-000000-000-abcdef")
     assert temporary.parent == final.parent
     assert temporary.name == ".tmp-20260101-000000-000-abcdef"
+
+
+def test_of_a_log_that_runs_share_each_record_has_its_own_part(
+    tmp_path: Path, writer: RecordWriter, info: RunInfo, events: Any, request_row: Any, step: Any
+) -> None:
+    log = tmp_path / "engine.log"
+    log.write_text("of the run before\n")
+    writer.link_log(log)
+    log.write_text("of the run before\nof this run\n")
+    assert "of this run" in (writer.folder / schema.ENGINE_LOG).read_text()
+    spool_something(writer, events, request_row, step)
+    path = writer.finalise(replace(info, validity=Validity(False, ["engine_died"], ["it died"])))
+    with log.open("a") as stream:
+        stream.write("of the next run\n")
+    assert not (path / schema.ENGINE_LOG).is_symlink()
+    assert (path / schema.ENGINE_LOG).read_text() == "of this run\n"
+    assert Record.open(path).info.log_tail == ["of this run"]
+    Record.open(path).files()
+
+
+def test_a_shared_log_that_is_gone_leaves_an_empty_one(tmp_path: Path, writer: RecordWriter) -> None:
+    writer.link_log(tmp_path / "engine.log")
+    path = RecordWriter.recover(writer.folder, "worker_died", "killed")
+    assert (path / schema.ENGINE_LOG).read_bytes() == b""

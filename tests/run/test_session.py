@@ -73,7 +73,9 @@ def test_bare_idle_and_start_are_measured_once(tiny_run: Callable[..., RunConfig
     assert phases(fast) == [*common, Phase.BARE_IDLE_AFTER]
     # Each is a point and a repeat like any other.
     assert len({record.info.point_id for record in (batch, slow, fast)}) == 3
-    assert all(record.info.complete and record.info.engine["name"] == "tiny" for record in (batch, slow, fast))
+    assert all(
+        record.info.complete and record.info.engine["name"] == "tiny" for record in (batch, slow, fast)
+    )
 
     for later in (slow, fast):
         told, (uuid,) = later.info.session, [gpu["uuid"] for gpu in later.info.gpus]

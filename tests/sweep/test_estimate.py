@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from wattcount.config.composition import compose
@@ -57,3 +59,16 @@ def test_more_gpus_and_slower_gpus_take_their_share() -> None:
     one = predict(compose(["model=llama3_8b", "gpu=h200", "scenario=batch"]))
     slow = predict(compose(["model=llama3_8b", "gpu=l4", "scenario=batch"]))
     assert slow.wall_s > 1.5 * one.wall_s
+
+
+def test_a_run_on_an_engine_that_is_up_takes_less() -> None:
+    cfg = compose(["model=llama3_8b", "gpu=h200", "scenario=server"])
+    first, further = predict(cfg), predict(cfg, follows=True)
+    scenario = cfg.scenario
+    assert first.wall_s - further.wall_s > scenario.bare_idle_s + scenario.bare_idle_after_s + 20.0
+    assert (further.energy_j or 0.0) < (first.energy_j or 0.0)
+    alone, follower = result(90.0), replace(result(30.0), session="the first", run_id="the second")
+    estimator = Estimator(RecordIndex([alone, follower]))
+    assert estimator.estimate("point", cfg, {}).wall_s == 90.0
+    assert estimator.estimate("point", cfg, {}, follows=True).wall_s == 30.0
+    assert Estimator(RecordIndex([alone])).estimate("point", cfg, {}, follows=True) == further

@@ -16,9 +16,11 @@ import psutil
 import pytest
 from short_run import SHORT_RUN
 from waiting import wait_until
+from witness import kill, worker_pid
 
 from wattcount.emulation.machine import EmulatedGpu, EmulatedMachine
 from wattcount.records import Record
+from wattcount.records.schema import Phase
 from wattcount.sweep.ledger import read_state
 from wattcount.sweep.outcome import State
 
@@ -113,6 +115,57 @@ def test_two_lanes_and_then_only_what_is_new(home: Path) -> None:
     assert code == 0
     assert "3 points: 1 to run, 2 done before" in out
     assert sorted(valid(home).values()) == [1, 1, 1]
+
+
+def sessions(home: Path) -> Counter[str]:
+    """Number of records by the start of the engine that they share."""
+    return Counter(record.info.session["id"] for record in records(home))
+
+
+LOADS = "scenario.num_requests=2,3,4"
+
+
+def test_loads_share_a_start_of_the_engine_and_repeats_do_not(home: Path) -> None:
+    shared = (*EMULATED, LOADS, "repeat=0,1", "sweep.share_engine=true")
+    code, out, _ = run(*shared)
+    assert code == 0
+    assert "6 points on 2 starts of it" in out
+    assert sorted(valid(home).values()) == [1] * 6
+    assert sorted(sessions(home).values()) == [3, 3]
+    for record in records(home):
+        first = record.info.session["number"] == 1
+        assert (Phase.ENGINE_START in {span.phase for span in record.info.phases}) == first
+        assert record.metrics is not None
+        assert record.metrics["metrics"]["energy/bare_idle_j"] is not None
+    repeats = {record.info.session["id"]: record.info.repeat for record in records(home)}
+    assert sorted(repeats.values()) == [0, 1]
+    told = {o.session for o in read_state(home / "records", "s").outcomes.values()}
+    assert told == set(sessions(home))
+    code, out, _ = run(*shared)
+    assert "6 done before" in out
+
+
+def test_a_run_that_is_killed_costs_the_others_of_its_session_nothing(home: Path) -> None:
+    """They go on with another engine, and it is tried again after them."""
+    with start(*EMULATED, LOADS, "sweep.share_engine=true") as process:
+        wait_until(lambda: len(records(home)) == 1)
+        wait_until(lambda: running(home))
+        kill(worker_pid(process.pid))
+        _, err = process.communicate()
+    assert process.returncode == 0
+    assert err.count("to be tried again") == 1
+    assert sorted(valid(home).values()) == [1, 1, 1]
+    assert sorted(sessions(home).values()) == [2, 2]
+    assert states(home) == {State.done: 3}
+
+
+@pytest.mark.usefixtures("three_gpus")
+def test_an_idle_gpu_takes_a_share_of_a_session(home: Path) -> None:
+    code, _, _ = run(*SHORT, "gpu=h200", "scenario.num_requests=2,3,4,5", "sweep.share_engine=true")
+    assert code == 0
+    assert sorted(valid(home).values()) == [1] * 4
+    assert len(sessions(home)) == 2  # of the machine's GPUs two are H200s
+    assert {record.info.gpus[0]["uuid"] for record in records(home)} == {"GPU-a", "GPU-b"}
 
 
 def test_a_failure_is_tried_again_counted_and_explained(home: Path) -> None:

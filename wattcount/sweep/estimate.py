@@ -46,17 +46,24 @@ class Estimator:
 
     def __init__(self, index: RecordIndex) -> None:
         self._index = index
-        self._known: dict[str, Estimate] = {}
+        self._known: dict[tuple[str, bool], Estimate] = {}
 
-    def estimate(self, point: str, cfg: RunConfig, facts: Mapping[str, str | None]) -> Estimate:
-        """`point`: its key without seed and repeat. `facts`: as for `RecordIndex.valid`."""
-        known = self._known.get(point)
+    def estimate(
+        self, point: str, cfg: RunConfig, facts: Mapping[str, str | None], *, follows: bool = False
+    ) -> Estimate:
+        """`point`: its key without seed and repeat. `facts`: as for `RecordIndex.valid`. `follows`: as for `predict`."""
+        known = self._known.get((point, follows))
         if known is None:
-            known = self._known[point] = self._measured(point, facts) or predict(cfg)
+            known = self._measured(point, facts, follows) or predict(cfg, follows=follows)
+            self._known[point, follows] = known
         return known
 
-    def _measured(self, point: str, facts: Mapping[str, str | None]) -> Estimate | None:
-        like = [result for result in self._index.valid(point, facts) if result.wall_s is not None]
+    def _measured(self, point: str, facts: Mapping[str, str | None], follows: bool) -> Estimate | None:
+        like = [
+            result
+            for result in self._index.valid(point, facts)
+            if result.wall_s is not None and (result.session not in (None, result.run_id)) == follows
+        ]
         energies = [result.run_energy_j for result in like if result.run_energy_j is not None]
         if not like:
             return None
@@ -64,13 +71,16 @@ class Estimator:
         return Estimate(wall_s, fmean(energies) if energies else None, MEASURED)
 
 
-def predict(cfg: RunConfig) -> Estimate:
-    """From the scenario's phases and the data sheet of `cfg.gpu`; of an unknown GPU some 300 W and no speed."""
+def predict(cfg: RunConfig, *, follows: bool = False) -> Estimate:
+    """From the scenario's phases and the data sheet of `cfg.gpu`; of an unknown GPU some 300 W and no speed.
+
+    follows   it goes on with the engine of the run before, so that nothing has to start
+    """
     scenario, gpu = cfg.scenario, cfg.gpu
     engine = registry.plugin(cfg.engine.name).expected(cfg)
     tdp_w, idle_w = gpu.tdp_w or UNKNOWN_TDP_W, gpu.idle_w or UNKNOWN_IDLE_W
-    idle_s = 2 * scenario.loaded_idle_s + engine.start_s
-    bare_s = scenario.bare_idle_s + scenario.bare_idle_after_s
+    idle_s = 2 * scenario.loaded_idle_s + (0.0 if follows else engine.start_s)
+    bare_s = 0.0 if follows else scenario.bare_idle_s + scenario.bare_idle_after_s
     prefill_s, decode_s = _request_s(cfg, 1.0)
     if isinstance(scenario, BatchConfig):
         at_once = fit.concurrency(cfg)

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -79,9 +79,13 @@ def make_plan(
     points: Iterable[tuple[tuple[str, ...], RunConfig]],
     machine: Machine,
     index: RecordIndex,
+    *,
+    share: bool = True,
 ) -> Planned:
-    """`points`: each one's overrides and configuration, in the order declared."""
-    estimator = Estimator(index)
+    """`points`: each one's overrides and configuration, in the order declared.
+
+    share   points may go on with the engine of the one before: not where each is a job of its own
+    """
     found: dict[str, Point] = {}
     configs: dict[str, RunConfig] = {}
     wheres: dict[str, Here] = {}
@@ -105,26 +109,41 @@ def make_plan(
             seed=cfg.seed,
             repeat=cfg.repeat,
             point=where[:12],
-            session=session_of(cfg, here),
+            session=session_of(cfg, here) if share else None,
         )
         point = _with_record(point, cfg, here, where, index)
         if point.state is State.waiting and (skip := skip_of(here)) is not None:
             point = dataclasses.replace(point, state=State.skipped, reason=skip.reason, message=skip.message)
         if point.state is State.waiting:
-            expected = estimator.estimate(where, here.cfg, here.facts)
-            point = dataclasses.replace(
-                point, wall_s=expected.wall_s, energy_j=expected.energy_j, basis=expected.basis
-            )
             configs[key], wheres[key] = cfg, here
         found[key] = point
     sweep = first.sweep if first is not None else RunConfig().sweep
+    in_order = ordered(list(found.values()), sweep.order, sweep.order_seed)
     plan = Plan(
         name=name,
-        points=tuple(ordered(list(found.values()), sweep.order, sweep.order_seed)),
+        points=tuple(_with_estimates(in_order, wheres, Estimator(index))),
         created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
         arguments=tuple(arguments),
     )
     return Planned(plan, configs, wheres, repeated)
+
+
+def _with_estimates(
+    points: Iterable[Point], wheres: Mapping[str, Here], estimator: Estimator
+) -> Iterator[Point]:
+    """`points` in the order in which they are measured, those to run with what they will take."""
+    before: str | None = None
+    for point in points:
+        if point.state is not State.waiting:
+            yield point
+            continue
+        here = wheres[point.key]
+        follows = point.session is not None and point.session == before
+        before = point.session
+        expected = estimator.estimate(planned_point(here.cfg), here.cfg, here.facts, follows=follows)
+        yield dataclasses.replace(
+            point, wall_s=expected.wall_s, energy_j=expected.energy_j, basis=expected.basis
+        )
 
 
 def _with_record(point: Point, cfg: RunConfig, here: Here, where: str, index: RecordIndex) -> Point:
@@ -175,8 +194,8 @@ def session_of(cfg: RunConfig, here: Here) -> str | None:
     if share is None and _start_s(run.engine, run.model) < SHARED_FROM_S:
         return None
     setup = _setup(run.model, run.gpu, run.engine, run.power)
-    scenario, uuids = run.scenario, [gpu.uuid for gpu in here.gpus]
-    further = (scenario.bare_idle_s, scenario.bare_idle_after_s, run.evidence, run.allow_busy_gpu, uuids)
+    scenario, asked = run.scenario, list(cfg.gpu.devices)
+    further = (scenario.bare_idle_s, scenario.bare_idle_after_s, run.evidence, run.allow_busy_gpu, asked)
     text = f"{setup} {fit.max_model_len(run)} {further} {cfg.seed} {cfg.repeat}"
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -188,7 +207,9 @@ def _start_s(engine: EngineConfig, model: ModelConfig) -> float:
 
 @functools.lru_cache(maxsize=4096)
 def _setup(model: ModelConfig, gpu: GpuConfig, engine: EngineConfig, power: PowerConfig) -> str:
-    nodes = to_json(RunConfig(model=model, gpu=gpu, engine=engine, power=power))
+    # Which of several like GPUs are here is no part of the order of a sweep, which may go on on another host.
+    alike = dataclasses.replace(gpu, devices=[])
+    nodes = to_json(RunConfig(model=model, gpu=alike, engine=engine, power=power))
     return json.dumps([nodes[name] for name in ("model", "gpu", "engine", "power")], sort_keys=True)
 
 

@@ -72,6 +72,9 @@ def plan_lines(
         )
         yield f"  repeats   {len(set(repeats))}, {order}"
     yield from skip_lines(plan, records_dir)
+    starts = len({point.session or point.key for point in to_run})
+    if starts < len(to_run):
+        yield f"  engine    {len(to_run):,} points on {count(starts, 'start')} of it, more where GPUs would be idle"
     if to_run:
         yield from _estimate_lines(to_run, at_once)
 

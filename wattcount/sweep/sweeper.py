@@ -83,6 +83,7 @@ class PointSweeper(Sweeper):
             zip(batch, runs, strict=True),
             ThisMachine() if here else AnotherMachine(),
             index,
+            share=here,
         )
         jobs = _jobs(planned)
         at_once = local.lane_limit(jobs, first.sweep.workers) if here else None
