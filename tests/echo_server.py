@@ -60,6 +60,8 @@ class Behaviour:
     """Content-Length in place of chunks (of what is not streamed)."""
     closes: bool = False
     """The connection is closed after the answer."""
+    counted: bool = True
+    """It counts in `/metrics`. False: as a cache in front of a server, which does not see it."""
 
 
 class EchoServer:
@@ -74,6 +76,8 @@ class EchoServer:
         self.connections = 0
         self.in_flight = 0
         self.most_in_flight = 0
+        self.counts = {"request_success": 0, "prompt_tokens": 0, "generation_tokens": 0}
+        """What `/metrics` tells, under vLLM's names."""
         self._tls = tls
         self._port = port
         self._open: set[_Connection] = set()
@@ -158,6 +162,9 @@ class _Connection(asyncio.Protocol):
             return
         asked = json.loads(rest[:length]) if length else {}
         self._buffer = rest[length:]
+        if lines[0].startswith("GET /metrics "):
+            self._transport.write(_metrics(self._server))
+            return
         self._server.requests.append((headers, asked))
         self._task = asyncio.get_running_loop().create_task(self._answer(lines[0].split()[1], asked))
 
@@ -167,7 +174,8 @@ class _Connection(asyncio.Protocol):
         server.most_in_flight = max(server.most_in_flight, server.in_flight)
         try:
             how = dataclasses.replace(server.behaviour, **asked.get("echo", {}))
-            for part in _answer(how, path, asked):
+            counts = server.counts if how.counted else dict.fromkeys(server.counts, 0)
+            for part in _answer(how, path, asked, counts):
                 if isinstance(part, float):
                     await asyncio.sleep(part)
                     continue
@@ -197,8 +205,19 @@ def _reset(sock: Any) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
 
 
-def _answer(how: Behaviour, path: str, asked: dict[str, Any]) -> Iterator[bytes | float | None]:
-    """The bytes of an answer, waits in seconds, None for ever; b"" closes the connection."""
+def _metrics(server: EchoServer) -> bytes:
+    lines = [f'vllm:{name}_total{{engine="0"}} {count}.0' for name, count in server.counts.items()]
+    lines += [
+        f'vllm:num_requests_running{{engine="0"}} {server.in_flight}.0',
+        'vllm:num_requests_waiting{engine="0"} 0.0',
+    ]
+    return _page(200, "\n".join([*lines, ""]).encode(), "text/plain")
+
+
+def _answer(
+    how: Behaviour, path: str, asked: dict[str, Any], counts: dict[str, int]
+) -> Iterator[bytes | float | None]:
+    """The bytes of an answer, waits in seconds, None for ever; b"" closes the connection. Counts in `counts`."""
     chat = path.endswith("/chat/completions")
     if how.status != 200:
         yield _whole(how.status, {"error": {"message": how.message, "code": how.status}})
@@ -220,6 +239,12 @@ def _answer(how: Behaviour, path: str, asked: dict[str, Any]) -> Iterator[bytes 
         choice: dict[str, Any] = {"index": 0, "finish_reason": "length"}
         choice |= {"message": {"content": how.text * total}} if chat else {"text": how.text * total}
         yield how.first_s
+        for name, count in (
+            ("request_success", 1),
+            ("prompt_tokens", prompt_tokens),
+            ("generation_tokens", total),
+        ):
+            counts[name] += count
         yield _whole(200, {"choices": [choice], "usage": usage(total)})
         return
     yield b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -235,6 +260,7 @@ def _answer(how: Behaviour, path: str, asked: dict[str, Any]) -> Iterator[bytes 
         choice = {"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}
         yield event({"id": "echo", "choices": [choice], **({"usage": usage(0)} if each else {})})
     yield how.first_s
+    counts["prompt_tokens"] += prompt_tokens
     done = 0
     while done < total:
         if how.drops_after is not None and done >= how.drops_after:
@@ -249,6 +275,8 @@ def _answer(how: Behaviour, path: str, asked: dict[str, Any]) -> Iterator[bytes 
             break
         count = min(how.tokens_an_event, total - done)
         done += count
+        counts["generation_tokens"] += count
+        counts["request_success"] += done == total
         last = done == total and how.finish
         text = how.text * count
         choice = {"index": 0, "finish_reason": "length" if last else None}
@@ -266,9 +294,13 @@ def _answer(how: Behaviour, path: str, asked: dict[str, Any]) -> Iterator[bytes 
 
 
 def _whole(status: int, told: dict[str, Any]) -> bytes:
-    data = json.dumps(told).encode()
-    return b"HTTP/1.1 %d X\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (
+    return _page(status, json.dumps(told).encode(), "application/json")
+
+
+def _page(status: int, data: bytes, kind: str) -> bytes:
+    return b"HTTP/1.1 %d X\r\ncontent-type: %s\r\ncontent-length: %d\r\n\r\n%s" % (
         status,
+        kind.encode(),
         len(data),
         data,
     )

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import urllib.request
+
 import pytest
+from echo_server import EchoServer
 
 from wattcount.engines.http.counters import (
     MAX_SNAPSHOTS,
@@ -195,3 +199,26 @@ def test_a_long_log_is_thinned(monkeypatch: pytest.MonkeyPatch) -> None:
     assert times == sorted(times)
     assert times[0] == 0
     assert times[-1] == 3 * MAX_SNAPSHOTS - 1
+
+
+def test_a_log_follows_what_a_server_counts() -> None:
+    with EchoServer() as server:
+        log = CounterLog(Site(server.url), period_s=0.01)
+        assert log.start()
+        for tokens in (5, 7):
+            body = json.dumps(
+                {"model": "m", "prompt": [1, 2, 3], "max_tokens": tokens, "stream": True}
+            ).encode()
+            with urllib.request.urlopen(f"{server.url}/v1/completions", body) as answer:
+                answer.read()
+        log.stop()
+        log.stop()
+        first, last = log.snapshots[0], log.snapshots[-1]
+    assert (first.requests, first.prompt_tokens, first.generation_tokens) == (0, 0, 0)
+    assert (last.requests, last.prompt_tokens, last.generation_tokens) == (2, 6, 12)
+    assert (last.family, last.running) == ("vllm", 0)
+    assert [ServerCounters.from_json(row) for row in log.to_json()] == log.snapshots
+    times = [snapshot.t_ns for snapshot in log.snapshots]
+    assert times == sorted(times)
+    assert all(snapshot.asked_ns <= snapshot.t_ns for snapshot in log.snapshots)
+    assert log.failed == 0
