@@ -365,6 +365,8 @@ class EngineConfig(Node):
     """Priority of the engine's processes once it is up, as `nice` has it: below 0 takes root. None: as the run's."""
     args: dict[str, Any] = identity(FrozenDict())
     """Any further engine argument, by its name in the engine."""
+    client_processes: Count | None = None
+    """Processes that send requests to a server over HTTP; None: as many as the host's cores suggest."""
     start_timeout_s: Seconds = 1800.0
 
 

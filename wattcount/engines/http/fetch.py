@@ -57,7 +57,9 @@ class Site:
 
     def get(self, path: str, timeout_s: float = TIMEOUT_S) -> Answer:
         """The answer to GET `path`, whatever it is; raises nothing."""
-        request = urllib.request.Request(self.base_url + path, headers=dict(self.headers))
+        return self._ask(urllib.request.Request(self.base_url + path, headers=dict(self.headers)), timeout_s)
+
+    def _ask(self, request: urllib.request.Request, timeout_s: float) -> Answer:
         opener = urllib.request.build_opener(
             urllib.request.ProxyHandler({}),
             urllib.request.HTTPSHandler(context=self.tls),
@@ -86,6 +88,16 @@ class Site:
             return None
         try:
             return json.loads(text)
+        except (ValueError, RecursionError):
+            return None
+
+    def post(self, path: str, body: Mapping[str, Any], timeout_s: float = TIMEOUT_S) -> Any:
+        """The answer to POST `path` with `body` as JSON, as JSON; None where there is none. Raises nothing."""
+        content = json.dumps(body).encode()
+        headers = {**self.headers, "Content-Type": "application/json"}
+        text = self._ask(urllib.request.Request(self.base_url + path, content, headers), timeout_s).text
+        try:
+            return None if text is None else json.loads(text)
         except (ValueError, RecursionError):
             return None
 

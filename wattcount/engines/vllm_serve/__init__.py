@@ -1,0 +1,1 @@
+"""`vllm serve` as a child process, driven over HTTP."""

@@ -1,0 +1,163 @@
+"""`vllm serve` as a child of the run's process: the same settings as `AsyncLLM` in process, driven over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from wattcount import ownership
+from wattcount.config.schema import RunConfig, ScenarioKind
+from wattcount.engines.base import EngineInfo, EngineStep
+from wattcount.engines.http.client import Endpoint, HttpClients
+from wattcount.engines.http.engine import HttpEngine
+from wattcount.engines.http.fetch import Site
+from wattcount.engines.vllm.engine import ENGINE_LOG, STOP_GRACE_S
+from wattcount.engines.vllm.install import server_argument_names
+from wattcount.engines.vllm.reports import KernelLog, log_size, root_cause, start_error
+from wattcount.engines.vllm.setup import VllmSetup
+from wattcount.engines.vllm.started import engine_info
+from wattcount.engines.vllm_serve import told
+from wattcount.engines.vllm_serve.command import HOST, command, environment, server_arguments
+from wattcount.engines.vllm_serve.process import HeldPort, ServerProcess
+from wattcount.errors import RunFailedError
+
+POLL_S = 0.25
+"""How often a server that starts is asked whether it is up [s]."""
+ASK_LIMIT_S = 60.0
+"""The longest that its workers may take to draw their weights, or to say where they compute [s]."""
+
+
+class VllmServeEngine(HttpEngine):
+    """See the module; arguments as of `VllmEngine`."""
+
+    def __init__(self, cfg: RunConfig, gpu_uuids: Sequence[str], log_dir: Path) -> None:
+        super().__init__()
+        self._setup = VllmSetup.of(
+            cfg, gpu_uuids, scenario=ScenarioKind.server, further_arguments=server_argument_names()
+        )
+        self.compiles_on_first_use = self._setup.device != "cpu"
+        self._client_processes = cfg.engine.client_processes
+        self._log = Path(log_dir) / ENGINE_LOG
+        self._log_offset = 0
+        self._kernels = KernelLog(self._log, 0)
+        self._scratch: Path | None = None
+        self._claim: ownership.Claim | None = None
+        self._server = ServerProcess()
+        self._reader: told.StepReader | None = None
+        self._stopping = False
+
+    async def start(self) -> EngineInfo:
+        if self._scratch is not None:
+            raise RuntimeError("the engine is already up")
+        self._stopping = False
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        self._log_offset = log_size(self._log)
+        self._kernels = KernelLog(self._log, self._log_offset)
+        self._scratch = scratch = Path(tempfile.mkdtemp(prefix="wattcount-vllm-"))
+        self._claim = ownership.claim(scratch / ownership.CLAIM_NAME)
+        self._reader = told.StepReader(scratch, self._heard)
+        limit_s = self._setup.engine.start_timeout_s
+        limit = asyncio.timeout(limit_s)
+        try:
+            async with limit:
+                return await self._launch(scratch)
+        except TimeoutError as error:
+            await self.stop()
+            if not limit.expired():
+                raise
+            raise RunFailedError(
+                "engine_start_failed",
+                f"vLLM was not up within engine.start_timeout_s={limit_s:g} s (log: {self._log})",
+            ) from error
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _launch(self, scratch: Path) -> EngineInfo:
+        arguments = server_arguments(self._setup, scratch)
+        own = environment(self._setup, scratch, self._log, os.environ)
+        port = HeldPort(HOST)
+        try:
+            line = command(self._setup.install, arguments, port.number)
+            await self._server.start(line, {**os.environ, **own}, self._log)
+            site = Site(f"http://{HOST}:{port.number}")
+            await self._until_up(site)
+        finally:
+            port.release()
+        facts = told.facts(scratch)
+        if facts is None:
+            raise RunFailedError(
+                "engine_start_failed", f"vLLM told nothing of its settings (log: {self._log})"
+            )
+
+        async def ask_workers(method: str, args: tuple[Any, ...]) -> list[dict[str, Any]]:
+            return await asyncio.to_thread(_ask_workers, site, method, args)
+
+        info = await engine_info("vllm_serve", self._setup, facts, arguments, own, ask_workers)
+        endpoint = Endpoint(base_url=site.base_url, model=str(arguments["model"]))
+        self._clients = HttpClients(endpoint, self._client_processes)
+        await self._clients.start()
+        self._details = info.details
+        self._details |= {"command": line, "endpoint": endpoint.to_json(), "client": self._clients.details}
+        return info
+
+    async def _until_up(self, site: Site) -> None:
+        """Returns once the server answers. Raises `RunFailedError` where it ends before."""
+        while (await asyncio.to_thread(site.get, "/health")).status != 200:
+            self._server.note_children()
+            if (status := self._server.ended) is not None:
+                raise self._start_error(status)
+            await asyncio.sleep(POLL_S)
+        self._server.note_children()
+
+    def _start_error(self, status: int) -> RunFailedError:
+        how = f"was killed by signal {-status}" if status < 0 else f"ended with exit code {status}"
+        return start_error(
+            RuntimeError(f"vllm serve {how}, see root cause above"), self._log, self._log_offset
+        )
+
+    def _heard(self, step: EngineStep) -> None:
+        if self.on_step is not None:
+            self.on_step(step)
+
+    def kernels_compiled(self) -> list[str] | None:
+        """As of vLLM in process."""
+        return None if self._setup.device == "cpu" else self._kernels.read()
+
+    def died(self) -> RunFailedError | None:
+        """What the server died of; None while it runs."""
+        status = self._server.ended
+        if status is None or self._stopping:
+            return None
+        cause = root_cause(self._log, self._log_offset)
+        how = f"killed by signal {-status}" if status < 0 else f"exit code {status}"
+        return RunFailedError("engine_died", f"vllm serve died: {cause or how} (log: {self._log})")
+
+    async def stop(self) -> None:
+        self._stopping = True
+        await self._stop_clients()
+        await self._server.stop(STOP_GRACE_S[self._setup.device])
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.close()
+            self._details["steps_lost"] = reader.lost
+        scratch, self._scratch = self._scratch, None
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
+        if self._claim is not None:
+            self._claim.release()
+            self._claim = None
+
+
+def _ask_workers(site: Site, method: str, args: tuple[Any, ...]) -> list[dict[str, Any]]:
+    """Through the server's page for developers; its arguments are JSON."""
+    answer = site.post("/collective_rpc", {"method": method, "args": list(args)}, ASK_LIMIT_S)
+    results = answer.get("results") if isinstance(answer, dict) else None
+    if not isinstance(results, list) or not all(isinstance(result, dict) for result in results):
+        raise RunFailedError("engine_start_failed", f"vLLM's workers did not answer {method}")
+    return results
