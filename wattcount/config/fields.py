@@ -192,6 +192,16 @@ class FolderName:
 
 
 @dataclass(frozen=True)
+class VariableName:
+    """Text that names an environment variable. What is wrong is told without the text: it may be the secret itself."""
+
+    def problem(self, value: str) -> str | None:
+        if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,127}", value):
+            return None
+        return "must be the name of an environment variable (a secret itself belongs into the variable)"
+
+
+@dataclass(frozen=True)
 class ComputeCapability:
     """Text that is a compute capability of CUDA."""
 

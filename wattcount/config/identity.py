@@ -18,7 +18,7 @@ from enum import Enum
 from typing import Any
 
 from wattcount.config.fields import ALWAYS, IDENTITY, LEFT_OUT, Node
-from wattcount.config.schema import Device, GpuConfig, ModelConfig, RunConfig, Weights
+from wattcount.config.schema import Device, EngineConfig, GpuConfig, ModelConfig, RunConfig, Weights
 from wattcount.errors import NotStartedError
 
 LENGTHS = (
@@ -27,7 +27,7 @@ LENGTHS = (
 """Identity fields of a scenario that are no part of a setting: how long its phases last [s]. They decide how sure a figure
 is, not what it is."""
 FOUND_BY_THE_MACHINE = (
-    "found_name", "evidence", "device", "version_minor", "path_fingerprint", "fingerprint",
+    "found_name", "evidence", "device", "version_minor", "path_fingerprint", "fingerprint", "served",
 )  # fmt: skip
 """Identity fields that the machine which measures fills in: no plan knows them."""
 PLANNED = ("model", "gpu", "scenario", "engine")
@@ -93,8 +93,8 @@ def joined_nodes(nodes: Iterable[str]) -> str:
 
 @functools.lru_cache(maxsize=65536)
 def planned_node(node: Node) -> str:
-    """The canonical JSON of one group, without FOUND_BY_THE_MACHINE: the GPU option's name and the names of files, without
-    their folders, stand for what a machine finds there."""
+    """The canonical JSON of one group, without FOUND_BY_THE_MACHINE: the GPU option's name, a server's URL and the names of
+    files, without their folders, stand for what a machine finds there."""
     fields = differing(node, FOUND_BY_THE_MACHINE)
     if isinstance(node, ModelConfig):
         if node.weights is not Weights.random:
@@ -103,6 +103,8 @@ def planned_node(node: Node) -> str:
             fields["path"] = _file_name(node.path)
     elif isinstance(node, GpuConfig):
         fields["name"] = node.name
+    elif isinstance(node, EngineConfig) and node.base_url is not None:
+        fields["base_url"] = node.base_url
     for name in ("arrivals", "lengths"):
         inner = getattr(node, name, None)
         if inner is not None and inner.path is not None:

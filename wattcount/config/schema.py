@@ -28,12 +28,14 @@ from wattcount.config.fields import (
     OneOf,
     Pattern,
     Range,
+    VariableName,
     identity,
 )
 from wattcount.config.paths import default_records_dir
 from wattcount.engines import registry
 from wattcount.masking import conceal, masked
 
+APIS = ("completions", "chat")
 DTYPES = ("bfloat16", "float16", "float32")
 BFLOAT16_CAPABILITY = 8.0
 """CUDA compute capability from which on GPUs compute in bfloat16 (Ampere)."""
@@ -63,6 +65,8 @@ class Weights(Enum):
     hub = "hub"
     path = "path"
     random = "random"
+    served = "served"
+    """Those of a server that somebody else runs, and that does not tell which they are."""
 
 
 class Initializer(Enum):
@@ -365,6 +369,20 @@ class EngineConfig(Node):
     """Priority of the engine's processes once it is up, as `nice` has it: below 0 takes root. None: as the run's."""
     args: dict[str, Any] = identity(FrozenDict())
     """Any further engine argument, by its name in the engine."""
+    base_url: str | None = None
+    """`http://HOST:PORT` of a server that runs already. Where it is is no identity; what it is, is:"""
+    served: dict[str, Any] = identity(FrozenDict())
+    """Filled in by wattcount: what kind of server it is, its version, and the options and settings that it tells."""
+    served_model: str | None = None
+    """Of several models that a server has, the one to measure, by its name there."""
+    api: Annotated[str, OneOf(APIS)] = identity(APIS[0])
+    """What requests to a server are sent to: `/v1/completions`, or `/v1/chat/completions` with the model's chat template."""
+    api_key_env: Annotated[str, VariableName()] | None = None
+    """Name of the environment variable that holds the server's API key."""
+    headers: dict[str, Annotated[str, VariableName()]] = FrozenDict()
+    """Further headers of each request: the name of a header, and of the environment variable that holds its value."""
+    ca_file: str | None = None
+    """Certificates (PEM) that an `https` server is checked against; None: those of the system."""
     client_processes: Count | None = None
     """Processes that send requests to a server over HTTP; None: as many as the host's cores suggest."""
     start_timeout_s: Seconds = 1800.0

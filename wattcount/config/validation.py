@@ -132,6 +132,11 @@ def _model(cfg: RunConfig) -> Iterator[str]:
                 f"model.hf_id: model {model.name} needs one for model.weights=hub; or give model.path=FOLDER "
                 "with model.weights=path or random"
             )
+    if model.weights is Weights.served and able.owns_process:
+        yield (
+            f"model.weights: served is for a server that runs already; engine={cfg.engine.name} is started by wattcount: set "
+            "hub, path or random"
+        )
     if (
         model.weights is Weights.random
         and not model.hf_config
@@ -243,6 +248,10 @@ def _engine(cfg: RunConfig) -> Iterator[str]:
         )
     if not able.owns_process and (engine.pinned_cpus is not None or engine.nice is not None):
         yield f"engine.pinned_cpus, engine.nice: engine={engine.name} is a server that the run did not start; place it yourself"
+    if able.owns_process:
+        for key in ("base_url", "served_model", "api_key_env", "headers", "ca_file"):
+            if getattr(engine, key):
+                yield f"engine.{key}: engine={engine.name} is started by wattcount; set engine=openai for a server that runs"
     yield from plugin.problems(cfg)
 
 

@@ -47,13 +47,15 @@ class EngineInfo:
     """What the started engine turned out to be. Goes into `run.json`."""
 
     name: str
-    version: str
+    version: str | None
+    """None: a server that does not tell."""
     device: str
     """`cuda`, `cpu` or `remote`."""
     gpu_uuids: tuple[str, ...]
     """NVML UUIDs (`GPU-...`) of the GPUs it computes on; empty on a CPU."""
     vocab_size: int
-    max_model_len: int
+    max_model_len: int | None
+    """None, as for the version."""
     details: dict[str, object]
     """Whatever else is worth keeping (torch and CUDA versions, KV-cache blocks, arguments as resolved)."""
 

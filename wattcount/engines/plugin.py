@@ -20,6 +20,7 @@ from wattcount.errors import NotStartedError
 if TYPE_CHECKING:
     from wattcount.config.schema import Device, EngineConfig, Initializer, RunConfig, SpeculativeMethod
     from wattcount.engines.base import Engine
+    from wattcount.gpu.nvml import NvmlSession
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,19 @@ class EnginePlugin(ABC):
 
         emulated  no real GPU is measured
         """
+
+    def discovered(self, cfg: RunConfig, session: NvmlSession) -> RunConfig:
+        """`cfg` with what somebody else's server tells: its GPUs, its model, `engine.served`. Asked before anything is resolved.
+
+        Raises `NotStartedError` where the server cannot be measured.
+        """
+        del session
+        return cfg
+
+    def own_processes(self, cfg: RunConfig) -> frozenset[int] | None:
+        """Processes of the engine that are there before the run, of those on its GPUs; None: they cannot be told from others."""
+        del cfg
+        return frozenset() if self.capabilities.owns_process else None
 
     def checks(self, asked: Device, *, emulated: bool) -> Iterator[Check]:
         """What must be true of this machine, in the order in which it is to be mended; arguments as of `device`.

@@ -28,6 +28,7 @@ GROUP = "wattcount.engines"
 PACKAGED = {
     "vllm": "wattcount.engines.vllm.plugin:VllmPlugin",
     "vllm_serve": "wattcount.engines.vllm_serve.plugin:VllmServePlugin",
+    "openai": "wattcount.engines.openai.plugin:OpenAiPlugin",
     "tiny": "wattcount.engines.tiny.plugin:TinyPlugin",
 }
 """Engines of this distribution. A table and no entry points: looking for those takes a tenth of a second."""

@@ -216,11 +216,11 @@ def _wrong_form(path: Path, what: str, error: Exception | None = None) -> NotSta
 def tokenizer_source(model: ModelConfig) -> str | None:
     """The hub id or folder of the tokenizer that text prompts get: `model.tokenizer`, else the one of the weights.
 
-    None where there is none: random weights without `model.tokenizer`.
+    None where there is none: random or unknown weights without `model.tokenizer`.
     """
     if model.tokenizer is not None:
         return model.tokenizer
-    return {Weights.path: model.path, Weights.hub: model.hf_id, Weights.random: None}[model.weights]
+    return {Weights.path: model.path, Weights.hub: model.hf_id}.get(model.weights)
 
 
 def tokenizer_for(model: ModelConfig) -> Tokenize | None:

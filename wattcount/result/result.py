@@ -132,7 +132,8 @@ class Result:
     @property
     def weights_kind(self) -> str | None:
         """`random` or `real`: those two are never pooled."""
-        return None if self.weights is None else "random" if self.weights == "random" else "real"
+        known = {"random": "random", "hub": "real", "path": "real"}
+        return None if self.weights is None else known.get(self.weights)
 
     def value(self, key: str) -> float | None:
         """A figure in the unit of `metrics.registry`; None where it is null or the source does not have it."""

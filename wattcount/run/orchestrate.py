@@ -145,6 +145,8 @@ def _run_point(
     last: bool,
 ) -> Outcome:
     started_ns = now_ns()
+    # Where somebody else has started the engine, its GPUs are chosen.
+    chosen = not registry.plugin(asked.engine.name).capabilities.owns_process
     nvml, follows = session.nvml(asked), session.is_up
     becomes = resolved(asked, nvml, session.devices or gpus or _free_gpus(asked.gpu, nvml))
     cfg = becomes.config
@@ -166,7 +168,8 @@ def _run_point(
             return Outcome(EXIT_OK, found, None, None, measured_before=True)
         if not follows:
             # Others may have taken them while this run was prepared.
-            devices = gpus or _free_gpus(asked.gpu, nvml, cfg.gpu.found_name) or cfg.gpu.devices
+            free = [] if chosen else gpus or _free_gpus(asked.gpu, nvml, cfg.gpu.found_name)
+            devices = free or cfg.gpu.devices
             becomes = becomes.with_devices(devices)
             cfg = becomes.config
             session.take_gpus(cfg, purpose, rest, display.notice)

@@ -52,9 +52,14 @@ def resolved(asked: RunConfig, nvml: NvmlSession, devices: Sequence[str] = ()) -
 
     Raises `NotStartedError` with one line that says what is wrong and what to do.
     """
-    gpus = nvml.select(dataclasses.replace(asked.gpu, devices=list(devices)) if devices else asked.gpu)
+    plugin = registry.plugin(asked.engine.name)
+    with registry.refusing_failures(asked.engine.name):
+        told = plugin.discovered(asked, nvml)
+    if not plugin.capabilities.owns_process:
+        devices = ()  # somebody else has chosen
+    gpus = nvml.select(dataclasses.replace(told.gpu, devices=list(devices)) if devices else told.gpu)
     engine = installed_engine(asked.engine.name, asked.engine.device, nvml.evidence)
-    found = resolve(asked, Machine(nvml.evidence, tuple(gpus), engine))
+    found = dataclasses.replace(resolve(told, Machine(nvml.evidence, tuple(gpus), engine)), asked=asked)
     for problem in found.problems:
         raise NotStartedError(problem)
     validate(found.config)  # what `auto` became is checked like anything else
@@ -143,19 +148,19 @@ def check_busy(
     cfg: RunConfig,
     gpus: Sequence[GpuFacts],
     compute_processes: Callable[[str], list[tuple[int, int | None]]],
+    own: frozenset[int] | None = frozenset(),
 ) -> None:
     """Another process on the GPU takes power and time that would be counted as the model's.
 
-    Of an engine that the run does not start, the process is there already and cannot be told from others.
+    own  processes of an engine that the run does not start; None: they cannot be told from others
     """
     elsewhere = cfg.power.remote is not None
-    if cfg.allow_busy_gpu or not registry.plugin(cfg.engine.name).capabilities.owns_process:
+    if cfg.allow_busy_gpu or own is None:
         return
+    mine = own if elsewhere else {os.getpid(), *own}
     for gpu in gpus:
         try:
-            others = [
-                (pid, used) for pid, used in compute_processes(gpu.uuid) if elsewhere or pid != os.getpid()
-            ]
+            others = [(pid, used) for pid, used in compute_processes(gpu.uuid) if pid not in mine]
         except RuntimeError:
             continue  # NVML does not tell (MIG, vGPU); the record has what the sampler sees
         if others:
@@ -175,9 +180,10 @@ def wait_while_busy(
     """`check_busy`, again and again for up to `gpu_busy_timeout_s`."""
     deadline_s = time.monotonic() + cfg.gpu_busy_timeout_s
     told = False
+    own = registry.plugin(cfg.engine.name).own_processes(cfg)
     while True:
         try:
-            check_busy(cfg, gpus, compute_processes)
+            check_busy(cfg, gpus, compute_processes, own)
             return
         except NotStartedError as error:
             if time.monotonic() >= deadline_s:

@@ -187,7 +187,9 @@ def _overlaid(base: C, asked: C, untouched: C) -> C:
 
 def _with_model(cfg: RunConfig, machine: Machine) -> RunConfig:
     """With the model that `auto` is on these GPUs, and the shape that lies at `model.path`."""
-    model = _auto_model(cfg, machine.gpus) if cfg.model.name == "auto" else cfg.model
+    model = cfg.model
+    if model.name == "auto" and registry.plugin(cfg.engine.name).capabilities.owns_process:
+        model = _auto_model(cfg, machine.gpus)  # of somebody else's server, it says what it serves
     if model.path is not None:
         path = Path(model.path).expanduser().absolute()
         # The folder's own config.json is what the engine will load.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from typing import Any, Unpack
 
 from wattcount.engines.base import Engine
 from wattcount.engines.http.client import HttpClients
+from wattcount.engines.http.counters import CounterLog
+from wattcount.engines.http.fetch import Site
 from wattcount.errors import RunFailedError
 from wattcount.load.generator import Generator, GeneratorOptions
 from wattcount.load.plan import LoadPlan
@@ -19,6 +20,7 @@ class HttpEngine(Engine):
     def __init__(self) -> None:
         super().__init__()
         self._clients: HttpClients | None = None
+        self._counters: CounterLog | None = None
         self._details: dict[str, Any] = {}
         """`EngineInfo.details`, kept up to date until the record is written."""
 
@@ -27,16 +29,17 @@ class HttpEngine(Engine):
             raise RunFailedError("engine_died", "the server is not up")
         return self._clients.generator(plan, **options)
 
+    async def _count(self, site: Site) -> None:
+        """Keeps what the server counts of itself, from now on."""
+        self._counters = counters = CounterLog(site)
+        await asyncio.to_thread(counters.start)
+
     async def _stop_clients(self) -> None:
         clients, self._clients = self._clients, None
         if clients is not None:
             await clients.stop()
             self._details["client"] = clients.details
-
-
-async def cancelled(task: asyncio.Task[Any] | None) -> None:
-    """Ends a task in the background, whatever it does."""
-    if task is not None:
-        task.cancel()
-        with contextlib.suppress(BaseException):
-            await task
+        counters, self._counters = self._counters, None
+        if counters is not None:
+            await asyncio.to_thread(counters.stop)
+            self._details["server_counters"] = counters.to_json()

@@ -103,6 +103,7 @@ class VllmServeEngine(HttpEngine):
         self._clients = HttpClients(endpoint, self._client_processes)
         await self._clients.start()
         self._details = info.details
+        await self._count(site)
         self._details |= {"command": line, "endpoint": endpoint.to_json(), "client": self._clients.details}
         return info
 
