@@ -72,6 +72,8 @@ def test_every_option_composes_under_its_own_name(group: str) -> None:
         overrides = [f"{group}={option}"]
         if (group, option) == ("model", "custom"):
             overrides.append("model.hf_id=someone/something")
+        if (group, option) == ("engine", "openai"):
+            overrides.append("engine.base_url=http://localhost:8000")
         run = compose(overrides)
         assert from_json(json.loads(json.dumps(to_json(run)))) == run
         node = getattr(run, group)
@@ -361,7 +363,7 @@ def test_schemas_are_no_options() -> None:
             "scenario.arrivals.kind=posson",
             "scenario.arrivals.kind: 'posson' is not one of poisson, gamma, constant, trace; did you mean 'poisson'?",
         ),
-        ("engine=trt", "engine=trt: no such option; there are: tiny, vllm"),
+        ("engine=trt", "engine=trt: no such option; there are: openai, tiny, vllm, vllm_serve"),
         (
             "power.backend=nvlm",
             "power.backend: 'nvlm' is not one of auto, nvml, emulated; did you mean 'nvml'?",

@@ -50,10 +50,11 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
 def test_every_packaged_engine_is_found_and_takes_the_default_configuration(name: str) -> None:
     plugin = registry.plugin(name)
     assert plugin is registry.plugin(name)
-    cfg = compose(["model=tiny", f"engine.name={name}"])
+    where = ["engine.base_url=http://localhost:8000"] if not plugin.capabilities.owns_process else []
+    cfg = compose(["model=tiny", f"engine.name={name}", *where])
     assert list(plugin.problems(cfg)) == []
     assert plugin.device(Device.cpu, emulated=True) is Device.cpu
-    assert plugin.defaults(cfg).max_num_seqs is not None
+    assert (plugin.defaults(cfg).max_num_seqs is not None) == plugin.capabilities.owns_process
     assert all(check.name for check in plugin.checks(Device.auto, emulated=True))
     assert name in registry.names()
 
@@ -71,7 +72,7 @@ def test_an_unknown_engine_is_refused_with_those_that_are_known(install: Install
     install("echo")
     with pytest.raises(NotStartedError) as caught:
         compose(["engine.name=ecko"])
-    assert str(caught.value).startswith("engine.name: 'ecko' is not one of echo, tiny, vllm; ")
+    assert str(caught.value).startswith("engine.name: 'ecko' is not one of echo, openai, tiny, vllm, vllm_serve; ")
 
 
 @pytest.mark.parametrize(

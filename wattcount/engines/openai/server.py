@@ -26,7 +26,7 @@ from wattcount.engines.http.client import Answer, Endpoint, HttpClients
 from wattcount.engines.http.discovery import NAMES, ServerFacts, discover
 from wattcount.engines.http.fetch import root_url
 from wattcount.errors import NotStartedError, one_line
-from wattcount.load import tokenizer
+from wattcount.load.prompts import tokenizer_source
 from wattcount.load.request import GenerationRequest
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def problems(cfg: RunConfig) -> Iterator[str]:
         yield f"engine.base_url: {error}"
     if engine.ca_file is not None and not Path(engine.ca_file).expanduser().is_file():
         yield f"engine.ca_file: no file at {engine.ca_file}"
-    if engine.api != APIS[0] and tokenizer.source(cfg.model) is None and cfg.model.name != "auto":
+    if engine.api != APIS[0] and tokenizer_source(cfg.model) is None and cfg.model.name != "auto":
         yield from _needs_text(f"engine.api: {engine.api} takes text only")
 
 
@@ -275,7 +275,7 @@ def endpoint(cfg: RunConfig) -> Endpoint:
         model=str(cfg.engine.served_model),
         api=cfg.engine.api,
         token_ids=cfg.engine.api == APIS[0],
-        tokenizer=tokenizer.source(cfg.model),
+        tokenizer=tokenizer_source(cfg.model),
         tokenizer_revision=cfg.model.revision,
         api_key_variable=cfg.engine.api_key_env,
         headers=headers(cfg),
