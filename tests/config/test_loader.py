@@ -85,7 +85,10 @@ def test_an_enum_may_be_given_by_value() -> None:
         ({"tracking": {"tags": {"a": [1]}}}, "tracking.tags.a: must be text, not [1]"),
         ({"engine": {"args": []}}, "engine.args: must be a group of keys, not []"),
         ({"power": 3}, "power: must be a group of keys, not 3"),
-        ({"model": {"weights": "hob"}}, "model.weights: 'hob' is not one of hub, path, random, served; did you mean"),
+        (
+            {"model": {"weights": "hob"}},
+            "model.weights: 'hob' is not one of hub, path, random, served; did you mean",
+        ),
     ],
 )
 def test_a_bad_value_names_its_key(data: dict[str, Any], message: str) -> None:

@@ -72,7 +72,9 @@ def test_an_unknown_engine_is_refused_with_those_that_are_known(install: Install
     install("echo")
     with pytest.raises(NotStartedError) as caught:
         compose(["engine.name=ecko"])
-    assert str(caught.value).startswith("engine.name: 'ecko' is not one of echo, openai, tiny, vllm, vllm_serve; ")
+    assert str(caught.value).startswith(
+        "engine.name: 'ecko' is not one of echo, openai, tiny, vllm, vllm_serve; "
+    )
 
 
 @pytest.mark.parametrize(

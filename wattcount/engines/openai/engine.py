@@ -42,7 +42,6 @@ class OpenAiEngine(HttpEngine):
         size = server.vocab_size(cfg.model)
         self._details |= {
             "server": facts.to_json() | {"gpu_uuids": list(self._gpu_uuids)},
-            "endpoint": endpoint.to_json(),
             "vocab_size": size,
             "client": self._clients.details,
         }

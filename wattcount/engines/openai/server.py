@@ -22,9 +22,10 @@ from wattcount.config.catalogue import model_catalogue
 from wattcount.config.fit import longest_request_tokens
 from wattcount.config.model_shape import text_config
 from wattcount.config.schema import APIS, ModelConfig, RunConfig, Weights
-from wattcount.engines.http.client import Answer, Endpoint, HttpClients
+from wattcount.engines.http.client import Endpoint, HttpClients
 from wattcount.engines.http.discovery import NAMES, ServerFacts, discover
 from wattcount.engines.http.fetch import root_url
+from wattcount.engines.http.request import Answer
 from wattcount.errors import NotStartedError, one_line
 from wattcount.load.prompts import tokenizer_source
 from wattcount.load.request import GenerationRequest

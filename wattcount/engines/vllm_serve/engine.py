@@ -25,6 +25,7 @@ from wattcount.engines.vllm_serve import told
 from wattcount.engines.vllm_serve.command import HOST, command, environment, server_arguments
 from wattcount.engines.vllm_serve.process import HeldPort, ServerProcess
 from wattcount.errors import RunFailedError
+from wattcount.load.generator import ENGINE_DIED
 
 POLL_S = 0.25
 """How often a server that starts is asked whether it is up [s]."""
@@ -41,6 +42,7 @@ class VllmServeEngine(HttpEngine):
             cfg, gpu_uuids, scenario=ScenarioKind.server, further_arguments=server_argument_names()
         )
         self.compiles_on_first_use = self._setup.device != "cpu"
+        self._forced = cfg.scenario.lengths.force_output
         self._client_processes = cfg.engine.client_processes
         self._log = Path(log_dir) / ENGINE_LOG
         self._log_offset = 0
@@ -49,12 +51,11 @@ class VllmServeEngine(HttpEngine):
         self._claim: ownership.Claim | None = None
         self._server = ServerProcess()
         self._reader: told.StepReader | None = None
-        self._stopping = False
+        self._watch: asyncio.Task[None] | None = None
 
     async def start(self) -> EngineInfo:
         if self._scratch is not None:
             raise RuntimeError("the engine is already up")
-        self._stopping = False
         self._log.parent.mkdir(parents=True, exist_ok=True)
         self._log_offset = log_size(self._log)
         self._kernels = KernelLog(self._log, self._log_offset)
@@ -99,12 +100,17 @@ class VllmServeEngine(HttpEngine):
             return await asyncio.to_thread(_ask_workers, site, method, args)
 
         info = await engine_info("vllm_serve", self._setup, facts, arguments, own, ask_workers)
-        endpoint = Endpoint(base_url=site.base_url, model=str(arguments["model"]))
-        self._clients = HttpClients(endpoint, self._client_processes)
-        await self._clients.start()
+        # Without a tokenizer vLLM knows of no end-of-sequence token.
+        ends = {} if self._forced else {"stop_token_ids": facts["eos_ids"]}
+        endpoint = Endpoint(
+            base_url=site.base_url, model=str(arguments["model"]), ignore_eos=self._forced, body=ends
+        )
+        self._clients = clients = HttpClients(endpoint, self._client_processes)
+        await clients.start()
+        self._watch = asyncio.create_task(self._tell_of_death(clients))
         self._details = info.details
         await self._count(site)
-        self._details |= {"command": line, "endpoint": endpoint.to_json(), "client": self._clients.details}
+        self._details |= {"command": line, "client": clients.details}
         return info
 
     async def _until_up(self, site: Site) -> None:
@@ -130,17 +136,17 @@ class VllmServeEngine(HttpEngine):
         """As of vLLM in process."""
         return None if self._setup.device == "cpu" else self._kernels.read()
 
-    def died(self) -> RunFailedError | None:
-        """What the server died of; None while it runs."""
-        status = self._server.ended
-        if status is None or self._stopping:
-            return None
+    async def _tell_of_death(self, clients: HttpClients) -> None:
+        """Says what the server died of; its clients would only say that it does not answer."""
+        status = await self._server.wait()
         cause = root_cause(self._log, self._log_offset)
         how = f"killed by signal {-status}" if status < 0 else f"exit code {status}"
-        return RunFailedError("engine_died", f"vllm serve died: {cause or how} (log: {self._log})")
+        clients.failed(RunFailedError(ENGINE_DIED, f"vllm serve died: {cause or how} (log: {self._log})"))
 
     async def stop(self) -> None:
-        self._stopping = True
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.cancel()
         await self._stop_clients()
         await self._server.stop(STOP_GRACE_S[self._setup.device])
         reader, self._reader = self._reader, None

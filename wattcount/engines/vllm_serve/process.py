@@ -56,6 +56,11 @@ class ServerProcess:
         """Its exit status, negative for a signal; None while it runs."""
         return None if self._process is None else self._process.returncode
 
+    async def wait(self) -> int:
+        """Its exit status, once it has ended by itself."""
+        assert self._process is not None
+        return await self._process.wait()
+
     def note_children(self) -> None:
         """Remembers its descendants: those that outlive it have another parent then."""
         if self._process is not None:
