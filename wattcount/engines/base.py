@@ -79,6 +79,11 @@ class Engine(ABC):
         self.on_step: Callable[[EngineStep], None] | None = None
         """Called for every engine step, on the event loop's thread; must be quick."""
 
+    @property
+    def client_pids(self) -> frozenset[int]:
+        """Processes of the run that send requests to the engine, and compute nothing of it."""
+        return frozenset()
+
     def kernels_compiled(self) -> list[str] | None:
         """Names of the kernels that were compiled since the engine was up, one each time, in order; None: it does not tell."""
         return None

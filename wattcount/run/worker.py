@@ -380,7 +380,9 @@ class Run:
         cpus = None
         if engine.pinned_cpus is not None:
             cpus = engine_cpus.cpus_of(os.sched_getaffinity(0), engine.pinned_cpus, gpus, all_gpus)
-        pids = [pid for pid in ProcessTree(Path("/proc"), own).pids() if pid != own]
+        assert self._shared.engine is not None
+        others = {own, *self._shared.engine.client_pids}
+        pids = [pid for pid in ProcessTree(Path("/proc"), own).pids() if pid not in others]
         self._info.host["engine"] = self._shared.placed = engine_cpus.place(engine, pids, cpus)
 
     def _follow_steps(self, engine: Engine, journal: Journal) -> None:

@@ -24,6 +24,10 @@ class HttpEngine(Engine):
         self._details: dict[str, Any] = {}
         """`EngineInfo.details`, kept up to date until the record is written."""
 
+    @property
+    def client_pids(self) -> frozenset[int]:
+        return frozenset() if self._clients is None else frozenset(self._clients.alive)
+
     def generator(self, plan: LoadPlan, **options: Unpack[GeneratorOptions]) -> Generator:
         if self._clients is None:
             raise RunFailedError("engine_died", "the server is not up")
