@@ -11,7 +11,16 @@ from typing import Any
 
 import pytest
 
-from wattcount.config.fields import FolderName, FrozenDict, FrozenList, NotBlank, OneOf, Pattern, Range
+from wattcount.config.fields import (
+    FolderName,
+    FrozenDict,
+    FrozenList,
+    HostPort,
+    NotBlank,
+    OneOf,
+    Pattern,
+    Range,
+)
 from wattcount.config.loader import changed
 from wattcount.config.schema import EngineConfig, GpuConfig, ModelConfig, RunConfig
 
@@ -102,8 +111,31 @@ def test_copies_and_json_are_as_of_lists_and_dicts() -> None:
         (FolderName(), "a/b", "'a/b' becomes a folder; use letters"),
         (FolderName(3), "abcd", "has 4 characters and becomes a folder; use at most 3"),
         (FolderName(), "a-1", None),
+        (HostPort(), "gpu7:9470", None),
+        (HostPort(), "10.0.0.7", None),
+        (HostPort(), "[fe80::1%eth0]:9470", None),
+        (HostPort(), "::1", "'::1' is not HOST:PORT"),
+        (HostPort(), "gpu7:99999", "'gpu7:99999' is not HOST:PORT"),
+        (HostPort(), "gpu7:0", "'gpu7:0' is not HOST:PORT"),
+        (HostPort(), "gpu7:port", "'gpu7:port' is not HOST:PORT"),
+        (HostPort(), "user@gpu7:9470", "'user@gpu7:9470' is not HOST:PORT"),
+        (HostPort(), "gpu 7:9470", "'gpu 7:9470' is not HOST:PORT"),
     ],
 )  # fmt: skip
 def test_a_rule_says_what_is_wrong(rule: Any, value: Any, problem: str | None) -> None:
     found = rule.problem(value)
     assert found == problem if problem is None else found.startswith(problem)
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("gpu7", ("gpu7", 9470)),
+        ("gpu7.example.org:1", ("gpu7.example.org", 1)),
+        ("[::1]", ("::1", 9470)),
+        ("[::1]:80", ("::1", 80)),
+        ("127.0.0.1:0", ("127.0.0.1", 0)),
+    ],
+)
+def test_host_and_port(text: str, parts: tuple[str, int]) -> None:
+    assert HostPort.parts(text, 9470) == parts

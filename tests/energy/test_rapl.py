@@ -20,11 +20,14 @@ from wattcount.clock import now_ns
 from wattcount.energy import rapl
 from wattcount.energy.rapl import (
     DRAM,
+    ELSEWHERE,
     NOT_PRESENT,
     NOT_READABLE,
     OK,
     PACKAGE,
+    HostEnergy,
     HostPowerTrace,
+    RaplHost,
     RaplSampler,
     find_rapl,
 )
@@ -91,6 +94,18 @@ def test_dies_of_an_amd_package_share_its_counter(root: Path, vendor: str, names
 def test_the_mmio_counter_where_there_is_no_other(root: Path) -> None:
     zone(root, "intel-rapl-mmio:0", "package-0")
     assert [domain.zone for domain in find_rapl(root).domains] == ["intel-rapl-mmio:0"]
+
+
+def test_the_cpu_of_this_machine_does_not_drive_the_gpus_of_another_one() -> None:
+    host = RaplHost.elsewhere()
+    assert (host.state, host.readable) == (ELSEWHERE, ())
+    sampler = RaplSampler(host)
+    sampler.start()
+    sampler.mark()
+    sampler.stop()
+    assert sampler.drain() == []
+    trace = HostPowerTrace(host.to_json(), [], *(np.empty(0, np.int64) for _ in range(3)))
+    assert trace.energy(0, 10**9, PACKAGE) == HostEnergy(None, ELSEWHERE)
 
 
 def test_two_zones_of_one_name_stay_apart(root: Path) -> None:

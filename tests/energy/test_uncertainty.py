@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from wattcount.emulation.machine import simulate, virtual_trace
 from wattcount.energy import PowerTrace
 from wattcount.energy.curve import PowerCurve
+from wattcount.energy.estimate import EnergyEstimate, total
 from wattcount.energy.events import Source
 from wattcount.energy.uncertainty import (
     COVERAGE_95,
@@ -231,6 +232,74 @@ def test_it_is_the_quadrature_of_its_parts() -> None:
     assert estimate.u95_method_j == pytest.approx(np.sqrt(sum(part**2 for part in parts.values())))
     assert estimate.u95_j == pytest.approx(np.hypot(estimate.u95_method_j, sensor))
     assert set(parts) == {"shape", "edges", "alignment", "lowpass", "timescale", "resolution", "agreement"}
+
+
+@pytest.mark.parametrize("bound_ns", [50_000, 2 * MS, 40 * MS])
+@pytest.mark.parametrize(
+    "sources",
+    [
+        frozenset(Source),
+        {Source.ENERGY_COUNTER},
+        {Source.POWER_SAMPLES, Source.REALTIME},
+        {Source.POWER_AVERAGE},
+    ],
+)
+def test_a_clock_that_is_off_by_its_bound_moves_no_energy_by_more_than_is_said(
+    bound_ns: int, sources: set[Source]
+) -> None:
+    """The budget's `clock`: against what a window truly takes that is early or late by all of the bound."""
+    sensors = simulate("h200", *stretches(40.0, 3))
+    trace = virtual_trace("h200", sensors, START_NS, 40.0, sources=sources)
+    (uuid,) = trace.gpu_uuids
+    doubted = PowerTrace(trace.gpu_uuids, trace.events, clock_bound_ns=bound_ns)
+    rng, larger = np.random.default_rng(2), 0
+    for start_s, length_s in zip(rng.uniform(6, 15, 60), rng.uniform(2, 12, 60), strict=True):
+        start, end = START_NS + round(start_s * S), START_NS + round((start_s + length_s) * S)
+        plain, told = trace.energy(start, end, uuid), doubted.energy(start, end, uuid)
+        assert "clock" not in plain.budget_j
+        assert plain.value_j == told.value_j is not None
+        assert plain.u95_method_j is not None
+        clock_j = told.budget_j["clock"]
+        assert told.u95_method_j == pytest.approx(np.hypot(plain.u95_method_j, clock_j))
+        assert told.u95_sensor_j == plain.u95_sensor_j
+        assert told.u95_j == pytest.approx(np.hypot(told.u95_method_j, told.u95_sensor_j))
+        by_source = doubted.energy_by_source(start, end, uuid)
+        assert all("clock" in one.budget_j for one in by_source.values() if one.value_j is not None)
+        moved_ns = np.array([0, -bound_ns, bound_ns])
+        true_j = sensors.true_energy_j(end + moved_ns) - sensors.true_energy_j(start + moved_ns)
+        larger += np.abs(true_j[1:] - true_j[0]).max() > clock_j
+    # Ticks and averages a second apart hide some steps of power.
+    assert larger <= (0 if sources >= {Source.POWER_SAMPLES} else 15)
+
+
+def test_steady_power_does_not_mind_the_clock_and_a_load_within_a_window_does() -> None:
+    def load(on_s: float, off_s: float) -> PowerTrace:
+        t_ns = START_NS + np.array([-20 * S, round(on_s * S), round(off_s * S)])
+        sensors = simulate("h200", t_ns, np.array([100.0, 600.0, 100.0]))
+        trace = virtual_trace("h200", sensors, START_NS, 30.0)
+        return PowerTrace(trace.gpu_uuids, trace.events, clock_bound_ns=MS)
+
+    def clock_j(trace: PowerTrace) -> float:
+        return trace.energy(START_NS + 10 * S, START_NS + 20 * S, trace.gpu_uuids[0]).budget_j["clock"]
+
+    step_j = COVERAGE_95 / 3**0.5 * 500.0 * 1e-3
+    assert clock_j(load(5.0, 25.0)) < 0.01 * step_j  # the load goes on at both ends
+    assert clock_j(load(12.0, 15.0)) < 0.01 * step_j  # it begins and ends within
+    assert clock_j(load(15.0, 25.0)) == pytest.approx(step_j, rel=0.02)  # it goes on at one end
+    assert clock_j(load(10.0, 20.0)) == pytest.approx(
+        step_j, rel=0.1
+    )  # ends with the window: moved either way it loses
+
+
+def test_gpus_of_another_machine_share_its_clock() -> None:
+    one = EnergyEstimate(100.0, 5.0, "x", (), 5.0, 0.0, {"shape": 3.0, "clock": 4.0})
+    found = total([one, one])
+    assert found is not None
+    assert found.u95_method_j == pytest.approx(np.hypot(np.hypot(3.0, 3.0), 4.0 + 4.0))
+    alone = EnergyEstimate(100.0, 5.0, "x", (), 5.0, 0.0, {"shape": 5.0})
+    found = total([alone, alone])
+    assert found is not None
+    assert found.u95_method_j == pytest.approx(np.hypot(5.0, 5.0))
 
 
 def test_samples_that_predict_ticks_are_trusted_and_others_not() -> None:

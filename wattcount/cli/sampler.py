@@ -80,9 +80,9 @@ def new_secret(path: Path) -> int:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except FileExistsError:
-        raise NotStartedError(f"{path} is there already; remove it first, on both machines") from None
     except OSError as error:
+        if path.exists():
+            raise NotStartedError(f"{path} is there already; remove it first, on both machines") from None
         raise NotStartedError(f"cannot write {path}: {error.strerror}") from None
     with os.fdopen(descriptor, "w", encoding="ascii") as file:
         os.fchmod(file.fileno(), 0o600)  # whatever the umask

@@ -243,15 +243,14 @@ class EnergyModel:
         )
 
     def _power_around_w(self, t_ns: int) -> tuple[float, float]:
-        """(least, most) power within a sampling step of a moment, or within the clock's bound where that is longer."""
+        """(least, most) power around a moment: within the clock's bound and two sampling steps, for a sample may be one step late.
+        Where there are only ticks or averages: of the whole trace."""
         curve = self.shape or self.usage
         if curve is not None:
-            reach_ns = max(int(curve.step_around_ns(np.array([t_ns]))[0]), round(self._clock_bound_ns))
+            reach_ns = 2 * int(curve.step_around_ns(np.array([t_ns]))[0]) + round(self._clock_bound_ns)
             found = curve.power_at(t_ns + np.linspace(-reach_ns, reach_ns, 9).astype(np.int64))
         elif len(ticks_ns := self.counter.ticks_ns) > 1:
-            mean_w = np.diff(self.counter.energy_j) / (np.diff(ticks_ns) / S_NS)
-            k = int(np.clip(np.searchsorted(ticks_ns, t_ns) - 1, 0, len(mean_w) - 1))
-            found = mean_w[max(k - 1, 0) : k + 2]
+            found = np.diff(self.counter.energy_j) / (np.diff(ticks_ns) / S_NS)
         else:
             found = self._average["value"] / 1e3
         return float(found.min()), float(found.max())
