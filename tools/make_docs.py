@@ -53,6 +53,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         "metrics-latency": metrics_tables.metrics_of("latency"),
         "metrics-counts": metrics_tables.metrics_of("requests", "tokens", "window", "window_steady"),
         "metrics-engine": metrics_tables.metrics_of("engine", "gpu"),
+        "metrics-host": metrics_tables.metrics_of("host"),
         "metrics-sampler": metrics_tables.metrics_of("sampler", "run"),
         "null-reasons": metrics_tables.null_reasons,
         "findings": metrics_tables.findings,

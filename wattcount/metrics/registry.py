@@ -13,6 +13,7 @@ from wattcount.metrics import (
     drift,
     energy,
     gpu,
+    host,
     observations,
     sensors,
     server,
@@ -22,7 +23,7 @@ from wattcount.metrics import (
 )
 from wattcount.metrics.sheet import Checks, FindingSpec, MetricSpec, Sheet
 
-METRICS_VERSION = 10
+METRICS_VERSION = 11
 """Version of `metrics.json`. Raised whenever a key comes, goes or changes its meaning, and whenever a check does: what was stored
 before is then computed anew."""
 
@@ -42,7 +43,7 @@ class Part(Protocol):
     def put(self, sheet: Sheet, seen: window.Observed, /) -> None: ...
 
 
-PARTS: tuple[Part, ...] = (energy, attribution, service, server, drift, gpu, sensors)
+PARTS: tuple[Part, ...] = (energy, attribution, service, server, drift, gpu, host, sensors)
 """In the order in which they are computed: some read from the sheet what those before have put on it."""
 
 
