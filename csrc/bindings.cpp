@@ -48,6 +48,15 @@ auto released(Work work) {
   return work();
 }
 
+template <typename Items, typename Convert>
+py::list to_list(Items&& items, Convert convert) {
+  py::list all;
+  for (auto& item : items) {
+    all.append(convert(item));
+  }
+  return all;
+}
+
 std::int64_t required_ns(const py::dict& plan, const char* key, std::int64_t least) {
   const auto value = plan[key].cast<std::int64_t>();
   if (value < least) {
@@ -199,6 +208,8 @@ class PySampler {
   bool kept_ = false;
 };
 
+const py::call_guard<py::gil_scoped_release> kReleased;  // a method that calls NVML, which may take any time, without the GIL
+
 void bind_nvml(py::module_& m) {
   static py::handle nvml_error = PyErr_NewException("wattcount.gpu._native.NvmlError", PyExc_RuntimeError, nullptr);
   m.attr("NvmlError") = nvml_error;
@@ -218,15 +229,15 @@ void bind_nvml(py::module_& m) {
 
   py::class_<nvml::Library, std::shared_ptr<nvml::Library>>(m, "Nvml")
       .def(py::init<const std::optional<std::string>&>(), "path"_a = py::none(),
-           py::call_guard<py::gil_scoped_release>())
+           kReleased)
       .def_property_readonly("path", &nvml::Library::path)
       .def_property_readonly("emulated", &nvml::Library::emulated)
-      .def_property_readonly("driver_version", py::cpp_function(&nvml::Library::driver_version, py::call_guard<py::gil_scoped_release>()))
-      .def_property_readonly("nvml_version", py::cpp_function(&nvml::Library::nvml_version, py::call_guard<py::gil_scoped_release>()))
-      .def_property_readonly("cuda_driver_version", py::cpp_function(&nvml::Library::cuda_driver_version, py::call_guard<py::gil_scoped_release>()))
+      .def_property_readonly("driver_version", py::cpp_function(&nvml::Library::driver_version, kReleased))
+      .def_property_readonly("nvml_version", py::cpp_function(&nvml::Library::nvml_version, kReleased))
+      .def_property_readonly("cuda_driver_version", py::cpp_function(&nvml::Library::cuda_driver_version, kReleased))
       .def("missing_symbols", &nvml::Library::missing_symbols)
-      .def("device_count", &nvml::Library::device_count, py::call_guard<py::gil_scoped_release>())
-      .def("device_uuids", &nvml::Library::device_uuids, py::call_guard<py::gil_scoped_release>())
+      .def("device_count", &nvml::Library::device_count, kReleased)
+      .def("device_uuids", &nvml::Library::device_uuids, kReleased)
       .def("device_info",
            [](const nvml::Library& library, const std::string& uuid) {
              const auto facts = released([&] { return library.device_info(uuid); });
@@ -239,19 +250,15 @@ void bind_nvml(py::module_& m) {
            "uuid"_a)
       .def("compute_processes",
            [](const nvml::Library& library, const std::string& uuid) {
-             const auto found = released([&] { return library.compute_processes(uuid); });
-             py::list processes;
-             for (const auto& process : found) {
-               processes.append(py::make_tuple(process.pid, process.used_bytes));
-             }
-             return processes;
+             return to_list(released([&] { return library.compute_processes(uuid); }),
+                            [](const auto& process) { return py::make_tuple(process.pid, process.used_bytes); });
            },
            "uuid"_a)
-      .def("supported_sm_clocks_mhz", &nvml::Library::supported_sm_clocks_mhz, "uuid"_a, py::call_guard<py::gil_scoped_release>())
-      .def("set_power_limit_mw", &nvml::Library::set_power_limit_mw, "uuid"_a, "limit_mw"_a, py::call_guard<py::gil_scoped_release>())
-      .def("lock_sm_clock_mhz", &nvml::Library::lock_sm_clock_mhz, "uuid"_a, "clock_mhz"_a, py::call_guard<py::gil_scoped_release>())
-      .def("unlock_sm_clock", &nvml::Library::unlock_sm_clock, "uuid"_a, py::call_guard<py::gil_scoped_release>())
-      .def("close", &nvml::Library::close, py::call_guard<py::gil_scoped_release>());
+      .def("supported_sm_clocks_mhz", &nvml::Library::supported_sm_clocks_mhz, "uuid"_a, kReleased)
+      .def("set_power_limit_mw", &nvml::Library::set_power_limit_mw, "uuid"_a, "limit_mw"_a, kReleased)
+      .def("lock_sm_clock_mhz", &nvml::Library::lock_sm_clock_mhz, "uuid"_a, "clock_mhz"_a, kReleased)
+      .def("unlock_sm_clock", &nvml::Library::unlock_sm_clock, "uuid"_a, kReleased)
+      .def("close", &nvml::Library::close, kReleased);
 }
 
 void bind_sampler(py::module_& m) {
@@ -264,33 +271,21 @@ void bind_sampler(py::module_& m) {
       .def("mark", [](PySampler& self) { self.native().mark(); })
       .def("drain",
            [](PySampler& self) {
-             py::list arrays;
-             for (auto& events : self.native().drain()) {
-               arrays.append(events_to_numpy(std::move(events)));
-             }
-             return arrays;
+             return to_list(self.native().drain(), [](auto& events) { return events_to_numpy(std::move(events)); });
            })
       .def("latest",
            [](PySampler& self) {
-             py::list gpus;
-             for (const auto& values : self.native().latest()) {
+             return to_list(self.native().latest(), [](const auto& values) {
                py::dict latest;
                for (std::size_t i = 0; i < kSourceCount; ++i) {
                  if (values[i].known) {
                    latest[kSourceNames[i]] = values[i].value;
                  }
                }
-               gpus.append(latest);
-             }
-             return gpus;
+               return latest;
+             });
            })
-      .def("health", [](PySampler& self) {
-        py::list gpus;
-        for (const auto& health : self.native().health()) {
-          gpus.append(health_to_python(health));
-        }
-        return gpus;
-      });
+      .def("health", [](PySampler& self) { return to_list(self.native().health(), health_to_python); });
 }
 
 // ---- the emulator's core, in virtual time --------------------------------------------------------
@@ -328,6 +323,20 @@ py::array_t<double> read_at(const Ints& t_ns, Read read) {
   return out;
 }
 
+// A method that reads one sensor at each of `t_ns`.
+auto reads(double (emulator::Sensors::*read)(std::int64_t) const) {
+  return [read](const emulator::Sensors& self, const Ints& t_ns) {
+    return read_at(t_ns, [&](std::int64_t t) { return (self.*read)(t); });
+  };
+}
+
+template <typename T>
+py::array_t<T> column(const std::vector<emulator::RingSample>& samples, T emulator::RingSample::*member) {
+  py::array_t<T> out(static_cast<py::ssize_t>(samples.size()));
+  std::transform(samples.begin(), samples.end(), out.mutable_data(), [=](const auto& sample) { return sample.*member; });
+  return out;
+}
+
 double lost_share(const emulator::Profile& profile, const std::vector<emulator::LateClass>& classes) {
   double share = 0.0;
   for (const emulator::LateClass& each : classes) {
@@ -356,13 +365,7 @@ py::dict profile_to_python(const emulator::Profile& p) {
 }
 
 void bind_emulator(py::module_& m) {
-  m.def("emulator_profiles", [] {
-    py::list all;
-    for (const auto& profile : emulator::profiles()) {
-      all.append(profile_to_python(profile));
-    }
-    return all;
-  });
+  m.def("emulator_profiles", [] { return to_list(emulator::profiles(), profile_to_python); });
   py::class_<emulator::Sensors>(m, "VirtualSensors")
       .def(py::init([](const std::string& profile, const Ints& t_ns, const Doubles& power_w, std::uint64_t seed,
                        double gain, double offset_w, std::optional<double> counter_phase,
@@ -372,26 +375,10 @@ void bind_emulator(py::module_& m) {
            }),
            "profile"_a, "t_ns"_a, "power_w"_a, "seed"_a, "gain"_a, "offset_w"_a, "counter_phase"_a, "power_phase"_a,
            "ring_phase"_a)
-      .def("counter_j",
-           [](const emulator::Sensors& self, const Ints& t_ns) {
-             return read_at(t_ns, [&](std::int64_t t) { return self.counter_j(t); });
-           },
-           "t_ns"_a)
-      .def("average_w",
-           [](const emulator::Sensors& self, const Ints& t_ns) {
-             return read_at(t_ns, [&](std::int64_t t) { return self.average_w(t); });
-           },
-           "t_ns"_a)
-      .def("instant_w",
-           [](const emulator::Sensors& self, const Ints& t_ns) {
-             return read_at(t_ns, [&](std::int64_t t) { return self.instant_w(t); });
-           },
-           "t_ns"_a)
-      .def("usage_w",
-           [](const emulator::Sensors& self, const Ints& t_ns) {
-             return read_at(t_ns, [&](std::int64_t t) { return self.usage_w(t); });
-           },
-           "t_ns"_a)
+      .def("counter_j", reads(&emulator::Sensors::counter_j), "t_ns"_a)
+      .def("average_w", reads(&emulator::Sensors::average_w), "t_ns"_a)
+      .def("instant_w", reads(&emulator::Sensors::instant_w), "t_ns"_a)
+      .def("usage_w", reads(&emulator::Sensors::usage_w), "t_ns"_a)
       .def("true_energy_j",
            [](const emulator::Sensors& self, const Ints& t_ns) {
              return read_at(t_ns, [&](std::int64_t t) { return self.truth().energy_j(t); });
@@ -400,28 +387,16 @@ void bind_emulator(py::module_& m) {
       .def("ring",
            [](const emulator::Sensors& self, std::int64_t t_ns, std::int64_t after_ns) {
              const auto samples = self.ring(t_ns, after_ns);
-             py::array_t<std::int64_t> stamps(static_cast<py::ssize_t>(samples.size()));
-             py::array_t<double> watts(static_cast<py::ssize_t>(samples.size()));
-             for (std::size_t i = 0; i < samples.size(); ++i) {
-               stamps.mutable_data()[i] = samples[i].stamp_ns;
-               watts.mutable_data()[i] = samples[i].power_w;
-             }
-             return py::make_tuple(stamps, watts);
+             return py::make_tuple(column(samples, &emulator::RingSample::stamp_ns),
+                                   column(samples, &emulator::RingSample::power_w));
            },
            "t_ns"_a, "after_ns"_a)
       .def("samples",
            [](const emulator::Sensors& self, std::int64_t start_ns, std::int64_t end_ns) {
              const auto samples = self.samples(start_ns, end_ns);
-             const auto size = static_cast<py::ssize_t>(samples.size());
-             py::array_t<std::int64_t> slots(size);
-             py::array_t<std::int64_t> stamps(size);
-             py::array_t<double> watts(size);
-             for (std::size_t i = 0; i < samples.size(); ++i) {
-               slots.mutable_data()[i] = samples[i].slot;
-               stamps.mutable_data()[i] = samples[i].stamp_ns;
-               watts.mutable_data()[i] = samples[i].power_w;
-             }
-             return py::make_tuple(slots, stamps, watts);
+             return py::make_tuple(column(samples, &emulator::RingSample::slot),
+                                   column(samples, &emulator::RingSample::stamp_ns),
+                                   column(samples, &emulator::RingSample::power_w));
            },
            "start_ns"_a, "end_ns"_a);
   py::class_<emulator::LiveWriter>(m, "LiveTruthWriter")

@@ -19,6 +19,12 @@ unsigned long long memory_bytes(const Gpu& gpu) {
 
 }  // namespace
 
+// A function that returns a number that does not change, given as an expression of `gpu`.
+#define CONSTANT(symbol, value)                                                                          \
+  EXPORT Return symbol(Device device, unsigned int* out) {                                               \
+    return constant(device, __func__, out, []([[maybe_unused]] const Gpu& gpu) { return value; });       \
+  }
+
 EXPORT Return nvmlDeviceGetName(Device device, char* name, unsigned int length) {
   return on_device(device, __func__, 0.0, [&](Gpu& gpu, std::int64_t) { return put(gpu.name, name, length); });
 }
@@ -30,12 +36,8 @@ EXPORT Return nvmlDeviceGetVbiosVersion(Device device, char* version, unsigned i
   return on_device(device, __func__, 0.0,
                    [&](Gpu&, std::int64_t) { return put(std::string("00.00.00.00.EM"), version, length); });
 }
-EXPORT Return nvmlDeviceGetIndex(Device device, unsigned int* index) {
-  return constant(device, __func__, index, [](const Gpu& gpu) { return gpu.index; });
-}
-EXPORT Return nvmlDeviceGetMinorNumber(Device device, unsigned int* minor) {
-  return constant(device, __func__, minor, [](const Gpu& gpu) { return gpu.index; });
-}
+CONSTANT(nvmlDeviceGetIndex, gpu.index)
+CONSTANT(nvmlDeviceGetMinorNumber, gpu.index)
 EXPORT Return nvmlDeviceGetPciInfo_v3(Device device, nvml::PciInfo* pci) {
   return on_device(device, __func__, 0.0, [&](Gpu& gpu, std::int64_t) -> Return {
     if (pci == nullptr) {
@@ -70,18 +72,10 @@ EXPORT Return nvmlDeviceGetMemoryInfo_v2(Device device, nvml::MemoryV2* memory) 
   });
 }
 
-EXPORT Return nvmlDeviceGetPowerManagementMode(Device device, unsigned int* mode) {
-  return constant(device, __func__, mode, [](const Gpu&) { return 1; });
-}
-EXPORT Return nvmlDeviceGetPersistenceMode(Device device, unsigned int* mode) {
-  return constant(device, __func__, mode, [](const Gpu&) { return 1; });
-}
-EXPORT Return nvmlDeviceGetComputeMode(Device device, unsigned int* mode) {
-  return constant(device, __func__, mode, [](const Gpu&) { return 0; });
-}
-EXPORT Return nvmlDeviceGetVirtualizationMode(Device device, unsigned int* mode) {
-  return constant(device, __func__, mode, [](const Gpu&) { return 0; });
-}
+CONSTANT(nvmlDeviceGetPowerManagementMode, 1)
+CONSTANT(nvmlDeviceGetPersistenceMode, 1)
+CONSTANT(nvmlDeviceGetComputeMode, 0)
+CONSTANT(nvmlDeviceGetVirtualizationMode, 0)
 namespace {
 // The current and the pending state of a mode that not every board has.
 Return mode(Device device, const char* function, unsigned int* current, unsigned int* pending, bool Facts::*has, unsigned int value) {
@@ -107,21 +101,11 @@ EXPORT Return nvmlDeviceGetCudaComputeCapability(Device device, int* major, int*
     return code != nvml::kSuccess ? code : put(minor, gpu.sensors.profile().compute_minor);
   });
 }
-EXPORT Return nvmlDeviceGetArchitecture(Device device, unsigned int* architecture) {
-  return constant(device, __func__, architecture, [](const Gpu& gpu) { return gpu.sensors.profile().architecture; });
-}
-EXPORT Return nvmlDeviceGetBrand(Device device, unsigned int* brand) {
-  return constant(device, __func__, brand, [](const Gpu& gpu) { return facts(gpu).brand; });
-}
-EXPORT Return nvmlDeviceGetNumGpuCores(Device device, unsigned int* cores) {
-  return constant(device, __func__, cores, [](const Gpu& gpu) { return facts(gpu).cores; });
-}
-EXPORT Return nvmlDeviceGetMemoryBusWidth(Device device, unsigned int* bits) {
-  return constant(device, __func__, bits, [](const Gpu& gpu) { return facts(gpu).memory_bus_bits; });
-}
-EXPORT Return nvmlDeviceIsMigDeviceHandle(Device device, unsigned int* mig) {
-  return constant(device, __func__, mig, [](const Gpu&) { return 0; });
-}
+CONSTANT(nvmlDeviceGetArchitecture, gpu.sensors.profile().architecture)
+CONSTANT(nvmlDeviceGetBrand, facts(gpu).brand)
+CONSTANT(nvmlDeviceGetNumGpuCores, facts(gpu).cores)
+CONSTANT(nvmlDeviceGetMemoryBusWidth, facts(gpu).memory_bus_bits)
+CONSTANT(nvmlDeviceIsMigDeviceHandle, 0)
 
 namespace {
 template <typename Info>

@@ -43,64 +43,28 @@ Library::Library(const std::optional<std::string>& path) {
   path_ = real_path(handle_, name);
   emulated_ = dlsym(handle_, kEmulatorSymbol) != nullptr;
 
-  const auto load = [this](auto& slot, std::initializer_list<const char*> names) {
-    for (const char* symbol : names) {
-      if (void* found = dlsym(handle_, symbol)) {
+  const auto load = [this](auto& slot, const std::vector<std::string>& names) {
+    for (const std::string& symbol : names) {
+      if (void* found = dlsym(handle_, symbol.c_str())) {
         slot = reinterpret_cast<std::remove_reference_t<decltype(slot)>>(found);
         return;
       }
     }
-    missing_.emplace_back(*names.begin());
+    missing_.push_back(names.front());
+  };
+  const auto load_endings = [&](auto& slot, const std::string& name, std::vector<std::string> endings) {
+    for (std::string& ending : endings) {
+      ending.insert(0, name);
+    }
+    load(slot, endings);
   };
   Functions& f = functions_;
-  load(f.Init, {"nvmlInit_v2", "nvmlInit"});
-  load(f.Shutdown, {"nvmlShutdown"});
   load(f.ErrorString, {"nvmlErrorString"});
-  load(f.SystemGetDriverVersion, {"nvmlSystemGetDriverVersion"});
-  load(f.SystemGetNVMLVersion, {"nvmlSystemGetNVMLVersion"});
-  load(f.SystemGetCudaDriverVersion, {"nvmlSystemGetCudaDriverVersion_v2", "nvmlSystemGetCudaDriverVersion"});
-  load(f.DeviceGetCount, {"nvmlDeviceGetCount_v2", "nvmlDeviceGetCount"});
-  load(f.DeviceGetHandleByIndex, {"nvmlDeviceGetHandleByIndex_v2", "nvmlDeviceGetHandleByIndex"});
-  load(f.DeviceGetHandleByUUID, {"nvmlDeviceGetHandleByUUID"});
-  load(f.DeviceGetUUID, {"nvmlDeviceGetUUID"});
-  load(f.DeviceGetName, {"nvmlDeviceGetName"});
-  load(f.DeviceGetSerial, {"nvmlDeviceGetSerial"});
-  load(f.DeviceGetVbiosVersion, {"nvmlDeviceGetVbiosVersion"});
-  load(f.DeviceGetBoardPartNumber, {"nvmlDeviceGetBoardPartNumber"});
-  load(f.DeviceGetInforomImageVersion, {"nvmlDeviceGetInforomImageVersion"});
-  load(f.DeviceGetIndex, {"nvmlDeviceGetIndex"});
-  load(f.DeviceGetPciInfo, {"nvmlDeviceGetPciInfo_v3"});
-  load(f.DeviceGetMemoryInfo, {"nvmlDeviceGetMemoryInfo"});
-  load(f.DeviceGetEnforcedPowerLimit, {"nvmlDeviceGetEnforcedPowerLimit"});
-  load(f.DeviceGetPowerManagementLimit, {"nvmlDeviceGetPowerManagementLimit"});
-  load(f.DeviceGetPowerManagementDefaultLimit, {"nvmlDeviceGetPowerManagementDefaultLimit"});
-  load(f.DeviceGetPowerManagementLimitConstraints, {"nvmlDeviceGetPowerManagementLimitConstraints"});
-  load(f.DeviceSetPowerManagementLimit, {"nvmlDeviceSetPowerManagementLimit"});
-  load(f.DeviceSetGpuLockedClocks, {"nvmlDeviceSetGpuLockedClocks"});
-  load(f.DeviceResetGpuLockedClocks, {"nvmlDeviceResetGpuLockedClocks"});
-  load(f.DeviceGetSupportedMemoryClocks, {"nvmlDeviceGetSupportedMemoryClocks"});
-  load(f.DeviceGetSupportedGraphicsClocks, {"nvmlDeviceGetSupportedGraphicsClocks"});
-  load(f.DeviceGetClockInfo, {"nvmlDeviceGetClockInfo"});
-  load(f.DeviceGetMaxClockInfo, {"nvmlDeviceGetMaxClockInfo"});
-  load(f.DeviceGetApplicationsClock, {"nvmlDeviceGetApplicationsClock"});
-  load(f.DeviceGetTemperature, {"nvmlDeviceGetTemperature"});
-  load(f.DeviceGetUtilizationRates, {"nvmlDeviceGetUtilizationRates"});
   load(f.DeviceGetCurrentClocksEventReasons,
        {"nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons"});
-  load(f.DeviceGetPowerUsage, {"nvmlDeviceGetPowerUsage"});
-  load(f.DeviceGetTotalEnergyConsumption, {"nvmlDeviceGetTotalEnergyConsumption"});
-  load(f.DeviceGetFieldValues, {"nvmlDeviceGetFieldValues"});
-  load(f.DeviceGetSamples, {"nvmlDeviceGetSamples"});
-  load(f.DeviceGetMigMode, {"nvmlDeviceGetMigMode"});
-  load(f.DeviceGetEccMode, {"nvmlDeviceGetEccMode"});
-  load(f.DeviceGetPersistenceMode, {"nvmlDeviceGetPersistenceMode"});
-  load(f.DeviceGetComputeMode, {"nvmlDeviceGetComputeMode"});
-  load(f.DeviceGetVirtualizationMode, {"nvmlDeviceGetVirtualizationMode"});
-  load(f.DeviceGetCudaComputeCapability, {"nvmlDeviceGetCudaComputeCapability"});
-  load(f.DeviceGetArchitecture, {"nvmlDeviceGetArchitecture"});
-  load(f.DeviceGetPerformanceState, {"nvmlDeviceGetPerformanceState"});
-  load(f.DeviceGetComputeRunningProcesses,
-       {"nvmlDeviceGetComputeRunningProcesses_v3", "nvmlDeviceGetComputeRunningProcesses_v2"});
+#define X(name, parameters, ...) load_endings(f.name, "nvml" #name, {__VA_ARGS__});
+  WATTCOUNT_NVML_FUNCTIONS(X)
+#undef X
 
   if (f.Init == nullptr || f.Shutdown == nullptr || f.DeviceGetCount == nullptr ||
       f.DeviceGetHandleByIndex == nullptr || f.DeviceGetHandleByUUID == nullptr || f.DeviceGetUUID == nullptr) {
@@ -198,27 +162,35 @@ std::vector<std::pair<std::string, Fact>> Library::device_info(const std::string
   const Functions& f = functions_;
   std::vector<std::pair<std::string, Fact>> facts;
 
+  // `value` counts only if NVML told it.
+  const auto add = [&](const char* name, Return code, const auto& value) {
+    if constexpr (std::is_integral_v<std::decay_t<decltype(value)>>) {
+      facts.emplace_back(name, code == kSuccess ? Fact(static_cast<std::int64_t>(value)) : Fact());
+    } else {
+      facts.emplace_back(name, code == kSuccess ? Fact(value) : Fact());
+    }
+  };
   const auto text = [&](const char* name, Return (*get)(Device, char*, unsigned int)) {
     std::array<char, kTextBytes> buffer{};
-    const bool told = ask(get, dev, buffer.data(), buffer.size()) == kSuccess;
-    facts.emplace_back(name, told ? Fact(std::string(buffer.data())) : Fact());
+    const Return code = ask(get, dev, buffer.data(), buffer.size());
+    add(name, code, std::string(buffer.data()));
   };
   const auto number = [&](const char* name, Return (*get)(Device, unsigned int*)) {
     unsigned int value = 0;
-    const bool told = ask(get, dev, &value) == kSuccess;
-    facts.emplace_back(name, told ? Fact(static_cast<std::int64_t>(value)) : Fact());
+    const Return code = ask(get, dev, &value);
+    add(name, code, value);
   };
   const auto by_kind = [&](const char* name, Return (*get)(Device, int, unsigned int*), int kind) {
     unsigned int value = 0;
-    const bool told = ask(get, dev, kind, &value) == kSuccess;
-    facts.emplace_back(name, told ? Fact(static_cast<std::int64_t>(value)) : Fact());
+    const Return code = ask(get, dev, kind, &value);
+    add(name, code, value);
   };
   const auto two = [&](const char* first, const char* second, Return (*get)(Device, unsigned int*, unsigned int*)) {
     unsigned int a = 0;
     unsigned int b = 0;
-    const bool told = ask(get, dev, &a, &b) == kSuccess;
-    facts.emplace_back(first, told ? Fact(static_cast<std::int64_t>(a)) : Fact());
-    facts.emplace_back(second, told ? Fact(static_cast<std::int64_t>(b)) : Fact());
+    const Return code = ask(get, dev, &a, &b);
+    add(first, code, a);
+    add(second, code, b);
   };
 
   facts.emplace_back("uuid", uuid);
@@ -228,19 +200,15 @@ std::vector<std::pair<std::string, Fact>> Library::device_info(const std::string
   text("vbios", f.DeviceGetVbiosVersion);
   text("board_part_number", f.DeviceGetBoardPartNumber);
   text("inforom_version", f.DeviceGetInforomImageVersion);
-  {
-    PciInfo pci{};
-    const bool told = ask(f.DeviceGetPciInfo, dev, &pci) == kSuccess;
-    facts.emplace_back("pci_bus_id", told ? Fact(std::string(pci.bus_id)) : Fact());
-    facts.emplace_back("pci_device_id", told ? Fact(static_cast<std::int64_t>(pci.pci_device_id)) : Fact());
-    facts.emplace_back("pci_subsystem_id", told ? Fact(static_cast<std::int64_t>(pci.pci_subsystem_id)) : Fact());
-  }
-  {
-    Memory memory{};
-    const bool told = ask(f.DeviceGetMemoryInfo, dev, &memory) == kSuccess;
-    facts.emplace_back("memory_total_bytes", told ? Fact(static_cast<std::int64_t>(memory.total)) : Fact());
-    facts.emplace_back("memory_free_bytes", told ? Fact(static_cast<std::int64_t>(memory.free)) : Fact());
-  }
+  PciInfo pci{};
+  Return code = ask(f.DeviceGetPciInfo, dev, &pci);
+  add("pci_bus_id", code, std::string(pci.bus_id));
+  add("pci_device_id", code, pci.pci_device_id);
+  add("pci_subsystem_id", code, pci.pci_subsystem_id);
+  Memory memory{};
+  code = ask(f.DeviceGetMemoryInfo, dev, &memory);
+  add("memory_total_bytes", code, memory.total);
+  add("memory_free_bytes", code, memory.free);
   number("power_limit_enforced_mw", f.DeviceGetEnforcedPowerLimit);
   number("power_limit_mw", f.DeviceGetPowerManagementLimit);
   number("power_limit_default_mw", f.DeviceGetPowerManagementDefaultLimit);
@@ -255,13 +223,10 @@ std::vector<std::pair<std::string, Fact>> Library::device_info(const std::string
   number("compute_mode", f.DeviceGetComputeMode);
   number("virtualization_mode", f.DeviceGetVirtualizationMode);
   number("architecture", f.DeviceGetArchitecture);
-  {
-    int major = 0;
-    int minor = 0;
-    const bool told = ask(f.DeviceGetCudaComputeCapability, dev, &major, &minor) == kSuccess;
-    facts.emplace_back("compute_capability",
-                       told ? Fact(std::to_string(major) + "." + std::to_string(minor)) : Fact());
-  }
+  int major = 0;
+  int minor = 0;
+  code = ask(f.DeviceGetCudaComputeCapability, dev, &major, &minor);
+  add("compute_capability", code, std::to_string(major) + "." + std::to_string(minor));
   return facts;
 }
 

@@ -34,54 +34,60 @@ class LibraryNotFound : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// NVML's functions, named without the prefix `nvml`. Null: the loaded library lacks the function.
+// NVML's functions, without the prefix `nvml`: name, parameters, and the endings of the symbols that have this form, the best first.
+#define WATTCOUNT_NVML_FUNCTIONS(X) \
+  X(Init, (), "_v2", "") \
+  X(Shutdown, (), "") \
+  X(SystemGetDriverVersion, (char*, unsigned int), "") \
+  X(SystemGetNVMLVersion, (char*, unsigned int), "") \
+  X(SystemGetCudaDriverVersion, (int*), "_v2", "") \
+  X(DeviceGetCount, (unsigned int*), "_v2", "") \
+  X(DeviceGetHandleByIndex, (unsigned int, Device*), "_v2", "") \
+  X(DeviceGetHandleByUUID, (const char*, Device*), "") \
+  X(DeviceGetUUID, (Device, char*, unsigned int), "") \
+  X(DeviceGetName, (Device, char*, unsigned int), "") \
+  X(DeviceGetSerial, (Device, char*, unsigned int), "") \
+  X(DeviceGetVbiosVersion, (Device, char*, unsigned int), "") \
+  X(DeviceGetBoardPartNumber, (Device, char*, unsigned int), "") \
+  X(DeviceGetInforomImageVersion, (Device, char*, unsigned int), "") \
+  X(DeviceGetIndex, (Device, unsigned int*), "") \
+  X(DeviceGetPciInfo, (Device, PciInfo*), "_v3") \
+  X(DeviceGetMemoryInfo, (Device, Memory*), "") \
+  X(DeviceGetEnforcedPowerLimit, (Device, unsigned int*), "") \
+  X(DeviceGetPowerManagementLimit, (Device, unsigned int*), "") \
+  X(DeviceGetPowerManagementDefaultLimit, (Device, unsigned int*), "") \
+  X(DeviceGetPowerManagementLimitConstraints, (Device, unsigned int*, unsigned int*), "") \
+  X(DeviceSetPowerManagementLimit, (Device, unsigned int), "") \
+  X(DeviceSetGpuLockedClocks, (Device, unsigned int, unsigned int), "") \
+  X(DeviceResetGpuLockedClocks, (Device), "") \
+  X(DeviceGetSupportedMemoryClocks, (Device, unsigned int*, unsigned int*), "") \
+  X(DeviceGetSupportedGraphicsClocks, (Device, unsigned int, unsigned int*, unsigned int*), "") \
+  X(DeviceGetClockInfo, (Device, int, unsigned int*), "") \
+  X(DeviceGetMaxClockInfo, (Device, int, unsigned int*), "") \
+  X(DeviceGetApplicationsClock, (Device, int, unsigned int*), "") \
+  X(DeviceGetTemperature, (Device, int, unsigned int*), "") \
+  X(DeviceGetUtilizationRates, (Device, Utilization*), "") \
+  X(DeviceGetPowerUsage, (Device, unsigned int*), "") \
+  X(DeviceGetTotalEnergyConsumption, (Device, unsigned long long*), "") \
+  X(DeviceGetFieldValues, (Device, int, FieldValue*), "") \
+  X(DeviceGetSamples, (Device, int, unsigned long long, int*, unsigned int*, Sample*), "") \
+  X(DeviceGetMigMode, (Device, unsigned int*, unsigned int*), "") \
+  X(DeviceGetEccMode, (Device, unsigned int*, unsigned int*), "") \
+  X(DeviceGetPersistenceMode, (Device, unsigned int*), "") \
+  X(DeviceGetComputeMode, (Device, unsigned int*), "") \
+  X(DeviceGetVirtualizationMode, (Device, unsigned int*), "") \
+  X(DeviceGetCudaComputeCapability, (Device, int*, int*), "") \
+  X(DeviceGetArchitecture, (Device, unsigned int*), "") \
+  X(DeviceGetPerformanceState, (Device, unsigned int*), "") \
+  X(DeviceGetComputeRunningProcesses, (Device, unsigned int*, ProcessInfo*), "_v3", "_v2")
+
+// The functions of a loaded library. Null: it lacks the function.
 struct Functions {
-  Return (*Init)() = nullptr;
-  Return (*Shutdown)() = nullptr;
   const char* (*ErrorString)(Return) = nullptr;
-  Return (*SystemGetDriverVersion)(char*, unsigned int) = nullptr;
-  Return (*SystemGetNVMLVersion)(char*, unsigned int) = nullptr;
-  Return (*SystemGetCudaDriverVersion)(int*) = nullptr;
-  Return (*DeviceGetCount)(unsigned int*) = nullptr;
-  Return (*DeviceGetHandleByIndex)(unsigned int, Device*) = nullptr;
-  Return (*DeviceGetHandleByUUID)(const char*, Device*) = nullptr;
-  Return (*DeviceGetUUID)(Device, char*, unsigned int) = nullptr;
-  Return (*DeviceGetName)(Device, char*, unsigned int) = nullptr;
-  Return (*DeviceGetSerial)(Device, char*, unsigned int) = nullptr;
-  Return (*DeviceGetVbiosVersion)(Device, char*, unsigned int) = nullptr;
-  Return (*DeviceGetBoardPartNumber)(Device, char*, unsigned int) = nullptr;
-  Return (*DeviceGetInforomImageVersion)(Device, char*, unsigned int) = nullptr;
-  Return (*DeviceGetIndex)(Device, unsigned int*) = nullptr;
-  Return (*DeviceGetPciInfo)(Device, PciInfo*) = nullptr;
-  Return (*DeviceGetMemoryInfo)(Device, Memory*) = nullptr;
-  Return (*DeviceGetEnforcedPowerLimit)(Device, unsigned int*) = nullptr;
-  Return (*DeviceGetPowerManagementLimit)(Device, unsigned int*) = nullptr;
-  Return (*DeviceGetPowerManagementDefaultLimit)(Device, unsigned int*) = nullptr;
-  Return (*DeviceGetPowerManagementLimitConstraints)(Device, unsigned int*, unsigned int*) = nullptr;
-  Return (*DeviceSetPowerManagementLimit)(Device, unsigned int) = nullptr;
-  Return (*DeviceSetGpuLockedClocks)(Device, unsigned int, unsigned int) = nullptr;
-  Return (*DeviceResetGpuLockedClocks)(Device) = nullptr;
-  Return (*DeviceGetSupportedMemoryClocks)(Device, unsigned int*, unsigned int*) = nullptr;
-  Return (*DeviceGetSupportedGraphicsClocks)(Device, unsigned int, unsigned int*, unsigned int*) = nullptr;
-  Return (*DeviceGetClockInfo)(Device, int, unsigned int*) = nullptr;
-  Return (*DeviceGetMaxClockInfo)(Device, int, unsigned int*) = nullptr;
-  Return (*DeviceGetApplicationsClock)(Device, int, unsigned int*) = nullptr;
-  Return (*DeviceGetTemperature)(Device, int, unsigned int*) = nullptr;
-  Return (*DeviceGetUtilizationRates)(Device, Utilization*) = nullptr;
   Return (*DeviceGetCurrentClocksEventReasons)(Device, unsigned long long*) = nullptr;
-  Return (*DeviceGetPowerUsage)(Device, unsigned int*) = nullptr;
-  Return (*DeviceGetTotalEnergyConsumption)(Device, unsigned long long*) = nullptr;
-  Return (*DeviceGetFieldValues)(Device, int, FieldValue*) = nullptr;
-  Return (*DeviceGetSamples)(Device, int, unsigned long long, int*, unsigned int*, Sample*) = nullptr;
-  Return (*DeviceGetMigMode)(Device, unsigned int*, unsigned int*) = nullptr;
-  Return (*DeviceGetEccMode)(Device, unsigned int*, unsigned int*) = nullptr;
-  Return (*DeviceGetPersistenceMode)(Device, unsigned int*) = nullptr;
-  Return (*DeviceGetComputeMode)(Device, unsigned int*) = nullptr;
-  Return (*DeviceGetVirtualizationMode)(Device, unsigned int*) = nullptr;
-  Return (*DeviceGetCudaComputeCapability)(Device, int*, int*) = nullptr;
-  Return (*DeviceGetArchitecture)(Device, unsigned int*) = nullptr;
-  Return (*DeviceGetPerformanceState)(Device, unsigned int*) = nullptr;
-  Return (*DeviceGetComputeRunningProcesses)(Device, unsigned int*, ProcessInfo*) = nullptr;
+#define X(name, parameters, ...) Return(*name) parameters = nullptr;
+  WATTCOUNT_NVML_FUNCTIONS(X)
+#undef X
 };
 
 // Calls a function of the table. A function that the library lacks returns kErrorFunctionNotFound, as NVML itself does.

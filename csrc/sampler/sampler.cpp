@@ -439,28 +439,19 @@ void Sampler::mark() {
   }
 }
 
-std::vector<std::vector<Event>> Sampler::drain() {
-  std::vector<std::vector<Event>> fresh;
+template <typename T>
+std::vector<T> Sampler::of_each(T (GpuSampler::*get)()) {
+  std::vector<T> all;
   for (auto& gpu : gpus_) {
-    fresh.push_back(gpu->drain());
-  }
-  return fresh;
-}
-
-std::vector<std::array<LatestValue, kSourceCount>> Sampler::latest() {
-  std::vector<std::array<LatestValue, kSourceCount>> all;
-  for (auto& gpu : gpus_) {
-    all.push_back(gpu->latest());
+    all.push_back((*gpu.*get)());
   }
   return all;
 }
 
-std::vector<GpuHealth> Sampler::health() {
-  std::vector<GpuHealth> all;
-  for (auto& gpu : gpus_) {
-    all.push_back(gpu->health());
-  }
-  return all;
-}
+std::vector<std::vector<Event>> Sampler::drain() { return of_each(&GpuSampler::drain); }
+
+std::vector<std::array<LatestValue, kSourceCount>> Sampler::latest() { return of_each(&GpuSampler::latest); }
+
+std::vector<GpuHealth> Sampler::health() { return of_each(&GpuSampler::health); }
 
 }  // namespace wattcount

@@ -214,6 +214,9 @@ class Sampler {
   std::vector<GpuHealth> health();
 
  private:
+  template <typename T>
+  std::vector<T> of_each(T (GpuSampler::*get)());
+
   std::vector<std::unique_ptr<GpuSampler>> gpus_;
 };
 

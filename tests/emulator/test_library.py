@@ -153,9 +153,13 @@ def test_it_says_what_it_is_by_a_symbol_of_its_own() -> None:
 
 
 def test_every_symbol_wattcount_loads_is_exported() -> None:
-    source = Path(__file__).resolve().parents[2] / "csrc" / "nvml" / "library.cpp"
+    folder = Path(__file__).resolve().parents[2] / "csrc" / "nvml"
     library = ctypes.CDLL(str(emulation.library_path()))
-    wanted = set(re.findall(r'"(nvml[A-Z]\w+)"', source.read_text()))
+    wanted = set(re.findall(r'"(nvml[A-Z]\w+)"', (folder / "library.cpp").read_text()))
+    for name, endings in re.findall(
+        r"^  X\((\w+), \(.*?\), (.*?)\)", (folder / "library.h").read_text(), re.M
+    ):
+        wanted |= {f"nvml{name}{ending}" for ending in re.findall(r'"(\w*)"', endings)}
     assert len(wanted) > 40
     assert {name for name in wanted if not hasattr(library, name)} == set()
 
