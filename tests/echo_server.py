@@ -1,7 +1,7 @@
 """A server with OpenAI's streaming protocol that computes nothing: as many tokens as asked for, when and how a test wants them.
 
-How it behaves is `EchoServer.behaviour`, and of one request what its JSON has under `echo`. Alone it is the benchmarks' server:
-`python tests/echo_server.py --port 8000`.
+How it behaves is `EchoServer.behaviour`, or what `EchoServer.by_tokens` has for as many tokens as are asked for. Alone it is the
+benchmarks' server: `python tests/echo_server.py --port 8000`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import dataclasses
 import json
 import socket
 import ssl
@@ -71,6 +70,8 @@ class EchoServer:
         self, behaviour: Behaviour = Behaviour(), *, tls: ssl.SSLContext | None = None, port: int = 0
     ) -> None:
         self.behaviour = behaviour
+        self.by_tokens: dict[int, Behaviour] = {}
+        """By the `max_tokens` of a request."""
         self.requests: list[tuple[dict[str, str], dict[str, Any]]] = []
         """Headers and JSON of each request, in the order of arrival."""
         self.connections = 0
@@ -173,9 +174,9 @@ class _Connection(asyncio.Protocol):
         server.in_flight += 1
         server.most_in_flight = max(server.most_in_flight, server.in_flight)
         try:
-            how = dataclasses.replace(server.behaviour, **asked.get("echo", {}))
+            how = server.by_tokens.get(asked.get("max_tokens", 0), server.behaviour)
             counts = server.counts if how.counted else dict.fromkeys(server.counts, 0)
-            for part in _answer(how, path, asked, counts):
+            for part in answer(how, path, asked, counts):
                 if isinstance(part, float):
                     await asyncio.sleep(part)
                     continue
@@ -214,7 +215,7 @@ def _metrics(server: EchoServer) -> bytes:
     return _page(200, "\n".join([*lines, ""]).encode(), "text/plain")
 
 
-def _answer(
+def answer(
     how: Behaviour, path: str, asked: dict[str, Any], counts: dict[str, int]
 ) -> Iterator[bytes | float | None]:
     """The bytes of an answer, waits in seconds, None for ever; b"" closes the connection. Counts in `counts`."""

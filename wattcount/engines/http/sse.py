@@ -254,7 +254,7 @@ class Reply:
         if at >= 0 and (number := _NUMBER.match(text, at + len(_TOTAL))) is not None:
             self._reached(int(number[1]))
         if not text.endswith(_WHOLE) and not text.startswith(b":"):
-            self._broken = self._broken or _shown(text)
+            self._broken = self._broken or _shown(text.removeprefix(b"data: "))
 
     def _reached(self, total: int) -> None:
         """`total` output tokens have come until now."""
