@@ -46,6 +46,7 @@ class Elsewhere:
     def __init__(self, folder: Path, *, gpus: int = 1, seconds: float = 120) -> None:
         self.epoch_ns = time.monotonic_ns() + APART_S * 10**9
         """Of its clock."""
+        self.folder = folder
         folder.mkdir()
         starts_s = np.arange(-10, seconds, HALF_S)
         powers_w = np.where(np.arange(len(starts_s)) % 2, HIGH_W, LOW_W)

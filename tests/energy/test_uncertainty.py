@@ -287,7 +287,7 @@ def test_steady_power_does_not_mind_the_clock_and_a_load_within_a_window_does() 
     assert clock_j(load(12.0, 15.0)) < 0.01 * step_j  # it begins and ends within
     assert clock_j(load(15.0, 25.0)) == pytest.approx(step_j, rel=0.02)  # it goes on at one end
     assert clock_j(load(10.0, 20.0)) == pytest.approx(
-        step_j, rel=0.1
+        step_j, rel=0.15
     )  # ends with the window: moved either way it loses
 
 
