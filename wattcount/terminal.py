@@ -1,13 +1,15 @@
-"""Where what people read is printed: consoles that take every text as it is."""
+"""Where what people read is printed: consoles that take every text as it is, and tables."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from rich import box
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
+from rich.table import Table
 
 from wattcount.text import WIDTH, printable
 
@@ -35,3 +37,15 @@ def console() -> PlainConsole:
     if sys.stdout.isatty():
         return PlainConsole()
     return PlainConsole(width=WIDTH, color_system=None)
+
+
+def table(headings: Sequence[str], words: int = 1, gap: int = 1) -> Table:
+    """A table without lines around it, of cells that are not wrapped.
+
+    words  so many columns, from the left, hold words; the others hold figures, which are right-aligned
+    gap    blanks between columns
+    """
+    made = Table(box=box.SIMPLE, show_edge=False, pad_edge=False, padding=(0, gap, 0, 0))
+    for position, heading in enumerate(headings):
+        made.add_column(heading, justify="left" if position < words else "right", no_wrap=True)
+    return made

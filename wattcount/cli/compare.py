@@ -11,9 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from wattcount import importers
 from wattcount.cli.records import find_records
@@ -24,7 +22,7 @@ from wattcount.report.labels import MAIN_FIGURES, describe, evidence_label, gpu_
 from wattcount.report.units import scale_for, significant
 from wattcount.result import Result
 from wattcount.study.repeats import PER_TOKEN, spread
-from wattcount.terminal import console
+from wattcount.terminal import console, table
 from wattcount.text import WIDTH, printable
 
 UNIT_WIDTH, FIRST_WIDTH, COLUMN_WIDTH = 11, 9, 15
@@ -119,19 +117,14 @@ def _tables(out: Console, entries: Sequence[Result], keys: Sequence[str]) -> Non
     beside = max(((out.width if out.is_terminal else WIDTH) - taken) // COLUMN_WIDTH, 1)
     for start in range(0, len(others), beside):
         shown = others[start : start + beside]
-        table = Table(box=box.SIMPLE, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-        table.add_column("", no_wrap=True)
-        table.add_column("unit", no_wrap=True)
-        table.add_column("[1]", justify="right", no_wrap=True)
-        for number, _ in shown:
-            table.add_column(f"[{number}] x: to [1]", justify="right", no_wrap=True)
+        rows = table(["", "unit", "[1]", *(f"[{number}] x: to [1]" for number, _ in shown)], words=2)
         for key in keys:
             # One unit a row, so that the numbers in it can be compared at a glance.
             scale, unit = scale_for((entry.value(key) for entry in entries), spec(key).unit)
             cells = (_cell(entry, key, first, scale) for entry in (first, *(entry for _, entry in shown)))
-            table.add_row(key, unit, *cells)
+            rows.add_row(key, unit, *cells)
         out.print()
-        out.print(table)
+        out.print(rows)
 
 
 def _how_sure(entries: Sequence[Result]) -> Iterator[str]:

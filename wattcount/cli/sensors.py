@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -25,7 +24,7 @@ from wattcount.gpu.characterise import PROBE_CONFIG, Load, characterise, samplin
 from wattcount.gpu.nvml import GpuFacts, NvmlSession, open_session
 from wattcount.gpu.stimulus import run_waves
 from wattcount.run.sensors import keep
-from wattcount.terminal import console
+from wattcount.terminal import console, table
 
 IDLE_S = 10.0
 """How long an idle GPU is watched [s]: a hundred values of the slowest energy counter known (100 ms)."""
@@ -119,13 +118,11 @@ def _probe(
 def show(out: Console, facts: GpuFacts, evidence: str, found: dict[str, Any]) -> None:
     """Two tables: the sources, and what they said of each load."""
     out.print(f"{facts.name} {facts.uuid} ({evidence}), {found['seconds']:.0f} s", soft_wrap=True)
-    table = Table(box=box.SIMPLE, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    for heading in ("source", "new every", "mean of", "delay", "rise", "call p50 / p99", "step"):
-        table.add_column(heading, justify="left" if heading == "source" else "right", no_wrap=True)
+    sources = table(("source", "new every", "mean of", "delay", "rise", "call p50 / p99", "step"))
     for name, label in SOURCES.items():
         source = found["sources"].get(name)
         if source is None:
-            table.add_row(label, *["-"] * 6)
+            sources.add_row(label, *["-"] * 6)
             continue
         delay = source["step_delay_ms"] if source["step_delay_ms"] is not None else source["delay_ms"]
         mean_of = "a moment" if source["box_ms"] == 0 else _ms(source["box_ms"])
@@ -133,7 +130,7 @@ def show(out: Console, facts: GpuFacts, evidence: str, found: dict[str, Any]) ->
         if source["call_p50_ms"] is not None:
             calls = _call(source["call_p50_ms"], source["call_p99_ms"])
         unit = "J" if name == "energy_counter" else "W"
-        table.add_row(
+        sources.add_row(
             label,
             _ms(source["update_period_ms"]),
             mean_of,
@@ -142,7 +139,7 @@ def show(out: Console, facts: GpuFacts, evidence: str, found: dict[str, Any]) ->
             calls,
             "-" if source["resolution_w"] is None else f"{source['resolution_w']:.2g} {unit}",
         )
-    out.print(table)
+    out.print(sources)
     counter, ring = found["counter"], found["ring"]
     if not counter["present"]:
         out.print("no energy counter")
@@ -164,26 +161,22 @@ def show(out: Console, facts: GpuFacts, evidence: str, found: dict[str, Any]) ->
 
 
 def _aliasing(loads: Sequence[dict[str, Any]]) -> Table:
-    table = Table(box=box.SIMPLE, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("load", no_wrap=True)
-    table.add_column("counter", justify="right", no_wrap=True)
     others = [
         name for name in SOURCES if name != "energy_counter" and any(name in load["mean_w"] for load in loads)
     ]
-    for name in others:
-        table.add_column(SOURCES[name], justify="right", no_wrap=True)
+    shown = table(["load", "counter", *(SOURCES[name] for name in others)])
     for load in loads:
         counter = load["mean_w"].get("energy_counter")
         cells = []
         for name in others:
             value = load["mean_w"].get(name)
             cells.append(f"{100 * (value / counter - 1):+.1f} %" if value and counter else "-")
-        table.add_row(
+        shown.add_row(
             f"{load['on_ms']:g} of {load['period_ms']:g} ms",
             "-" if not counter else f"{counter:.0f} W",
             *cells,
         )
-    return table
+    return shown
 
 
 def _call(p50_ms: float, p99_ms: float) -> str:

@@ -61,12 +61,6 @@ class Trace:
         """Gaps per second: (n - 1) / duration. 0 where that is undefined."""
         return (len(self) - 1) / self.duration_s if self.duration_s > 0 else 0.0
 
-    @property
-    def gap_cv(self) -> float:
-        """Coefficient of variation of the gaps between arrivals (1 for a Poisson process)."""
-        gaps = np.diff(self.offset_ns)
-        return float(gaps.std() / gaps.mean()) if len(gaps) and gaps.mean() > 0 else 0.0
-
 
 def read_trace(path: str | Path) -> Trace:
     """Reads a trace file. Raises `NotStartedError` that names the file, the line and what is wrong."""

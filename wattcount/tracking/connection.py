@@ -11,7 +11,8 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote, urlsplit
@@ -126,7 +127,7 @@ def connected(uri: str, later: str, limit_s: float = LIMIT_S) -> Iterator[Mlflow
 
     Raises `TrackingError` for whatever the store, a driver or a network throws.
     """
-    with _quiet_and_bounded():
+    with _QUIET:
         opening_s = _opening_limit_s(uri, limit_s)
         began_s = time.monotonic()
         calls = _Calls(opening_s)
@@ -203,12 +204,7 @@ class _Bounded:
         self._calls = calls
 
     def __getattr__(self, name: str) -> Any:
-        method = getattr(self._client, name)
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            return self._calls.run(method, *args, **kwargs)
-
-        return call
+        return partial(self._calls.run, getattr(self._client, name))
 
 
 def _opened(uri: str) -> MlflowClient:
@@ -324,17 +320,18 @@ def sqlite_file(uri: str) -> Path | None:
 
 
 class _Quiet:
-    """How MLflow is kept quiet and bounded while anyone in this process is connected; what the user set stays.
+    """Keeps MLflow quiet and bounded while any thread of this process is connected; what the user set stays.
 
-    Defaults of MLflow's variables are changed and not the environment, which other threads and child processes read.
+    One thread may import MLflow early while another one logs. Defaults of MLflow's variables are changed and not the
+    environment, which other threads and child processes read.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._users = 0
-        self._undo: list[Callable[[], None]] = []
+        self._undo = ExitStack()
 
-    def begin(self) -> None:
+    def __enter__(self) -> None:
         import mlflow  # noqa: F401  (it sets the level of its loggers when it is imported)
         from mlflow import environment_variables
 
@@ -352,34 +349,23 @@ class _Quiet:
 
                 self._change(utils, "MAX_RETRY_COUNT", TRIES)
             for logger in map(logging.getLogger, _CHATTER):
-                self._undo.append(lambda logger=logger, level=logger.level: logger.setLevel(level))  # type: ignore[misc]
+                self._undo.callback(logger.setLevel, logger.level)
                 logger.setLevel(logging.ERROR)
 
-    def end(self) -> None:
+    def __exit__(self, *_: object) -> None:
         with self._lock:
             self._users -= 1
-            while not self._users and self._undo:
-                self._undo.pop()()
+            if not self._users:
+                self._undo.close()
 
     def _change(self, owner: Any, name: str, value: Any) -> None:
         if hasattr(owner, name):
-            before = getattr(owner, name)
-            self._undo.append(lambda: setattr(owner, name, before))
+            self._undo.callback(setattr, owner, name, getattr(owner, name))
             setattr(owner, name, value)
 
 
 _QUIET = _Quiet()
 """The one object of this process."""
-
-
-@contextmanager
-def _quiet_and_bounded() -> Iterator[None]:
-    """Also where several threads are connected: one imports MLflow early while another logs."""
-    _QUIET.begin()
-    try:
-        yield
-    finally:
-        _QUIET.end()
 
 
 @contextmanager
