@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("points", nargs="?", type=int, default=100_000)
     points = parser.parse_args().points
     from wattcount.result.table import TABLE_FILE
-    from wattcount.sweep.index import read_index
+    from wattcount.sweep.planner import read_index
 
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["WATTCOUNT_HOME"] = scratch

@@ -25,10 +25,9 @@ from wattcount.metrics import load_metrics, to_bytes
 from wattcount.records import Record
 from wattcount.records.writer import final_folder, new_run_id
 from wattcount.result import judge
-from wattcount.sweep.columns import FIGURES
 from wattcount.sweep.ledger import Ledger
-from wattcount.sweep.outcome import Outcome, State
-from wattcount.sweep.plan import Plan, Point
+from wattcount.sweep.point import Outcome, Plan, Point, State
+from wattcount.sweep.status import FIGURES
 
 STARTS = 3
 FAILED_BEFORE = 20

@@ -9,8 +9,7 @@ from synthetic_record import SyntheticRun
 from wattcount.metrics import write
 from wattcount.records.schema import Evidence
 from wattcount.sweep.ledger import Ledger
-from wattcount.sweep.outcome import Outcome, State
-from wattcount.sweep.plan import Plan, Point
+from wattcount.sweep.point import Outcome, Plan, Point, State
 
 
 def planned(key: str, **other) -> Point:

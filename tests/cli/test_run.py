@@ -16,11 +16,10 @@ from wattcount.cli.main import main
 from wattcount.config import RunConfig
 from wattcount.errors import MeasuredElsewhereError, NotStartedError, RunFailedError
 from wattcount.masking import reveal
-from wattcount.run.cooldown import Rest
 from wattcount.run.orchestrate import Display
+from wattcount.run.session import Rest
 from wattcount.sweep import local, task
-from wattcount.sweep.outcome import Outcome, State
-from wattcount.sweep.plan import Plan, Point
+from wattcount.sweep.point import Outcome, Plan, Point, State
 from wattcount.sweep.report import SweepResult
 from wattcount.sweep.sweeper import exit_code
 

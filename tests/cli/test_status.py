@@ -12,8 +12,7 @@ from sweep_ledger import make_sweep
 from wattcount.cli import status
 from wattcount.cli.main import main
 from wattcount.sweep.ledger import Ledger
-from wattcount.sweep.outcome import Outcome, State
-from wattcount.sweep.plan import Plan
+from wattcount.sweep.point import Outcome, Plan, State
 
 
 @pytest.fixture

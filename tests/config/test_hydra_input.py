@@ -13,7 +13,7 @@ from wattcount.config import compose, from_json, to_json
 from wattcount.config.catalogue import load_yaml
 from wattcount.config.hydra_input import TextParser, keep_text
 from wattcount.errors import NotStartedError
-from wattcount.sweep.cases import expand
+from wattcount.sweep.sweeper import expand
 
 TYPED = [
     "12e4567", "1e3", "1_1_1", "2026_11_24", "1_0", "007", "0x1F", "1.10", "1.", "-0", "+5", "TRUE", "False",

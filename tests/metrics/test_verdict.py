@@ -17,8 +17,8 @@ from wattcount.records import Record
 from wattcount.records.schema import Validity
 from wattcount.report.summary import print_summary
 from wattcount.result import Result, glance, judge
-from wattcount.run.resume import Wanted
-from wattcount.sweep.index import read_index
+from wattcount.run.claims import Wanted
+from wattcount.sweep.planner import read_index
 from wattcount.terminal import PlainConsole
 from wattcount.tracking import content
 

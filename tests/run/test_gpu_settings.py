@@ -67,7 +67,7 @@ def guards() -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         try:
-            if "wattcount.run.gpu_guard" in process.cmdline():
+            if "wattcount.run.gpu_settings" in process.cmdline():
                 found.append(process)
         except psutil.Error:
             continue

@@ -30,14 +30,14 @@ from wattcount.errors import NotStartedError
 from wattcount.records import Record
 from wattcount.records.schema import Phase, Validity
 from wattcount.run import orchestrate, session
+from wattcount.run.claims import TEMPORARY_PREFIX
 from wattcount.run.display import InBackground, PlainDisplay
-from wattcount.run.leftovers import TEMPORARY_PREFIX
 from wattcount.run.messages import encode
 from wattcount.run.orchestrate import Outcome, run_point
 from wattcount.run.process import TIMEOUT_SIGNAL
 from wattcount.run.resolve import Resolved
 from wattcount.run.session import Session
-from wattcount.run.signals import Signals
+from wattcount.run.waiting import Signals
 from wattcount.scenario.journal import Progress
 
 pytestmark = pytest.mark.timeout(120)

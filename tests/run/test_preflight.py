@@ -23,7 +23,6 @@ from wattcount.engines.vllm.install import VllmInstall
 from wattcount.errors import NotStartedError
 from wattcount.load.prompts import tokenizer_for
 from wattcount.run import preflight as module
-from wattcount.run.fingerprints import file_sha256, model_fingerprint
 from wattcount.run.preflight import (
     available_memory_bytes,
     check_busy,
@@ -32,6 +31,7 @@ from wattcount.run.preflight import (
     preflight,
     wait_while_busy,
 )
+from wattcount.run.resolve import file_sha256, model_fingerprint
 
 GIB = 2**30
 

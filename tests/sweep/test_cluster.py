@@ -29,12 +29,11 @@ from wattcount.errors import (
 from wattcount.records import Record
 from wattcount.sweep import cluster
 from wattcount.sweep.cluster import WAIT_NOTICE_S, Cluster, by_gpus, launcher_of
-from wattcount.sweep.job import JOB_LOST, RUNS, Place, lost, waits
+from wattcount.sweep.job import JOB_LOST, RUNS, Gpus, Place, lost, waits
 from wattcount.sweep.lane import Said, Task
 from wattcount.sweep.ledger import Ledger, read_state
-from wattcount.sweep.outcome import CANCELLED, MEASURED_ELSEWHERE, Outcome, State, decode, failed, refused
-from wattcount.sweep.placement import Gpus
-from wattcount.sweep.tries import Job, Watcher
+from wattcount.sweep.local import Job, Watcher
+from wattcount.sweep.point import CANCELLED, MEASURED_ELSEWHERE, Outcome, State, decode, failed, refused
 
 DONE = Outcome(State.done)
 DEAD = lost("its node failed")

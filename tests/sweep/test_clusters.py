@@ -20,7 +20,7 @@ from waiting import wait_until
 
 from wattcount.records import Record
 from wattcount.sweep.ledger import read_state
-from wattcount.sweep.outcome import State
+from wattcount.sweep.point import State
 
 pytestmark = pytest.mark.timeout(1800)
 

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from wattcount.config.catalogue import model_catalogue
 from wattcount.config.composition import options
 from wattcount.config.model_shape import KINDS, model_kind
-from wattcount.sweep.cases import expand
+from wattcount.sweep.sweeper import expand
 
 FOLDER = Path(__file__).resolve().parents[2] / "conf" / "experiment"
 

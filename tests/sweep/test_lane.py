@@ -19,7 +19,7 @@ from wattcount.scenario.journal import Progress
 from wattcount.sweep import lane
 from wattcount.sweep.lane import Lane, LaneSignals, Said, Task
 from wattcount.sweep.local import ChildLane
-from wattcount.sweep.outcome import Outcome, State
+from wattcount.sweep.point import Outcome, State
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -20,8 +20,7 @@ from waiting import wait_until
 from wattcount import ownership
 from wattcount.errors import WattcountError
 from wattcount.sweep.ledger import Ledger, read_plan, read_state, sweeps
-from wattcount.sweep.outcome import Outcome, State
-from wattcount.sweep.plan import Plan, Point
+from wattcount.sweep.point import Outcome, Plan, Point, State
 
 
 def point(key: str, **other) -> Point:
@@ -247,7 +246,7 @@ def test_threads_write_whole_lines(ledger, tmp_path):
 CHILD = """
 import os, sys, time
 from wattcount.sweep.ledger import Ledger
-from wattcount.sweep.outcome import Outcome, State
+from wattcount.sweep.point import Outcome, State
 ledger = Ledger.open(sys.argv[1], "quick")
 ledger.append(Outcome(State.running))
 ledger.append(Outcome(State.running, "a"))

@@ -11,11 +11,11 @@ from sweep_ledger import make_sweep
 from wattcount.cli.main import main
 from wattcount.config.schema import TrackingConfig
 from wattcount.records.schema import Phase
-from wattcount.run.quiet import OwnWindow
+from wattcount.run.claims import OwnWindow
 from wattcount.sweep import mlflow_log
 from wattcount.sweep.ledger import Ledger, read_state
 from wattcount.sweep.mlflow_log import LaneLog, SweepLog, pending
-from wattcount.sweep.outcome import Outcome, State
+from wattcount.sweep.point import Outcome, State
 from wattcount.sweep.status import sweep_page
 from wattcount.tracking import resolve_uri
 

@@ -15,7 +15,7 @@ from waiting import wait_until
 from wattcount.errors import EXIT_INTERRUPTED, WattcountError
 from wattcount.sweep.job import JOB_LOST, RUNS, Place
 from wattcount.sweep.lane import Task
-from wattcount.sweep.outcome import CANCELLED, Outcome, State, failed
+from wattcount.sweep.point import CANCELLED, Outcome, State, failed
 
 ray = pytest.importorskip("ray", reason="no Ray: pip install 'wattcount[ray]'")
 

@@ -3,8 +3,7 @@ import itertools
 import pytest
 
 from wattcount.errors import EXIT_FAILED, EXIT_NOT_STARTED
-from wattcount.sweep.outcome import Outcome, State
-from wattcount.sweep.plan import Plan, Point
+from wattcount.sweep.point import Outcome, Plan, Point, State
 from wattcount.sweep.state import Tally, Writer, tally
 
 S = 1_000_000_000

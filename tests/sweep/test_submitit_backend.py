@@ -12,10 +12,9 @@ from pathlib import Path
 import pytest
 
 from wattcount.errors import WattcountError
-from wattcount.sweep.job import JOB_LOST, RUNS, Place
+from wattcount.sweep.job import JOB_LOST, RUNS, Gpus, Place, SlurmNodes
 from wattcount.sweep.lane import Task
-from wattcount.sweep.outcome import CANCELLED, Outcome, State
-from wattcount.sweep.placement import Gpus, SlurmNodes
+from wattcount.sweep.point import CANCELLED, Outcome, State
 
 pytest.importorskip("submitit", reason="no submitit: pip install 'wattcount[slurm]'")
 
@@ -234,7 +233,7 @@ def test_a_local_job_gets_as_many_gpus_as_its_run() -> None:
 IN_A_JOB = """
 import os, signal, sys
 from wattcount.sweep import submitit_backend
-from wattcount.sweep.outcome import failed
+from wattcount.sweep.point import failed
 
 def run(place, task):  # as a run: notes the signal, and closes its record
     came = []

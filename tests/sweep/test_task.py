@@ -16,8 +16,7 @@ from wattcount.config.schema import RunConfig
 from wattcount.errors import EXIT_FAILED, EXIT_OK
 from wattcount.scenario.journal import Progress
 from wattcount.sweep.ledger import SILENT_S, Ledger, read_state
-from wattcount.sweep.outcome import State
-from wattcount.sweep.plan import Plan
+from wattcount.sweep.point import Plan, State
 from wattcount.sweep.task import measure, measure_planned
 
 SHORT = [

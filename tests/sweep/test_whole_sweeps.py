@@ -22,7 +22,7 @@ from wattcount.emulation.machine import EmulatedGpu, EmulatedMachine
 from wattcount.records import Record
 from wattcount.records.schema import Phase
 from wattcount.sweep.ledger import read_state
-from wattcount.sweep.outcome import State
+from wattcount.sweep.point import State
 
 pytestmark = pytest.mark.timeout(280)
 

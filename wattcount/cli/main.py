@@ -21,7 +21,7 @@ from wattcount.errors import (
     WattcountError,
 )
 from wattcount.masking import concealed_arguments, masked
-from wattcount.run.background import leave_if_stuck
+from wattcount.run.waiting import leave_if_stuck
 from wattcount.text import degrade, printable
 
 

@@ -42,9 +42,9 @@ from wattcount.errors import (
 )
 from wattcount.files import write_atomically
 from wattcount.masking import has_secret, masked
-from wattcount.run.background import leave_if_stuck
+from wattcount.run.waiting import leave_if_stuck
 from wattcount.sweep import report, sweeper, task
-from wattcount.sweep.outcome import Outcome, State, refused
+from wattcount.sweep.point import Outcome, State, refused
 from wattcount.sweep.report import SweepResult
 from wattcount.sweep.sweeper import exit_code
 

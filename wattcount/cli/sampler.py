@@ -16,7 +16,7 @@ from wattcount.errors import EXIT_OK, NotStartedError, one_line
 from wattcount.gpu.nvml import open_session
 from wattcount.gpu.remote import wire
 from wattcount.gpu.remote.listener import Listener
-from wattcount.run.gpu_lock import HostLocks
+from wattcount.run.claims import HostLocks
 
 LOOPBACK = f"127.0.0.1:{wire.DEFAULT_PORT}"
 """Where it listens unless told otherwise: only programs of this machine can connect."""

@@ -18,7 +18,7 @@ from wattcount.config.paths import default_records_dir
 from wattcount.errors import EXIT_OK, NotStartedError, WattcountError
 from wattcount.report.units import duration
 from wattcount.sweep.ledger import read_state, sweeps
-from wattcount.sweep.outcome import State
+from wattcount.sweep.point import State
 from wattcount.sweep.state import SweepState
 from wattcount.sweep.status import condition, energy_text, render, share_done, to_json
 from wattcount.terminal import console

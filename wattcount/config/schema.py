@@ -134,7 +134,7 @@ class ModelConfig(Node):
     """Folder with `config.json` (and weights for `weights=path`). Its content, not its place, is identity:"""
     path_fingerprint: str | None = identity(None)
     """Filled in by wattcount for `weights=path`: `2:` and SHA-256 of config.json and of samples of the weights (see
-    `run.fingerprints`). Records of before have the SHA-256 of config.json and of the weight files' names and sizes, which two
+    `run.resolve`). Records of before have the SHA-256 of config.json and of the weight files' names and sizes, which two
     fine-tunes of one shape share: they are never taken for a point of today, which is measured anew."""
     hf_config: dict[str, Any] = identity(FrozenDict())
     """The model's Hugging Face `config.json` values; lets `weights=random` run with no download.

@@ -19,8 +19,8 @@ from wattcount.config.schema import (
 from wattcount.records.schema import Phase
 from wattcount.report.labels import PHASE_NAMES, caveats, headline
 from wattcount.report.units import clock
-from wattcount.run.background import Background
 from wattcount.run.orchestrate import Display
+from wattcount.run.waiting import Background
 from wattcount.scenario.journal import Progress
 from wattcount.terminal import PlainConsole
 

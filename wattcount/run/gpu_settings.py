@@ -5,7 +5,7 @@ first of these that gets to it, each holding that lock:
 
     the run's process, at its end          everything went well: the record says what was restored
     its parent                             the run's process died
-    the guard (`run.gpu_guard`)            both died; it waits on a pipe to the parent, in a session of its own
+    the guard (`main`)                     both died; it waits on a pipe to the parent, in a session of its own
     the next run, or `wattcount doctor`    all three died: the host was switched off, or the whole job was killed
 """
 
@@ -16,8 +16,10 @@ import dataclasses
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +28,9 @@ from typing import Any
 from wattcount import ownership
 from wattcount.config.paths import gpu_lock_dir
 from wattcount.config.schema import GpuConfig
-from wattcount.errors import NotStartedError
+from wattcount.errors import NotStartedError, WattcountError
 from wattcount.files import sync_folder, write_atomically
-from wattcount.gpu.nvml import GpuFacts, NvmlSession
+from wattcount.gpu.nvml import GpuFacts, NvmlSession, attach_session
 from wattcount.gpu.settings import Setting, UndoError, plan, put_in_force, undo
 
 GUARD_LIMIT_S = 30.0
@@ -198,7 +200,7 @@ def _guarded(uuids: Sequence[str]) -> Iterator[None]:
         yield
         return
     guard = subprocess.Popen(
-        [sys.executable, "-m", "wattcount.run.gpu_guard", str(os.getpid()), *uuids],
+        [sys.executable, "-m", "wattcount.run.gpu_settings", str(os.getpid()), *uuids],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -230,3 +232,46 @@ def _guarded(uuids: Sequence[str]) -> Iterator[None]:
                 subprocess.TimeoutExpired
             ):  # it waits in the kernel; nothing more can be done
                 guard.wait(GUARD_LIMIT_S)
+
+
+POLL_S = 0.05
+
+
+def main(argv: Sequence[str]) -> int:
+    """The guard, a process of its own: `python -m wattcount.run.gpu_settings PID UUID...`.
+
+    The run's parent (PID) starts it. It says `+` when it is ready, and waits until the pipe on its standard input is
+    closed: by the parent, which has restored everything then, or by the kernel, because the parent is dead.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    os.write(1, b"+")
+    while os.read(0, 1):
+        pass
+    parent = int(argv[0])
+    for uuid in argv[1:]:
+        _restore(uuid, parent)
+    return 0
+
+
+def _restore(uuid: str, parent: int) -> None:
+    """Once the run's process, which outlives its parent by a moment, has ended, too, and let go of the GPU's lock.
+
+    Another run that gets the lock first has restored, and the journal is gone or its own.
+    """
+    while (journal := Journal.read(uuid)) is not None and journal.pid == parent:
+        lock = ownership.lock(gpu_lock_dir() / f"{uuid}.lock", "restoring its settings", for_everyone=True)
+        if lock is None:
+            time.sleep(POLL_S)
+            continue
+        try:
+            # What cannot be restored now is left to the next run or to `wattcount doctor`.
+            with contextlib.suppress(UndoError, WattcountError, OSError), attach_session() as session:
+                restore_left(session, uuid)
+            return
+        finally:
+            lock.release()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -32,18 +32,13 @@ from wattcount.gpu.nvml import NvmlSession, matches
 from wattcount.gpu.settings import UndoError
 from wattcount.records.schema import ENGINE_LOG, RECORD_SCHEMA_VERSION, Evidence, Phase, RunInfo, Validity
 from wattcount.records.writer import WORKER_DIED, RecordWriter, final_folder, last_lines, new_run_id
-from wattcount.run.cooldown import Rest
+from wattcount.run.claims import OwnWindow, Wanted, clear_up, is_free
 from wattcount.run.facts import host_facts, versions
-from wattcount.run.gpu_lock import is_free
-from wattcount.run.leftovers import clear_up
-from wattcount.run.messages import Ended, Notice, decode
+from wattcount.run.messages import Ended, Job, Notice, decode
 from wattcount.run.preflight import check, check_again, resolved
 from wattcount.run.process import TIMEOUT_SIGNAL, SessionProcess
-from wattcount.run.quiet import OwnWindow
-from wattcount.run.resume import Wanted
-from wattcount.run.session import Session
-from wattcount.run.signals import Signals, waking
-from wattcount.run.worker import Job
+from wattcount.run.session import Rest, Session
+from wattcount.run.waiting import Signals, waking
 from wattcount.scenario.journal import Progress
 
 NOT_LAUNCHED = "worker_not_started"

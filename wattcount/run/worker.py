@@ -20,14 +20,10 @@ import asyncio
 import contextlib
 import ctypes
 import dataclasses
-import fcntl
 import json
 import os
-import select
 import signal
-import socket
 import sys
-import termios
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -63,7 +59,7 @@ from wattcount.run import engine_cpus
 from wattcount.run.facts import versions
 from wattcount.run.gpu_settings import restore_recorded
 from wattcount.run.host_recorder import HostRecorder, ProcessTree
-from wattcount.run.messages import Ended, Message, encode
+from wattcount.run.messages import ENGINE_STOP_LIMIT_S, Ended, Job, Jobs, Pipe, Start
 from wattcount.run.process import TIMEOUT_SIGNAL
 from wattcount.run.sensors import characterised
 from wattcount.scenario import Journal, Progress, RunContext
@@ -73,12 +69,6 @@ if TYPE_CHECKING:
     from wattcount.emulation.machine import EmulatedActivity
 
 INTERRUPTED = "interrupted"
-ENGINE_STOP_LIMIT_S = 30.0
-LAST_WORD_LIMIT_S = 30.0
-"""How long a run's process tries to tell its last message [s]. It fits into a pipe whose parent does not read; a
-parent that missed it looks for the record itself."""
-MOST_PATH_BYTES, MOST_LOCKS = 4096, 16
-"""Of one message on the socket of jobs: PATH_MAX, and far more locks than a point has."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -86,86 +76,6 @@ CLEAR_LIMIT_S = 30.0
 """The longest that an engine may take to be ready for another run [s]."""
 OF_THE_RUN = ("requests_failed", "setup_failed", "timeout")
 """Reasons for which a run goes wrong on an engine that may be well."""
-
-
-@dataclass(frozen=True)
-class Start:
-    """What the process is started with, as JSON: where it gets its jobs and tells how it stands, and what it holds.
-
-    jobs_fd  a socket (SOCK_SEQPACKET): each message is the path of a `Job` as JSON, with the descriptors of the locks of its point
-    claims   files of the folders that the parent made (`wattcount.ownership`): held here too
-    locks    inherited descriptors of locks on the GPUs, held here too until the process has ended
-    """
-
-    jobs_fd: int
-    progress_fd: int
-    parent_pid: int
-    claims: list[str]
-    locks: list[int]
-
-
-@dataclass(frozen=True)
-class Job:
-    """A run that the parent asks for; times in CLOCK_MONOTONIC nanoseconds."""
-
-    config: dict[str, Any]
-    folder: str
-    """The record in the making, with a draft."""
-    log: str
-    """What this process and the engine write to."""
-    last: bool
-    """No run follows on this engine."""
-    started_ns: int
-    """When the parent began with this run."""
-    launched_ns: int
-    """When it gave the run to this process."""
-
-
-class Pipe:
-    """The writing end of the pipe to the parent. Without a parent nobody is told.
-
-    The parent may stand still: stopped by Ctrl-Z, say. The run must not, so progress is dropped while the pipe is
-    more than half full. The other half is for the last message, which the parent must get.
-    """
-
-    def __init__(self, descriptor: int) -> None:
-        # The engine's processes must not hold it open.
-        os.set_inheritable(descriptor, False)
-        os.set_blocking(descriptor, False)
-        self._descriptor = descriptor
-        self._room_bytes = fcntl.fcntl(descriptor, fcntl.F_GETPIPE_SZ) // 2
-        self._rest = b""
-        """Of a message of which only the beginning went into the pipe."""
-
-    def send(self, message: Message) -> bool:
-        """Whether the message is in the pipe. Returns at once, but for the last message (`LAST_WORD_LIMIT_S`)."""
-        last = isinstance(message, Ended)
-        if not last and not (self._write(0.0) and self._unread_bytes() <= self._room_bytes):
-            return False
-        self._rest += encode(message)
-        return self._write(LAST_WORD_LIMIT_S if last else 0.0)
-
-    def _write(self, limit_s: float) -> bool:
-        ready = select.poll()
-        ready.register(self._descriptor, select.POLLOUT)
-        deadline_ns = now_ns() + round(limit_s * 1e9)
-        try:
-            while self._rest:
-                try:
-                    self._rest = self._rest[os.write(self._descriptor, self._rest) :]
-                except BlockingIOError:
-                    left_ms = (deadline_ns - now_ns()) // 1_000_000
-                    if left_ms <= 0 or not ready.poll(left_ms):
-                        return False
-        except BrokenPipeError:
-            self._rest = b""
-            return False
-        return True
-
-    def _unread_bytes(self) -> int:
-        count = bytearray(4)
-        fcntl.ioctl(self._descriptor, termios.FIONREAD, count)
-        return int.from_bytes(count, sys.byteorder)
 
 
 class _Failed(Exception):  # noqa: N818 - a verdict, not an error of its own
@@ -636,29 +546,6 @@ def _keep_pandas_out_of_arrow() -> None:
         pa.array([0])
     finally:
         sys.meta_path.remove(hook)
-
-
-class Jobs:
-    """The runs that the parent asks for, from its socket. The locks of a point are held until the next job comes."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._socket = socket.socket(fileno=descriptor)
-        self._socket.setblocking(False)
-        self._locks: list[int] = []
-
-    async def next(self) -> Job | None:
-        """None: there is none any more, or the parent has died."""
-        loop, readable = asyncio.get_running_loop(), asyncio.Event()
-        loop.add_reader(self._socket, readable.set)
-        try:
-            await readable.wait()
-        finally:
-            loop.remove_reader(self._socket)
-        path, locks, _, _ = socket.recv_fds(self._socket, MOST_PATH_BYTES, MOST_LOCKS)
-        for descriptor in self._locks:
-            os.close(descriptor)
-        self._locks = locks
-        return Job(**json.loads(Path(os.fsdecode(path)).read_text(encoding="utf-8"))) if path else None
 
 
 async def serve(jobs: Jobs, pipe: Pipe) -> int:

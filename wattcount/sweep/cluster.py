@@ -26,12 +26,11 @@ from wattcount.config.paths import data_home
 from wattcount.config.schema import PowerBackend, RunConfig
 from wattcount.errors import NotStartedError, WattcountError
 from wattcount.masking import reveal
-from wattcount.sweep.job import Backend, Place, lost
+from wattcount.sweep.job import Backend, Gpus, Place, SlurmNodes, lost
 from wattcount.sweep.lane import Task
 from wattcount.sweep.ledger import Ledger
-from wattcount.sweep.outcome import Outcome, State, failed
-from wattcount.sweep.placement import Gpus, SlurmNodes
-from wattcount.sweep.tries import Job, Tries, Watcher
+from wattcount.sweep.local import Job, Tries, Watcher
+from wattcount.sweep.point import Outcome, State, failed
 
 LOOK_S = 1.0
 """Between two looks at the jobs [s]."""

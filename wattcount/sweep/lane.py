@@ -24,15 +24,13 @@ from typing import Any
 from wattcount.config.loader import from_json
 from wattcount.config.schema import RunConfig
 from wattcount.errors import EXIT_TERMINATED, WattcountError
-from wattcount.run.background import Background
-from wattcount.run.cooldown import Rest
 from wattcount.run.display import InBackground
 from wattcount.run.orchestrate import Display
-from wattcount.run.session import Session
-from wattcount.run.signals import Signals
+from wattcount.run.session import Rest, Session
+from wattcount.run.waiting import Background, Signals
 from wattcount.scenario.journal import Progress
 from wattcount.sweep.ledger import Ledger
-from wattcount.sweep.outcome import Outcome, failed
+from wattcount.sweep.point import Outcome, failed
 from wattcount.sweep.task import measure_planned
 
 _PR_SET_PDEATHSIG = 1
@@ -50,7 +48,7 @@ class Task:
     """UUIDs of the GPUs to use; none: the run's own choice."""
     wait_for_others: bool
     before: dict[str, dict[str, float]] = field(default_factory=dict)
-    """What GPUs were like before the sweep's first run, see `run.cooldown.Rest`."""
+    """What GPUs were like before the sweep's first run, see `run.session.Rest`."""
     session: str | None = None
     """`Point.session`: points that have the same one go on with one engine."""
     last: bool = True

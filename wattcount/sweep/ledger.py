@@ -33,8 +33,7 @@ from wattcount.errors import WattcountError, one_line
 from wattcount.files import replacing
 from wattcount.metrics.verdict import Verdict
 from wattcount.result import ResultTable
-from wattcount.sweep.outcome import Outcome, State, decode, encode
-from wattcount.sweep.plan import Plan, Point
+from wattcount.sweep.point import Outcome, Plan, Point, State, decode, encode
 from wattcount.sweep.state import SweepState, Tally, Writer, tally
 
 SWEEPS_FOLDER = ".sweeps"

@@ -21,7 +21,7 @@ from wattcount.engines import registry
 from wattcount.errors import NotStartedError
 from wattcount.gpu.nvml import GpuFacts, matches, open_session
 from wattcount.result.result import fingerprints_of
-from wattcount.run.gpu_lock import is_free
+from wattcount.run.claims import is_free
 from wattcount.run.resolve import (
     Files,
     Machine,

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from wattcount.config.schema import TrackingConfig
 from wattcount.errors import WattcountError, one_line
-from wattcount.run.quiet import in_a_window
+from wattcount.run.claims import in_a_window
 from wattcount.sweep.ledger import sweep_folder
 
 TO_LOG = "to_log"

@@ -11,10 +11,9 @@ from typing import Any
 import ray
 
 from wattcount.errors import NotStartedError, WattcountError, one_line
-from wattcount.sweep.job import RUNS, Place, lost, measure_job, waits
+from wattcount.sweep.job import ACCELERATOR, RUNS, Gpus, Place, lost, measure_job, ray_request, waits
 from wattcount.sweep.lane import Task
-from wattcount.sweep.outcome import CANCELLED, Outcome
-from wattcount.sweep.placement import ACCELERATOR, Gpus, ray_request
+from wattcount.sweep.point import CANCELLED, Outcome
 
 NODES_S = 5.0
 """Shortest time between two questions to Ray which nodes are up [s]."""

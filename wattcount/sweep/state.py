@@ -9,8 +9,7 @@ from functools import partial
 from statistics import fmean
 
 from wattcount.metrics.verdict import Status, Verdict
-from wattcount.sweep.outcome import Outcome, State
-from wattcount.sweep.plan import INVALID_BEFORE, Plan, Point
+from wattcount.sweep.point import INVALID_BEFORE, Outcome, Plan, Point, State
 
 PROCESS_DIED = "process_died"
 """Reason of a point that a process began and never ended."""

@@ -22,10 +22,19 @@ from submitit import AutoExecutor, Job, JobEnvironment
 from submitit.slurm.slurm import SlurmInfoWatcher, SlurmJob
 
 from wattcount.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, WattcountError, one_line
-from wattcount.sweep.job import JOB_LOST, RUNS, Place, lost, measure_job, waits
+from wattcount.sweep.job import (
+    COMMAND_LIMIT_S,
+    JOB_LOST,
+    RUNS,
+    Gpus,
+    Place,
+    SlurmNodes,
+    lost,
+    measure_job,
+    waits,
+)
 from wattcount.sweep.lane import Task
-from wattcount.sweep.outcome import CANCELLED, Outcome
-from wattcount.sweep.placement import COMMAND_LIMIT_S, Gpus, SlurmNodes
+from wattcount.sweep.point import CANCELLED, Outcome
 
 QUEUE_S = 5
 """Shortest time between two calls of `squeue` [s]. SLURM's manual asks for few calls."""

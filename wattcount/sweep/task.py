@@ -23,13 +23,12 @@ from wattcount.errors import (
     one_line,
 )
 from wattcount.records.writer import UNWRITABLE
-from wattcount.run.cooldown import Rest
 from wattcount.run.orchestrate import Display
-from wattcount.run.session import Session
-from wattcount.sweep.columns import FIGURES
+from wattcount.run.session import Rest, Session
 from wattcount.sweep.ledger import Ledger
 from wattcount.sweep.mlflow_log import LaneLog
-from wattcount.sweep.outcome import MEASURED_ELSEWHERE, Outcome, State, failed, refused
+from wattcount.sweep.point import MEASURED_ELSEWHERE, Outcome, State, failed, refused
+from wattcount.sweep.status import FIGURES
 
 
 def measure_planned(

@@ -40,7 +40,7 @@ from wattcount.records.schema import REQUESTS_PARQUET
 from wattcount.records.writer import final_folder
 from wattcount.report.labels import short_name
 from wattcount.result import Result
-from wattcount.run.gpu_lock import make_shared
+from wattcount.run.claims import make_shared
 from wattcount.tracking import content
 from wattcount.tracking.connection import (
     LIMIT_S,

@@ -22,7 +22,7 @@ from wattcount.gpu.nvml import NvmlSession, attach_session, open_session
 from wattcount.gpu.remote import client, listener, wire
 from wattcount.gpu.remote.client import LOST, RemoteNvml
 from wattcount.gpu.remote.listener import Listener
-from wattcount.run.gpu_lock import HostLocks, gpus_locked, is_free
+from wattcount.run.claims import HostLocks, gpus_locked, is_free
 
 pytestmark = pytest.mark.timeout(120)
 Machines = Callable[..., EmulatedMachine]

@@ -39,7 +39,7 @@ STOP_POLL_S = 0.2
 
 
 class Locks(Protocol):
-    """The locks of this host's GPUs, one run a GPU (`run.gpu_lock`)."""
+    """The locks of this host's GPUs, one run a GPU (`run.claims`)."""
 
     def take(self, uuid: str, purpose: str) -> Callable[[], None] | str:
         """What gives the lock back, or who holds it."""

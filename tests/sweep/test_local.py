@@ -8,8 +8,8 @@ import pytest
 from wattcount.errors import EXIT_FAILED, EXIT_NOT_STARTED
 from wattcount.records.writer import UNWRITABLE
 from wattcount.run.orchestrate import NOT_LAUNCHED
-from wattcount.sweep.outcome import NOT_STARTED, Outcome, State
-from wattcount.sweep.tries import Halt
+from wattcount.sweep.local import Halt
+from wattcount.sweep.point import NOT_STARTED, Outcome, State
 
 
 def failed(reason: str, message: str = "it failed", code: int = EXIT_FAILED) -> Outcome:

@@ -1,18 +1,22 @@
-"""A thread that makes calls for others, in their order: printing, above all.
+"""For whoever waits for runs and writes to a terminal: a thread that prints (`Background`), and noted signals (`Signals`).
 
 A terminal may stand still (Ctrl-S, a pager, a dead ssh, a full pipe), and writing to it then blocks. Whoever has limits
-to judge or runs to listen to leaves the writing to this thread.
+to judge or runs to listen to leaves the writing to that thread. SIGINT and SIGTERM are noted meanwhile, and acted upon by its loop.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import threading
 import traceback
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from types import FrameType
+
+from wattcount.errors import EXIT_INTERRUPTED, EXIT_TERMINATED
 
 
 class Background:
@@ -94,3 +98,58 @@ def leave_if_stuck(exit_code: int) -> None:
     """
     if not all(background.flush(0.0) for background in _all):
         os._exit(exit_code)
+
+
+class Signals(list[int]):
+    """The signals that came, in their order."""
+
+    @property
+    def exit_code(self) -> int | None:
+        """Of what the first of them ended; None: there was none."""
+        if not self:
+            return None
+        return EXIT_INTERRUPTED if self[0] == signal.SIGINT else EXIT_TERMINATED
+
+    @contextlib.contextmanager
+    def watching(self, patience: int | None = None) -> Iterator[None]:
+        """Notes them from now on; outside of the main thread, which Python gives no signals, none will come.
+
+        patience  how many are noted; one that comes after them goes to the handler that was there before, so that
+                  a person is never held for ever. None: all are noted.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def note(number: int, frame: FrameType | None) -> None:
+            if patience is None or len(self) < patience:
+                self.append(number)
+                return
+            handler = before[signal.Signals(number)]
+            if callable(handler):
+                handler(number, frame)
+            elif handler is not signal.SIG_IGN:
+                signal.signal(number, signal.SIG_DFL)
+                signal.raise_signal(number)
+
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        for number in before:
+            signal.signal(number, note)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def waking(descriptor: int) -> Iterator[None]:
+    """Has a byte written to `descriptor` with each signal, so that whoever waits for it looks at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.set_wakeup_fd(descriptor, warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
