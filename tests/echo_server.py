@@ -163,8 +163,8 @@ class _Connection(asyncio.Protocol):
             return
         asked = json.loads(rest[:length]) if length else {}
         self._buffer = rest[length:]
-        if lines[0].startswith("GET /metrics "):
-            self._transport.write(_metrics(self._server))
+        if lines[0].startswith("GET"):
+            self._transport.write(_got(self._server, lines[0].split()[1]))
             return
         self._server.requests.append((headers, asked))
         self._task = asyncio.get_running_loop().create_task(self._answer(lines[0].split()[1], asked))
@@ -206,7 +206,13 @@ def _reset(sock: Any) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
 
 
-def _metrics(server: EchoServer) -> bytes:
+def _got(server: EchoServer, path: str) -> bytes:
+    """The answer to GET: the models, or the counts."""
+    if path == "/v1/models":
+        card = {"id": "echo", "object": "model", "owned_by": "vllm", "max_model_len": 32768}
+        return _whole(200, {"object": "list", "data": [card]})
+    if path != "/metrics":
+        return _whole(404, {})
     lines = [f'vllm:{name}_total{{engine="0"}} {count}.0' for name, count in server.counts.items()]
     lines += [
         f'vllm:num_requests_running{{engine="0"}} {server.in_flight}.0',

@@ -6,15 +6,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from synthetic_record import SyntheticRun, at, findings_of, observation, request, steady_requests
 
 from wattcount.config.schema import LengthKind
 from wattcount.engines.http.counters import FAMILIES, ServerCounters
-from wattcount.metrics.observations import Requests
-from wattcount.metrics.server import own_load, quiet
-from wattcount.records.schema import REQUESTS_SCHEMA
+from wattcount.metrics import NULL_REASONS
+from wattcount.metrics.attribution import Attribution, attribute_record
+from wattcount.metrics.observations import Requests, Window, int_column, phase_window
+from wattcount.metrics.server import NOT_ALONE, STEPS_NOT_SEEN, STEPS_UNTOLD, own_load, quiet
+from wattcount.records import Record
+from wattcount.records.schema import REQUESTS_SCHEMA, Phase
 
 Rows = list[dict[str, Any]]
 FAMILY_NAMES = [family.name for family in FAMILIES]
@@ -267,3 +271,93 @@ def test_a_servers_own_processes_are_not_foreign(there: int, foreign: bool, tmp_
     if foreign:
         assert found["foreign_process"]["invalidates"]
         assert "1 process(es) beside the server's 2" in found["foreign_process"]["message"]
+
+
+# -- steps
+
+DATA = Path(__file__).resolve().parents[2] / "data"
+SERVED = sorted(
+    path for point in ("h200/records/a1d2", "h200/records/267d", "h200/records/509c", "h200/records/1060")
+    for path in list(DATA.glob(f"{point}*/r*"))[:1]
+)  # fmt: skip
+"""Llama-3-8B's shape on an H200: servers at 1, 16 and 64 requests/s, and a batch."""
+
+
+def as_served(
+    path: Path, *, jitter_s: float = 0.0, steps: float = 1.0, others: int = 0
+) -> tuple[Record, Window]:
+    """A record as a server would have left it: no steps, but a snapshot a second of what was counted.
+
+    jitter_s  tokens arrive that much later, at most
+    steps     so many times the steps are counted
+    others    requests in the window that were none of ours
+    """
+    measured, record = Record.open(path), Record.open(path)
+    window = phase_window(record.info.phases, Phase.WINDOW)
+    assert window is not None
+    rows = record.requests.to_pylist()
+    rng = np.random.default_rng(0)
+    for row in rows:
+        stamps = np.array(row["token_ts_ns"], np.int64)
+        row["token_ts_ns"] = np.maximum.accumulate(
+            stamps + rng.integers(0, round(jitter_s * 1e9) + 1, len(stamps))
+        )
+    record.__dict__["requests"] = pa.Table.from_pylist(rows, schema=REQUESTS_SCHEMA)
+    made = int_column(measured.steps, "prefill_tokens") + int_column(measured.steps, "decode_tokens") > 0
+    logged_ns = np.sort(int_column(measured.steps, "logged_ns")[made])
+    requests = Requests.of(measured.requests)
+    sent_ns, first_ns, last_ns = (
+        np.sort(column[column > 0])
+        for column in (requests.actual_send_ns, requests.first_token_ns, requests.last_token_ns)
+    )
+    stamps_ns = np.sort(requests.token_ts_ns)
+    begin_ns = min(int(sent_ns[0]), window.start_ns) - 2 * 10**9
+    end_ns = max(int(last_ns[-1]), window.end_ns) + 2 * 10**9
+    snapshots = []
+    for t_ns in range(begin_ns, end_ns, 10**9):
+        extra = others if t_ns > (window.start_ns + window.end_ns) / 2 else 0
+        snapshots.append(
+            ServerCounters(
+                t_ns=t_ns,
+                asked_ns=t_ns,
+                family="vllm",
+                requests=int(np.searchsorted(last_ns, t_ns)) + extra,
+                prompt_tokens=int(requests.input_tokens[0]) * (int(np.searchsorted(first_ns, t_ns)) + extra),
+                generation_tokens=int(np.searchsorted(stamps_ns, t_ns)) + extra,
+                steps=round(steps * int(np.searchsorted(logged_ns, t_ns))) if steps else None,
+            ).to_json()
+        )
+    record.__dict__["steps"] = measured.steps.slice(0, 0)
+    record.info.engine["details"] = {"server": {}, "server_counters": snapshots}
+    return record, window
+
+
+@pytest.mark.parametrize("path", SERVED, ids=lambda path: path.parent.name)
+@pytest.mark.parametrize("jitter_s", [0.0, 0.001])
+def test_arrivals_divide_the_energy_as_the_engines_own_steps_do(path: Path, jitter_s: float) -> None:
+    record, window = as_served(path, jitter_s=jitter_s)
+    truth = attribute_record(Record.open(path), window)
+    found = attribute_record(record, window)
+    assert isinstance(truth, Attribution)
+    assert isinstance(found, Attribution)
+    assert found.prefill_j == pytest.approx(truth.prefill_j, abs=truth.prefill_j_u95)
+    assert found.decode_j == pytest.approx(truth.decode_j, abs=truth.decode_j_u95)
+    assert found.prefill_j_u95 > 0.9 * truth.prefill_j_u95
+    assert found.idle_j + found.prefill_j + found.decode_j == pytest.approx(
+        truth.idle_j + truth.prefill_j + truth.decode_j
+    )
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ({"steps": 0.0}, STEPS_UNTOLD),
+        ({"steps": 1.2}, STEPS_NOT_SEEN),
+        ({"steps": 0.8}, STEPS_NOT_SEEN),
+        ({"others": 100}, NOT_ALONE),
+    ],
+)
+def test_steps_that_cannot_be_believed_are_null_with_the_reason(how: dict[str, Any], reason: str) -> None:
+    record, window = as_served(SERVED[0], **how)
+    assert attribute_record(record, window) == reason
+    assert reason in NULL_REASONS

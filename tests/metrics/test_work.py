@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from wattcount.metrics.work import (
     Reach,
     Spans,
     Work,
+    arrived_steps,
     choose_interval_s,
     extrapolate,
     fit,
@@ -150,6 +152,49 @@ def test_the_context_is_prompt_and_what_was_made() -> None:
 
 def test_without_tokens_there_is_no_context() -> None:
     assert Context.of(requests((0, 10, []))).mean_at(ns(1)).tolist() == [0]
+
+
+# -- steps of an engine that tells none
+
+
+def test_tokens_that_arrive_together_are_one_step() -> None:
+    found = arrived_steps(requests((0, 100, [0.010, 0.0205, 0.031]), (0, 30, [0.0201, 0.0305])))
+    for column, expected in zip(found, (ns(0.010, 0.0201, 0.0305), [100, 30, 0], [0, 1, 2]), strict=True):
+        assert column.tolist() == list(expected)
+
+
+def test_a_second_token_of_a_request_is_another_step_however_soon_it_comes() -> None:
+    found = arrived_steps(requests((0, 5, [0.010, 0.0104, 0.0108]), (0, 7, [0.0102, 0.0106])))
+    assert found[0].tolist() == ns(0.010, 0.0104, 0.0108).tolist()
+    assert found[1].tolist() == [12, 0, 0]
+    assert found[2].tolist() == [0, 2, 1]
+
+
+def test_what_the_cache_had_and_tokens_of_one_arrival_count() -> None:
+    columns = {"cached_tokens": np.array([96]), "token_count": np.array([3, 2])}
+    t_ns, prefill, decode = arrived_steps(requests((0, 100, [0.010, 0.030]), **columns))
+    assert (len(t_ns), prefill.tolist(), decode.tolist()) == (2, [4, 0], [2, 2])
+    assert [len(column) for column in arrived_steps(requests())] == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    "settings", [{"rate_rps": 8.0, "count": 100}, {"rate_rps": None, "count": 300, "output": 40}]
+)
+def test_arrivals_show_every_step_that_made_a_token(settings: dict[str, Any]) -> None:
+    engine = SimulatedEngine(**settings, late_reports=False).run()
+    rows = [
+        (
+            engine.scheduled_s[i],
+            int(engine.prompts[i]),
+            [engine.end_s[step] for step in engine.token_steps[i]],
+        )
+        for i in range(engine.count)
+    ]
+    told = np.unique([step for steps in engine.token_steps for step in steps])
+    t_ns, prefill, decode = arrived_steps(requests(*rows))
+    assert t_ns.tolist() == ns(*(engine.end_s[step] for step in told)).tolist()
+    assert prefill.sum() == engine.prompts.sum()
+    assert decode.tolist() == [engine.decode[step] for step in told]
 
 
 WINDOW = Window(0, 20_000_000_000)

@@ -178,7 +178,13 @@ def _users(report: Report, site: Site, facts: ServerFacts) -> None:
         f"{name}_per_s": _rate(first, last, name, seconds)
         for name in ("requests", "prompt_tokens", "generation_tokens")
     }
-    report.facts["users"] = {"running": last.running, "waiting": last.waiting, "seconds": seconds, **rates}
+    report.facts["users"] = {
+        "running": last.running,
+        "waiting": last.waiting,
+        "counts_steps": last.steps is not None,
+        "seconds": seconds,
+        **rates,
+    }
     now = ", ".join(
         f"{n} {what}" for n, what in ((last.running, "running"), (last.waiting, "waiting")) if n is not None
     )
@@ -212,10 +218,9 @@ def _rate(first: ServerCounters, last: ServerCounters, name: str, seconds: float
 def _null(report: Report, facts: ServerFacts) -> None:
     """What of a measurement there will not be."""
     users: Mapping[str, Any] | None = report.facts["users"]
-    missing = [
-        "power of the bare GPU (the server stays up)",
-        "energy of prefill and of decode, stalls (it tells no steps)",
-    ]
+    missing = ["power of the bare GPU (the server stays up)", "when it stood still (it tells no steps)"]
+    if users is None or not users["counts_steps"]:
+        missing.append("energy of prefill and of decode (it does not count its steps)")
     if users is None:
         missing.append("whether others used it")
     if facts.max_model_len is None:

@@ -35,6 +35,7 @@ from wattcount.metrics.observations import (
     phase_window,
 )
 from wattcount.metrics.sensors import window_energy_sum
+from wattcount.metrics.server import arrived_work
 from wattcount.metrics.sheet import NO_COMPLETED, Checks, Finding, FindingSpec, MetricSpec, Sheet
 from wattcount.metrics.window import Observed
 from wattcount.metrics.work import (
@@ -488,9 +489,9 @@ class Inputs:
 
 def read_inputs(record: Record, window: Window) -> Inputs | str:
     """A code of `REASONS` where the record does not hold enough."""
-    work = _work_of(record)
-    if work is None:
-        return NO_STEPS
+    work = _work_of(record, window)
+    if isinstance(work, str):
+        return work
     idle = _idle_power_w(record)
     if idle is None:
         return NO_IDLE
@@ -543,11 +544,13 @@ def power_curve(power: PowerTrace, gpu_uuid: str, basis: str) -> tuple[EnergyAt,
     return curve.at, float(np.median(np.diff(stamps_ns))) / 1e9
 
 
-def _work_of(record: Record) -> Work | None:
+def _work_of(record: Record, window: Window) -> Work | str:
     steps = record.steps
+    if not len(steps):
+        return arrived_work(record, Requests.of(record.requests), window)
     running, waiting = int_column(steps, "running"), int_column(steps, "waiting")
     requests = Requests.of(record.requests)
-    return locate_steps(
+    work = locate_steps(
         int_column(steps, "logged_ns"),
         int_column(steps, "engine_ts_ns"),
         int_column(steps, "duration_ns"),
@@ -557,6 +560,7 @@ def _work_of(record: Record) -> Work | None:
         begun_ns(requests),
         Context.of(requests),
     )
+    return NO_STEPS if work is None else work
 
 
 def _idle_power_w(record: Record) -> tuple[float, float] | None:

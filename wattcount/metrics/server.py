@@ -29,6 +29,8 @@ from wattcount.engines.http.counters import (
 from wattcount.metrics.observations import MISSING, Bools, Ints, Requests, Window, phase_window
 from wattcount.metrics.sheet import Checks, Finding, FindingSpec, MetricSpec, Sheet
 from wattcount.metrics.window import Observed
+from wattcount.metrics.work import NO_STEPS, Context, Work, arrived_steps, begun_ns, locate_steps
+from wattcount.records import Record
 from wattcount.records.schema import Phase
 
 OTHERS_SHARE = 0.01
@@ -39,6 +41,9 @@ ABANDONED_NS = 30_000_000_000
 """Longest time [ns] that a server goes on with a request of ours that ended without its end."""
 TOKENS_APART = 2
 """Tokens of each request by which a server may count otherwise than we do: of the begin, of the end."""
+STEPS_APART = 0.03
+"""Share of a window's steps by which those seen in the arrivals may differ from those that the server counted: up to there the energy
+of a phase is off by less than its uncertainty (docs/attribution.md)."""
 CACHED_SHARE = 0.01
 """Share of prompt tokens out of the server's prefix cache that is none to speak of."""
 AT_ONCE_SHARE = 0.01
@@ -47,7 +52,14 @@ AT_ONCE_TIMES = 0.1
 """Such a request's time / the median of those that were streamed."""
 
 METRICS: dict[str, MetricSpec] = {}
-NULL_REASONS: dict[str, str] = {}
+NOT_ALONE = "not_alone_on_server"
+STEPS_UNTOLD = "server_counts_no_steps"
+STEPS_NOT_SEEN = "steps_not_seen"
+NULL_REASONS = {
+    NOT_ALONE: "others used the server, or whether they did is not known: whose work a step was cannot be told",
+    STEPS_UNTOLD: "the server does not count its steps in `/metrics`, so what is seen of them in the arrivals cannot be checked",
+    STEPS_NOT_SEEN: f"the arrivals of tokens do not show as many steps as the server counted, to {STEPS_APART:.0%}",
+}
 CHECKS = Checks()
 
 
@@ -55,20 +67,21 @@ def put(sheet: Sheet, seen: Observed) -> None:
     """Nothing: a server's counters speak for or against a run."""
 
 
-def is_server(seen: Observed) -> bool:
-    """Whether a server was measured, as `engines.http.discovery` found it."""
-    return isinstance(_details(seen).get("server"), dict)
+def is_server(record: Record) -> bool:
+    """Whether a server was measured: what it is and what it counted is kept by `engines.http`."""
+    details = _details(record)
+    return isinstance(details.get("server"), dict) or isinstance(details.get("server_counters"), list)
 
 
-def _details(seen: Observed) -> dict[str, Any]:
-    details = seen.record.info.engine.get("details")
+def _details(record: Record) -> dict[str, Any]:
+    details = record.info.engine.get("details")
     return details if isinstance(details, dict) else {}
 
 
-def snapshots(seen: Observed) -> list[ServerCounters]:
+def snapshots(record: Record) -> list[ServerCounters]:
     """The server's counters through the run, in order of time; what is none is left out."""
     found = []
-    rows = _details(seen).get("server_counters")
+    rows = _details(record).get("server_counters")
     for row in rows if isinstance(rows, list) else []:
         try:
             found.append(ServerCounters.from_json(row))
@@ -195,6 +208,39 @@ def others_share(found: Served) -> tuple[float, str] | None:
     return None if worst is None else (shares[worst], worst)
 
 
+# -- steps
+
+
+def arrived_work(record: Record, requests: Requests, window: Window) -> Work | str:
+    """What the steps of a server computed, by the arrivals of their tokens; a code of why that is not known.
+
+    They are believed where the server served only us, and counted as many steps as are seen.
+    """
+    if not is_server(record):
+        return NO_STEPS
+    counters = snapshots(record)
+    inside = [each for each in counters if window.start_ns <= each.asked_ns and each.t_ns <= window.end_ns]
+    if len(inside) < 2 or inside[0].steps is None or inside[-1].steps is None:
+        return STEPS_UNTOLD
+    found = served(requests, counters, window)
+    others = None if found is None else others_share(found)
+    if others is None or others[0] > OTHERS_SHARE:
+        return NOT_ALONE
+    counted = inside[-1].steps - inside[0].steps
+    t_ns, prefill, decode = arrived_steps(requests)
+    seen = int(((t_ns > inside[0].t_ns) & (t_ns <= inside[-1].t_ns)).sum())
+    if not counted or abs(seen - counted) > STEPS_APART * counted:
+        return STEPS_NOT_SEEN
+    sent = np.sort(requests.actual_send_ns[requests.actual_send_ns != MISSING])
+    ended = np.sort(requests.last_token_ns[requests.last_token_ns != MISSING])
+    in_flight = np.searchsorted(sent, t_ns, side="right") - np.searchsorted(ended, t_ns, side="right")
+    unknown = np.full(len(t_ns), MISSING)
+    work = locate_steps(
+        t_ns, unknown, unknown, prefill, decode, in_flight, begun_ns(requests), Context.of(requests)
+    )
+    return NO_STEPS if work is None else work
+
+
 # -- findings
 
 OTHERS = FindingSpec(
@@ -258,7 +304,7 @@ CACHED = FindingSpec(
 
 @CHECKS.finds(RESTARTED)
 def server_restarted(seen: Observed) -> Iterator[Finding]:
-    times = _restarts(snapshots(seen))
+    times = _restarts(snapshots(seen.record))
     if times:
         yield RESTARTED.found(
             times, 0, f"the server started anew {times} time(s) during the run: its counters went back"
@@ -268,9 +314,9 @@ def server_restarted(seen: Observed) -> Iterator[Finding]:
 @CHECKS.finds_in_window(OTHERS, OTHERS_UNKNOWN, NOT_COMPUTED)
 def other_users(seen: Observed, window: Window) -> Iterator[Finding]:
     """Others' load around the window, and ours that the server did not compute."""
-    if not is_server(seen):
+    if not is_server(seen.record):
         return
-    counters = snapshots(seen)
+    counters = snapshots(seen.record)
     found = served(seen.requests, counters, window)
     worst = None if found is None else others_share(found)
     if found is None or worst is None:
@@ -306,7 +352,7 @@ def other_users(seen: Observed, window: Window) -> Iterator[Finding]:
 
 @CHECKS.finds(OTHERS_IDLE)
 def others_in_idle(seen: Observed) -> Iterator[Finding]:
-    counters = snapshots(seen)
+    counters = snapshots(seen.record)
     tokens = 0
     for phase in (Phase.LOADED_IDLE, Phase.IDLE_AFTER):
         span = phase_window(seen.record.info.phases, phase)
@@ -324,9 +370,9 @@ def others_in_idle(seen: Observed) -> Iterator[Finding]:
 @CHECKS.finds_in_window(CACHED)
 def prefix_hits(seen: Observed, window: Window) -> Iterator[Finding]:
     """Prompts are random tokens, unless they come from a file; what is in a cache then was asked by others, or before."""
-    if not is_server(seen) or seen.scenario.lengths.kind is LengthKind.prompts:
+    if not is_server(seen.record) or seen.scenario.lengths.kind is LengthKind.prompts:
         return
-    found = served(seen.requests, snapshots(seen), window)
+    found = served(seen.requests, snapshots(seen.record), window)
     hits = None
     if found is not None and found.after.prefix_hits is not None:
         hits, prompts = (
@@ -352,7 +398,7 @@ def prefix_hits(seen: Observed, window: Window) -> Iterator[Finding]:
 @CHECKS.finds_in_window(AT_ONCE)
 def outputs_at_once(seen: Observed, window: Window) -> Iterator[Finding]:
     """Answers that came whole and far too fast beside streamed ones."""
-    if not is_server(seen):
+    if not is_server(seen.record):
         return
     requests = seen.requests
     several = requests.sent_in(window) & requests.completed & (requests.output_tokens > 1)

@@ -28,6 +28,8 @@ NEGLIGIBLE = 1e-9
 """Share of all work: less than that in an interval is rounding."""
 NNLS_ITERATIONS = 1000
 """Most iterations of `scipy.optimize.nnls`: a handful is enough for four columns, its own limit of 12 may not be."""
+ARRIVAL_GAP_NS = 1_500_000
+"""Longest gap [ns] between arrivals of one step's tokens: a step of a model that fills a GPU takes three times that."""
 MIN_INTERVAL_S = 0.4
 SAMPLES_PER_INTERVAL = 20
 """Power samples to an interval: a sample that straddles its end misplaces at most a twentieth of its energy."""
@@ -166,6 +168,41 @@ def locate_steps(
         decode,
         looked_back,
     )
+
+
+def arrived_steps(requests: Requests) -> tuple[Ints, Ints, Ints]:
+    """Steps of an engine that tells none, by the arrivals of its tokens: when, prompt tokens, tokens decoded; int64[steps] each.
+
+    What arrives together is one step's, until a gap of `ARRIVAL_GAP_NS`, or another arrival of the same request. All of a prompt
+    counts in the step that its first token came from, though it may have been computed in several.
+    """
+    order = np.argsort(requests.token_ts_ns, kind="stable")
+    stamp, owner, count = (
+        requests.token_ts_ns[order],
+        requests.token_request[order],
+        requests.token_count[order],
+    )
+    if not len(stamp):
+        return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64)
+    begins = np.concatenate(([True], np.diff(stamp) > ARRIVAL_GAP_NS))
+    burst = np.cumsum(begins)
+    together = np.lexsort((owner, burst))
+    again = (np.diff(burst[together]) == 0) & (np.diff(owner[together]) == 0)
+    for number in np.unique(burst[together][1:][again]):
+        there: set[int] = set()
+        first, last = np.searchsorted(burst, (number, number + 1))
+        for at, who in enumerate(owner[first:last].tolist(), first):
+            if who in there:
+                begins[at], there = True, set()
+            there.add(who)
+    step = np.cumsum(begins) - 1
+    _, firsts = np.unique(owner, return_index=True)
+    begun = np.zeros(len(stamp), np.bool_)
+    begun[firsts] = True
+    prompt = np.maximum(requests.input_tokens - np.maximum(requests.cached_tokens, 0), 1)[owner]
+    prefill = np.bincount(step, np.where(begun, prompt, 0)).astype(np.int64)
+    decode = np.bincount(step, np.where(begun, count - 1, count)).astype(np.int64)
+    return stamp[begins], prefill, decode
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,18 @@ from collections.abc import Sequence
 from wattcount.config.schema import Device, RunConfig
 from wattcount.engines.base import EngineInfo
 from wattcount.engines.http.client import HttpClients
+from wattcount.engines.http.discovery import ServerFacts
 from wattcount.engines.http.engine import HttpEngine
 from wattcount.engines.http.fetch import Site
 from wattcount.engines.openai import server
 from wattcount.errors import NotStartedError, RunFailedError
+from wattcount.gpu.nvml import attach_session
+
+
+def _facts(cfg: RunConfig) -> ServerFacts:
+    """What serves there now, and which of its processes compute on the GPUs."""
+    with attach_session() as session:
+        return server.facts_of(cfg, session)
 
 
 class OpenAiEngine(HttpEngine):
@@ -29,7 +37,7 @@ class OpenAiEngine(HttpEngine):
             raise RuntimeError("the client is already up")
         cfg = self._cfg
         try:
-            facts = await asyncio.to_thread(server.facts_of, cfg, None)
+            facts = await asyncio.to_thread(_facts, cfg)
             if server.served(facts) != cfg.engine.served:
                 raise NotStartedError(f"the server at {cfg.engine.base_url} is another one than a moment ago")
             endpoint = await server.agreed(cfg)
