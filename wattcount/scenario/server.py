@@ -1,23 +1,101 @@
-"""Open-loop arrivals: warm-up, window, drain."""
+"""Open-loop arrivals: a warm-up until power and throughput have settled, the window, the drain."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
+from statistics import median
+from typing import Any
+
+import numpy as np
 
 from wattcount.clock import now_ns
 from wattcount.config.schema import ServerConfig
-from wattcount.load.generator import Generator
+from wattcount.load.generator import Generator, RequestRecord
 from wattcount.records.schema import Phase
 from wattcount.scenario.base import RunContext, Scenario, Sending, check_some_completed, time_to_plan_ns
-from wattcount.scenario.settling import Settling
-from wattcount.statistics import preload
+from wattcount.statistics import MIN_VALUES, preload, residual, theil_sen
 
 SAMPLE_S = 1.0
-"""How often it is asked whether the warm-up has settled; the mean power of a second is what sensors give."""
+"""Time between two looks at whether the warm-up has settled [s]: sensors give the mean power of a second."""
 SAMPLES = 10
-"""At least so many in the shortest warm-up."""
+"""Fewest looks in a warm-up, however short it is."""
 DECIDE_BEFORE_NS = 50_000_000
-"""So long before its planned end it is decided whether the warm-up goes on."""
+"""Time before the planned end of the warm-up at which its end is decided [ns]: asking takes some milliseconds."""
+TOLERANCE_PERCENT = 5.0
+"""Trend over the samples that is let pass, however certain it is [%]."""
+LIVES = 2.0
+"""Least length of a warm-up [median life of a request]: before the first requests end, more and more are in flight."""
+
+
+class Settling:
+    """Samples of a load that warms up, and whether power and throughput have settled.
+
+    Samples are taken at even intervals from the load's begin on. The later half of them is looked at, so that this half
+    grows with the warm-up and the begin is forgotten. It must have
+
+    - as many samples as a trend can be told from;
+    - no trend of the tokens/s beyond chance: then the server has filled up;
+    - no trend of the power beyond chance that the tokens/s do not explain (clocks, temperature);
+    - a load before it that has lasted LIVES times as long as a request.
+    """
+
+    def __init__(self, start_ns: int) -> None:
+        self._start_ns = start_ns
+        self._now_ns = start_ns
+        self._tokens: list[int] = [0]
+        self._power_w: list[float | None] = []
+
+    def add(self, t_ns: int, output_tokens: int, power_w: float | None) -> None:
+        """A sample: output tokens in all, and mean power since the one before; at even intervals."""
+        self._now_ns = t_ns
+        self._tokens.append(output_tokens)
+        self._power_w.append(power_w)
+
+    def unsettled(self) -> dict[str, float]:
+        """What still drifts, `power` or `throughput`, by how many percent over the samples looked at."""
+        count = max(MIN_VALUES, (len(self._power_w) + 1) // 2)
+        if len(self._power_w) < count:
+            return {}
+        tokens = np.diff(np.array(self._tokens, dtype=np.float64))[-count:]
+        drifts = {"throughput": theil_sen(tokens)}
+        known = [value for value in self._power_w[-count:] if value is not None]
+        if len(known) == count:
+            watts = np.array(known)
+            drifts["power"] = theil_sen(residual(watts, tokens), float(watts.mean()))
+        return {
+            name: drift.percent
+            for name, drift in drifts.items()
+            if drift is not None and drift.certain and abs(drift.percent) > TOLERANCE_PERCENT
+        }
+
+    def needed_s(self, requests: Iterable[RequestRecord]) -> float | None:
+        """How long the load has to go on for it to have filled up; None: no request has ended yet."""
+        lives, sent = [], False
+        for record in requests:
+            sent = sent or record.actual_send_ns is not None
+            if record.status == "completed":
+                assert record.actual_send_ns is not None
+                assert record.last_token_ns is not None
+                lives.append(record.last_token_ns - record.actual_send_ns)
+        if not lives:
+            return None if sent else 0.0
+        return LIVES * median(lives) / 1e9
+
+    def settled(self, requests: Iterable[RequestRecord]) -> bool:
+        """Whether the warm-up may end; `requests`: what was sent or is to be sent in it."""
+        needed_s = self.needed_s(requests)
+        if len(self._power_w) < MIN_VALUES or needed_s is None:
+            return False
+        return (self._now_ns - self._start_ns) / 1e9 >= needed_s and not self.unsettled()
+
+    def verdict(self, requests: Sequence[RequestRecord]) -> dict[str, Any]:
+        """For `run.json`: `settled`, `unsettled` (percent by what drifts), `needed_s`."""
+        return {
+            "settled": self.settled(requests),
+            "unsettled": {name: round(percent, 2) for name, percent in self.unsettled().items()},
+            "needed_s": self.needed_s(requests),
+        }
 
 
 class ServerScenario(Scenario):
