@@ -34,6 +34,7 @@ from wattcount.config.schema import (
 from wattcount.metrics import compute, load_metrics, to_bytes
 from wattcount.records import Record, schema
 from wattcount.records.schema import Evidence, Phase, PhaseSpan, RunInfo, Validity
+from wattcount.records.writer import write_tables
 
 T0_NS = 1_000_000_000_000
 UTC_NS = 1_790_000_000_000_000_000
@@ -223,22 +224,42 @@ class SyntheticRun:
         """Writes the record into `folder`; `shuffle`: seed of a permutation of all rows."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / schema.RUN_JSON).write_text(json.dumps(asdict(self.info())))
-        for name, rows, columns in (
-            (schema.POWER_PARQUET, self.power_rows(), schema.POWER_SCHEMA),
-            (schema.REQUESTS_PARQUET, self.requests, schema.REQUESTS_SCHEMA),
-            (schema.STEPS_PARQUET, self.steps, schema.STEPS_SCHEMA),
-            (schema.HOST_POWER_PARQUET, self.host_power, schema.HOST_POWER_SCHEMA),
-            (schema.HOST_PARQUET, self.host, schema.HOST_SCHEMA),
-        ):
-            if name in schema.OPTIONAL_FILES and not rows:
-                continue
+
+        def table(rows: list[dict[str, Any]], columns: pa.Schema) -> pa.Table:
             order = (
                 range(len(rows)) if shuffle is None else np.random.default_rng(shuffle).permutation(len(rows))
             )
             columns_only = pa.schema([f.with_type(_plain(f.type)) for f in columns])
-            table = pa.Table.from_pylist([rows[i] for i in order], schema=columns_only).cast(columns)
-            pq.write_table(table, folder / name)
+            return pa.Table.from_pylist([rows[i] for i in order], schema=columns_only).cast(columns)
+
+        others = {
+            schema.STEPS_PARQUET: table(self.steps, schema.STEPS_SCHEMA),
+            schema.HOST_POWER_PARQUET: table(self.host_power, schema.HOST_POWER_SCHEMA),
+            schema.HOST_PARQUET: table(self.host, schema.HOST_SCHEMA),
+        }
+        power, requests = (
+            table(self.power_rows(), schema.POWER_SCHEMA),
+            table(self.requests, schema.REQUESTS_SCHEMA),
+        )
+        write_tables(folder, [power], requests, others)
         return folder
+
+
+def as_version_1(path: Path) -> Path:
+    """Makes a record of `path` as wattcount wrote it at first: tables as they are, arrivals of tokens as lists in the requests."""
+    record = Record.open(path)
+    tables = {
+        schema.POWER_PARQUET: record.power_table,
+        schema.REQUESTS_PARQUET: record.requests,
+        schema.STEPS_PARQUET: record.steps,
+    }
+    for name, table in tables.items():
+        pq.write_table(table, path / name)
+    (path / schema.TOKENS_PARQUET).unlink()
+    content = json.loads((path / schema.RUN_JSON).read_text())
+    content |= {"schema_version": 1, "files": {}}
+    (path / schema.RUN_JSON).write_text(json.dumps(content))
+    return path
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from synthetic_record import SyntheticRun, rewrite_metrics
+from synthetic_record import SyntheticRun, as_version_1, rewrite_metrics
 
 from wattcount.errors import WattcountError
 from wattcount.metrics import METRICS_VERSION, compute, load_metrics, write
@@ -93,7 +93,7 @@ def test_it_is_not_believed_once_raw_files_differ(path: Path) -> None:
 
 
 def test_what_nothing_can_be_computed_from_is_damaged_in_one_line(path: Path) -> None:
-    table = pq.read_table(path / "requests.parquet", partitioning=None)
+    table = pq.read_table(as_version_1(path) / "requests.parquet", partitioning=None)
     short = pa.array([[1]] * len(table), table["token_count"].type)
     index = table.column_names.index("token_count")
     pq.write_table(table.set_column(index, "token_count", short), path / "requests.parquet")

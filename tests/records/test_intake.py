@@ -61,7 +61,7 @@ def test_odd_files_are_refused_and_not_waited_for(short: Path, name: str, kind: 
 def test_files_of_a_record_are_its_regular_files(tmp_path: Path) -> None:
     record = Record.open(SyntheticRun().write(tmp_path / "r"))
     names = [file.name for file in record.files()]
-    assert names == ["power.parquet", "requests.parquet", "run.json", "steps.parquet"]
+    assert names == ["power.parquet", "requests.parquet", "run.json", "steps.parquet", "tokens.parquet"]
     (record.path / "notes.txt").symlink_to("/etc/passwd")
     with pytest.raises(DamagedError, match=r"notes\.txt is a link"):
         record.files()
@@ -241,7 +241,7 @@ def test_a_long_run_s_table_is_read_as_it_is_as_large_on_the_disk(
     with (tmp_path / "t").open("rb") as stream:
         content = stream.read()
     # A hole in front of the footer makes a file long, and holds nothing.
-    pq.write_table(table(c=[[2**62] * 50_000] * 2), tmp_path / "small")
+    pq.write_table(table(c=[[2**62] * 500_000] * 2), tmp_path / "small")
     small = (tmp_path / "small").read_bytes()
     with (tmp_path / "hole").open("wb") as stream:
         stream.write(small[:4])

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from wattcount.records import Record, RecordWriter, writer
+from wattcount.records import Record, RecordWriter, packing
 from wattcount.records.schema import RunInfo, Validity
 from wattcount.records.writer import close_orphans, open_folders
 
@@ -177,17 +177,17 @@ def test_a_signal_while_a_record_is_closed_leaves_it_to_the_next_start(
     tmp_path: Path, killed: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     killed(before="info.complete = True")
-    real, written = writer._write_parquet, []
+    real, written = packing.write, []
 
     def interrupted(*arguments: Any) -> Any:
         written.append(real(*arguments))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(writer, "_write_parquet", interrupted)
+    monkeypatch.setattr(packing, "write", interrupted)
     with pytest.raises(KeyboardInterrupt):
         close_orphans(tmp_path)
     assert len(written) == 1
-    monkeypatch.setattr(writer, "_write_parquet", real)
+    monkeypatch.setattr(packing, "write", real)
     (closed,) = close_orphans(tmp_path)
     assert closed.path is not None
     record = Record.open(closed.path)

@@ -74,7 +74,7 @@ def test_host_power_may_be_missing_only_where_it_was_never_written(
         ('{"schema_version": true}', "no schema_version"),
         (
             '{"schema_version": 99}',
-            r"schema version 99, this wattcount reads versions 1 to 2: pip install -U",
+            r"schema version 99, this wattcount reads versions 1 to 3: pip install -U",
         ),
         ('{"schema_version": 0}', "measure again"),
         ('{"schema_version": 1}', "the key 'evidence' is missing"),
@@ -165,7 +165,7 @@ def test_a_flipped_bit_is_found_when_the_table_is_read(path: Path) -> None:
     column = next(
         columns.column(i)
         for i in range(columns.num_columns)
-        if columns.column(i).path_in_schema == "token_ts_ns.list.element"
+        if columns.column(i).path_in_schema == "request_id"
     )
     content[column.data_page_offset + column.total_compressed_size - 3] ^= 0x10
     file.write_bytes(bytes(content))

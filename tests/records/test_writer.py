@@ -35,7 +35,7 @@ def spool_something(
     writer.open_spool([f"GPU-00000000-0000-0000-0000-{0:012d}"])
     writer.append_power(events(20))
     writer.append_requests([request_row(1, 2, status="completed"), request_row(0, 1)], [0, 0])
-    writer.append_steps([step(2), step(1)])
+    writer.append_steps([step(2000), step(1000)])
 
 
 def test_a_record_is_there_only_when_it_is_whole(
@@ -47,31 +47,32 @@ def test_a_record_is_there_only_when_it_is_whole(
     path = writer.finalise(info)
     assert [p.name for p in point.iterdir()] == [f"r0-{info.run_id}"] == [path.name]
     assert sorted(p.name for p in path.iterdir()) == [
-        "power.parquet", "requests.parquet", "run.json", "steps.parquet",
+        "power.parquet", "requests.parquet", "run.json", "steps.parquet", "tokens.parquet",
     ]  # fmt: skip
     record = Record.open(path)
     record.verify()
     assert len(record.power.events) == 20
     assert record.requests["request_id"].to_pylist() == ["w0", "w1"]  # by planned send
-    assert record.steps["logged_ns"].to_pylist() == [1, 2]
+    assert record.steps["logged_ns"].to_pylist() == [1000, 2000]
     assert record.info == info
 
 
 def test_host_power_has_a_file_only_where_it_was_read(writer: RecordWriter, info: RunInfo) -> None:
     writer.open_spool([info.gpus[0]["uuid"]])
     writer.append_host_power([])
-    writer.append_host_power([HostReading("package-0", 5, 6, 7), HostReading("package-1", 6, 7, None)])
-    writer.append_host_power([HostReading("package-1", 8, 9, 10)])
+    writer.append_host_power(
+        [HostReading("package-0", 5000, 6000, 7), HostReading("package-1", 6000, 7000, None)]
+    )
+    writer.append_host_power([HostReading("package-1", 8000, 9000, 10)])
     # Its process is gone, and another one makes the record.
     path = RecordWriter.recover(writer.folder, "worker_died", "killed by SIGKILL")
     record = Record.open(path)
     record.verify()
     assert record.info.files["host_power.parquet"].rows == 3
-    table = pq.read_table(path / "host_power.parquet", partitioning=None)
-    assert table.cast(schema.HOST_POWER_SCHEMA).to_pylist() == [
-        {"domain": "package-0", "t0_ns": 5, "t1_ns": 6, "value_uj": 7},
-        {"domain": "package-1", "t0_ns": 6, "t1_ns": 7, "value_uj": None},
-        {"domain": "package-1", "t0_ns": 8, "t1_ns": 9, "value_uj": 10},
+    assert record.host_power_table.to_pylist() == [
+        {"domain": "package-0", "t0_ns": 5000, "t1_ns": 6000, "value_uj": 7},
+        {"domain": "package-1", "t0_ns": 6000, "t1_ns": 7000, "value_uj": None},
+        {"domain": "package-1", "t0_ns": 8000, "t1_ns": 9000, "value_uj": 10},
     ]
 
 
@@ -100,28 +101,10 @@ def test_an_empty_run_makes_an_empty_record(writer: RecordWriter, info: RunInfo)
     assert record.power.gpu_uuids == (info.gpus[0]["uuid"],)
 
 
-def test_parquet_is_compressed_and_dictionary_encoded(
-    writer: RecordWriter, info: RunInfo, events: Any, request_row: Any, step: Any
-) -> None:
-    spool_something(writer, events, request_row, step)
-    path = writer.finalise(info)
-    columns = pq.ParquetFile(path / "power.parquet").metadata.row_group(0)
-    by_name = {columns.column(i).path_in_schema: columns.column(i) for i in range(columns.num_columns)}
-    assert by_name["gpu"].compression == "ZSTD"
-    assert "RLE_DICTIONARY" in by_name["source"].encodings
-    assert "DELTA_BINARY_PACKED" in by_name["t0_ns"].encodings
-    columns = pq.ParquetFile(path / "requests.parquet").metadata.row_group(0)
-    by_name = {columns.column(i).path_in_schema: columns.column(i) for i in range(columns.num_columns)}
-    assert "BYTE_STREAM_SPLIT" in by_name["token_ts_ns.list.element"].encodings
-    assert "DELTA_BINARY_PACKED" in by_name["token_count.list.element"].encodings
-    assert pq.read_schema(path / "power.parquet").equals(schema.POWER_SCHEMA)
-    assert pq.read_schema(path / "requests.parquet").equals(schema.REQUESTS_SCHEMA)
-
-
 def test_large_traces_are_written_in_row_groups(
     writer: RecordWriter, info: RunInfo, events: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wattcount.records.writer._ROW_GROUP", 1000)
+    monkeypatch.setattr("wattcount.records.packing.ROW_GROUP", 1000)
     writer.open_spool([info.gpus[0]["uuid"]])
     for i in range(7):
         writer.append_power(events(500, start=500 * i))
@@ -174,7 +157,7 @@ def test_a_full_disk_while_closing_leaves_no_record_and_no_loss(
 def test_a_killed_run_is_closed_as_invalid(
     writer: RecordWriter, info: RunInfo, events: Any, request_row: Any, step: Any
 ) -> None:
-    info.phases = [PhaseSpan(Phase.BARE_IDLE, 1, 2), PhaseSpan(Phase.ENGINE_START, 2, None)]
+    info.phases = [PhaseSpan(Phase.BARE_IDLE, 1000, 2000), PhaseSpan(Phase.ENGINE_START, 2000, None)]
     spool_something(writer, events, request_row, step)
     writer.save_draft(info)
     # The process is gone; another one has only the folder.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import accumulate
 from typing import Any
 
+import numpy as np
 import pytest
 
 from wattcount.config.loader import changed
@@ -180,9 +181,10 @@ def test_a_server_plays_the_beginning_of_its_window(
     load = run.ctx.load
     offsets = load.main.send_offset_ns - load.window_start_offset_ns
     assert told["requests"] == int(((offsets >= 0) & (offsets < 250_000_000)).sum())
-    planned = [row["planned_send_ns"] for row in rehearsed(run.record())]
+    planned = np.array([row["planned_send_ns"] for row in rehearsed(run.record())])
     played = offsets[(offsets >= 0) & (offsets < 250_000_000)]
-    assert [ns - planned[0] for ns in planned] == (played - played[0]).tolist()
+    # A record has whole microseconds.
+    assert (abs((planned - planned[0]) - (played - played[0])) < 1000).all()
 
 
 @pytest.mark.usefixtures("unhurried")

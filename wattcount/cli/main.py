@@ -45,6 +45,12 @@ COMMANDS = {
     "metrics": Command(
         "compute metrics.json of a record afresh from its raw files", "show", "add_path", "rewrite_metrics"
     ),
+    "upgrade": Command(
+        "write records of earlier versions anew, as small as those of today",
+        "show",
+        "add_path",
+        "upgrade_records",
+    ),
     "compare": Command("set records side by side", "compare"),
     "log": Command("log a record to MLflow", "log"),
     "status": Command("say how a sweep stands: done, failed, running, time left, energy", "status"),

@@ -1,4 +1,5 @@
-"""`wattcount show PATH`: what a record holds; `wattcount metrics PATH`: `metrics.json` computed afresh from the raw files."""
+"""`wattcount show PATH`: what a record holds; `wattcount metrics PATH`: `metrics.json` computed afresh from the raw files;
+`wattcount upgrade PATH`: records of earlier versions written anew, in the form of today, and their metrics with them."""
 
 from __future__ import annotations
 
@@ -17,7 +18,14 @@ from wattcount.cli.records import find_records
 from wattcount.errors import EXIT_FAILED, EXIT_OK, NotStartedError
 from wattcount.metrics import load_metrics, spec, write
 from wattcount.records import Record
-from wattcount.records.schema import RunInfo
+from wattcount.records.schema import (
+    POWER_PARQUET,
+    RECORD_SCHEMA_VERSION,
+    REQUESTS_PARQUET,
+    STEPS_PARQUET,
+    RunInfo,
+)
+from wattcount.records.writer import rewrite
 from wattcount.report.summary import print_summary
 from wattcount.report.units import quantity
 from wattcount.result import Result
@@ -61,10 +69,11 @@ def _metrics(path: Path) -> tuple[str, dict[str, Any]]:
 
 
 def _shown(path: Path, everything: bool) -> Callable[[Console], None]:
-    """What prints the record. Every file is read before anything is printed."""
+    """What prints the record. Every file is looked at before anything is printed."""
     record = Record.open(path)
     result = Result.of(record)
-    rows = f"{len(record.power_table)} power, {len(record.requests)} requests, {len(record.steps)} steps"
+    shown = {"power": POWER_PARQUET, "requests": REQUESTS_PARQUET, "steps": STEPS_PARQUET}
+    rows = ", ".join(f"{record.rows(name)} {what}" for what, name in shown.items())
     return lambda out: _show(out, record.info, result, rows, everything)
 
 
@@ -115,3 +124,31 @@ def _rewrite(path: Path) -> None:
         print(write(path))
     except OSError as error:
         raise NotStartedError(f"cannot write metrics.json in {path}: {error.strerror}") from error
+
+
+def upgrade_records(args: argparse.Namespace) -> int:
+    """1 where records below a folder were set aside."""
+    found = find_records(args.path)
+    sizes = found.each(_upgrade)
+    before, after = (sum(size[i] for size in sizes) for i in (0, 1))
+    print(f"{len(sizes)} records: {before:,} bytes before, {after:,} after")
+    return EXIT_FAILED if found.set_aside else EXIT_OK
+
+
+def _upgrade(path: Path) -> tuple[int, int]:
+    """Bytes before and after."""
+    record = Record.open(path)
+    before = _bytes(path)
+    if record.info.schema_version == RECORD_SCHEMA_VERSION:
+        return before, before
+    try:
+        rewrite(record)
+        write(path)
+    except OSError as error:
+        raise NotStartedError(f"cannot write in {path.parent}: {error.strerror}") from error
+    print(f"{path}: {before:,} -> {_bytes(path):,} bytes")
+    return before, _bytes(path)
+
+
+def _bytes(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.iterdir())

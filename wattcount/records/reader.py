@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,12 @@ import pyarrow as pa
 from wattcount.energy.rapl import HostPowerTrace
 from wattcount.energy.trace import PowerTrace
 from wattcount.errors import WattcountError, one_line
-from wattcount.records import intake, schema
+from wattcount.records import intake, packing, schema
 from wattcount.records.intake import DamagedError
 from wattcount.records.schema import OLDEST_SCHEMA_VERSION, RECORD_SCHEMA_VERSION, RunInfo
 from wattcount.records.upgrade import upgraded
 
-RAW_FILES = (schema.POWER_PARQUET, schema.REQUESTS_PARQUET, schema.STEPS_PARQUET, *schema.OPTIONAL_FILES)
+RAW_FILES = tuple(schema.TABLES)
 
 
 class Record:
@@ -79,12 +80,11 @@ class Record:
     def digests(self) -> dict[str, str]:
         """SHA-256 of `run.json` and of each raw file as they are now, by name: what `metrics.json` is made of."""
         found = {}
-        for name in (schema.RUN_JSON, *RAW_FILES):
+        for name in (schema.RUN_JSON, *self.raw_files):
             try:
                 found[name] = intake.sha256(self.path / name)
             except FileNotFoundError:
-                if name not in schema.OPTIONAL_FILES or name in self.info.files:
-                    raise self._missing(name) from None
+                raise self._missing(name) from None
         return found
 
     def check_files(self) -> None:
@@ -106,25 +106,41 @@ class Record:
                 found.append(file)
         return found
 
+    @property
+    def _packed(self) -> bool:
+        return self.info.schema_version >= schema.PACKED_SCHEMA_VERSION
+
+    @property
+    def raw_files(self) -> list[str]:
+        """Names of the files with the observations, in an order that is always the same."""
+        return [n for n in RAW_FILES if not self._may_lack(n) or os.path.lexists(self.path / n)]
+
     def _check_sizes(self) -> None:
-        for name in {*RAW_FILES, *self.info.files}:
+        for name in {*self.raw_files, *self.info.files}:
             file, facts = self.path / name, self.info.files.get(name)
             try:
                 with intake.opened(file) as stream:
                     size = stream.seek(0, 2)
             except FileNotFoundError:
-                if facts is not None or name not in schema.OPTIONAL_FILES:
-                    raise self._missing(name) from None
-                continue
+                raise self._missing(name) from None
             if facts is not None and size != facts.bytes:
                 raise DamagedError(f"{file} is damaged: it has {size} bytes, {facts.bytes} were written")
+
+    def _may_lack(self, name: str) -> bool:
+        """Whether there need not be this file: the host had no counters, or the record is an old one."""
+        old = name == schema.TOKENS_PARQUET and not self._packed
+        return name not in self.info.files and (old or name in schema.OPTIONAL_FILES)
 
     def _missing(self, name: str) -> DamagedError:
         return DamagedError(f"{self.path} is damaged: {name} is missing")
 
+    def rows(self, name: str) -> int:
+        """How many rows a raw file has; nothing of it is decoded."""
+        return intake.count_rows(self.path / name)
+
     @cached_property
     def power_table(self) -> pa.Table:
-        """The rows of `power`, cheaper where they are only counted."""
+        """The rows of `power`."""
         return self._table(schema.POWER_PARQUET, schema.POWER_SCHEMA)
 
     @cached_property
@@ -139,7 +155,20 @@ class Record:
 
     @cached_property
     def requests(self) -> pa.Table:
-        return self._table(schema.REQUESTS_PARQUET, schema.REQUESTS_SCHEMA)
+        if not self._packed:
+            return self._table(schema.REQUESTS_PARQUET, schema.REQUESTS_SCHEMA)
+        rows = self._table(schema.REQUESTS_PARQUET, schema.REQUEST_ROWS_SCHEMA)
+        try:
+            return packing.joined(rows, self._tokens)
+        except ValueError as error:
+            raise DamagedError(
+                f"{self.path / schema.TOKENS_PARQUET} is damaged: {one_line(error)}"
+            ) from error
+
+    @cached_property
+    def _tokens(self) -> pa.Table:
+        """Arrivals of tokens, where they do not lie in `requests.parquet`."""
+        return self._table(schema.TOKENS_PARQUET, schema.TOKENS_SCHEMA)
 
     @cached_property
     def steps(self) -> pa.Table:
@@ -147,7 +176,7 @@ class Record:
 
     @cached_property
     def host_power(self) -> HostPowerTrace:
-        return HostPowerTrace.from_arrow(self.info.host.get("rapl"), self._host_power)
+        return HostPowerTrace.from_arrow(self.info.host.get("rapl"), self.host_power_table)
 
     @property
     def metrics(self) -> dict[str, Any] | None:
@@ -166,10 +195,11 @@ class Record:
         """Reads every raw file whole and compares it with what was written. Raises `DamagedError`."""
         self.check_files()
         for table, name in (
-            (self._host_power, schema.HOST_POWER_PARQUET),
+            (self.host_power_table, schema.HOST_POWER_PARQUET),
             (self.host, schema.HOST_PARQUET),
             (self.power.events, schema.POWER_PARQUET),
             (self.requests, schema.REQUESTS_PARQUET),
+            (self._tokens, schema.TOKENS_PARQUET),
             (self.steps, schema.STEPS_PARQUET),
         ):
             if name in self.info.files and len(table) != self.info.files[name].rows:
@@ -177,20 +207,20 @@ class Record:
 
     @cached_property
     def host(self) -> pa.Table:
-        return self._optional(schema.HOST_PARQUET, schema.HOST_SCHEMA)
+        return self._table(schema.HOST_PARQUET, schema.HOST_SCHEMA)
 
     @cached_property
-    def _host_power(self) -> pa.Table:
-        return self._optional(schema.HOST_POWER_PARQUET, schema.HOST_POWER_SCHEMA)
-
-    def _optional(self, name: str, columns: pa.Schema) -> pa.Table:
-        if name not in self.info.files and not (self.path / name).exists():
-            return columns.empty_table()
-        return self._table(name, columns)
+    def host_power_table(self) -> pa.Table:
+        """The rows of `host_power`."""
+        return self._table(schema.HOST_POWER_PARQUET, schema.HOST_POWER_SCHEMA)
 
     def _table(self, name: str, columns: pa.Schema) -> pa.Table:
-        """A table with exactly `columns`; further ones, of later versions, are left out."""
+        """A table with exactly `columns`; further ones, of later versions, are left out. No row where there need not be a file."""
+        if name not in self.raw_files:
+            return columns.empty_table()
+        lie = packing.stored_schema(columns) if self._packed else columns
         try:
-            return intake.read_table(self.path / name, columns, schema.ADDED_LATER)
+            table = intake.read_table(self.path / name, lie, schema.ADDED_LATER)
         except FileNotFoundError:
             raise self._missing(name) from None
+        return packing.unpacked(table, columns) if self._packed else table

@@ -20,14 +20,18 @@ from wattcount.config.schema import RunConfig
 from wattcount.errors import WattcountError
 from wattcount.masking import masked
 
-RECORD_SCHEMA_VERSION = 2
-"""Of what is written. 2 has `session`."""
+RECORD_SCHEMA_VERSION = 3
+"""Of what is written. 2 has `session`; 3 holds its tables as `records.packing` says, and the arrivals of tokens in a file of
+their own."""
 OLDEST_SCHEMA_VERSION = 1
 """The oldest that can be read (`records.upgrade`)."""
+PACKED_SCHEMA_VERSION = 3
+"""The first whose tables are packed; before, they lie in their files as they are, arrivals of tokens as lists in `requests.parquet`."""
 
 RUN_JSON = "run.json"
 POWER_PARQUET = "power.parquet"
 REQUESTS_PARQUET = "requests.parquet"
+TOKENS_PARQUET = "tokens.parquet"
 STEPS_PARQUET = "steps.parquet"
 HOST_POWER_PARQUET = "host_power.parquet"
 """Only where the host's RAPL counters could be read, see `RunInfo.host`."""
@@ -115,7 +119,20 @@ REQUESTS_SCHEMA = pa.schema(
         ("error", pa.string()),
     ]
 )
-"""`requests.parquet`, one row a request, in the order of their planned send; null: not known, or never happened."""
+"""The requests, one row each, in the order of their planned send; null: not known, or never happened. `requests.parquet` has all
+but `TOKEN_COLUMNS`, which are made of `tokens.parquet`."""
+
+TOKEN_COLUMNS = ("token_ts_ns", "token_count")
+REQUEST_ROWS_SCHEMA = pa.schema([item for item in REQUESTS_SCHEMA if item.name not in TOKEN_COLUMNS])
+
+TOKENS_SCHEMA = pa.schema(
+    [
+        ("arrival_ns", pa.int64()),
+        ("request", pa.int32()),  # the number of its row in `requests.parquet`
+        ("tokens", pa.int32()),
+    ]
+)
+"""`tokens.parquet`, one row an arrival of tokens, of all requests in the order of time."""
 
 STEPS_SCHEMA = pa.schema(
     [
@@ -182,6 +199,16 @@ cpu_ns                 CPU time of a process, all its threads
 wait_ns                time in which its main thread could have run and waited for a CPU (`/proc/PID/schedstat`)
 voluntary, involuntary   context switches of its main thread
 """
+
+TABLES = {
+    POWER_PARQUET: POWER_SCHEMA,
+    REQUESTS_PARQUET: REQUEST_ROWS_SCHEMA,
+    TOKENS_PARQUET: TOKENS_SCHEMA,
+    STEPS_PARQUET: STEPS_SCHEMA,
+    HOST_POWER_PARQUET: HOST_POWER_SCHEMA,
+    HOST_PARQUET: HOST_SCHEMA,
+}
+"""The raw files, and the columns of the table in each. How they lie there: `records.packing`."""
 
 
 @dataclass

@@ -19,7 +19,13 @@ from numpy.typing import NDArray
 
 from wattcount.energy.events import EVENT_DTYPE
 from wattcount.energy.rapl import HostReading
-from wattcount.records.schema import HOST_POWER_SCHEMA, HOST_SCHEMA, REQUESTS_SCHEMA, STEPS_SCHEMA
+from wattcount.records.schema import (
+    HOST_POWER_SCHEMA,
+    HOST_SCHEMA,
+    REQUESTS_SCHEMA,
+    STEPS_SCHEMA,
+    TOKEN_COLUMNS,
+)
 
 POWER = "power"
 REQUESTS = "requests"
@@ -32,8 +38,6 @@ _EVENT_SCHEMA = pa.schema([(name, pa.from_numpy_dtype(EVENT_DTYPE[name])) for na
 _GPUS_KEY = b"gpu_uuids"
 _OPTIONAL = {HOST_POWER: HOST_POWER_SCHEMA, HOST: HOST_SCHEMA}
 """Streams that there are only once something was appended."""
-
-TOKEN_COLUMNS = ("token_ts_ns", "token_count")
 
 
 class RequestRow(Protocol):
@@ -193,11 +197,10 @@ def steps_table(folder: Path) -> pa.Table:
     return pa.Table.from_batches(read_stream(_path(folder, STEPS)), STEPS_SCHEMA)
 
 
-def optional_table(folder: Path, name: str) -> pa.Table | None:
-    """Of HOST_POWER or HOST; None where there never was a row."""
+def optional_table(folder: Path, name: str) -> pa.Table:
+    """Of HOST_POWER or HOST."""
     schema = _OPTIONAL[name]
-    batches = list(read_stream(_path(folder, name)))
-    return pa.Table.from_batches(batches, _plain(schema)).cast(schema) if batches else None
+    return pa.Table.from_batches(read_stream(_path(folder, name)), _plain(schema)).cast(schema)
 
 
 def requests_table(folder: Path) -> pa.Table:

@@ -5,19 +5,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from wattcount import ownership
@@ -25,8 +23,8 @@ from wattcount.clock import ClockPair
 from wattcount.energy.rapl import HostReading
 from wattcount.energy.trace import PowerTrace
 from wattcount.errors import RecordsUnwritableError, RunFailedError
-from wattcount.files import TEMPORARY_SUFFIX, replacing, sync_folder, write_atomically
-from wattcount.records import schema
+from wattcount.files import TEMPORARY_SUFFIX, sync_folder, write_atomically
+from wattcount.records import packing, schema
 from wattcount.records.schema import FileFacts, RunInfo
 from wattcount.records.spool import (
     HOST,
@@ -40,6 +38,9 @@ from wattcount.records.spool import (
     requests_table,
     steps_table,
 )
+
+if TYPE_CHECKING:
+    from wattcount.records.reader import Record
 
 TEMPORARY_PREFIX = ".tmp-"
 """Begins the name of a folder in which a record is made."""
@@ -61,8 +62,6 @@ _SPOOL = "spool"
 _DRAFT = "run.json"
 _LOG_FROM = "log_from"
 """In the spool: where the run's part of a linked log begins [bytes]."""
-_ROW_GROUP = 1 << 20
-"""Rows of a Parquet row group: power events are sorted within one, so that memory does not grow with the run."""
 
 
 def new_run_id(at: datetime | None = None) -> str:
@@ -152,7 +151,7 @@ class RecordWriter:
         `info` is taken as it is now; the call may be made in another thread.
         """
         target = self.folder / _SPOOL / _DRAFT
-        content = _to_bytes(info)
+        content = _to_bytes(info.to_json())
 
         def save() -> None:
             with _clear_errors(self.folder):
@@ -218,28 +217,13 @@ class RecordWriter:
         with _clear_errors(self.folder):
             self.close()
             uuids, batches = power_events(spool)
-            files = {
-                schema.POWER_PARQUET: _write_parquet(
-                    self.folder / schema.POWER_PARQUET, schema.POWER_SCHEMA, _power_tables(uuids, batches)
-                ),
-                schema.REQUESTS_PARQUET: _write_parquet(
-                    self.folder / schema.REQUESTS_PARQUET,
-                    schema.REQUESTS_SCHEMA,
-                    iter([_sorted(requests_table(spool), "planned_send_ns")]),
-                ),
-                schema.STEPS_PARQUET: _write_parquet(
-                    self.folder / schema.STEPS_PARQUET,
-                    schema.STEPS_SCHEMA,
-                    iter([_sorted(steps_table(spool), "logged_ns")]),
-                ),
+            others = {
+                schema.STEPS_PARQUET: _sorted(steps_table(spool), "logged_ns"),
+                schema.HOST_POWER_PARQUET: _sorted(optional_table(spool, HOST_POWER), "t0_ns"),
+                schema.HOST_PARQUET: _sorted(optional_table(spool, HOST), "t_ns"),
             }
-            for name, stream, columns, by in (
-                (schema.HOST_POWER_PARQUET, HOST_POWER, schema.HOST_POWER_SCHEMA, "t0_ns"),
-                (schema.HOST_PARQUET, HOST, schema.HOST_SCHEMA, "t_ns"),
-            ):
-                if (table := optional_table(spool, stream)) is not None:
-                    files[name] = _write_parquet(self.folder / name, columns, iter([_sorted(table, by)]))
-            return files
+            requests = _sorted(requests_table(spool), "planned_send_ns")
+            return write_tables(self.folder, _power_tables(uuids, batches), requests, others)
 
     def place(self, info: RunInfo) -> Path:
         """Writes `run.json` and renames the folder; returns the final path. `info.files` is `write_tables`'s."""
@@ -250,7 +234,7 @@ class RecordWriter:
         if not info.validity.valid:
             info.log_tail = last_lines(self.folder / schema.ENGINE_LOG, LOG_TAIL_LINES)
         with _clear_errors(self.folder):
-            write_atomically(self.folder / schema.RUN_JSON, _to_bytes(info))
+            write_atomically(self.folder / schema.RUN_JSON, _to_bytes(_final(info.to_json())))
             # Before this, an interrupted `place` begins anew from the spool; after it, from run.json.
             if (self.folder / _SPOOL).exists():
                 shutil.rmtree(self.folder / _SPOOL)
@@ -397,6 +381,56 @@ def last_lines(log: Path, count: int) -> list[str]:
     return [line.rstrip()[:LOG_LINE_LENGTH] for line in lines if line.strip()][-count:]
 
 
+def write_tables(
+    folder: Path, power: Iterable[pa.Table], requests: pa.Table, others: Mapping[str, pa.Table]
+) -> dict[str, FileFacts]:
+    """The tables as raw files in `folder`; returns `RunInfo.files`. Raises OSError.
+
+    power     in parts, so that memory does not grow with the run
+    others    by the name of the file; one that a record may lack has none where it has no row
+    """
+    rows, tokens = packing.split(requests)
+    tables = {schema.REQUESTS_PARQUET: rows, schema.TOKENS_PARQUET: tokens, **others}
+    parts: dict[str, Iterable[pa.Table]] = {schema.POWER_PARQUET: power}
+    parts |= {
+        name: [table] for name, table in tables.items() if len(table) or name not in schema.OPTIONAL_FILES
+    }
+    return {name: packing.write(folder / name, schema.TABLES[name], each) for name, each in parts.items()}
+
+
+def rewrite(record: Record) -> None:
+    """Writes a record of an earlier version anew, in the form of today; without `metrics.json`, which was made of other files.
+
+    The new folder is whole before it takes the place of the old one, which is `.tmp-old-...` for the moment between.
+    Raises `WattcountError` for a record that is damaged, OSError where nothing can be written; then it is as it was.
+    """
+    record.verify()
+    place = record.path
+    new, old = (place.with_name(f"{TEMPORARY_PREFIX}{what}-{place.name}") for what in ("new", "old"))
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir()
+    try:
+        others = {
+            schema.STEPS_PARQUET: record.steps,
+            schema.HOST_POWER_PARQUET: record.host_power_table,
+            schema.HOST_PARQUET: record.host,
+        }
+        files = write_tables(new, [record.power_table], record.requests, others)
+        for file in record.files():
+            if file.name not in (*record.raw_files, schema.RUN_JSON, schema.METRICS_JSON):
+                shutil.copy2(file, new)
+        content = json.loads((place / schema.RUN_JSON).read_bytes())
+        content |= {"files": {name: asdict(facts) for name, facts in files.items()}}
+        write_atomically(new / schema.RUN_JSON, _to_bytes(_final(content)))
+        sync_folder(new)
+        place.rename(old)
+        new.rename(place)
+        sync_folder(place.parent)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+    shutil.rmtree(old)
+
+
 class _clear_errors:  # noqa: N801 - reads as a statement
     """Turns a failed write into one line that says what to do."""
 
@@ -415,8 +449,19 @@ class _clear_errors:  # noqa: N801 - reads as a statement
             ) from error
 
 
-def _to_bytes(info: RunInfo) -> bytes:
-    return (json.dumps(info.to_json(), indent=1, allow_nan=False) + "\n").encode()
+def _final(info: dict[str, Any]) -> dict[str, Any]:
+    """`run.json` beside tables of this version; unchanged beside those of an earlier one, whose run was killed meanwhile."""
+    if schema.TOKENS_PARQUET not in info["files"]:
+        return info
+    phases = [
+        {**span, **{key: packing.whole_us(span[key]) for key in ("start_ns", "end_ns")}}
+        for span in info["phases"]
+    ]
+    return {**info, "schema_version": schema.RECORD_SCHEMA_VERSION, "phases": phases}
+
+
+def _to_bytes(info: Mapping[str, Any]) -> bytes:
+    return (json.dumps(info, indent=1, allow_nan=False) + "\n").encode()
 
 
 def _power_tables(uuids: tuple[str, ...], batches: Iterator[NDArray[np.void]]) -> Iterator[pa.Table]:
@@ -426,7 +471,7 @@ def _power_tables(uuids: tuple[str, ...], batches: Iterator[NDArray[np.void]]) -
     for events in batches:
         waiting.append(events)
         rows += len(events)
-        if rows >= _ROW_GROUP:
+        if rows >= packing.ROW_GROUP:
             yield _power_table(uuids, waiting)
             waiting, rows = [], 0
     if waiting:
@@ -443,39 +488,3 @@ def _sorted(table: pa.Table, by: str) -> pa.Table:
     """Stable, and with null last."""
     keys = table[by].to_numpy() if len(table) else np.empty(0)
     return table.take(np.argsort(keys, kind="stable"))
-
-
-def _write_parquet(path: Path, columns: pa.Schema, tables: Iterator[pa.Table]) -> FileFacts:
-    """zstd, text as dictionaries, numbers as differences, lists of times by their bytes, a checksum a page."""
-    rows = 0
-    with replacing(path) as file, pq.ParquetWriter(file, columns, **_parquet_options(columns)) as writer:
-        for table in tables:
-            writer.write_table(table.cast(columns), row_group_size=_ROW_GROUP)
-            rows += len(table)
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return FileFacts(bytes=path.stat().st_size, rows=rows, sha256=digest)
-
-
-def _parquet_options(columns: pa.Schema) -> dict[str, Any]:
-    text: list[str] = []
-    encodings: dict[str, str] = {}
-    for item in columns:
-        kind, path = item.type, item.name
-        encoding = "DELTA_BINARY_PACKED"
-        if pa.types.is_list(kind):
-            kind, path = kind.value_type, f"{path}.list.element"
-            if pa.types.is_int64(kind):
-                # Requests of one batch get their tokens at much the same times, far apart in the column: zstd
-                # finds what is equal in their high bytes, which differences hide. A third smaller.
-                encoding = "BYTE_STREAM_SPLIT"
-        if pa.types.is_integer(kind):
-            encodings[path] = encoding
-        elif not pa.types.is_floating(kind):
-            text.append(path)
-    return {
-        "compression": "zstd",
-        "use_dictionary": text,
-        "column_encoding": encodings,
-        "write_page_checksum": True,
-    }
