@@ -80,9 +80,9 @@ def test_what_the_host_did_has_a_file_only_where_it_was_recorded(writer: RecordW
     writer.open_spool([])
     blank = dict.fromkeys(schema.HOST_SCHEMA.names)
     rows = [
-        blank | {"t_ns": 5, "spin_ns": 700, "steal_ms": 0},
-        blank | {"t_ns": 5, "pid": 12, "process": "python", "involuntary": 2},
-        blank | {"t_ns": 9, "pid": 13, "process": "engine", "cpu_ns": 3},
+        blank | {"t_ns": 5000, "spin_ns": 700, "steal_ms": 0},
+        blank | {"t_ns": 5000, "pid": 12, "process": "python", "involuntary": 2},
+        blank | {"t_ns": 9000, "pid": 13, "process": "engine", "cpu_ns": 3},
     ]
     writer.append_host([SimpleNamespace(**row) for row in rows[:2]])
     writer.append_host([])
