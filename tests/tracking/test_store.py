@@ -182,7 +182,7 @@ def test_a_big_record_is_logged_by_few_points(tmp_path):
     ]
     path = SyntheticRun(observations=noise, requests=steady_requests(16, tokens=128)).write(tmp_path / "r")
     write(path)
-    assert sum(file.stat().st_size for file in path.iterdir()) > 8e6
+    assert sum(file.stat().st_size for file in path.iterdir()) > 3e6
     run_id = log_record(path)
     client = MlflowClient(resolve_uri())
     for name in client.get_run(run_id).data.metrics:
