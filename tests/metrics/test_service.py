@@ -393,28 +393,6 @@ def test_real_runs(name, share):
     assert told.seconds / window.duration_s == pytest.approx(share or 0.0, abs=0.005)
 
 
-@pytest.mark.parametrize(
-    ("lag_ms", "expected"), [(9.0, None), (12.0, None), (13.0, False), (240.0, False), (260.0, True)]
-)
-def test_a_generator_that_lags(tmp_path, lag_ms, expected):
-    """4 requests/s: a warning above 5 % of the mean gap (12.5 ms), invalid above the gap itself."""
-    found = findings_of(SyntheticRun(requests=steady_requests(lag_ms=lag_ms)), tmp_path)
-    if expected is None:
-        assert "generator_lagging" not in found
-    else:
-        assert found["generator_lagging"]["invalidates"] is expected
-
-
-def test_one_late_request_of_many_is_no_lag(tmp_path):
-    rows = [*steady_requests(), request(999, 70.0, lag_ms=500.0)]
-    assert "generator_lagging" not in findings_of(SyntheticRun(requests=rows), tmp_path)
-
-
-def test_a_batch_cannot_lag(tmp_path):
-    rows = [request(i, 40.0, lag_ms=i) for i in range(500)]
-    assert "generator_lagging" not in findings_of(SyntheticRun(scenario="batch", requests=rows), tmp_path)
-
-
 def test_unfinished_requests(tmp_path):
     rows = steady_requests()
     for row in rows[-5:]:

@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wattcount.energy.events import EVENT_DTYPE
+from wattcount.load import LoadGenerator, LoadPlan
 from wattcount.records import RecordWriter
+from wattcount.records.spool import requests_table
 from wattcount.scenario import Journal
 
 
@@ -62,3 +64,31 @@ def test_it_ends_when_it_is_cancelled_while_the_disk_takes_its_time(tmp_path: Pa
         asyncio.run(cancelled_after(writer, seconds))
         assert len(finished) > before
         writer.close()
+
+
+def test_requests_that_were_passed_over_do_not_hold_the_later_ones_back(tmp_path: Path) -> None:
+    """A warm-up that waited for slots until the window began is never sent; client processes tell of each other's sends late."""
+    writer = RecordWriter.create(tmp_path, "0" * 64, "run")
+    writer.open_spool(("GPU-0",))
+    lengths = np.full(4, 2, np.int32)
+    plan = LoadPlan(np.zeros(4, np.int64), lengths, lengths, True, 1)
+
+    async def live() -> None:
+        journal = Journal(writer, NoGpu(), lambda _: None, lambda: lambda: None)
+        generator = LoadGenerator(None, plan, vocab_size=9, window_start_offset_ns=None)  # type: ignore[arg-type]
+        journal.follow(generator)
+
+        def send(index: int) -> None:
+            record = generator.records[index]
+            record.actual_send_ns, record.status = 10 + index, "cancelled"
+            generator.sent += 1
+
+        for indices in ((0, 2), (), (1,)):
+            for index in indices:
+                send(index)
+            journal.tick()
+
+    asyncio.run(live())
+    writer.close()
+    told = requests_table(writer.folder / "spool").to_pylist()
+    assert [row["actual_send_ns"] for row in told] == [10, 11, 12, None]

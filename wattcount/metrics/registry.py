@@ -10,6 +10,7 @@ from typing import Protocol
 
 from wattcount.metrics import (
     attribution,
+    client,
     drift,
     energy,
     gpu,
@@ -23,7 +24,7 @@ from wattcount.metrics import (
 )
 from wattcount.metrics.sheet import Checks, FindingSpec, MetricSpec, Sheet
 
-METRICS_VERSION = 11
+METRICS_VERSION = 12
 """Version of `metrics.json`. Raised whenever a key comes, goes or changes its meaning, and whenever a check does: what was stored
 before is then computed anew."""
 
@@ -43,7 +44,7 @@ class Part(Protocol):
     def put(self, sheet: Sheet, seen: window.Observed, /) -> None: ...
 
 
-PARTS: tuple[Part, ...] = (energy, attribution, service, server, drift, gpu, host, sensors)
+PARTS: tuple[Part, ...] = (energy, attribution, service, client, server, drift, gpu, host, sensors)
 """In the order in which they are computed: some read from the sheet what those before have put on it."""
 
 

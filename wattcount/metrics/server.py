@@ -11,7 +11,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -69,19 +68,14 @@ def put(sheet: Sheet, seen: Observed) -> None:
 
 def is_server(record: Record) -> bool:
     """Whether a server was measured: what it is and what it counted is kept by `engines.http`."""
-    details = _details(record)
+    details = record.info.engine_details
     return isinstance(details.get("server"), dict) or isinstance(details.get("server_counters"), list)
-
-
-def _details(record: Record) -> dict[str, Any]:
-    details = record.info.engine.get("details")
-    return details if isinstance(details, dict) else {}
 
 
 def snapshots(record: Record) -> list[ServerCounters]:
     """The server's counters through the run, in order of time; what is none is left out."""
     found = []
-    rows = _details(record).get("server_counters")
+    rows = record.info.engine_details.get("server_counters")
     for row in rows if isinstance(rows, list) else []:
         try:
             found.append(ServerCounters.from_json(row))

@@ -329,6 +329,12 @@ class RunInfo:
         remote = self.nvml.get("remote")
         return 0 if remote is None else abs(int(remote["clock"]["bound_ns"]))
 
+    @property
+    def engine_details(self) -> dict[str, Any]:
+        """What the engine told of itself (`EngineInfo.details`); empty where it told nothing."""
+        details = self.engine.get("details")
+        return details if isinstance(details, dict) else {}
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types."""
         return dataclasses.asdict(self)

@@ -72,20 +72,22 @@ class _Followed:
         self.generator = generator
         self.counted = counted
         self._next = 0
+        """Up to here it was looked for requests that were sent."""
+        self._sent = 0
+        """So many were found."""
+        self._skipped: list[RequestRecord] = []
+        """Of those looked at, not sent yet, or never: `stop_at` passes some over, and client processes tell of each other's late."""
         self._open: list[tuple[RequestRecord, int]] = []
         """Sent and not ended, with the number of chunks that were spooled."""
 
     def planned(self) -> tuple[list[RequestRecord], list[int]]:
         """Every request that was not sent yet, so that a killed run still knows what it was to send."""
-        rows = self.generator.records[self._next :]
+        rows = [*self._skipped, *self.generator.records[self._next :]]
         return rows, [0] * len(rows)
 
     def changed(self, final: bool) -> tuple[list[RequestRecord], list[int]]:
         """Requests with news, and the first chunk of each that is new. `final`: all that have not ended."""
-        records = self.generator.records
-        while self._next < len(records) and records[self._next].actual_send_ns is not None:
-            self._open.append((records[self._next], 0))
-            self._next += 1
+        self._open += [(record, 0) for record in self._newly_sent()]
         rows: list[RequestRecord] = []
         firsts: list[int] = []
         still: list[tuple[RequestRecord, int]] = []
@@ -99,6 +101,18 @@ class _Followed:
                 still.append((record, chunks))
         self._open = still
         return rows, firsts
+
+    def _newly_sent(self) -> list[RequestRecord]:
+        records, wanted = self.generator.records, self.generator.sent - self._sent
+        found = [record for record in self._skipped if record.actual_send_ns is not None]
+        if found:
+            self._skipped = [record for record in self._skipped if record.actual_send_ns is None]
+        while len(found) < wanted and self._next < len(records):
+            record = records[self._next]
+            (self._skipped if record.actual_send_ns is None else found).append(record)
+            self._next += 1
+        self._sent += len(found)
+        return found
 
 
 class Journal:

@@ -452,7 +452,7 @@ def test_prompts_as_text_and_tokens_counted_by_the_tokenizer(api: str, tokenizer
         endpoint = Endpoint(
             server.url, "m", api=api, token_ids=False, tokenizer=tokenizer, continuous_usage=False
         )
-        generator, clients = sent(endpoint, plan([0, 0], 7))
+        generator, clients = sent(endpoint, plan([0, 0], 7, forced=False))
         asked = server.requests[0][1]
     text = asked["messages"][0]["content"] if api == "chat" else asked["prompt"]
     assert len(text.split()) == 8
@@ -464,7 +464,7 @@ def test_prompts_as_text_and_tokens_counted_by_the_tokenizer(api: str, tokenizer
 
 def test_a_usage_that_the_tokenizer_contradicts_is_noticed(tokenizer: str) -> None:
     with EchoServer(Behaviour(text="tok tok ")) as server:
-        generator, clients = sent(Endpoint(server.url, "m", tokenizer=tokenizer), plan([0], 10))
+        generator, clients = sent(Endpoint(server.url, "m", tokenizer=tokenizer), plan([0], 10, forced=False))
     assert generator.completed == 1
     assert (clients.details["recounted"], clients.details["recounted_wrong"]) == (1, 1)
 

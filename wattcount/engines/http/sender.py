@@ -424,7 +424,7 @@ class Sender:
             if connection is None:
                 connection = self._connect()
             connection.load, connection.index = load, index
-            keep = self._count is not None and self._keeps(load)
+            keep = self._keeps(load)
             connection.reply = Reply(keep=keep, count=self._count)
             load.flying.add(connection)
             connection.out = memoryview(body)
@@ -438,6 +438,9 @@ class Sender:
                 self._broken(connection, error)
 
     def _keeps(self, load: _Load) -> bool:
+        """Whether an answer is kept to be counted anew. A model that must go on after its end writes tokens that have no text."""
+        if self._count is None or load.asked.plan.force_output_length:
+            return False
         kept = self._kept_of.get(load.number, 0)
         self._kept_of[load.number] = kept + 1
         return kept < RECOUNTED
