@@ -189,6 +189,18 @@ def test_two_generators_share_slots() -> None:
     assert other.records[0].request_id == "more-u0"
 
 
+def test_a_load_that_was_never_begun_has_nothing_to_wait_for() -> None:
+    """As the further warm-up of a server whose power and throughput had settled."""
+
+    async def work(clients: HttpClients) -> int:
+        generator = clients.generator(plan([0, 1, 2]), vocab_size=VOCAB, window_start_offset_ns=None)
+        return await generator.drain(3600)
+
+    with EchoServer(Behaviour()) as server:
+        assert with_clients(Endpoint(server.url, "m"), work, processes=2) == 0
+    assert server.requests == []
+
+
 def test_the_window_waits_until_it_is_released() -> None:
     async def work(clients: HttpClients) -> Generator:
         generator = clients.generator(

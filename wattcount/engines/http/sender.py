@@ -371,7 +371,7 @@ class Sender:
                 load.all_sent_told = True
                 self._tell_news()
                 self._tell(pack(Told("all_sent", load.number)))
-            if load.draining and load.done and not load.flying:
+            if load.draining and (load.done or load.start_ns is None) and not load.flying:
                 load.draining = False
                 self._tell_news()
                 self._tell(pack(Told("drained", load.number)))
