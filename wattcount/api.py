@@ -42,12 +42,12 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class GpuMeasurement:
-    """What one GPU took. None: it cannot be told; `reasons` says why.
+    """What one GPU took. None: it is not known, and `reasons` has the cause.
 
     uuid, name     as NVML has them
     energy_j       energy [J]
     u95_j          95 % uncertainty [J]: u95_method_j and u95_sensor_j in quadrature
-    u95_method_j   what the estimator adds; smaller for longer stretches
+    u95_method_j   the estimator's part; smaller for longer stretches
     u95_sensor_j   gain and offset of the board's sensor, the same in all measurements on that board
     power_w        mean power [W]
     basis          NVML's sources that the energy rests on
@@ -66,9 +66,9 @@ class GpuMeasurement:
 
 
 class Measurement:
-    """The energy of a stretch of code on some GPUs; a context manager and a decorator. Made by `measure`.
+    """The energy of a stretch of code on some GPUs; a context manager and a decorator. `measure` makes it.
 
-    Its figures are there once the stretch has ended: before, each raises RuntimeError. None: it cannot be told; `reasons`.
+    Its figures exist when the stretch has ended; before that each raises RuntimeError. None: not known; `reasons` has the cause.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The errors a user can meet, and the exit code each one ends the program with."""
+"""The errors that a user can meet, and the exit code of each."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
 
 
 class WattcountError(Exception):
-    """Base of every error wattcount raises on purpose.
+    """Base of every error that wattcount raises on purpose.
 
-    The message is one line that says what happened and what to do about it; it is shown without a
-    traceback.
+    The message is one line that says what happened and what to do. It is shown without a traceback.
     """
 
 
@@ -56,8 +55,8 @@ ERROR_CHARACTERS = 2000
 def one_line(error: object, limit: int = ONE_LINE_CHARACTERS) -> str:
     """The text of an error, or any text that others wrote, as one line for people.
 
-    White space becomes single blanks, characters that a terminal would obey become `?`, passwords and tokens are
-    masked, and the text is cut to `limit` characters. An error without a text gives the name of its class.
+    White space becomes single blanks, characters that a terminal obeys become `?`, passwords and tokens are masked, and the text
+    is cut to `limit` characters. An error without a text becomes the name of its class.
     """
     text = masked(" ".join(str(error).split()))
     text = "".join(character if character.isprintable() else "?" for character in text)[:limit]

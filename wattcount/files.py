@@ -1,4 +1,4 @@
-"""Files: text of a user's, read with errors that name the file; content written in one step, so that nobody reads half of it."""
+"""Files: a user's text, read with errors that name the file; content that is written in one step, so nobody reads half of it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def read_text(path: Path, what: str) -> str:
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Puts a file in place in one step, and returns once it is on the disk. Text is written as UTF-8.
+    """Puts a file in place in one step, and returns when it is on the disk. Text is written as UTF-8.
 
     Raises OSError; then the file that was there before is unchanged.
     """
@@ -70,9 +70,9 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes the disk know the names in a folder. Raises OSError where the disk fails.
+    """Makes sure that the disk has the names in a folder. Raises OSError where the disk fails.
 
-    A folder that may be written to and not read, and a file system that knows no such call, are passed over.
+    Does nothing for a folder that cannot be read, and on a file system without such a call.
     """
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

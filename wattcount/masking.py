@@ -73,7 +73,7 @@ def is_secret_name(name: str) -> bool:
 
 
 def conceal(uri: str) -> str:
-    """The masked URI. The whole one stays in this process's environment, for `reveal` here and in child processes."""
+    """The masked URI. The environment of this process keeps the whole URI, for `reveal` here and in child processes."""
     hidden = masked(uri)
     if hidden != uri:
         os.environ[_variable(hidden)] = uri
@@ -81,7 +81,7 @@ def conceal(uri: str) -> str:
 
 
 def reveal(uri: str) -> str | None:
-    """The inverse of `conceal`; None where the password is masked and not known here."""
+    """The inverse of `conceal`. None: the password is masked, and this process does not know it."""
     if MASK not in uri:
         return uri
     return os.environ.get(_variable(uri))

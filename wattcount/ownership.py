@@ -1,9 +1,8 @@
-"""Who works in a folder or with a device, and whether they surely do not any more.
+"""Who works in a folder or with a device, and whether they have surely ended.
 
-A claim is a small file that says which host its owner is on, with a lock (`flock`) that the kernel lets
-go of when the last process holding it has ended, however it ended. It may be left behind; then, and only
-then, another process of the same host can take it over. A lock (`lock`) is such a file that one owner at a
-time can hold, whoever left it there.
+A claim is a small file that names the host of its owner. Its owner holds a lock (`flock`) on it, which the kernel releases
+when the last process that holds it has ended, in whatever way. The file may stay behind. Then, and only then, another process
+of the same host can take it over. A lock (`lock`) is such a file that one owner at a time holds, whoever made the file.
 """
 
 from __future__ import annotations
@@ -30,13 +29,13 @@ class Claim:
 
     @property
     def descriptor(self) -> int:
-        """Of the open file; a process that inherits it holds the claim too, until it has ended."""
+        """Descriptor of the open file. A process that inherits it holds the claim too, until it has ended."""
         if self._descriptor is None:
             raise RuntimeError(f"the claim {self.path} was released")
         return self._descriptor
 
     def release(self, *, remove: bool = False) -> None:
-        """`remove`: what was claimed is gone, or in its place. May be called more than once."""
+        """Releases the claim; may be called more than once. `remove`: removes the file, as what was claimed is gone."""
         if self._descriptor is None:
             return
         if remove:
@@ -47,7 +46,7 @@ class Claim:
 
 
 def claim(path: Path) -> Claim | None:
-    """Makes a new claim; None where the file system has no locks: then nobody takes anything for left behind.
+    """Makes a new claim. None: the file system has no locks, so nobody takes the folder for abandoned.
 
     Raises OSError where the file cannot be made.
     """
@@ -64,7 +63,7 @@ def claim(path: Path) -> Claim | None:
 
 
 def join(path: Path) -> Claim | None:
-    """A further holder of a claim, so that it holds until both are gone; None where there is none to join."""
+    """Holds a claim besides its owner, so that it lasts until both are gone. None: there is no claim to join."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except OSError:
@@ -78,10 +77,9 @@ def join(path: Path) -> Claim | None:
 
 
 def take_over(path: Path) -> Claim | None:
-    """The claim, if everyone who held it is surely dead; else None.
+    """The claim, if everyone who held it has surely ended; else None.
 
-    A claim of another host is left alone, also where the folder is shared: not every file system tells
-    one host of another's locks.
+    A claim of another host stays as it is, in a shared folder too: not every file system tells a host of locks on another.
     """
     if not is_of_this_host(path):
         return None
@@ -101,9 +99,9 @@ def take_over(path: Path) -> Claim | None:
 
 
 def lock(path: Path, purpose: str, *, for_everyone: bool = False) -> Claim | None:
-    """A claim that nobody else holds; None where someone does, and `holder` says who.
+    """A claim that nobody else holds. None: somebody holds it, and `holder` tells who.
 
-    purpose       told to whoever finds the lock taken
+    purpose       shown to whoever finds the lock taken
     for_everyone  other users can take the lock too, once it is free
 
     Raises OSError where the file cannot be made, or the file system has no locks.
@@ -133,7 +131,7 @@ LOCK_POLL_S = 0.1
 
 
 def wait_for_lock(path: Path, purpose: str, limit_s: float, *, for_everyone: bool = False) -> Claim | None:
-    """As `lock`, waiting up to `limit_s` seconds for whoever holds it; None where they still do."""
+    """As `lock`, but waits up to `limit_s` seconds for the holder. None: the holder still has it."""
     end_s = time.monotonic() + limit_s
     while (claim := lock(path, purpose, for_everyone=for_everyone)) is None and time.monotonic() < end_s:
         time.sleep(LOCK_POLL_S)
@@ -155,7 +153,7 @@ def open_lock_file(path: Path, *, for_everyone: bool) -> int:
 
 
 def holder(path: Path) -> str:
-    """Who took a lock last: `pid 12 on node3, llama3_8b`; for people."""
+    """Who took a lock last, for people: `pid 12 on node3, llama3_8b`."""
     try:
         owner: Any = json.loads(path.read_bytes())
         purpose = f", {owner['for']}" if owner["for"] else ""
@@ -195,10 +193,10 @@ def boot_id() -> str:
 
 
 def is_held(path: Path) -> bool | None:
-    """Whether somebody of this host holds a lock on the file alone; None where the file system has no locks.
+    """Whether somebody of this host holds a lock on the file alone. None: the file system has no locks.
 
-    Asking disturbs nobody: who takes the lock at the same moment may find it taken, so only files that are
-    locked as they are made and never again can be asked about. Raises OSError where it cannot be read.
+    A process that takes the lock at the same moment may find it taken. So only files that are locked when they are made, and
+    never again, can be asked about. Raises OSError where the file cannot be read.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:

@@ -1,6 +1,6 @@
 """Student's t, and trends in series that vary by chance.
 
-scipy is imported where it is called: its packages take longer to load than most commands of wattcount take.
+scipy is imported where it is needed: to load it takes longer than most commands of wattcount.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ class Drift:
 
 
 def theil_sen(values: Floats, mean: float | None = None) -> Drift | None:
-    """Drift over a stretch cut into equal bins with these values, float64[bins].
+    """Drift over a stretch that is cut into equal bins with these values, float64[bins].
 
-    The slope is the median of the slopes between all pairs of values (Theil-Sen), which a few odd values do not move. Its
-    interval is Sen's, from the distribution of Kendall's S (P. K. Sen, J. Am. Stat. Assoc. 63 (1968) 1379). It
-    supposes that the values vary independently.
+    The slope is the median of the slopes between all pairs of values (Theil-Sen); a few odd values do not change it much. Its
+    interval is Sen's, from the distribution of Kendall's S (P. K. Sen, J. Am. Stat. Assoc. 63 (1968) 1379). It supposes that the
+    values vary independently.
 
-    None where they are fewer than MIN_VALUES, or where the mean is 0.
+    None: there are fewer than MIN_VALUES, or the mean is 0.
 
     mean  what the drift is a percentage of; None: the mean of the values
     """
@@ -60,7 +60,7 @@ def theil_sen(values: Floats, mean: float | None = None) -> Drift | None:
 
 
 def preload() -> None:
-    """Loads what `theil_sen` needs, half a second of CPU: for a process that must not stand still when it calls it."""
+    """Loads what `theil_sen` needs, which takes half a second of CPU: for a process that must not pause when it calls it."""
     import scipy.stats  # noqa: F401
 
 

@@ -15,13 +15,13 @@ from wattcount.text import WIDTH, printable
 
 
 class PlainConsole(Console):
-    """A console for texts that others wrote: no markup, no emoji codes, no control characters but its own colours."""
+    """A console for text that others wrote: no markup, no emoji codes, and no control characters but its own colours."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(highlight=False, markup=False, emoji=False, **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """What rich is to write, with the characters of its texts made `printable`."""
+        """What rich is to write, with its texts made `printable`."""
         return self._printable(super().render(renderable, options))
 
     def _printable(self, segments: Iterable[Segment]) -> Iterator[Segment]:
@@ -33,7 +33,7 @@ class PlainConsole(Console):
 
 
 def console() -> PlainConsole:
-    """Standard output; 80 columns and no colour where it is no terminal."""
+    """Standard output. Where it is no terminal, it has 80 columns and no colour."""
     if sys.stdout.isatty():
         return PlainConsole()
     return PlainConsole(width=WIDTH, color_system=None)

@@ -207,7 +207,7 @@ def _figure(value: float | None) -> str:
 
 
 def _add_fit_arguments(parser: argparse.ArgumentParser, other: str) -> None:
-    """The options that judge pairs; `other` is what the listed things are to fit or to hold."""
+    """Adds the options that judge pairs. `other`: what the listed things must fit (`gpu`) or hold (`model`)."""
     parser.add_argument(
         "--fits",
         action="append",
@@ -228,7 +228,7 @@ def _add_fit_arguments(parser: argparse.ArgumentParser, other: str) -> None:
 
 
 def _fit_base(args: argparse.Namespace) -> RunConfig:
-    """The run whose model and GPU `report` fills in. Raises `NotStartedError` for what is no configuration."""
+    """A run without its model and GPU, which `_report` fills in. Raises `NotStartedError` where it is no configuration."""
     for override in args.overrides:
         if override.split("=")[0].split(".")[0] not in ("scenario", "engine"):
             raise NotStartedError(f"{override!r}: only keys of scenario and engine say what is to fit")
@@ -245,7 +245,7 @@ def _fit_base(args: argparse.Namespace) -> RunConfig:
 
 
 def _asked_for_a_fit(args: argparse.Namespace) -> bool:
-    """Whether there is a pair to judge. Raises `NotStartedError` for options that only make sense with one."""
+    """Whether pairs are to be judged. Raises `NotStartedError` for options that need pairs where there are none."""
     if args.fits:
         return True
     if args.dtype or args.quantization or args.tensor_parallel != 1 or args.fitting or args.overrides:
@@ -262,9 +262,11 @@ def _show_pairs(
     titles: Mapping[str, str],
     pair: Callable[[str, str], tuple[ModelConfig, GpuConfig]],
 ) -> None:
-    """Prints a table for each of `titles`, by name, with a row for each of `names`, which are of kind `listed`.
+    """Prints a table for each of `titles`, by name, with a row for each of `names`.
 
-    `pair` has the model and the GPU of a table and a row. A title has two `{}`: how many fit, and of how many.
+    listed  the kind of the names: `model` or `gpu`
+    titles  with two `{}` each: how many fit, and of how many
+    pair    the model and the GPU of a table and a row
     """
     base = _fit_base(args)
     pairs = {(title, name): pair(title, name) for title in titles for name in names}
@@ -331,7 +333,7 @@ def _bfloat16_notes(
 
 
 def _chosen(names: Iterable[str], known: Mapping[str, T], what: str) -> dict[str, T]:
-    """Those of `known` that are named, each also as a comma-separated list."""
+    """Those of `known` that are named. A name may also be a list of names with commas."""
     found = {}
     for name in (part for given in names for part in given.split(",") if part):
         if name not in known:
@@ -345,7 +347,7 @@ def _chosen(names: Iterable[str], known: Mapping[str, T], what: str) -> dict[str
 def _of_family(
     values: Mapping[str, T], family: str | None, words: Mapping[str, Sequence[str]]
 ) -> dict[str, T]:
-    """Those for which one of the `words` begins with `family`, whatever its case and punctuation."""
+    """Those of `values` for which one of the `words` begins with `family`. Case and punctuation do not count."""
     if family is None:
         return dict(values)
     wanted = _bare(family)

@@ -76,7 +76,7 @@ def _results(path: Path) -> list[Result]:
 
 
 def refuse_mixed(results: Sequence[Result]) -> None:
-    """Raises `NotStartedError` where numbers of different kinds would stand side by side."""
+    """Raises `NotStartedError` for results of different kinds, whose numbers cannot be compared."""
     how = "; --allow-mixed compares them all the same"
     for what in ("evidence", "origin", "instrument", "weights_kind"):
         kinds: dict[str, Result] = {}
@@ -92,13 +92,13 @@ def refuse_mixed(results: Sequence[Result]) -> None:
 
 
 def _ratio(result: Result, key: str, first: Result) -> float | None:
-    """This value over the first result's; None where either is missing or the first is 0."""
+    """This value over the first result's. None: either is missing, or the first is 0."""
     mine, base = result.value(key), first.value(key)
     return mine / base if mine is not None and base else None
 
 
 def _tables(out: Console, entries: Sequence[Result], keys: Sequence[str]) -> None:
-    """As many results beside each other as fit; the first one, that all are compared with, in each table."""
+    """Prints as many results beside each other as fit. Each table begins with the first result, with which all are compared."""
     for number, entry in enumerate(entries, 1):
         repeat = "" if entry.repeat is None else f", r{entry.repeat}"
         evidence = evidence_label(entry.evidence, entry.origin, entry.weights)
@@ -128,7 +128,7 @@ def _tables(out: Console, entries: Sequence[Result], keys: Sequence[str]) -> Non
 
 
 def _how_sure(entries: Sequence[Result]) -> Iterator[str]:
-    """What a difference in energy must exceed, and how far runs of one setting scatter."""
+    """The least difference of energies that the uncertainty does not hide, and how far runs of one setting scatter."""
     shares = {}
     for part in ("method", "sensor"):
         values = [
@@ -197,7 +197,7 @@ def _json(entries: Sequence[Result], keys: Sequence[str]) -> list[dict[str, Any]
 
 
 def _csv(entries: Sequence[Result], keys: Sequence[str]) -> None:
-    """One row a record; an empty cell is a value that is missing."""
+    """Prints one row a record. An empty cell: the value is missing."""
     rows = _json(entries, keys)
     facts = [name for name in rows[0] if name not in ("metrics", "ratio_to_first")]
     writer = csv.writer(sys.stdout, lineterminator="\n")
@@ -208,7 +208,7 @@ def _csv(entries: Sequence[Result], keys: Sequence[str]) -> None:
 
 
 def _as_text(value: Any) -> Any:
-    """A text that no spreadsheet takes for a formula, and no terminal for a command."""
+    """The value, made harmless where it is text: spreadsheets take it for no formula, terminals for no command."""
     if not isinstance(value, str):
         return value
     text = printable(value, lines=False)

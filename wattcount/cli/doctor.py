@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """0: this machine can measure (or emulate); 1: something that is needed is missing."""
+    """0: this machine can measure, or emulate. 1: something is missing that measuring needs."""
     if args.sensors and args.server is not None:
         raise NotStartedError("--sensors and --server are two questions: ask one at a time")
     if args.sensors:
@@ -146,7 +146,7 @@ def _gpus(report: Report) -> None:
 
 
 def _left_settings(report: Report, session: NvmlSession) -> None:
-    """Clocks and power limits that runs which were killed have left: restored, unless a run goes on."""
+    """Restores clocks and power limits that killed runs have left, unless another run uses the GPU."""
     there = {gpu.uuid: gpu for gpu in session.gpus()}
     left = report.facts["left_settings"] = {}
     for uuid in left_behind():
@@ -205,7 +205,7 @@ def _gpu(report: Report, session: NvmlSession, gpu: GpuFacts, sensors: dict[str,
 
 
 def _settings(gpu: GpuFacts) -> list[tuple[str, str | None]]:
-    """What else about a GPU bears on its power, each with what to do about it."""
+    """Settings of a GPU that change its power, and what to do about each."""
     found: list[tuple[str, str | None]] = []
     if gpu.persistence_mode == 0:
         found.append(("persistence mode is off: the driver unloads between runs", "sudo nvidia-smi -pm 1"))
@@ -241,7 +241,7 @@ def _sensors(report: Report, topic: str, sensors: dict[str, dict[str, Any]]) -> 
 
 
 def _sample(session: NvmlSession, uuids: list[str]) -> dict[str, Any]:
-    """How each source works and what it costs, by UUID, after a moment of sampling; empty where that fails."""
+    """How each source works and what a call costs, by UUID, after a moment of sampling. Empty where that fails."""
     if not uuids:
         return {}
     from wattcount.gpu import PowerSampler
@@ -255,7 +255,7 @@ def _sample(session: NvmlSession, uuids: list[str]) -> dict[str, Any]:
 
 
 def _engines(report: Report) -> None:
-    """What the plug-in of each engine looks at. A run is refused by the same checks, and only its own engine must pass them."""
+    """Findings of each engine's plug-in. The same checks refuse a run, which only has to pass those of its own engine."""
     nvml = report.facts["nvml"] or {}
     emulated = not (report.facts["gpus"] and nvml.get("evidence") == "measured")
     report.facts["engines"] = {}
@@ -324,7 +324,7 @@ def _folders(report: Report) -> None:
 
 
 def _unfinished(report: Report) -> None:
-    """Records in the making: which go on, and what killed runs left."""
+    """Unfinished records: those of runs that go on, and those that killed runs left."""
     records_dir = Path(paths.default_records_dir())
     found = open_folders(records_dir)
     report.facts["unfinished_records"] = {str(folder): whose for folder, whose in found.items()}

@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Logs every record; those that fail are named, the others logged all the same."""
+    """Logs every record. Records that fail are named, and the others are logged all the same."""
     if bool(args.path) == bool(args.sweep):
         raise NotStartedError("give PATHs of records or --sweep NAME, one of the two")
     if args.pending and not args.sweep:
@@ -84,7 +84,7 @@ class _Logging:
     def record(
         self, path: Path, sweep: str | None = None, folder: Path | None = None
     ) -> WattcountError | None:
-        """What went wrong, which has been said."""
+        """Logs a record. Returns the error, which was printed; None: it is logged."""
         from wattcount.tracking import log_record, resolve_uri, sweep_run
         from wattcount.tracking.connection import LIMIT_S
 
@@ -176,13 +176,13 @@ def _log_sweep(args: argparse.Namespace, logging: _Logging) -> None:
 
 
 def _recorded(path: Path) -> dict[str, object]:
-    """What a record says of tracking: anyone may have written it. Raises `WattcountError` where `path` is no record."""
+    """The group `tracking` of a record, which anyone may have written. Raises `WattcountError` where `path` is no record."""
     recorded = Record.open(path).info.config.get("tracking")
     return recorded if isinstance(recorded, dict) else {}
 
 
 def tracking_of(recorded: Mapping[str, object], args: argparse.Namespace) -> TrackingConfig:
-    """Where the command line and the environment say, and by the name and with the tags that the record has."""
+    """Where to log, by the command line and the environment, with the name and the tags of the record."""
     tags, name = recorded.get("tags"), recorded.get("run_name")
     return TrackingConfig(
         uri=args.uri,

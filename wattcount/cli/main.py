@@ -1,4 +1,4 @@
-"""The one program: a first word that names a subcommand runs that, anything else is a run."""
+"""The one program. A first word that names a subcommand runs it; anything else is a run."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ exit codes: 0 done, 1 something failed while running, 2 nothing was started,
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the program and returns its exit code. `argv` is without the program's name; None: this process's own."""
+    """Runs the program and returns its exit code. `argv`: the arguments; None: this process's own."""
     typed = list(sys.argv[1:] if argv is None else argv)
     args = concealed_arguments(typed)
     if argv is None and args != typed:
@@ -140,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _begin_again(args: Sequence[str]) -> None:
-    """Replaces this process by one with the same id whose command line, which all users can read, holds no password."""
+    """Replaces this process by itself without the password in its command line, which all users of the host can read."""
     print(
         "wattcount: a password on the command line: other users of this host could read it for a moment, and it stays in "
         "the shell's history; MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD keep it out of both",

@@ -17,10 +17,10 @@ T = TypeVar("T")
 
 
 class Found:
-    """The folders of the records that were asked for, each once, in the order of the paths that were given.
+    """The folders of the records that were asked for, each once, in the order of the given paths.
 
-    paths    the folders
-    named    those that were given by their own path, and not by a folder above them
+    paths  the folders
+    named  those that were given themselves, not by a folder above them
     """
 
     def __init__(self) -> None:
@@ -32,8 +32,8 @@ class Found:
     def each(self, work: Callable[[Path], T]) -> list[T]:
         """What `work` makes of each record.
 
-        A damaged record below a folder is set aside with one line on standard error, and the others go on. One that was
-        named itself raises `NotStartedError`, and so does a folder of which nothing is left.
+        A damaged record below a folder is set aside with one line on standard error, and the others go on. Raises
+        `NotStartedError` for a damaged record that was given itself, and where no record is left.
         """
         done = []
         last = ""
@@ -55,9 +55,10 @@ class Found:
 def find_records(paths: Iterable[str | Path], also: Callable[[Path], bool] = lambda _: False) -> Found:
     """The records in or below `paths`; below a folder in the order of their runs.
 
-    also   whether a path that was given is taken as it is, though it is no record
-    Unfinished records (`.tmp-...`) are passed over, and links to folders are not followed. Raises `NotStartedError`
-    where a path has none.
+    also  whether a given path is taken as it is, although it is no record
+
+    Unfinished records (`.tmp-...`) are left out, and links to folders are not followed. Raises `NotStartedError` for a path
+    without a record.
     """
     found = Found()
     for given in paths:
@@ -85,7 +86,7 @@ def find_records(paths: Iterable[str | Path], also: Callable[[Path], bool] = lam
 
 
 def _is_folder(path: Path) -> bool:
-    """Raises `NotStartedError` for a path that cannot be looked at."""
+    """Whether a path is a folder. Raises `NotStartedError` where that cannot be looked at."""
     try:
         if not path.is_dir():
             return False
@@ -97,7 +98,7 @@ def _is_folder(path: Path) -> bool:
 
 
 def _below(top: Path) -> Iterator[Path]:
-    """Folders with a `run.json` of whatever kind; folders that cannot be read are passed over."""
+    """Folders that have something called `run.json`. Folders that cannot be read are left out."""
     for folder, subfolders, files in os.walk(top):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith(".tmp-"))
         if RUN_JSON in files or RUN_JSON in subfolders:
@@ -106,7 +107,7 @@ def _below(top: Path) -> Iterator[Path]:
 
 @contextmanager
 def bad_input() -> Iterator[None]:
-    """Makes a record that cannot be read bad input (exit code 2), whichever of its files is damaged."""
+    """Turns the error of a damaged record into bad input (exit code 2), whichever of its files is damaged."""
     try:
         yield
     except NotStartedError:

@@ -1,8 +1,7 @@
 """`python -m wattcount KEY=VALUE ...`: composes one point or a sweep with Hydra and runs it.
 
-Hydra's own entry point prints tracebacks and ends every error with exit code 1; this one keeps to the
-exit codes of `wattcount.errors` and says what is wrong in one line. A sweep goes through Hydra's
-sweeper and launcher, whatever they are.
+Hydra's own entry point prints tracebacks and ends every error with exit code 1. This one has the exit codes of
+`wattcount.errors` and tells in one line what is wrong. A sweep goes through Hydra's sweeper and launcher.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ sweeper.register()
 
 
 class Interrupted(BaseException):
-    """Ends a sweep: the person or the scheduler wants no further point. Not an `Exception`, or Hydra keeps it."""
+    """Ends a sweep, because a person or the scheduler wants no further point. Hydra would keep an `Exception`."""
 
     def __init__(self, exit_code: int, *, reported: bool) -> None:
         super().__init__(exit_code)
@@ -113,7 +112,7 @@ def _dry(run: RunConfig) -> Outcome:
 
 
 def _told(outcome: Outcome) -> Outcome:
-    """Says what became of a run; raises `Interrupted` where it was."""
+    """Prints what became of a run. Raises `Interrupted` where the run was interrupted."""
     if outcome.message:
         print(f"wattcount: {outcome.message}", file=sys.stderr)
     if outcome.before:
@@ -168,7 +167,7 @@ def _run(parsed: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
 
 @contextmanager
 def _masked_output() -> Iterator[None]:
-    """Masks passwords and tokens in what Hydra prints of a configuration, which files of the user may hold."""
+    """Masks passwords and tokens in what Hydra prints of a configuration. The user's own files may hold them."""
     with redirect_stdout(io.StringIO()) as shown:
         yield
     print(masked(shown.getvalue()), end="")
@@ -210,7 +209,7 @@ def _search_path(config_dir: str | None) -> ConfigSearchPathImpl:
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """SIGTERM as an exception, so that what a run holds is let go of on the way out."""
+    """Turns SIGTERM into an exception, so that a run releases what it holds."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -116,7 +116,7 @@ def _probe(
 
 
 def show(out: Console, facts: GpuFacts, evidence: str, found: dict[str, Any]) -> None:
-    """Two tables: the sources, and what they said of each load."""
+    """Prints two tables: the sources, and their mean power under each load."""
     out.print(f"{facts.name} {facts.uuid} ({evidence}), {found['seconds']:.0f} s", soft_wrap=True)
     sources = table(("source", "new every", "mean of", "delay", "rise", "call p50 / p99", "step"))
     for name, label in SOURCES.items():
@@ -204,7 +204,7 @@ def _pyplot() -> Any:
 def plot(
     place: Path, title: str, trace: PowerTrace, gpu_uuid: str, loads: Sequence[Load], found: dict[str, Any]
 ) -> None:
-    """Power around the slow steps by every source, and each load's mean against the counter's."""
+    """Draws power around the slow steps by each source, and each source's mean of a load against the counter's."""
     plt = _pyplot()
     slow = [load for load in loads if load.on_ms >= 800]
     figure, axes = plt.subplots(

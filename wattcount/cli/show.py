@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """1 where records below a folder were set aside."""
+    """0, or 1 where damaged records below a folder were set aside."""
     found = find_records(args.path)
     if args.json:
         contents: dict[str, Any] = dict(found.each(_metrics))
@@ -69,7 +69,7 @@ def _metrics(path: Path) -> tuple[str, dict[str, Any]]:
 
 
 def _shown(path: Path, everything: bool) -> Callable[[Console], None]:
-    """What prints the record. Every file is looked at before anything is printed."""
+    """A function that prints the record. Every file is read before anything is printed."""
     record = Record.open(path)
     result = Result.of(record)
     shown = {"power": POWER_PARQUET, "requests": REQUESTS_PARQUET, "steps": STEPS_PARQUET}
@@ -113,7 +113,7 @@ def _all_metrics(result: Result) -> Table:
 
 
 def rewrite_metrics(args: argparse.Namespace) -> int:
-    """1 where records below a folder were set aside."""
+    """0, or 1 where damaged records below a folder were set aside."""
     found = find_records(args.path)
     found.each(_rewrite)
     return EXIT_FAILED if found.set_aside else EXIT_OK

@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Raises `NotStartedError` where there is no such sweep, or what it kept cannot be read."""
+    """Raises `NotStartedError` where there is no such sweep, or where its files cannot be read."""
     if args.name and args.all:
         raise NotStartedError("give a NAME or --all, not both")
     if not args.interval > 0:
@@ -136,7 +136,7 @@ def _list(states: Sequence[SweepState]) -> Table:
 
 
 def _watch(args: argparse.Namespace, look: Callable[[], list[SweepState]]) -> int:
-    """Ends when nothing is alive any more, or with Ctrl-C, which is no failure here."""
+    """Returns when no start of the sweep is alive any more, or after Ctrl-C, which is no failure here."""
     from rich.live import Live
 
     out = console()

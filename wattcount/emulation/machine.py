@@ -1,8 +1,7 @@
 """Emulated machines: GPUs whose true power is known, seen through NVML's own interface.
 
-The library (`wattcount/emulator/libnvidia-ml.so.1`) turns a true power curve into what the sensors of a
-GPU model would show. What it shows is never a measurement: it exports a symbol by which every record made
-with it is marked `emulated`.
+The library (`wattcount/emulator/libnvidia-ml.so.1`) turns a true power curve into what the sensors of a GPU model would
+show. This is never a measurement: the library exports a symbol that marks every record made with it as `emulated`.
 """
 
 from __future__ import annotations
@@ -177,7 +176,7 @@ class EmulatedMachine:
 
 
 def _without_symbols(names: Sequence[str], path: Path) -> Path:
-    """A copy of the library in which these symbols have other names: the linker does not find them."""
+    """A copy of the library in which these symbols have other names, so that they are not found."""
     binary = library_path().read_bytes()
     for name in names:
         entry = b"\0" + name.encode() + b"\0"
@@ -192,7 +191,7 @@ class LiveTruth:
     """The writing end of a true power curve that grows while it is read (csrc/emulator/live_truth.h)."""
 
     def __init__(self, path: Path, capacity: int = LIVE_CAPACITY, *, attach: bool = False) -> None:
-        """A new curve in a new file, or (`attach`) the end of one that another writer has begun and left."""
+        """A new curve in a new file; `attach`: the end of a curve that another writer has begun and left."""
         self.path = path
         if attach:
             self._writer = _native.LiveTruthWriter.attach(str(path))
@@ -201,9 +200,11 @@ class LiveTruth:
 
     @classmethod
     def attach(cls, config_path: Path, gpu_uuids: Sequence[str] = ()) -> dict[str, LiveTruth]:
-        """Writers, by GPU UUID, of the live truths of a machine's configuration, continuing where they are.
+        """Writers of the live truths of a machine's configuration, by GPU UUID. They go on where these are.
 
-        Of the GPUs named, or of all. Who wrote them before no longer can.
+        gpu_uuids  these GPUs only; empty: all
+
+        Who wrote them before can write no more.
         """
         config = json.loads(config_path.read_text())
         live = {}
@@ -214,7 +215,7 @@ class LiveTruth:
         return live
 
     def append(self, t_ns: int, power_mw: int) -> None:
-        """From `t_ns` (CLOCK_MONOTONIC) on, the GPU draws `power_mw`. Earlier than what was read: clamped."""
+        """From `t_ns` (CLOCK_MONOTONIC) on, the GPU draws `power_mw`. A moment before what was read is moved."""
         self._writer.append(t_ns, power_mw)
 
     def append_now(self, power_w: float) -> None:
@@ -307,7 +308,7 @@ def virtual_trace(
 ) -> PowerTrace:
     """What the sampler would keep of virtual sensors, from `start_ns` on, with its jitter and the counter's call time.
 
-    Sources that the profile does not have are left out, as are those not in `sources`.
+    Sources that the profile does not have, or that are not in `sources`, are left out.
     """
     rng = np.random.default_rng(seed)
     end_ns = start_ns + round(seconds * S_NS)
@@ -361,15 +362,15 @@ def virtual_trace(
 
 
 def emulated_uuid(profile: str, index: int) -> str:
-    """A UUID that is the same for the same emulated GPU, and no real GPU's."""
+    """A UUID that no real GPU has. An emulated GPU always has the same."""
     digest = f"wattcount-emulated-{profile}-{index}".encode().hex().ljust(32, "0")[-32:]
     return f"GPU-{UUID(hex=digest)}"
 
 
 class EmulatedActivity:
-    """The stimulus of an emulated run; what it was is kept beside the record, and is never evidence.
+    """The stimulus of an emulated run: true power that follows the steps of the engine. It is never evidence.
 
-    A step is heard of when it has ended, so its power holds until the next one is heard of.
+    A step is reported when it has ended, so its power holds until the next report.
     """
 
     def __init__(self, gpu: GpuConfig, truths: dict[str, LiveTruth], limit_w: float | None = None) -> None:
@@ -384,7 +385,7 @@ class EmulatedActivity:
 
     @classmethod
     def attach(cls, gpu: GpuConfig, limit_w: float | None = None) -> EmulatedActivity | None:
-        """To the run's GPUs on the machine that the environment names; None where they follow curves of their own."""
+        """To the run's GPUs on the machine in the environment. None: these GPUs have curves of their own."""
         config = os.environ.get(CONFIG_ENV)
         if config is None:
             return None
@@ -406,7 +407,7 @@ class EmulatedActivity:
         self._set(self._model.step_power_w(step) if self._busy else self._idle_w)
 
     def check_stall(self) -> None:
-        """To be called now and then."""
+        """Sets idle power where the engine has taken no step for STALL_NS. To be called now and then."""
         if self._busy and now_ns() - self._last_step_ns > STALL_NS:
             self._busy = False
             self._set(self._idle_w)

@@ -141,7 +141,7 @@ def recognises(path: Path) -> bool:
 
 
 def results(path: Path) -> list[Result]:
-    """The run of one scenario's folder. Its log names neither model nor machine, so it is comparable by its figures alone."""
+    """The run of one scenario's folder. Its log names neither model nor machine, so only its figures can be compared."""
     run = read_run(path)
     log, energy = run.loadgen, run.energy()
     spoilt = Finding("loadgen_invalid", 0.0, 1.0, "1", f"LoadGen calls {log.path} not valid", True)

@@ -62,7 +62,7 @@ class _Table:
 
 
 def recognises(path: Path) -> bool:
-    """A CSV log with its header, or a table of dmon; one without a header is named to `read_nvidia_smi`."""
+    """Whether a file is a CSV log with a header, or a table of dmon. A log without a header is given to `read_nvidia_smi`."""
     first = first_line(path)
     if first.startswith("#"):
         return "pwr" in _dmon_cells(first)
@@ -221,7 +221,7 @@ def _without_header(path: Path, cells: list[str]) -> list[str]:
 
 
 def _check_last(path: Path, rows: list[list[str]], numbers: list[int]) -> None:
-    """Refuses a last line that is shorter than all others have it: a program that was killed had not written all of it."""
+    """Refuses a last line that is shorter than the others: a program was killed while it wrote the line."""
     if len(rows) < 3:
         return
     last, before = rows[-1][-1], [row[-1] for row in rows[:-1] if not NO_READING.fullmatch(row[-1])]
@@ -281,7 +281,7 @@ def _dmon_cells(line: str) -> list[str]:
 
 
 def _lines_at_once(log: PowerLog) -> int:
-    """How many lines come at a time: of a log of one GPU 1, of several GPUs without a column that tells them apart more."""
+    """How many lines come at a time: 1 in a log of one GPU; more in a log of several GPUs that no column tells apart."""
     gaps = np.diff(log.t_ns)
     for group in range(2, MAX_GPUS + 1):
         whole = len(log) // group - 1
@@ -319,7 +319,7 @@ def _stamp_ns(text: str, form: str) -> int | None:
 
 
 def _watts(text: str, header_unit: str | None) -> float | None:
-    """Watts of a cell; its own unit counts before the header's, and W is what nvidia-smi means by none."""
+    """The power in a cell [W]. The unit of the cell comes before that of the header; without either it is W."""
     number, _, unit = text.partition(" ")
     number = number.replace(",", ".") if number.count(",") == 1 and "." not in number else number
     factor = WATTS.get(unit or header_unit or "W")

@@ -53,12 +53,12 @@ class Trace:
 
     @property
     def duration_s(self) -> float:
-        """From the first to the last arrival."""
+        """Time from the first to the last arrival [s]."""
         return float(self.offset_ns[-1]) / 1e9
 
     @property
     def rate_rps(self) -> float:
-        """Gaps per second: (n - 1) / duration. 0 where that is undefined."""
+        """Gaps per second, (n - 1) / duration. 0: the trace takes no time."""
         return (len(self) - 1) / self.duration_s if self.duration_s > 0 else 0.0
 
 
@@ -118,7 +118,7 @@ class Arrivals(ABC):
 
     @abstractmethod
     def offsets_ns(self, duration_s: float) -> NDArray[np.int64]:
-        """All arrivals in [0, duration), int64, not decreasing."""
+        """int64[n]: all arrivals in [0, duration), not decreasing."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ class ConstantArrivals(Arrivals):
 
 
 class TraceArrivals(Arrivals):
-    """Arrivals as recorded, from the trace's first request on; rescaled where a rate is given."""
+    """Arrivals as recorded, from the trace's first request on. With a rate they are stretched to it."""
 
     def __init__(self, trace: Trace, rate_rps: float | None) -> None:
         if rate_rps is not None and trace.rate_rps == 0:
@@ -185,7 +185,7 @@ class TraceArrivals(Arrivals):
 
 
 def create(config: ArrivalConfig, rate_rps: float | None, seed: int) -> Arrivals:
-    """The arrival process a scenario asks for."""
+    """The arrival process of a scenario. Raises `NotStartedError`."""
     if config.kind is ArrivalKind.trace:
         if config.path is None:
             raise NotStartedError("scenario.arrivals.kind=trace needs scenario.arrivals.path, a trace file")

@@ -51,9 +51,11 @@ class BuiltLoad:
 def build_plan(
     scenario: ScenarioConfig, seed: int, repeat: int, *, tokenize: Tokenize | None = None
 ) -> BuiltLoad:
-    """The load of a scenario: a function of the scenario, seed and repeat alone.
+    """The load of a scenario, a function of the scenario, the seed and the repeat alone.
 
-    `tokenize` is needed only for prompt files that hold text. Raises `NotStartedError`.
+    tokenize  needed for prompt files that hold text
+
+    Raises `NotStartedError`.
     """
     check_fields(scenario, "scenario")
     workload = workload_seed(seed, repeat)

@@ -19,10 +19,10 @@ from wattcount.load.prompts import PromptFile, Tokenize, read_prompts
 
 @dataclass(frozen=True)
 class LengthChanges:
-    """How many of `requests` have another length than their trace or prompt file gives, because of the bounds.
+    """How many of `requests` have another length than in their trace or prompt file.
 
-    The bounds are `scenario.lengths.input_tokens_min` and the like. A request can be counted for its prompt and for
-    its output.
+    The bounds (`scenario.lengths.input_tokens_min` and the like) change lengths. A request can count twice: for its prompt
+    and for its output.
     """
 
     requests: int
@@ -42,10 +42,10 @@ class LengthChanges:
 
 @dataclass(frozen=True)
 class DrawnLengths:
-    """`n` requests' lengths, and their prompts where those are given texts.
+    """The lengths of `n` requests, and their prompts where a file has them.
 
     input_tokens, output_tokens   int32[n], at least 1
-    given_input_tokens, given_output_tokens   int32[n], as a trace or prompt file gives them; None: there is no file
+    given_input_tokens, given_output_tokens   int32[n], as a trace or prompt file has them; None: there is no file
     """
 
     input_tokens: NDArray[np.int32]
@@ -55,7 +55,7 @@ class DrawnLengths:
     given_output_tokens: NDArray[np.int32] | None = None
 
     def changes(self) -> LengthChanges | None:
-        """What the bounds have changed; None: nothing, or the lengths come from no file."""
+        """What the bounds have changed. None: nothing, or there is no file."""
         given_in, given_out = self.given_input_tokens, self.given_output_tokens
         if given_in is None or given_out is None:
             return None
@@ -112,10 +112,10 @@ class UniformLengths(Lengths):
 
 @dataclass(frozen=True)
 class LognormalLengths(Lengths):
-    """Log-normal with a given mean and coefficient of variation, rounded and held within the bounds.
+    """Log-normal lengths with a given mean and coefficient of variation, rounded and clipped to the bounds.
 
-    sigma² = ln(1 + cv²), mu = ln(mean) - sigma² / 2. The mean is that of the unbounded distribution:
-    bounds close to it move it.
+    sigma² = ln(1 + cv²), mu = ln(mean) - sigma² / 2. The mean is that of the distribution without bounds: bounds near it
+    change it.
     """
 
     input_mean: float
@@ -142,10 +142,9 @@ class LognormalLengths(Lengths):
 
 @dataclass(frozen=True)
 class TraceLengths(Lengths):
-    """Lengths of recorded requests, prompt and completion of one request kept together.
+    """Lengths of recorded requests; prompt and completion are those of one request.
 
-    `in_order`: request i is row i, for arrivals from the same trace. Otherwise rows are drawn at random
-    with replacement.
+    in_order  request i is row i, for arrivals from the same trace; False: rows are drawn at random, with replacement
     """
 
     trace: Trace
@@ -173,9 +172,9 @@ class TraceLengths(Lengths):
 
 
 class PromptLengths(Lengths):
-    """Prompts of a file, in an order drawn from the seed, all of them before one comes again.
+    """Prompts of a file, in an order that the seed draws. All of them come before one comes again.
 
-    A prompt longer than the upper bound is cut there.
+    A prompt that is longer than the upper bound is cut.
     """
 
     def __init__(
@@ -218,10 +217,10 @@ class PromptLengths(Lengths):
 
 
 def create(config: LengthConfig, *, trace: Trace | None = None, tokenize: Tokenize | None = None) -> Lengths:
-    """The lengths a scenario asks for.
+    """The lengths of a scenario. Raises `NotStartedError`.
 
-    `trace`: the trace that the arrivals come from, if they do; lengths of the same file are then taken
-    row by row with them. `tokenize` is needed for prompt files that hold text.
+    trace     the trace that the arrivals come from, if any; lengths from the same file are then taken row by row with it
+    tokenize  needed for prompt files that hold text
     """
     check_fields(config, "scenario.lengths")
     input_bounds = _bounds("input", config.input_tokens_min, config.input_tokens_max)

@@ -32,7 +32,7 @@ class Stream(IntEnum):
 
 
 def workload_seed(seed: int, repeat: int) -> int:
-    """The seed of everything random in a run's load, 63 bits: a function of seed and repeat alone."""
+    """The seed of everything random in the load of a run, 63 bits. It depends on seed and repeat alone."""
     if seed < 0 or repeat < 0:
         raise ValueError(f"seed and repeat must not be negative, got {seed} and {repeat}")
     word = np.random.SeedSequence([seed, repeat]).generate_state(1, np.uint64)[0]
@@ -46,7 +46,7 @@ def stream(seed: int, purpose: Stream) -> np.random.Generator:
 
 
 def derived_seed(seed: int, purpose: Stream) -> int:
-    """A further workload seed, 63 bits, for a part of the load that must share nothing with the rest."""
+    """Another workload seed, 63 bits, for a part of the load that shares nothing with the rest."""
     word = np.random.SeedSequence(seed, spawn_key=(int(purpose),)).generate_state(1, np.uint64)[0]
     return int(word) & _SEED_MASK
 
@@ -78,8 +78,8 @@ class LoadPlan:
     def token_ids(self, index: int, vocab_size: int) -> list[int]:
         """Token ids of prompt `index`, for a vocabulary of `vocab_size`.
 
-        Drawn from a Philox stream keyed by (seed, index): no two prompts share a prefix, whatever the
-        order in which they are asked for.
+        They are drawn from a Philox stream of (seed, index). So no two prompts share a prefix, and the order in which they are
+        drawn does not matter.
         """
         if self.prompt_token_ids is not None:
             return list(self.prompt_token_ids[index])

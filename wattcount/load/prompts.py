@@ -43,9 +43,9 @@ FORMS = (
 
 @dataclass(frozen=True)
 class PromptFile:
-    """Prompts as token ids, in file order; `output_tokens` is None where the file does not say.
+    """Prompts as token ids, in file order. `output_tokens` None: the file does not tell.
 
-    lines     where each prompt stands, from 1: its line, or in a JSON list its entry
+    lines     place of each prompt, from 1: its line, or its entry in a JSON list
     skipped   entries without a prompt and an answer (ShareGPT: conversations of fewer than two messages)
     """
 
@@ -107,7 +107,7 @@ def read_prompts(path: str | Path, tokenize: Tokenize | None = None) -> PromptFi
 
 
 def _rows(path: Path, text: str) -> Iterator[_Row | None]:
-    """The prompts of a file of any form; None: an entry that is no prompt."""
+    """The prompts of a file of any form. None: an entry without a prompt."""
     # Not splitlines(): it breaks lines at characters that are legal inside a prompt (U+2028, \x0b, ...).
     lines = [(number, line.removesuffix("\r")) for number, line in enumerate(text.split("\n"), start=1)]
     lines = [(number, line) for number, line in lines if line.strip()]
@@ -151,7 +151,7 @@ def _entries(path: Path, entries: Any) -> Iterator[_Row | None]:
 
 
 def _conversation(path: Path, where: str, number: int, turns: Any) -> _Row | None:
-    """The first message of a ShareGPT conversation and the answer to it; None where there are not both."""
+    """The first message of a ShareGPT conversation and the answer to it. None: it does not have both."""
     if not isinstance(turns, list) or not all(
         isinstance(turn, dict) and isinstance(turn.get("value"), str) for turn in turns
     ):

@@ -1,7 +1,7 @@
-"""Time in which an engine had work and did not do it: what a stall is.
+"""Stalls: time in which an engine had work and did nothing.
 
-A kernel that is compiled when a batch first has a certain size (Triton does that), a garbage collection, a host that was busy
-with something else: the engine stands still for hundreds of milliseconds, the GPU with it.
+An engine stands still for hundreds of milliseconds, and the GPU with it, when a kernel is compiled because a batch first
+has a certain size (as Triton does), when garbage is collected, or when the host is busy with something else.
 
 ::
 
@@ -35,7 +35,7 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Stalls:
-    """Stalls of a stretch of time: how many, and how long they took beyond what their steps should have taken."""
+    """The stalls of a stretch of time: their number, and how much longer their steps took than they should have."""
 
     count: int
     seconds: float
@@ -101,7 +101,7 @@ def stalls(steps: Steps, sent_ns: Ints, ended_ns: Ints, start_ns: int, end_ns: i
 
 
 def _burst_ns(sent_ns: Ints, start_ns: int) -> int:
-    """From the first send at `start_ns` or later to the last of those that follow each other closely from there."""
+    """Time from the first send at `start_ns` or later to the last send of the same burst."""
     sends = np.sort(sent_ns[sent_ns >= start_ns])
     if not len(sends):
         return 0
@@ -110,7 +110,7 @@ def _burst_ns(sent_ns: Ints, start_ns: int) -> int:
 
 
 def _busy_ns(start_ns: Ints, end_ns: Ints, t_ns: Ints) -> Ints:
-    """int64[t]: nanoseconds with at least one request in flight, from the first send until each moment."""
+    """int64[t]: time with at least one request in flight, from the first send until each moment [ns]."""
     if not len(start_ns):
         return np.zeros(len(t_ns), np.int64)
     order = np.argsort(start_ns, kind="stable")
@@ -125,8 +125,10 @@ def _busy_ns(start_ns: Ints, end_ns: Ints, t_ns: Ints) -> Ints:
 
 
 def _expected(content: Floats, took_s: Floats, fitted: NDArray[np.bool_], rounds: int = 50) -> Floats:
-    """Of every step, by those that are `fitted`: least absolute deviations, by least squares that are weighted anew; never less
-    than a tenth of their median."""
+    """How long every step should have taken [s], from those that are `fitted`; at least a tenth of their median.
+
+    The fit is by least absolute deviations, as least squares with weights that are computed anew in each round.
+    """
     every = content / np.maximum(np.abs(content[fitted]).max(axis=0), 1.0)
     scaled, took_s = every[fitted], took_s[fitted]
     typical_s = float(np.median(took_s))

@@ -1,4 +1,4 @@
-"""What people call a run, its GPUs, its load, its phases and its evidence, and what has to be said of its figures."""
+"""Names of a run, its GPUs, its load, its phases and its evidence, and the sentences that belong to its figures."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def board_label(uuid: str) -> str:
 
 
 def load_label(kind: str | None, num_requests: int | None = None, rate_rps: float | None = None) -> str:
-    """`batch of 512`, `server 4 requests/s`; of an imported run what its source calls the load."""
+    """`batch of 512`, `server 4 requests/s`. Of an imported run: its source's own word."""
     if kind == "batch":
         return f"batch of {num_requests}" if num_requests is not None else "batch"
     if rate_rps is not None:
@@ -95,7 +95,7 @@ def evidence_label(evidence: str | None, origin: str, weights: str | None) -> st
 
 
 def caveats(evidence: str | None, weights: str | None) -> list[str]:
-    """What has to be said of every figure of a run, a sentence or two each."""
+    """Sentences that belong to every figure of a run."""
     return [EMULATED] * (evidence == "emulated") + [RANDOM_WEIGHTS] * (weights == "random")
 
 
@@ -103,14 +103,14 @@ def caveats(evidence: str | None, weights: str | None) -> list[str]:
 
 
 def asked_load(cfg: RunConfig) -> str:
-    """The load of a configuration, and what was turned: `batch of 512, fp8, eager`."""
+    """The load of a configuration with its levers: `batch of 512, fp8, eager`."""
     scenario = cfg.scenario
     number, rate = getattr(scenario, "num_requests", None), getattr(scenario, "rate_rps", None)
     return ", ".join([load_label(scenario.kind.value, number, rate), *levers(cfg)])
 
 
 def headline(cfg: RunConfig) -> str:
-    """A run before there is a result: `llama3_8b on NVIDIA H200, server 4 requests/s, fp8`."""
+    """The name of a run before it has a result: `llama3_8b on NVIDIA H200, server 4 requests/s, fp8`."""
     gpus = gpu_label([cfg.gpu.found_name or cfg.gpu.name] * cfg.gpu.count)
     return f"{cfg.model.name} on {gpus}, {asked_load(cfg)}"
 
@@ -119,18 +119,18 @@ def headline(cfg: RunConfig) -> str:
 
 
 def describe(result: Result) -> str:
-    """The same of a result: `llama3_8b on NVIDIA H200, batch of 512, fp8`."""
+    """The name of a result: `llama3_8b on NVIDIA H200, batch of 512, fp8`."""
     words = ", ".join([load_label(result.kind, result.num_requests, result.rate_rps), *result.levers])
     return printable(f"{result.model or 'unknown model'} on {gpu_label(result.gpus)}, {words}", lines=False)
 
 
 def name_of(result: Result) -> str:
-    """A run among others of its GPU: `llama3_8b, batch of 512, fp8`; lengths only where they are not USUAL_OUTPUT."""
+    """The name of a run among others of its GPU: `llama3_8b, batch of 512, fp8`; with lengths that are not USUAL_OUTPUT."""
     return ", ".join([load_of(result), *result.levers])
 
 
 def load_of(result: Result) -> str:
-    """The same without levers."""
+    """As `name_of`, without levers."""
     words = [str(result.model), load_label(result.kind, result.num_requests, result.rate_rps)]
     if result.output_tokens != USUAL_OUTPUT.get(result.kind or ""):
         words.append(f"{result.input_tokens} in, {result.output_tokens} out")
@@ -143,9 +143,9 @@ def board_of(result: Result) -> str:
 
 
 def short_name(result: Result) -> str:
-    """A run in a narrow list: `llama3_8b h200 server 4 rps r0`.
+    """The name of a run in a narrow list: `llama3_8b h200 server 4 rps r0`.
 
-    What was turned stands before the repeat (`fp8, eager`), evidence that is not `measured` after it.
+    Levers stand before the repeat (`fp8, eager`), evidence other than `measured` after it.
     """
     gpu = result.gpu or ""
     if gpu == "auto":

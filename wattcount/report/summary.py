@@ -1,4 +1,4 @@
-"""The short table a person wants to read at the end of a run."""
+"""A result in a few lines, as a run prints it at its end."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _HIDDEN_WHEN = {"no_slo", "not_a_batch", "batch_has_no_rate"}
 
 
 def summary(result: Result) -> RenderableType:
-    """The table, with what spoils the run below it."""
+    """A table of the main figures, with the verdict and notes below it."""
     values, why = result.metrics, result.null_reasons
     evidence = evidence_label(result.evidence, result.origin, result.weights)
     table = Table(box=box.SIMPLE, show_edge=False, pad_edge=False, padding=(0, 2, 0, 0))
@@ -55,7 +55,7 @@ def summary(result: Result) -> RenderableType:
 
 
 def _how_sure(values: Mapping[str, Any]) -> str:
-    """What the interval is made of; it holds for everything per token and per request as well."""
+    """The parts of the interval of the energy. They hold for all figures per token and per request, too."""
     joules, method, sensor = (
         values.get(f"energy/gpu_j{part}") for part in ("", "_u95_method", "_u95_sensor")
     )
@@ -68,7 +68,7 @@ def _how_sure(values: Mapping[str, Any]) -> str:
 
 
 def _values(keys: tuple[str, ...], values: Mapping[str, Any]) -> str:
-    """`34.10 / 40.20 / - ms`: the unit once where all share it, one prefix for all."""
+    """`34.10 / 40.20 / - ms`: values of one unit have one prefix, and the unit stands once."""
     units = {spec(key).unit for key in keys}
     if len(keys) > 1 and len(units) == 1:
         known = [values.get(key) for key in keys]

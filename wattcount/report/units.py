@@ -56,14 +56,14 @@ def quantity(value: float | None, unit: str, digits: int = DIGITS) -> str:
 
 
 def clock(seconds: float) -> str:
-    """Time that has passed, as a clock shows it: `0:07`, `12:30`, `1:02:03`. Parts of a second are left out."""
+    """Time that has passed, as a clock shows it: `0:07`, `12:30`, `1:02:03`. Parts of a second are cut off."""
     whole = max(0, int(seconds))
     hours, minutes = whole // 3600, whole // 60 % 60
     return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
 
 
 def duration(seconds: float) -> str:
-    """Time that is estimated, no finer than it is known: `45 s`, `12 min`, `3 h 20 min`, `4 days 6 h`."""
+    """A time that is estimated, as coarse as the estimate: `45 s`, `12 min`, `3 h 20 min`, `4 days 6 h`."""
     minutes = round(seconds / 60)
     if seconds < 90:
         return f"{seconds:.0f} s"
@@ -90,7 +90,7 @@ def markdown(head: Row, rows: Sequence[Row]) -> str:
 
 
 def columns(head: Row, rows: Sequence[Row], left: int = 1) -> str:
-    """Columns as wide as their widest cell; the first `left` are words, the others right-aligned figures."""
+    """Columns as wide as their widest cell. The first `left` columns hold words, the others figures, which are right-aligned."""
     widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
     return "\n".join(
         "  ".join(

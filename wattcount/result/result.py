@@ -121,12 +121,12 @@ class Result:
 
     @property
     def mild_messages(self) -> tuple[str, ...]:
-        """One line for people for each finding that does not make the run invalid."""
+        """A line for people for each finding that leaves the run valid."""
         return tuple(finding.message for finding in self.findings if not finding.invalidates)
 
     @property
     def codes(self) -> tuple[str, ...]:
-        """Everything that was found, each code once: what makes the run invalid comes first."""
+        """The codes of all findings, each once. Those that make the run invalid come first."""
         return tuple(dict.fromkeys((*self.reasons, *(finding.code for finding in self.findings))))
 
     @property
@@ -152,8 +152,9 @@ class Result:
     def of(cls, record: Record, content: Mapping[str, Any] | None = None) -> Result:
         """The row of one of our own records.
 
-        content   of its `metrics.json`, from `load_metrics`, which is asked where it is not given
-        Raises `WattcountError` where a raw file is not what was measured.
+        content  its `metrics.json`; None: `load_metrics` gives it
+
+        Raises `WattcountError` where a raw file is not as it was measured.
         """
         content = load_metrics(record) if content is None else content
         info, cfg = record.info, record.info.resolved
@@ -211,7 +212,7 @@ class Result:
 
     @classmethod
     def damaged(cls, path: Path, message: str) -> Result:
-        """The row of a record that cannot be read, or is not what was measured: it stands for nothing."""
+        """The row of a record that cannot be read, or is not as it was measured. It has no figures."""
         return cls(source=path, status=Status.damaged, reasons=(DAMAGED,), messages=(message,))
 
 
@@ -221,9 +222,9 @@ def finding(data: Mapping[str, Any]) -> Finding:
 
 
 def judge(path: Path) -> Result:
-    """Reads a record whole; `metrics.json` is computed where it cannot be believed.
+    """The row of a record. Where `metrics.json` cannot be believed, the figures are computed.
 
-    Writes nothing and raises nothing: a record that cannot be read is `damaged`, with what is wrong as its message.
+    Writes nothing and raises nothing: the row of a record that cannot be read is `damaged` and has the error as its message.
     """
     try:
         return Result.of(Record.open(path))
@@ -232,7 +233,7 @@ def judge(path: Path) -> Result:
 
 
 def glance(path: Path) -> Result | None:
-    """The same without computing metrics; None for a record that is whole and whose `metrics.json` cannot be believed."""
+    """As `judge`, without computing. None: the record is whole, and its `metrics.json` cannot be believed."""
     try:
         record = Record.open(path)
         record.check_files()
@@ -243,7 +244,7 @@ def glance(path: Path) -> Result | None:
 
 
 def fingerprints_of(cfg: RunConfig) -> str:
-    """Of the files that are part of a point: weights, arrivals and lengths; `-` for each that it has none of."""
+    """Fingerprints of the files that are part of a point: weights, arrivals and lengths; `-` for each that there is not."""
     arrivals = getattr(cfg.scenario, "arrivals", None)
     prints = (
         cfg.model.path_fingerprint,
@@ -261,9 +262,9 @@ def _setting(cfg: RunConfig) -> dict[str, Any]:
 
 
 def _run_energy_j(info: RunInfo, metrics: Mapping[str, float | None]) -> float | None:
-    """About what a run's GPUs took from its first phase to its last [J]; None where its window has no energy.
+    """About the energy of a run's GPUs from its first phase to its last [J]. None: its window has no energy.
 
-    The window as measured, the bare phases at bare idle power, and everything else at loaded idle power.
+    It has the window as measured, the bare phases at bare idle power, and all other phases at loaded idle power.
     """
     if (total := metrics.get(ENERGY)) is None:
         return None
@@ -276,7 +277,7 @@ def _run_energy_j(info: RunInfo, metrics: Mapping[str, float | None]) -> float |
 
 
 def _wall_s(info: RunInfo) -> float | None:
-    """Seconds from the parent's first step to the record in place; of a run that broke off, of its phases."""
+    """Time from the parent's first step until the record was in place [s]; of a run that broke off, the time of its phases."""
     if (whole := info.timing.get("wall_s")) is not None:
         return float(whole)
     ends = [span.end_ns for span in info.phases if span.end_ns is not None]

@@ -1,7 +1,8 @@
-"""The results of a folder of records as one table, kept in the folder: a record whose files are as they were is not read again.
+"""The results of a folder of records as one table, which is kept in the folder.
 
-To judge a record is to read all of it, which takes minutes for some thousand. So the rows are kept in TABLE_FILE, with the
-size and the time of change of each file of the record. That file may be removed at any time, and need not be writable.
+To judge a record, all of it is read. That takes minutes for some thousand records. So TABLE_FILE keeps the rows, with the
+size and the time of change of each file of the record, and a record is read again only when a file has changed. TABLE_FILE
+may be removed at any time, and need not be writable.
 """
 
 from __future__ import annotations
@@ -53,9 +54,9 @@ _COLUMNS: Mapping[Any, pa.DataType] = {
 
 
 def results(records_dir: Path, *, keep: bool = True) -> list[Result]:
-    """All results of a folder of records, the oldest first. Raises nothing: damaged records are rows that say so.
+    """All results of a folder of records, the oldest first. Raises nothing: the rows of damaged records say so.
 
-    keep   what was found for the next time, in TABLE_FILE; without it nothing on the disk changes
+    keep  writes what was found to TABLE_FILE; without it nothing on the disk changes
     """
     table = ResultTable(records_dir)
     found = {folder: row for folder in _folders(records_dir) if (row := table.of(folder)) is not None}
@@ -69,7 +70,7 @@ def results(records_dir: Path, *, keep: bool = True) -> list[Result]:
 
 
 def to_arrow(rows: Sequence[Result]) -> pa.Table:
-    """One row a result, one column a field; each figure has a column that is called like its key.
+    """One row a result, one column a field, and one column a figure with its key as name.
 
     `setting`, `findings` and `null_reasons` are JSON text.
     """
@@ -86,14 +87,14 @@ def to_arrow(rows: Sequence[Result]) -> pa.Table:
 
 @dataclass(frozen=True)
 class _Row:
-    """A result, and the files that it was made of as they were then. `result` None: whole, and not judged yet."""
+    """A result, and the state of the files that it was made of. `result` None: the record is whole, and not judged yet."""
 
     stamp: str
     result: Result | None
 
 
 class ResultTable:
-    """The results of a folder of records, by the record's folder in it; each is read once for as long as its files stay."""
+    """The results of a folder of records, by the record's folder in it. Each is read once while its files stay the same."""
 
     def __init__(self, records_dir: Path) -> None:
         self._records_dir = records_dir
@@ -103,7 +104,7 @@ class ResultTable:
         self._looks = 0
 
     def of(self, folder: str) -> Result | None:
-        """None where there is no record."""
+        """The result of a record, judged where it must be. None: there is no record."""
         stamp = _stamp(f"{self._records_dir}/{folder}")
         if stamp is None:
             return None
@@ -113,9 +114,9 @@ class ResultTable:
         return row.result
 
     def glance(self, folder: str) -> Result | None:
-        """The same without computing metrics, for any number of records: None too where they would have to be.
+        """As `of`, without computing metrics. None, too, where they would have to be computed.
 
-        Of records that were not looked at before, MOST_LOOKS are read; of all further ones nothing is told.
+        MOST_LOOKS records that were not looked at before are read; for any further ones the answer is None.
         """
         stamp = _stamp(f"{self._records_dir}/{folder}")
         row = self._rows.get(folder)
@@ -127,7 +128,7 @@ class ResultTable:
         return self._keep(folder, stamp, glance(self._records_dir / folder)).result
 
     def save(self, only: Iterable[str] | None = None) -> None:
-        """Keeps what was found; `only`: folders, all others are forgotten. What cannot be written is left out."""
+        """Writes what was found; `only`: only these folders stay in the table. A table that cannot be written is left out."""
         kept = {
             folder: self._rows[folder]
             for folder in (self._rows if only is None else only)
@@ -151,7 +152,7 @@ class ResultTable:
 
 
 def _load(records_dir: Path) -> dict[str, _Row]:
-    """What was kept; nothing of a file that is damaged, or of another version."""
+    """What was kept. Nothing of a file that is damaged or of another version."""
     try:
         with opened(records_dir / TABLE_FILE) as file, pq.ParquetFile(file) as stored:
             if (stored.schema_arrow.metadata or {}).get(_VERSION_KEY) != TABLE_VERSION.encode():
@@ -248,7 +249,7 @@ def _plain(value: Any, kind: pa.DataType) -> Any:
 
 
 def _utf8(text: str) -> str:
-    """`text` with `?` for what UTF-8 cannot say: half characters of JSON, bytes in the name of a file."""
+    """`text` with `?` for what UTF-8 cannot express: halves of characters in JSON, bytes in names of files."""
     return text.encode(errors="replace").decode()
 
 

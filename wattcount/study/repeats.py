@@ -34,14 +34,14 @@ def half_width(values: Sequence[float]) -> float | None:
 
 @dataclass(frozen=True)
 class Scatter:
-    """How far repeats of one setting lie apart: the variance of their logarithms, and its degrees of freedom."""
+    """How far repeats of one setting lie apart: variance and degrees of freedom of their logarithms."""
 
     variance: float
     freedom: int
 
     @classmethod
     def of(cls, settings: Iterable[Sequence[float]]) -> Scatter:
-        """Pooled over the repeats of each setting, as if all scattered alike in percent."""
+        """Pooled over the repeats of each setting. All settings are supposed to scatter by the same share."""
         logarithms = [np.log(values) for values in settings if len(values) > 1]
         freedom = sum(len(values) - 1 for values in logarithms)
         squares = sum(float(((values - values.mean()) ** 2).sum()) for values in logarithms)
@@ -51,8 +51,8 @@ class Scatter:
 def change(turned: Sequence[float], usual: Sequence[float], scatter: Scatter) -> tuple[float, float | None]:
     """(percent, 95 % half-width in percentage points) of the geometric mean of `turned` against that of `usual`.
 
-    By Student's t for two means of logarithms, with the variance and the degrees of freedom of `scatter`: None where
-    nothing was repeated. The half-width is half of the interval's length after the way back to percent.
+    By Student's t for two means of logarithms, with variance and degrees of freedom of `scatter`. None: nothing was repeated.
+    The half-width is half of the length of the interval in percent.
     """
     ratio = float(np.log(turned).mean() - np.log(usual).mean())
     percent = 100 * float(np.expm1(ratio))
@@ -72,7 +72,7 @@ class Difference:
 
 
 def paired(differences: Floats) -> Difference:
-    """The mean of relative differences of pairs, with Student's t interval; no interval (nan) for a single pair."""
+    """The mean of relative differences of pairs, with Student's t interval. A single pair has no interval (nan)."""
     if len(differences) < 2:
         return Difference(100 * float(np.mean(differences)), float("nan"), len(differences))
     mean, _, half = spread(differences.tolist())
@@ -80,10 +80,10 @@ def paired(differences: Floats) -> Difference:
 
 
 def detrended(values: Floats, turned: NDArray[np.bool_], start_s: Floats) -> Difference:
-    """The effect on log(values) of what was turned in some stretches, beside a cubic in time for each batch of stretches.
+    """The effect on log(values) of what was turned in some stretches. Each batch of stretches has a cubic in time beside it.
 
-    Decoding slows down as contexts grow, by more within a pair than what is looked for could. Least squares, 95 % by
-    Student's t.
+    Decoding slows down as contexts grow, by more within a pair than the effect that is looked for. The fit is by least squares,
+    the interval 95 % by Student's t.
 
     values   float64[n], of stretches that began at `start_s` [s], increasing
     turned   bool[n]
@@ -127,7 +127,7 @@ def setting_on_any_gpu(run: Result) -> str:
 
 
 def figure(run: Result, key: str) -> float:
-    """A figure that every valid run has. ValueError where this one has not."""
+    """A figure that every valid run has. Raises ValueError where this one does not have it."""
     if (value := run.value(key)) is None:
         raise ValueError(f"{name_of(run)}: {key} is null")
     return value
@@ -146,18 +146,19 @@ def valid(runs: Iterable[Result]) -> list[Result]:
 
 
 def over(runs: Sequence[Result], key: str, middle: Callable[[list[float]], Any] = np.mean) -> float | None:
-    """The mean (or what `middle` is) of a figure over those runs that have it, in its unit."""
+    """The mean (or what `middle` computes) of a figure over the runs that have it, in its unit."""
     values = [value for run in runs if (value := run.value(key)) is not None]
     return float(middle(values)) if values else None
 
 
 def scatter_of(key: str, *gpus: Sequence[Result], many_shapes: bool) -> Scatter:
-    """Of a figure, over all settings that were repeated on different boards of a GPU model; a sequence of runs for each model.
+    """The scatter of a figure over all settings that were repeated on different boards of a GPU model.
 
-    Repeats on one board tell nothing of what boards differ by, which a lever on another board meets: they count as one,
+    Repeats on one board do not tell by what boards differ, and a lever may be measured on another board. So they count as one,
     their mean.
 
-    many_shapes  of runs in MANY_SHAPES alone, or of all else
+    gpus         the runs on each GPU model
+    many_shapes  of runs in MANY_SHAPES alone, or of all others
     """
     return Scatter.of(
         [float(np.mean([figure(run, key) for run in board])) for board in by(repeats, board_of).values()]
@@ -168,7 +169,7 @@ def scatter_of(key: str, *gpus: Sequence[Result], many_shapes: bool) -> Scatter:
 
 
 def remarks(runs: Sequence[Result], unsaid: Collection[str] = UNREMARKABLE) -> str:
-    """What was found in valid runs, and how many are invalid with what findings; all but the codes `unsaid`."""
+    """Findings in valid runs, and the number of invalid runs with theirs; without the codes `unsaid`."""
     invalid = [run for run in runs if not run.valid]
     said = [_codes(valid(runs), unsaid)]
     if invalid:
@@ -184,7 +185,7 @@ def has(run: Result, code: str) -> bool:
 
 
 def _codes(runs: Sequence[Result], unsaid: Collection[str]) -> str:
-    """The findings of runs, each with how many have it, where not all do."""
+    """The findings of runs. One that not all runs have is followed by how many have it."""
     counts: dict[str, int] = {}
     for run in runs:
         for code in dict.fromkeys(finding.code for finding in run.findings):

@@ -29,7 +29,7 @@ from wattcount.study.tables import number
 
 
 def few_shapes(runs: Sequence[Result]) -> list[Result]:
-    """All runs but those of many shapes, which have tables of their own."""
+    """All runs but those of many shapes. These have tables of their own."""
     return [run for run in runs if not is_of_many_shapes(run)]
 
 
@@ -150,7 +150,7 @@ def reproducible(runs: Sequence[Result], stretches: pd.DataFrame) -> str:
 
 
 def found_sensors(runs: Sequence[Result]) -> str:
-    """What the short look before a first run found of each board, idle."""
+    """What the short look before a first run found out about the sensors of each board, idle."""
     boards: dict[str, Any] = {}
     for run in runs:
         boards |= _record(run).info.characterisation
@@ -172,7 +172,7 @@ def found_sensors(runs: Sequence[Result]) -> str:
 
 
 def added_times(runs: Sequence[Result]) -> str:
-    """Seconds that runs took beside their phases: least, median and most of each kind."""
+    """Time of runs beside their phases [s]: least, median and most of each kind."""
     infos = [_record(run).info for run in runs]
     starts: dict[str, list[float]] = {"eager": [], "compiled": []}
     for info in infos:

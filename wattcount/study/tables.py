@@ -1,7 +1,7 @@
-"""Markdown tables of what runs on real GPUs found: what levers save, the load curve, many shapes, one GPU beside another.
+"""Markdown tables of runs on real GPUs: what levers save, the load curve, many shapes, one GPU beside another.
 
-Each takes the results of one GPU model. Valid runs of one setting are its repeats and count alike, whatever boards they
-were on; invalid ones count for nothing and are said to be there.
+Each table takes the results of one GPU model. Valid runs of one setting are repeats and count alike, whatever boards they
+were on. Invalid runs count for nothing, and the tables tell their number.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def _boards(runs: Sequence[Result]) -> str:
 
 
 def _load(run: Result) -> tuple[Hashable, ...]:
-    """What two runs must share for a lever to be the only difference; how weights were made up is no lever here."""
+    """What two runs must share for a lever to be their only difference. How weights were made up is no lever here."""
     weights = [lever for lever in run.levers if _is_weights(lever)]
     return (
         run.model,
@@ -89,9 +89,9 @@ def _is_weights(lever: str) -> bool:
 
 
 def lever_savings(runs: Sequence[Result], *others: Sequence[Result]) -> str:
-    """Each lever against the same load without it, whose own row stands first.
+    """Each lever against the same load without it. The row without levers comes first.
 
-    others  runs on other GPU models, whose repeats tell how runs scatter, too
+    others  runs on other GPU models, whose repeats also tell how runs scatter
     """
     rows = []
     scatters = [scatter_of(key, runs, *others, many_shapes=False) for key in (PER_TOKEN, TOKENS)]
@@ -174,7 +174,7 @@ def load_curve(runs: Sequence[Result]) -> str:
 
 
 def _per_token_percent(good: Sequence[Result]) -> str:
-    """Mean J per output token ± 95 % over the repeats; with a single run ± the method's part alone, and it says so."""
+    """Mean J per output token ± 95 % over the repeats. A single run has ± the method's part alone, marked so."""
     if not good:
         return "-"
     values = [figure(run, PER_TOKEN) for run in good]
@@ -186,7 +186,7 @@ def _per_token_percent(good: Sequence[Result]) -> str:
 
 
 def _curve_remarks(runs: Sequence[Result]) -> str:
-    """That it could not keep up, in how many runs and whether they are valid; other findings by their codes."""
+    """In how many runs the server could not keep up, and whether these are valid; the codes of other findings."""
     said = []
     slow = [run for run in runs if has(run, "overloaded")]
     if slow:
@@ -201,7 +201,7 @@ def _curve_remarks(runs: Sequence[Result]) -> str:
 
 
 def shapes(runs: Sequence[Result]) -> str:
-    """One row a shape and rate of its servers, the highest first and with the shape's batches."""
+    """One row for each rate of a shape's servers, the highest rate first and with the shape's batches."""
     catalogue = model_catalogue()
     rows = []
     for name, found in sorted(by(filter(is_of_many_shapes, runs), lambda run: str(run.model)).items()):
@@ -221,7 +221,7 @@ def shapes(runs: Sequence[Result]) -> str:
 
 
 def _shape_cells(runs: Sequence[Result], *, completed: bool) -> list[str]:
-    """J per output token, W, tokens/s, findings; `completed`: the fewest requests completed in a window, too."""
+    """J per output token, W, tokens/s, findings. `completed`: also the fewest requests completed in a window."""
     good = valid(runs)
     cells = [_per_token(good), number(over(good, WATTS)), number(over(good, TOKENS))]
     if completed:
@@ -239,7 +239,7 @@ def _per_token(good: Sequence[Result]) -> str:
 
 
 def deployed(runs: Sequence[Result]) -> str:
-    """Valid runs with BARE_LIMITS against those with what the engine's server takes by itself, board by board."""
+    """Valid runs with BARE_LIMITS against runs with what the engine's server takes by itself, board by board."""
     rows = []
     pairs = by(
         (run for run in valid(runs) if run.levers in ((), BARE_LIMITS)),
@@ -272,7 +272,7 @@ def deployed(runs: Sequence[Result]) -> str:
 
 
 def headline(runs: Sequence[Result]) -> str:
-    """Loads as they are deployed on H100 and H200: J per output token, the ratio, latency; invalid runs are only counted."""
+    """Loads as they are deployed, on H100 and H200: J per output token, the ratio, latency. Invalid runs are only counted."""
     chosen = [run for run in runs if not is_of_many_shapes(run) and run.levers != BARE_LIMITS]
     names = ("H100", "H200")
     by_gpu = [[run for run in chosen if name in "".join(run.gpus)] for name in names]
@@ -343,7 +343,7 @@ def _ratio_cells(h100: Sequence[Result], h200: Sequence[Result], scatter: Scatte
 
 
 def _spoiled(kinds: dict[str, tuple[list[Result], list[Result]]]) -> str:
-    """Where a server could not keep up or an engine stood still, so that the two did not serve the same."""
+    """Servers that could not keep up and engines that stood still: there the two GPUs did not do the same work."""
     return "; ".join(
         f"{kind}, {gpu}: `{code}`"
         for kind, pair in sorted(kinds.items())

@@ -1,4 +1,4 @@
-"""A connection to a tracking store that is bounded in time, and quiet."""
+"""A connection to a tracking store, with limits of time and without output."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ class TrackingError(WattcountError):
 def resolve_uri(tracking: TrackingConfig | None = None) -> str:
     """`tracking.uri`, else `$MLFLOW_TRACKING_URI`, else sqlite in wattcount's data folder; with its password.
 
-    Only for connecting; whatever is shown or kept gets `masking.masked` of it. Raises `TrackingError` where the
-    password of `tracking.uri` is masked and this process does not know it.
+    Use it only to connect. What is shown or kept gets `masking.masked` of it. Raises `TrackingError` where the password of
+    `tracking.uri` is masked and this process does not know it.
     """
     configured = tracking.uri if tracking is not None else None
     if configured:
@@ -101,7 +101,7 @@ def sqlite_uri(database: Path) -> str:
 
 
 def ui_command(uri: str) -> str:
-    """What to type, or where to look, to see the runs; without the password."""
+    """The command that shows the runs, or the address where they are; without the password."""
     shown = masked(uri)
     if urlsplit(uri).scheme in ("http", "https"):
         return f"open {shown}"
@@ -109,7 +109,7 @@ def ui_command(uri: str) -> str:
 
 
 def log_command(what: str, tracking: TrackingConfig) -> str:
-    """The `wattcount log` that logs `what` (its arguments) to where `tracking` says, without the password."""
+    """The `wattcount log` command that logs `what` (its arguments) where `tracking` says, without the password."""
     command = f"wattcount log {what}"
     if tracking.uri:
         command += f" --uri {shlex.quote(masked(tracking.uri))}"
@@ -120,12 +120,12 @@ def log_command(what: str, tracking: TrackingConfig) -> str:
 
 @contextmanager
 def connected(uri: str, later: str, limit_s: float = LIMIT_S) -> Iterator[MlflowClient]:
-    """A client of the store, which is opened here, and fails here where it cannot be reached.
+    """Opens the store and gives a client of it. Where the store cannot be reached, this fails here.
 
-    later    what to type to do it another time; part of every error
-    limit_s  after so many seconds every call is given up, whatever the store does meanwhile
+    later    the command that does it another time; part of every error
+    limit_s  time after which every call is given up [s], whatever the store does
 
-    Raises `TrackingError` for whatever the store, a driver or a network throws.
+    Raises `TrackingError` for whatever the store, a driver or a network raises.
     """
     with _QUIET:
         opening_s = _opening_limit_s(uri, limit_s)
@@ -148,7 +148,7 @@ def connected(uri: str, later: str, limit_s: float = LIMIT_S) -> Iterator[Mlflow
 
 
 def _opening_limit_s(uri: str, limit_s: float) -> float:
-    """A server answers at once; a database may have to be made, a local one behind another process that makes it."""
+    """Limit of opening [s]. A server answers at once. A database may have to be made, and another process may be making it."""
     scheme = urlsplit(uri).scheme.split("+")[0]
     if scheme in ("http", "https"):
         return min(limit_s, OPEN_LIMIT_S)
@@ -156,10 +156,10 @@ def _opening_limit_s(uri: str, limit_s: float) -> float:
 
 
 class _Calls:
-    """Runs calls one after the other in a thread of its own, and gives up waiting for one when the time is over.
+    """Runs calls one after the other in its own thread, and waits for each only as long as there is time.
 
-    A limit of each socket operation, which is all that MLflow has, is none for a server that sends a byte a second.
-    The thread of a call that was given up ends with that call, and makes no other one.
+    MLflow limits each operation of a socket, which does not help against a server that sends one byte a second. The thread of a
+    call that was given up ends with that call and makes no other one.
     """
 
     def __init__(self, limit_s: float) -> None:
@@ -208,7 +208,7 @@ class _Bounded:
 
 
 def _opened(uri: str) -> MlflowClient:
-    """A client whose store has answered once, or was made."""
+    """A client of a store that has answered once, or was made."""
     from mlflow.tracking import MlflowClient
 
     database = sqlite_file(uri)
@@ -223,7 +223,7 @@ def _opened(uri: str) -> MlflowClient:
 
 
 def _check_sqlite(database: Path) -> None:
-    """Raises `TrackingError` for what can be no database: SQLAlchemy would try to open it for two minutes."""
+    """Raises `TrackingError` for a file that cannot be a database: SQLAlchemy would try to open it for two minutes."""
     advice = "give the file of a database, e.g. sqlite:////home/me/mlflow.db"
     if database.is_dir():
         raise TrackingError(f"cannot log to MLflow at {database}: it is a folder; {advice}")
@@ -244,7 +244,7 @@ def _check_sqlite(database: Path) -> None:
 
 @contextmanager
 def _no_litter(uri: str, database: Path | None) -> Iterator[None]:
-    """Removes the empty folder that MLflow makes of the URI as it is written, where that is not the database's."""
+    """Removes the empty folder that MLflow makes of the URI as written, where it is not the database's folder."""
     written = None if database is None else Path(uri.partition(":///")[2]).absolute().parent
     made: list[Path] = []
     if database is not None and written is not None and written != database.parent:
@@ -258,16 +258,16 @@ def _no_litter(uri: str, database: Path | None) -> Iterator[None]:
 
 
 def prepare(tracking: TrackingConfig | None = None) -> None:
-    """Imports MLflow and creates the default store ahead of time; a sqlite one takes seconds to make.
+    """Imports MLflow and makes the default store ahead of time; to make a sqlite one takes seconds.
 
-    For a background thread while the engine starts. Says nothing of what goes wrong: logging will.
+    For a thread in the background while the engine starts. Tells no errors: the logging will tell them.
     """
     with suppress(Exception), connected(resolve_uri(tracking), ""):
         pass
 
 
 def experiment(client: MlflowClient, uri: str, name: str) -> str:
-    """The id of the experiment, which is made where there is none; raises `TrackingError` where it was deleted."""
+    """The id of the experiment; makes it where there is none. Raises `TrackingError` where it was deleted."""
     from mlflow.exceptions import MlflowException
 
     for _ in range(2):
@@ -370,7 +370,7 @@ _QUIET = _Quiet()
 
 @contextmanager
 def _alone(database: Path | None) -> Iterator[None]:
-    """Keeps two processes from making the same sqlite database at once, which ends in half of one."""
+    """Keeps two processes from making the same sqlite database at once, which would leave half of one."""
     claim = None
     if database is not None:
         with suppress(OSError):  # no locks here, or nothing can be written: the store will say so

@@ -1,4 +1,4 @@
-"""What MLflow is told of a record: params, metrics, tags, curve, workload, texts. No MLflow here."""
+"""What MLflow gets of a record: params, metrics, tags, curve, workload, texts. This module does not import MLflow."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _leaves(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
 
 
 def cut(text: str, limit: int) -> str:
-    """`text`, or its begin with its length and hash where it has more than `limit` characters."""
+    """`text`. With more than `limit` characters: its begin, its length and its hash."""
     if len(text) <= limit:
         return text
     digest = hashlib.sha256(text.encode()).hexdigest()
@@ -64,9 +64,9 @@ def cut(text: str, limit: int) -> str:
 
 
 def tags(record: Record, result: Result) -> dict[str, str]:
-    """Tags to filter and group runs by; the same keys on every run of the same kind.
+    """Tags to filter and group runs by. All runs of one kind have the same keys.
 
-    All of them are `config.validation.is_own`, so that no user's tag stands in their place.
+    All keys are `config.validation.is_own`, so that no tag of the user takes their place.
     """
     found = {
         "evidence": result.evidence,
@@ -126,7 +126,7 @@ _VIEW_METRICS = (
 
 
 def view() -> str:
-    """A saved view `Energy`: MLflow's own columns say nothing of energy. A UI that knows no views ignores it."""
+    """A saved view `Energy` for MLflow's UI, whose own columns show no energy. A UI without views ignores it."""
     widths = {"attributes.`Run Name`": 290}
     widths |= {f"tags.`{name}`": 90 for name in ("evidence", "weights", "valid")}
     widths |= {f"metrics.`{key}`": pixels for key, pixels in _VIEW_METRICS}
@@ -161,7 +161,7 @@ def curves(record: Record) -> list[Curve]:
 
 
 def zero_ns(info: RunInfo) -> int:
-    """Time 0 of the curve: the window's start, so that runs lie on top of each other; else the run's."""
+    """Time 0 of the curve: the start of the window, so that curves of runs can be compared; else the start of the run."""
     for span in info.phases:
         if span.phase == Phase.WINDOW:
             return span.start_ns

@@ -83,12 +83,12 @@ def log_record(
 ) -> str:
     """Logs the record at `path` and returns the id of the MLflow run.
 
-    force    one that is already logged there is logged once more beside the first; else the id of its run is returned
-    parent   id of the MLflow run that it is shown below: its sweep's (`sweep.sweep_run`)
-    limit_s  seconds after which it is given up
+    force    logs a record that is already there once more, beside the first; else the id of its run is returned
+    parent   id of the MLflow run that it is shown below: that of its sweep (`sweep.sweep_run`)
+    limit_s  time after which the logging is given up [s]
 
-    The run has the record's own start and end, and is FAILED where the record's run failed. Where it goes depends on
-    `tracking` and the environment alone, never on what the record says of itself.
+    The run has the start and the end of the record, and is FAILED where the record's run failed. `tracking` and the environment
+    alone decide where it goes, never the record.
     Raises `TrackingError` where the store cannot be reached or refuses; `WattcountError` where `path` is no record.
     """
     tracking = tracking if tracking is not None else TrackingConfig()
@@ -169,7 +169,7 @@ def _log(
 
 
 def _completed(client: MlflowClient, run: Run, status: str, end_ms: int, parent: str | None) -> str:
-    """Gives a run that has everything of its record its status and its parent, where a kill or a person took them."""
+    """Gives a run that has all of its record its status and its parent again, which a kill or a person may have taken."""
     run_id = str(run.info.run_id)
     if run.info.status != status:
         client.set_terminated(run_id, status, end_time=end_ms)
@@ -179,7 +179,7 @@ def _completed(client: MlflowClient, run: Run, status: str, end_ms: int, parent:
 
 
 def _has_parent(client: MlflowClient, run: Run, parent: str) -> bool:
-    """Whether the run is shown below a run that is there; `parent` is the one that it would get."""
+    """Whether the run is shown below a run that exists. `parent`: the run that it would be shown below."""
     from mlflow.exceptions import MlflowException
 
     own = run.data.tags.get(PARENT_TAG)
@@ -194,7 +194,7 @@ def _has_parent(client: MlflowClient, run: Run, parent: str) -> bool:
 
 
 def _first_of_several(client: MlflowClient, experiment_id: str, run_id: str) -> str | None:
-    """Of complete runs of one record, which two hosts made at once, the one that both keep; the others are removed."""
+    """The run that two hosts keep where both logged one record at once. The other complete runs of the record are removed."""
     complete = sorted(
         str(run.info.run_id)
         for run in _runs(client, experiment_id, run_id)
@@ -229,7 +229,7 @@ def _log_facts(
 
 
 def _log_curves(client: MlflowClient, run_id: str, record: Record) -> None:
-    """All points in one batch; the step is milliseconds from the window's start."""
+    """Logs all points in one batch. A step is a millisecond since the window's start."""
     from mlflow.entities import Metric
 
     info, zero = record.info, content.zero_ns(record.info)
@@ -271,12 +271,12 @@ def _log_workload(client: MlflowClient, run_id: str, record: Record) -> None:
 
 
 def _runs(client: MlflowClient, experiment_id: str, run_id: str) -> list[Run]:
-    """The runs of a record that are not deleted. A record's run id, which `Record.open` checks, stands in a filter."""
+    """The runs of a record that are not deleted. `Record.open` has checked the run id, which is part of a filter here."""
     return list(client.search_runs([experiment_id], f"tags.`{RUN_ID_TAG}` = '{run_id}'"))
 
 
 def _earlier(client: MlflowClient, experiment_id: str, run_id: str) -> Run | None:
-    """The MLflow run that holds this record whole. What an interrupted logging left is removed."""
+    """The MLflow run that holds this record whole; removes what an interrupted logging has left."""
     complete = None
     for run in _runs(client, experiment_id, run_id):
         state = run.data.tags.get(LOGGING_TAG, "")
@@ -293,7 +293,7 @@ def _earlier(client: MlflowClient, experiment_id: str, run_id: str) -> Run | Non
 
 
 def _is_alive(state: str) -> bool:
-    """Whether the logging of a mark `incomplete HOST PID SECONDS` goes on, as far as this host can tell."""
+    """Whether the logging with the mark `incomplete HOST PID SECONDS` goes on, as far as this host can know."""
     words = state.split()
     if len(words) not in (3, 4) or not all(word.isdigit() for word in words[2:]):
         return False
@@ -315,8 +315,8 @@ def _batches(items: Sequence[Any], size: int) -> Iterator[list[Any]]:
 def fetch_record(run_id: str, records_dir: Path, tracking: TrackingConfig | None = None) -> Path:
     """Puts the record that was logged as `run_id` in its place below `records_dir`, whole or not at all.
 
-    Returns its folder; one that is there already is left as it is. Raises `TrackingError` where the store cannot be
-    reached or has no such record; `WattcountError` where what it has is none, or is damaged.
+    Returns its folder; a folder that is already there stays as it is. Raises `TrackingError` where the store cannot be reached or
+    has no such record; `WattcountError` where what the store has is damaged or no record.
     """
     tracking = tracking if tracking is not None else TrackingConfig()
     uri = resolve_uri(tracking)

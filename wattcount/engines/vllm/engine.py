@@ -321,7 +321,7 @@ class VllmEngine(Engine):
 
 
 def _forget_frames(error: BaseException | None) -> None:
-    """Drops the tracebacks of an exception and its causes: they would keep vLLM's sockets and engine alive."""
+    """Drops the tracebacks of an exception and of its causes, which would keep vLLM's sockets and engine alive."""
     while error is not None:
         error.__traceback__ = None
         error = error.__cause__ or error.__context__
@@ -331,14 +331,14 @@ _T = TypeVar("_T")
 
 
 def own_children() -> list[psutil.Process]:
-    """This process' descendants, without Python's resource tracker, which is shared and outlives engines."""
+    """This process's descendants, without Python's resource tracker. The tracker is shared and outlives engines."""
     tracker = getattr(multiprocessing.resource_tracker, "_resource_tracker", None)
     tracker_pid = getattr(tracker, "_pid", None)
     return [child for child in psutil.Process().children(recursive=True) if child.pid != tracker_pid]
 
 
 def kill_all(processes: Sequence[psutil.Process], grace_s: float = 0.0) -> None:
-    """Ends processes that are still there and waits until they are gone."""
+    """Ends the processes that are still there and waits until they are gone."""
     _, alive = psutil.wait_procs(processes, timeout=grace_s)
     for process in alive:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -347,7 +347,7 @@ def kill_all(processes: Sequence[psutil.Process], grace_s: float = 0.0) -> None:
 
 
 def in_thread(work: Callable[[], _T]) -> asyncio.Future[_T]:
-    """Runs `work` in a daemon thread: unlike the loop's own pool, one that hangs does not keep the program."""
+    """Runs `work` in a daemon thread. Unlike a thread of the loop's own pool, a thread that hangs does not keep the program."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[_T] = loop.create_future()
 

@@ -1,4 +1,4 @@
-"""What can be told of the installed vLLM without importing it (that takes seconds and starts CUDA)."""
+"""What can be known of the installed vLLM without importing it. To import it takes seconds and starts CUDA."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class VllmInstall:
 
     @property
     def minor(self) -> tuple[int, int] | None:
-        """(0, 32) for 0.32.1; None where the version says nothing of the kind."""
+        """(0, 32) for 0.32.1. None: the version has no such numbers."""
         match = _VERSION.match(self.version)
         return (int(match[1]), int(match[2])) if match else None
 
@@ -82,8 +82,8 @@ def torch_version() -> str | None:
 def uncompiled_folder() -> Path | None:
     """vLLM's folder, where Python compiles its sources anew in every process; None where it does not.
 
-    So it is where bytecode was never written and may not be (`PYTHONDONTWRITEBYTECODE`, as in many container
-    images): ten seconds more in each of the two processes of an engine start, seen on a GPU host.
+    Python does so where bytecode was never written and may not be (`PYTHONDONTWRITEBYTECODE`, as in many container images). On a
+    GPU host this took ten seconds more in each of the two processes of an engine start.
     """
     spec = importlib.util.find_spec("vllm")
     if not sys.dont_write_bytecode or spec is None or not spec.submodule_search_locations:

@@ -65,10 +65,10 @@ _START_FAILURES = tuple(
 
 
 class KernelLog:
-    """The kernels that vLLM's log says were compiled while serving, read as the log grows.
+    """The kernels that were compiled while serving, by vLLM's log, which is read as it grows.
 
-    log     vLLM's log file, which need not be there yet
-    offset  bytes of it that are of earlier engines
+    log     vLLM's log file, which need not exist yet
+    offset  bytes of the log that are from earlier engines
     """
 
     def __init__(self, log: Path, offset: int) -> None:
@@ -189,7 +189,7 @@ def resolved_facts(vllm_config: Any) -> dict[str, Any]:
 
 
 def resolved_settings(vllm_config: Any) -> dict[str, Any]:
-    """What is in force, as vLLM resolved it: what was left to it, and what it changed. None: not told."""
+    """The settings in force, as vLLM resolved them: what was left to it, and what it changed. None: not told."""
     cache, scheduler = vllm_config.cache_config, vllm_config.scheduler_config
     parallel, model = vllm_config.parallel_config, vllm_config.model_config
     speculative = getattr(vllm_config, "speculative_config", None)
@@ -278,7 +278,7 @@ def _chain(error: BaseException | None) -> str:
 
 
 def start_error(error: BaseException, log: Path, offset: int) -> RunFailedError:
-    """What to tell of a failed start: the cause in the child's log, else the exception itself."""
+    """The error of a failed start: the cause in the child's log, else the exception itself."""
     shown = describe(error)
     cause = root_cause(log, offset) if "root cause above" in shown or "stack trace" in shown else None
     text = cause or shown

@@ -45,7 +45,7 @@ from wattcount.files import write_atomically
 
 
 def known_hf_config(model: ModelConfig) -> dict[str, Any]:
-    """The model's `config.json` values as far as they are known without the network, else empty."""
+    """The model's `config.json` values, as far as they are known without the network; else empty."""
     if model.weights is Weights.hub:
         if not model.hf_id:
             raise NotStartedError("model.weights=hub needs model.hf_id, or use model.weights=path or random")
@@ -94,9 +94,9 @@ def _is_cached(hf_id: str, revision: str | None) -> bool:
 
 
 def shape_folder(hf_config: dict[str, Any], scratch: Path) -> Path:
-    """A folder with the `config.json` of random weights: the same one for the same shape, in any run.
+    """A folder with the `config.json` of random weights. Every run has the same folder for the same shape.
 
-    vLLM keeps compiled kernels by the model's path, too: a new folder would compile them anew each time. Below
+    vLLM keeps compiled kernels by the model's path, too, and would compile them anew for a new folder. The folder is below
     `scratch` where wattcount's home cannot be written to.
     """
     content = json.dumps(hf_config, sort_keys=True)
@@ -116,7 +116,7 @@ def _with_config_json(folder: Path, content: str) -> Path:
 
 
 def context_length(cfg: RunConfig, hf_config: dict[str, Any]) -> int:
-    """The context length to set vLLM up for [tokens]; raises `NotStartedError` where the requests do not fit it."""
+    """The context length for vLLM [tokens]. Raises `NotStartedError` where the requests do not fit it."""
     for problem in context_problems(cfg, hf_config):
         raise NotStartedError(problem)
     return max_model_len(cfg, hf_config)
@@ -310,7 +310,7 @@ class VllmSetup:
 
 
 def logging_config(log: Path) -> dict[str, Any]:
-    """vLLM logs to the engine's log only: stdout belongs to the program."""
+    """A configuration of vLLM's logging: to the engine's log only, because stdout belongs to the program."""
     return {
         "version": 1,
         "disable_existing_loggers": False,
