@@ -20,7 +20,11 @@ import psutil
 import pytest
 
 from wattcount.emulation.machine import EmulatedGpu, EmulatedMachine
+from wattcount.engines.http.discovery import serving
+from wattcount.gpu.nvml import attach_session
 from wattcount.gpu.remote import wire
+from wattcount.gpu.remote.listener import Listener
+from wattcount.run.claims import HostLocks
 
 SECRET = "correct horse battery staple"
 APART_S = 1000
@@ -89,6 +93,26 @@ class Elsewhere:
         self.said += list(self.process.stdout)
         self.process.wait()
         self.process.stdout.close()
+
+
+class Listening:
+    """A listener in a thread of this process."""
+
+    def __init__(self) -> None:
+        self.session = attach_session()
+        self.said: list[str] = []
+        locks = HostLocks(self.session, self.said.append)
+        self.listener = Listener(
+            ("127.0.0.1", 0), SECRET.encode(), self.session, locks, serving, self.said.append
+        )
+        self.address = f"127.0.0.1:{self.listener.port}"
+        self._thread = threading.Thread(target=self.listener.serve)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self.listener.stop()
+        self._thread.join()
+        self.session.close()
 
 
 class Proxy:

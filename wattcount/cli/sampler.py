@@ -12,6 +12,7 @@ from pathlib import Path
 
 from wattcount.config.fields import HostPort
 from wattcount.config.schema import GpuConfig, PowerBackend, PowerConfig
+from wattcount.engines.http.discovery import serving
 from wattcount.errors import EXIT_OK, NotStartedError, one_line
 from wattcount.gpu.nvml import open_session
 from wattcount.gpu.remote import wire
@@ -57,7 +58,7 @@ def main(args: argparse.Namespace) -> int:
         if not gpus:
             raise NotStartedError("NVML finds no GPU on this machine")
         try:
-            listener = Listener(address, secret, session, HostLocks(session, _say), _say)
+            listener = Listener(address, secret, session, HostLocks(session, _say), serving, _say)
         except (OSError, OverflowError) as error:
             raise NotStartedError(f"--listen: cannot listen at {args.listen}: {one_line(error)}") from None
         for number in (signal.SIGINT, signal.SIGTERM):

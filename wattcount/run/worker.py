@@ -444,14 +444,13 @@ class Run:
             self._info.notes.append(
                 "the engine reports no steps, so the emulated GPU's power did not follow its load: it is that of an idle engine"
             )
-        if (
-            self._shared.nvml is not None
-            and self._shared.nvml.remote is not None
-            and self._shared.nvml.evidence == "emulated"
-        ):
+        if (remote := self._info.nvml.get("remote")) is not None:
             self._info.notes.append(
-                "the GPU that is emulated on the other machine does not follow this run's load"
+                f"power was read on {remote['hostname']} ({remote['address']}); its clock is known to "
+                f"{remote['clock']['bound_ns'] / 1e6:.2g} ms"
             )
+            if self._cfg.evidence == "emulated":
+                self._info.notes.append("the GPU that is emulated there does not follow this run's load")
         details = self._info.engine.get("details") or {}
         self._info.notes += defaults.notes(details.get("unexpected_defaults") or {})
         spec = self._cfg.engine.speculative.method

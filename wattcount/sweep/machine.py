@@ -132,6 +132,7 @@ def _look_for_gpus(power: PowerConfig, gpu: GpuConfig) -> _Gpus:
             there = () if emulated_for_it else tuple(session.usable())
             chosen = tuple(session.select(gpu))
             evidence = session.evidence
+            free = {found.uuid for found in there if is_free(found.uuid, session.remote)}
     except NotStartedError as error:
         return _Gpus(problem=str(error))
     if gpu.devices:
@@ -139,8 +140,8 @@ def _look_for_gpus(power: PowerConfig, gpu: GpuConfig) -> _Gpus:
     else:
         usable = tuple(found for found in there if matches(gpu, found))
         # Of several models the one that a run would get: that of the first GPU that is free.
-        free = [found for found in usable if is_free(found.uuid)] or list(usable)
-        usable = tuple(found for found in usable if found.name == free[0].name) if free else ()
+        first = next((found for found in usable if found.uuid in free), None) or next(iter(usable), None)
+        usable = tuple(found for found in usable if first is not None and found.name == first.name)
     if len(usable) < gpu.count and not emulated_for_it:
         name = (usable or chosen)[0].name
         problem = f"gpu.count={gpu.count}: only {len(usable)} {name} here"

@@ -163,6 +163,38 @@ def test_of_a_server_elsewhere_no_process_is_looked_for(
     assert facts.models == ("org/m",)
 
 
+def test_of_a_server_beside_a_listener_all_is_found_there(
+    serve: Serve, gpus: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from remote_machine import SECRET, Listening
+
+    from wattcount.gpu.nvml import attach_session
+
+    monkeypatch.setenv("WATTCOUNT_SAMPLER_SECRET", SECRET)
+    server = serve(VLLM, "--api-key", "sesame")
+    gpus([1], [server.worker], [server.pid, 1])
+    there = Listening()
+    try:
+        with attach_session(there.address) as session:
+            facts = discover(server.url, session=session, remote=session.remote)
+            assert (facts.local, facts.pid) == (False, server.pid)
+            assert facts.gpu_uuids == (uuid(1), uuid(2))
+            assert facts.computing == {uuid(1): [server.worker], uuid(2): [server.pid]}
+            assert facts.strangers == {uuid(1): [], uuid(2): [1]}
+            assert facts.command is not None
+            assert facts.command[-2:] == ("--api-key", "***")
+            assert facts.version == "0.32.0"
+            # The URL is that of a tunnel's end, or has a name that only this machine knows: the port counts.
+            assert session.remote is not None
+            port = server.url.rpartition(":")[2]
+            assert session.remote.serving(f"http://not-known-there.invalid:{port}")["pid"] == server.pid
+            nobody = discover("http://127.0.0.1:1", session=session, remote=session.remote)
+            assert (nobody.pid, nobody.gpu_uuids) == (None, ())
+            assert "there: no process of this machine listens on port 1" in nobody.unknown["gpu_uuids"]
+    finally:
+        there.stop()
+
+
 def test_another_users_server_is_told_of(serve: Serve) -> None:
     if os.geteuid() != 0:
         pytest.skip("cannot become another user here")

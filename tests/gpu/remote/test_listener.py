@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from remote_machine import SECRET, Listening
 from waiting import wait_until
 
 from wattcount.config.schema import GpuConfig, PowerConfig
@@ -21,33 +22,13 @@ from wattcount.gpu import PowerSampler, _native
 from wattcount.gpu.nvml import NvmlSession, attach_session, open_session
 from wattcount.gpu.remote import client, listener, wire
 from wattcount.gpu.remote.client import LOST, RemoteNvml
-from wattcount.gpu.remote.listener import Listener
-from wattcount.run.claims import HostLocks, gpus_locked, is_free
+from wattcount.run.claims import gpus_locked, is_free
 
 pytestmark = pytest.mark.timeout(120)
 Machines = Callable[..., EmulatedMachine]
-SECRET = "correct horse battery staple"
 FAST = PowerConfig(
     energy_counter_period_ms=53.0, power_period_ms=5.0, samples_period_ms=50.0, status_period_ms=50.0
 )
-
-
-class Listening:
-    """A listener in a thread of this process."""
-
-    def __init__(self) -> None:
-        self.session = attach_session()
-        self.said: list[str] = []
-        locks = HostLocks(self.session, self.said.append)
-        self.listener = Listener(("127.0.0.1", 0), SECRET.encode(), self.session, locks, self.said.append)
-        self.address = f"127.0.0.1:{self.listener.port}"
-        self._thread = threading.Thread(target=self.listener.serve)
-        self._thread.start()
-
-    def stop(self) -> None:
-        self.listener.stop()
-        self._thread.join()
-        self.session.close()
 
 
 @pytest.fixture(autouse=True)
@@ -368,6 +349,9 @@ def test_who_says_nothing_keeps_nobody_out(listening: Listening) -> None:
         {"op": "sample", "uuids": 5, "plan": {}},
         {"op": "sample", "uuids": [], "plan": {"capacity_events": "x"}},
         {"op": "sample", "uuids": ["GPU-none"], "plan": {"capacity_events": 1}},
+        {"op": "serving"},
+        {"op": "serving", "url": "http://[::1"},
+        {"op": "serving", "url": "http://here:99999999"},
         {"op": "start"},
         {"op": "mark"},
         {"op": "stop"},

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import psutil
 
@@ -25,6 +26,7 @@ from wattcount.masking import masked, masked_command
 
 if TYPE_CHECKING:
     from wattcount.gpu.nvml import NvmlSession
+    from wattcount.gpu.remote.client import RemoteNvml
 
 MAX_MODELS = 64
 """Models that are kept [1]: adapters count as models, too."""
@@ -122,24 +124,25 @@ def discover(
     tls: Any = None,
     devices: Sequence[str] = (),
     session: NvmlSession | None = None,
+    remote: RemoteNvml | None = None,
 ) -> ServerFacts:
     """What serves at `base_url`. Takes up to some seconds; nothing of it stays open.
 
     headers  sent with each request, such as the API key
     tls      `ssl.SSLContext`; None: the system's certificates
     devices  `gpu.devices`: the GPUs it computes on, where they are told; these are believed
-    session  NVML of this machine; None: no GPU is looked for
+    session  NVML of the server's machine; None: no GPU is looked for
+    remote   where the server's machine is another one: the listener there, which is asked for its processes
 
     Raises `NotStartedError` for what is no URL, and for `devices` that are not here.
     """
     site = Site(base_url, headers or {}, tls)
     unknown: dict[str, str] = {}
     told = _told(site, unknown)
-    found = processes(site.base_url, unknown)
-    engine, command = told.pop("engine", None), None
-    if found.pid is not None:
-        command = _command(found.pid, unknown)
-        engine = engine or _engine_of(command)
+    found, command = (
+        _here(site.base_url, unknown) if remote is None else _there(site.base_url, remote, unknown)
+    )
+    engine = told.pop("engine", None) or _engine_of(command)
     told["parallel"] = told.pop("parallel", None) or _parallel(engine, command, unknown)
     gpus = _gpus(found, devices, session, unknown)
     return ServerFacts(
@@ -155,6 +158,48 @@ def discover(
         unknown=unknown,
         **told,
     )
+
+
+# -- its processes
+
+
+def serving(url: str) -> dict[str, Any]:
+    """What a listener tells another machine (`gpu.remote.client`) of the processes that serve at a URL which is used there: `pid`,
+    `pids`, `wider`, `command`, `unknown`. Raises ValueError for what is no URL.
+
+    The URL may be that machine's end of a tunnel: then its port is taken for one of this machine's.
+    """
+    port = urlsplit(url).port
+    for candidate in dict.fromkeys((url, f"http://127.0.0.1:{port}")):
+        unknown: dict[str, str] = {}
+        found, command = _here(candidate, unknown)
+        if found.pid is not None:
+            break
+    return {
+        "pid": found.pid,
+        "pids": sorted(found.pids),
+        "wider": sorted(found.wider),
+        "command": command,
+        "unknown": unknown,
+    }
+
+
+def _here(url: str, unknown: dict[str, str]) -> tuple[Found, tuple[str, ...] | None]:
+    """The processes of this machine that serve at a URL, and their command line."""
+    found = processes(url, unknown)
+    return found, None if found.pid is None else _command(found.pid, unknown)
+
+
+def _there(url: str, remote: RemoteNvml, unknown: dict[str, str]) -> tuple[Found, tuple[str, ...] | None]:
+    """`_here` of another machine."""
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    host = f"[{parts.hostname}]" if ":" in str(parts.hostname) else parts.hostname
+    told = remote.serving(f"http://{host}:{port}")
+    unknown |= {str(name): f"there: {why}" for name, why in told["unknown"].items()}
+    command = told["command"]
+    found = Found(False, told["pid"], set(told["pids"]), set(told["wider"]))
+    return found, None if command is None else tuple(str(word) for word in command)
 
 
 # -- what it tells over HTTP
@@ -339,16 +384,16 @@ def _gpus(
         uuids = tuple(gpu.uuid for gpu in session.select(GpuConfig(devices=list(devices))))
         unknown.pop("gpu_uuids", None)
     elif not uuids and found.pid is not None:
-        unknown["gpu_uuids"] = f"{_why_none(there, silent)}; gpu.devices=[...] names its GPUs"
+        unknown["gpu_uuids"] = f"{_why_none(there, silent, found.local)}; gpu.devices=[...] names its GPUs"
     if not known:
         return _Gpus(uuids)
     own = {uuid: sorted(there[uuid] & found.pids) for uuid in uuids if uuid in there}
     return _Gpus(uuids, own, {uuid: sorted(there[uuid] - found.pids) for uuid in own})
 
 
-def _why_none(there: Mapping[str, set[int]], silent: Sequence[str]) -> str:
-    """Why no GPU was found by the server's processes."""
-    unseen = {pid for pids in there.values() for pid in pids if not psutil.pid_exists(pid)}
+def _why_none(there: Mapping[str, set[int]], silent: Sequence[str], local: bool) -> str:
+    """Why no GPU was found by the server's processes; `local`: they are of this machine."""
+    unseen = {pid for pids in there.values() for pid in pids if local and not psutil.pid_exists(pid)}
     if silent:
         return "; ".join(silent)
     if unseen:

@@ -61,6 +61,8 @@ class OpenAiPlugin(EnginePlugin):
         """None where the server is on another machine, or in a container that cannot be looked into."""
         from wattcount.engines.http.processes import processes
 
+        if cfg.power.remote is not None:
+            return None
         found = processes(str(cfg.engine.base_url), {})
         return frozenset(found.pids | found.wider) or None
 

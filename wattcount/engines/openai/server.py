@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 import os
@@ -27,6 +28,7 @@ from wattcount.engines.http.discovery import NAMES, ServerFacts, discover
 from wattcount.engines.http.fetch import root_url
 from wattcount.engines.http.request import Answer
 from wattcount.errors import NotStartedError, one_line
+from wattcount.gpu.nvml import attach_session
 from wattcount.load.prompts import tokenizer_source
 from wattcount.load.request import GenerationRequest
 
@@ -105,14 +107,18 @@ def tls(cfg: RunConfig) -> ssl.SSLContext | None:
 
 def facts_of(cfg: RunConfig, session: NvmlSession | None) -> ServerFacts:
     """What serves at `engine.base_url`."""
-    emulated = session is None or session.evidence == "emulated"
-    return discover(
-        str(cfg.engine.base_url),
-        headers=all_headers(cfg),
-        tls=tls(cfg),
-        devices=() if emulated else cfg.gpu.devices,
-        session=None if emulated else session,
-    )
+    with contextlib.ExitStack() as stack:
+        if session is None and cfg.power.remote is not None:
+            session = stack.enter_context(attach_session(cfg.power.remote))
+        emulated = session is None or session.evidence == "emulated"
+        return discover(
+            str(cfg.engine.base_url),
+            headers=all_headers(cfg),
+            tls=tls(cfg),
+            devices=() if emulated else cfg.gpu.devices,
+            session=None if emulated else session,
+            remote=None if session is None else session.remote,
+        )
 
 
 # -- what is there

@@ -217,6 +217,10 @@ class RemoteNvml:
         """Raises as `_native.Sampler` does."""
         return RemoteThreads(self.connection, uuids, plan)
 
+    def serving(self, url: str) -> dict[str, Any]:
+        """The processes there that serve at a URL (`engines.http.discovery.serving`)."""
+        return dict(self.connection.call("serving", url=url))
+
     def lock(self, uuid: str, purpose: str) -> str | None:
         """Takes the lock of a GPU there, until `unlock` or the end of this connection; who holds it, None: it is taken."""
         holder: str | None = self.connection.call("lock", uuid=uuid, purpose=purpose)

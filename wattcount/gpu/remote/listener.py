@@ -51,6 +51,7 @@ class Listener:
     """Listens at `address` (host, port; port 0: any) once it is made. Raises OSError.
 
     session  an open session of this machine; its owner closes it after `serve` has returned
+    serving  which processes serve at a URL (`engines.http.discovery.serving`)
     said     is told in a line of who comes and goes
     """
 
@@ -60,12 +61,14 @@ class Listener:
         secret: bytes,
         session: NvmlSession,
         locks: Locks,
+        serving: Callable[[str], dict[str, Any]],
         said: Callable[[str], object],
     ) -> None:
         family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self._socket = socket.create_server(address, family=family)
         self._socket.settimeout(STOP_POLL_S)
-        self._secret, self._session, self._locks, self._said = secret, session, locks, said
+        self._secret, self._said = secret, said
+        self._machine = session, locks, serving
         self._stopping = threading.Event()
         self._counting = threading.Lock()
         self._handshakes = 0
@@ -124,7 +127,7 @@ class Listener:
             if channel is None:
                 return
             self._said(f"{peer}: connected")
-            client = _Client(channel, self._session, self._locks)
+            client = _Client(channel, *self._machine)
             why = "left"
             try:
                 client.serve(self._stopping)
@@ -140,7 +143,13 @@ class Listener:
 class _Client:
     """One client that has proved to know the secret; what it sends is looked at all the same."""
 
-    def __init__(self, channel: wire.Channel, session: NvmlSession, locks: Locks) -> None:
+    def __init__(
+        self,
+        channel: wire.Channel,
+        session: NvmlSession,
+        locks: Locks,
+        serving: Callable[[str], dict[str, Any]],
+    ) -> None:
         self._channel, self._session, self._locks = channel, session, locks
         self._sampler: _native.Sampler | None = None
         self._sampling = False
@@ -152,6 +161,7 @@ class _Client:
             "device_info": lambda asked: self._nvml.device_info(_uuid(asked)),
             "compute_processes": lambda asked: self._nvml.compute_processes(_uuid(asked)),
             "supported_sm_clocks_mhz": lambda asked: self._nvml.supported_sm_clocks_mhz(_uuid(asked)),
+            "serving": lambda asked: serving(str(asked["url"])[: wire.HELLO_BYTES]),
             "sample": self._sample,
             "start": self._start,
             "mark": self._mark,
