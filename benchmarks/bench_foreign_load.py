@@ -90,7 +90,7 @@ async def one_try(
 
 
 async def measure(options: argparse.Namespace, url: str) -> None:
-    endpoint = Endpoint(url, options.model)
+    endpoint = Endpoint(url, options.model, api_key_variable=options.api_key_env)
     ours, others = HttpClients(endpoint, 1), HttpClients(endpoint, 1)
     await ours.start()
     await others.start()
@@ -128,6 +128,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--url", help="a server that runs")
     parser.add_argument("--model", default="echo", help="what it serves")
+    parser.add_argument("--api-key-env", metavar="NAME", help="the environment variable that holds its key")
     parser.add_argument("--vocab", type=int, default=32_000, help="size of its vocabulary")
     options = parser.parse_args()
     with contextlib.nullcontext(options.url) if options.url else echo_server() as url:

@@ -256,6 +256,8 @@ def _told(site: Site, unknown: dict[str, str]) -> dict[str, Any]:
     return told
 
 
+_NO_SETTING = frozenset({"engine", "model_name", "engine_type", "pid"})
+"""Labels that say whose settings they are."""
 _OWNERS = {"vllm": "vllm", "sglang": "sglang", "llamacpp": "llama_cpp", "tensorrt_llm": "tensorrt_llm"}
 """`owned_by` of a model's card, and whose word it is."""
 
@@ -279,7 +281,7 @@ def _infos(text: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, labels, _ in samples(text, set(names)):
         for key, value in labels.items():
-            if len(found) < MAX_SETTINGS and key not in ("engine", "model_name") and value != "None":
+            if len(found) < MAX_SETTINGS and key not in _NO_SETTING and key[0] != "_" and value != "None":
                 found.setdefault(f"{names[name]}.{key}"[:MAX_TEXT], masked(value[:MAX_TEXT]))
     return found
 
