@@ -21,6 +21,7 @@ ALLOWED = {
     "no Watt Counts data set at": _DATA,
     "the config class of": "some models bring their own code with their weights, which no test downloads",
     "no network namespace can be made here": "a container may forbid it; elsewhere this test runs",
+    "no time namespace can be made here": "a container may forbid it; clocks that differ are in tests/gpu/remote/test_clock.py, too",
     "cannot become another user here": "a container may forbid it; as a user other than root, these tests run",
 }
 """The beginning of a skip's reason, and why it may be one."""

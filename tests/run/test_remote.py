@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from echo_server import Behaviour, EchoServer
 from remote_machine import APART_S, HIGH_W, LOW_W, SECRET, Elsewhere, Proxy, elsewhere
 from witness import Witness
 
 from wattcount.config.loader import changed
-from wattcount.config.schema import PowerBackend, RunConfig
+from wattcount.config.schema import EngineConfig, ModelConfig, PowerBackend, RunConfig, Weights
 from wattcount.errors import NotStartedError, WattcountError
 from wattcount.gpu.remote import wire
 from wattcount.gpu.remote.client import LOST, RemoteNvml
@@ -85,6 +87,26 @@ def test_a_run_measures_the_gpu_of_another_machine(
     for file in outcome.record_path.rglob("*"):
         assert not file.is_file() or SECRET.encode() not in file.read_bytes()
     assert not (elsewhere.listener().children())
+
+
+def test_a_server_there_is_loaded_from_here(elsewhere: Elsewhere, tiny_run: Tiny, witness: Witness) -> None:
+    """What this is for: `engine=openai engine.base_url=... power.remote=...`."""
+    with EchoServer(Behaviour(between_s=0.005)) as server:
+        cfg = changed(
+            tiny_run(window_s=2.0),
+            {
+                "engine": EngineConfig(name="openai", base_url=server.url, client_processes=1),
+                "model": ModelConfig(name="auto", weights=Weights.random),
+            },
+        )
+        outcome = measured(cfg, elsewhere.address, witness)
+    assert (outcome.exit_code, outcome.reason) == (0, None), outcome.message
+    assert outcome.record_path is not None
+    record = Record.open(outcome.record_path)
+    check_energy(record, elsewhere)
+    found = record.info.engine["details"]["server"]
+    assert (found["local"], found["pid"]) == (False, os.getpid())  # as the listener told
+    assert len(record.requests)
 
 
 def test_a_way_that_is_slow_in_one_direction_is_within_the_bound(

@@ -18,7 +18,7 @@ from wattcount.gpu.nvml import attach_session
 
 def _facts(cfg: RunConfig) -> ServerFacts:
     """What serves there now, and which of its processes compute on the GPUs."""
-    with attach_session() as session:
+    with attach_session(cfg.power.remote) as session:
         return server.facts_of(cfg, session)
 
 

@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import json
 import os
@@ -28,7 +27,6 @@ from wattcount.engines.http.discovery import NAMES, ServerFacts, discover
 from wattcount.engines.http.fetch import root_url
 from wattcount.engines.http.request import Answer
 from wattcount.errors import NotStartedError, one_line
-from wattcount.gpu.nvml import attach_session
 from wattcount.load.prompts import tokenizer_source
 from wattcount.load.request import GenerationRequest
 
@@ -107,18 +105,15 @@ def tls(cfg: RunConfig) -> ssl.SSLContext | None:
 
 def facts_of(cfg: RunConfig, session: NvmlSession | None) -> ServerFacts:
     """What serves at `engine.base_url`."""
-    with contextlib.ExitStack() as stack:
-        if session is None and cfg.power.remote is not None:
-            session = stack.enter_context(attach_session(cfg.power.remote))
-        emulated = session is None or session.evidence == "emulated"
-        return discover(
-            str(cfg.engine.base_url),
-            headers=all_headers(cfg),
-            tls=tls(cfg),
-            devices=() if emulated else cfg.gpu.devices,
-            session=None if emulated else session,
-            remote=None if session is None else session.remote,
-        )
+    emulated = session is None or session.evidence == "emulated"
+    return discover(
+        str(cfg.engine.base_url),
+        headers=all_headers(cfg),
+        tls=tls(cfg),
+        devices=() if emulated else cfg.gpu.devices,
+        session=None if emulated else session,
+        remote=None if session is None else session.remote,
+    )
 
 
 # -- what is there
