@@ -236,9 +236,10 @@ def remove_stale_claims(records_dir: Path) -> None:
 
 
 WINDOWS_LOCK = "windows.lock"
+"""Name of the lock that all runs of this host share while they are in their windows."""
 
 _LOUD = (Phase.LOADED_IDLE, Phase.REHEARSAL, Phase.WARMUP, Phase.WINDOW, Phase.DRAIN)
-"""Loaded idle is one of them so that what has just begun is over before the window."""
+"""Phases in which a run wants quiet. Loaded idle is one of them, so that what has just begun is over before the window."""
 
 
 class OwnWindow:

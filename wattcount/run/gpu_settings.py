@@ -36,6 +36,7 @@ from wattcount.gpu.settings import Setting, UndoError, plan, put_in_force, undo
 GUARD_LIMIT_S = 30.0
 """The longest that a guard may take to start, and to end [s]."""
 JOURNAL_SUFFIX = ".settings.json"
+"""Ending of the names of journals."""
 
 Notice = Callable[[str], object]
 
@@ -235,6 +236,7 @@ def _guarded(uuids: Sequence[str]) -> Iterator[None]:
 
 
 POLL_S = 0.05
+"""Time between two looks at whether the GPU's lock is free [s]."""
 
 
 def main(argv: Sequence[str]) -> int:

@@ -60,6 +60,7 @@ class HostSample:
 
 
 _TEXT = bytes(random.Random(1).choices(b"etaoin shrdlu", k=SPIN_BYTES))
+"""What is compressed as known work: letters by chance, always the same ones."""
 
 
 def _work() -> None:

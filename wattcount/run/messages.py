@@ -58,6 +58,7 @@ _KINDS: dict[str, type[Progress] | type[Notice] | type[Ended]] = {
     "notice": Notice,
     "ended": Ended,
 }
+"""Classes of messages by their names in a line."""
 
 
 def encode(message: Message) -> bytes:

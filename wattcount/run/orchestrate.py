@@ -41,25 +41,24 @@ from wattcount.run.session import Rest, Session
 from wattcount.run.waiting import Signals, waking
 from wattcount.scenario.journal import Progress
 
-NOT_LAUNCHED = "worker_not_started"
-INTERRUPTED = "interrupted"
-TIMEOUT = "timeout"
+NOT_LAUNCHED, INTERRUPTED, TIMEOUT = "worker_not_started", "interrupted", "timeout"
+"""Reasons of records that their parent closes."""
 
 TICK_S = 1.0
-"""How often the display moves on while nothing is heard."""
+"""Time between two steps of the display while no message comes [s]."""
 AWAY_S = 5.0
-"""A look that comes this much too late [s] shows that this process was stopped (Ctrl-Z, a debugger)."""
+"""Delay of a look from which on this process was stopped [s]: by Ctrl-Z, by a debugger."""
 PHASE_GRACE_S = 90.0
-"""A phase that takes this much longer than it may is broken off; the run's own limits come first."""
+"""Time above the planned length of a phase after which it is broken off [s]; the run's own limits come first."""
 SETUP_LIMIT_S = 180.0
-"""From the start of the process to its first phase, and between phases."""
+"""Most time from the start of the process to its first phase, and between phases [s]."""
 SILENCE_LIMIT_S = 180.0
-"""The run's process reports once a second; importing an engine can keep it silent for a while."""
+"""Most time without a message of the run's process [s]. It reports once a second, but to import an engine takes a while."""
 CLOSE_LIMIT_S = 90.0
-"""From an interruption or the last phase to the record in its place."""
+"""Most time from an interruption, or the end of the last phase, until the record is in its place [s]."""
 PATIENCE = 2
-"""Signals that a run takes: the first asks it to close its record, the second kills it. A third ends this process,
-should even that have to wait: for a disk that does not answer, say."""
+"""Signals that a run takes: the first asks it to close its record, the second kills it. A third one ends this process, for
+instance where a disk does not answer."""
 EXIT_LIMIT_S = 10.0
 """From the last message to the end of the process."""
 

@@ -38,6 +38,7 @@ MIN_DISK_BYTES = 256 * 2**20
 """A record of an hour at 1,000 requests is some 20 MiB; running full in the middle loses the run."""
 
 BUSY_POLL_S = 0.2
+"""Time between two looks at whether a GPU is still busy [s]."""
 
 
 def preflight(cfg: RunConfig, nvml: NvmlSession) -> RunConfig:

@@ -15,10 +15,11 @@ from types import TracebackType
 import psutil
 
 CHUNK = 1 << 16
+"""Bytes that are read of a pipe at once."""
 REAP_LIMIT_S = 5.0
-"""From the kill of a process to its end [s]; one that waits in the kernel for a broken device takes longer, or for ever."""
+"""Most time from the kill of a process to its end [s]. A process that waits in the kernel for a broken device takes longer."""
 TIMEOUT_SIGNAL = signal.SIGUSR1
-"""Tells a run's process that it has taken too long, and is to close its record."""
+"""Signal that tells a run's process to close its record, because it has taken too long."""
 
 
 class SessionProcess:

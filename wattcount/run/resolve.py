@@ -36,16 +36,16 @@ if TYPE_CHECKING:
     from wattcount.gpu.nvml import GpuFacts
 
 WEIGHT_FILES = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf")
+"""Names of files with weights."""
 
 VERSION = "2"
-"""How weights are sampled; it begins each fingerprint. Version 1, which had none, knew the files' names and sizes only."""
-PLACES = 16
-PLACE_BYTES = 2**20
-"""A weight file is read at this many places, evenly from its beginning to its end."""
+"""Version of how weights are sampled, with which each fingerprint begins. Version 1 had none and knew only names and sizes."""
+PLACES, PLACE_BYTES = 16, 2**20
+"""Places at which a weight file is read, evenly from its begin to its end, and bytes read at each."""
 TENSOR_BYTES = 2**14
-"""Read from the middle of each tensor of a safetensors file."""
+"""Bytes that are read from the middle of each tensor of a safetensors file."""
 MAX_HEADER_BYTES = 100 * 2**20
-"""The largest header that the safetensors format allows."""
+"""Largest header that the safetensors format allows [bytes]."""
 
 
 def model_fingerprint(folder: Path) -> str:
@@ -112,6 +112,7 @@ C = TypeVar("C", GpuConfig, ModelConfig)
 AUTO_MODELS = ("llama3_8b", "qwen2_5_0_5b")
 """What `model=auto` serves on a CUDA GPU: the first that fits."""
 AUTO_MODEL_CPU = "tiny"
+"""What `model=auto` serves on a CPU."""
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from wattcount.gpu.characterise import FIRST_PROBE_S, PROBE_CONFIG, characterise
 from wattcount.gpu.nvml import NvmlSession
 
 KNOWN_VERSION = 1
+"""Version of what is kept of a GPU; other versions are found out anew."""
 
 
 def known_path(gpu_uuid: str, driver_version: str | None) -> Path:

@@ -49,10 +49,11 @@ from wattcount.run.process import SessionProcess
 from wattcount.statistics import theil_sen
 
 JOB_JSON = "job.json"
+"""Name of the file with what a run's process is to do."""
 LEFTOVER_GRACE_S = 0.5
-"""What is left of a process's kin gets this long to end by itself [s]: a helper that cleans up shared memory needs a moment."""
+"""Time in which descendants of a run's process may end by themselves [s]: a helper that cleans up shared memory needs a moment."""
 END_GRACE_S = 10.0
-"""From the end of the engine to the end of its process [s]."""
+"""Most time from the end of the engine to the end of its process [s]."""
 
 Notice = Callable[[str], object]
 
@@ -243,17 +244,18 @@ def _user() -> str:
 
 
 SAMPLE_S = 0.5
-NEAR_C = 3.0
-NEAR_POWER_PERCENT = 5.0
-"""Within these of what it was before the first run, a GPU is back."""
-NEAR_MEMORY_BYTES = 256 * 2**20
+"""Time between two readings of a GPU that rests [s]."""
+NEAR_C, NEAR_POWER_PERCENT, NEAR_MEMORY_BYTES = 3.0, 5.0, 256 * 2**20
+"""Differences to before the first run up to which a GPU has rested: temperature [K], power [%], memory in use [bytes]."""
 STEADY_SAMPLES = 40
-"""20 s: a temperature is told in whole degrees."""
+"""Readings that a trend is looked for in: 20 s of them, because temperatures are whole degrees."""
 STEADY_PERCENT = 2.0
-"""A trend within this over STEADY_SAMPLES is none, however certain."""
+"""Trend over STEADY_SAMPLES that is let pass, however certain it is [%]."""
 
 _POWER = ("power_average", "power_usage", "power_instant", "power_samples")
+"""Sources of power, the steadiest first."""
 POWER_W, TEMPERATURE_C, MEMORY_USED_BYTES = "power_w", "temperature_c", "memory_used_bytes"
+"""Keys of readings."""
 Readings = dict[str, dict[str, float]]
 """By GPU UUID: POWER_W, TEMPERATURE_C and MEMORY_USED_BYTES, those that NVML tells."""
 

@@ -22,9 +22,11 @@ from wattcount.records.writer import RecordWriter
 from wattcount.scenario.phases import PhaseRunner
 
 TICK_S = 1.0
+"""Time between two rounds of the journal [s]: readings to the spool, a report to whoever watches."""
 CLOCK_PAIR_S = 120.0
-
+"""Time between two readings of both clocks [s]: the wall clock is slewed and set meanwhile."""
 _ENDED = (RequestStatus.COMPLETED, RequestStatus.FAILED)
+"""States in which a request changes no more."""
 
 
 class Sampler(Protocol):

@@ -45,7 +45,9 @@ LAUNCHERS = {"SlurmLauncher": "submitit_slurm", "LocalLauncher": "submitit_local
 """Options of `hydra/launcher` that work here, by the class that Hydra would call."""
 
 JOBS_FOLDER = "jobs"
+"""Folder of a sweep with what its jobs write."""
 RECORD_NOT_HERE = "record_not_here"
+"""Reason of a point whose record is on a node, and could not be brought here."""
 
 
 def launcher_of(config: DictConfig) -> str | None:

@@ -155,8 +155,9 @@ def listed(names: Iterable[str]) -> str:
 Handle = TypeVar("Handle")
 
 JOB_LOST = "job_lost"
-
+"""Reason of a point whose job ended without an outcome."""
 RUNS = Outcome(State.running)
+"""What a job is while it runs."""
 
 
 def waits(why: str) -> Outcome:

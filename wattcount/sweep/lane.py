@@ -34,6 +34,7 @@ from wattcount.sweep.point import Outcome, failed
 from wattcount.sweep.task import measure_planned
 
 _PR_SET_PDEATHSIG = 1
+"""Option of prctl(2): the signal for a process when its parent ends (linux/prctl.h)."""
 
 
 @dataclass(frozen=True)

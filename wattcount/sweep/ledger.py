@@ -37,21 +37,24 @@ from wattcount.sweep.point import Outcome, Plan, Point, State, decode, encode
 from wattcount.sweep.state import SweepState, Tally, Writer, tally
 
 SWEEPS_FOLDER = ".sweeps"
+"""Folder with all sweeps, in the folder of records."""
 FORMER_SWEEPS_FOLDER = ".studies"
-"""Where earlier versions kept sweeps: those that they started go on there."""
-PLAN_FILE = "plan.parquet"
+"""Folder with the sweeps of earlier versions; sweeps that they began go on there."""
+PLAN_FILE, EVENTS_FOLDER = "plan.parquet", "events"
+"""In the folder of a sweep: its plan, and what its processes have written."""
 PLAN_VERSION = 1
-EVENTS_FOLDER = "events"
-
+"""Version of the plan's file."""
 BEAT_S = 20.0
+"""Time between two signs of life of a process [s]."""
 BEAT_LIMIT_S = 5.0
-"""The longest wait [s] for a beat that is under way, on a file system that does not answer."""
+"""Most time that a sign of life may take [s], on a file system that does not answer."""
 SILENT_S = 600.0
-"""A process of another host that was not heard of for this long is taken for dead."""
+"""Time without a sign of life after which a process of another host is taken for dead [s]."""
 
 _STATES = {"to_run": State.waiting, "done": State.done, "skipped": State.skipped}
 """States of planned points by their names in the plan's file."""
 _NAME = re.compile(r"[A-Za-z0-9_][\w.+=@-]{0,199}")
+"""A name of a sweep: it is the name of a folder, too."""
 _PLAN_SCHEMA = pa.schema(
     [
         ("key", pa.string()),
@@ -73,6 +76,7 @@ _PLAN_SCHEMA = pa.schema(
         ("session", pa.string()),
     ]
 )
+"""Columns of the plan's file."""
 
 
 class Ledger:

@@ -183,12 +183,14 @@ class Tries:
 
 
 LANE_DIED = "lane_died"
+"""Reason of a point whose lane ended without an outcome."""
 TICK_S = 1.0
+"""Time between two looks at lanes that do not report [s]."""
 EXIT_LIMIT_S = 120.0
-"""From an interruption to the end of a lane: its run closes its record, which may take 90 s."""
+"""Most time from an interruption to the end of a lane [s]: its run closes its record, which may take 90 s."""
 
 KILL_LIMIT_S = 10.0
-"""From the kill of a lane to its end [s]."""
+"""Most time from the kill of a lane to its end [s]."""
 
 
 class ChildLane:

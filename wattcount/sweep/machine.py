@@ -31,8 +31,8 @@ from wattcount.run.resolve import (
     resolve,
 )
 
-NO_SUCH_GPU = "no_such_gpu"
-DOES_NOT_FIT = "does_not_fit"
+NO_SUCH_GPU, DOES_NOT_FIT = "no_such_gpu", "does_not_fit"
+"""Reasons of points that cannot be measured here."""
 
 
 @dataclass(frozen=True)

@@ -28,17 +28,21 @@ from wattcount.run.claims import in_a_window
 from wattcount.sweep.ledger import sweep_folder
 
 TO_LOG = "to_log"
+"""Folder of a sweep with a note for each record that is not logged yet."""
 RECORD_LIMIT_S = 30.0
-"""A lane waits for its store no longer; a record takes about a second."""
+"""Most time that a lane waits for its store [s]: a record takes about a second."""
 PAUSES_S = (60.0, 1800.0)
-"""A store that failed is left alone for the first, then for twice as long each time, up to the last."""
-REFRESH_S = 300.0
-REFRESH_LIMIT_S = 240.0
+"""Shortest and longest pause after a failure of the store [s]; each pause is twice as long as the one before."""
+REFRESH_S, REFRESH_LIMIT_S = 300.0, 240.0
+"""Time between two refreshes of the sweep's page in MLflow, and most time of one [s]."""
 END_LIMIT_S = 600.0
+"""Most time of the logging at the end of a sweep [s]."""
 KILL_LIMIT_S = 10.0
-"""From the kill of that process to its end [s]."""
+"""Most time from the kill of that process to its end [s]."""
 WINDOW_POLL_S = 1.0
+"""Time between two looks at whether a run of this host is in its window [s]."""
 NICENESS = 10
+"""Niceness of the process that logs in the background (nice(1)): runs come first."""
 
 Notice = Callable[[str], object]
 

@@ -108,6 +108,7 @@ def failed(reason: str, message: str, exit_code: int = EXIT_FAILED, **other: Any
 
 
 _FIELDS = {item.name for item in dataclasses.fields(Outcome)}
+"""Fields of an outcome, in JSON by the same names."""
 _LEFT_OUT = {"attempt": 1, "exit_code": EXIT_OK, "before": False, "figures": {}}
 """Values that a line does not name."""
 _FORMER_KINDS: dict[str, dict[str, Any]] = {

@@ -57,6 +57,7 @@ HINTS = {
     "DEADLINE": "raise hydra.launcher.timeout_min",
     "OUT_OF_MEMORY": "raise hydra.launcher.mem_gb",
 }
+"""What to do about jobs that SLURM has ended, by their states."""
 
 
 class SubmittedJob:
