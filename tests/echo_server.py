@@ -10,11 +10,14 @@ import argparse
 import asyncio
 import contextlib
 import json
+import signal
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 
@@ -319,8 +322,8 @@ def _page(status: int, data: bytes, kind: str) -> bytes:
 class _Fast(asyncio.Protocol):
     """Answers with events that were made before, all requests in step, as an engine's scheduler does."""
 
-    def __init__(self, streams: dict[_Fast, int], events: list[bytes], head: bytes) -> None:
-        self._streams, self._events, self._head = streams, events, head
+    def __init__(self, streams: dict[_Fast, int], head: bytes, arrivals_ns: list[int]) -> None:
+        self._streams, self._head, self._arrivals_ns = streams, head, arrivals_ns
         self._buffer = b""
         self.write: Any = None
 
@@ -348,6 +351,7 @@ class _Fast(asyncio.Protocol):
         if len(self._buffer) < end + 4 + length:
             return
         self._buffer = self._buffer[end + 4 + length :]
+        self._arrivals_ns.append(time.monotonic_ns())
         self.write(self._head)
         self._streams[self] = 0
 
@@ -376,13 +380,18 @@ def _fast_events(tokens: int, chat: bool) -> list[bytes]:
     return events
 
 
-async def _serve(port: int, tokens: int, step_s: float, chat: bool) -> None:
+async def _serve(port: int, tokens: int, step_s: float, chat: bool, arrivals: Path | None) -> None:
     loop = asyncio.get_running_loop()
     streams: dict[_Fast, int] = {}
+    arrivals_ns: list[int] = []
+    if arrivals is not None:
+        loop.add_signal_handler(
+            signal.SIGUSR1, lambda: (arrivals.write_text(json.dumps(arrivals_ns)), arrivals_ns.clear())
+        )
     events = _fast_events(tokens, chat)
     head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
     listening = socket.create_server(("127.0.0.1", port), reuse_port=True, backlog=4096)
-    await loop.create_server(lambda: _Fast(streams, events, head), sock=listening)
+    await loop.create_server(lambda: _Fast(streams, head, arrivals_ns), sock=listening)
     print(listening.getsockname()[1], flush=True)
     at = loop.time()
     while True:
@@ -403,6 +412,9 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=100, help="of each answer, whatever is asked for")
     parser.add_argument("--step-ms", type=float, default=10.0, help="between events of a stream")
     parser.add_argument("--chat", action="store_true")
+    parser.add_argument(
+        "--arrivals", type=Path, help="on SIGUSR1, when requests came since then [CLOCK_MONOTONIC ns]"
+    )
     options = parser.parse_args()
     try:
         import uvloop
@@ -411,7 +423,7 @@ def main() -> None:
     except ImportError:
         run = asyncio.run
     with contextlib.suppress(KeyboardInterrupt):
-        run(_serve(options.port, options.tokens, options.step_ms / 1e3, options.chat))
+        run(_serve(options.port, options.tokens, options.step_ms / 1e3, options.chat, options.arrivals))
 
 
 if __name__ == "__main__":
