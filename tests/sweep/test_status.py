@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -198,3 +199,17 @@ def test_a_column_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(status, "COLUMNS", (*COLUMNS, tries))
     assert values(planned("a"), DONE)["tries_too"] == 1
     assert [line.split()[-1] for line in table_lines([(planned("a"), DONE)])] == ["tries", "1"]
+
+
+@pytest.mark.usefixtures("sweep")
+def test_runs_that_shared_an_engine_are_told(tmp_path):
+    state = read_state(tmp_path, "big")
+    assert "runs on" not in shown(state)
+    measured = {
+        key: replace(outcome, session="the first") if outcome.state is State.done else outcome
+        for key, outcome in state.outcomes.items()
+    }
+    state = replace(state, outcomes=measured)
+    assert "engine         2 runs on 1 start\n" in shown(state)
+    rows = to_json(state, everything=True)["rows"]
+    assert {row["session"] for row in rows} == {None, "the first"}

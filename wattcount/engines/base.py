@@ -109,13 +109,13 @@ class Engine(ABC):
             f"{type(self).__name__} has neither `generate` nor a `generator` of its own"
         )
 
-    async def clear(self) -> bool:
+    async def clear(self) -> EngineInfo | None:
         """Makes it ready for another run: no request is left in it, and nothing is kept of prompts.
 
-        False: it cannot, or it is not well; then the next run has an engine of its own. Asked only of engines whose
-        plug-in says `Capabilities.can_be_shared`.
+        Returns it as the next run finds it; the `EngineInfo` of the run before is complete then. None: it cannot, or it is not
+        well, and the next run has an engine of its own. Asked only of engines whose plug-in says `Capabilities.can_be_shared`.
         """
-        return False
+        return None
 
     @abstractmethod
     async def stop(self) -> None:

@@ -134,16 +134,18 @@ class Shared:
         return problem
 
     async def clear_engine(self) -> bool:
-        """Whether the engine is up, well, and has nothing of the run before."""
+        """Whether the engine is up, well, and has nothing of the run before; `engine_info` is the next run's then."""
         if self.engine is None or self.engine_info is None or self.engine_ended is not None:
             return False
         self.engine.on_step = None
         try:
             async with asyncio.timeout(CLEAR_LIMIT_S):
-                return await self.engine.clear()
+                cleared = await self.engine.clear()
         except Exception as error:
             traceback.print_exception(error)
             return False
+        self.engine_info = cleared or self.engine_info
+        return cleared is not None
 
 
 class Run:
@@ -163,6 +165,7 @@ class Run:
         self._host_power: RaplSampler | None = None
         self._host = HostRecorder(os.getpid())
         self._journal: Journal | None = None
+        self._engine_info: EngineInfo | None = None
         self._engine_stop_s = 0.0
         self._first_phase_ns = 0
         self._stop_signal: signal.Signals | None = None
@@ -280,6 +283,7 @@ class Run:
             info.warmup = ctx.warmup
             info.rehearsal = ctx.rehearsal
             shared.engine_info = ctx.engine_info
+            self._engine_info = ctx.engine_info
             if ctx.engine_info is not None:
                 info.engine = dataclasses.asdict(ctx.engine_info)
 
@@ -401,6 +405,8 @@ class Run:
         shared = self._shared
         if not self.goes_on:
             await self._stop_engine()
+        if self._engine_info is not None:  # to which the engine has added what it found until now
+            info.engine = dataclasses.asdict(self._engine_info)
         info.files = await files
         if shared.activity is not None:
             shared.activity.save(writer.folder / TRUTH_CSV)

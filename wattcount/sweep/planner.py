@@ -348,8 +348,10 @@ def session_of(cfg: RunConfig, here: Here) -> str | None:
         return None
     setup = _setup(run.model, run.gpu, run.engine, run.power)
     scenario, asked = run.scenario, list(cfg.gpu.devices)
-    further = (scenario.bare_idle_s, scenario.bare_idle_after_s, run.evidence, run.allow_busy_gpu, asked)
-    text = f"{setup} {fit.max_model_len(run)} {further} {cfg.seed} {cfg.repeat}"
+    idle = f"{scenario.bare_idle_s} {scenario.bare_idle_after_s}"
+    # Servers are told once whether lengths are forced.
+    further = f"{run.evidence} {run.allow_busy_gpu} {asked} {scenario.lengths.force_output}"
+    text = f"{setup} {fit.max_model_len(run)} {idle} {further} {cfg.seed} {cfg.repeat}"
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -100,6 +100,7 @@ COLUMNS = (
     Column("message", lambda _, outcome: outcome.message),
     Column("host", lambda _, outcome: outcome.host),
     Column("gpu_uuid", lambda _, outcome: outcome.gpu_uuid),
+    Column("session", lambda _, outcome: outcome.session),
     Column("key", lambda point, _: point.key),
     Column("record", lambda _, outcome: outcome.record),
 )
@@ -214,6 +215,13 @@ def time_text(sweep: SweepState) -> str:
     return f"{duration(sweep.work_left_s)} of runs one after another when started again, {basis}"
 
 
+def engine_text(sweep: SweepState) -> str | None:
+    """`12 runs on 3 starts`, where runs share one; of those that were measured with this sweep."""
+    sessions = [outcome.session for outcome in sweep.outcomes.values() if outcome.session is not None]
+    starts = len(set(sessions))
+    return f"{len(sessions):,} runs on {count(starts, 'start')}" if starts < len(sessions) else None
+
+
 def latest_text(sweep: SweepState) -> str | None:
     """The latest result; None before the first."""
     if sweep.latest is None:
@@ -324,6 +332,7 @@ def _facts(sweep: SweepState) -> list[Text]:
         "share done": f"{100 * share_done(sweep):.1f} % of what can be measured",
         "time left": time_text(sweep),
         "energy so far": energy_text(sweep),
+        "engine": engine_text(sweep),
         "latest result": latest_text(sweep),
         "evidence": evidence_text(sweep),
     }

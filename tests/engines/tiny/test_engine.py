@@ -368,20 +368,20 @@ def test_prompts_are_kept_until_it_is_cleared() -> None:
     engine = make({"prefix_caching": True})
 
     async def run() -> list[int | None]:
-        await engine.start()
+        info = await engine.start()
         cached = []
         for name in ("new", "again", "cleared"):
             if name == "cleared":
-                assert await engine.clear()
+                assert await engine.clear() == info
             last = (await complete(engine, request(name)))[-1]
             assert last.stamps is not None
             cached.append(last.stamps.cached_tokens)
         waiting = asyncio.ensure_future(complete(engine, request("runs", output=900)))
         await asyncio.sleep(0)
-        assert not await engine.clear()  # not while a request is in it
+        assert await engine.clear() is None  # not while a request is in it
         await engine.stop()
         await asyncio.gather(waiting, return_exceptions=True)
-        assert not await engine.clear()
+        assert await engine.clear() is None
         return cached
 
     assert virtual_time.run(run()) == [0, 15, 0]

@@ -210,6 +210,13 @@ class TestStarted:
             cached.append(chunks[-1].stamps.cached_tokens or 0)
         assert cached[0] < cached[1] <= 400
 
+    def test_cleared_it_has_forgotten_its_prompts(self, started: Started) -> None:
+        started.runner.run(complete(started.engine, request("kept", 403, 2)))
+        assert started.runner.run(started.engine.clear()) == started.info
+        chunks = started.runner.run(complete(started.engine, request("after", 403, 2)))
+        assert chunks[-1].stamps is not None
+        assert (chunks[-1].stamps.cached_tokens or 0) == 0
+
     def test_vllm_is_told_how_tokens_are_drawn(self, started: Started) -> None:
         from vllm import SamplingParams
 

@@ -187,6 +187,10 @@ class TinyEngine(Engine):
                 args.exit_after_s, os._exit, args.exit_code
             )
         self._loop_task = asyncio.create_task(self._loop())
+        return self._info()
+
+    def _info(self) -> EngineInfo:
+        args = self.args
         return EngineInfo(
             name="tiny",
             version="1",
@@ -218,9 +222,10 @@ class TinyEngine(Engine):
             if not finished:
                 self._remove(sequence)
 
-    async def clear(self) -> bool:
+    async def clear(self) -> EngineInfo | None:
         self._kept_prompts.clear()
-        return self._dead is None and now_ns() < self._die_at_ns and not self._running and not self._waiting
+        well = self._dead is None and now_ns() < self._die_at_ns
+        return self._info() if well and not self._running and not self._waiting else None
 
     async def stop(self) -> None:
         if self._exit_timer is not None:

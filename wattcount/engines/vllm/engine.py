@@ -79,6 +79,7 @@ class VllmEngine(Engine):
         self._eos_ids: list[int] = []
         self._children: list[psutil.Process] = []
         self._active: set[str] = set()
+        self._info: EngineInfo | None = None
         self._stopping = False
 
     # --- starting -------------------------------------------------------------------------------
@@ -103,7 +104,8 @@ class VllmEngine(Engine):
             async with limit:
                 await asyncio.shield(launch)
                 self._children = [child for child in own_children() if child not in before]
-                return await self._describe()
+                self._info = await self._describe()
+                return self._info
         except RunFailedError:
             await self._abandon(launch, before)
             raise
@@ -268,18 +270,18 @@ class VllmEngine(Engine):
 
     # --- stopping -------------------------------------------------------------------------------
 
-    async def clear(self) -> bool:
+    async def clear(self) -> EngineInfo | None:
         llm = self._llm
         if llm is None or llm.errored:
-            return False
+            return None
         if self._active:
             await llm.abort(list(self._active))
         # The scheduler forgets prompts only while no request holds any of them: those that were aborted go in its next step.
         for _ in range(CLEAR_TRIES):
             if await llm.reset_prefix_cache():
-                return not llm.errored
+                return None if llm.errored else self._info
             await asyncio.sleep(CLEAR_PAUSE_S)
-        return False
+        return None
 
     async def stop(self) -> None:
         self._stopping = True

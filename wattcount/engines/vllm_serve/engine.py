@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import shutil
 import tempfile
@@ -16,7 +17,7 @@ from wattcount.engines.base import EngineInfo, EngineStep
 from wattcount.engines.http.client import Endpoint, HttpClients
 from wattcount.engines.http.engine import HttpEngine
 from wattcount.engines.http.fetch import Site
-from wattcount.engines.vllm.engine import ENGINE_LOG, STOP_GRACE_S
+from wattcount.engines.vllm.engine import CLEAR_PAUSE_S, CLEAR_TRIES, ENGINE_LOG, STOP_GRACE_S
 from wattcount.engines.vllm.install import server_argument_names
 from wattcount.engines.vllm.reports import KernelLog, log_size, root_cause, start_error
 from wattcount.engines.vllm.setup import VllmSetup
@@ -30,7 +31,9 @@ from wattcount.load.generator import ENGINE_DIED
 POLL_S = 0.25
 """How often a server that starts is asked whether it is up [s]."""
 ASK_LIMIT_S = 60.0
-"""The longest that its workers may take to draw their weights, or to say where they compute [s]."""
+"""The longest that it may take to answer, its workers to draw their weights or to say where they compute [s]."""
+FORGOTTEN = b"Successfully reset prefix cache"
+"""In its log, once it has forgotten the prompts that it kept."""
 
 
 class VllmServeEngine(HttpEngine):
@@ -52,6 +55,8 @@ class VllmServeEngine(HttpEngine):
         self._server = ServerProcess()
         self._reader: told.StepReader | None = None
         self._watch: asyncio.Task[None] | None = None
+        self._up: tuple[Site, Endpoint, EngineInfo] | None = None
+        """The server that is up."""
 
     async def start(self) -> EngineInfo:
         if self._scratch is not None:
@@ -105,13 +110,50 @@ class VllmServeEngine(HttpEngine):
         endpoint = Endpoint(
             base_url=site.base_url, model=str(arguments["model"]), ignore_eos=self._forced, body=ends
         )
+        info.details["command"] = line
+        self._up = (site, endpoint, info)
+        return await self._with_clients()
+
+    async def _with_clients(self) -> EngineInfo:
+        """Starts the clients of a run, and counts; returns what is known of the server, to which both add."""
+        assert self._up is not None
+        site, endpoint, info = self._up
         self._clients = clients = HttpClients(endpoint, self._client_processes)
         await clients.start()
         self._watch = asyncio.create_task(self._tell_of_death(clients))
-        self._details = info.details
+        self._details = {**info.details, "client": clients.details}
         await self._count(site)
-        self._details |= {"command": line, "client": clients.details}
-        return info
+        return dataclasses.replace(info, details=self._details)
+
+    async def _without_clients(self) -> None:
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.cancel()
+        await self._stop_clients()
+        if self._reader is not None:
+            self._details["steps_lost"], self._reader.lost = self._reader.lost, 0
+
+    async def clear(self) -> EngineInfo | None:
+        if self._up is None:
+            return None
+        await self._without_clients()  # what they still had in flight ends with them
+        for _ in range(CLEAR_TRIES):
+            if self._server.ended is not None:
+                return None
+            if await asyncio.to_thread(self._forget, self._up[0]):
+                return await self._with_clients()
+            await asyncio.sleep(CLEAR_PAUSE_S)
+        return None
+
+    def _forget(self, site: Site) -> bool:
+        """Whether the server has forgotten its prompts; older ones tell only their log."""
+        before = log_size(self._log)
+        answer = site.post("/reset_prefix_cache", {}, ASK_LIMIT_S)
+        if isinstance(answer, dict):
+            return answer.get("success") is True
+        with self._log.open("rb") as log:
+            log.seek(before)
+            return FORGOTTEN in log.read()
 
     async def _until_up(self, site: Site) -> None:
         """Returns once the server answers. Raises `RunFailedError` where it ends before."""
@@ -144,15 +186,12 @@ class VllmServeEngine(HttpEngine):
         clients.failed(RunFailedError(ENGINE_DIED, f"vllm serve died: {cause or how} (log: {self._log})"))
 
     async def stop(self) -> None:
-        watch, self._watch = self._watch, None
-        if watch is not None:
-            watch.cancel()
-        await self._stop_clients()
+        self._up = None
+        await self._without_clients()
         await self._server.stop(STOP_GRACE_S[self._setup.device])
         reader, self._reader = self._reader, None
         if reader is not None:
             reader.close()
-            self._details["steps_lost"] = reader.lost
         scratch, self._scratch = self._scratch, None
         if scratch is not None:
             shutil.rmtree(scratch, ignore_errors=True)
