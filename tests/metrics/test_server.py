@@ -250,6 +250,7 @@ def test_hits_in_the_prefix_cache_are_told_of(told: str, tmp_path: Path) -> None
     found = findings_of(run, tmp_path / "random")
     assert set(found) == {"prefix_cache_hits"}
     assert found["prefix_cache_hits"]["figure"] == pytest.approx(0.25)
+    assert found["prefix_cache_hits"]["invalidates"]
     plain = run.config()
     plain["scenario"]["lengths"] |= {"kind": LengthKind.prompts.value, "path": "prompts.jsonl"}
     run.config = lambda: plain  # type: ignore[method-assign]

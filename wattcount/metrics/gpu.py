@@ -273,8 +273,7 @@ def foreign_process(seen: Observed) -> Iterator[Finding]:
     phases, trace = seen.record.info.phases, seen.record.power
     bare = phase_window(phases, Phase.BARE_IDLE)
     loaded = phase_window(phases, Phase.LOADED_IDLE)
-    details = seen.record.info.engine.get("details") or {}
-    computing = (details.get("server") or {}).get("computing") or {}
+    computing = (seen.record.info.engine_details.get("server") or {}).get("computing") or {}
     for index, uuid in enumerate(trace.gpu_uuids):
 
         def most(span: Window | None, gpu: int = index) -> int | None:

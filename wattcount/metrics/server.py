@@ -45,6 +45,8 @@ STEPS_APART = 0.03
 of a phase is off by less than its uncertainty (docs/attribution.md)."""
 CACHED_SHARE = 0.01
 """Share of prompt tokens out of the server's prefix cache that is none to speak of."""
+CACHED_SHARE_FATAL = 0.1
+"""The same, from which the window is invalid: the point's prompts have nothing in common, so that each has to be computed."""
 AT_ONCE_SHARE = 0.01
 """Share of requests whose tokens may all come at once, in a tenth of the others' time."""
 AT_ONCE_TIMES = 0.1
@@ -291,8 +293,8 @@ CACHED = FindingSpec(
     "1",
     "share of the prompt tokens around the window that a server had in its prefix cache, though our prompts have nothing in common",
     "1 %",
-    False,
-    "prompts that were seen before cost less",
+    None,
+    "only above 10 %: prompts that were seen before cost less, and the point's are new",
 )
 
 
@@ -386,6 +388,7 @@ def prefix_hits(seen: Observed, window: Window) -> Iterator[Finding]:
         CACHED_SHARE,
         f"{hits:,} of {prompts:,} prompt tokens came out of the server's prefix cache: it had seen our prompts before (an earlier "
         "run with this seed?), or others' are among them; another seed, or a server started anew, has them computed",
+        hits / prompts > CACHED_SHARE_FATAL,
     )
 
 
