@@ -273,6 +273,8 @@ def test_results_are_a_table_of_a_folders_runs() -> None:
     table = wattcount.results(records)
     assert len(table) == len(list(records.glob("*/r*")))
     assert {"model", "setting_key", "energy/gpu_j", "energy/gpu_j_u95", "evidence"} <= set(table.columns)
+    host = table["energy/gpu_j_per_output_token_u95_host"] / table["energy/gpu_j_per_output_token"]
+    assert 0.01 < host.min() < host.max() < 0.2
     valid = wattcount.results(records, valid_only=True)
     assert 0 < len(valid) < len(table)
     assert sorted(path.name for path in records.iterdir()) == before

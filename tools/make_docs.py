@@ -43,7 +43,10 @@ def of(make: Callable[..., str], *folders: str) -> Callable[[], str]:
 
 
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
-    "uncertainty.md": {"estimator-constants": estimator_constants},
+    "uncertainty.md": {
+        "start-scatter": of(tables.starts, *STUDIED, "campaign"),
+        "estimator-constants": estimator_constants,
+    },
     "metrics.md": {
         "metrics-energy": metrics_tables.metrics_of(
             "energy", "energy_by_source", "power", "energy_steady", "power_steady"

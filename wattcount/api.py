@@ -309,12 +309,14 @@ def measure(
 
 
 def results(records_dir: str | Path, *, valid_only: bool = False) -> pd.DataFrame:
-    """All runs of a folder of records as a table: one row a run, one column a field of `Result` and each figure by its key.
+    """All runs of a folder of records as a table: one row a run, one column a field of `Result` and each figure by its key;
+    `energy/gpu_j_per_output_token_u95_host` and `power/gpu_mean_w_u95_host` are the host's part of their 95 % uncertainty.
 
     records_dir  e.g. `~/.local/share/wattcount/records`, the default of runs
     valid_only   without runs that broke off or were found invalid
     Nothing is written. Raises FileNotFoundError where there is no such folder.
     """
+    from wattcount.result.host_part import PER_TOKEN, WATTS
     from wattcount.result.table import results as read
     from wattcount.result.table import to_arrow
 
@@ -323,4 +325,6 @@ def results(records_dir: str | Path, *, valid_only: bool = False) -> pd.DataFram
         raise FileNotFoundError(f"there is no folder of records at {folder}")
     rows = [row for row in read(folder, keep=False) if row.valid or not valid_only]
     frame: pd.DataFrame = to_arrow(rows).to_pandas()
+    for key in (PER_TOKEN, WATTS):
+        frame[f"{key}_u95_host"] = [row.u95_host(key) for row in rows]
     return frame

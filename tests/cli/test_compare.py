@@ -10,6 +10,7 @@ from synthetic_record import SyntheticRun, observation, steady_requests
 from wattcount.cli.main import main
 from wattcount.config.schema import Weights
 from wattcount.records.schema import Evidence, Validity
+from wattcount.result.host_part import PER_TOKEN, START_SCATTER
 
 
 def records(folder: Path, *runs: dict[str, Any]) -> list[str]:
@@ -37,6 +38,17 @@ def test_what_a_difference_must_exceed(tmp_path: Path, capsys: pytest.CaptureFix
     assert main(["compare", *paths]) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "hides" in line]
     assert line.startswith("One board: the method's own error hides differences of energy under ")
+
+
+def test_by_how_much_single_runs_differ_by_chance(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = records(tmp_path, *PAIR)
+    assert main(["compare", *paths]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    percent = float(said.partition("by chance by up to ")[2].partition(" %")[0])
+    assert percent == pytest.approx(100 * 2**0.5 * START_SCATTER["server"][PER_TOKEN].u95_share, rel=0.06)
+    paths = records(tmp_path / "emulated", *({"evidence": Evidence.EMULATED} | run for run in PAIR))
+    assert main(["compare", *paths]) == 0
+    assert "by chance" not in capsys.readouterr().out
 
 
 def test_repeats_of_one_point_have_a_mean_and_an_interval(

@@ -1,5 +1,7 @@
 import io
+import math
 
+import pytest
 from rich.console import Console
 from synthetic_record import SyntheticRun, observation, request, steady_requests
 
@@ -8,6 +10,7 @@ from wattcount.records import Record
 from wattcount.records.schema import Evidence, Validity
 from wattcount.report.summary import print_summary
 from wattcount.result import Result
+from wattcount.result.host_part import PER_TOKEN, START_SCATTER
 
 
 def text_of(run: SyntheticRun, folder) -> str:
@@ -27,6 +30,27 @@ def test_every_number_has_a_unit_and_its_evidence(tmp_path):
         assert any(expected in row for row in rows), expected
     assert "llama3_8b on NVIDIA H200, server 4 requests/s" in text
     assert "Energy from energy_counter." in text
+
+
+def test_what_an_interval_is_made_of(tmp_path):
+    text = text_of(SyntheticRun(), tmp_path)
+    rows = {line.split("  ")[0].strip() or line.strip(): line for line in text.splitlines()}
+    said = " ".join(text.split())
+    host = START_SCATTER["server"][PER_TOKEN]
+    assert "18.00 kJ ± 5" in rows["Energy of the window"]
+    # Energy per token is what settings are compared by: how far another start would lie is in it.
+    share = float(
+        next(line for line in text.splitlines() if "per output token" in line).split("±")[1].split("%")[0]
+    )
+    assert share == pytest.approx(100 * math.hypot(0.05, host.u95_share), rel=0.05)
+    assert f"per token also {100 * host.u95_share:.2g} % host: starts of an engine scatter by" in said
+    assert f"(sd, server, {host.freedom} degrees of freedom)" in said
+
+
+def test_an_emulated_run_has_no_hosts_part(tmp_path):
+    text = text_of(SyntheticRun(evidence=Evidence.EMULATED), tmp_path)
+    assert "the board's sensor" in text
+    assert "host:" not in text
 
 
 def test_fits_80_columns_and_is_plain(tmp_path):

@@ -7,7 +7,19 @@ from math import exp, expm1, isnan, sinh
 import numpy as np
 import pytest
 
-from wattcount.study.repeats import Scatter, change, detrended, half_width, paired, spread
+from wattcount.metrics.verdict import Status
+from wattcount.records.schema import Evidence
+from wattcount.result import Result
+from wattcount.study.repeats import (
+    Scatter,
+    change,
+    detrended,
+    half_width,
+    moves_with,
+    paired,
+    spread,
+    start_scatter,
+)
 
 
 def test_spread_of_repeats() -> None:
@@ -72,3 +84,42 @@ def test_what_was_turned_is_found_beside_a_drift_of_each_batch() -> None:
     assert found.mean_percent == pytest.approx(100 * np.log(0.99), rel=1e-6)
     assert found.half_width_percent == pytest.approx(0.0, abs=1e-6)
     assert found.pairs == 20
+
+
+# -- starts of the engine
+
+
+def start(key: str, value: float | None, cause: float | None = None, **other: object) -> Result:
+    facts: dict[str, object] = {
+        "setting_key": key,
+        "kind": "server",
+        "evidence": Evidence.MEASURED,
+        "metrics": {"figure": value, "cause": cause},
+    }
+    return Result(**(facts | other))  # type: ignore[arg-type]
+
+
+def test_starts_are_pooled_by_kind_of_load_over_the_settings_that_were_repeated() -> None:
+    eager = {"setting": {"engine": {"enforce_eager": True}}}
+    runs = [
+        start("a", exp(0.00)), start("a", exp(0.02)), start("a", exp(0.04)),
+        start("b", exp(0.99)), start("b", exp(1.01)),
+        start("once", 9.0),
+        start("a", 9.0, status=Status.invalid),
+        start("a", 9.0, evidence=Evidence.EMULATED),
+        start("a", None),
+        start("c", exp(0.0), **eager), start("c", exp(0.2), **eager),
+    ]  # fmt: skip
+    found = start_scatter(runs, "figure")
+    assert list(found) == ["eager server", "server"]
+    assert (found["server"].freedom, found["server"].variance) == (3, pytest.approx(0.001 / 3))
+    assert (found["eager server"].freedom, found["eager server"].variance) == (1, pytest.approx(0.02))
+
+
+def test_how_far_a_figure_moves_with_another_within_settings() -> None:
+    # Twice the cause is half of the figure, in both settings; between them they differ for other reasons.
+    runs = [start("a", 8.0, 1.0), start("a", 4.0, 2.0), start("b", 100.0, 10.0), start("b", 50.0, 20.0)]
+    runs += [start("once", 1.0, 100.0), start("a", 5.0, None)]
+    assert moves_with(runs, "cause", "figure") == (pytest.approx(-1.0), pytest.approx(-1.0), 4)
+    slope, correlation, count = moves_with([start("a", 1.0, 1.0)], "cause", "figure")
+    assert (isnan(slope), isnan(correlation), count) == (True, True, 0)

@@ -12,9 +12,11 @@ from wattcount.config.levers import levers
 from wattcount.config.schema import EngineConfig, ModelConfig, RunConfig
 from wattcount.metrics.sheet import Finding
 from wattcount.metrics.verdict import Status
+from wattcount.records.schema import Evidence
 from wattcount.result import Result
+from wattcount.result.host_part import PER_TOKEN, WATTS
 from wattcount.result.result import ENERGY
-from wattcount.study.repeats import PER_TOKEN, TOKENS, WATTS, Scatter, change, half_width, scatter_of
+from wattcount.study.repeats import TOKENS, Scatter, change, half_width, scatter_of
 from wattcount.study.tables import (
     deployed,
     headline,
@@ -23,6 +25,7 @@ from wattcount.study.tables import (
     scatter_words,
     shape_ratios,
     shapes,
+    starts,
 )
 
 LENGTHS = {"batch": (512, 256), "server": (512, 128), "batch_short": (256, 64), "server_short": (256, 64)}
@@ -239,6 +242,32 @@ def test_a_rate_is_one_row_over_its_repeats() -> None:
     assert (sixteen["offered, requests/s"], sixteen["to the first rate's"]) == ("16", "-75 %")
     assert sixteen["TTFT p50 / p95 ms"] == "64.0 / 40.0"
     assert (sixteen["valid runs"], sixteen["boards"]) == ("3 of 3", "bbbb, cccc")
+
+
+def test_a_single_measured_run_of_a_rate_has_the_hosts_part() -> None:
+    measured = replace(server(1.0, 4), evidence=Evidence.MEASURED)
+    (row,) = rows(load_curve([measured]))
+    host = measured.u95_host(PER_TOKEN)
+    assert host is not None
+    assert row["J per output token"] == f"1.00 ± {100 * host:.1f} % (method and host)"
+
+
+def test_starts_of_each_kind_of_load_have_a_row() -> None:
+    runs = [
+        replace(
+            run(joule, scenario=scenario, metrics={"host/decode_launch_ms": launch_ms}),
+            evidence=Evidence.MEASURED,
+        )
+        for scenario, joule, launch_ms in (
+            ("batch", 1.0, 5.0), ("batch", 1.1, 6.0), ("server", 0.3, 3.0), ("batch", 1.2, 7.0)
+        )
+    ]  # fmt: skip
+    (row,) = rows(starts(runs))
+    assert (row["kind of load"], row["degrees of freedom"]) == ("batch", "2")
+    sd = Scatter.of([[1.0, 1.1, 1.2]]).variance ** 0.5
+    assert row["sd: J per output token"] == f"{100 * sd:.1f} %"
+    assert row["95 % of one start, J per output token"] == f"{430.265 * sd:.1f} %"
+    assert "(r = +1.00, 3 runs)" in row["J per output token ~ CPU time of a decoding step, to the power of"]
 
 
 def test_a_rate_without_a_valid_run_has_a_row_without_figures() -> None:

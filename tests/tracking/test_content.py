@@ -77,6 +77,21 @@ def test_tags_of_an_invalid_run_name_the_reasons(tmp_path):
     assert (found["valid"], found["reasons"]) == ("false", "engine_died,foreign_process")
 
 
+def test_metrics_have_the_hosts_part(tmp_path):
+    result = Result.of(record_of(SyntheticRun(), tmp_path))
+    found = content.metrics(result)
+    assert (
+        found["energy/gpu_j_per_output_token_u95_host"]
+        == result.u95_host("energy/gpu_j_per_output_token")
+        > 0
+    )
+    assert found["power/gpu_mean_w_u95_host"] == result.u95_host("power/gpu_mean_w") > 0
+    assert "energy/batch_gpu_j" not in found  # null
+    assert all(isinstance(value, float) for value in found.values())
+    emulated = Result.of(record_of(SyntheticRun(evidence=Evidence.EMULATED), tmp_path / "emulated"))
+    assert not [key for key in content.metrics(emulated) if key.endswith("_host")]
+
+
 def test_note_says_what_a_reader_must_know(tmp_path):
     run = SyntheticRun(
         weights=Weights.random,

@@ -18,9 +18,11 @@ from synthetic_record import SyntheticRun, observation
 
 from tests.tracking.conftest import Server, free_port, start_server
 from wattcount.config.schema import TrackingConfig
-from wattcount.metrics import load_metrics, write
+from wattcount.metrics import write
 from wattcount.records import Record
+from wattcount.result import Result
 from wattcount.tracking import SweepPage, log_record, log_sweep, sweep_run
+from wattcount.tracking.content import metrics
 
 pytestmark = [
     pytest.mark.postgres,
@@ -117,7 +119,7 @@ def test_a_record_arrives_whole(tracking, tmp_path):
     run = client.get_run(run_id)
     assert run.info.status == "FINISHED"
     assert run.info.artifact_uri.startswith("mlflow-artifacts:")
-    expected = {k: v for k, v in load_metrics(Record.open(path))["metrics"].items() if v is not None}
+    expected = metrics(Result.of(Record.open(path)))
     assert {k: v for k, v in run.data.metrics.items() if k != "power_w"} == pytest.approx(expected)
     assert 500 < len(client.get_metric_history(run_id, "power_w")) <= 1000
     back = Path(client.download_artifacts(run_id, "record", str(tmp_path)))

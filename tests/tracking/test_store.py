@@ -23,10 +23,12 @@ from synthetic_record import UTC_NS, SyntheticRun, at, hash_files, observation, 
 from tests.tracking.conftest import Server, free_port, start_server
 from wattcount.config.schema import TrackingConfig
 from wattcount.errors import WattcountError
-from wattcount.metrics import load_metrics, write
+from wattcount.metrics import write
 from wattcount.records import Record
 from wattcount.records.schema import Validity
+from wattcount.result import Result
 from wattcount.tracking import TrackingError, log_record, prepare, resolve_uri, store, sweep_run, ui_command
+from wattcount.tracking.content import metrics
 from wattcount.tracking.store import fetch_record
 
 # MLflow's own use of SQLAlchemy is its authors' business.
@@ -59,7 +61,7 @@ def assert_logged_whole(uri: str, run_id: str, folder: Path, status: str = "FINI
     assert run.info.status == status
     assert run.info.run_name == "llama3_8b h200 server 4 rps r0"
     assert (run.info.start_time, run.info.end_time) == (UTC_NS // 10**6, UTC_NS // 10**6 + 120_000)
-    expected = {k: v for k, v in load_metrics(record)["metrics"].items() if v is not None}
+    expected = metrics(Result.of(record))
     logged = dict(run.data.metrics)
     logged.pop("power_w")
     assert logged == expected

@@ -21,7 +21,8 @@ from wattcount.records import Record
 from wattcount.report.labels import MAIN_FIGURES, describe, evidence_label, gpu_label, load_label
 from wattcount.report.units import scale_for, significant
 from wattcount.result import Result
-from wattcount.study.repeats import PER_TOKEN, spread
+from wattcount.result.host_part import PER_TOKEN
+from wattcount.study.repeats import spread
 from wattcount.terminal import console, table
 from wattcount.text import WIDTH, printable
 
@@ -146,6 +147,14 @@ def _how_sure(entries: Sequence[Result]) -> Iterator[str]:
             "One board: the method's own error hides" if len(boards) == 1 else "Boards may differ: that hides"
         )
         yield f"{of} differences of energy under {significant(least, 2)} % (95 %)."
+    scatters = [scatter for entry in entries if (scatter := entry.scatter(PER_TOKEN)) is not None]
+    if scatters:
+        widest = max(scatters, key=lambda scatter: scatter.u95_share)
+        hidden = 100 * math.sqrt(2) * math.hypot(widest.u95_share, method or 0.0)
+        yield (
+            f"Starts of an engine scatter, for hosts differ and change: two single runs differ in energy per token by chance by up to "
+            f"{significant(hidden, 2)} % (95 %; sd {significant(100 * widest.sd, 2)} %, {widest.freedom} degrees of freedom)."
+        )
     settings: dict[str, list[float]] = {}
     for entry in entries:
         value = entry.value(PER_TOKEN)

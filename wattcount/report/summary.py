@@ -13,6 +13,7 @@ from rich.text import Text
 from wattcount.metrics.registry import NULL_REASONS, spec
 from wattcount.report.labels import MAIN_FIGURES, caveats, describe, evidence_label
 from wattcount.report.units import quantity, scale_for, significant
+from wattcount.result.host_part import PER_TOKEN
 from wattcount.terminal import console
 from wattcount.text import printable
 
@@ -41,29 +42,37 @@ def summary(result: Result) -> RenderableType:
             continue
         missing |= dict.fromkeys(reasons)
         text = _values(keys, values)
-        if keys == ("energy/gpu_j",) and (energy_j := values.get(*keys)) and (u95_j := result.u95(*keys)):
-            text += f" ± {100 * u95_j / energy_j:.2g} %"
+        if keys[0] in ("energy/gpu_j", PER_TOKEN) and (value := values.get(keys[0])):
+            # The window's energy is this run's alone; energy per token is what people compare settings by.
+            u95 = result.u95(keys[0]) if keys[0] != PER_TOKEN else result.u95_setting(keys[0])
+            text += f" ± {100 * u95 / value:.2g} %" if u95 else ""
         table.add_row(label, text, evidence)
     parts: list[RenderableType] = [Text(describe(result), style="bold"), table]
     if missing:
         text = "; ".join(NULL_REASONS.get(code, code.replace("_", " ")) for code in missing)
         parts.append(Text(f"-: {text}", style="dim"))
     if result.energy_basis:
-        parts.append(Text(f"Energy from {', '.join(result.energy_basis)}.{_how_sure(values)}", style="dim"))
+        parts.append(Text(f"Energy from {', '.join(result.energy_basis)}.{_how_sure(result)}", style="dim"))
     parts += [Text(line, style=style) for line, style in _verdict(result)]
     return Group(*parts)
 
 
-def _how_sure(values: Mapping[str, Any]) -> str:
-    """The parts of the interval of the energy. They hold for all figures per token and per request, too."""
+def _how_sure(result: Result) -> str:
+    """The parts of the intervals of the energy, and of the energy per token."""
     joules, method, sensor = (
-        values.get(f"energy/gpu_j{part}") for part in ("", "_u95_method", "_u95_sensor")
+        result.value(f"energy/gpu_j{part}") for part in ("", "_u95_method", "_u95_sensor")
     )
     if not joules or method is None or sensor is None:
         return ""
-    return (
+    text = (
         f"\n±: 95 %; {100 * method / joules:.2g} % method, {100 * sensor / joules:.2g} % the board's sensor "
-        "(all its runs share that)."
+        "(all its runs share that)"
+    )
+    if (scatter := result.scatter(PER_TOKEN)) is None:
+        return f"{text}."
+    return (
+        f"{text}; per token also {100 * scatter.u95_share:.2g} % host: starts of an engine scatter by {100 * scatter.sd:.2g} % (sd, "
+        f"{result.load_kind}, {scatter.freedom} degrees of freedom)."
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -16,6 +17,7 @@ from wattcount.metrics.sheet import Finding
 from wattcount.metrics.verdict import DAMAGED, Status, Verdict, verdict
 from wattcount.records import Record
 from wattcount.records.schema import Evidence, Phase, RunInfo
+from wattcount.result.host_part import StartScatter, load_kind, scatter_of_starts
 
 OWN = "wattcount"
 """`origin` of what wattcount itself measured."""
@@ -140,13 +142,37 @@ class Result:
         return self.metrics.get(key)
 
     def u95(self, key: str) -> float | None:
-        """95 % uncertainty of a figure, in its unit; None: not known."""
+        """95 % uncertainty of a figure of this run, in its unit, by method and sensor; None: not known."""
         if (own := self.metrics.get(f"{key}_u95")) is not None:
             return own
         value, energy, u95 = self.value(key), self.value(ENERGY), self.value(f"{ENERGY}_u95")
         if not key.startswith(SHARES_ITS_INTERVAL) or value is None or not energy or u95 is None:
             return None
         return abs(value) * u95 / energy
+
+    @property
+    def load_kind(self) -> str | None:
+        """For `result.host_part`; None where repeats tell nothing: no run of ours on a real GPU, or another kind of load."""
+        if self.origin != OWN or self.evidence is not Evidence.MEASURED:
+            return None
+        return load_kind(self.kind, bool(self.setting.get("engine", {}).get("enforce_eager")))
+
+    def scatter(self, key: str) -> StartScatter | None:
+        """How far a figure scatters between starts of the engine; None: not known."""
+        return scatter_of_starts(self.load_kind, key)
+
+    def u95_host(self, key: str) -> float | None:
+        """95 %: how far the mean of many starts of this setting may lie from this run, in the figure's unit; None: not known.
+
+        Not part of `u95`, which speaks of this run alone.
+        """
+        value, scatter = self.value(key), self.scatter(key)
+        return None if value is None or scatter is None else abs(value) * scatter.u95_share
+
+    def u95_setting(self, key: str) -> float | None:
+        """95 % uncertainty of this run as a figure of its setting: method, sensor and host in quadrature, as far as they are known."""
+        parts = [part for part in (self.u95(key), self.u95_host(key)) if part is not None]
+        return math.hypot(*parts) if parts else None
 
     @classmethod
     def of(cls, record: Record, content: Mapping[str, Any] | None = None) -> Result:

@@ -103,12 +103,8 @@ def detrended(values: Floats, turned: NDArray[np.bool_], start_s: Floats) -> Dif
     return Difference(100 * float(solution[0]), 100 * half, len(values) // 2)
 
 
-PER_TOKEN, TOKENS, WATTS = (
-    "energy/gpu_j_per_output_token",
-    "throughput/output_tokens_per_s",
-    "power/gpu_mean_w",
-)
-"""Keys of the figures that every table has."""
+TOKENS = "throughput/output_tokens_per_s"
+"""Key of a figure that every table has."""
 
 UNREMARKABLE = frozenset({"power_capped", "attribution_at_slowed_clocks"})
 """Findings of nearly every full load, which tables do not repeat in each row."""
@@ -166,6 +162,39 @@ def scatter_of(key: str, *gpus: Sequence[Result], many_shapes: bool) -> Scatter:
         for repeats in by(valid(runs), lambda run: run.setting_key).values()
         if is_of_many_shapes(repeats[0]) == many_shapes
     )
+
+
+def start_scatter(runs: Iterable[Result], key: str) -> dict[str, Scatter]:
+    """Of a figure, between starts of the engine, by kind of load (`result.host_part`): pooled over the settings that were repeated.
+
+    Repeats count as they are, on one board or on several: what boards differ by is in it.
+    """
+    kinds = by(valid(runs), lambda run: run.load_kind)
+    return {
+        kind: Scatter.of(
+            [value for run in repeats if (value := run.value(key)) is not None]
+            for repeats in by(found, lambda run: run.setting_key).values()
+        )
+        for kind, found in sorted(kinds.items(), key=lambda item: str(item[0]))
+        if kind is not None
+    }
+
+
+def moves_with(runs: Iterable[Result], cause: str, key: str) -> tuple[float, float, int]:
+    """(slope, correlation, runs) of the logarithm of a figure on that of another, within the settings that were repeated; nan where there are none."""
+    x: list[float] = []
+    y: list[float] = []
+    for repeats in by(runs, lambda run: run.setting_key).values():
+        both = [(a, b) for run in repeats if (a := run.value(cause)) and (b := run.value(key))]
+        if len(both) > 1:
+            centred = np.log(both) - np.log(both).mean(axis=0)
+            x += centred[:, 0].tolist()
+            y += centred[:, 1].tolist()
+    across, along = float(np.dot(x, x)), float(np.dot(y, y))
+    if not across or not along:
+        return float("nan"), float("nan"), len(x)
+    together = float(np.dot(x, y))
+    return together / across, together / sqrt(across * along), len(x)
 
 
 def remarks(runs: Sequence[Result], unsaid: Collection[str] = UNREMARKABLE) -> str:

@@ -14,11 +14,10 @@ from wattcount.metrics.sensors import ENERGY_SOURCES
 from wattcount.records import Record
 from wattcount.report.labels import board_label, board_of, name_of
 from wattcount.report.units import markdown
+from wattcount.result.host_part import PER_TOKEN, WATTS
 from wattcount.result.result import Result
 from wattcount.study.repeats import (
-    PER_TOKEN,
     TOKENS,
-    WATTS,
     Difference,
     detrended,
     figure,

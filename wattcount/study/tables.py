@@ -15,12 +15,12 @@ from wattcount.config import model_shape
 from wattcount.config.catalogue import model_catalogue
 from wattcount.report.labels import board_of, load_of, name_of
 from wattcount.report.units import markdown, significant
+from wattcount.result.host_part import PER_TOKEN, WATTS
 from wattcount.result.result import ENERGY, Result
+from wattcount.statistics import t_975
 from wattcount.study.repeats import (
-    PER_TOKEN,
     TOKENS,
     UNREMARKABLE,
-    WATTS,
     Scatter,
     by,
     change,
@@ -28,10 +28,12 @@ from wattcount.study.repeats import (
     half_width,
     has,
     is_of_many_shapes,
+    moves_with,
     over,
     remarks,
     scatter_of,
     setting_on_any_gpu,
+    start_scatter,
     valid,
 )
 
@@ -174,7 +176,7 @@ def load_curve(runs: Sequence[Result]) -> str:
 
 
 def _per_token_percent(good: Sequence[Result]) -> str:
-    """Mean J per output token ± 95 % over the repeats. A single run has ± the method's part alone, marked so."""
+    """Mean J per output token ± 95 % over the repeats. A single run has ± method and host, marked so."""
     if not good:
         return "-"
     values = [figure(run, PER_TOKEN) for run in good]
@@ -182,7 +184,9 @@ def _per_token_percent(good: Sequence[Result]) -> str:
     if half is not None:
         return f"{number(mean)} ± {100 * half / mean:.1f} %"
     method = figure(good[0], f"{ENERGY}_u95_method") / figure(good[0], ENERGY)
-    return f"{number(mean)} ± {100 * method:.2f} % (method)"
+    if (scatter := good[0].scatter(PER_TOKEN)) is None:
+        return f"{number(mean)} ± {100 * method:.2f} % (method)"
+    return f"{number(mean)} ± {100 * math.hypot(method, scatter.u95_share):.1f} % (method and host)"
 
 
 def _curve_remarks(runs: Sequence[Result]) -> str:
@@ -351,6 +355,31 @@ def _spoiled(kinds: dict[str, tuple[list[Result], list[Result]]]) -> str:
         for code in ("overloaded", "engine_stalled")
         if any(has(run, code) for run in runs)
     )
+
+
+def starts(*gpus: Sequence[Result]) -> str:
+    """By how much starts of an engine scatter, by kind of load, and how far the CPU's time for a step goes with it."""
+    runs = [run for found in gpus for run in found]
+    figures = (PER_TOKEN, WATTS, "latency/ttft_p50_ms", "latency/tpot_p50_ms")
+    scatters = [start_scatter(runs, key) for key in figures]
+    rows = []
+    for kind, per_token in scatters[0].items():
+        if not per_token.freedom:
+            continue
+        slope, correlation, count = moves_with(
+            [run for run in valid(runs) if run.load_kind == kind], "host/decode_launch_ms", PER_TOKEN
+        )
+        rows.append(
+            [
+                kind,
+                str(per_token.freedom),
+                *(f"{100 * found[kind].variance ** 0.5:.1f} %" for found in scatters),
+                f"{100 * t_975(per_token.freedom) * per_token.variance**0.5:.1f} %",
+                f"{slope:+.2f} (r = {correlation:+.2f}, {count} runs)",
+            ]
+        )
+    head = ["kind of load", "degrees of freedom", "sd: J per output token", "mean W", "TTFT p50", "TPOT p50", "95 % of one start, J per output token", "J per output token ~ CPU time of a decoding step, to the power of"]  # fmt: skip
+    return markdown(head, rows)
 
 
 def scatter_words(*gpus: Sequence[Result]) -> str:

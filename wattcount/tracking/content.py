@@ -18,6 +18,7 @@ from wattcount.records import Record
 from wattcount.records.schema import Phase, RunInfo
 from wattcount.report.labels import caveats, describe, gpu_label
 from wattcount.result import Result
+from wattcount.result.host_part import PER_TOKEN, WATTS
 
 PARAM_LIMIT = 6000
 """Most characters of a param's value: MLflow keeps no more."""
@@ -93,6 +94,12 @@ def tags(record: Record, result: Result) -> dict[str, str]:
     }
     found |= {f"version.{name}": version for name, version in record.info.versions.items()}
     return {key: cut(str(value), TAG_LIMIT) for key, value in found.items() if value not in (None, "")}
+
+
+def metrics(result: Result) -> dict[str, float]:
+    """Figures by their keys, and the host's part of the uncertainty of those that have one."""
+    host = {f"{key}_u95_host": result.u95_host(key) for key in (PER_TOKEN, WATTS)}
+    return {key: float(value) for key, value in {**result.metrics, **host}.items() if value is not None}
 
 
 def note(result: Result) -> str:

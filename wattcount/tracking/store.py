@@ -217,9 +217,7 @@ def _log_facts(
 
     own = {key: content.cut(value, TAG_LIMIT) for key, value in usable_tags(tracking.tags).items()}
     tags = own | content.tags(record, result)
-    values = [
-        Metric(key, float(value), end_ms, 0) for key, value in result.metrics.items() if value is not None
-    ]
+    values = [Metric(key, value, end_ms, 0) for key, value in content.metrics(result).items()]
     client.log_batch(run_id, metrics=values)
     for marks in _batches([RunTag(key, value) for key, value in tags.items()], ENTITIES_PER_BATCH):
         client.log_batch(run_id, tags=marks)

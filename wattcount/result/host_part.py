@@ -1,0 +1,54 @@
+"""How far starts of the engine scatter: what a single run cannot know of its setting, because hosts differ and change.
+
+The CPU launches each step, so the same board serves otherwise on another host, or in another hour (`metrics.host`). A run does not show by how
+much; repeats of other settings of its kind do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from wattcount.statistics import t_975
+
+PER_TOKEN, WATTS = "energy/gpu_j_per_output_token", "power/gpu_mean_w"
+
+BATCH, SERVER, EAGER_BATCH, EAGER_SERVER = "batch", "server", "eager batch", "eager server"
+
+
+@dataclass(frozen=True)
+class StartScatter:
+    """Of a figure, between starts of the engine: standard deviation of its logarithm, pooled over settings, and its degrees of freedom."""
+
+    sd: float
+    freedom: int
+
+    @property
+    def u95_share(self) -> float:
+        """95 % half width for one start, relative: Student's t."""
+        return t_975(self.freedom) * self.sd
+
+
+START_SCATTER: Mapping[str, Mapping[str, StartScatter]] = {
+    BATCH: {PER_TOKEN: StartScatter(0.0155, 9), WATTS: StartScatter(0.0062, 9)},
+    EAGER_BATCH: {PER_TOKEN: StartScatter(0.0401, 12), WATTS: StartScatter(0.0542, 12)},
+    EAGER_SERVER: {PER_TOKEN: StartScatter(0.0575, 13), WATTS: StartScatter(0.0414, 13)},
+    SERVER: {PER_TOKEN: StartScatter(0.0188, 3), WATTS: StartScatter(0.0109, 3)},
+}
+"""By kind of load, and by figure. Measured: by the repeats in data/, each a start of its own, most on another board and host of a GPU model
+(`python tools/start_scatter.py` writes these lines). Eager runs are short ones, of 8 to 30 s."""
+
+
+def load_kind(kind: str | None, eager: bool) -> str | None:
+    """What kind of load, for START_SCATTER; None for another than a batch or a server."""
+    if kind == "batch":
+        return EAGER_BATCH if eager else BATCH
+    if kind == "server":
+        return EAGER_SERVER if eager else SERVER
+    return None
+
+
+def scatter_of_starts(load: str | None, key: str) -> StartScatter | None:
+    """Of a figure; joules per request scatter as those per token do. None: not known."""
+    figure = PER_TOKEN if key.startswith("energy/gpu_j_per_") else key
+    return START_SCATTER.get(load or "", {}).get(figure)
