@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 import time
@@ -300,24 +301,32 @@ def test_a_wrong_secret_is_refused_with_what_to_do(
     assert not any(SECRET in line for line in listening.said)
 
 
-def test_nobody_listens_and_something_else_listens() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    with pytest.raises(NotStartedError, match="wattcount sampler --listen"):
-        attach_session(f"127.0.0.1:{port}")
-
+def said_by_a_server(message: bytes) -> str:
+    """What a session says where somebody answers with these bytes."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
-        def web() -> None:
+        def answer() -> None:
             connection, _ = server.accept()
             with connection:
-                connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+                connection.sendall(message)
 
-        thread = threading.Thread(target=web)
+        thread = threading.Thread(target=answer)
         thread.start()
-        with pytest.raises(NotStartedError, match="no greeting of a wattcount sampler"):
+        with pytest.raises(NotStartedError) as error:
             attach_session(f"127.0.0.1:{server.getsockname()[1]}")
         thread.join()
+        return str(error.value)
+
+
+def test_nobody_something_else_and_another_version_are_told_apart() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    with pytest.raises(NotStartedError, match=r"no wattcount sampler answers .* wattcount sampler --listen"):
+        attach_session(f"127.0.0.1:{port}")
+    assert "no greeting of a wattcount sampler" in said_by_a_server(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    newer = json.dumps({"wattcount": "sampler", "protocol": wire.PROTOCOL + 1, "nonce": "00" * 32}).encode()
+    said = said_by_a_server(len(newer).to_bytes(4, "big") + newer)
+    assert "install the same version of wattcount on both machines" in said
 
 
 def test_more_clients_than_it_takes(listening: Listening, monkeypatch: pytest.MonkeyPatch) -> None:
