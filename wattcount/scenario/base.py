@@ -22,8 +22,7 @@ from wattcount.load.build import BuiltLoad, beginning
 from wattcount.load.generator import Generator
 from wattcount.load.stalls import Stalls, Steps, stalls
 from wattcount.records.schema import Phase
-from wattcount.scenario.journal import Journal
-from wattcount.scenario.phases import PhaseRunner
+from wattcount.scenario.journal import Journal, PhaseRunner
 
 START_GRACE_S = 60.0
 """An engine ends its own start after `engine.start_timeout_s`; this long after that it is not waited for."""
@@ -115,7 +114,7 @@ class Scenario(ABC):
 
     @abstractmethod
     def prepare(self, ctx: RunContext) -> None:
-        """Makes the requests; the engine is up, and nothing is measured meanwhile."""
+        """Makes the requests. The engine is up, and nothing is measured meanwhile."""
 
     @abstractmethod
     async def drive(self, ctx: RunContext) -> None:
@@ -127,7 +126,7 @@ class Scenario(ABC):
         return None
 
     def _rehearsal(self, ctx: RunContext) -> _Rehearsing | None:
-        """What is to be rehearsed with, if anything."""
+        """What is rehearsed with; None: there is no rehearsal."""
         info, requests = ctx.engine_info, self._config.rehearsal_requests
         assert info is not None
         if requests == 0 or (requests is None and not ctx.engine.compiles_on_first_use):
@@ -185,7 +184,7 @@ class _Rehearsing:
         self._steps: list[EngineStep] = []
 
     async def run(self) -> None:
-        """What has not ended at the limit is cancelled, and that is no harm."""
+        """Plays rounds until one shows nothing new. What has not ended at the limit is cancelled, which is no failure."""
         engine, found = self._ctx.engine, self._ctx.rehearsal
         self._ctx.phases.begin(Phase.REHEARSAL, limit_s=REHEARSAL_LIMIT_S)
         begun_ns = now_ns()
@@ -266,7 +265,7 @@ class _Rehearsing:
 def _stalls_of(
     generator: Generator, steps: Sequence[EngineStep], start_ns: int, end_ns: int
 ) -> Stalls | None:
-    """Where the engine stood still while it served `generator`; None where its steps do not tell."""
+    """The stalls of the engine while it served `generator`. None: its steps do not tell."""
     if any(step.prefill_tokens is None or step.decode_tokens is None for step in steps):
         return None
     sent = [record for record in generator.records if record.actual_send_ns is not None]
@@ -322,7 +321,7 @@ class Sending:
         await self.generator.cancel()
 
     async def until(self, t_ns: int) -> None:
-        """Goes on until `t_ns`. Raises `RunFailedError` if the engine dies meanwhile."""
+        """Waits until `t_ns`. Raises `RunFailedError` if the engine dies meanwhile."""
         assert self._task is not None
         if (remaining_s := (t_ns - now_ns()) / 1e9) > 0:
             await asyncio.wait({self._task}, timeout=remaining_s)
@@ -331,7 +330,7 @@ class Sending:
         await sleep_until(t_ns)
 
     async def all_sent(self, limit_s: float) -> None:
-        """Goes on until everything is sent, at most `limit_s`; what is not sent then never will be."""
+        """Waits until everything is sent, at most `limit_s`. What is not sent by then is never sent."""
         assert self._task is not None
         await asyncio.wait({self._task}, timeout=max(0.0, limit_s))
         if self._task.done():
@@ -342,12 +341,12 @@ class Sending:
 
 
 def time_to_plan_ns(generator: Generator) -> int:
-    """Long enough for every planned send to be in the spool before the first one is due."""
+    """Time in which every planned send gets to the spool before the first one is due [ns]."""
     return 100_000_000 + 30_000 * len(generator.records)
 
 
 def check_some_completed(generator: Generator, limit: str) -> None:
-    """Raises `RunFailedError` where no request of a load came to its end."""
+    """Raises `RunFailedError` where no request of a load was completed."""
     if generator.completed or not generator.records:
         return
     if generator.failed:

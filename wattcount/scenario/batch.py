@@ -1,4 +1,4 @@
-"""All requests at once."""
+"""The batch scenario: all requests at once."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class BatchScenario(Scenario):
         ctx.phases.end()
 
     async def _all(self, ctx: RunContext, phase: Phase, generator: Generator) -> None:
-        """Sends all and waits for the last token of the last one."""
+        """Sends all requests and waits for the last token."""
         limit_s = self._batch.time_limit_s
         async with Sending(ctx, generator) as sending:
             await sending.until(sending.start_ns)

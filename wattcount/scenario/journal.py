@@ -1,4 +1,4 @@
-"""What a run observes, on its way from sampler, engine and load generator to the spool, and to whoever watches."""
+"""The phases of a run, and what it observes: from sampler, engine and load generator to the spool, and to whoever watches."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ from wattcount.energy.rapl import RaplSampler
 from wattcount.engines.base import EngineStep
 from wattcount.errors import RunFailedError
 from wattcount.load.generator import Generator, RequestRecord
-from wattcount.records.schema import Phase, RequestStatus
+from wattcount.records.schema import Phase, PhaseSpan, RequestStatus
 from wattcount.records.spool import HostRow
 from wattcount.records.writer import RecordWriter
-from wattcount.scenario.phases import PhaseRunner
 
 TICK_S = 1.0
 """Time between two rounds of the journal [s]: readings to the spool, a report to whoever watches."""
@@ -27,6 +26,76 @@ CLOCK_PAIR_S = 120.0
 """Time between two readings of both clocks [s]: the wall clock is slewed and set meanwhile."""
 _ENDED = (RequestStatus.COMPLETED, RequestStatus.FAILED)
 """States in which a request changes no more."""
+
+
+class PhaseRunner:
+    """Keeps the spans of the phases; only here a `PhaseSpan` is made.
+
+    ::
+
+        bare_idle | engine_start |   | loaded_idle | warmup |   window   | drain | loaded_idle_after |   | bare_idle_after
+        ----------+--------------+---+-------------+--------+------------+-------+-------------------+---+----------------> t
+        no engine   loading        ^   up, no load   load     what counts  no new   up, no load        ^   no engine
+                                   |                                       sends                       |
+                          prompts are made                                                     the engine ends
+
+        server   warmup and window begin and end at *planned* times: load start + scenario.warmup_s, + window_s
+        batch    the window is from the first actual send to the last token; the drain is empty
+
+    At each bound `mark` is called, then `on_bound`. With `mark` the sampler reads every source at once, so that interpolation
+    has a point there. A phase that had not ended when the run broke off has `end_ns` None.
+    """
+
+    def __init__(self, mark: Callable[[], None], on_bound: Callable[[], None]) -> None:
+        self._mark = mark
+        self._on_bound = on_bound
+        self.spans: list[PhaseSpan] = []
+        self.planned_s: float | None = None
+        """How long the current phase is going to be, where that is known."""
+        self.limit_s: float | None = None
+        """How long it may be at most, where that is known."""
+
+    @property
+    def current(self) -> PhaseSpan | None:
+        """The phase that goes on; None between phases."""
+        return self.spans[-1] if self.spans and self.spans[-1].end_ns is None else None
+
+    def begin(
+        self,
+        phase: Phase,
+        planned_s: float | None = None,
+        *,
+        limit_s: float | None = None,
+        at_ns: int | None = None,
+    ) -> None:
+        """Begins a phase, by default now. A phase that goes on ends at the same moment."""
+        at_ns = now_ns() if at_ns is None else at_ns
+        self._close(at_ns)
+        self.spans.append(PhaseSpan(phase, at_ns, None))
+        self.planned_s = planned_s
+        self.limit_s = limit_s
+        self._bound()
+
+    def end(self, at_ns: int | None = None, *, start_ns: int | None = None) -> None:
+        """Ends the current phase, by default now. `start_ns`: its begin, where that is known only afterwards."""
+        current = self.current
+        assert current is not None, "no phase goes on"
+        if start_ns is not None:
+            current.start_ns = start_ns
+        self._close(now_ns() if at_ns is None else at_ns)
+        self.planned_s = self.limit_s = None
+        self._bound()
+
+    def _close(self, at_ns: int) -> None:
+        current = self.current
+        if current is not None:
+            if at_ns < current.start_ns:
+                raise ValueError(f"{current.phase} cannot end before it began")
+            current.end_ns = at_ns
+
+    def _bound(self) -> None:
+        self._mark()
+        self._on_bound()
 
 
 class Sampler(Protocol):
@@ -50,7 +119,7 @@ class HostRecorder(Protocol):
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands. Rates are means since the report before; None: not known, or does not apply."""
+    """How far a run is. Rates are means since the report before. None: not known, or there is no such thing."""
 
     phase: Phase | None
     elapsed_s: float
@@ -83,12 +152,12 @@ class _Followed:
         """Sent and not ended, with the number of chunks that were spooled."""
 
     def planned(self) -> tuple[list[RequestRecord], list[int]]:
-        """Every request that was not sent yet, so that a killed run still knows what it was to send."""
+        """Rows of the requests that were not sent yet, so that a killed run still knows what it was to send."""
         rows = [*self._skipped, *self.generator.records[self._next :]]
         return rows, [0] * len(rows)
 
     def changed(self, final: bool) -> tuple[list[RequestRecord], list[int]]:
-        """Requests with news, and the first chunk of each that is new. `final`: all that have not ended."""
+        """Requests that have changed, and the first new chunk of each. `final`: all that have not ended."""
         self._open += [(record, 0) for record in self._newly_sent()]
         rows: list[RequestRecord] = []
         firsts: list[int] = []
@@ -174,13 +243,13 @@ class Journal:
             self._writer.append_requests(*followed.planned())
 
     def planned_anew(self, generator: Generator) -> None:
-        """The planned sends of what was not sent yet have changed."""
+        """Spools requests again that were not sent yet, because their planned sends have changed."""
         for followed in self._followed:
             if followed.generator is generator:
                 self._writer.append_requests(*followed.planned())
 
     def average_power_w(self) -> float | None:
-        """Mean power of about the last second, all GPUs; None: no GPU tells."""
+        """Mean power of all GPUs over about the last second [W]. None: no GPU tells."""
         return self._sampler.average_power_w()
 
     def expect(self, requests: int) -> None:
@@ -209,7 +278,7 @@ class Journal:
             await self._finish_sync()
 
     def tick(self, *, final: bool = False) -> None:
-        """Spools what is new and reports. `final`: requests that have not ended are spooled as they stand."""
+        """Spools what is new, and reports. `final`: requests that have not ended are spooled as they are."""
         events = self._sampler.drain()
         self._writer.append_power(events)
         if self._host_power is not None:
@@ -246,7 +315,7 @@ class Journal:
         )
 
     async def _next_tick(self) -> bool:
-        """Waits for the next tick; True if a bound asked for it."""
+        """Waits for the next tick. True: a bound asked for it."""
         try:
             async with asyncio.timeout(self._tick_s):
                 await self._wake.wait()

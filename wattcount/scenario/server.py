@@ -53,7 +53,7 @@ class Settling:
         self._power_w.append(power_w)
 
     def unsettled(self) -> dict[str, float]:
-        """What still drifts, `power` or `throughput`, by how many percent over the samples looked at."""
+        """Drift of `power` and `throughput` over the samples looked at, where it is too large [%]."""
         count = max(MIN_VALUES, (len(self._power_w) + 1) // 2)
         if len(self._power_w) < count:
             return {}
@@ -70,7 +70,7 @@ class Settling:
         }
 
     def needed_s(self, requests: Iterable[RequestRecord]) -> float | None:
-        """How long the load has to go on for it to have filled up; None: no request has ended yet."""
+        """Time that the load has to go on until it has filled up [s]. None: no request has ended yet."""
         lives, sent = [], False
         for record in requests:
             sent = sent or record.actual_send_ns is not None
@@ -178,9 +178,9 @@ class ServerScenario(Scenario):
     async def _until_settled(
         self, ctx: RunContext, stack: AsyncExitStack, sending: Sending, planned_ns: int
     ) -> int:
-        """Goes on until the load has settled; returns when the window begins, at `planned_ns` or later.
+        """Goes on until the load has settled. Returns the begin of the window, at `planned_ns` or later.
 
-        Its requests are then released, and no other ones are sent from its begin on.
+        The requests of the window are then released, and no others are sent from its begin on.
         """
         main, more = sending.generator, self._more
         assert more is not None
