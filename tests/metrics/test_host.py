@@ -180,6 +180,14 @@ def test_a_record_from_before_has_none_of_it(tmp_path: Path) -> None:
     assert content["null_reasons"]["host/spin_ms"] == "not_recorded"
 
 
+def test_the_clients_machine_says_nothing_of_a_server_elsewhere(tmp_path: Path) -> None:
+    details = {"details": {"server": {"local": False}}}
+    content = metrics_of(SyntheticRun(host=samples(wait_share=0.5), engine=details), tmp_path)
+    assert content["metrics"]["host/wait_share"] is content["metrics"]["host/spin_ms"] is None
+    assert content["null_reasons"]["host/spin_ms"] == "server_elsewhere"
+    assert "host_disturbed" not in {finding["code"] for finding in content["validity"]["findings"]}
+
+
 def test_counters_that_were_not_read_around_the_window_tell_nothing(tmp_path: Path) -> None:
     content = metrics_of(SyntheticRun(host=samples(seconds=(0.0, 90.0))), tmp_path)
     assert content["metrics"]["host/steal_share"] is None

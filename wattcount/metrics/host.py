@@ -54,6 +54,7 @@ differed by 4 % for other reasons; at 2 % a step of 25 ms takes half a milliseco
 SEVERAL = "steps_overlap"
 OWN_STEPS = "waits_not_told"
 FEW_STEPS = "too_few_steps"
+ELSEWHERE = "server_elsewhere"
 
 METRICS = {
     "host/step_share": MetricSpec(
@@ -106,6 +107,7 @@ METRICS = {
 NULL_REASONS = {
     SEVERAL: "several replicas or stages, whose steps overlap",
     OWN_STEPS: "the engine tells how long its steps took, not how long it waited for the GPU",
+    ELSEWHERE: "the server ran on another machine than the run",
     FEW_STEPS: f"fewer than {MIN_STEPS} steps of that kind",
 }
 CHECKS = Checks()
@@ -119,7 +121,7 @@ def put(sheet: Sheet, seen: Observed) -> None:
     found = {} if host is None else host.figures(seen.window)
     for key in METRICS:
         if key not in sheet.metrics:
-            sheet.put(key, found.get(key))
+            sheet.put(key, found.get(key), ELSEWHERE if _elsewhere(seen) else NOT_RECORDED)
 
 
 # -- steps
@@ -280,9 +282,15 @@ def _rise(table: pa.Table, name: str, window: Window, *, whole: bool) -> float |
     return max(0.0, float(at[1] - at[0]))
 
 
+def _elsewhere(seen: Observed) -> bool:
+    server = (seen.record.info.engine.get("details") or {}).get("server")
+    return isinstance(server, dict) and server.get("local") is False
+
+
 def _sampled(seen: Observed) -> Sampled | None:
+    """None where nothing was recorded, or not of the host that served."""
     table = seen.record.host
-    return Sampled(table) if len(table) else None
+    return Sampled(table) if len(table) and not _elsewhere(seen) else None
 
 
 # -- findings

@@ -25,7 +25,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -262,6 +262,8 @@ class Run:
         self._host.start()
         if shared.placed is not None:
             info.host["engine"] = shared.placed
+        if shared.engine_info is not None:
+            self._record_server(shared.engine_info)
         scenario = create_scenario(cfg)
         self._first_phase_ns = now_ns()
         ctx = RunContext(
@@ -270,8 +272,8 @@ class Run:
             engine=engine,
             journal=journal,
             stop_engine=self._stop_engine,
-            engine_up=lambda _: self._place_engine(
-                cfg, [gpu.index or 0 for gpu in gpus], len(session.gpus())
+            engine_up=lambda told: self._engine_up(
+                told, cfg, [gpu.index or 0 for gpu in gpus], len(session.gpus())
             ),
             engine_info=shared.engine_info,
             last=self._job.last,
@@ -286,6 +288,17 @@ class Run:
             self._engine_info = ctx.engine_info
             if ctx.engine_info is not None:
                 info.engine = dataclasses.asdict(ctx.engine_info)
+
+    def _engine_up(self, told: EngineInfo, cfg: RunConfig, gpus: list[int], all_gpus: int) -> None:
+        self._record_server(told)
+        self._place_engine(cfg, gpus, all_gpus)
+
+    def _record_server(self, told: EngineInfo) -> None:
+        """Has what the processes of a server that the run did not start get of this host recorded, too."""
+        server = told.details.get("server")
+        if isinstance(server, Mapping) and server.get("local"):
+            for pid in server.get("pids") or ():
+                self._host.follow(pid)
 
     def _place_engine(self, cfg: RunConfig, gpus: list[int], all_gpus: int) -> None:
         engine, own = cfg.engine, os.getpid()
