@@ -82,6 +82,10 @@ class EchoServer:
         self.most_in_flight = 0
         self.counts = {"request_success": 0, "prompt_tokens": 0, "generation_tokens": 0}
         """What `/metrics` tells, under vLLM's names."""
+        self.models: tuple[str, ...] = ("echo",)
+        """Of `/v1/models`; none: it has no such page."""
+        self.key: str | None = None
+        """The API key that each request must have."""
         self._tls = tls
         self._port = port
         self._open: set[_Connection] = set()
@@ -166,8 +170,12 @@ class _Connection(asyncio.Protocol):
             return
         asked = json.loads(rest[:length]) if length else {}
         self._buffer = rest[length:]
-        if lines[0].startswith("GET"):
-            self._transport.write(_got(self._server, lines[0].split()[1]))
+        key = self._server.key
+        if key is not None and headers.get("authorization") != f"Bearer {key}":
+            self._transport.write(_whole(401, {"error": {"message": "Unauthorized"}}))
+            return
+        if lines[0].startswith("GET "):
+            self._transport.write(_get(self._server, lines[0].split()[1]))
             return
         self._server.requests.append((headers, asked))
         self._task = asyncio.get_running_loop().create_task(self._answer(lines[0].split()[1], asked))
@@ -209,13 +217,17 @@ def _reset(sock: Any) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
 
 
-def _got(server: EchoServer, path: str) -> bytes:
-    """The answer to GET: the models, or the counts."""
-    if path == "/v1/models":
-        card = {"id": "echo", "object": "model", "owned_by": "vllm", "max_model_len": 32768}
-        return _whole(200, {"object": "list", "data": [card]})
-    if path != "/metrics":
-        return _whole(404, {})
+def _get(server: EchoServer, path: str) -> bytes:
+    if path == "/metrics":
+        return _metrics(server)
+    if path == "/v1/models" and server.models:
+        card = {"object": "model", "owned_by": "vllm", "max_model_len": 32768}
+        cards = [{"id": name, **card} for name in server.models]
+        return _whole(200, {"object": "list", "data": cards})
+    return _whole(404, {"error": {"message": "no such page"}})
+
+
+def _metrics(server: EchoServer) -> bytes:
     lines = [f'vllm:{name}_total{{engine="0"}} {count}.0' for name, count in server.counts.items()]
     lines += [
         f'vllm:num_requests_running{{engine="0"}} {server.in_flight}.0',

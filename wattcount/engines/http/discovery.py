@@ -99,6 +99,7 @@ class ServerFacts:
     version: str | None = None
     models: tuple[str, ...] = ()
     max_model_len: int | None = None
+    vocab_size: int | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     pid: int | None = None
     pids: tuple[int, ...] = ()
@@ -220,6 +221,9 @@ def _told(site: Site, unknown: dict[str, str]) -> dict[str, Any]:
     cards = _cards(site.json("/v1/models") if listed.text is not None else None)
     told["models"] = tuple(masked(card["id"][:MAX_TEXT]) for card in cards)
     told["max_model_len"] = next((n for card in cards if (n := _count(card.get("max_model_len")))), None)
+    told["vocab_size"] = next(
+        (n for card in cards if (n := _count(_mapping(card.get("meta")).get("n_vocab")))), None
+    )
     told["settings"] = {}
     engine: str | None = next(
         (name for card in cards if (name := _OWNERS.get(str(card.get("owned_by")).lower(), ""))), None

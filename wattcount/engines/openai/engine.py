@@ -47,7 +47,7 @@ class OpenAiEngine(HttpEngine):
         await self._clients.start()
         site = Site(endpoint.base_url, server.all_headers(cfg), server.tls(cfg))
         await self._count(site)
-        size = server.vocab_size(cfg.model)
+        size = server.vocab_size(cfg)
         self._details |= {
             "server": facts.to_json() | {"gpu_uuids": list(self._gpu_uuids)},
             "vocab_size": size,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import itertools
 import json
 import os
 import re
@@ -240,6 +241,7 @@ def served(facts: ServerFacts) -> dict[str, Any]:
         "server": facts.engine,
         "version": facts.version,
         "max_model_len": facts.max_model_len,
+        "vocab_size": facts.vocab_size,
         "parallel": dict(facts.parallel) or None,
         "options": dict(sorted(options.items())) if facts.command is not None else None,
     }
@@ -250,7 +252,7 @@ def _options(command: Sequence[str] | None) -> dict[str, str | bool]:
     """Options of a command line, `--NAME VALUE` or `--NAME=VALUE`, by name with dashes; the model that `vllm serve` is given."""
     found: dict[str, str | bool] = {}
     words = list(command or ())
-    for word, after in zip(words, [*words[1:], ""], strict=True):
+    for word, after in itertools.zip_longest(words, words[1:], fillvalue=""):
         if not word.startswith("--"):
             if word == "serve" and after and not after.startswith("-"):
                 found["model"] = after
@@ -286,9 +288,9 @@ def endpoint(cfg: RunConfig) -> Endpoint:
     )
 
 
-def vocab_size(model: ModelConfig) -> int | None:
-    """Token ids of the model; None: not known."""
-    size = text_config(model.hf_config).get("vocab_size")
+def vocab_size(cfg: RunConfig) -> int | None:
+    """Token ids of the model, as the server tells or by its config.json; None: not known."""
+    size = cfg.engine.served.get("vocab_size") or text_config(cfg.model.hf_config).get("vocab_size")
     return size if isinstance(size, int) and size > 0 else None
 
 
@@ -344,7 +346,7 @@ def _wrong(wanted: Endpoint, cfg: RunConfig, answer: Answer) -> Iterator[str]:
         )
     elif answer.output_tokens > PROBE_TOKENS:
         yield f"engine.base_url: the server at {url} ignores max_tokens: it made {answer.output_tokens} tokens of {PROBE_TOKENS}"
-    elif wanted.ignore_eos and answer.output_tokens < PROBE_TOKENS:
+    elif wanted.ignore_eos and answer.output_tokens < PROBE_TOKENS and answer.finish_reason is not None:
         yield (
             f"scenario.lengths.force_output: the server at {url} ignores ignore_eos: it made {answer.output_tokens} of "
             f"{PROBE_TOKENS} tokens; set scenario.lengths.force_output=false"
