@@ -402,6 +402,18 @@ def test_unfinished_requests(tmp_path):
     assert not found["requests_unfinished"]["invalidates"]
 
 
+@pytest.mark.parametrize(("failed", "invalidates"), [(2, False), (3, True)])
+def test_requests_that_failed_are_not_the_load_that_was_asked_for(tmp_path, failed, invalidates):
+    rows = steady_requests()
+    for row in rows[-5:]:
+        row["status"] = "cancelled"
+    for row in rows[-failed:]:
+        row.update(status="failed", error="connection reset")
+    found = findings_of(SyntheticRun(requests=rows), tmp_path)["requests_unfinished"]
+    assert found["invalidates"] is invalidates
+    assert f"{failed} failed, the first: connection reset" in found["message"]
+
+
 def test_a_load_that_was_not_the_one_asked_for(tmp_path):
     rows = steady_requests()
     for row in rows[-12:]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from wattcount.errors import ERROR_CHARACTERS, one_line
 from wattcount.load import stalls as load_stalls
 from wattcount.metrics.observations import (
     MISSING,
@@ -301,8 +302,9 @@ UNFINISHED = FindingSpec(
     "1",
     "share of the window's requests failed, cancelled or never sent",
     "1 %",
-    False,
-    "latencies count them as slowest, J per request counts those that completed",
+    None,
+    "only where more than 1 % failed: what a server refused or broke off is not the load that was asked for. Of others, latencies "
+    "count them as slowest, and J per request counts those that completed",
 )
 STALLED = FindingSpec(
     "engine_stalled",
@@ -341,11 +343,14 @@ def unsent_and_unfinished(seen: Observed, window: Window) -> Iterator[Finding]:
     unfinished = int((sent & ~requests.completed).sum()) + not_sent
     asked = int(sent.sum()) + not_sent
     if asked and unfinished / asked > UNFINISHED_SHARE:
-        yield UNFINISHED.found(
-            unfinished / asked,
-            UNFINISHED_SHARE,
-            f"{unfinished} of {asked} requests of the window failed, were cancelled or never sent",
-        )
+        failed = sent & requests.failed
+        message = f"{unfinished} of {asked} requests of the window failed, were cancelled or never sent"
+        if failed.any():
+            told = seen.record.requests["error"][int(np.argmax(failed))].as_py()
+            error = one_line(told or "unknown", ERROR_CHARACTERS)
+            message += f"; {int(failed.sum())} failed, the first: {error}"
+        invalid = bool(failed.sum() / asked > UNFINISHED_SHARE)
+        yield UNFINISHED.found(unfinished / asked, UNFINISHED_SHARE, message, invalid)
 
 
 @CHECKS.finds_in_window(STALLED)
