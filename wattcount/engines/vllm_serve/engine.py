@@ -45,7 +45,6 @@ class VllmServeEngine(HttpEngine):
             cfg, gpu_uuids, scenario=ScenarioKind.server, further_arguments=server_argument_names()
         )
         self.compiles_on_first_use = self._setup.device != "cpu"
-        self._forced = cfg.scenario.lengths.force_output
         self._client_processes = cfg.engine.client_processes
         self._log = Path(log_dir) / ENGINE_LOG
         self._log_offset = 0
@@ -105,11 +104,8 @@ class VllmServeEngine(HttpEngine):
             return await asyncio.to_thread(_ask_workers, site, method, args)
 
         info = await engine_info("vllm_serve", self._setup, facts, arguments, own, ask_workers)
-        # Without a tokenizer vLLM knows of no end-of-sequence token.
-        ends = {} if self._forced else {"stop_token_ids": facts["eos_ids"]}
-        endpoint = Endpoint(
-            base_url=site.base_url, model=str(arguments["model"]), ignore_eos=self._forced, body=ends
-        )
+        # Without a tokenizer, vLLM's server takes the end-of-sequence tokens of the model's config.
+        endpoint = Endpoint(base_url=site.base_url, model=str(arguments["model"]))
         info.details["command"] = line
         self._up = (site, endpoint, info)
         return await self._with_clients()

@@ -93,8 +93,11 @@ class StepReader:
         self._loop.add_reader(self._descriptor, self._read)
 
     def close(self) -> None:
-        self._loop.remove_reader(self._descriptor)
-        os.close(self._descriptor)
+        """May be called more than once."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            self._loop.remove_reader(descriptor)
+            os.close(descriptor)
 
     def _read(self) -> None:
         try:
