@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 from pages_server import Serve, Served
+from remote_machine import SECRET, Listening
 
 from wattcount.cli import server
 from wattcount.cli.main import main
+from wattcount.engines.http import processes
 
 emulation = pytest.importorskip("wattcount.emulation.machine", reason="needs the native module")
 
@@ -161,13 +163,37 @@ def test_where_nothing_answers_there_is_nothing_to_measure(capsys: pytest.Captur
     assert out.endswith("It cannot be measured like this: see what is missing above.\n")
 
 
+def test_a_server_elsewhere_is_looked_at_through_the_listener_there(
+    served: Served, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a network of its own, another process's NVML stands for the other machine's."""
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(processes, "_own_addresses", lambda: {"192.0.2.1"})
+        code, report = told(served.url, capsys)
+    assert code == 1
+    assert "--remote HOST:PORT" in findings(report, "GPU")[0]["fix"]
+    monkeypatch.setenv("WATTCOUNT_SAMPLER_SECRET", SECRET)
+    there = Listening()
+    try:
+        code, report = told(served.url, capsys, "--remote", there.address)
+    finally:
+        there.stop()
+    assert code == 0
+    assert not report["server"]["local"]
+    assert report["server"]["pid"] == served.pid
+    assert len(report["gpus"]) == 2
+    assert report["command"].endswith(f"power.remote={there.address}")
+
+
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
         (["--server", "localhost:8000"], "no URL of a server"),
         (["--server", "http://localhost:8000", "--api-key-env", "NOT_SET"], "has no NOT_SET"),
         (["--server", "http://localhost:8000", "--sensors"], "one at a time"),
-        (["--api-key-env", "X"], "belongs to --server"),
+        (["--api-key-env", "X"], "belong to --server"),
+        (["--remote", "localhost:1"], "belong to --server"),
+        (["--server", "http://localhost:8000", "--remote", "localhost:1"], "no secret for the sampler"),
     ],
 )
 def test_questions_that_cannot_be_asked_start_nothing(

@@ -49,6 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--server", metavar="URL", help="say what serves there, on which GPUs, and who else uses it"
     )
     parser.add_argument(
+        "--remote", metavar="HOST:PORT", help="with --server: wattcount's listener on the server's machine"
+    )
+    parser.add_argument(
         "--api-key-env", metavar="NAME", help="with --server: the environment variable that holds its API key"
     )
     sensors.add_arguments(parser)
@@ -65,10 +68,10 @@ def main(args: argparse.Namespace) -> int:
     if args.server is not None:
         from wattcount.cli import server
 
-        report = server.examine(args.server, args.api_key_env)
+        report = server.examine(args.server, args.api_key_env, args.remote)
         told = server.conclusion(report)
-    elif args.api_key_env is not None:
-        raise NotStartedError("--api-key-env belongs to --server")
+    elif args.api_key_env is not None or args.remote is not None:
+        raise NotStartedError("--api-key-env and --remote belong to --server")
     else:
         report = examine()
         told = conclusion(report)

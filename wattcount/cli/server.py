@@ -14,7 +14,7 @@ from wattcount.engines.http.counters import ServerCounters, restarted, scrape
 from wattcount.engines.http.discovery import COUNTERS_HINT, NAMES, ServerFacts, discover
 from wattcount.engines.http.fetch import Site
 from wattcount.errors import NotStartedError
-from wattcount.gpu.nvml import GpuFacts, NvmlSession, open_session
+from wattcount.gpu.nvml import GpuFacts, NvmlSession, attach_session, open_session
 from wattcount.report.units import count, significant
 from wattcount.run.preflight import describe_process
 
@@ -29,17 +29,21 @@ SHOWN_COMMAND = 240
 """Characters of the command line that are shown."""
 
 
-def examine(url: str, api_key_env: str | None = None) -> Report:
-    """Asks the server at `url`. Raises `NotStartedError` for what is no URL, and a variable that is not set."""
+def examine(url: str, api_key_env: str | None = None, remote: str | None = None) -> Report:
+    """Asks the server at `url`. Raises `NotStartedError` for what is no URL, and a variable that is not set.
+
+    remote  `power.remote`: the listener on the server's machine, where that is another one
+    """
     headers = {}
     if api_key_env is not None:
         if not os.environ.get(api_key_env):
             raise NotStartedError(f"--api-key-env: the environment has no {api_key_env}")
         headers["Authorization"] = f"Bearer {os.environ[api_key_env]}"
     report = Report()
-    session = _session()
+    session = _session(remote)
     try:
-        facts = discover(url, headers=headers, session=session)
+        listener = None if session is None else session.remote
+        facts = discover(url, headers=headers, session=session, remote=listener)
         report.facts["server"] = facts.to_json()
         _server(report, facts, api_key_env)
         if facts.answers:
@@ -47,7 +51,7 @@ def examine(url: str, api_key_env: str | None = None) -> Report:
             _gpus(report, facts, session)
             _users(report, Site(url, headers), facts)
             _null(report, facts)
-            _command(report, facts, session, api_key_env)
+            _command(report, facts, session, api_key_env, remote)
     finally:
         if session is not None:
             session.close()
@@ -61,7 +65,10 @@ def conclusion(report: Report) -> str:
     return f"Measure it:  {command}"
 
 
-def _session() -> NvmlSession | None:
+def _session(remote: str | None) -> NvmlSession | None:
+    """Raises `NotStartedError` where nothing listens at `remote`."""
+    if remote is not None:
+        return attach_session(remote)
     try:
         return open_session(PowerConfig(backend=PowerBackend.nvml), GpuConfig())
     except NotStartedError:
@@ -110,28 +117,20 @@ def _gpus(report: Report, facts: ServerFacts, session: NvmlSession | None) -> No
     """Its GPUs, and whoever else computes on them."""
     report.facts["gpus"] = []
     if not facts.gpu_uuids:
-        why = facts.unknown.get("gpu_uuids", "")
-        if not facts.local:
-            fix = "start wattcount on the server's machine"
+        why = facts.unknown.get("gpu_uuids", "").removesuffix("; gpu.devices=[...] names its GPUs")
+        if not facts.local and (session is None or session.remote is None):
+            fix = "start `wattcount sampler --listen` there, and say --remote HOST:PORT (docs/remote.md)"
             report.add(MISSING, "GPU", f"not known: {why}", fix)
         elif session is None:
             report.add(NOTE, "GPU", "no NVIDIA GPU can be read here: power would be emulated")
         else:
-            report.add(
-                MISSING,
-                "GPU",
-                f"not known: {why.removesuffix('; gpu.devices=[...] names its GPUs')}",
-                _named(),
-            )
+            fix = "name its GPUs with gpu.devices=[UUID,...] when you measure"
+            report.add(MISSING, "GPU", f"not known: {why}", fix)
         return
     assert session is not None
     there = {gpu.uuid: gpu for gpu in session.gpus()}
     for uuid in facts.gpu_uuids:
         report.facts["gpus"].append(_gpu(report, there[uuid], session, facts))
-
-
-def _named() -> str:
-    return "name its GPUs with gpu.devices=[UUID,...] when you measure"
 
 
 def _gpu(report: Report, gpu: GpuFacts, session: NvmlSession, facts: ServerFacts) -> dict[str, Any]:
@@ -144,10 +143,12 @@ def _gpu(report: Report, gpu: GpuFacts, session: NvmlSession, facts: ServerFacts
         OK, topic, f"{gpu.name}{total}, {gpu.uuid}" + (f"; the server holds {gib(held)}" if held else "")
     )
     if others:
+        known = session.remote is None
+        names = ", ".join(describe_process(pid, used.get(pid), known=known) for pid in others)
         report.add(
             NOTE,
             topic,
-            f"others compute on it, too: {', '.join(describe_process(pid, used.get(pid)) for pid in others)}",
+            f"others compute on it, too: {names}",
             "wait for them: their energy would be in the joules, and make a run invalid",
         )
     return {
@@ -230,7 +231,11 @@ def _null(report: Report, facts: ServerFacts) -> None:
 
 
 def _command(
-    report: Report, facts: ServerFacts, session: NvmlSession | None, api_key_env: str | None
+    report: Report,
+    facts: ServerFacts,
+    session: NvmlSession | None,
+    api_key_env: str | None,
+    remote: str | None,
 ) -> None:
     """The command that measures it."""
     words = [
@@ -246,6 +251,8 @@ def _command(
         words.append(f"engine.served_model={facts.models[0]}")
     if api_key_env is not None:
         words.append(f"engine.api_key_env={api_key_env}")
+    if remote is not None:
+        words.append(f"power.remote={remote}")
     if not facts.gpu_uuids and session is not None:
         words.append("gpu.devices=[UUID]")
     report.facts["command"] = shlex.join(words).replace("'gpu.devices=[UUID]'", "gpu.devices=[UUID]")
