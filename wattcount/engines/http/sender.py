@@ -11,7 +11,6 @@ The process ends when its parent does: the other end of the descriptor closes th
 from __future__ import annotations
 
 import contextlib
-import errno
 import gc
 import os
 import resource
@@ -21,19 +20,22 @@ import socket
 import ssl
 import sys
 import time
-from array import array
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from wattcount.engines.http.client import Endpoint
-from wattcount.engines.http.request import RECEIVE_BYTES, Requests, Server, error_text
+from wattcount.engines.http.connections import Connection, Connections
+from wattcount.engines.http.request import RECEIVE_BYTES, Requests, error_text
+from wattcount.engines.http.share import Share
 from wattcount.engines.http.sse import BadAnswerError, Counted, CountTokens, Reply
-from wattcount.engines.http.wire import Ended, Frames, Health, Load, News, Order, Ready, Told, pack
+from wattcount.engines.http.wire import Ended, Frames, Health, Load, Order, Ready, Told, pack
 from wattcount.errors import NotStartedError, RunFailedError
 from wattcount.load.generator import prompt
 
+CONNECT_AHEAD_NS = 250_000_000
+"""How long before a send its connection is made [ns]."""
 NEWS_NS = 200_000_000
 """How often the parent is told what happened [ns]: seldom enough to cost nothing, often enough for a display."""
 HEALTH_NS = 1_000_000_000
@@ -46,16 +48,10 @@ STALL_NS = 10_000_000
 """A round of the loop that takes longer is a stall [ns]: sends and stamps were late by as much."""
 STALLS = 100
 """Most stalls that are told each second."""
-CONNECT_AHEAD_NS = 250_000_000
-"""How long before a send its connection is made [ns]."""
-KEEP_IDLE_NS = 2_000_000_000
-"""A connection that was idle for longer is not used again [ns]: servers close them after 5 s (uvicorn), just when a request comes."""
 BURST = 16
 """After so many sends in a row, answers are read before the next ones."""
 EVENTS = 128
 """So many connections with news are looked after in a row, half a millisecond's work, before it is seen whether a send is due."""
-RENDERED_BYTES = 64 << 20
-"""So much of a load's requests is written down before it runs [bytes]; the rest is, each before it is due."""
 RECOUNTED = 128
 """Answers of a load that are kept to be counted anew with the tokenizer, once nothing is in flight."""
 RECOUNT_TOLERANCE = 0.05
@@ -65,88 +61,6 @@ RECOUNT_TOKENS = 2
 _SPIN_S = 0.002
 """epoll counts milliseconds: the last ones before a send are waited for by `select`, which does not."""
 _LAST = (b"\r\n\r\n", b"0\r\n")
-
-
-class _Connection:
-    """One connection, and the request on it."""
-
-    __slots__ = (
-        "dirty", "fd", "idle_ns", "index", "load", "open", "out", "pieces", "reply", "sock", "stage", "times",
-    )  # fmt: skip
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
-        self.fd = sock.fileno()
-        self.open = False
-        """Connected, with TLS where it is asked for, and nothing left to send: what comes is an answer."""
-        self.stage = "connect"
-        self.load: _Load | None = None
-        self.index = -1
-        self.reply: Reply | None = None
-        self.times: list[int] = []
-        self.pieces: list[bytes] = []
-        self.dirty = False
-        self.out: memoryview | None = None
-        self.idle_ns = 0
-
-
-class _Load:
-    """This process's share of a plan."""
-
-    def __init__(self, asked: Load, slots: int | None, render: Callable[[Load, int], bytes]) -> None:
-        self.asked = asked
-        self.number = asked.number
-        self.slots = slots
-        self.indices = list(range(asked.share[0], len(asked.plan), asked.share[1]))
-        self.window = asked.window[self.indices].tolist()
-        self.offsets = asked.plan.send_offset_ns[self.indices].tolist()
-        self.max_tokens = asked.plan.output_tokens.tolist()
-        self.released = not asked.hold_window
-        self.start_ns: int | None = None
-        self.later_ns = 0
-        self.cursor = 0
-        self.stops_ns: dict[bool, int] = {}
-        self.stop_ns: int | None = None
-        self.halted = False
-        self.held = False
-        """The request at the cursor waits for a slot."""
-        self.draining = False
-        self.all_sent_told = False
-        self.flying: set[_Connection] = set()
-        self.render = render
-        self.bodies: dict[int, bytes] = {}
-        total = 0
-        for index in self.indices:
-            body = render(asked, index)
-            total += len(body)
-            if total > RENDERED_BYTES:
-                break
-            self.bodies[index] = body
-        self.clear_news()
-
-    def clear_news(self) -> None:
-        self.sent = array("q")
-        self.never: list[int] = []
-        self.tokens_of = array("i")
-        self.t_ns = array("q")
-        self.count = array("i")
-        self.ended: list[Ended] = []
-
-    def planned_ns(self, at: int) -> int:
-        assert self.start_ns is not None
-        later_ns = self.later_ns if self.window[at] else 0
-        return int(self.start_ns + self.offsets[at] + later_ns)
-
-    @property
-    def waiting(self) -> bool:
-        """Whether the next request waits for the window to be released, or the load for its start."""
-        if self.start_ns is None or self.halted or self.cursor >= len(self.indices):
-            return True
-        return self.window[self.cursor] and not self.released
-
-    @property
-    def done(self) -> bool:
-        return self.cursor >= len(self.indices) or self.halted
 
 
 class Sender:
@@ -160,28 +74,20 @@ class Sender:
         self._to_parent = bytearray()
         self._epoll = select.epoll()
         self._epoll.register(control.fileno(), select.EPOLLIN)
-        self._connections: dict[int, _Connection] = {}
-        self._idle: list[_Connection] = []
-        self._ahead: set[_Connection] = set()
-        """On their way, and no request waits for them."""
+        self._connections = Connections(endpoint, self._epoll)
         self._ahead_ns = 0
         """When it is looked next which connections will be needed."""
-        self._dirty: deque[_Connection] = deque()
+        self._dirty: deque[Connection] = deque()
         self._dirty_since: deque[int] = deque()
-        self._loads: dict[int, _Load] = {}
+        self._loads: dict[int, Share] = {}
         self._slots: dict[int, int] = {}
         """By number of the load."""
         self._slot_waits: set[int] = set()
-        self._made = 0
         self._stalls: list[tuple[int, int]] = []
         self._news_ns = self._health_ns = 0
         self._kept: list[tuple[Reply, int]] = []
         self._kept_of: dict[int, int] = {}
         self._recounted = self._recounted_wrong = 0
-        self._server = Server(endpoint)
-        self._tls = self._server.tls
-        with self._server.connected() as sock:
-            self._family, self._address = sock.family, sock.getpeername()
         self._requests = Requests(endpoint)
         self._tokenizer = self._requests.tokenizer
         self._count: CountTokens | None = None if self._tokenizer is None else self._tokens_by_piece
@@ -190,7 +96,8 @@ class Sender:
 
     def loop(self) -> None:
         """Until the parent is gone."""
-        monotonic_ns, connections = time.monotonic_ns, self._connections
+        monotonic_ns, connections = time.monotonic_ns, self._connections.by_descriptor
+        tls = self._connections.tls
         control_fd = self._control.fileno()
         dirty, dirty_since = self._dirty, self._dirty_since
         while True:
@@ -202,7 +109,7 @@ class Sender:
                     if fd == control_fd and not self._hear(event):
                         return
                     continue
-                if not connection.open or event != select.EPOLLIN or self._tls is not None:
+                if not connection.open or event != select.EPOLLIN or tls:
                     self._attend(connection, event)
                     continue
                 try:
@@ -285,7 +192,7 @@ class Sender:
                 slots = self._slots[asked.number] = self._descriptors.popleft()
             elif asked.slots_of is not None:
                 slots = self._slots.get(asked.slots_of)
-            self._loads[asked.number] = _Load(asked, slots, self._render)
+            self._loads[asked.number] = Share(asked, slots, self._render)
         except (RunFailedError, NotStartedError) as error:
             self._tell(pack(Ready(asked.number, str(error))))
             return
@@ -353,7 +260,7 @@ class Sender:
                     self._connect_ahead(load, now_ns)
                     break
                 index = load.indices[at]
-                late = self._too_late(load, at, planned_ns, now_ns)
+                late = load.too_late(at, planned_ns, now_ns)
                 if late is not None:
                     if late:
                         load.never.append(index)
@@ -379,14 +286,7 @@ class Sender:
             self._slot_waits.discard(slots)
             self._epoll.unregister(slots)
 
-    def _too_late(self, load: _Load, at: int, planned_ns: int, now_ns: int) -> bool | None:
-        """Whether an order to stop forbids this request: True, and it was never planned; False; None: it may be sent."""
-        if load.stop_ns is not None and (planned_ns >= load.stop_ns or now_ns >= load.stop_ns):
-            return True
-        stop_ns = load.stops_ns.get(load.window[at])
-        return False if stop_ns is not None and now_ns >= stop_ns else None
-
-    def _slot(self, load: _Load) -> bool:
+    def _slot(self, load: Share) -> bool:
         """Takes a slot of those that all processes share; without one, waits for it."""
         assert load.slots is not None
         try:
@@ -399,37 +299,28 @@ class Sender:
             return False
         return True
 
-    def _connect_ahead(self, load: _Load, now_ns: int) -> None:
+    def _connect_ahead(self, load: Share, now_ns: int) -> None:
         """Makes the connections that the next sends will need."""
         if now_ns < self._ahead_ns:
             return
         self._ahead_ns = now_ns + CONNECT_AHEAD_NS // 10
-        need = 0
-        for at in range(load.cursor, len(load.indices)):
-            if load.planned_ns(at) > now_ns + CONNECT_AHEAD_NS or (load.window[at] and not load.released):
-                break
-            need += 1
-        for _ in range(need - len(self._idle) - len(self._ahead)):
-            try:
-                self._ahead.add(self._connect())
-            except OSError:
-                return  # the request itself will say
+        need = load.due_until(now_ns + CONNECT_AHEAD_NS)
+        self._connections.connect_ahead(need - self._connections.free())
 
-    def _send(self, load: _Load, index: int, planned_ns: int) -> None:
+    def _send(self, load: Share, index: int, planned_ns: int) -> None:
         body = load.bodies.pop(index, None) or load.render(load.asked, index)
         sent_ns = time.monotonic_ns()
         load.sent.extend((index, planned_ns, sent_ns, load.held))
-        connection = self._idle_connection(sent_ns)
+        connection: Connection | None = None
         try:
-            if connection is None:
-                connection = self._connect()
+            connection = self._connections.take(sent_ns)
             connection.load, connection.index = load, index
             keep = self._keeps(load)
             connection.reply = Reply(keep=keep, count=self._count)
             load.flying.add(connection)
             connection.out = memoryview(body)
             if connection.stage == "idle":
-                self._write(connection)
+                self._connections.write(connection)
         except OSError as error:
             if connection is None:  # no descriptor is left, say
                 self._free_slot(load)
@@ -437,7 +328,7 @@ class Sender:
             else:
                 self._broken(connection, error)
 
-    def _keeps(self, load: _Load) -> bool:
+    def _keeps(self, load: Share) -> bool:
         """Whether an answer is kept to be counted anew. A model that must go on after its end writes tokens that have no text."""
         if self._count is None or load.asked.plan.force_output_length:
             return False
@@ -445,66 +336,24 @@ class Sender:
         self._kept_of[load.number] = kept + 1
         return kept < RECOUNTED
 
-    def _idle_connection(self, now_ns: int) -> _Connection | None:
-        while self._idle:
-            connection = self._idle.pop()
-            if now_ns - connection.idle_ns <= KEEP_IDLE_NS:
-                return connection
-            self._close(connection)
-        return self._ahead.pop() if self._ahead else None
-
-    def _connect(self) -> _Connection:
-        sock = socket.socket(self._family, socket.SOCK_STREAM)
-        sock.setblocking(False)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        problem = sock.connect_ex(self._address)
-        if problem not in (0, errno.EINPROGRESS):
-            sock.close()
-            raise OSError(problem, os.strerror(problem))
-        connection = _Connection(sock)
-        self._connections[connection.fd] = connection
-        self._epoll.register(connection.fd, select.EPOLLOUT)
-        self._made += 1
-        return connection
-
     # -- connections
 
-    def _attend(self, connection: _Connection, event: int) -> None:
+    def _attend(self, connection: Connection, event: int) -> None:
         """Anything but an arrival on an open connection without TLS."""
         try:
-            if connection.stage == "connect":
-                problem = connection.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-                if problem:
-                    raise OSError(problem, os.strerror(problem))
-                if self._tls is not None:
-                    connection.sock = self._tls.wrap_socket(
-                        connection.sock, server_hostname=self._server.host, do_handshake_on_connect=False
-                    )
-                connection.stage = "handshake"
-            if connection.stage == "handshake":
-                if isinstance(connection.sock, ssl.SSLSocket):
-                    connection.sock.do_handshake()
-                connection.stage = "idle"
-                if connection.load is None:
-                    self._ahead.discard(connection)
-                    self._rest(connection)
-                else:
-                    self._write(connection)
+            if connection.stage != "idle":
+                self._connections.establish(connection)
                 return
             if connection.out is not None and event & select.EPOLLOUT:
-                self._write(connection)
+                self._connections.write(connection)
             if event & ~select.EPOLLOUT:
                 self._receive(connection)
-        except ssl.SSLWantReadError:
-            self._epoll.modify(connection.fd, select.EPOLLIN)
-        except ssl.SSLWantWriteError:
-            self._epoll.modify(connection.fd, select.EPOLLOUT)
-        except BlockingIOError:
+        except (BlockingIOError, ssl.SSLWantReadError):
             pass
         except OSError as error:
             self._broken(connection, error)
 
-    def _receive(self, connection: _Connection) -> None:
+    def _receive(self, connection: Connection) -> None:
         while True:
             data = connection.sock.recv(RECEIVE_BYTES)
             self._arrived(connection, time.monotonic_ns(), data)
@@ -512,44 +361,11 @@ class Sender:
             if not data or not isinstance(connection.sock, ssl.SSLSocket) or connection.sock.fileno() < 0:
                 return
 
-    def _write(self, connection: _Connection) -> None:
-        connection.open = False
-        assert connection.out is not None
-        while connection.out:
-            try:
-                connection.out = connection.out[connection.sock.send(connection.out) :]
-            except (BlockingIOError, ssl.SSLWantWriteError):
-                self._epoll.modify(connection.fd, select.EPOLLIN | select.EPOLLOUT)
-                return
-        connection.out = None
-        connection.open = True
-        self._epoll.modify(connection.fd, select.EPOLLIN)
-
-    def _rest(self, connection: _Connection) -> None:
-        """Keeps a connection for the next request."""
-        connection.idle_ns = time.monotonic_ns()
-        connection.load = connection.reply = None
-        connection.open = True
-        self._epoll.modify(connection.fd, select.EPOLLIN)
-        self._idle.append(connection)
-
-    def _close(self, connection: _Connection) -> None:
-        self._connections.pop(connection.fd, None)
-        self._ahead.discard(connection)
-        with contextlib.suppress(ValueError):
-            self._idle.remove(connection)
-        with contextlib.suppress(OSError):
-            self._epoll.unregister(connection.fd)
-        with contextlib.suppress(OSError):
-            connection.sock.close()
-        connection.pieces.clear()
-        connection.times.clear()
-
-    def _arrived(self, connection: _Connection, t_ns: int, data: bytes) -> None:
+    def _arrived(self, connection: Connection, t_ns: int, data: bytes) -> None:
         """Something that cannot be laid aside: a begin, an end, or what is no stream."""
         reply = connection.reply
         if reply is None:  # idle: the server closes it, or talks without being asked
-            self._close(connection)
+            self._connections.close(connection)
             return
         if data:
             connection.times.append(t_ns)
@@ -561,10 +377,10 @@ class Sender:
                 reply.closed()
                 self._end(connection, None)
 
-    def _broken(self, connection: _Connection, error: OSError) -> None:
+    def _broken(self, connection: Connection, error: OSError) -> None:
         load = connection.load
         if load is None:
-            self._close(connection)
+            self._connections.close(connection)
             return
         refused = connection.stage == "connect" and isinstance(error, ConnectionRefusedError)
         self._apart(connection)
@@ -593,7 +409,7 @@ class Sender:
             if time.monotonic_ns() > until_ns:
                 return
 
-    def _apart(self, connection: _Connection) -> None:
+    def _apart(self, connection: Connection) -> None:
         """Takes apart what was laid aside of one connection, and ends its request where that is its end."""
         reply = connection.reply
         if reply is None or not connection.pieces:
@@ -612,7 +428,7 @@ class Sender:
         else:
             self._spool(connection)
 
-    def _spool(self, connection: _Connection) -> None:
+    def _spool(self, connection: Connection) -> None:
         load, reply = connection.load, connection.reply
         assert load is not None
         assert reply is not None
@@ -623,7 +439,7 @@ class Sender:
             reply.stamps.clear()
             reply.counts.clear()
 
-    def _end(self, connection: _Connection, error: str | None, *, cancelled: bool = False) -> None:
+    def _end(self, connection: Connection, error: str | None, *, cancelled: bool = False) -> None:
         """The request on a connection has ended: of itself, by an error, or because it was cancelled."""
         load, reply = connection.load, connection.reply
         assert load is not None
@@ -639,9 +455,9 @@ class Sender:
         if not cancelled and error is None:
             error = reply.error(load.max_tokens[index], exact=load.asked.plan.force_output_length)
         if reply.complete and reply.keep_alive and not cancelled and connection.stage == "idle":
-            self._rest(connection)
+            self._connections.rest(connection)
         else:
-            self._close(connection)
+            self._connections.close(connection)
             connection.load = connection.reply = None
         self._ended(
             load, index, reply, None if error is None else self._endpoint.clean(error), cancelled=cancelled
@@ -650,7 +466,7 @@ class Sender:
             self._kept.append((reply, reply.tokens))
 
     def _ended(
-        self, load: _Load, index: int, reply: Reply | None, error: str | None, *, cancelled: bool = False
+        self, load: Share, index: int, reply: Reply | None, error: str | None, *, cancelled: bool = False
     ) -> None:
         load.ended.append(
             Ended(
@@ -668,7 +484,7 @@ class Sender:
             )
         )
 
-    def _free_slot(self, load: _Load) -> None:
+    def _free_slot(self, load: Share) -> None:
         if load.slots is not None:
             os.eventfd_write(load.slots, 1)
 
@@ -695,19 +511,9 @@ class Sender:
     def _tell_news(self) -> None:
         now_ns = self._news_ns = time.monotonic_ns()
         for load in self._loads.values():
-            if not (load.sent or load.never or load.tokens_of or load.ended):
-                continue
-            news = News(
-                load.number,
-                np.array(load.sent, np.int64).reshape(-1, 4),
-                load.never,
-                np.array(load.tokens_of, np.int32).reshape(-1, 2),
-                np.array(load.t_ns, np.int64),
-                np.array(load.count, np.int32),
-                load.ended,
-            )
-            load.clear_news()
-            self._tell(pack(news))
+            news = load.take_news()
+            if news is not None:
+                self._tell(pack(news))
         if now_ns - self._health_ns >= HEALTH_NS:
             self._health_ns = now_ns
             stalls, self._stalls = self._stalls, []
@@ -716,7 +522,7 @@ class Sender:
                     Health(
                         (now_ns, time.process_time_ns()),
                         stalls,
-                        self._made,
+                        self._connections.made,
                         self._recounted,
                         self._recounted_wrong,
                     )
