@@ -33,9 +33,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wattcount.emulation.machine import profiles, simulate, virtual_trace
+from wattcount.energy.anchored import Anchored
 from wattcount.energy.counter import Counter
 from wattcount.energy.curve import PowerCurve
-from wattcount.energy.estimate import Anchored
 from wattcount.energy.uncertainty import COVERAGE_95, SENSOR_PRIOR
 
 S = 1_000_000_000

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from wattcount.metrics.registry import METRICS_VERSION
+from wattcount.metrics.metrics_json import METRICS_VERSION
 
 BY_THE_ESTIMATOR = ("energy", "power", "attribution", "window/power")
 """Keys that begin so rest on the estimate of an energy."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from wattcount.metrics.registry import METRICS_VERSION
+from wattcount.metrics.metrics_json import METRICS_VERSION
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

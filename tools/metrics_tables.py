@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from wattcount.metrics.energy import GPU_METRIC
-from wattcount.metrics.registry import FINDINGS, METRICS, NULL_REASONS
+from wattcount.metrics.metrics_json import FINDINGS, METRICS, NULL_REASONS
 from wattcount.report.units import markdown
 
 

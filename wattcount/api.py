@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from wattcount.clock import now_ns
 from wattcount.config.schema import PowerConfig
-from wattcount.energy.estimate import EnergyEstimate, EnergySum, total
 from wattcount.energy.trace import PowerTrace
+from wattcount.energy.uncertainty import EnergyEstimate, EnergySum, total
 from wattcount.gpu.nvml import attach_session
 from wattcount.gpu.sampler import PowerSampler
 from wattcount.report.units import count, quantity, scale_for, significant

@@ -7,7 +7,7 @@ import pytest
 from synthetic_record import SyntheticRun, as_version_1
 
 from wattcount.cli.main import main
-from wattcount.metrics.load import load_metrics, stored_metrics
+from wattcount.metrics.metrics_json import load_metrics, stored_metrics
 from wattcount.records import Record, writer
 
 

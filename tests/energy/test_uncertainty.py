@@ -12,15 +12,16 @@ from hypothesis import strategies as st
 from wattcount.emulation.machine import simulate, virtual_trace
 from wattcount.energy import PowerTrace
 from wattcount.energy.curve import PowerCurve
-from wattcount.energy.estimate import EnergyEstimate, total
 from wattcount.energy.events import Source
 from wattcount.energy.uncertainty import (
     COVERAGE_95,
     SENSOR_PRIOR,
+    EnergyEstimate,
     HeldOut,
     ShapeUncertainty,
     few_widen,
     local_gain,
+    total,
 )
 
 MS = 1_000_000

@@ -12,7 +12,7 @@ from synthetic_record import SyntheticRun
 from wattcount import importers
 from wattcount.cli.main import main
 from wattcount.metrics import spec
-from wattcount.metrics.verdict import Status
+from wattcount.metrics.metrics_json import Status
 from wattcount.result import Result
 
 SMI = "timestamp, index, power.draw [W]\n" + "".join(

@@ -11,7 +11,7 @@ from synthetic_record import SyntheticRun
 from wattcount.config.identity import key_of
 from wattcount.config.schema import Weights
 from wattcount.metrics import load_metrics
-from wattcount.metrics.verdict import Status
+from wattcount.metrics.metrics_json import Status
 from wattcount.records import Record
 from wattcount.records.schema import Evidence, Validity
 from wattcount.result import Result

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from wattcount.metrics.verdict import Status
+from wattcount.metrics.metrics_json import Status
 from wattcount.result import Result, results
 from wattcount.result.table import TABLE_FILE, to_arrow
 

@@ -7,7 +7,7 @@ from math import exp, expm1, isnan, sinh
 import numpy as np
 import pytest
 
-from wattcount.metrics.verdict import Status
+from wattcount.metrics.metrics_json import Status
 from wattcount.records.schema import Evidence
 from wattcount.result import Result
 from wattcount.study.repeats import (

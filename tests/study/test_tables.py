@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 
-from wattcount.config.identity import key_of
-from wattcount.config.levers import levers
+from wattcount.config.identity import key_of, levers
 from wattcount.config.schema import EngineConfig, ModelConfig, RunConfig
+from wattcount.metrics.metrics_json import Status
 from wattcount.metrics.sheet import Finding
-from wattcount.metrics.verdict import Status
 from wattcount.records.schema import Evidence
 from wattcount.result import Result
 from wattcount.result.host_part import PER_TOKEN, WATTS

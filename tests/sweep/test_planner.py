@@ -16,7 +16,7 @@ from wattcount.config.composition import compose
 from wattcount.config.fields import FrozenDict
 from wattcount.config.identity import planned_point
 from wattcount.config.schema import RunConfig
-from wattcount.metrics.verdict import Status
+from wattcount.metrics.metrics_json import Status
 from wattcount.records import Record
 from wattcount.records.schema import Evidence
 from wattcount.result import Result, ResultTable
@@ -228,7 +228,7 @@ def test_a_glance_computes_nothing(records: Path, monkeypatch: pytest.MonkeyPatc
     def never(_record: Record) -> None:
         raise AssertionError("metrics were computed")
 
-    monkeypatch.setattr("wattcount.metrics.load.compute", never)
+    monkeypatch.setattr("wattcount.metrics.metrics_json.compute", never)
     found = ResultTable(records).glance(folder)
     assert found is not None
     assert found.status in (Status.valid, Status.invalid)

@@ -10,7 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from wattcount.config import RunConfig, compose
-from wattcount.config.hydra_input import keep_text
+from wattcount.config.composition import keep_text
 from wattcount.errors import NotStartedError
 from wattcount.sweep.planner import sweep_name
 from wattcount.sweep.sweeper import _keep_config, expand, to_override

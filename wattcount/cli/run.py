@@ -30,8 +30,7 @@ from omegaconf import DictConfig
 
 from wattcount.config import RunConfig
 from wattcount.config.catalogue import conf_path
-from wattcount.config.composition import CONFIG_NAME, VERSION_BASE, from_hydra, plain_errors
-from wattcount.config.hydra_input import keep_text
+from wattcount.config.composition import CONFIG_NAME, VERSION_BASE, from_hydra, keep_text, plain_errors
 from wattcount.errors import (
     EXIT_INTERRUPTED,
     EXIT_NOT_STARTED,

@@ -5,7 +5,7 @@ It knows neither a configuration nor an engine, and needs no native module.
 
 from __future__ import annotations
 
-from wattcount.energy.estimate import EnergyEstimate
 from wattcount.energy.trace import PowerTrace
+from wattcount.energy.uncertainty import EnergyEstimate
 
 __all__ = ["EnergyEstimate", "PowerTrace"]

@@ -24,9 +24,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from wattcount.energy.agreement import Steps, check_steps
 from wattcount.energy.curve import S_NS, Floats, Ints, PowerCurve
-from wattcount.energy.plausible import MOST_POWER_W
+from wattcount.energy.plausible import MOST_POWER_W, Steps, check_steps
 from wattcount.energy.uncertainty import doubt_j2, local_gain
 
 GRID_PERIODS_NS = (100_000_000, 50_000_000, 20_000_000)

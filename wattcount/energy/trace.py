@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wattcount.energy.estimate import EnergyEstimate, EnergyModel
+from wattcount.energy.estimate import EnergyModel
 from wattcount.energy.events import EVENT_DTYPE, Source
+from wattcount.energy.uncertainty import EnergyEstimate
 
 if TYPE_CHECKING:
     import pandas as pd

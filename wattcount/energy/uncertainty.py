@@ -6,7 +6,9 @@ multiplied by a coverage factor; "95 %" is that. `docs/uncertainty.md` has the f
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -15,6 +17,9 @@ from wattcount.statistics import t_975
 
 COVERAGE_95 = 1.96
 """Coverage factor of 95 % of a normal distribution [standard uncertainties]. Derived: JCGM 100:2008, table G.1."""
+WIDE_SHARE = 0.03
+"""Uncertainty of the method above which an interval says so [share of its energy]. Chosen: well above the 0.1 to 0.5 % of a
+window of seconds."""
 
 
 @dataclass(frozen=True)
@@ -318,3 +323,70 @@ def _fit(
         local = few_widen(np.array([LOCAL_WEIGHT]))
     noise = ShapeNoise(float(components[0]), float(components[1]), float(components[2]) ** 0.5)
     return noise, local
+
+
+@dataclass(frozen=True)
+class EnergyEstimate:
+    """Energy of an interval, what it rests on, and how sure it is.
+
+    value_j       None: cannot be told, see `reasons`
+    u95_j         95 % uncertainty: `u95_method_j` and `u95_sensor_j` in quadrature
+    basis         `energy_counter+power_samples`, `energy_counter`, `power_samples`, `power_average`, ...
+    reasons       stable codes of what is wrong or worth knowing, e.g. `ring_gaps`, `counter_reset`, `outside_trace`
+    u95_method_j  what the estimator adds: gets smaller with more and longer measurements
+    u95_sensor_j  gain and offset of the board's sensor: the same sign and share in every run on that board
+    budget_j      the parts, 95 % each: `shape`, `edges`, `alignment`, `lowpass`, `timescale`, `resolution`, `agreement`,
+                  `gain`, `offset`; `clock` of GPUs of another machine
+    """
+
+    value_j: float | None
+    u95_j: float | None
+    basis: str | None
+    reasons: tuple[str, ...] = ()
+    u95_method_j: float | None = None
+    u95_sensor_j: float | None = None
+    budget_j: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class EnergySum:
+    """Energy of an interval, several GPUs together, with its 95 % uncertainties [J]."""
+
+    value_j: float
+    u95_method_j: float
+    u95_sensor_j: float
+
+    @property
+    def u95_j(self) -> float:
+        return math.hypot(self.u95_method_j, self.u95_sensor_j)
+
+
+def total(estimates: Sequence[EnergyEstimate]) -> EnergySum | None:
+    """The sum of the estimates of several GPUs; None where there is none, or one's value or uncertainty is not known.
+
+    The estimator's errors are independent: in quadrature. Those of the boards' sensors may not be: they are added. GPUs of
+    another machine have one clock: what that adds is added, too.
+    """
+    values = [e.value_j for e in estimates if e.value_j is not None]
+    method = [e.u95_method_j for e in estimates if e.u95_method_j is not None]
+    sensor = [e.u95_sensor_j for e in estimates if e.u95_sensor_j is not None]
+    if not estimates or not len(values) == len(method) == len(sensor) == len(estimates):
+        return None
+    clock = [e.budget_j.get("clock", 0.0) for e in estimates]
+    variance = math.fsum(u**2 for u in method) - math.fsum(u**2 for u in clock) + math.fsum(clock) ** 2
+    return EnergySum(math.fsum(values), math.sqrt(variance), math.fsum(sensor))
+
+
+def estimated(value_j: float, length_ns: int, basis: str, sd_j: Mapping[str, float]) -> EnergyEstimate:
+    """With the standard uncertainties of the method by cause; those of the sensor are added here."""
+    sensor = {
+        "gain": SENSOR_PRIOR.gain_u95 * abs(value_j),
+        "offset": SENSOR_PRIOR.offset_u95_w * length_ns / S_NS,
+    }
+    method = {name: COVERAGE_95 * sd for name, sd in sd_j.items()}
+    method_j = float(np.sqrt(sum(u**2 for u in method.values())))
+    sensor_j = float(np.hypot(sensor["gain"], sensor["offset"]))
+    wide = ("wide_interval",) if method_j > WIDE_SHARE * abs(value_j) else ()
+    return EnergyEstimate(
+        value_j, float(np.hypot(method_j, sensor_j)), basis, wide, method_j, sensor_j, {**method, **sensor}
+    )

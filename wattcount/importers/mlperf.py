@@ -36,8 +36,8 @@ from wattcount.importers.power_log import (
     stamp_ns,
     utc,
 )
+from wattcount.metrics.metrics_json import Status
 from wattcount.metrics.sheet import Finding
-from wattcount.metrics.verdict import Status
 from wattcount.records.schema import Evidence
 from wattcount.result import Result
 

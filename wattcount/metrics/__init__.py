@@ -1,8 +1,16 @@
 """`metrics.json`: pure functions of a record's raw files. Needs no GPU, no engine, no MLflow, no pandas."""
 
-from wattcount.metrics.compute import compute
-from wattcount.metrics.load import load_metrics, to_bytes, write
-from wattcount.metrics.registry import FINDINGS, METRICS, METRICS_VERSION, NULL_REASONS, spec
+from wattcount.metrics.metrics_json import (
+    FINDINGS,
+    METRICS,
+    METRICS_VERSION,
+    NULL_REASONS,
+    compute,
+    load_metrics,
+    spec,
+    to_bytes,
+    write,
+)
 from wattcount.metrics.sheet import MetricSpec
 
 __all__ = [

@@ -17,11 +17,10 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from wattcount.energy import plausible, rapl
-from wattcount.energy.agreement import BROKEN_SHARE, DISAGREE, DISAGREE_SHARE
 from wattcount.energy.events import Source
+from wattcount.energy.plausible import BROKEN_SHARE, DISAGREE, DISAGREE_SHARE
 from wattcount.metrics.observations import REQUESTS_UNFINISHED, Window, gpu_uuids, held
 from wattcount.metrics.sensors import ENERGY_SOURCES, window_energy, window_energy_sum
-from wattcount.metrics.session import bare_idle_of_session
 from wattcount.metrics.sheet import (
     NO_COMPLETED,
     NO_POWER_DATA,
@@ -38,7 +37,7 @@ from wattcount.metrics.sheet import (
     Sheet,
     canonical,
 )
-from wattcount.metrics.window import IDLE_NAMES, WINDOW, Observed, on
+from wattcount.metrics.window import IDLE_NAMES, WINDOW, Observed, bare_idle_of_session, on
 
 if TYPE_CHECKING:
     from wattcount.records import Record

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wattcount.energy import EnergyEstimate
-from wattcount.energy.estimate import EnergySum, total
 from wattcount.energy.events import Source, lost_line, says_lost
+from wattcount.energy.uncertainty import EnergySum, total
 from wattcount.metrics.observations import Ints, Window, gpu_uuids, int_column
 from wattcount.metrics.sheet import Checks, Finding, FindingSpec, MetricSpec, Sheet
 from wattcount.metrics.window import Observed, on
@@ -199,7 +199,7 @@ def window_energy(record: Record, window: Window, gpu_uuid: str) -> EnergyEstima
 
 
 def window_energy_sum(record: Record, window: Window) -> EnergySum | None:
-    """The sum over the GPUs of the run (`energy.estimate.total`); None where one's energy or uncertainty is not known."""
+    """The sum over the GPUs of the run (`energy.uncertainty.total`); None where one's energy or uncertainty is not known."""
     estimates = []
     for uuid in gpu_uuids(record):
         if uuid not in record.power.gpu_uuids:

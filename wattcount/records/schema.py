@@ -24,7 +24,7 @@ RECORD_SCHEMA_VERSION = 3
 """Of what is written. 2 has `session`; 3 holds its tables as `records.packing` says, and the arrivals of tokens in a file of
 their own."""
 OLDEST_SCHEMA_VERSION = 1
-"""The oldest that can be read (`records.upgrade`)."""
+"""The oldest that can be read (`records.reader.upgraded`)."""
 PACKED_SCHEMA_VERSION = 3
 """The first whose tables are packed; before, they lie in their files as they are, arrivals of tokens as lists in `requests.parquet`."""
 

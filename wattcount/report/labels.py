@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from wattcount.config.levers import levers
+from wattcount.config.identity import levers
 from wattcount.config.schema import RunConfig
 from wattcount.records.schema import Phase
 from wattcount.text import printable

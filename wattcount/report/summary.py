@@ -10,7 +10,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from wattcount.metrics.registry import NULL_REASONS, spec
+from wattcount.metrics.metrics_json import NULL_REASONS, spec
 from wattcount.report.labels import MAIN_FIGURES, caveats, describe, evidence_label
 from wattcount.report.units import quantity, scale_for, significant
 from wattcount.result.host_part import PER_TOKEN

@@ -8,13 +8,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from wattcount.config.identity import key_of, planned_point, setting
-from wattcount.config.levers import levers
+from wattcount.config.identity import key_of, levers, planned_point, setting
 from wattcount.config.schema import RunConfig
 from wattcount.errors import NotStartedError, WattcountError, one_line
-from wattcount.metrics.load import load_metrics, stored_metrics
+from wattcount.metrics.metrics_json import DAMAGED, Status, Verdict, load_metrics, stored_metrics, verdict
 from wattcount.metrics.sheet import Finding
-from wattcount.metrics.verdict import DAMAGED, Status, Verdict, verdict
 from wattcount.records import Record
 from wattcount.records.schema import Evidence, Phase, RunInfo
 from wattcount.result.host_part import StartScatter, load_kind, scatter_of_starts
@@ -53,7 +51,7 @@ class Result:
     status, reasons, messages, findings   the verdict, and what it rests on
     notes                  lines that a reader should know of and that spoil nothing
     energy_basis           the sources that the energy rests on
-    metrics, null_reasons  figures by key in the units of `metrics.registry`, and why one is null
+    metrics, null_reasons  figures by key in the units of `metrics.metrics_json`, and why one is null
     wall_s, run_energy_j   of the whole run: seconds, and about what its GPUs took [J]
     session                run id of the first run on the same start of the engine; its own where that is no other's
     log_line               last line of a failed run's log
@@ -138,7 +136,7 @@ class Result:
         return None if self.weights is None else known.get(self.weights)
 
     def value(self, key: str) -> float | None:
-        """A figure in the unit of `metrics.registry`; None where it is null or the source does not have it."""
+        """A figure in the unit of `metrics.metrics_json`; None where it is null or the source does not have it."""
         return self.metrics.get(key)
 
     def u95(self, key: str) -> float | None:

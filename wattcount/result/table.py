@@ -23,9 +23,8 @@ import pyarrow.parquet as pq
 from wattcount import __version__
 from wattcount.errors import WattcountError
 from wattcount.files import replacing
-from wattcount.metrics.registry import METRICS, METRICS_VERSION
+from wattcount.metrics.metrics_json import METRICS, METRICS_VERSION, Status
 from wattcount.metrics.sheet import Finding
-from wattcount.metrics.verdict import Status
 from wattcount.records.intake import opened, parse_json
 from wattcount.records.reader import RAW_FILES
 from wattcount.records.schema import METRICS_JSON, RECORD_SCHEMA_VERSION, RUN_JSON, Evidence

@@ -232,7 +232,7 @@ def _measure(
 
 def _keep_measured_once(session: Session, path: Path) -> None:
     """What this run has measured for the further ones of its session."""
-    from wattcount.metrics.session import measured_once
+    from wattcount.metrics.window import measured_once
     from wattcount.records.reader import Record
 
     if not session.measured_once:

@@ -31,7 +31,7 @@ import pyarrow.parquet as pq
 from wattcount import ownership
 from wattcount.errors import WattcountError, one_line
 from wattcount.files import replacing
-from wattcount.metrics.verdict import Verdict
+from wattcount.metrics.metrics_json import Verdict
 from wattcount.result import ResultTable
 from wattcount.sweep.point import Outcome, Plan, Point, State, decode, encode
 from wattcount.sweep.state import SweepState, Tally, Writer, tally

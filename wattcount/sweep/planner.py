@@ -31,7 +31,7 @@ from wattcount.config.schema import (
     ServerConfig,
 )
 from wattcount.engines import registry
-from wattcount.metrics.verdict import Status
+from wattcount.metrics.metrics_json import Status
 from wattcount.report.labels import asked_load
 from wattcount.result import Result, results
 from wattcount.sweep.machine import Here, skip_of

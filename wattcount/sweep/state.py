@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from statistics import fmean
 
-from wattcount.metrics.verdict import Status, Verdict
+from wattcount.metrics.metrics_json import Status, Verdict
 from wattcount.sweep.point import INVALID_BEFORE, Outcome, Plan, Point, State
 
 PROCESS_DIED = "process_died"

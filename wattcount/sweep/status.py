@@ -18,7 +18,7 @@ from typing import Any
 from rich.text import Text
 
 from wattcount.errors import WattcountError
-from wattcount.metrics.registry import METRICS
+from wattcount.metrics.metrics_json import METRICS
 from wattcount.records.reader import Record
 from wattcount.report.labels import evidence_label
 from wattcount.report.units import clock, count, duration, quantity

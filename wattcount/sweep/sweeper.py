@@ -33,8 +33,14 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from wattcount.config.composition import SWEEPER_TARGET, concealed_config, entangled, from_hydra, plain_errors
-from wattcount.config.hydra_input import TextParser
+from wattcount.config.composition import (
+    SWEEPER_TARGET,
+    TextParser,
+    concealed_config,
+    entangled,
+    from_hydra,
+    plain_errors,
+)
 from wattcount.config.loader import GROUPS
 from wattcount.config.paths import default_records_dir
 from wattcount.config.points import build_points

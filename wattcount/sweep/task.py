@@ -161,7 +161,7 @@ def _measure(
 
 def _with_figures(outcome: Outcome, path: Path) -> Outcome:
     """What the sweep wants to know of the record; one that cannot be read has said so."""
-    from wattcount.metrics.verdict import Status
+    from wattcount.metrics.metrics_json import Status
     from wattcount.result import judge
 
     found = judge(path)

@@ -34,7 +34,7 @@ from wattcount.config.schema import TrackingConfig
 from wattcount.config.validation import TAG_LIMIT, usable_tags
 from wattcount.errors import one_line
 from wattcount.masking import masked
-from wattcount.metrics.verdict import ran_to_end
+from wattcount.metrics.metrics_json import ran_to_end
 from wattcount.records import Record
 from wattcount.records.schema import REQUESTS_PARQUET
 from wattcount.records.writer import final_folder
