@@ -19,13 +19,22 @@ from typing import Any
 
 import psutil
 import pytest
+from echo_server import Behaviour, EchoServer
 from powercap_tree import zone
 from witness import Program, Witness, kill, worker_pid
 
 from wattcount.clock import now_ns
 from wattcount.config.identity import point_id
 from wattcount.config.loader import changed, from_json, to_json
-from wattcount.config.schema import LengthConfig, LengthKind, PowerBackend, RunConfig
+from wattcount.config.schema import (
+    EngineConfig,
+    LengthConfig,
+    LengthKind,
+    ModelConfig,
+    PowerBackend,
+    RunConfig,
+    Weights,
+)
 from wattcount.errors import NotStartedError
 from wattcount.records import Record
 from wattcount.records.schema import Phase, Validity
@@ -199,6 +208,18 @@ def test_what_the_host_did_in_a_run(tiny_run: Callable[..., RunConfig], witness:
     pid = next(row["pid"] for row in table if row["pid"] is not None)
     own = [row["cpu_ns"] for row in table if row["pid"] == pid]
     assert own[-1] >= own[0] > 0
+
+
+def test_what_a_server_gets_of_the_host_that_the_run_did_not_start(
+    tiny_run: Callable[..., RunConfig], witness: Any
+) -> None:
+    with EchoServer(Behaviour(between_s=0.005)) as server:  # in this process
+        engine = EngineConfig(name="openai", base_url=server.url, client_processes=1)
+        model = ModelConfig(name="auto", weights=Weights.random)
+        cfg = changed(tiny_run(), {"engine": engine, "model": model})
+        record = Record.open(run_point(cfg, witness).record_path)
+    assert record.info.complete
+    assert os.getpid() in record.host["pid"].to_pylist()
 
 
 def test_what_wattcount_adds_is_accounted_for(tiny_run: Callable[..., RunConfig], witness: Any) -> None:

@@ -106,6 +106,8 @@ def test_a_server_there_is_loaded_from_here(elsewhere: Elsewhere, tiny_run: Tiny
     check_energy(record, elsewhere)
     found = record.info.engine["details"]["server"]
     assert (found["local"], found["pid"]) == (False, os.getpid())  # as the listener told
+    assert record.metrics is not None
+    assert record.metrics["null_reasons"]["host/spin_ms"] == "server_elsewhere"
     assert len(record.requests)
 
 
