@@ -26,7 +26,8 @@ class EngineStep:
     """When the front end heard of the step."""
     engine_ts_ns: int | None
     duration_ns: int | None
-    """Host time of the step, not GPU time, under asynchronous scheduling."""
+    """Length of the step where `engine_ts_ns` is its end. Else what the engine waited for its result, once it was launched: the
+    rest of the time between two steps is the host's (`metrics.host`)."""
     prefill_tokens: int | None
     """Prompt tokens computed (again after a preemption); the first output token of a request comes with the last."""
     decode_tokens: int | None
