@@ -64,7 +64,7 @@ def gpus_locked(
         for gpu in sorted(gpus, key=lambda gpu: gpu.uuid):
             if remote is not None:
                 _wait_for(gpu, remote.lock, purpose, deadline_s, limit_s, notice)
-                held.callback(remote.unlock, gpu.uuid)
+                held.callback(_give_back, gpu.uuid, remote, notice)
                 continue
             try:
                 locks.append(_wait_for(gpu, _lock, purpose, deadline_s, limit_s, notice))
@@ -72,6 +72,13 @@ def gpus_locked(
                 raise _no_lock(gpu.uuid, error) from error
             held.callback(locks[-1].release)
         yield [lock.descriptor for lock in locks]
+
+
+def _give_back(uuid: str, remote: RemoteNvml, notice: Callable[[str], object]) -> None:
+    if not remote.unlock(uuid):
+        notice(
+            f"{uuid}: the connection to {remote.connection.address} was lost, and the lock with it: another run may have begun"
+        )
 
 
 class HostLocks:

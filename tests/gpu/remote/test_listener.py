@@ -22,7 +22,7 @@ from wattcount.errors import NotStartedError
 from wattcount.gpu import PowerSampler, _native
 from wattcount.gpu.nvml import NvmlSession, attach_session, open_session
 from wattcount.gpu.remote import client, listener, wire
-from wattcount.gpu.remote.client import LOST, RemoteNvml
+from wattcount.gpu.remote.client import CLOCKS, LOST, RemoteNvml
 from wattcount.run.claims import gpus_locked, is_free
 
 pytestmark = pytest.mark.timeout(120)
@@ -261,6 +261,28 @@ def test_a_silent_listener_is_given_up(listening: Listening, monkeypatch: pytest
         assert "nothing came for 0.5 s" in str(failure)
 
 
+def test_a_clock_that_jumps_spoils_the_observations(
+    session: NvmlSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where this machine was suspended for 10 s: CLOCK_MONOTONIC stands still meanwhile, and the other one's goes on."""
+    with PowerSampler([0], session, FAST) as sampler:
+        wait_until(lambda: len(sampler.drain()))
+        assert sampler.failure is None
+        answer = listener._Client._answer
+
+        def later(self: Any, message: dict[str, Any]) -> None:
+            if message.get("op") != "ping":
+                answer(self, message)
+                return
+            stamps = {"s1_ns": self._channel.received_ns + 10**10, "s2_ns": time.monotonic_ns() + 10**10}
+            self._channel.send({"id": message["id"], "c0_ns": message["c0_ns"], **stamps})
+
+        monkeypatch.setattr(listener._Client, "_answer", later)
+        failure = wait_until(lambda: sampler.failure)
+        assert failure.reason == CLOCKS
+        assert "suspended" in str(failure)
+
+
 @pytest.mark.parametrize(
     ("changes", "payload"),
     [
@@ -417,4 +439,13 @@ def test_a_lock_is_free_when_its_client_is_gone(listening: Listening) -> None:
     assert not is_free(uuid)
     remote.close()
     wait_until(lambda: is_free(uuid))
-    remote.unlock(uuid)  # nothing is left to give back
+    assert not remote.unlock(uuid)
+
+
+def test_a_lock_that_was_lost_with_the_connection_is_told(session: NvmlSession) -> None:
+    told: list[str] = []
+    assert session.remote is not None
+    with gpus_locked(session.gpus()[:1], "a run", 0.0, told.append, session.remote):
+        session.remote.close()
+    (line,) = told
+    assert "was lost, and the lock with it" in line

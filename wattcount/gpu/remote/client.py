@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import threading
 import time
@@ -226,9 +225,12 @@ class RemoteNvml:
         holder: str | None = self.connection.call("lock", uuid=uuid, purpose=purpose)
         return holder
 
-    def unlock(self, uuid: str) -> None:
-        with contextlib.suppress(NotStartedError):  # the end of the connection has freed it
-            self.connection.call("unlock", uuid=uuid)
+    def unlock(self, uuid: str) -> bool:
+        """Whether the lock was held until now; False: the end of the connection has freed it."""
+        try:
+            return bool(self.connection.call("unlock", uuid=uuid))
+        except NotStartedError:
+            return False
 
     def is_free(self, uuid: str) -> bool:
         """Whether no run there, or through a listener there, holds the GPU."""

@@ -131,6 +131,8 @@ class Listener:
             why = "left"
             try:
                 client.serve(self._stopping)
+            except wire.ClosedError:
+                pass
             except wire.WireError as error:
                 why = f"left ({error})"
             finally:
@@ -295,10 +297,11 @@ class _Client:
             self._held[uuid] = taken
         return None
 
-    def _unlock(self, asked: dict[str, Any]) -> None:
+    def _unlock(self, asked: dict[str, Any]) -> bool:
         give_back = self._held.pop(_uuid(asked), None)
         if give_back is not None:
             give_back()
+        return give_back is not None
 
 
 def _uuid(asked: dict[str, Any]) -> str:

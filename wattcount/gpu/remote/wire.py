@@ -65,6 +65,10 @@ class WireError(Exception):
     """The connection is of no use any more; the message says why."""
 
 
+class ClosedError(WireError):
+    """The other end has closed the connection, or is gone."""
+
+
 class RefusedError(WireError):
     """The other end refused the handshake. `why`: `secret`, `protocol`, `full`."""
 
@@ -315,7 +319,7 @@ def _exactly(connection: socket.socket, count: int, deadline_s: float) -> bytes:
         except OSError as error:
             raise WireError(_what(error)) from None
         if not chunk:
-            raise WireError("the connection was closed")
+            raise ClosedError("the connection was closed")
         received += chunk
     return bytes(received)
 
