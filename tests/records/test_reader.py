@@ -253,6 +253,7 @@ def test_every_old_record_says_what_it_ran_with() -> None:
         assert now["gpu_memory_utilization"] == 0.9
         assert now["enable_prefix_caching"] is False
         assert info.point_id == before["point_id"]
+        assert info.session == {"id": before["run_id"], "number": 1}
 
 
 def test_an_old_record_keeps_its_label() -> None:

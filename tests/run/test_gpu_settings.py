@@ -36,6 +36,7 @@ from wattcount.run.gpu_settings import (
     restore_left,
 )
 from wattcount.run.orchestrate import run_point
+from wattcount.run.session import Session
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -102,6 +103,24 @@ def test_a_run_has_them_and_leaves_nothing(
     assert set(events["value"][events["source"] == Source.POWER_LIMIT]) >= {400_000}
     findings = json.loads((outcome.record_path / "metrics.json").read_text())["validity"]["findings"]
     assert not [found for found in findings if found["code"].endswith("_not_held")]
+
+
+def test_they_last_as_long_as_the_engine_that_runs_share(
+    session: NvmlSession, setting_run: Callable[..., RunConfig]
+) -> None:
+    found, seen = [], []
+    with Session() as engine:
+        for last in (False, True):
+            witness = Witness()
+            witness.when(Phase.WINDOW, lambda _: seen.append(limit_w(session)))
+            outcome = run_point(setting_run(), witness, session=engine, last=last)
+            assert outcome.record_path is not None
+            found.append(Record.open(outcome.record_path).info.gpu_settings[uuid_of(session)])
+    assert seen == [ASKED_W, ASKED_W]
+    assert [facts["power_limit_mw"]["restored"] for facts in found] == [None, 700_000]
+    assert [facts["power_limit_mw"]["before"] for facts in found] == [700_000, 700_000]
+    assert limit_w(session) == 700
+    assert left_behind() == []
 
 
 def test_on_a_machine_of_its_own(tiny_run: Callable[..., RunConfig], witness: Witness) -> None:

@@ -89,6 +89,7 @@ def tags(record: Record, result: Result) -> dict[str, str]:
         "repeat": result.repeat,
         "valid": str(result.valid).lower(),
         "reasons": ",".join(result.codes) or "none",
+        "session": result.session,
         "wattcount.run_id": result.run_id,
         "wattcount.record": record.path,
     }
