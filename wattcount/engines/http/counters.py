@@ -18,10 +18,13 @@ import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wattcount.clock import now_ns
-from wattcount.engines.http.fetch import TIMEOUT_S, Site
+
+if TYPE_CHECKING:
+    # Not at run time: what reads a record needs no HTTP, and to load it takes a tenth of the start of `wattcount show`.
+    from wattcount.engines.http.fetch import Site
 
 PATHS = ("/metrics", "/prometheus/metrics")
 """Where counters are; TensorRT-LLM has something else at the first."""
@@ -173,11 +176,11 @@ class ServerCounters:
             raise ValueError(f"no snapshot of a server's counters: {error}") from error
 
 
-def scrape(site: Site, paths: Sequence[str] = PATHS, timeout_s: float = TIMEOUT_S) -> ServerCounters | None:
+def scrape(site: Site, paths: Sequence[str] = PATHS) -> ServerCounters | None:
     """The server's counters now; None where it tells none that are known."""
     for path in paths:
         asked_ns = now_ns()
-        text = site.get(path, timeout_s).text
+        text = site.get(path).text
         found = None if text is None else parse(text, asked_ns, now_ns())
         if found is not None:
             return found
