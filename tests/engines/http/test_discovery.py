@@ -146,6 +146,19 @@ def test_without_a_process_on_a_gpu_none_is_guessed(
     assert "gpu.devices" in facts.unknown["gpu_uuids"]
 
 
+@pytest.mark.parametrize(("count", "found"), [(1, True), (2, False)])
+def test_in_a_container_the_only_gpu_is_that_of_a_server_that_uses_cuda(
+    serve: Serve, gpus: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, count: int, found: bool
+) -> None:
+    """NVML's process numbers are the host's; a file that the server has open stands for CUDA's device."""
+    server = serve(VLLM)
+    monkeypatch.setattr(processes, "UVM", str(Path(f"/proc/{server.pid}/fd/2").readlink()))
+    facts = discover(server.url, session=gpus(*[[2**22 + 1]] * count))
+    assert facts.gpu_uuids == ((uuid(0),) if found else ())
+    assert ("gpu_uuids" in facts.unknown) != found
+    assert facts.computing == {}
+
+
 def test_without_nvml_no_gpu_is_looked_for(serve: Serve) -> None:
     assert discover(serve(VLLM).url).unknown["gpu_uuids"] == "NVML was not asked"
 

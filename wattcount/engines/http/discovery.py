@@ -21,7 +21,7 @@ import psutil
 from wattcount.config.schema import GpuConfig
 from wattcount.engines.http.counters import PATHS, parse, samples
 from wattcount.engines.http.fetch import MAX_TEXT, Site, plain
-from wattcount.engines.http.processes import Found, arguments_of, processes
+from wattcount.engines.http.processes import Found, arguments_of, processes, use_cuda
 from wattcount.masking import masked, masked_command
 
 if TYPE_CHECKING:
@@ -386,6 +386,9 @@ def _gpus(
             found.pids |= {pid for uuid in uuids for pid in there[uuid]} & candidates
             break
     known = bool(uuids)
+    if not known and found.local and len(there) == 1 and use_cuda(found.pids | found.wider):
+        # In a container NVML names processes by numbers of the host, or names none. There is one GPU that it can be.
+        uuids = tuple(there)
     if devices:
         uuids = tuple(gpu.uuid for gpu in session.select(GpuConfig(devices=list(devices))))
         unknown.pop("gpu_uuids", None)

@@ -15,6 +15,8 @@ from urllib.parse import urlsplit
 import psutil
 
 PROC = Path("/proc")
+UVM = "/dev/nvidia-uvm"
+"""The device that a process opens when it begins to compute with CUDA, and for nothing else."""
 
 _CONTAINER = re.compile(r"[0-9a-f]{64}|kubepods|\.service$")
 """Control groups that hold one service: a container, a pod, a unit of systemd."""
@@ -116,21 +118,21 @@ def _behind_proxy(pid: int) -> set[int]:
         if namespace is None or namespace == own or namespace in seen:
             continue
         seen.add(namespace)
-        inodes = _listening_inodes(PROC / str(other) / "net", int(port))
-        if inodes and _has_address(PROC / str(other) / "net" / "fib_trie", address):
-            return {p for p in psutil.pids() if _namespace(p, "net") == namespace and _holds(p, inodes)}
+        sockets = _listening_sockets(PROC / str(other) / "net", int(port))
+        if sockets and _has_address(PROC / str(other) / "net" / "fib_trie", address):
+            return {p for p in psutil.pids() if _namespace(p, "net") == namespace and _holds(p, sockets)}
     return set()
 
 
-def _listening_inodes(folder: Path, port: int) -> set[str]:
-    """Inodes of the sockets that listen on `port`, by a network namespace's `tcp` and `tcp6`."""
+def _listening_sockets(folder: Path, port: int) -> set[str]:
+    """The sockets that listen on `port`, by a network namespace's `tcp` and `tcp6`."""
     found = set()
     for name in ("tcp", "tcp6"):
         with contextlib.suppress(OSError):
             for line in (folder / name).read_text(encoding="ascii").splitlines()[1:]:
                 words = line.split()
                 if len(words) > 9 and words[3] == "0A" and int(words[1].rpartition(":")[2], 16) == port:
-                    found.add(words[9])
+                    found.add(f"socket:[{words[9]}]")
     return found
 
 
@@ -140,12 +142,18 @@ def _has_address(trie: Path, address: str) -> bool:
     return False
 
 
-def _holds(pid: int, inodes: set[str]) -> bool:
-    """Whether a process has one of these sockets open."""
+def use_cuda(pids: Iterable[int]) -> bool:
+    """Whether one of these processes computes with CUDA, and sees the same processes and so the same machine as this one."""
+    own = _namespace(os.getpid(), "pid")
+    return any(_holds(pid, {UVM}) for pid in pids if _namespace(pid, "pid") == own)
+
+
+def _holds(pid: int, files: set[str]) -> bool:
+    """Whether a process has one of these open: paths, or sockets as `socket:[INODE]`."""
     with contextlib.suppress(OSError):
         for link in (PROC / str(pid) / "fd").iterdir():
             with contextlib.suppress(OSError):
-                if str(link.readlink()).removeprefix("socket:[").removesuffix("]") in inodes:
+                if str(link.readlink()) in files:
                     return True
     return False
 
