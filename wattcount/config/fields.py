@@ -28,11 +28,7 @@ def identity(default: Any = MISSING, *, always: bool = False, left_out: Any = MI
     `left_out` is a further value, besides the default, that is left out of the hash: the one that was the default when
     the first records were made.
     """
-    metadata = {
-        IDENTITY: True,
-        ALWAYS: always,
-        LEFT_OUT: () if left_out is MISSING else (left_out,),
-    }
+    metadata = {IDENTITY: True, ALWAYS: always, LEFT_OUT: () if left_out is MISSING else (left_out,)}
     return field(default=default, metadata=metadata)
 
 

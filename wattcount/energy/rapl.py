@@ -380,12 +380,7 @@ class HostPowerTrace:
     """
 
     def __init__(
-        self,
-        host: Mapping[str, Any] | None,
-        domain: Sequence[str],
-        t0_ns: Ints,
-        t1_ns: Ints,
-        value_uj: Ints,
+        self, host: Mapping[str, Any] | None, domain: Sequence[str], t0_ns: Ints, t1_ns: Ints, value_uj: Ints
     ) -> None:
         self._host = host
         self._domain = np.array(domain, dtype=object)

@@ -178,12 +178,7 @@ class ShapeUncertainty:
     """
 
     def __init__(
-        self,
-        shape: PowerCurve | None,
-        ticks_ns: Ints,
-        power_w: Floats,
-        errors_j: Floats,
-        tick_sd_s: float,
+        self, shape: PowerCurve | None, ticks_ns: Ints, power_w: Floats, errors_j: Floats, tick_sd_s: float
     ) -> None:
         self.ticks_ns, self.power_w = ticks_ns, power_w
         self._origin_ns = int(ticks_ns[0])

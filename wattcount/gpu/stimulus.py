@@ -76,10 +76,7 @@ def _emulated(session: NvmlSession, gpu_uuid: str, waves: Sequence[tuple[float, 
 
 
 def play(
-    burst: Callable[[int, int], None],
-    waves: Sequence[tuple[float, float, float]],
-    *,
-    ahead_ns: int = 0,
+    burst: Callable[[int, int], None], waves: Sequence[tuple[float, float, float]], *, ahead_ns: int = 0
 ) -> list[Load]:
     """Has `burst(begin ns, length ns)` called at each period's start, `ahead_ns` before it."""
     loads = []

@@ -36,7 +36,14 @@ from wattcount.metrics.observations import (
 )
 from wattcount.metrics.sensors import window_energy_sum
 from wattcount.metrics.server import arrived_work
-from wattcount.metrics.sheet import NO_COMPLETED, Checks, Finding, FindingSpec, MetricSpec, Sheet
+from wattcount.metrics.sheet import (
+    NO_COMPLETED,
+    Checks,
+    Finding,
+    FindingSpec,
+    Sheet,
+    metric_specs,
+)
 from wattcount.metrics.window import Observed
 from wattcount.metrics.work import (
     COLLINEAR,
@@ -85,37 +92,26 @@ NO_CURVE = "no_power_curve"
 NO_PREFILL = "no_prefill_tokens"
 NO_DECODE = "no_decode_tokens"
 
-METRICS = {
-    "energy/prefill_j": MetricSpec(
-        "J", "energy of the window above idle that prefill drew, by the model of docs/attribution.md", "lower"
-    ),
-    "energy/prefill_j_per_token": MetricSpec("J", "that / prompt tokens computed in the window", "lower"),
-    "energy/prefill_j_per_token_u95": MetricSpec("J", "95 % uncertainty of the same", "lower"),
-    "energy/decode_j": MetricSpec(
-        "J", "energy of the window above idle that decode drew, by the same model", "lower"
-    ),
-    "energy/decode_j_per_token": MetricSpec(
-        "J", "that / tokens decoded in the window (output tokens, less the first of each request)", "lower"
-    ),
-    "energy/decode_j_per_token_u95": MetricSpec("J", "95 % uncertainty of the same", "lower"),
-    "energy/request_mean_j": MetricSpec(
-        "J",
-        "energy of a request, its share of idle included, by the same model; mean of the requests that were scheduled and completed in "
-        "the window",
-        "lower",
-    ),
-    "energy/request_p50_j": MetricSpec("J", "the same, percentile 50", "lower"),
-    "energy/request_p95_j": MetricSpec("J", "the same, percentile 95", "lower"),
-    "attribution/condition_number": MetricSpec(
-        "1", "of the design matrix, columns scaled to length one", "lower"
-    ),
-    "attribution/r_squared": MetricSpec(
-        "1", "1 - residual / variation about the mean; low, even below 0, where power hardly varies", "higher"
-    ),
-    "attribution/residual_share": MetricSpec(
-        "1", "rms residual of an interval / mean energy of an interval above idle", "lower"
-    ),
-}
+METRICS = metric_specs(
+    """
+    energy/prefill_j               | J | lower  | energy of the window above idle that prefill drew, by the model of
+        docs/attribution.md
+    energy/prefill_j_per_token     | J | lower  | that / prompt tokens computed in the window
+    energy/prefill_j_per_token_u95 | J | lower  | 95 % uncertainty of the same
+    energy/decode_j                | J | lower  | energy of the window above idle that decode drew, by the same model
+    energy/decode_j_per_token      | J | lower  | that / tokens decoded in the window (output tokens, less the first of each
+        request)
+    energy/decode_j_per_token_u95  | J | lower  | 95 % uncertainty of the same
+    energy/request_mean_j          | J | lower  | energy of a request, its share of idle included, by the same model; mean of the
+        requests that were scheduled and completed in the window
+    energy/request_p50_j           | J | lower  | the same, percentile 50
+    energy/request_p95_j           | J | lower  | the same, percentile 95
+    attribution/condition_number   | 1 | lower  | of the design matrix, columns scaled to length one
+    attribution/r_squared          | 1 | higher | 1 - residual / variation about the mean; low, even below 0, where power hardly
+        varies
+    attribution/residual_share     | 1 | lower  | rms residual of an interval / mean energy of an interval above idle
+    """
+)
 REASONS = {
     NO_STEPS: "the engine does not tell what its steps computed, or there was none",
     NO_IDLE: "no loaded idle was measured",

@@ -24,8 +24,8 @@ from wattcount.metrics.sheet import (
     Checks,
     Finding,
     FindingSpec,
-    MetricSpec,
     Sheet,
+    metric_specs,
 )
 from wattcount.metrics.window import Observed
 from wattcount.statistics import MIN_VALUES, Drift, residual, theil_sen
@@ -46,11 +46,13 @@ NAMES = {"power": "power", "throughput": "output tokens/s", "in_flight": "reques
 
 WINDOW_TOO_SHORT = "window_too_short"
 
-METRICS = {
-    "window/power_drift_percent": MetricSpec("%", "drift of the power"),
-    "window/throughput_drift_percent": MetricSpec("%", "drift of the output tokens/s"),
-    "window/in_flight_drift_percent": MetricSpec("%", "drift of the requests in flight; null for a batch"),
-}
+METRICS = metric_specs(
+    """
+    window/power_drift_percent      | % |        | drift of the power
+    window/throughput_drift_percent | % |        | drift of the output tokens/s
+    window/in_flight_drift_percent  | % |        | drift of the requests in flight; null for a batch
+    """
+)
 NULL_REASONS = {WINDOW_TOO_SHORT: "too few bins to tell a trend from chance"}
 CHECKS = Checks()
 

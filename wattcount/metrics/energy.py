@@ -36,6 +36,7 @@ from wattcount.metrics.sheet import (
     MetricSpec,
     Sheet,
     canonical,
+    metric_specs,
 )
 from wattcount.metrics.window import IDLE_NAMES, WINDOW, Observed, bare_idle_of_session, on
 
@@ -49,54 +50,33 @@ LEAST_PLAUSIBLE_S = 1.0
 IDLE_OVER_LOAD = 1.25
 """Loaded idle power / mean power of the window, up to which it is believed: clocks that stay up raise idle by some per cent."""
 
-METRICS = {
-    "energy/gpu_j": MetricSpec(
-        "J",
-        "energy of the window, all GPUs, by the best estimate for each (the energy counter where there is one)",
-        "lower",
-    ),
-    "energy/gpu_j_u95": MetricSpec("J", "95 % uncertainty of E: the next two in quadrature", "lower"),
-    "energy/gpu_j_u95_method": MetricSpec(
-        "J",
-        "of that, what the estimator adds (shape, edges, alignment, lowpass, timescale, resolution, another machine's clock); GPUs in quadrature",
-        "lower",
-    ),
-    "energy/gpu_j_u95_sensor": MetricSpec(
-        "J",
-        "of that, gain and offset of the boards; GPUs added up, for they may err alike. All runs on a board share it, so it cancels "
-        "when they are compared",
-    ),
-    "energy/gpu_j_per_output_token": MetricSpec("J", "E / `tokens/output`", "lower"),
-    "energy/gpu_j_per_request": MetricSpec("J", "E / `requests/completed_in_window`", "lower"),
-    "energy/batch_gpu_j": MetricSpec(
-        "J",
-        "batch scenario: from the first send to the last token of the batch; null unless all completed",
-        "lower",
-    ),
-    "energy/bare_idle_j": MetricSpec(
-        "J",
-        "P_bare x T, what the GPU draws without an engine; P_bare: mean of `power/idle_bare_w` and `power/idle_bare_after_w`, or the "
-        "one there is",
-        "lower",
-    ),
-    "energy/context_idle_j": MetricSpec(
-        "J",
-        "(P_loaded - P_bare) x T, what an engine without requests adds; P_loaded: the same of `power/idle_loaded_w` and "
-        "`power/idle_loaded_after_w`",
-        "lower",
-    ),
-    "energy/dynamic_j": MetricSpec("J", "E - P_loaded x T, what serving the requests added", "lower"),
-    "energy/dynamic_j_per_output_token": MetricSpec("J", "`energy/dynamic_j` / `tokens/output`", "lower"),
-    "energy/dynamic_j_per_request": MetricSpec(
-        "J", "`energy/dynamic_j` / `requests/completed_in_window`", "lower"
-    ),
-    "energy/cpu_package_j": MetricSpec(
-        "J",
-        "energy of all CPU packages (sockets) in the window, by RAPL; see [Energy](energy.md#cpu-and-dram). Not part of any `gpu` figure",
-        "lower",
-    ),
-    "energy/dram_j": MetricSpec("J", "the same for all DRAM; not part of the packages", "lower"),
-    **{
+METRICS = (
+    metric_specs(
+        """
+    energy/gpu_j                      | J | lower  | energy of the window, all GPUs, by the best estimate for each (the energy
+        counter where there is one)
+    energy/gpu_j_u95                  | J | lower  | 95 % uncertainty of E: the next two in quadrature
+    energy/gpu_j_u95_method           | J | lower  | of that, what the estimator adds (shape, edges, alignment, lowpass,
+        timescale, resolution, another machine's clock); GPUs in quadrature
+    energy/gpu_j_u95_sensor           | J |        | of that, gain and offset of the boards; GPUs added up, for they may err
+        alike. All runs on a board share it, so it cancels when they are compared
+    energy/gpu_j_per_output_token     | J | lower  | E / `tokens/output`
+    energy/gpu_j_per_request          | J | lower  | E / `requests/completed_in_window`
+    energy/batch_gpu_j                | J | lower  | batch scenario: from the first send to the last token of the batch; null
+        unless all completed
+    energy/bare_idle_j                | J | lower  | P_bare x T, what the GPU draws without an engine; P_bare: mean of
+        `power/idle_bare_w` and `power/idle_bare_after_w`, or the one there is
+    energy/context_idle_j             | J | lower  | (P_loaded - P_bare) x T, what an engine without requests adds; P_loaded: the
+        same of `power/idle_loaded_w` and `power/idle_loaded_after_w`
+    energy/dynamic_j                  | J | lower  | E - P_loaded x T, what serving the requests added
+    energy/dynamic_j_per_output_token | J | lower  | `energy/dynamic_j` / `tokens/output`
+    energy/dynamic_j_per_request      | J | lower  | `energy/dynamic_j` / `requests/completed_in_window`
+    energy/cpu_package_j              | J | lower  | energy of all CPU packages (sockets) in the window, by RAPL; see
+        [Energy](energy.md#cpu-and-dram). Not part of any `gpu` figure
+    energy/dram_j                     | J | lower  | the same for all DRAM; not part of the packages
+    """
+    )
+    | {
         f"energy_by_source/{source}_j": MetricSpec(
             "J", f"the window by {what} alone; null unless every GPU has it"
         )
@@ -111,46 +91,34 @@ METRICS = {
             ),
             strict=True,
         )
-    },
-    "power/gpu_mean_w": MetricSpec("W", "E / T", "lower"),
-    "power/idle_bare_w": MetricSpec(
-        "W",
-        "mean power without an engine: energy of the phase `bare_idle` / its length; of a later run of a session, as its first run "
-        "measured it (`session` in `run.json`)",
-        "lower",
-    ),
-    "power/idle_loaded_w": MetricSpec(
-        "W", "mean power with the engine up: the same for `loaded_idle`, before the first request", "lower"
-    ),
-    "power/idle_loaded_after_w": MetricSpec(
-        "W", "the same for `loaded_idle_after`, after the drain", "lower"
-    ),
-    "power/idle_bare_after_w": MetricSpec(
-        "W",
-        "the same for `bare_idle_after`, after the engine has ended, from when the SM clock is within 20 % of what it was in `bare_idle`",
-        "lower",
-    ),
-    "power/cpu_package_mean_w": MetricSpec("W", "`energy/cpu_package_j` / T", "lower"),
-    "power/idle_bare_drift_percent": MetricSpec("%", "bare idle after / before - 1"),
-    "power/idle_loaded_drift_percent": MetricSpec("%", "loaded idle after / before - 1"),
-    "gpu/temperature_idle_bare_c": MetricSpec("C", "mean over time and GPUs, in `bare_idle`"),
-    "gpu/temperature_idle_loaded_c": MetricSpec("C", "the same in `loaded_idle`"),
-    "gpu/temperature_idle_loaded_after_c": MetricSpec("C", "the same in `loaded_idle_after`"),
-    "gpu/temperature_idle_bare_after_c": MetricSpec("C", "the same in `bare_idle_after`"),
-    "window_steady/duration_s": MetricSpec("s", "length of the steady window"),
-    "energy_steady/gpu_j": MetricSpec("J", "energy of the steady window of a batch", "lower"),
-    "energy_steady/gpu_j_per_output_token": MetricSpec(
-        "J", "the same / output tokens emitted in it", "lower"
-    ),
-    "energy_steady/gpu_j_per_request": MetricSpec("J", "the same / requests completed in it", "lower"),
-    "power_steady/gpu_mean_w": MetricSpec("W", "the same / its length", "lower"),
-    "throughput_steady/output_tokens_per_s": MetricSpec(
-        "tokens/s", "output tokens emitted in the steady window / its length", "higher"
-    ),
-    "throughput_steady/requests_per_s": MetricSpec(
-        "requests/s", "requests completed in the steady window / its length", "higher"
-    ),
-}
+    }
+    | metric_specs(
+        """
+    power/gpu_mean_w                      | W          | lower  | E / T
+    power/idle_bare_w                     | W          | lower  | mean power without an engine: energy of the phase `bare_idle` /
+        its length; of a later run of a session, as its first run measured it (`session` in `run.json`)
+    power/idle_loaded_w                   | W          | lower  | mean power with the engine up: the same for `loaded_idle`,
+        before the first request
+    power/idle_loaded_after_w             | W          | lower  | the same for `loaded_idle_after`, after the drain
+    power/idle_bare_after_w               | W          | lower  | the same for `bare_idle_after`, after the engine has ended, from
+        when the SM clock is within 20 % of what it was in `bare_idle`
+    power/cpu_package_mean_w              | W          | lower  | `energy/cpu_package_j` / T
+    power/idle_bare_drift_percent         | %          |        | bare idle after / before - 1
+    power/idle_loaded_drift_percent       | %          |        | loaded idle after / before - 1
+    gpu/temperature_idle_bare_c           | C          |        | mean over time and GPUs, in `bare_idle`
+    gpu/temperature_idle_loaded_c         | C          |        | the same in `loaded_idle`
+    gpu/temperature_idle_loaded_after_c   | C          |        | the same in `loaded_idle_after`
+    gpu/temperature_idle_bare_after_c     | C          |        | the same in `bare_idle_after`
+    window_steady/duration_s              | s          |        | length of the steady window
+    energy_steady/gpu_j                   | J          | lower  | energy of the steady window of a batch
+    energy_steady/gpu_j_per_output_token  | J          | lower  | the same / output tokens emitted in it
+    energy_steady/gpu_j_per_request       | J          | lower  | the same / requests completed in it
+    power_steady/gpu_mean_w               | W          | lower  | the same / its length
+    throughput_steady/output_tokens_per_s | tokens/s   | higher | output tokens emitted in the steady window / its length
+    throughput_steady/requests_per_s      | requests/s | higher | requests completed in the steady window / its length
+    """
+    )
+)
 NULL_REASONS = {
     rapl.NOT_PRESENT: "the host shows no RAPL counter of that kind: a virtual machine, or no DRAM counter (AMD)",
     rapl.NOT_READABLE: "there is a RAPL counter that could not be read when the run began: permissions, mostly; `run.json` says which "
@@ -264,10 +232,7 @@ def idle_powers(seen: Observed) -> dict[str, Cell]:
             if name == "bare" and (watts := bare_idle_of_session(seen.record, "mean_w")) is not None:
                 cells[power] = (math.fsum(watts), None)
                 degrees = bare_idle_of_session(seen.record, "temperature_c")
-                cells[temperature] = (
-                    None if degrees is None else sum(degrees) / len(degrees),
-                    NOT_RECORDED,
-                )
+                cells[temperature] = (None if degrees is None else sum(degrees) / len(degrees), NOT_RECORDED)
             continue
         value, reason = total_joules(seen.record, span.start_ns, span.end_ns)
         cells[power] = (None, reason) if value is None else (value / span.duration_s, None)

@@ -12,7 +12,7 @@ import numpy as np
 
 from wattcount.energy.events import Source
 from wattcount.metrics.observations import MISSING, Ints, Window, held, phase_window
-from wattcount.metrics.sheet import Checks, Finding, FindingSpec, MetricSpec, Sheet
+from wattcount.metrics.sheet import Checks, Finding, FindingSpec, Sheet, metric_specs
 from wattcount.metrics.window import Observed, on
 from wattcount.records import Record
 from wattcount.records.schema import Phase
@@ -54,18 +54,16 @@ CLOCK_TOLERANCE_SHARE = 0.02
 TEMPERATURE_C = (10.0, 85.0)
 """Usual temperatures [degrees C]: outside a sensor is broken, or a board is close to its slowdown (87 to 95 on data-centre boards)."""
 
-METRICS = {
-    "gpu/temperature_min_c": MetricSpec("C", "lowest GPU temperature in the window, of all GPUs"),
-    "gpu/temperature_max_c": MetricSpec("C", "highest GPU temperature in the window, of all GPUs"),
-    "gpu/clock_sm_mean_mhz": MetricSpec("MHz", "SM clock weighted by the time it held, mean of all GPUs"),
-    "gpu/clock_event_reasons": MetricSpec("bitmask", "NVML's clock event reasons seen in the window, or-ed"),
-    "gpu/power_capped_share": MetricSpec(
-        "1", "share of the window with the software power cap slowing the clocks (bit 0x4)"
-    ),
-    "gpu/thermal_slowdown_share": MetricSpec(
-        "1", "share of the window slowed by temperature (bits 0x20, 0x40)", "lower"
-    ),
-}
+METRICS = metric_specs(
+    """
+    gpu/temperature_min_c      | C       |        | lowest GPU temperature in the window, of all GPUs
+    gpu/temperature_max_c      | C       |        | highest GPU temperature in the window, of all GPUs
+    gpu/clock_sm_mean_mhz      | MHz     |        | SM clock weighted by the time it held, mean of all GPUs
+    gpu/clock_event_reasons    | bitmask |        | NVML's clock event reasons seen in the window, or-ed
+    gpu/power_capped_share     | 1       |        | share of the window with the software power cap slowing the clocks (bit 0x4)
+    gpu/thermal_slowdown_share | 1       | lower  | share of the window slowed by temperature (bits 0x20, 0x40)
+    """
+)
 NULL_REASONS: dict[str, str] = {}
 CHECKS = Checks()
 

@@ -20,7 +20,15 @@ import numpy as np
 import pyarrow.compute
 
 from wattcount.metrics.observations import MISSING, Bools, Floats, Ints, Window, int_column
-from wattcount.metrics.sheet import NOT_RECORDED, Checks, Finding, FindingSpec, MetricSpec, Sheet
+from wattcount.metrics.sheet import (
+    NOT_RECORDED,
+    Checks,
+    Finding,
+    FindingSpec,
+    MetricSpec,
+    Sheet,
+    metric_specs,
+)
 from wattcount.metrics.window import Observed
 from wattcount.records.schema import Evidence
 
@@ -56,54 +64,48 @@ OWN_STEPS = "waits_not_told"
 FEW_STEPS = "too_few_steps"
 ELSEWHERE = "server_elsewhere"
 
-METRICS = {
-    "host/step_share": MetricSpec(
-        "1",
-        "share of the time with requests running in which the engine did not wait for the GPU, but scheduled and launched: near 1, the "
-        "steps are as fast as the CPU",
-    ),
-    "host/decode_step_ms": MetricSpec("ms", "time of a step without prompt tokens, median", "lower"),
-    "host/decode_launch_ms": MetricSpec("ms", "of that, what the engine did not wait for the GPU", "lower"),
-    "host/prefill_step_ms": MetricSpec(
-        "ms",
-        f"time of a step with {PROMPT_TOKENS[0]} to {PROMPT_TOKENS[1]} prompt tokens after one without, median",
-        "lower",
-    ),
-    "host/prefill_launch_ms": MetricSpec(
-        "ms", "time in which the engine launched such a step and did not wait for the GPU, median", "lower"
-    ),
-    "host/spin_ms": MetricSpec(
-        "ms", "CPU time of a fixed piece of work, once a second, median: how fast the CPU computes", "lower"
-    ),
-    "host/spin_lost_share": MetricSpec(
-        "1", "share of the time of all these pieces of work in which they had lost the CPU", "lower"
-    ),
-    "host/busy_share": MetricSpec("1", "share of the CPU time of all the host's CPUs that anybody used"),
-    "host/steal_share": MetricSpec(
-        "1", "share of it that a hypervisor gave to other virtual machines", "lower"
-    ),
-    "host/throttled_share": MetricSpec(
-        "1", "share of the window in which the run's cgroup was held back by its CPU limit", "lower"
-    ),
-    **{
+METRICS = (
+    metric_specs(
+        """
+    host/step_share       | 1  |        | share of the time with requests running in which the engine did not wait for the GPU,
+        but scheduled and launched: near 1, the steps are as fast as the CPU
+    host/decode_step_ms   | ms | lower  | time of a step without prompt tokens, median
+    host/decode_launch_ms | ms | lower  | of that, what the engine did not wait for the GPU
+    """
+    )
+    | {
+        "host/prefill_step_ms": MetricSpec(
+            "ms",
+            f"time of a step with {PROMPT_TOKENS[0]} to {PROMPT_TOKENS[1]} prompt tokens after one without, median",
+            "lower",
+        )
+    }
+    | metric_specs(
+        """
+    host/prefill_launch_ms | ms | lower  | time in which the engine launched such a step and did not wait for the GPU, median
+    host/spin_ms           | ms | lower  | CPU time of a fixed piece of work, once a second, median: how fast the CPU computes
+    host/spin_lost_share   | 1  | lower  | share of the time of all these pieces of work in which they had lost the CPU
+    host/busy_share        | 1  |        | share of the CPU time of all the host's CPUs that anybody used
+    host/steal_share       | 1  | lower  | share of it that a hypervisor gave to other virtual machines
+    host/throttled_share   | 1  | lower  | share of the window in which the run's cgroup was held back by its CPU limit
+    """
+    )
+    | {
         f"host/pressure_{name}_share": MetricSpec(
             "1", f"share of the window in which a task of the host waited for {what} (PSI, some)", "lower"
         )
         for name, what in {"cpu": "a CPU", "memory": "memory", "io": "a disk"}.items()
-    },
-    "host/run_cpus": MetricSpec(
-        "1", "CPU time of the run's processes, the engine's and the client's, / T: CPUs that they used"
-    ),
-    "host/wait_share": MetricSpec(
-        "1",
-        "share of the window in which the main thread of a process of the run could have run and waited for a CPU, the process that "
-        "waited longest",
-        "lower",
-    ),
-    "host/involuntary_per_s": MetricSpec(
-        "1/s", "context switches of these main threads that they did not ask for, all together", "lower"
-    ),
-}
+    }
+    | metric_specs(
+        """
+    host/run_cpus          | 1   |        | CPU time of the run's processes, the engine's and the client's, / T: CPUs that they
+        used
+    host/wait_share        | 1   | lower  | share of the window in which the main thread of a process of the run could have run
+        and waited for a CPU, the process that waited longest
+    host/involuntary_per_s | 1/s | lower  | context switches of these main threads that they did not ask for, all together
+    """
+    )
+)
 NULL_REASONS = {
     SEVERAL: "several replicas or stages, whose steps overlap",
     OWN_STEPS: "the engine tells how long its steps took, not how long it waited for the GPU",

@@ -13,7 +13,7 @@ from wattcount.energy import EnergyEstimate
 from wattcount.energy.events import Source, lost_line, says_lost
 from wattcount.energy.uncertainty import EnergySum, total
 from wattcount.metrics.observations import Ints, Window, gpu_uuids, int_column
-from wattcount.metrics.sheet import Checks, Finding, FindingSpec, MetricSpec, Sheet
+from wattcount.metrics.sheet import Checks, Finding, FindingSpec, MetricSpec, Sheet, metric_specs
 from wattcount.metrics.window import Observed, on
 from wattcount.records.schema import RunInfo
 
@@ -47,13 +47,13 @@ MISSED_SHARE = 0.01
 MIN_COUNTER_READS = 5
 """Fewest reads of the counter in a window, for its energy to rest on more than the two at its ends."""
 
-METRICS = {
-    "sampler/cpu_share": MetricSpec(
-        "1",
-        "CPU time of the sampling threads / wall time, summed over GPUs: 0.01 is 1 % of one core",
-        "lower",
-    ),
-    **{
+METRICS = (
+    metric_specs(
+        """
+    sampler/cpu_share | 1 | lower  | CPU time of the sampling threads / wall time, summed over GPUs: 0.01 is 1 % of one core
+    """
+    )
+    | {
         key: spec
         for source in POLLED_SOURCES
         for key, spec in {
@@ -62,17 +62,17 @@ METRICS = {
                 "ms", f"how late reads of {source} began, percentile 99; the worst GPU", "lower"
             ),
         }.items()
-    },
-    "sampler/missed_deadlines": MetricSpec(
-        "1", "reads that fell out because the one before took too long", "lower"
-    ),
-    "sampler/dropped_events": MetricSpec("1", "observations lost to a full buffer", "lower"),
-    "sampler/ring_overflows": MetricSpec(
-        "1", "times the driver's samples ring had wrapped before it was drained", "lower"
-    ),
-    "run/overhead_s": MetricSpec("s", "what wattcount adds to the phases and the engine's start", "lower"),
-    "run/engine_start_s": MetricSpec("s", "time the engine took to start", "lower"),
-}
+    }
+    | metric_specs(
+        """
+    sampler/missed_deadlines | 1 | lower  | reads that fell out because the one before took too long
+    sampler/dropped_events   | 1 | lower  | observations lost to a full buffer
+    sampler/ring_overflows   | 1 | lower  | times the driver's samples ring had wrapped before it was drained
+    run/overhead_s           | s | lower  | what wattcount adds to the phases and the engine's start
+    run/engine_start_s       | s | lower  | time the engine took to start
+    """
+    )
+)
 NULL_REASONS: dict[str, str] = {}
 CHECKS = Checks()
 

@@ -19,7 +19,7 @@ from wattcount.metrics.observations import (
     percentile,
     starts_in,
 )
-from wattcount.metrics.sheet import NO_REQUESTS, Checks, Finding, FindingSpec, MetricSpec, Sheet
+from wattcount.metrics.sheet import NO_REQUESTS, Checks, Finding, FindingSpec, MetricSpec, Sheet, metric_specs
 from wattcount.metrics.window import Observed
 from wattcount.records import Record
 
@@ -45,22 +45,22 @@ NO_DRAFTS = "no_draft_tokens"
 SINGLE_TOKEN = "single_token_outputs"
 ONE_ARRIVAL = "one_arrival"
 
-METRICS = {
-    "energy/gpu_j_per_good_request": MetricSpec("J", "E / `requests/good`; null without an SLO", "lower"),
-    "throughput/output_tokens_per_s": MetricSpec("tokens/s", "`tokens/output` / T", "higher"),
-    "throughput/input_tokens_per_s": MetricSpec("tokens/s", "`tokens/input` / T", "higher"),
-    "throughput/requests_per_s": MetricSpec("requests/s", "`requests/completed_in_window` / T", "higher"),
-    "throughput/goodput_rps": MetricSpec("requests/s", "`requests/good` / T; null without an SLO", "higher"),
-    "load/offered_rps": MetricSpec(
-        "requests/s", "requests planned at `start <= t < end` / T; null for a batch"
-    ),
-    "load/achieved_rps": MetricSpec("requests/s", "`requests/sent` / T; null for a batch"),
-    "load/send_lag_p50_ms": MetricSpec(
-        "ms", "actual - planned send of the requests sent in the window, percentile 50", "lower"
-    ),
-    "load/send_lag_p99_ms": MetricSpec("ms", "the same, percentile 99", "lower"),
-    "load/send_lag_max_ms": MetricSpec("ms", "the same, the largest", "lower"),
-    **{
+METRICS = (
+    metric_specs(
+        """
+    energy/gpu_j_per_good_request  | J          | lower  | E / `requests/good`; null without an SLO
+    throughput/output_tokens_per_s | tokens/s   | higher | `tokens/output` / T
+    throughput/input_tokens_per_s  | tokens/s   | higher | `tokens/input` / T
+    throughput/requests_per_s      | requests/s | higher | `requests/completed_in_window` / T
+    throughput/goodput_rps         | requests/s | higher | `requests/good` / T; null without an SLO
+    load/offered_rps               | requests/s |        | requests planned at `start <= t < end` / T; null for a batch
+    load/achieved_rps              | requests/s |        | `requests/sent` / T; null for a batch
+    load/send_lag_p50_ms           | ms         | lower  | actual - planned send of the requests sent in the window, percentile 50
+    load/send_lag_p99_ms           | ms         | lower  | the same, percentile 99
+    load/send_lag_max_ms           | ms         | lower  | the same, the largest
+    """
+    )
+    | {
         f"latency/{name}_p{p}_ms": MetricSpec("ms", f"{meaning}; percentile {p}", "lower")
         for name, meaning in {
             "ttft": "time to first token: first token - actual send",
@@ -73,43 +73,32 @@ METRICS = {
             "e2e_planned": "last token - planned send",
         }.items()
         for p in PERCENTILES
-    },
-    "requests/sent": MetricSpec("1", "sent in the window = completed + failed + cancelled"),
-    "requests/completed": MetricSpec("1", "of those, completed by the end of the drain"),
-    "requests/failed": MetricSpec("1", "of those, ended by an error", "lower"),
-    "requests/cancelled": MetricSpec(
-        "1", "of those, still running when the drain's limit was reached or the run broke off", "lower"
-    ),
-    "requests/good": MetricSpec(
-        "1",
-        "of those, completed within every bound of `scenario.slo` (at most the bound; a single token has no TPOT to break one with); "
-        "null without an SLO",
-        "higher",
-    ),
-    "requests/not_sent": MetricSpec("1", "planned for the window and never sent", "lower"),
-    "requests/completed_in_window": MetricSpec("1", "last token in the window, whenever sent"),
-    "tokens/output": MetricSpec("1", "output tokens emitted in the window"),
-    "tokens/input": MetricSpec(
-        "1", "prompt tokens of the requests whose first token fell in the window (then their prefill is done)"
-    ),
-    "tokens/cached_input": MetricSpec(
-        "1", "of those, served from the prefix cache; null where the engine does not tell"
-    ),
-    "window/duration_s": MetricSpec("s", "T, length of the window"),
-    "engine/running_mean": MetricSpec(
-        "1", "running requests, mean over the engine steps logged in the window"
-    ),
-    "engine/running_max": MetricSpec("1", "the same, the largest"),
-    "engine/waiting_max": MetricSpec("1", "waiting requests, the largest", "lower"),
-    "engine/kv_cache_usage_max": MetricSpec("1", "share of the KV cache in use, the largest, 0..1"),
-    "engine/draft_tokens": MetricSpec(
-        "1", "proposals of speculative decoding that were checked in the window"
-    ),
-    "engine/draft_acceptance": MetricSpec(
-        "1", "share of them that became output, 0..1; of random weights it means nothing", "higher"
-    ),
-    "engine/preemptions": MetricSpec("1", "preemptions of the requests sent in the window", "lower"),
-}
+    }
+    | metric_specs(
+        """
+    requests/sent                | 1 |        | sent in the window = completed + failed + cancelled
+    requests/completed           | 1 |        | of those, completed by the end of the drain
+    requests/failed              | 1 | lower  | of those, ended by an error
+    requests/cancelled           | 1 | lower  | of those, still running when the drain's limit was reached or the run broke off
+    requests/good                | 1 | higher | of those, completed within every bound of `scenario.slo` (at most the bound; a
+        single token has no TPOT to break one with); null without an SLO
+    requests/not_sent            | 1 | lower  | planned for the window and never sent
+    requests/completed_in_window | 1 |        | last token in the window, whenever sent
+    tokens/output                | 1 |        | output tokens emitted in the window
+    tokens/input                 | 1 |        | prompt tokens of the requests whose first token fell in the window (then their
+        prefill is done)
+    tokens/cached_input          | 1 |        | of those, served from the prefix cache; null where the engine does not tell
+    window/duration_s            | s |        | T, length of the window
+    engine/running_mean          | 1 |        | running requests, mean over the engine steps logged in the window
+    engine/running_max           | 1 |        | the same, the largest
+    engine/waiting_max           | 1 | lower  | waiting requests, the largest
+    engine/kv_cache_usage_max    | 1 |        | share of the KV cache in use, the largest, 0..1
+    engine/draft_tokens          | 1 |        | proposals of speculative decoding that were checked in the window
+    engine/draft_acceptance      | 1 | higher | share of them that became output, 0..1; of random weights it means nothing
+    engine/preemptions           | 1 | lower  | preemptions of the requests sent in the window
+    """
+    )
+)
 NULL_REASONS = {
     NO_GOOD: "no request sent in the window met the SLO",
     NO_SLO: "the scenario has no SLO",
@@ -214,11 +203,7 @@ def _latencies_ns(requests: Requests, sent: Bools) -> dict[str, Floats]:
 
 
 def _goodput(
-    sheet: Sheet,
-    seen: Observed,
-    latencies: dict[str, Floats],
-    single_token: Bools,
-    seconds: float,
+    sheet: Sheet, seen: Observed, latencies: dict[str, Floats], single_token: Bools, seconds: float
 ) -> None:
     slo = seen.scenario.slo
     bounds = {"ttft": slo.ttft_ms, "tpot": slo.tpot_ms, "e2e": slo.e2e_ms}

@@ -7,9 +7,11 @@ speaks against a record), and computes them in `put`. `registry` has all of them
 from __future__ import annotations
 
 import math
+import re
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 if TYPE_CHECKING:
     from wattcount.metrics.observations import Window
@@ -27,6 +29,18 @@ class MetricSpec:
     unit: str
     description: str
     better: Better | None = None
+
+
+def metric_specs(table: str) -> dict[str, MetricSpec]:
+    """Metrics by their keys, from a table: a row `key | unit | better, or nothing | definition` each, which may go on in lines that
+    are indented further."""
+    specs = {}
+    for row in re.sub(r"\n\s+", " ", textwrap.dedent(table).strip()).splitlines():
+        key, unit, better, description = (cell.strip() for cell in row.split(" | "))
+        if better not in ("lower", "higher", ""):
+            raise ValueError(f"{key}: {better!r} is neither lower nor higher")
+        specs[key] = MetricSpec(unit, description, cast(Better, better) if better else None)
+    return specs
 
 
 # -- reasons for null that several modules give

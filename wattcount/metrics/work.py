@@ -44,11 +44,7 @@ NO_STEPS = "no_step_tokens"
 COLLINEAR = "phases_collinear"
 HARDLY_PRESENT = "phase_hardly_present"
 
-TERMS_OF_DECODE = (
-    (DECODE_TOKEN, DECODE_STEP, CONTEXT),
-    (DECODE_TOKEN, DECODE_STEP),
-    (DECODE_TOKEN, CONTEXT),
-)
+TERMS_OF_DECODE = ((DECODE_TOKEN, DECODE_STEP, CONTEXT), (DECODE_TOKEN, DECODE_STEP), (DECODE_TOKEN, CONTEXT))
 """What stands for decode: the first of these that can be told apart; else tokens or steps, whichever fits better."""
 OUTSIDE_FIT = "outside_fit"
 OTHER_CLOCKS = "other_clocks"

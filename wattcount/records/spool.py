@@ -250,9 +250,7 @@ def _requests_batch(rows: Sequence[RequestRow], first_chunks: Sequence[int]) -> 
     for item in REQUESTS_SCHEMA:
         if item.name in TOKEN_COLUMNS:
             values = np.fromiter(
-                _chained(rows, first_chunks, item.name),
-                np.dtype(str(item.type.value_type)),
-                int(offsets[-1]),
+                _chained(rows, first_chunks, item.name), np.dtype(str(item.type.value_type)), int(offsets[-1])
             )
             columns.append(pa.ListArray.from_arrays(pa.array(offsets), pa.array(values)))
         else:
