@@ -46,21 +46,11 @@ GIB = 2**30
 
 DTYPE_BYTES = {"bfloat16": 2.0, "float16": 2.0, "float32": 4.0}
 QUANTIZED_BITS = {
-    "awq": 4.25,
-    "auto_awq": 4.25,
-    "gptq": 4.25,
-    "auto_gptq": 4.25,
-    "gptq_marlin": 4.25,
-    "awq_marlin": 4.25,
-    "bitsandbytes": 4.25,
-    "mxfp4": 4.25,
-    "nvfp4": 4.5,
-    "modelopt_fp4": 4.5,
-    "fp8": 8.0,
-    "modelopt": 8.0,
-    "fbgemm_fp8": 8.0,
-    "experts_int8": 8.0,
-    "compressed-tensors": 8.0,
+    **dict.fromkeys(
+        ("awq", "auto_awq", "gptq", "auto_gptq", "gptq_marlin", "awq_marlin", "bitsandbytes", "mxfp4"), 4.25
+    ),
+    **dict.fromkeys(("nvfp4", "modelopt_fp4"), 4.5),
+    **dict.fromkeys(("fp8", "modelopt", "fbgemm_fp8", "experts_int8", "compressed-tensors"), 8.0),
 }
 """Bits a weight of a linear layer, with one 16-bit scale and zero point a group of 128 for 4-bit methods."""
 
@@ -277,11 +267,6 @@ def gib(size_bytes: float) -> str:
 
 MODEL_LEN_STEP = 256
 """The context is rounded up to a multiple of this [tokens], so that small changes of the lengths change nothing else."""
-
-
-def model_context_limit(model: ModelConfig) -> int | None:
-    """Tokens in the model's context window, prompt and completion; None where the config does not tell."""
-    return context_tokens(model.hf_config)
 
 
 def longest_request_tokens(scenario: ScenarioConfig) -> int:

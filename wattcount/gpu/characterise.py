@@ -33,26 +33,9 @@ FIRST_PROBE_S = 2.5
 
 POLLED = (Source.POWER_AVERAGE, Source.POWER_INSTANT, Source.POWER_USAGE)
 """Sources of power that are polled, and so characterised by their new values."""
-BOXES_MS = (
-    0.0,
-    5.0,
-    10.0,
-    15.0,
-    20.0,
-    25.0,
-    35.0,
-    50.0,
-    75.0,
-    100.0,
-    150.0,
-    200.0,
-    300.0,
-    500.0,
-    700.0,
-    1000.0,
-    1500.0,
-    2000.0,
-)
+BOXES_MS: tuple[float, ...] = (
+    0, 5, 10, 15, 20, 25, 35, 50, 75, 100, 150, 200, 300, 500, 700, 1000, 1500, 2000,
+)  # fmt: skip
 """Lengths of box [ms] that averaged power is compared with; 0 is a momentary value."""
 DELAYS_MS = np.arange(-20.0, 125.0, 5.0)
 """Delays [ms] by which such a box is tried to have ended before its value shows."""

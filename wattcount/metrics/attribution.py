@@ -36,14 +36,7 @@ from wattcount.metrics.observations import (
 )
 from wattcount.metrics.sensors import window_energy_sum
 from wattcount.metrics.server import arrived_work
-from wattcount.metrics.sheet import (
-    NO_COMPLETED,
-    Checks,
-    Finding,
-    FindingSpec,
-    Sheet,
-    metric_specs,
-)
+from wattcount.metrics.sheet import NO_COMPLETED, Checks, Finding, Sheet, finding_specs, metric_specs
 from wattcount.metrics.window import Observed
 from wattcount.metrics.work import (
     COLLINEAR,
@@ -581,15 +574,13 @@ def _idle_power_w(record: Record) -> tuple[float, float] | None:
 
 # -- findings
 
-AT_SLOWED_CLOCKS = FindingSpec(
-    "attribution_at_slowed_clocks",
-    "1",
-    "mean SM clock under load in the window below the highest of the record, share; only where prefill and decode were told apart, "
-    "whatever slowed the clock",
-    "2 %",
-    False,
-    "the joules are those of this load, but the prices of a token and a step do not hold at other clocks "
-    "([attribution.md](attribution.md#when-a-fit-does-not-transfer))",
+(AT_SLOWED_CLOCKS,) = finding_specs(
+    """
+    attribution_at_slowed_clocks | 1 | no | mean SM clock under load in the window below the highest of the record, share;
+        only where prefill and decode were told apart, whatever slowed the clock | 2 % | the joules are those of this load,
+        but the prices of a token and a step do not hold at other clocks
+        ([attribution.md](attribution.md#when-a-fit-does-not-transfer))
+    """
 )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from wattcount.metrics.observations import MISSING, Window, starts_in
-from wattcount.metrics.sheet import Checks, Finding, FindingSpec, MetricSpec, Sheet
+from wattcount.metrics.sheet import Checks, Finding, MetricSpec, Sheet, finding_specs
 from wattcount.metrics.window import Observed
 
 SEND_LAG_MS = 10.0
@@ -30,30 +30,17 @@ def put(sheet: Sheet, seen: Observed) -> None:
     """Nothing: the send lag is among the figures of the service."""
 
 
-LAGGING = FindingSpec(
-    "generator_lagging",
-    "ms",
-    "p99 of the send lag (nearest rank), open loop only; of engines in the run's own process",
-    "10 ms and 5 % of the mean gap between arrivals",
-    None,
-    "only above the mean gap",
-)
-CLIENT_LIMITED = FindingSpec(
-    "client_limited",
-    "1",
-    "of client processes (servers over HTTP), the worst of these as a multiple of its limit: p99 of the send lag of requests that no slot "
-    "held back, open loop only; share of the window in rounds of a process's loop above 10 ms; CPU of a process",
-    "1: 10 ms and 5 % of the mean gap between arrivals; 1 %; 90 % of a core",
-    True,
-    "the client was measured, not the server; a server that cannot keep up is `overloaded`",
-)
-UNSURE = FindingSpec(
-    "tokens_unsure",
-    "1",
-    "share of requests whose server told no `usage` (and there is no tokenizer), or one that contradicts itself or the model's tokenizer",
-    "1 %",
-    True,
-    "tokens, and all that is divided by them, may be wrong",
+LAGGING, CLIENT_LIMITED, UNSURE = finding_specs(
+    """
+    generator_lagging | ms | open | p99 of the send lag (nearest rank), open loop only; of engines in the run's own process |
+        10 ms and 5 % of the mean gap between arrivals | only above the mean gap
+    client_limited | 1 | yes | of client processes (servers over HTTP), the worst of these as a multiple of its limit: p99 of
+        the send lag of requests that no slot held back, open loop only; share of the window in rounds of a process's loop
+        above 10 ms; CPU of a process | 1: 10 ms and 5 % of the mean gap between arrivals; 1 %; 90 % of a core | the client
+        was measured, not the server; a server that cannot keep up is `overloaded`
+    tokens_unsure | 1 | yes | share of requests whose server told no `usage` (and there is no tokenizer), or one that
+        contradicts itself or the model's tokenizer | 1 % | tokens, and all that is divided by them, may be wrong
+    """
 )
 
 
@@ -114,10 +101,7 @@ def tokens_unsure(seen: Observed, _: Window) -> Iterator[Finding]:
     requests = sum(_number(count) for count in counted.values())
     events, wrong = _number(counted.get("events")), _number(client.get("usage_wrong"))
     recounted, differ = _number(client.get("recounted")), _number(client.get("recounted_wrong"))
-    share = max(
-        (events + wrong) / requests if requests else 0.0,
-        differ / recounted if recounted else 0.0,
-    )
+    share = max((events + wrong) / requests if requests else 0.0, differ / recounted if recounted else 0.0)
     if share > UNSURE_SHARE:
         yield UNSURE.found(
             share,

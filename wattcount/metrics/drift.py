@@ -23,8 +23,8 @@ from wattcount.metrics.sheet import (
     Cell,
     Checks,
     Finding,
-    FindingSpec,
     Sheet,
+    finding_specs,
     metric_specs,
 )
 from wattcount.metrics.window import Observed
@@ -223,30 +223,17 @@ def _mean_in_flight(requests: Requests, edges: Ints) -> Floats:
 
 # -- findings
 
-UNSETTLED = FindingSpec(
-    "not_settled",
-    "%",
-    "drift of the power that the load does not explain (of a batch also of the tokens/s), where its 99 % interval excludes 0; or what "
-    "still drifted when the warm-up reached its limit",
-    "5 %",
-    False,
-    "the joules are those of this window; a longer one would give others",
-)
-WARMUP_TOO_SHORT = FindingSpec(
-    "warmup_too_short",
-    "s",
-    "length of a warm-up that reached its limit, s (the figure is not above the limit)",
-    "twice the life of its median request; where none had ended, `scenario.warmup_limit_s`",
-    False,
-    "the window says so by its drift, if it mattered",
-)
-OVERLOADED = FindingSpec(
-    "overloaded",
-    "1",
-    "growth of the requests in flight over the window / requests sent in it, where it is more than chance; open loop only",
-    "5 %",
-    False,
-    "true for this window, but latency depends on its length",
+UNSETTLED, WARMUP_TOO_SHORT, OVERLOADED = finding_specs(
+    """
+    not_settled | % | no | drift of the power that the load does not explain (of a batch also of the tokens/s), where its 99 %
+        interval excludes 0; or what still drifted when the warm-up reached its limit | 5 % | the joules are those of this
+        window; a longer one would give others
+    warmup_too_short | s | no | length of a warm-up that reached its limit, s (the figure is not above the limit) | twice the
+        life of its median request; where none had ended, `scenario.warmup_limit_s` | the window says so by its drift, if it
+        mattered
+    overloaded | 1 | no | growth of the requests in flight over the window / requests sent in it, where it is more than
+        chance; open loop only | 5 % | true for this window, but latency depends on its length
+    """
 )
 
 

@@ -36,6 +36,7 @@ from wattcount.metrics.sheet import (
     MetricSpec,
     Sheet,
     canonical,
+    finding_specs,
     metric_specs,
 )
 from wattcount.metrics.window import IDLE_NAMES, WINDOW, Observed, bare_idle_of_session, on
@@ -348,38 +349,19 @@ def _total(values: list[float | None]) -> float | None:
 
 # -- findings
 
-UNKNOWN = FindingSpec(
-    "energy_unknown",
-    "GPUs",
-    "GPUs whose energy in the window is not known (`null_reasons`, and `energy`'s `reasons`, say why)",
-    "0",
-    True,
-    "a record without joules measures nothing",
-)
-IMPLAUSIBLE = FindingSpec(
-    "power_implausible",
-    "W",
-    "mean power in the window, its steady part or an idle phase, W, as far as it lasts a second",
-    "0.5 W; 1.2 power limits (highest that was read or that `run.json` has; 5 kW where none is known); idle: 0.8 power limits",
-    True,
-    "no board draws that",
-)
-IDLE_ABOVE_LOAD = FindingSpec(
-    "idle_above_load",
-    "1",
-    "loaded idle power, before or after the load / mean power of the window",
-    "1.25",
-    True,
-    "dynamic energy would be far below 0",
-)
-NOT_CONTINUOUS = FindingSpec(
-    "counter_not_continuous",
-    "times",
-    "times the energy counter lost its count in the window, its steady part or an idle phase: went back, stood still, or moved by "
-    "other joules than power shows ([energy.md](energy.md))",
-    "0",
-    True,
-    "a sensor that was seen to be wrong",
+UNKNOWN, IMPLAUSIBLE, IDLE_ABOVE_LOAD, NOT_CONTINUOUS = finding_specs(
+    """
+    energy_unknown | GPUs | yes | GPUs whose energy in the window is not known (`null_reasons`, and `energy`'s `reasons`, say
+        why) | 0 | a record without joules measures nothing
+    power_implausible | W | yes | mean power in the window, its steady part or an idle phase, W, as far as it lasts a second |
+        0.5 W; 1.2 power limits (highest that was read or that `run.json` has; 5 kW where none is known); idle: 0.8 power
+        limits | no board draws that
+    idle_above_load | 1 | yes | loaded idle power, before or after the load / mean power of the window | 1.25 | dynamic energy
+        would be far below 0
+    counter_not_continuous | times | yes | times the energy counter lost its count in the window, its steady part or an idle
+        phase: went back, stood still, or moved by other joules than power shows ([energy.md](energy.md)) | 0 | a sensor that
+        was seen to be wrong
+    """
 )
 SOURCES_DISAGREE = FindingSpec(
     DISAGREE,

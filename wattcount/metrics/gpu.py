@@ -12,7 +12,7 @@ import numpy as np
 
 from wattcount.energy.events import Source
 from wattcount.metrics.observations import MISSING, Ints, Window, held, phase_window
-from wattcount.metrics.sheet import Checks, Finding, FindingSpec, Sheet, metric_specs
+from wattcount.metrics.sheet import Checks, Finding, Sheet, finding_specs, metric_specs
 from wattcount.metrics.window import Observed, on
 from wattcount.records import Record
 from wattcount.records.schema import Phase
@@ -166,95 +166,41 @@ def clock_under_load(record: Record, index: int, window: Window) -> tuple[Ints, 
 
 # -- findings
 
-FOREIGN = FindingSpec(
-    "foreign_process",
-    "processes",
-    "compute processes on the GPU in bare idle, or in the window",
-    "0, or those in loaded idle; a server's own, where they are known",
-    True,
-    "its energy is in the joules",
+FOREIGN, SHARED, LIMIT_CHANGED, SM_VARIED, MEMORY_VARIED, LIMIT_NOT_HELD, CLOCK_NOT_HELD, TEMPERATURE = (
+    finding_specs(
+        """
+    foreign_process | processes | yes | compute processes on the GPU in bare idle, or in the window | 0, or those in loaded
+        idle; a server's own, where they are known | its energy is in the joules
+    power_shared | GPUs | yes | GPUs with MIG on, or virtual ones (vGPU), by `run.json` | 0 | the sensors see the whole board
+    power_limit_changed | W | yes | range of the enforced power limit in the window, W | 0 | two settings in one window
+    sm_clock_varied | 1 | no | range of the SM clock (percentiles 5 to 95 by time) / its maximum, with none of the reasons
+        above | 10 % | GPUs lower their clocks when there is nothing to do
+    memory_clock_varied | 1 | no | the same of the memory clock | 10 % |
+    power_limit_not_held | W | yes | farthest that the enforced power limit was from `gpu.power_limit_w` in the window, W | 1
+        W | not the point asked for
+    sm_clock_not_held | 1 | yes | share of the window's time under load with an SM clock more than 1 % from
+        `gpu.sm_clock_mhz`: a power cap or heat lowers a locked clock, too | 5 % | not the point asked for
+    temperature_out_of_range | C | no | highest (lowest) GPU temperature in the window, degrees C | 85 (10) | a hot board
+        leaks more and its figures are true; a slowdown has a code of its own
+    """
+    )
 )
-SHARED = FindingSpec(
-    "power_shared",
-    "GPUs",
-    "GPUs with MIG on, or virtual ones (vGPU), by `run.json`",
-    "0",
-    True,
-    "the sensors see the whole board",
+THROTTLES = dict(
+    zip(
+        (SW_POWER_CAP, THERMAL_SLOWDOWN, HW_SLOWDOWN, POWER_BRAKE, SYNC_BOOST),
+        finding_specs(
+            """
+    power_capped     | 1 | no  | share of the window with the clocks slowed by the power limit (NVML's SwPowerCap) | 5 % | how a board works
+        at its limit, and the limit is in `run.json`
+    thermal_slowdown | 1 | yes | the same by temperature (SwThermalSlowdown, HwThermalSlowdown) | 1 % | the cooling was measured, not the GPU
+    hw_slowdown      | 1 | yes | the same by the board's protection (HwSlowdown) | 1 %
+    power_brake      | 1 | yes | the same by an external power brake (HwPowerBrakeSlowdown) | 1 % | the rack's doing
+    sync_boost       | 1 | no  | the same by the sync boost group (SyncBoost) | 5 % | a setting
+    """
+        ),
+        strict=True,
+    )
 )
-LIMIT_CHANGED = FindingSpec(
-    "power_limit_changed",
-    "W",
-    "range of the enforced power limit in the window, W",
-    "0",
-    True,
-    "two settings in one window",
-)
-SM_VARIED = FindingSpec(
-    "sm_clock_varied",
-    "1",
-    "range of the SM clock (percentiles 5 to 95 by time) / its maximum, with none of the reasons above",
-    "10 %",
-    False,
-    "GPUs lower their clocks when there is nothing to do",
-)
-MEMORY_VARIED = FindingSpec("memory_clock_varied", "1", "the same of the memory clock", "10 %", False)
-LIMIT_NOT_HELD = FindingSpec(
-    "power_limit_not_held",
-    "W",
-    "farthest that the enforced power limit was from `gpu.power_limit_w` in the window, W",
-    "1 W",
-    True,
-    "not the point asked for",
-)
-CLOCK_NOT_HELD = FindingSpec(
-    "sm_clock_not_held",
-    "1",
-    "share of the window's time under load with an SM clock more than 1 % from `gpu.sm_clock_mhz`: a power cap or heat lowers a locked clock, too",
-    "5 %",
-    True,
-    "not the point asked for",
-)
-TEMPERATURE = FindingSpec(
-    "temperature_out_of_range",
-    "C",
-    "highest (lowest) GPU temperature in the window, degrees C",
-    "85 (10)",
-    False,
-    "a hot board leaks more and its figures are true; a slowdown has a code of its own",
-)
-THROTTLES = {
-    SW_POWER_CAP: FindingSpec(
-        "power_capped",
-        "1",
-        "share of the window with the clocks slowed by the power limit (NVML's SwPowerCap)",
-        "5 %",
-        False,
-        "how a board works at its limit, and the limit is in `run.json`",
-    ),
-    THERMAL_SLOWDOWN: FindingSpec(
-        "thermal_slowdown",
-        "1",
-        "the same by temperature (SwThermalSlowdown, HwThermalSlowdown)",
-        "1 %",
-        True,
-        "the cooling was measured, not the GPU",
-    ),
-    HW_SLOWDOWN: FindingSpec(
-        "hw_slowdown", "1", "the same by the board's protection (HwSlowdown)", "1 %", True
-    ),
-    POWER_BRAKE: FindingSpec(
-        "power_brake",
-        "1",
-        "the same by an external power brake (HwPowerBrakeSlowdown)",
-        "1 %",
-        True,
-        "the rack's doing",
-    ),
-    SYNC_BOOST: FindingSpec(
-        "sync_boost", "1", "the same by the sync boost group (SyncBoost)", "5 %", False, "a setting"
-    ),
-}
 """Reasons that are findings of their own, where they slowed the clocks for longer than their limit."""
 NVML_NAMES = {
     SW_POWER_CAP: "SwPowerCap",

@@ -13,7 +13,7 @@ from wattcount.energy import EnergyEstimate
 from wattcount.energy.events import Source, lost_line, says_lost
 from wattcount.energy.uncertainty import EnergySum, total
 from wattcount.metrics.observations import Ints, Window, gpu_uuids, int_column
-from wattcount.metrics.sheet import Checks, Finding, FindingSpec, MetricSpec, Sheet, metric_specs
+from wattcount.metrics.sheet import Checks, Finding, MetricSpec, Sheet, finding_specs, metric_specs
 from wattcount.metrics.window import Observed, on
 from wattcount.records.schema import RunInfo
 
@@ -210,56 +210,22 @@ def window_energy_sum(record: Record, window: Window) -> EnergySum | None:
 
 # -- findings
 
-GPU_LOST = FindingSpec("gpu_lost", "reads", 'reads that ended with "GPU is lost"', "0", True)
-DROPPED = FindingSpec(
-    "dropped_events",
-    "observations",
-    "observations lost to a full buffer, whole run",
-    "0",
-    False,
-    "`power_gap` does if it mattered",
-)
-OVERFLOWS = FindingSpec(
-    "ring_overflows",
-    "times",
-    "times the samples ring wrapped before it was read, whole run",
-    "0",
-    False,
-    "the counter has the joules, only the shape has a hole",
-)
-MISSED = FindingSpec(
-    "missed_deadlines",
-    "1",
-    "share of the sampler's reads that fell out, whole run",
-    "1 %",
-    False,
-    "the next read makes up for it, or it is a `power_gap`",
-)
-POWER_GAP = FindingSpec(
-    "power_gap",
-    "ms",
-    "longest stretch without a read of the GPU's energy (or power) that lies in the window, its steady part or an idle phase, or takes "
-    "a tenth of it",
-    "4 polling periods or heartbeats",
-    True,
-    "what was drawn there, or on which side of the phase's end, was not seen",
-)
-FEW_READS = FindingSpec(
-    "window_too_short",
-    "reads",
-    "reads of the energy counter in the window (the figure is below the limit)",
-    "5",
-    False,
-    "the uncertainty of the energy says how much is known",
-)
-LOCKED = FindingSpec(
-    "load_locks_to_sensor",
-    "1",
-    "share by which the counter may be off because engine steps keep step with the power samples "
-    "([h200.md](h200.md#fast-loads-what-the-counter-makes-of-them))",
-    "1 %",
-    False,
-    "how much of it is there is not known",
+GPU_LOST, DROPPED, OVERFLOWS, MISSED, POWER_GAP, FEW_READS, LOCKED = finding_specs(
+    """
+    gpu_lost | reads | yes | reads that ended with "GPU is lost" | 0 |
+    dropped_events | observations | no | observations lost to a full buffer, whole run | 0 | `power_gap` does if it mattered
+    ring_overflows | times | no | times the samples ring wrapped before it was read, whole run | 0 | the counter has the
+        joules, only the shape has a hole
+    missed_deadlines | 1 | no | share of the sampler's reads that fell out, whole run | 1 % | the next read makes up for it,
+        or it is a `power_gap`
+    power_gap | ms | yes | longest stretch without a read of the GPU's energy (or power) that lies in the window, its steady
+        part or an idle phase, or takes a tenth of it | 4 polling periods or heartbeats | what was drawn there, or on which
+        side of the phase's end, was not seen
+    window_too_short | reads | no | reads of the energy counter in the window (the figure is below the limit) | 5 | the
+        uncertainty of the energy says how much is known
+    load_locks_to_sensor | 1 | no | share by which the counter may be off because engine steps keep step with the power
+        samples ([h200.md](h200.md#fast-loads-what-the-counter-makes-of-them)) | 1 % | how much of it is there is not known
+    """
 )
 
 

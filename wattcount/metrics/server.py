@@ -26,7 +26,7 @@ from wattcount.engines.http.counters import (
     restarted,
 )
 from wattcount.metrics.observations import MISSING, Bools, Ints, Requests, Window, phase_window
-from wattcount.metrics.sheet import Checks, Finding, FindingSpec, MetricSpec, Sheet
+from wattcount.metrics.sheet import Checks, Finding, MetricSpec, Sheet, finding_specs
 from wattcount.metrics.window import Observed
 from wattcount.metrics.work import NO_STEPS, Context, Work, arrived_steps, begun_ns, locate_steps
 from wattcount.records import Record
@@ -239,62 +239,25 @@ def arrived_work(record: Record, requests: Requests, window: Window) -> Work | s
 
 # -- findings
 
-OTHERS = FindingSpec(
-    "other_users_load",
-    "1",
-    "what the server counted around the window and was not ours, at least, / ours: of requests, prompt tokens and output "
-    "tokens the largest",
-    "1 %; a note above 0",
-    None,
-    "only above 1 %: the energy of others' tokens is in the joules",
-)
-OTHERS_IDLE = FindingSpec(
-    "other_users_in_idle",
-    "tokens",
-    "output tokens (requests, where it counts no tokens) that the server made for others in loaded idle",
-    "0",
-    False,
-    "idle power is too high, and the split of the energy wrong",
-)
-OTHERS_UNKNOWN = FindingSpec(
-    "other_users_unknown",
-    "1",
-    "1 where a server that others may use tells no counters around the window",
-    "0",
-    False,
-    "nobody else may have been there",
-)
-RESTARTED = FindingSpec(
-    "server_restarted",
-    "1",
-    "times that the server's counters went back, or its process became another",
-    "0",
-    True,
-    "two servers in one run",
-)
-NOT_COMPUTED = FindingSpec(
-    "outputs_not_computed",
-    "1",
-    "share of the output tokens received that the server did not count",
-    "1 %",
-    True,
-    "a cache in front of it answered, or another server",
-)
-AT_ONCE = FindingSpec(
-    "outputs_at_once",
-    "1",
-    "share of the window's requests of several tokens that all came at once, in less than a tenth of the others' median time",
-    "1 %",
-    False,
-    "a cache of answers looks like that",
-)
-CACHED = FindingSpec(
-    "prefix_cache_hits",
-    "1",
-    "share of the prompt tokens around the window that a server had in its prefix cache, though our prompts have nothing in common",
-    "1 %",
-    None,
-    "only above 10 %: prompts that were seen before cost less, and the point's are new",
+OTHERS, OTHERS_IDLE, OTHERS_UNKNOWN, RESTARTED, NOT_COMPUTED, AT_ONCE, CACHED = finding_specs(
+    """
+    other_users_load | 1 | open | what the server counted around the window and was not ours, at least, / ours: of requests,
+        prompt tokens and output tokens the largest | 1 %; a note above 0 | only above 1 %: the energy of others' tokens is in
+        the joules
+    other_users_in_idle | tokens | no | output tokens (requests, where it counts no tokens) that the server made for others in
+        loaded idle | 0 | idle power is too high, and the split of the energy wrong
+    other_users_unknown | 1 | no | 1 where a server that others may use tells no counters around the window | 0 | nobody else
+        may have been there
+    server_restarted | 1 | yes | times that the server's counters went back, or its process became another | 0 | two servers
+        in one run
+    outputs_not_computed | 1 | yes | share of the output tokens received that the server did not count | 1 % | a cache in
+        front of it answered, or another server
+    outputs_at_once | 1 | no | share of the window's requests of several tokens that all came at once, in less than a tenth of
+        the others' median time | 1 % | a cache of answers looks like that
+    prefix_cache_hits | 1 | open | share of the prompt tokens around the window that a server had in its prefix cache, though
+        our prompts have nothing in common | 1 % | only above 10 %: prompts that were seen before cost less, and the point's
+        are new
+    """
 )
 
 

@@ -19,7 +19,15 @@ from wattcount.metrics.observations import (
     percentile,
     starts_in,
 )
-from wattcount.metrics.sheet import NO_REQUESTS, Checks, Finding, FindingSpec, MetricSpec, Sheet, metric_specs
+from wattcount.metrics.sheet import (
+    NO_REQUESTS,
+    Checks,
+    Finding,
+    MetricSpec,
+    Sheet,
+    finding_specs,
+    metric_specs,
+)
 from wattcount.metrics.window import Observed
 from wattcount.records import Record
 
@@ -274,39 +282,20 @@ def stalls(record: Record, requests: Requests, window: Window) -> load_stalls.St
 
 # -- findings
 
-NOT_ACHIEVED = FindingSpec(
-    "load_not_achieved",
-    "1",
-    "share of the requests planned for the window that were not sent in it (1 - achieved / offered), open loop only",
-    "2 %",
-    True,
-    "another load than the one asked for",
-)
-UNFINISHED = FindingSpec(
-    "requests_unfinished",
-    "1",
-    "share of the window's requests failed, cancelled or never sent",
-    "1 %",
-    None,
-    "only where more than 1 % failed: what a server refused or broke off is not the load that was asked for. Of others, latencies "
-    "count them as slowest, and J per request counts those that completed",
-)
-STALLED = FindingSpec(
-    "engine_stalled",
-    "1",
-    "share of the window in which requests were in flight and the engine stood still for 0.25 s and for as long again as its step "
-    "should have taken (fitted to the window's steps)",
-    "1 %",
-    None,
-    "only above 10 % and 0.5 s: what compiles kernels on first use is starting up, not serving",
-)
-LENGTHS_CHANGED = FindingSpec(
-    "lengths_changed",
-    "1",
-    "largest share of requests whose prompt or output is not as long as the trace or prompt file gives it",
-    "0: `scenario.lengths.*_min` and `*_max` change none",
-    False,
-    "the load is the one that the record tells, but not the file's",
+NOT_ACHIEVED, UNFINISHED, STALLED, LENGTHS_CHANGED = finding_specs(
+    """
+    load_not_achieved | 1 | yes | share of the requests planned for the window that were not sent in it (1 - achieved /
+        offered), open loop only | 2 % | another load than the one asked for
+    requests_unfinished | 1 | open | share of the window's requests failed, cancelled or never sent | 1 % | only where more
+        than 1 % failed: what a server refused or broke off is not the load that was asked for. Of others, latencies count
+        them as slowest, and J per request counts those that completed
+    engine_stalled | 1 | open | share of the window in which requests were in flight and the engine stood still for 0.25 s and
+        for as long again as its step should have taken (fitted to the window's steps) | 1 % | only above 10 % and 0.5 s: what
+        compiles kernels on first use is starting up, not serving
+    lengths_changed | 1 | no | largest share of requests whose prompt or output is not as long as the trace or prompt file
+        gives it | 0: `scenario.lengths.*_min` and `*_max` change none | the load is the one that the record tells, but not
+        the file's
+    """
 )
 
 

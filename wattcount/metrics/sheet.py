@@ -35,12 +35,18 @@ def metric_specs(table: str) -> dict[str, MetricSpec]:
     """Metrics by their keys, from a table: a row `key | unit | better, or nothing | definition` each, which may go on in lines that
     are indented further."""
     specs = {}
-    for row in re.sub(r"\n\s+", " ", textwrap.dedent(table).strip()).splitlines():
-        key, unit, better, description = (cell.strip() for cell in row.split(" | "))
+    for key, unit, better, description in _rows(table, 4):
         if better not in ("lower", "higher", ""):
             raise ValueError(f"{key}: {better!r} is neither lower nor higher")
         specs[key] = MetricSpec(unit, description, cast(Better, better) if better else None)
     return specs
+
+
+def _rows(table: str, cells: int) -> Iterator[list[str]]:
+    """The rows of a table of text, each of which may go on in lines that are indented further; missing last cells are empty."""
+    for row in re.sub(r"\n\s+", " ", textwrap.dedent(table).strip()).splitlines():
+        found = [cell.strip() for cell in row.split("|")]
+        yield [*found, *[""] * (cells - len(found))]
 
 
 # -- reasons for null that several modules give
@@ -157,6 +163,17 @@ class FindingSpec:
         if verdict is None:
             raise ValueError(f"{self.code}: whether it invalidates is not said")
         return Finding(self.code, figure, limit, self.unit, message, verdict)
+
+
+INVALIDATES = {"yes": True, "no": False, "open": None}
+
+
+def finding_specs(table: str) -> tuple[FindingSpec, ...]:
+    """From a table: a row `code | unit | whether it invalidates, yes, no or open | figure | limit | why` each, as `metric_specs`."""
+    return tuple(
+        FindingSpec(code, unit, figure, limit, INVALIDATES[invalidates], why)
+        for code, unit, invalidates, figure, limit, why in _rows(table, 6)
+    )
 
 
 Check = Callable[["Observed"], Iterable[Finding]]
