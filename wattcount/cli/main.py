@@ -43,13 +43,12 @@ class Command:
 COMMANDS = {
     "show": Command("print a record; --json: its metrics", "show"),
     "metrics": Command(
-        "compute metrics.json of a record afresh from its raw files", "show", "add_path", "rewrite_metrics"
+        "compute metrics.json of a record afresh from its raw files", "rewrite", main="rewrite_metrics"
     ),
     "upgrade": Command(
         "write records of earlier versions anew, as small as those of today",
-        "show",
-        "add_path",
-        "upgrade_records",
+        "rewrite",
+        main="upgrade_records",
     ),
     "compare": Command("set records side by side", "compare"),
     "log": Command("log a record to MLflow", "log"),

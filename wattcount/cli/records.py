@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -14,6 +15,12 @@ from wattcount.records.schema import RUN_JSON
 from wattcount.text import printable
 
 T = TypeVar("T")
+
+
+def add_path(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "path", metavar="PATH", nargs="+", help="a run record, or a folder with records below it"
+    )
 
 
 class Found:

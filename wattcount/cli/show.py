@@ -1,5 +1,4 @@
-"""`wattcount show PATH`: what a record holds; `wattcount metrics PATH`: `metrics.json` computed afresh from the raw files;
-`wattcount upgrade PATH`: records of earlier versions written anew, in the form of today, and their metrics with them."""
+"""`wattcount show PATH`: what a record holds."""
 
 from __future__ import annotations
 
@@ -14,29 +13,21 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from wattcount.cli.records import find_records
-from wattcount.errors import EXIT_FAILED, EXIT_OK, NotStartedError
-from wattcount.metrics import load_metrics, spec, write
+from wattcount.cli.records import add_path, find_records
+from wattcount.errors import EXIT_FAILED, EXIT_OK
+from wattcount.metrics import load_metrics, spec
 from wattcount.records import Record
 from wattcount.records.schema import (
     POWER_PARQUET,
-    RECORD_SCHEMA_VERSION,
     REQUESTS_PARQUET,
     STEPS_PARQUET,
     RunInfo,
 )
-from wattcount.records.writer import rewrite
 from wattcount.report.summary import print_summary
 from wattcount.report.units import quantity
 from wattcount.result import Result
 from wattcount.terminal import console
 from wattcount.text import printable
-
-
-def add_path(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "path", metavar="PATH", nargs="+", help="a run record, or a folder with records below it"
-    )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -110,45 +101,3 @@ def _all_metrics(result: Result) -> Table:
     for key, value in result.metrics.items():
         table.add_row(key, quantity(value, spec(key).unit), result.null_reasons.get(key, ""))
     return table
-
-
-def rewrite_metrics(args: argparse.Namespace) -> int:
-    """0, or 1 where damaged records below a folder were set aside."""
-    found = find_records(args.path)
-    found.each(_rewrite)
-    return EXIT_FAILED if found.set_aside else EXIT_OK
-
-
-def _rewrite(path: Path) -> None:
-    try:
-        print(write(path))
-    except OSError as error:
-        raise NotStartedError(f"cannot write metrics.json in {path}: {error.strerror}") from error
-
-
-def upgrade_records(args: argparse.Namespace) -> int:
-    """1 where records below a folder were set aside."""
-    found = find_records(args.path)
-    sizes = found.each(_upgrade)
-    before, after = (sum(size[i] for size in sizes) for i in (0, 1))
-    print(f"{len(sizes)} records: {before:,} bytes before, {after:,} after")
-    return EXIT_FAILED if found.set_aside else EXIT_OK
-
-
-def _upgrade(path: Path) -> tuple[int, int]:
-    """Bytes before and after."""
-    record = Record.open(path)
-    before = _bytes(path)
-    if record.info.schema_version == RECORD_SCHEMA_VERSION:
-        return before, before
-    try:
-        rewrite(record)
-        write(path)
-    except OSError as error:
-        raise NotStartedError(f"cannot write in {path.parent}: {error.strerror}") from error
-    print(f"{path}: {before:,} -> {_bytes(path):,} bytes")
-    return before, _bytes(path)
-
-
-def _bytes(path: Path) -> int:
-    return sum(file.stat().st_size for file in path.iterdir())
