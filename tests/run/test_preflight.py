@@ -541,6 +541,32 @@ def test_nvml_that_does_not_tell_of_processes() -> None:
     check_busy(compose([]), [H200], lambda _uuid: [(os.getpid(), None)])  # type: ignore[list-item]
 
 
+OWN, UNSEEN = 2**22 + 1, 2**22 + 2
+"""Process numbers that no process of this machine has."""
+
+
+@pytest.mark.parametrize(
+    ("there", "own", "busy"),
+    [
+        ([UNSEEN], {OWN}, False),  # the server's own, by the host's number
+        ([OWN, UNSEEN], {OWN}, True),
+        ([1], {OWN}, True),
+        ([UNSEEN], set(), True),
+    ],
+)
+def test_processes_of_a_server_in_a_container_are_not_taken_for_others(
+    there: list[int], own: set[int], busy: bool
+) -> None:
+    def look() -> None:
+        check_busy(compose([]), [H200], lambda _uuid: [(pid, None) for pid in there], frozenset(own))  # type: ignore[list-item]
+
+    if not busy:
+        look()
+        return
+    with pytest.raises(NotStartedError, match="is busy"):
+        look()
+
+
 def test_unknown_memory_is_no_reason_to_refuse() -> None:
     run = compose(["model=llama3_8b"])
     run = changed(run, {"engine.device": Device.cuda})

@@ -161,9 +161,14 @@ def check_busy(
     mine = own if elsewhere else {os.getpid(), *own}
     for gpu in gpus:
         try:
-            others = [(pid, used) for pid, used in compute_processes(gpu.uuid) if pid not in mine]
+            there = compute_processes(gpu.uuid)
         except RuntimeError:
             continue  # NVML does not tell (MIG, vGPU); the record has what the sampler sees
+        # In a container NVML's numbers are the host's, and a server's own processes not among them.
+        numbered = elsewhere or not own or any(pid in own for pid, _ in there)
+        others = [
+            (pid, used) for pid, used in there if pid not in mine and (numbered or psutil.pid_exists(pid))
+        ]
         if others:
             raise NotStartedError(
                 f"{gpu.name} ({gpu.uuid}) is busy: {', '.join(describe_process(*other, known=not elsewhere) for other in others)}; "
