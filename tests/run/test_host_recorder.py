@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import sys
 from dataclasses import fields
 from itertools import count
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 from tests.proc_tree import host, process
 from wattcount.records.schema import HOST_SCHEMA
 from wattcount.run import host_recorder
-from wattcount.run.host_recorder import HostRecorder, HostSample, ProcessTree, Spin
+from wattcount.run.host_recorder import HostRecorder, HostSample, ProcessTree, Spin, host_facts, versions
 
 MS_PER_TICK = 1000 // os.sysconf("SC_CLK_TCK")
 
@@ -191,3 +193,17 @@ def test_a_recorder_that_fails_says_so_and_harms_nobody(tmp_path: Path) -> None:
     watcher.stop()
     assert watcher.health()["error"] == "RuntimeError: no such clock"
     assert watcher.drain() == []
+
+
+def test_the_host_is_described_in_plain_json() -> None:
+    facts = json.loads(json.dumps(host_facts()))
+    assert facts["hostname"]
+    assert facts["memory_bytes"] > 2**28
+    assert 1 <= facts["cpu_usable"] <= facts["cpu_count"]
+    assert facts["python"] == ".".join(str(part) for part in sys.version_info[:3])
+
+
+def test_versions_of_what_is_installed_without_importing_it() -> None:
+    found = versions(["numpy", "no-such-package-at-all"])
+    assert found.keys() == {"wattcount", "python", "numpy", "pyarrow"}
+    assert found["numpy"] == __import__("numpy").__version__

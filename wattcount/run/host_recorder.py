@@ -1,4 +1,4 @@
-"""What the host did during a run: how fast it computes, how busy it is, and what the run's processes got of it.
+"""What the host is, and what it did during a run: how fast it computes, how busy it is, and what the run's processes got of it.
 
 Serving needs the CPU: it schedules each step of the engine and launches its kernels. A slow or busy host gives other
 latencies, other batches and other energy on the same GPU, so it is recorded beside the power, once a second (`HOST_SCHEMA`).
@@ -12,15 +12,21 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import platform
 import random
+import socket
 import threading
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import psutil
+
+from wattcount import __version__
 from wattcount.clock import now_ns
 
 PERIOD_S = 1.0
@@ -348,4 +354,48 @@ def _number(file: Path) -> int | None:
     try:
         return int(file.read_text())
     except (OSError, ValueError):
+        return None
+
+
+def host_facts() -> dict[str, Any]:
+    """hostname, kernel, cpu, cpu_count, cpu_usable, memory_bytes, os, python."""
+    return {
+        "hostname": socket.gethostname(),
+        "kernel": platform.release(),
+        "os": _os_name(),
+        "machine": platform.machine(),
+        "cpu": _cpu_model(),
+        "cpu_count": psutil.cpu_count(logical=True),
+        "cpu_usable": len(psutil.Process().cpu_affinity() or []) or None,
+        "memory_bytes": int(psutil.virtual_memory().total),
+        "python": platform.python_version(),
+    }
+
+
+def versions(engine: Iterable[str] = ()) -> dict[str, str]:
+    """Versions of wattcount, of Python and of what is installed of their packages and the `engine`'s; imports none of them."""
+    found = {"wattcount": __version__, "python": platform.python_version()}
+    for name in ("numpy", "pyarrow", *engine):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _cpu_model() -> str | None:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() in ("model name", "Model", "cpu model"):
+                return value.strip()
+    except OSError:
+        pass
+    return platform.processor() or None
+
+
+def _os_name() -> str | None:
+    try:
+        return platform.freedesktop_os_release().get("PRETTY_NAME")
+    except OSError:
         return None

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypedDict, Unpack
 
 from wattcount.clock import ClockPair, now_ns
 from wattcount.config.identity import point_id
@@ -33,7 +33,7 @@ from wattcount.gpu.settings import UndoError
 from wattcount.records.schema import ENGINE_LOG, RECORD_SCHEMA_VERSION, Evidence, Phase, RunInfo, Validity
 from wattcount.records.writer import WORKER_DIED, RecordWriter, final_folder, last_lines, new_run_id
 from wattcount.run.claims import OwnWindow, Wanted, clear_up, is_free
-from wattcount.run.facts import host_facts, versions
+from wattcount.run.host_recorder import host_facts, versions
 from wattcount.run.messages import Ended, Job, Notice, decode
 from wattcount.run.preflight import check, check_again, resolved
 from wattcount.run.process import TIMEOUT_SIGNAL, SessionProcess
@@ -94,50 +94,54 @@ class Outcome:
     """The record was there already; nothing was started."""
 
 
+class RunOptions(TypedDict, total=False):
+    """What a sweep says of a run besides its point."""
+
+    gpus: Sequence[str]
+    """UUIDs of those that it chose; none: the run's own choice."""
+    wait_for_others: bool
+    """Whether a point that another run measures right now is waited for, as by default; else `MeasuredElsewhereError` is raised."""
+    rest: Rest | None
+    """Its engines begin with GPUs that have cooled down."""
+    session: Session | None
+    """Runs of it differ only in scenario and load: this one goes on with the engine of the one before, if that is well."""
+    last: bool
+    """No other run of the session follows, as by default."""
+
+
 def run_point(
     cfg: RunConfig,
     display: Display,
     *,
-    gpus: Sequence[str] = (),
     meanwhile: Callable[[], object] | None = None,
-    wait_for_others: bool = True,
-    rest: Rest | None = None,
-    session: Session | None = None,
-    last: bool = True,
+    **options: Unpack[RunOptions],
 ) -> Outcome:
-    """Measures one point and returns when nothing of the run is left but its record and, with a `session`, what that keeps.
+    """Measures one point and returns when nothing of the run is left but its record and, with a session, what that keeps.
 
     `meanwhile` is called once, in a thread, while the run's process measures its first phase: time for slow
-    imports. With `cfg.resume` a point that is finished is left as it is, and one that another run
-    measures right now is waited for, or raises `MeasuredElsewhereError` without `wait_for_others`.
-    `gpus` are the UUIDs of those that a sweep chose. `rest` is the sweep's, whose engines begin with GPUs that have cooled down.
-
-    session  runs of it differ only in scenario and load: this one goes on with the engine of the one before, if that is well
-    last     no other run of the session follows
+    imports. With `cfg.resume` a point that is finished is left as it is.
 
     Raises `NotStartedError` for what preflight finds; everything later is in the outcome.
     """
     with contextlib.ExitStack() as stack:
-        own = session or stack.enter_context(Session())
-        if not own.is_up:
-            own.close()  # of a process that has died
+        session = options.get("session") or stack.enter_context(Session())
+        if not session.is_up:
+            session.close()  # of a process that has died
         try:
-            return _run_point(cfg, display, own, gpus, meanwhile, wait_for_others, rest, last)
+            return _run_point(cfg, display, session, meanwhile, options)
         finally:
-            if not own.is_up:
-                own.close()
+            if not session.is_up:
+                session.close()
 
 
 def _run_point(
     asked: RunConfig,
     display: Display,
     session: Session,
-    gpus: Sequence[str],
     meanwhile: Callable[[], object] | None,
-    wait_for_others: bool,
-    rest: Rest | None,
-    last: bool,
+    options: RunOptions,
 ) -> Outcome:
+    gpus = options.get("gpus", ())
     started_ns = now_ns()
     # Where somebody else has started the engine, its GPUs are chosen.
     chosen = not registry.plugin(asked.engine.name).capabilities.owns_process
@@ -157,7 +161,9 @@ def _run_point(
     waiting_ns = now_ns()
     purpose = f"{cfg.model.name}, {cfg.scenario.name}"
     alone = bool(cfg.resume)
-    with wanted.claimed(purpose, display.notice, alone=alone, wait=wait_for_others) as claims:
+    with wanted.claimed(
+        purpose, display.notice, alone=alone, wait=options.get("wait_for_others", True)
+    ) as claims:
         if cfg.resume and (found := wanted.finished()) is not None:  # meanwhile
             return Outcome(EXIT_OK, found, None, None, measured_before=True)
         if not follows:
@@ -166,7 +172,7 @@ def _run_point(
             devices = free or cfg.gpu.devices
             becomes = becomes.with_devices(devices)
             cfg = becomes.config
-            session.take_gpus(cfg, purpose, rest, display.notice)
+            session.take_gpus(cfg, purpose, options.get("rest"), display.notice)
         started_ns += now_ns() - waiting_ns  # waiting is no part of the run
         info = _draft(cfg, nvml)
         info.asked = becomes.asked_otherwise()
@@ -174,7 +180,7 @@ def _run_point(
         info.cooldown = {} if follows else session.cooldown
         info.gpu_settings = session.settings()
         info.session = session.number(info.run_id)
-        return _measure(cfg, info, session, display, started_ns, meanwhile, claims, last)
+        return _measure(cfg, info, session, display, started_ns, meanwhile, claims, options.get("last", True))
 
 
 def _free_gpus(asked: GpuConfig, session: NvmlSession, found_name: str | None = None) -> list[str]:

@@ -56,9 +56,8 @@ from wattcount.load.prompts import tokenizer_for
 from wattcount.records.schema import TRUTH_CSV, Phase, RunInfo, Validity
 from wattcount.records.writer import RecordWriter
 from wattcount.run import engine_cpus
-from wattcount.run.facts import versions
 from wattcount.run.gpu_settings import restore_recorded
-from wattcount.run.host_recorder import HostRecorder, ProcessTree
+from wattcount.run.host_recorder import HostRecorder, ProcessTree, versions
 from wattcount.run.messages import ENGINE_STOP_LIMIT_S, Ended, Job, Jobs, Pipe, Start
 from wattcount.run.process import TIMEOUT_SIGNAL
 from wattcount.run.sensors import characterised

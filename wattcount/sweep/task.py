@@ -9,9 +9,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import sys
-from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Unpack
 
 from wattcount.config.schema import RunConfig
 from wattcount.errors import (
@@ -23,8 +23,7 @@ from wattcount.errors import (
     one_line,
 )
 from wattcount.records.writer import UNWRITABLE
-from wattcount.run.orchestrate import Display
-from wattcount.run.session import Rest, Session
+from wattcount.run.orchestrate import Display, RunOptions
 from wattcount.sweep.ledger import Ledger
 from wattcount.sweep.mlflow_log import LaneLog
 from wattcount.sweep.point import MEASURED_ELSEWHERE, Outcome, State, failed, refused
@@ -37,18 +36,10 @@ def measure_planned(
     key: str,
     ledger: Ledger | None,
     attempt: int = 1,
-    gpus: Sequence[str] = (),
-    wait_for_others: bool = False,
-    rest: Rest | None = None,
     display: Display | None = None,
-    session: Session | None = None,
-    last: bool = True,
+    **options: Unpack[RunOptions],
 ) -> Outcome:
     """Measures a point on this machine and tells the ledger.
-
-    gpus  UUIDs of those that the sweep chose for it
-    rest  the sweep's, between engines on a GPU
-    session, last   as of `run.orchestrate.run_point`
 
     Never raises an `Exception`: one bad point must not end a sweep.
     """
@@ -59,45 +50,22 @@ def measure_planned(
             ledger.append(told)
         return told
 
-    tell(Outcome(State.running, gpu_uuid=",".join(gpus or cfg.gpu.devices) or None))
+    tell(Outcome(State.running, gpu_uuid=",".join(options.get("gpus") or cfg.gpu.devices) or None))
     sweep = None if ledger is None else ledger.folder.name
     with nullcontext() if ledger is None else ledger.beating():  # whoever reads it may be on another host
-        outcome = measure(
-            cfg,
-            gpus=gpus,
-            wait_for_others=wait_for_others,
-            rest=rest,
-            display=display,
-            sweep=sweep,
-            session=session,
-            last=last,
-        )
+        outcome = measure(cfg, display, sweep, **options)
     return tell(outcome)
 
 
 def measure(
     cfg: RunConfig,
-    *,
-    gpus: Sequence[str] = (),
-    wait_for_others: bool = True,
-    rest: Rest | None = None,
     display: Display | None = None,
     sweep: str | None = None,
-    session: Session | None = None,
-    last: bool = True,
+    **options: Unpack[RunOptions],
 ) -> Outcome:
     """Runs one point; what goes wrong is in the outcome. An interruption is an exit code too."""
     try:
-        return _measure(
-            cfg,
-            gpus=gpus,
-            wait_for_others=wait_for_others,
-            rest=rest,
-            display=display,
-            sweep=sweep,
-            session=session,
-            last=last,
-        )
+        return _measure(cfg, display, sweep, options)
     except MeasuredElsewhereError as error:
         return refused(str(error), MEASURED_ELSEWHERE)
     except RecordsUnwritableError as error:
@@ -116,17 +84,7 @@ def measure(
         return failed(reason, str(error))
 
 
-def _measure(
-    run: RunConfig,
-    *,
-    gpus: Sequence[str],
-    wait_for_others: bool,
-    rest: Rest | None,
-    display: Display | None,
-    sweep: str | None,
-    session: Session | None,
-    last: bool,
-) -> Outcome:
+def _measure(run: RunConfig, display: Display | None, sweep: str | None, options: RunOptions) -> Outcome:
     from wattcount.run import display as displays
     from wattcount.run import orchestrate
 
@@ -135,12 +93,8 @@ def _measure(
     run_outcome = orchestrate.run_point(
         run,
         display or displays.InBackground(displays.create(run.display)),
-        gpus=gpus,
         meanwhile=meanwhile,
-        wait_for_others=wait_for_others,
-        rest=rest,
-        session=session,
-        last=last,
+        **options,
     )
     path = run_outcome.record_path
     state = State.done if run_outcome.exit_code == EXIT_OK else State.failed
