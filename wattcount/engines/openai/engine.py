@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import secrets
 from collections.abc import Sequence
 
 from wattcount.config.schema import Device, RunConfig
@@ -43,6 +45,9 @@ class OpenAiEngine(HttpEngine):
             endpoint = await server.agreed(cfg)
         except NotStartedError as error:
             raise RunFailedError("engine_start_failed", str(error)) from None
+        if facts.engine == "vllm":
+            # Prompts that it keeps of a run before, with the same seed, are not found by this one.
+            endpoint = dataclasses.replace(endpoint, body={"cache_salt": secrets.token_hex(16)})
         self._clients = HttpClients(endpoint, cfg.engine.client_processes)
         await self._clients.start()
         site = Site(endpoint.base_url, server.all_headers(cfg), server.tls(cfg))

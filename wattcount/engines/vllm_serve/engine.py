@@ -32,6 +32,8 @@ POLL_S = 0.25
 """How often a server that starts is asked whether it is up [s]."""
 ASK_LIMIT_S = 60.0
 """The longest that it may take to answer, its workers to draw their weights or to say where they compute [s]."""
+PARSER_SAYS = ": error: "
+"""Before what `argparse` says of a command line that it refuses."""
 FORGOTTEN = b"Successfully reset prefix cache"
 """In its log, once it has forgotten the prompts that it kept."""
 
@@ -107,6 +109,8 @@ class VllmServeEngine(HttpEngine):
         # Without a tokenizer, vLLM's server takes the end-of-sequence tokens of the model's config.
         endpoint = Endpoint(base_url=site.base_url, model=str(arguments["model"]))
         info.details["command"] = line
+        # A server without a tokenizer tells of errors as it starts, and is up all the same.
+        self._log_offset = log_size(self._log)
         self._up = (site, endpoint, info)
         return await self._with_clients()
 
@@ -162,9 +166,8 @@ class VllmServeEngine(HttpEngine):
 
     def _start_error(self, status: int) -> RunFailedError:
         how = f"was killed by signal {-status}" if status < 0 else f"ended with exit code {status}"
-        return start_error(
-            RuntimeError(f"vllm serve {how}, see root cause above"), self._log, self._log_offset
-        )
+        what = refused_argument(self._log, self._log_offset) or f"vllm serve {how}, see root cause above"
+        return start_error(RuntimeError(what), self._log, self._log_offset)
 
     def _heard(self, step: EngineStep) -> None:
         if self.on_step is not None:
@@ -194,6 +197,14 @@ class VllmServeEngine(HttpEngine):
         if self._claim is not None:
             self._claim.release()
             self._claim = None
+
+
+def refused_argument(log: Path, offset: int) -> str | None:
+    """What the parser of the server's command line said of an argument; None: nothing."""
+    with log.open("rb") as file:
+        file.seek(offset)
+        lines = file.read().decode("utf-8", "replace").splitlines()
+    return next((line.partition(PARSER_SAYS)[2] for line in reversed(lines) if PARSER_SAYS in line), None)
 
 
 def _ask_workers(site: Site, method: str, args: tuple[Any, ...]) -> list[dict[str, Any]]:
