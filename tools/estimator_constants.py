@@ -13,13 +13,13 @@ from pathlib import Path
 from wattcount.report.units import markdown
 
 ROOT = Path(__file__).resolve().parent.parent
-MODULES = ("curve", "counter", "uncertainty", "estimate")
+MODULES = ("curve", "counter", "uncertainty", "plausible", "anchored", "estimate")
 """Of `wattcount.energy`: what an energy is estimated with."""
 ORIGINS = ("Derived", "Measured", "Stated", "Chosen")
 
 
 def constants(path: Path) -> list[tuple[str, str, str | None]]:
-    """(name, value as it is written, docstring or None) of each public constant of a module, in its order."""
+    """(name, value as it is written, docstring or None) of each public constant of a module but reason codes, in its order."""
     found = []
     body = ast.parse(path.read_text()).body
     for statement, after in zip(body, [*body[1:], None], strict=True):
@@ -35,7 +35,8 @@ def constants(path: Path) -> list[tuple[str, str, str | None]]:
                 if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
                 else None
             )
-            found.append((target.id, ast.unparse(value), str(text) if text is not None else None))
+            if not str(text).startswith("Reason code"):
+                found.append((target.id, ast.unparse(value), str(text) if text is not None else None))
     return found
 
 

@@ -31,24 +31,25 @@ CLOCK_STEPPED = "wall_clock_stepped"
 """Reason code: the wall clock was stepped while it was sampled."""
 
 STANDS_STILL = (FROZEN, POLLED_FROZEN)
-"""Of these codes, those that sensors which work give too: of 151 traces of healthy boards 18 had samples that stood still in idle."""
+"""Reason codes that sensors which work give too: of 151 traces of healthy boards 18 had samples that stood still in idle."""
 
 MOST_POWER_W = 5_000.0
-"""Power [W] that no single board reaches: the largest of 2026 is built for 1.4 kW."""
+"""Power that no single board reaches [W]. Chosen: the largest of 2026 is built for 1.4 kW."""
 LEAST_POWER_W = 0.5
-"""Power [W] below which no powered board stays: the smallest idle at some 5 W."""
+"""Power below which no powered board stays [W]. Chosen: the smallest idle at some 5 W."""
 READING_OVER_LIMIT = 2.0
-"""Largest believed reading, in power limits of the board: samples of 20 ms reached 1.3 on H100s."""
+"""Largest believed reading [power limits of the board]. Chosen: samples of 20 ms reached 1.3 on H100s."""
 MEAN_OVER_LIMIT = 1.2
-"""Largest believed mean over a second or more, in power limits: the board regulates its mean within a second."""
+"""Largest believed mean over a second or more [power limits of the board]. Chosen: the board regulates its mean within a second."""
 FROZEN_SAMPLES = 12
-"""Length of a run of equal samples that is a sensor standing still: an idle H200 gave up to 9."""
+"""Length of a run of equal samples that is a sensor standing still [samples]. Chosen: an idle H200 gave up to 9."""
 FROZEN_TIMES = 3.0
-"""The same, in usual runs, where long runs are usual because the sensor is coarse."""
+"""The same where long runs are usual, because the sensor is coarse [usual runs]. Chosen: well above what usual runs differ by."""
 FROZEN_POLLED_NS = 2_500_000_000
-"""Time that polled power may stay the same: it is updated every 100 ms or faster, and kept once a second where it stays."""
+"""Longest time that polled power may stay the same [ns]. Chosen: it is updated every 100 ms or faster, and kept once a second where it
+stays."""
 USUAL_QUANTILE = 0.95
-"""Quantile over the runs, one value a run, that is called usual: a single run is never its own measure."""
+"""Quantile over the runs, one value a run, that is called usual [share]. Chosen: a single run is never its own measure."""
 
 
 def board_limit_w(limits: Events) -> float | None:
@@ -114,40 +115,42 @@ def _in_long_runs(value: Ints, place: Ints, least: float) -> Bools:
 DISAGREE = "sources_disagree"
 """Reason code: two sources of an energy lie further apart than `DISAGREE_SHARE`."""
 DISAGREE_SHARE = 0.05
-"""Difference of two sources over an interval, as a share of the energy, that is reported: on steady serving loads they agree
+"""Difference of two sources over an interval that is reported [share of the energy]. Chosen: on steady serving loads they agree
 within 1 %; 20 ms samples alias loads that repeat faster than some 100 ms, by up to 16 %."""
 BROKEN_SHARE = 0.25
-"""Difference that aliasing cannot explain: one of the two sources is broken."""
+"""Difference above which one of the two sources is broken [share of the energy]. Chosen: aliasing explains up to 16 %."""
 LEAST_COMPARED_S = 1.0
-"""Length [s] from which sources are compared: in less, an update of either at the ends is more than what a sensor may be off by."""
+"""Length of an interval from which sources are compared [s]. Chosen: in less, an update of either at the ends is more than what a sensor may be off by."""
 LEAST_COMPARED_AVERAGE_S = 10.0
-"""Length [s] from which the 1 s average is compared, so that its lag of up to a second cannot matter much."""
+"""Length of an interval from which the 1 s average is compared [s]. Chosen: its lag of up to a second cannot matter much then."""
 
 STEP_SDS = 6.0
-"""Standard deviations that a step of the counter may differ from what power samples show of it: of 12,201 steps in real records
-two did by more, by 7 J each."""
+"""Largest difference of a step of the counter from what power samples show of it [standard deviations]. Chosen: of 12,201 steps in
+real records two did by more, by 7 J each."""
 STEP_FREE_S = 0.1
-"""Time [s] at the local power that a step may differ on top: one tick of a 100 ms counter that was taken for the next."""
+"""Difference of a step that is allowed on top [s at the local power]. Derived: one tick of a 100 ms counter that was taken for the next."""
 WIDEN_SDS = 2.5
-"""Standard deviations above which a step's difference widens the interval of every window that meets the step."""
+"""Difference of a step above which it widens the interval of every window that meets it [standard deviations]. Chosen: chance gives as
+much to one step in 80."""
 WIDEN_SHARE = 1 / 3
-"""Standard uncertainty of such a step's energy, as a share of the difference: the counter may be the wrong one, but seldom is. Three
+"""Standard uncertainty of such a step's energy [share of the difference]. Chosen: the counter may be the wrong one, but seldom is. Three
 95 % intervals then hold twice the difference."""
 UNTOLD_SHARE = 1 / 6
 """Standard uncertainty of one step in each interval of a trace with faults [share of the largest difference that widens nothing,
 `WIDEN_SDS`]. Derived: three 95 % intervals of it alone, 3 x 1.96 / 6, hold that difference."""
 LONG_GAP_NS = 70_000_000
-"""Gap in a power source that is bridged and not seen: what was drawn in it is unknown."""
+"""Length above which a gap in a power source is bridged and not seen [ns]. Chosen: three lost samples of 20 ms."""
 UNSEEN_S = 0.3
-"""Time [s] of such gaps within a step of the counter that a power source may have and still witness it."""
+"""Time of such gaps that a power source may have within a step of the counter and still witness it [s]. Chosen: a third of a step of a
+second."""
 WITNESS_LAG_S = 0.1
-"""Time [s] by which polled power may trail."""
+"""Standard deviation of how late polled power is shown [s]. Chosen: one update of the slowest fields."""
 TICK_SD_S = 0.001
-"""Least standard deviation [s] of one tick's place."""
+"""Least standard deviation of one tick's place [s]. Chosen: a hundredth of the ticks' period."""
 GAIN_ONES = 3
-"""Weight, in steps, of the belief that counter and samples have one gain."""
+"""Weight of the belief that counter and samples have one gain [steps]. Chosen: few against the 17 steps around."""
 GAIN_LIMITS = (0.75, 1.35)
-"""Local gains of counter against samples that aliasing explains."""
+"""Lowest and highest local gain of counter against samples that is believed [1]. Chosen: aliasing explains up to 16 %, and some more."""
 
 
 @dataclass(frozen=True)
