@@ -6,8 +6,8 @@
 alone   The client against an echo server that computes nothing: how late requests come at constant gaps, p99 (ours also as
         dispatch delay), and CPU of the client for each streamed event. CPU is that of all of the tool's processes, of a long run
         less that of a short one, so that starting up does not count; what it was held up by other work does not count either.
-agree   The same load on one real server, tools in turn: TTFT, TPOT, tokens/s of each round, mean and standard deviation, and
-        CPU for 1,000 streamed tokens/s.
+agree   The same load on one real server, tools in turn: TTFT, TPOT, tokens/s of each round, and CPU for 1,000 streamed
+        tokens/s: median, least and most of the rounds.
 
 Other tools are used where their commands are given: --vllm PYTHON (of an environment with vLLM), --aiperf and --guidellm (their
 programs). They are no part of wattcount.
@@ -190,8 +190,9 @@ async def sent(load: Load) -> Seen:
 
     rng = np.random.default_rng(1)
     gaps = np.full(load.requests, 1.0) if load.constant else rng.exponential(size=load.requests)
+    gaps *= load.requests / gaps.sum()  # as the other tools do
     plan = LoadPlan(
-        ((np.cumsum(gaps) - gaps[0]) / load.rate_rps * 1e9).astype(np.int64),
+        (np.cumsum(gaps) / load.rate_rps * 1e9).astype(np.int64),
         np.full(load.requests, INPUT_TOKENS, np.int32),
         np.full(load.requests, load.tokens, np.int32),
         True,
@@ -217,7 +218,7 @@ async def sent(load: Load) -> Seen:
         len(done),
         float(np.median(first - send)) / 1e6,
         float(np.median((last - first) / np.maximum(tokens - 1, 1))) / 1e6,
-        float(tokens.sum() / ((last.max() - send.min()) / 1e9)),
+        float(tokens.sum() / ((last.max() - start_ns) / 1e9)),
         clients.details["dispatch_delay_ms"]["p99"],
     )
 
@@ -335,7 +336,7 @@ def agree(options: argparse.Namespace, programs: dict[str, str], tokenizer: Path
             rows[tool].append(seen)
             print(f"round {number}: {tool:<10} {seen}", flush=True)
     print(
-        f"{'tool':<10} {'done':>5} {'TTFT p50 ms':>18} {'TPOT p50 ms':>18} {'tokens/s':>18} {'CPU s per 1,000 tokens/s':>25}"
+        f"{'tool':<10} {'done':>5} {'TTFT p50 ms':>24} {'TPOT p50 ms':>24} {'tokens/s':>24} {'CPU s per 1,000 tokens/s':>26}"
     )
     for tool, found in rows.items():
         cells = [
@@ -344,13 +345,13 @@ def agree(options: argparse.Namespace, programs: dict[str, str], tokenizer: Path
         # CPU seconds a second at 1,000 tokens/s = CPU seconds for 1,000 tokens.
         cpu = [1000 * (one.cpu_s - starts[tool]) / (one.completed * load.tokens) for one in found]
         print(
-            f"{tool:<10} {found[-1].completed:>5} {cells[0]:>18} {cells[1]:>18} {cells[2]:>18} {spread(cpu):>25}"
+            f"{tool:<10} {found[-1].completed:>5} {cells[0]:>24} {cells[1]:>24} {cells[2]:>24} {spread(cpu):>26}"
         )
 
 
 def spread(values: Sequence[float]) -> str:
-    deviation = statistics.stdev(values) if len(values) > 1 else float("nan")
-    return f"{statistics.mean(values):.4g} +- {deviation:.2g}"
+    """Median, least and most: one round may meet other work on the machine."""
+    return f"{statistics.median(values):.4g} ({min(values):.3g} to {max(values):.3g})"
 
 
 def cpus_of(text: str | None) -> set[int] | None:
