@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import pytest
 
 from wattcount.config.loader import changed
@@ -31,6 +32,12 @@ if TYPE_CHECKING:
 
 sys.path.insert(0, str(Path(__file__).parent))
 from no_skips import pytest_make_collect_report, pytest_runtest_makereport  # noqa: F401
+
+# How fast an example runs depends on the machine, and says nothing about the code.
+hypothesis.settings.register_profile(
+    "any_speed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any_speed")
 
 SCENARIO_S = 0.3
 """Length of the warm-up of the short runs below, and half of their window's."""

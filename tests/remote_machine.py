@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from waiting import commands
 
 from wattcount.emulation.machine import EmulatedGpu, EmulatedMachine
 from wattcount.engines.http.discovery import serving
@@ -81,10 +82,9 @@ class Elsewhere:
         return float(np.diff(edges / 1e9) @ self._powers_w)
 
     def listener(self) -> psutil.Process:
-        children: list[psutil.Process] = psutil.Process(self.process.pid).children(recursive=True)
-        return next(
-            (child for child in children if "sampler" in child.cmdline()), psutil.Process(self.process.pid)
-        )
+        parent = psutil.Process(self.process.pid)
+        found = commands(parent.children(recursive=True))
+        return next((child for child, command in found.items() if "sampler" in command), parent)
 
     def close(self) -> None:
         with contextlib.suppress(psutil.Error):

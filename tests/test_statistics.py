@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from wattcount.statistics import MIN_VALUES, residual, t_975, theil_sen
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(start=st.floats(1.0, 1e4), change=st.floats(-0.5, 0.5), bins=st.integers(MIN_VALUES, 40))
 def test_a_straight_line_is_found_exactly(start, change, bins):
     middles = (np.arange(bins) + 0.5) / bins

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
+from waiting import commands
 
 from wattcount.config.loader import to_json
 from wattcount.config.schema import RunConfig
@@ -62,12 +64,10 @@ class Witness(Display):
 
 
 def worker_pid(parent: int | None = None) -> int:
-    for child in psutil.Process(parent).children(recursive=True):
-        try:
-            if "wattcount.run.worker" in child.cmdline() and os.getsid(child.pid) == child.pid:
+    for child, command in commands(psutil.Process(parent).children(recursive=True)).items():
+        with contextlib.suppress(ProcessLookupError):
+            if "wattcount.run.worker" in command and os.getsid(child.pid) == child.pid:
                 return child.pid
-        except (psutil.Error, ProcessLookupError):
-            continue
     raise AssertionError("the run's process is not there")
 
 

@@ -240,7 +240,7 @@ def test_whole_floats_and_integers_are_one_value() -> None:
 
 
 @given(st.randoms(use_true_random=False))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_order_and_a_trip_through_json_do_not_matter(rng: random.Random) -> None:
     run = RESOLVED_ONCE
 
@@ -260,7 +260,7 @@ RESOLVED_ONCE = resolved("model=llama3_1_8b", "model.weights=random", "engine.ar
 @given(
     st.sampled_from(["temperature", "speculative", "policy"]), st.one_of(st.none(), st.integers(), st.text())
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_new_option_with_a_default_changes_no_old_hash(name: str, default: Any) -> None:
     newer = dataclasses.make_dataclass(
         "NewerModel",

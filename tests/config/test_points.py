@@ -272,7 +272,6 @@ def sweeps(draw: st.DrawFn) -> list[list[str]]:
 
 @settings(
     max_examples=int(os.environ.get("WATTCOUNT_EXAMPLES", "12")),
-    deadline=None,
     derandomize="WATTCOUNT_EXAMPLES" not in os.environ,
     database=None,
     phases=[Phase.explicit, Phase.generate],

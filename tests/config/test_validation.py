@@ -332,7 +332,7 @@ BASE = to_json(compose(["model=tiny"]))
 
 
 @given(st.sampled_from(FLOAT_KEYS), st.floats())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_number_is_either_taken_or_refused_by_its_key(key: str, value: float) -> None:
     run = from_json(BASE)
     run = changed(run, {key: value})

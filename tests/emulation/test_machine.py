@@ -236,7 +236,7 @@ def test_polling_grows_with_its_length_alone() -> None:
     assert growth(polling, 7_000, 8) < 30
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.floats(0, 1000), min_size=1, max_size=40), st.integers(1, 2**31))
 def test_readings_stay_within_what_was_true(levels: list[float], seed: int) -> None:
     t_ns = np.arange(len(levels), dtype=np.int64) * 50_000_000

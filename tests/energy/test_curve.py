@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from wattcount.energy.curve import PowerCurve, overlaps
@@ -21,7 +21,6 @@ def through(power_w: list[float], step_ns: int = 20 * MS) -> PowerCurve:
     return PowerCurve.through(t_ns, np.array(power_w))
 
 
-@settings(deadline=None)
 @given(powers)
 def test_it_goes_through_its_samples_and_makes_up_no_power(power_w: list[float]) -> None:
     curve = through(power_w)
@@ -35,7 +34,6 @@ def test_it_goes_through_its_samples_and_makes_up_no_power(power_w: list[float])
     assert (between <= high + 1e-6).all()
 
 
-@settings(deadline=None)
 @given(powers, st.lists(st.integers(-50, 700), min_size=3, max_size=3, unique=True))
 def test_its_energy_adds_up_and_never_falls(power_w: list[float], at_ms: list[int]) -> None:
     curve = through(power_w)
@@ -73,7 +71,6 @@ def test_smooth_power_is_told_better_than_by_straight_lines() -> None:
     assert smooth < 0.95 * straight
 
 
-@settings(deadline=None)
 @given(powers, st.floats(0.0, 0.05))
 def test_a_sharpened_curve_makes_up_no_power_below_zero(power_w: list[float], lowpass_s: float) -> None:
     sharp = through(power_w).sharpened(lowpass_s)

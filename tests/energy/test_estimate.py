@@ -346,7 +346,7 @@ def test_sources_that_disagree_are_reported() -> None:
 SHARED, _ = sampled(*llm_like(40.0, seed=9), 40.0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(2 * S, 35 * S), min_size=3, max_size=6, unique=True))
 def test_energies_add_up_and_are_never_negative(cuts: list[int]) -> None:
     edges = [START_NS + cut for cut in sorted(cuts)]

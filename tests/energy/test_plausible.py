@@ -55,7 +55,7 @@ def frozen_from(values: np.ndarray, first: int, length: int) -> np.ndarray:
     return shown
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.integers(0, 2**32 - 1),
     st.integers(0, 400),

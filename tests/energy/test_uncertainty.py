@@ -165,7 +165,7 @@ def test_few_held_out_ticks_make_a_wider_interval() -> None:
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.floats(5.0, 20.0), st.floats(0.2, 8.0))
 def test_energies_that_go_either_way_by_a_shift_are_no_surer_than_one_shift(
     start_s: float, length_s: float
@@ -367,7 +367,7 @@ def broken(script: list[tuple[str, Source, float, float]]) -> PowerTrace:
     return PowerTrace(BASE.gpu_uuids, events)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(faults, st.floats(3.0, 25.0), st.floats(1.0, 10.0))
 def test_faults_leave_a_mark_or_an_interval_that_holds_the_truth(
     script: list[tuple[str, Source, float, float]], start_s: float, length_s: float
@@ -410,7 +410,7 @@ def test_a_coarse_sensor_does_not_stand_still() -> None:
     assert "power_samples_frozen" not in estimate.reasons
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.floats(1.01, 2.0), st.floats(5.0, 20.0), st.floats(0.5, 10.0))
 def test_more_power_is_more_energy(factor: float, start_s: float, length_s: float) -> None:
     t_ns, power_w = stretches(30.0, 7)
@@ -426,7 +426,7 @@ def test_more_power_is_more_energy(factor: float, start_s: float, length_s: floa
     assert values[1] > values[0]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.integers(0, 1000),
     st.integers(4, 60),
@@ -455,7 +455,7 @@ def test_larger_errors_of_held_out_ticks_never_make_an_interval_narrower(
     assert total[1] >= total[0] * (1 - 1e-4)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.floats(6.0, 25.0), st.floats(0.1, 8.0), st.floats(0.0, 4.0))
 def test_a_longer_interval_never_has_less_energy_nor_a_surer_sensor(
     start_s: float, length_s: float, more_s: float

@@ -178,7 +178,7 @@ def test_several_gpus_without_a_column_that_tells_which_are_refused(tmp_path: Pa
 
 
 @given(seed=st.integers(0, 2**32), late=st.floats(0, 0.3))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_one_gpu_whose_loop_is_late_now_and_then_is_one_gpu(seed: int, late: float) -> None:
     random = np.random.default_rng(seed)
     t_ms = np.arange(200) * 100 + random.normal(0, 3, 200) + 90 * (random.random(200) < late)

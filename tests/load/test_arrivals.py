@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -85,7 +85,6 @@ def test_a_longer_load_begins_with_the_shorter_one(cv: float) -> None:
     assert long[len(short)] >= 20_000_000_000
 
 
-@settings(deadline=None)
 @given(
     rate=st.floats(0.05, 500),
     cv=st.floats(0.05, 8),

@@ -129,7 +129,7 @@ def test_batch_does_not_depend_on_its_warmup() -> None:
     assert_same(with_warmup.main, without.main)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10_000), repeat=st.integers(0, 20))
 def test_a_load_is_a_function_of_seed_and_repeat(seed: int, repeat: int) -> None:
     scenario = ServerConfig(rate_rps=5.0, warmup_s=1.0, window_s=20.0, lengths=VARIED)

@@ -217,7 +217,7 @@ def test_the_intervals_hold_the_truth(settings: dict[str, object]) -> None:
     assert sum(held) >= 42
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     seed=st.integers(0, 1000),
     rate_rps=st.sampled_from([3.0, 10.0, None]),

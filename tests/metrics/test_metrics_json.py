@@ -119,7 +119,7 @@ def test_idle_powers_come_from_their_own_phases(tmp_path):
 # -- what counts in a window -----------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(cut_s=st.floats(41, 99))
 def test_splitting_the_window_splits_tokens_completions_and_energy(tmp_path_factory, cut_s):
     requests = steady_requests(4.0, ttft_ms=700, itl_ms=130, tokens=12)
@@ -133,7 +133,7 @@ def test_splitting_the_window_splits_tokens_completions_and_energy(tmp_path_fact
     assert left["energy/gpu_j"] + right["energy/gpu_j"] == pytest.approx(whole["energy/gpu_j"], rel=1e-9)
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_order_of_rows_does_not_matter(tmp_path_factory, seed):
     run = SyntheticRun(

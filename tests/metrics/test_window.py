@@ -98,7 +98,7 @@ def test_as_many_begin_as_complete_and_the_energy_is_theirs(tmp_path):
     assert content["window_steady"]["start_ns"] == at(41.0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(lengths=st.lists(st.integers(1, 12), min_size=1, max_size=40), capacity=st.integers(1, 6))
 def test_steps_and_stamps_agree_and_the_window_is_balanced(tmp_path_factory, lengths, capacity):
     folder = tmp_path_factory.mktemp("record")

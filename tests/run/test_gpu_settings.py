@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
-from waiting import wait_until
+from waiting import commands, has_ended, wait_until
 from witness import Program, Witness, kill, worker_pid
 
 from wattcount import ownership
@@ -65,14 +65,8 @@ def limit_w(session: NvmlSession) -> float:
 
 
 def guards() -> list[psutil.Process]:
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if "wattcount.run.gpu_settings" in process.cmdline():
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
+    found = commands(psutil.process_iter())
+    return [process for process, command in found.items() if "wattcount.run.gpu_settings" in command]
 
 
 def uuid_of(session: NvmlSession) -> str:
@@ -192,7 +186,7 @@ def test_killed(
         kill(worker if victim == "worker" else program.process.pid)
     program.end()
     wait_until(lambda: limit_w(session) == 700 and left_behind() == [])
-    wait_until(lambda: not guard[0].is_running() or guard[0].status() == psutil.STATUS_ZOMBIE)
+    wait_until(lambda: has_ended(guard[0].pid))
     if victim == "worker":
         (path,) = Path(json.loads((tmp_path / "cfg.json").read_text())["records_dir"]).glob("*/r0-*")
         (found,) = Record.open(path).info.gpu_settings.values()

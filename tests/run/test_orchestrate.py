@@ -21,6 +21,7 @@ import psutil
 import pytest
 from echo_server import Behaviour, EchoServer
 from powercap_tree import zone
+from waiting import commands
 from witness import Program, Witness, kill, worker_pid
 
 from wattcount.clock import now_ns
@@ -60,14 +61,8 @@ def nothing_is_left(tmp_path: Path, emulated: Any) -> Iterator[None]:
     emulated()
     before = set(psutil.pids())
     yield
-    left = [
-        process
-        for process in psutil.process_iter()
-        if process.pid not in before
-        and process.status() != psutil.STATUS_ZOMBIE
-        and any(str(tmp_path) in part for part in process.cmdline())
-    ]
-    assert left == []
+    new = commands(process for process in psutil.process_iter() if process.pid not in before)
+    assert [command for command in new.values() if any(str(tmp_path) in part for part in command)] == []
 
 
 def records(cfg: RunConfig) -> list[Path]:

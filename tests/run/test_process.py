@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from waiting import wait_until
+from waiting import has_ended, wait_until
 
 from wattcount.run.process import SessionProcess
 
@@ -91,14 +91,7 @@ os.read(told, 1)                  # dies when both are there
         assert len(pids) == 2
         assert all(psutil.pid_exists(pid) for pid in pids)
         assert process.kill() == []
-        wait_until(lambda: all(_gone(pid) for pid in pids))
-
-
-def _gone(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
+        wait_until(lambda: all(has_ended(pid) for pid in pids))
 
 
 def test_leaving_the_block_kills(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 import pyarrow.compute as pc
 import pytest
-from waiting import wait_until
+from waiting import commands, has_ended, wait_until
 from witness import Witness, kill, worker_pid
 
 from wattcount import metrics
@@ -35,8 +35,8 @@ IDLE_SPLIT = ("power/idle_bare_w", "energy/bare_idle_j", "energy/context_idle_j"
 def nothing_is_left(tmp_path: Path, emulated: Any) -> Iterator[None]:
     emulated()
     yield
-    children = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
-    assert [child for child in children if "wattcount.run.worker" in child.cmdline()] == []
+    left = commands(psutil.Process().children()).values()
+    assert [command for command in left if "wattcount.run.worker" in command] == []
     assert list((tmp_path / "records").glob("*/.tmp-*")) == []
 
 
@@ -193,9 +193,9 @@ def test_a_point_that_was_measured_before_leaves_the_engine_alone(tiny_run: Call
 def test_a_session_that_is_not_gone_on_with_ends_its_engine(tiny_run: Callable[..., RunConfig]) -> None:
     with Session() as session:
         measure(session, tiny_run(batch=True))
-        process = psutil.Process(worker_pid())
+        pid = worker_pid()
         session.close()
-        assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+        assert has_ended(pid)
         _, second = measure(session, tiny_run(), last=True)
     assert session_of(second) == [(second.info.run_id, 1)]
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 from short_run import SHORT_RUN
-from waiting import wait_until
+from waiting import commands, wait_until
 from witness import kill, worker_pid
 
 from wattcount.emulation.machine import EmulatedGpu, EmulatedMachine
@@ -66,10 +66,10 @@ def running(home: Path) -> list[Path]:
 
 def lanes(parent: int) -> list[psutil.Process]:
     try:
-        children = psutil.Process(parent).children()
-        return [child for child in children if "wattcount.sweep.lane" in child.cmdline()]
-    except psutil.Error:
+        found = commands(psutil.Process(parent).children())
+    except psutil.NoSuchProcess:
         return []
+    return [child for child, command in found.items() if "wattcount.sweep.lane" in command]
 
 
 def states(home: Path) -> Counter[State]:

@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 import pytest
 from echo_server import Behaviour, EchoServer
-from waiting import wait_until
+from waiting import commands, wait_until
 
 from wattcount.clock import now_ns
 from wattcount.config.schema import SamplingConfig
@@ -404,20 +404,23 @@ def test_the_api_key_goes_to_the_server_and_nowhere_else(
     monkeypatch.setenv("MY_KEY", key)
     with EchoServer(Behaviour(status=401, message=f"the key {key} is not known")) as server:
         endpoint = Endpoint(server.url, "m", api_key_variable="MY_KEY", headers={"X-Other": "private-too"})
-        commands = []
+        shown_by_ps: list[list[str]] = []
 
         async def work(clients: HttpClients) -> tuple[Generator, HttpClients]:
-            commands.extend(psutil.Process(pid).cmdline() for pid in clients.alive)
+            shown_by_ps.extend(commands(map(psutil.Process, clients.alive)).values())
             generator = clients.generator(plan([0]), vocab_size=VOCAB, window_start_offset_ns=0)
             await generator.run(now_ns())
             await generator.drain(60)
             return generator, clients
 
         generator, clients = with_clients(endpoint, work)
+        assert shown_by_ps
         assert server.requests[0][0]["authorization"] == f"Bearer {key}"
         assert server.requests[0][0]["x-other"] == "private-too"
     assert generator.records[0].error == "HTTP 401: the key *** is not known"
-    shown = f"{endpoint!r} {json.dumps(endpoint.to_json())} {commands} {clients.details} {capfd.readouterr()}"
+    shown = (
+        f"{endpoint!r} {json.dumps(endpoint.to_json())} {shown_by_ps} {clients.details} {capfd.readouterr()}"
+    )
     assert key not in shown
     assert "private-too" not in shown
 

@@ -136,7 +136,7 @@ def test_full_kv_cache_preempts_the_latest_and_all_end() -> None:
     assert sum(step.prefill_tokens or 0 for step in steps) > 4 * 20
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     sizes=st.lists(st.tuples(st.integers(1, 40), st.integers(1, 25)), min_size=1, max_size=12),
     kv=st.integers(65, 200),

@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 import pytest
 from small_llama import LLAMA, config
+from waiting import commands
 
 from wattcount import ownership
 from wattcount.clock import now_ns
@@ -76,11 +77,8 @@ async def complete(engine: VllmEngine, wanted: GenerationRequest) -> list[TokenC
 
 
 def engine_children() -> list[psutil.Process]:
-    return [
-        child
-        for child in psutil.Process().children(recursive=True)
-        if "resource_tracker" not in " ".join(child.cmdline())
-    ]
+    found = commands(psutil.Process().children(recursive=True))
+    return [child for child, command in found.items() if "resource_tracker" not in " ".join(command)]
 
 
 # --- started ------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import numpy as np
 import psutil
 import pytest
 from small_llama import LLAMA, config
+from waiting import commands
 
 from wattcount.clock import now_ns
 from wattcount.config.schema import RunConfig, ScenarioKind
@@ -214,10 +215,8 @@ def test_a_server_that_is_killed_is_engine_died_and_leaves_nothing(started: Star
     assert "killed by signal 9" in str(error)
     assert "engine.log" in str(error)
     assert not folder.exists()
-    left = [
-        child for child in psutil.Process().children(recursive=True) if "vllm" in " ".join(child.cmdline())
-    ]
-    assert left == []
+    left = commands(psutil.Process().children(recursive=True)).values()
+    assert [command for command in left if "vllm" in " ".join(command)] == []
 
 
 @pytest.mark.parametrize(

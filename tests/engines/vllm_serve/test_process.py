@@ -7,7 +7,7 @@ import socket
 import sys
 from pathlib import Path
 
-import psutil
+from waiting import has_ended
 
 from wattcount.engines.vllm_serve.process import HeldPort, ServerProcess
 
@@ -42,14 +42,6 @@ def test_a_held_port_is_the_server_s_alone() -> None:
             pass
 
 
-def computes(pid: int) -> bool:
-    """Not so of one that has ended and that nobody has asked how: whoever adopted it may never ask."""
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
 def test_its_children_end_with_it(tmp_path: Path) -> None:
     log = tmp_path / "engine.log"
     log.write_text("before\n")
@@ -69,7 +61,7 @@ def test_its_children_end_with_it(tmp_path: Path) -> None:
         return pid, int(lines[1])
 
     pids = asyncio.run(run())
-    assert not any(computes(pid) for pid in pids)
+    assert all(has_ended(pid) for pid in pids)
 
 
 def test_how_it_ended_is_told(tmp_path: Path) -> None:
