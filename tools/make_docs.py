@@ -18,7 +18,7 @@ from estimator_constants import estimator_constants
 
 from wattcount.report.labels import name_of
 from wattcount.result import Result, results
-from wattcount.study import single_runs, tables
+from wattcount.study import servers, single_runs, tables
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDIED = ("h100", "h200")
@@ -37,6 +37,11 @@ def frame(name: str) -> pd.DataFrame:
     return pd.read_parquet(ROOT / "data" / "h200" / f"{name}.parquet")
 
 
+def of_engine(name: str) -> list[Result]:
+    """The runs of an engine in data/servers."""
+    return [run for run in runs("servers") if run.engine == name]
+
+
 def of(make: Callable[..., str], *folders: str) -> Callable[[], str]:
     """`make` of the runs in these folders, which are read when the table is made."""
     return lambda: make(*map(runs, folders))
@@ -44,7 +49,7 @@ def of(make: Callable[..., str], *folders: str) -> Callable[[], str]:
 
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "uncertainty.md": {
-        "start-scatter": of(tables.starts, *STUDIED, "campaign"),
+        "start-scatter": of(tables.starts, *STUDIED, "campaign", "servers"),
         "estimator-constants": estimator_constants,
     },
     "metrics.md": {
@@ -88,6 +93,11 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         "gpus": of(tables.shape_ratios, *STUDIED),
         "deployed": of(tables.deployed, "campaign"),
         "headline": of(tables.headline, "campaign"),
+    },
+    "parity.md": {
+        "parity": lambda: servers.parity(runs("servers"), "vllm", "vllm_serve"),
+        "served-curve": lambda: servers.served_curve(of_engine("vllm_serve")),
+        "host-part": lambda: servers.host_part(of_engine("vllm")),
     },
     "catalogue.md": {
         "models": catalogue_tables.catalogue_models,

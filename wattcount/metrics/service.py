@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from wattcount.config.schema import SloConfig
 from wattcount.errors import ERROR_CHARACTERS, one_line
 from wattcount.load import stalls as load_stalls
 from wattcount.metrics.observations import (
@@ -213,23 +214,42 @@ def _latencies_ns(requests: Requests, sent: Bools) -> dict[str, Floats]:
 def _goodput(
     sheet: Sheet, seen: Observed, latencies: dict[str, Floats], single_token: Bools, seconds: float
 ) -> None:
-    slo = seen.scenario.slo
-    bounds = {"ttft": slo.ttft_ms, "tpot": slo.tpot_ms, "e2e": slo.e2e_ms}
+    bounds = _bounds_ms(seen.scenario.slo)
     energy = sheet.cell("energy/gpu_j")[0]
     if all(bound is None for bound in bounds.values()):
         for key in ("throughput/goodput_rps", "requests/good", "energy/gpu_j_per_good_request"):
             sheet.put(key, None, NO_SLO)
         return
-    good = np.isfinite(latencies["e2e"])
-    for name, bound in bounds.items():
-        if bound is not None:
-            # A single token has no TPOT to break a bound with. Tokens that came at once do not show that they keep one.
-            kept = latencies[name] <= bound * 1e6
-            good &= kept | single_token if name == "tpot" else kept
+    good = _within(latencies, single_token, bounds)
     count = int(good.sum())
     sheet.put("requests/good", count)
     sheet.put("throughput/goodput_rps", count / seconds)
     sheet.ratio("energy/gpu_j_per_good_request", energy, count, NO_GOOD)
+
+
+def good_requests(record: Record, slo: SloConfig) -> int | None:
+    """How many of the requests sent in the window keep an SLO, whatever the run was asked for. None: there is no window."""
+    seen = Observed(record)
+    if seen.window is None:
+        return None
+    sent = seen.requests.sent_in(seen.window)
+    latencies = _latencies_ns(seen.requests, sent)
+    return int(_within(latencies, seen.requests.output_tokens[sent] == 1, _bounds_ms(slo)).sum())
+
+
+def _bounds_ms(slo: SloConfig) -> dict[str, float | None]:
+    return {"ttft": slo.ttft_ms, "tpot": slo.tpot_ms, "e2e": slo.e2e_ms}
+
+
+def _within(latencies: dict[str, Floats], single_token: Bools, bounds_ms: dict[str, float | None]) -> Bools:
+    """Which requests were completed within every bound."""
+    good = np.isfinite(latencies["e2e"])
+    for name, bound in bounds_ms.items():
+        if bound is not None:
+            # A single token has no TPOT to break a bound with. Tokens that came at once do not show that they keep one.
+            kept = latencies[name] <= bound * 1e6
+            good &= kept | single_token if name == "tpot" else kept
+    return good
 
 
 def _put_engine(sheet: Sheet, record: Record, requests: Requests, window: Window) -> None:

@@ -1,0 +1,145 @@
+"""Markdown tables of engines as they are deployed: in process beside a server over HTTP, a load curve, what the host's part is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from wattcount.config.schema import SloConfig
+from wattcount.metrics.service import good_requests
+from wattcount.records import Record
+from wattcount.report.units import markdown, significant
+from wattcount.result.host_part import PER_TOKEN, WATTS
+from wattcount.result.result import ENERGY, Result
+from wattcount.study.repeats import (
+    TOKENS,
+    UNREMARKABLE,
+    Scatter,
+    by,
+    change,
+    figure,
+    half_width,
+    over,
+    remarks,
+    spread,
+    valid,
+)
+
+TTFT, TPOT = "latency/ttft_p50_ms", "latency/tpot_p50_ms"
+FIGURES = {PER_TOKEN: "J per output token", WATTS: "mean W", TOKENS: "output tokens/s", TPOT: "TPOT p50, ms", TTFT: "TTFT p50, ms"}  # fmt: skip
+SLO = SloConfig(ttft_ms=200.0, tpot_ms=50.0)
+"""Bounds of a request that counts as good in `served_curve`: one for whom a person waits, who reads some 20 words a second at most."""
+ONLY_LIMITS = 2
+"""Levers of a run of which nothing is set but `max_num_seqs` and `max_num_batched_tokens`."""
+
+
+def parity(runs: Sequence[Result], here: str, there: str) -> str:
+    """The engine `there` against `here` with the same settings and loads: each figure, and its difference with 95 %.
+
+    Paired: starts with the same repeat number have the same arrivals and ran one after the other. The interval is Student's t over the pairs.
+    """
+    rows = []
+    loads = by((run for run in valid(runs) if len(run.levers) == ONLY_LIMITS), _load)
+    for load, found in sorted(
+        loads.items(), key=lambda item: (item[1][0].rate_rps is None, item[1][0].rate_rps)
+    ):
+        pairs = [
+            {run.engine: run for run in same}
+            for same in by(found, lambda run: run.repeat).values()
+            if {run.engine for run in same} >= {here, there}
+        ]
+        if len(pairs) < 2:
+            continue
+        label = f"{load} ({len(pairs)} pairs)"
+        for key, name in FIGURES.items():
+            if key == TTFT and found[0].rate_rps is None:
+                continue  # of a batch it is how long the queue is
+            old, new = ([figure(pair[engine], key) for pair in pairs] for engine in (here, there))
+            mean, _, half = spread((np.log(new) - np.log(old)).tolist())
+            difference = f"{100 * float(np.expm1(mean)):+.1f} ± {100 * float(np.exp(mean)) * half:.1f} %"
+            rows.append([label, name, _mean(old), _mean(new), difference])
+            label = ""
+    return markdown(["load", "figure", f"`{here}`", f"`{there}`", "difference"], rows)
+
+
+def served_curve(runs: Sequence[Result]) -> str:
+    """A server by offered load: what a token costs, and what a request costs that keeps SLO."""
+    served = [run for run in runs if run.rate_rps is not None]
+    rows = []
+    for rate, found in sorted(by(served, lambda run: float(run.rate_rps or 0)).items()):
+        good = valid(found)
+        kept = [share for run in good if (share := _kept(run)) is not None]
+        rows.append(
+            [
+                f"{rate:g}",
+                significant(over(good, "throughput/requests_per_s")),
+                _mean([figure(run, PER_TOKEN) for run in good]) if good else "-",
+                _mean([joules for _, joules in kept if joules is not None]) if kept else "-",
+                f"{100 * float(np.mean([share for share, _ in kept])):.0f} %" if kept else "-",
+                significant(over(good, WATTS)),
+                *(
+                    significant(over(good, f"latency/{name}_p{p}_ms"))
+                    for name in ("ttft", "tpot")
+                    for p in (50, 95)
+                ),
+                f"{len(good)} of {len(found)}",
+                remarks(found, UNREMARKABLE),
+            ]
+        )
+    head = ["offered, requests/s", "completed, requests/s", "J per output token", "J per request within the SLO", "requests within it", "mean W", "TTFT p50, ms", "TTFT p95", "TPOT p50, ms", "TPOT p95", "valid runs", "findings"]  # fmt: skip
+    return markdown(head, rows)
+
+
+def host_part(runs: Sequence[Result], rate_rps: float = 16.0) -> str:
+    """What larger CUDA graphs, CPUs of its own and a higher priority change of an engine, against none of them."""
+    chosen = [run for run in valid(runs) if run.rate_rps == rate_rps]
+    settings = by(chosen, lambda run: ", ".join(run.levers[ONLY_LIMITS:]))
+    usual = settings.pop("", [])
+    keys = (PER_TOKEN, WATTS, TTFT, TPOT)
+    scatters = {
+        key: Scatter.of([[figure(run, key) for run in found] for found in (usual, *settings.values())])
+        for key in keys
+    }
+    rows = [
+        [
+            "nothing",
+            str(len(usual)),
+            *_host_cells(usual),
+            *(_mean([figure(run, key) for run in usual]) for key in keys),
+        ]
+    ]
+    for lever, found in sorted(settings.items()):
+        cells = []
+        for key in keys:
+            values = [figure(run, key) for run in found]
+            percent, half = change(values, [figure(run, key) for run in usual], scatters[key])
+            cells.append(f"{_mean(values)} ({percent:+.1f} ± {half or 0.0:.1f} %)")
+        rows.append([lever, str(len(found)), *_host_cells(found), *cells])
+    head = ["set", "starts", "step with a prompt, ms", "its launch, ms", "step of decode, ms", *(FIGURES[key] for key in keys)]  # fmt: skip
+    return markdown(head, rows)
+
+
+def _load(run: Result) -> str:
+    return f"batch of {run.num_requests}" if run.rate_rps is None else f"{run.rate_rps:g} requests/s"
+
+
+def _mean(values: Sequence[float]) -> str:
+    half = half_width(values)
+    mean = significant(float(np.mean(values)) if values else None)
+    return mean if half is None else f"{mean} ± {significant(half, 2)}"
+
+
+def _host_cells(runs: Sequence[Result]) -> list[str]:
+    keys = ("host/prefill_step_ms", "host/prefill_launch_ms", "host/decode_step_ms")
+    return [significant(over(runs, key)) for key in keys]
+
+
+def _kept(run: Result) -> tuple[float, float | None] | None:
+    """(share of the requests sent in the window that keep SLO, energy of the window / their number [J]); None where nothing was sent."""
+    assert run.source is not None
+    record = Record.open(run.source)
+    count, sent = good_requests(record, SLO), run.value("requests/sent")
+    if count is None or not sent:
+        return None
+    return count / sent, figure(run, ENERGY) / count if count else None
