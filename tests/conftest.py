@@ -149,14 +149,17 @@ def machine(tmp_path: Path) -> Iterator[Machines]:
     def make(
         *profiles: str, curve: str = CURVE, faults: Any = (), options: Any = None, epoch_ns: int | None = None
     ) -> EmulatedMachine:
-        (tmp_path / "curve.csv").write_text(curve)
+        # The library reads a machine again only from another path.
+        folder = tmp_path / f"machine-{len(opened)}" if opened else tmp_path
+        folder.mkdir(exist_ok=True)
+        (folder / "curve.csv").write_text(curve)
         gpus = [EmulatedGpu(p, truth="curve.csv", options=options or {}) for p in profiles or ("h200",)]
-        made = EmulatedMachine(gpus, tmp_path, faults=faults, epoch_ns=epoch_ns).open()
+        made = EmulatedMachine(gpus, folder, faults=faults, epoch_ns=epoch_ns).open()
         opened.append(made)
         return made
 
     yield make
-    for made in opened:
+    for made in reversed(opened):
         made.close()
 
 

@@ -114,7 +114,8 @@ def test_a_run_and_its_record(tiny_run: Callable[..., RunConfig], witness: Any) 
     assert set(record.requests["status"].to_pylist()) == {"completed"}
     assert record.metrics["metrics"]["energy/gpu_j"] > 50
     assert sorted(p.name for p in record.path.iterdir()) == [
-        "engine.log", "host.parquet", "metrics.json", "power.parquet", "requests.parquet", "run.json", "steps.parquet", "truth.csv",
+        "engine.log", "host.parquet", "metrics.json", "power.parquet", "requests.parquet", "run.json", "steps.parquet", "tokens.parquet",
+        "truth.csv",
     ]  # fmt: skip
     assert witness.record == record.path
     assert witness.ended_calls == 1
