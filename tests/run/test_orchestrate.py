@@ -199,7 +199,7 @@ def test_what_the_host_did_in_a_run(tiny_run: Callable[..., RunConfig], witness:
     of_host = [row for row in table if row["pid"] is None]
     found = record.info.host["recorder"]
     assert (found["error"], found["samples"]) == (None, len(of_host))
-    assert len(of_host) >= 3
+    assert of_host  # at the start, then once a second: how many depends on how long the run took
     assert all(row["spin_ns"] > 0 for row in of_host)
     pid = next(row["pid"] for row in table if row["pid"] is not None)
     own = [row["cpu_ns"] for row in table if row["pid"] == pid]
