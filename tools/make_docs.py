@@ -97,6 +97,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "parity.md": {
         "parity": lambda: servers.parity(runs("servers"), "vllm", "vllm_serve"),
         "served-curve": lambda: servers.served_curve(of_engine("vllm_serve")),
+        "sharing": of(servers.sharing, "servers"),
         "host-part": lambda: servers.host_part(of_engine("vllm")),
     },
     "catalogue.md": {

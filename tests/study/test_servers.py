@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from wattcount.config.schema import SloConfig
@@ -67,6 +68,19 @@ def test_each_remedy_of_the_host_is_against_none() -> None:
     table = cells(servers.host_part(found))
     assert [(row[0], row[1]) for row in table] == [("nothing", "2"), ("nice -10", "1")]
     assert table[1][5].startswith("0.2500 (+19.2 ± ")
+
+
+def test_runs_are_told_by_their_place_on_a_start() -> None:
+    places = [("a", "a", 100.0), ("b", "b", 200.0), ("c", "b", 60.0), ("d", "b", 80.0)]
+    found = [
+        replace(run("near", 0, 0.2), run_id=run_id, session=session, wall_s=wall_s)
+        for run_id, session, wall_s in places
+    ]
+    assert cells(servers.sharing(found)) == [
+        ["alone", "16 requests/s", "1", "100 (100 to 100)"],
+        ["first of several", "16 requests/s", "1", "200 (200 to 200)"],
+        ["a later one", "16 requests/s", "2", "70 (60 to 80)"],
+    ]
 
 
 def test_what_a_request_within_the_slo_costs() -> None:

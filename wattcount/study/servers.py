@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -118,6 +119,23 @@ def host_part(runs: Sequence[Result], rate_rps: float = 16.0) -> str:
         rows.append([lever, str(len(found)), *_host_cells(found), *cells])
     head = ["set", "starts", "step with a prompt, ms", "its launch, ms", "step of decode, ms", *(FIGURES[key] for key in keys)]  # fmt: skip
     return markdown(head, rows)
+
+
+def sharing(runs: Sequence[Result]) -> str:
+    """How long a run held its GPU, by its place on its start of the engine [s]: the only one, the first of several, or a later one."""
+    sizes = Counter(run.session for run in runs)
+    places: dict[str, list[Result]] = {"alone": [], "first of several": [], "a later one": []}
+    for run in runs:
+        later = "first of several" if run.run_id == run.session else "a later one"
+        places["alone" if sizes[run.session] == 1 else later].append(run)
+    rows = []
+    for place, there in places.items():
+        for load, found in sorted(by(there, _load).items()):
+            walls_s = [run.wall_s for run in found if run.wall_s is not None]
+            if walls_s:
+                middle, least, most = (f"{at(walls_s):.0f}" for at in (np.median, min, max))
+                rows.append([place, load, str(len(walls_s)), f"{middle} ({least} to {most})"])
+    return markdown(["on its start of the engine", "load", "runs", "s: median (least to most)"], rows)
 
 
 def _load(run: Result) -> str:
