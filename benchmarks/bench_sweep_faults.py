@@ -191,7 +191,7 @@ def harm(sweep: subprocess.Popen[bytes], chance: random.Random) -> str:
 def _role(process: psutil.Process) -> str:
     line = " ".join(process.cmdline())
     return next(
-        (role for role in ("run.worker", "sweep.running.lane", "resource_tracker") if role in line), "a child"
+        (role for role in ("run.worker", "sweep.lane", "resource_tracker") if role in line), "a child"
     )
 
 
