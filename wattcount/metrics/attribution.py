@@ -79,11 +79,17 @@ SLOWED_U95_SHARE = 0.06
 difference of batches at the power limit to runs that are all prefill or all decode (docs/attribution.md)."""
 
 TOO_FEW_INTERVALS = "too_few_intervals"
+"""Reason for null: the window has fewer than MIN_INTERVALS intervals, too few to fit a model to."""
 NOT_RESOLVED = "phase_not_resolved"
+"""Reason for null: the uncertainty of a phase's energy is larger than that energy."""
 NO_IDLE = "no_loaded_idle"
+"""Reason for null: the run has no loaded idle, whose power is taken off before phases share the rest."""
 NO_CURVE = "no_power_curve"
+"""Reason for null: no power samples cover the window, so no interval has its own energy."""
 NO_PREFILL = "no_prefill_tokens"
+"""Reason for null: prefill computed no token, so nothing can be divided by its tokens."""
 NO_DECODE = "no_decode_tokens"
+"""Reason for null: decode computed no token, so nothing can be divided by its tokens."""
 
 METRICS = metric_specs(
     """
@@ -105,6 +111,7 @@ METRICS = metric_specs(
     attribution/residual_share     | 1 | lower  | rms residual of an interval / mean energy of an interval above idle
     """
 )
+"""The metrics of this module, by key: name, unit, which way is better, definition."""
 REASONS = {
     NO_STEPS: "the engine does not tell what its steps computed, or there was none",
     NO_IDLE: "no loaded idle was measured",
@@ -119,7 +126,9 @@ NULL_REASONS = REASONS | {
     NO_PREFILL: "no prompt token was computed in the window",
     NO_DECODE: "no token was decoded in the window",
 }
+"""What each reason for null means, in words: those of the work (`metrics.work`) and those of this module."""
 CHECKS = Checks()
+"""What this module checks of a run. Each finding has its code, its limit and whether it makes the run invalid."""
 
 
 def put(sheet: Sheet, seen: Observed) -> None:

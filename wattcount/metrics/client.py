@@ -12,8 +12,9 @@ from wattcount.metrics.sheet import Checks, Finding, MetricSpec, Sheet, finding_
 from wattcount.metrics.window import Observed
 
 SEND_LAG_MS = 10.0
+"""Send lag, p99, up to which the generator does not lag [ms]. Chosen: a tenth of a short bound of TTFT."""
 SEND_LAG_SHARE = 0.05
-"""Send lag, p99, up to which the generator does not lag [ms; share of the mean gap between arrivals]: both must be exceeded."""
+"""The same as a share of the mean gap between arrivals. Both must be exceeded: a slow load bears a longer lag."""
 STALLED_SHARE = 0.01
 """Share of the window that a client process may spend in rounds of its loop of 10 ms and more: sends and stamps are late by them."""
 CPU_SHARE = 0.9
@@ -22,8 +23,11 @@ UNSURE_SHARE = 0.01
 """Share of the requests whose tokens may be counted in doubt."""
 
 METRICS: dict[str, MetricSpec] = {}
+"""No metric of its own: this module only checks. Every part of `metrics_json` has this table."""
 NULL_REASONS: dict[str, str] = {}
+"""No reason for null of its own. Every part of `metrics_json` has this table."""
 CHECKS = Checks()
+"""What this module checks of a run. Each finding has its code, its limit and whether it makes the run invalid."""
 
 
 def put(sheet: Sheet, seen: Observed) -> None:

@@ -45,6 +45,7 @@ NAMES = {"power": "power", "throughput": "output tokens/s", "in_flight": "reques
 """Words for what may drift."""
 
 WINDOW_TOO_SHORT = "window_too_short"
+"""Reason for null: the window has too few bins for a trend."""
 
 METRICS = metric_specs(
     """
@@ -53,8 +54,11 @@ METRICS = metric_specs(
     window/in_flight_drift_percent  | % |        | drift of the requests in flight; null for a batch
     """
 )
+"""The metrics of this module, by key: name, unit, which way is better, definition."""
 NULL_REASONS = {WINDOW_TOO_SHORT: "too few bins to tell a trend from chance"}
+"""What each of this module's reasons for null means, in words."""
 CHECKS = Checks()
+"""What this module checks of a run. Each finding has its code, its limit and whether it makes the run invalid."""
 
 
 def put(sheet: Sheet, seen: Observed) -> None:

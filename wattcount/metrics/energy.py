@@ -120,13 +120,16 @@ METRICS = (
     """
     )
 )
+"""The metrics of this module, by key: joules, watts and their uncertainty, and those of the host's RAPL counters."""
 NULL_REASONS = {
     rapl.NOT_PRESENT: "the host shows no RAPL counter of that kind: a virtual machine, or no DRAM counter (AMD)",
     rapl.NOT_READABLE: "there is a RAPL counter that could not be read when the run began: permissions, mostly; `run.json` says which "
     "and why in `host.rapl`, `wattcount doctor` what to do",
     rapl.ELSEWHERE: "the GPUs are another machine's (`power.remote`), whose CPU energy is not read",
 }
+"""What each of this module's reasons for null means, in words."""
 CHECKS = Checks()
+"""What this module checks of a run. Each finding has its code, its limit and whether it makes the run invalid."""
 
 
 GPU_METRIC = MetricSpec("J", "the window of one GPU; N is its place in `run.json`'s `gpus`", "lower")
@@ -372,6 +375,7 @@ SOURCES_DISAGREE = FindingSpec(
     None,
     "only above 25 %: the ring aliases fast loads by up to 16 %, more than that is a broken sensor",
 )
+"""Two sources of one energy differ by more than their intervals allow. By how much decides whether that invalidates."""
 
 
 @CHECKS.finds(IMPLAUSIBLE, IDLE_ABOVE_LOAD)

@@ -18,12 +18,17 @@ from wattcount.records import Record
 from wattcount.records.schema import Phase
 
 GPU_IDLE = 0x1
+"""Bit of nvml.h (nvmlClocksEventReasonGpuIdle): nothing runs, so the clocks may fall."""
 SW_POWER_CAP = 0x4
+"""Bit of nvml.h (nvmlClocksEventReasonSwPowerCap): the driver lowers the clocks to keep the power limit."""
 HW_SLOWDOWN = 0x8
+"""Bit of nvml.h (nvmlClocksThrottleReasonHwSlowdown): the board lowers the clocks by itself, to half or less."""
 SYNC_BOOST = 0x10
+"""Bit of nvml.h (nvmlClocksEventReasonSyncBoost): the GPU keeps to the clocks of the slowest GPU of its group."""
 THERMAL_SLOWDOWN = 0x20 | 0x40
 """Software's and hardware's."""
 POWER_BRAKE = 0x80
+"""Bit of nvml.h (nvmlClocksThrottleReasonHwPowerBrakeSlowdown): the power supply asked the board to slow down."""
 SLOWING = SW_POWER_CAP | HW_SLOWDOWN | SYNC_BOOST | THERMAL_SLOWDOWN | POWER_BRAKE
 """Bits of nvmlDeviceGetCurrentClocksEventReasons (nvml.h) that slow a clock. `applications_clocks` (0x2) is a setting, `gpu_idle`
 a state: neither does."""
@@ -64,8 +69,11 @@ METRICS = metric_specs(
     gpu/thermal_slowdown_share | 1       | lower  | share of the window slowed by temperature (bits 0x20, 0x40)
     """
 )
+"""The metrics of this module, by key: name, unit, which way is better, definition."""
 NULL_REASONS: dict[str, str] = {}
+"""No reason for null of its own. Every part of `metrics_json` has this table."""
 CHECKS = Checks()
+"""What this module checks of a run. Each finding has its code, its limit and whether it makes the run invalid."""
 
 
 def put(sheet: Sheet, seen: Observed) -> None:
@@ -209,6 +217,7 @@ NVML_NAMES = {
     POWER_BRAKE: "HwPowerBrakeSlowdown",
     SYNC_BOOST: "SyncBoost",
 }
+"""Names of the bits in nvml.h, without `nvmlClocksEventReason`: a reader of `nvidia-smi -q` knows them."""
 
 
 @CHECKS.finds(FOREIGN)

@@ -60,9 +60,13 @@ DISTURBED_SHARE = 0.02
 differed by 4 % for other reasons; at 2 % a step of 25 ms takes half a millisecond longer."""
 
 SEVERAL = "steps_overlap"
+"""Reason for null: steps of several replicas or stages overlap, so what one of them took cannot be told."""
 OWN_STEPS = "waits_not_told"
+"""Reason for null: the engine does not tell how long a step waited for the GPU."""
 FEW_STEPS = "too_few_steps"
+"""Reason for null: fewer steps of that kind than a median needs."""
 ELSEWHERE = "server_elsewhere"
+"""Reason for null: the server ran on another machine, whose CPU the run does not see."""
 
 METRICS = (
     metric_specs(
@@ -106,13 +110,16 @@ METRICS = (
     """
     )
 )
+"""The metrics of this module, by key: what the CPU took for steps, and what took time from it."""
 NULL_REASONS = {
     SEVERAL: "several replicas or stages, whose steps overlap",
     OWN_STEPS: "the engine tells how long its steps took, not how long it waited for the GPU",
     ELSEWHERE: "the server ran on another machine than the run",
     FEW_STEPS: f"fewer than {MIN_STEPS} steps of that kind",
 }
+"""What each of this module's reasons for null means, in words."""
 CHECKS = Checks()
+"""What this module checks of a run. Each finding has its code, its limit and whether it makes the run invalid."""
 
 
 def put(sheet: Sheet, seen: Observed) -> None:
@@ -306,6 +313,8 @@ UNSTEADY = FindingSpec(
     False,
     "the figures are this run's; how far another start would lie is in the host's part of the uncertainty",
 )
+"""The CPU was slower in one quarter of the window than in another. It leaves a run valid: the energy is that of the run as it
+was."""
 DISTURBED = FindingSpec(
     "host_disturbed",
     "1",
@@ -314,6 +323,7 @@ DISTURBED = FindingSpec(
     False,
     "the same; no record shows yet from which share on energy is another",
 )
+"""Others took time from the run's processes. It leaves a run valid: the energy is that of the run as it was."""
 
 
 def slowest_to_fastest(t_ns: Ints, values: Floats, window: Window) -> float | None:

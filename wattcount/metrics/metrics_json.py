@@ -73,6 +73,7 @@ def _by_group(keys: Iterable[str]) -> list[str]:
 
 
 _SPECS = {key: spec for part in PARTS for key, spec in part.METRICS.items()}
+"""All parts' metrics by key, in the order of PARTS."""
 
 METRICS: dict[str, MetricSpec] = {key: _SPECS[key] for key in _by_group(_SPECS)}
 """Every metric of every record, but for those of single GPUs, by its key."""
@@ -210,8 +211,11 @@ def _checksum(metrics: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
 
 
 INCOMPLETE = "incomplete"
+"""Reason of a run that is not valid: it broke off, and nothing says why."""
 DAMAGED = "damaged"
+"""Reason of a record that cannot be read, or whose raw files are not as they were measured."""
 NO_REASON = "no reason was recorded"
+"""What is said of a run that is not valid and gives no reason, as records of early versions may."""
 
 
 class Status(Enum):

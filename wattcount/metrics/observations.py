@@ -204,12 +204,15 @@ def stretches(events: NDArray[np.void], gpu: int, source: Source, window: Window
 # -- percentiles
 
 TOO_FEW_REQUESTS = "too_few_requests"
+"""Reason for null: too few values for that percentile."""
 REQUESTS_UNFINISHED = "requests_unfinished"
+"""Reason for null: the value would be that of a request that never finished."""
 
 NULL_REASONS = {
     TOO_FEW_REQUESTS: "fewer than 100 / (100 - p) values for percentile p",
     REQUESTS_UNFINISHED: "the percentile falls on a request that never finished, or not all of a batch completed",
 }
+"""What each of this module's reasons for null means, in words."""
 
 
 def needed(p: int) -> int:

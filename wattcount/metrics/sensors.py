@@ -73,8 +73,11 @@ METRICS = (
     """
     )
 )
+"""The metrics of this module, by key: what the sampler cost, and what each source was asked and gave."""
 NULL_REASONS: dict[str, str] = {}
+"""No reason for null of its own. Every part of `metrics_json` has this table."""
 CHECKS = Checks()
+"""What this module checks of a run. Each finding has its code, its limit and whether it makes the run invalid."""
 
 
 def put(sheet: Sheet, seen: Observed) -> None:

@@ -53,15 +53,22 @@ AT_ONCE_TIMES = 0.1
 """Such a request's time / the median of those that were streamed."""
 
 METRICS: dict[str, MetricSpec] = {}
+"""No metric of its own: what the server's counters tell goes into those of other modules. Every part of `metrics_json` has this
+table."""
 NOT_ALONE = "not_alone_on_server"
+"""Reason for null: others' requests ran on the server as well, or may have."""
 STEPS_UNTOLD = "server_counts_no_steps"
+"""Reason for null: the server does not count its steps, so those that the arrivals show cannot be checked."""
 STEPS_NOT_SEEN = "steps_not_seen"
+"""Reason for null: the arrivals of tokens do not show the steps that the server counted."""
 NULL_REASONS = {
     NOT_ALONE: "others used the server, or whether they did is not known: whose work a step was cannot be told",
     STEPS_UNTOLD: "the server does not count its steps in `/metrics`, so what is seen of them in the arrivals cannot be checked",
     STEPS_NOT_SEEN: f"the arrivals of tokens do not show as many steps as the server counted, to {STEPS_APART:.0%}",
 }
+"""What each of this module's reasons for null means, in words."""
 CHECKS = Checks()
+"""What this module checks of a run. Each finding has its code, its limit and whether it makes the run invalid."""
 
 
 def put(sheet: Sheet, seen: Observed) -> None:
@@ -377,6 +384,7 @@ def outputs_at_once(seen: Observed, window: Window) -> Iterator[Finding]:
 
 
 _WORDS = {"requests": "requests", "prompt_tokens": "prompt tokens", "generation_tokens": "output tokens"}
+"""Words for what a server counts, by the names in `engines.http.counters.COUNTS`."""
 
 
 def _counted(load: OthersLoad) -> str:

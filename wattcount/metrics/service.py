@@ -33,6 +33,7 @@ from wattcount.metrics.window import Observed
 from wattcount.records import Record
 
 INF = float("inf")
+"""Latency of a request that never finished: it is later than every bound, and a percentile that falls on it is null."""
 PERCENTILES = (50, 95, 99)
 """Percentiles of latencies that are given."""
 
@@ -48,11 +49,17 @@ STALLED_FATAL_S = 0.5
 """Stalled time [s] below which a window of a few seconds is not invalid."""
 
 NO_GOOD = "no_good_requests"
+"""Reason for null: there is no good request to divide by."""
 NO_SLO = "no_slo"
+"""Reason for null: nothing says what a good request is."""
 BATCH = "batch_has_no_rate"
+"""Reason for null: a batch sends everything at once, so it has no rate."""
 NO_DRAFTS = "no_draft_tokens"
+"""Reason for null: no token was proposed, so there is no share of those accepted."""
 SINGLE_TOKEN = "single_token_outputs"
+"""Reason for null: an output of one token has no time between tokens."""
 ONE_ARRIVAL = "one_arrival"
+"""Reason for null: outputs that came in one piece have no time between arrivals."""
 
 METRICS = (
     metric_specs(
@@ -108,6 +115,7 @@ METRICS = (
     """
     )
 )
+"""The metrics of this module, by key: throughput, latency, the engine's queue, stalls."""
 NULL_REASONS = {
     NO_GOOD: "no request sent in the window met the SLO",
     NO_SLO: "the scenario has no SLO",
@@ -116,7 +124,9 @@ NULL_REASONS = {
     SINGLE_TOKEN: "every output is a single token",
     ONE_ARRIVAL: "all tokens of a request came at once, so when each was made is not known",
 }
+"""What each of this module's reasons for null means, in words."""
 CHECKS = Checks()
+"""What this module checks of a run. Each finding has its code, its limit and whether it makes the run invalid."""
 
 
 def put(sheet: Sheet, seen: Observed) -> None:

@@ -52,14 +52,23 @@ def _rows(table: str, cells: int) -> Iterator[list[str]]:
 # -- reasons for null that several modules give
 
 NO_WINDOW = "no_window"
+"""Reason for null: there is no window to speak of."""
 NO_POWER_DATA = "no_power_data"
+"""Reason for null: nothing was observed of the power in that stretch."""
 NO_TOKENS = "no_output_tokens"
+"""Reason for null: there is no output token to divide by."""
 NO_COMPLETED = "no_completed_requests"
+"""Reason for null: there is no completed request to divide by."""
 NO_REQUESTS = "no_requests"
+"""Reason for null: there is no request to divide by."""
 NO_PHASE = "phase_missing"
+"""Reason for null: the run has no such phase."""
 NOT_A_BATCH = "not_a_batch"
+"""Reason for null: the figure is one of batches."""
 NOT_A_SERVER = "not_a_server"
+"""Reason for null: the figure is one of servers."""
 NOT_RECORDED = "not_recorded"
+"""Reason for null: the record does not hold what the figure needs."""
 
 NULL_REASONS: dict[str, str] = {
     NO_WINDOW: "the run broke off before its window",
@@ -72,6 +81,7 @@ NULL_REASONS: dict[str, str] = {
     NOT_A_SERVER: "only server scenarios have it",
     NOT_RECORDED: "the engine or the sensor does not tell, or the record is from before it was asked",
 }
+"""What each of these reasons means, in words: those that several modules give."""
 
 
 class Sheet:
@@ -166,6 +176,7 @@ class FindingSpec:
 
 
 INVALIDATES = {"yes": True, "no": False, "open": None}
+"""Words of a table of findings, with what they mean; None: whoever finds it decides."""
 
 
 def finding_specs(table: str) -> tuple[FindingSpec, ...]:

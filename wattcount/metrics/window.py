@@ -56,10 +56,15 @@ MIN_BARE_AFTER_S = 1.0
 """Shortest bare idle after the engine [s] whose mean power is given: one update of the slowest sensor."""
 
 NEVER_SATURATED = "never_saturated"
+"""Reason for null: the engine had room for more requests all the time."""
 TOO_SHORT = "steady_too_short"
+"""Reason for null: the steady window is shorter than MIN_STEADY_S."""
 BROKE_OFF = "window_broke_off"
+"""Reason for null: the steady window has no end."""
 CAPACITY_UNKNOWN = "capacity_unknown"
+"""Reason for null: how many requests fill the engine is not known."""
 CLOCKS_UP = "clocks_still_up"
+"""Reason for null: the clocks did not fall early enough for a bare idle power after the engine."""
 
 NULL_REASONS = {
     NEVER_SATURATED: "the engine was never full while requests waited: the batch is too small for it, or its requests last a single step",
@@ -68,6 +73,7 @@ NULL_REASONS = {
     CAPACITY_UNKNOWN: "neither the engine's steps nor its `max_num_seqs` tell when it is full",
     CLOCKS_UP: f"the driver kept the clocks up until less than {MIN_BARE_AFTER_S:g} s before the end of `bare_idle_after`",
 }
+"""What each of this module's reasons for null means, in words."""
 
 IDLE_PHASES = {
     "bare": Phase.BARE_IDLE,
@@ -84,7 +90,9 @@ IDLE_NAMES = {
 }
 """Words for the idle phases, by their names in `IDLE_PHASES`."""
 WINDOW = "the window"
+"""Words for the window, in messages."""
 STEADY = "the steady window"
+"""Words for its steady part, in messages."""
 
 
 class Observed:
@@ -175,6 +183,7 @@ _KNOWN_UP_TO = (
     (Source.POWER_USAGE, 0),
     (Source.POWER_AVERAGE, 0),
 )
+"""How far behind its read a source's energy may end [ns], the best source first: what comes after that end is not known."""
 
 
 @dataclass(frozen=True)

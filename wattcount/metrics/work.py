@@ -31,6 +31,7 @@ NNLS_ITERATIONS = 1000
 ARRIVAL_GAP_NS = 1_500_000
 """Longest gap [ns] between arrivals of one step's tokens: a step of a model that fills a GPU takes three times that."""
 MIN_INTERVAL_S = 0.4
+"""Shortest interval of a fit [s]: SAMPLES_PER_INTERVAL samples of an H200's ring, which has one every 20 ms."""
 SAMPLES_PER_INTERVAL = 20
 """Power samples to an interval: a sample that straddles its end misplaces at most a twentieth of its energy."""
 SPANS_PER_INTERVAL = 5
@@ -41,17 +42,23 @@ MIN_EFFECTIVE_INTERVALS = 5
 """A phase's work x must lie in so many intervals, (sum x)^2 / sum x^2, for its coefficient to have an error at all."""
 
 NO_STEPS = "no_step_tokens"
+"""Reason for null: the engine's steps do not say how many tokens each computed."""
 COLLINEAR = "phases_collinear"
+"""Reason for null: prefill and decode rose and fell together, so their shares cannot be told apart."""
 HARDLY_PRESENT = "phase_hardly_present"
+"""Reason for null: a phase was in fewer than MIN_EFFECTIVE_INTERVALS intervals."""
 
 TERMS_OF_DECODE = ((DECODE_TOKEN, DECODE_STEP, CONTEXT), (DECODE_TOKEN, DECODE_STEP), (DECODE_TOKEN, CONTEXT))
 """What stands for decode: the first of these that can be told apart; else tokens or steps, whichever fits better."""
 OUTSIDE_FIT = "outside_fit"
+"""Why a fit is not applied to another run: that run's steps lie outside REACH."""
 OTHER_CLOCKS = "other_clocks"
+"""Why a fit is not applied to another run: the two ran at different SM clocks."""
 TRANSFER_REASONS = {
     OUTSIDE_FIT: "a batch, context or share of prefill that the fit has not seen",
     OTHER_CLOCKS: "SM clocks other than those of the fit, or not recorded",
 }
+"""What these two mean, in words."""
 REACH = (0.025, 0.975)
 """Quantiles of the fit's intervals, by steps, between which its reach lies: 95 % of what it has seen."""
 RATIOS = ((DECODE_TOKEN, DECODE_STEP), (CONTEXT, DECODE_TOKEN), (PREFILL, DECODE_STEP))
