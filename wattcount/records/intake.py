@@ -36,9 +36,11 @@ VALUES_PER_BYTE = 24
 """Most values in a larger table [per byte on the disk]: arrivals of tokens have some 7. So a table takes memory in proportion to the
 disk that it takes, however long the run was."""
 TABLE_COLUMNS = 256
+"""Most columns of a table [1]: the widest of ours has 20."""
 TEXT_BYTES = 256 << 20
 """Most bytes of text in one column of a table: 1,000 for each of a quarter of a million failed requests."""
 INT64 = range(-(2**63), 2**63)
+"""Whole numbers that a column of 64 bits holds. JSON may have larger ones, which no key of ours needs."""
 
 
 class DamagedError(WattcountError):

@@ -63,6 +63,8 @@ _FORMS = {
     "kv_cache_usage": Form("kv_cache_ppm_difference", None, 1e-6),
     **{name: Form(f"{name}_difference", None, 1) for name in _DIFFERENCES},
 }
+"""Columns that lie in their files in another form, by name: as a difference to another column or to the row before, which packs
+smaller."""
 
 
 def form(name: str) -> Form | None:

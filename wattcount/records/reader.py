@@ -19,6 +19,7 @@ from wattcount.records.intake import DamagedError
 from wattcount.records.schema import OLDEST_SCHEMA_VERSION, RECORD_SCHEMA_VERSION, RunInfo
 
 RAW_FILES = tuple(schema.TABLES)
+"""Names of the files of raw observations: each has its hash in `run.json`."""
 
 
 class Record:

@@ -29,10 +29,15 @@ PACKED_SCHEMA_VERSION = 3
 """The first whose tables are packed; before, they lie in their files as they are, arrivals of tokens as lists in `requests.parquet`."""
 
 RUN_JSON = "run.json"
+"""The file that says what was run, where and when. A folder without it is no record."""
 POWER_PARQUET = "power.parquet"
+"""The events of NVML's sources, one row each."""
 REQUESTS_PARQUET = "requests.parquet"
+"""The requests, one row each, without the arrivals of their tokens."""
 TOKENS_PARQUET = "tokens.parquet"
+"""The arrivals of the requests' tokens, one row each."""
 STEPS_PARQUET = "steps.parquet"
+"""The engine's steps, one row each."""
 HOST_POWER_PARQUET = "host_power.parquet"
 """Only where the host's RAPL counters could be read, see `RunInfo.host`."""
 HOST_PARQUET = "host.parquet"
@@ -40,7 +45,9 @@ HOST_PARQUET = "host.parquet"
 OPTIONAL_FILES = (HOST_POWER_PARQUET, HOST_PARQUET)
 """Raw files that a record may lack."""
 METRICS_JSON = "metrics.json"
+"""What is computed of the other files, and can be computed again."""
 ENGINE_LOG = "engine.log"
+"""What the engine printed; of a failed run it says why."""
 TRUTH_CSV = "truth.csv"
 """Emulated runs only: the power curve that was in effect, `t_ns,power_mw`."""
 
@@ -123,7 +130,9 @@ REQUESTS_SCHEMA = pa.schema(
 but `TOKEN_COLUMNS`, which are made of `tokens.parquet`."""
 
 TOKEN_COLUMNS = ("token_ts_ns", "token_count")
+"""Columns of the requests that are lists, one value an arrival: `tokens.parquet` has them."""
 REQUEST_ROWS_SCHEMA = pa.schema([item for item in REQUESTS_SCHEMA if item.name not in TOKEN_COLUMNS])
+"""Columns of `requests.parquet`."""
 
 TOKENS_SCHEMA = pa.schema(
     [
@@ -373,6 +382,7 @@ TEXT_LIMIT = 100_000
 """Longest text [characters]."""
 
 _WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+"""What a `Word` looks like. No `/` and no leading dot: it cannot lead out of a folder, nor hide a file."""
 
 
 class Word(str):
@@ -390,9 +400,13 @@ class Group:
 
 
 _NUMBER = (float, None)
+"""A number, or null where it was not measured."""
 _COUNT = (int, None)
+"""A whole number, or null where it was not counted."""
 _TEXT = (str, None)
+"""A text, or null where nobody told it."""
 _BOOK = Group(optional={"calls": int, "errors": int, "rate_hz": _NUMBER, "lateness_p99_ns": _NUMBER})
+"""What the sampler notes of one source: calls, errors, how often and how late it was read."""
 _SAMPLER = Group(
     optional={
         **dict.fromkeys(
@@ -401,7 +415,9 @@ _SAMPLER = Group(
         "sources": {str: _BOOK},
     }
 )
+"""What the sampler notes of one GPU."""
 _DOMAIN = Group({"name": str, "kind": str, "error": _TEXT, "max_energy_range_uj": int})
+"""One RAPL counter of the host."""
 _HOST = Group(
     optional={
         "hostname": _TEXT,
@@ -409,6 +425,7 @@ _HOST = Group(
         "recorder": Group(optional={"samples": int, "cpu_ns": int, "wall_ns": int}),
     }
 )
+"""What figures use of the host; `run.json` holds more of it."""
 _GPU = Group(
     optional={
         **dict.fromkeys(("uuid", "name", "architecture", "compute_capability"), _TEXT),
@@ -416,7 +433,9 @@ _GPU = Group(
         **dict.fromkeys(("power_limit_enforced_mw", "power_limit_mw", "max_sm_clock_mhz"), _COUNT),
     }
 )
+"""What figures use of a GPU; `run.json` holds more of it."""
 _REMOTE = Group({"clock": Group({"bound_ns": int})})
+"""Of a session with a sampler elsewhere: how well both clocks are known to agree."""
 _WARMUP = Group(
     optional={
         "settled": bool,
@@ -426,7 +445,9 @@ _WARMUP = Group(
         "needed_s": _NUMBER,
     }
 )
+"""How a warm-up ended."""
 _ONCE = {"run_id": Word, "started_utc": str, "seconds": float}
+"""Keys of what only the first run on an engine's start measures: which run it was, when, and how long it took."""
 _SESSION = Group(
     {"id": Word, "number": int},
     {
@@ -448,6 +469,7 @@ _SESSION = Group(
         "engine_start": Group({**_ONCE, "gpus": {str: Group({"energy_j": _NUMBER, "u95_j": _NUMBER})}}),
     },
 )
+"""The start of the engine that a run shares, and what was measured on it for all its runs."""
 _CONFIG = Group(
     {
         "model": Group({"name": str, "weights": str}),
@@ -456,6 +478,7 @@ _CONFIG = Group(
         "gpu": Group({"name": str}),
     }
 )
+"""What a configuration must have before its loader reads it."""
 _RUN = Group(
     {
         "evidence": str,
@@ -493,6 +516,7 @@ _RUN = Group(
         "files": {Word: Group({"bytes": int, "rows": int, "sha256": str})},
     },
 )
+"""All of `run.json` that anything relies on. Keys that are not here are kept and not checked."""
 
 
 _METRICS = Group(
@@ -516,6 +540,7 @@ _METRICS = Group(
         "null_reasons": {str: str},
     }
 )
+"""All of `metrics.json` that anything relies on."""
 
 
 def check_metrics(data: Any) -> None:

@@ -28,14 +28,22 @@ from wattcount.records.schema import (
 )
 
 POWER = "power"
+"""Name of the stream of NVML's events."""
 REQUESTS = "requests"
+"""Name of the stream of requests."""
 STEPS = "steps"
+"""Name of the stream of the engine's steps."""
 HOST_POWER = "host_power"
+"""Name of the stream of RAPL's reads."""
 HOST = "host"
+"""Name of the stream of what the host did."""
 
 _EVENT_FIELDS = tuple(str(name) for name in EVENT_DTYPE.names or ())
+"""Names of an event's fields, in the order of the sampler's own layout."""
 _EVENT_SCHEMA = pa.schema([(name, pa.from_numpy_dtype(EVENT_DTYPE[name])) for name in _EVENT_FIELDS])
+"""The columns of the stream of events: the same fields, so that no event is converted while a run goes on."""
 _GPUS_KEY = b"gpu_uuids"
+"""Key of the schema's metadata: UUIDs of the GPUs, by the index that an event has."""
 _OPTIONAL = {HOST_POWER: HOST_POWER_SCHEMA, HOST: HOST_SCHEMA}
 """Streams that there are only once something was appended."""
 

@@ -59,7 +59,9 @@ LOG_LINE_LENGTH = 300
 """Longest of those lines [characters]."""
 
 _SPOOL = "spool"
+"""Folder of the streams, in the folder of a record that is still being made."""
 _DRAFT = "run.json"
+"""In the same folder: `run.json` as far as it is known. With it a killed run's record can be put together."""
 _LOG_FROM = "log_from"
 """In the spool: where the run's part of a linked log begins [bytes]."""
 
