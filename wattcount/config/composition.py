@@ -90,6 +90,7 @@ from hydra._internal.core_plugins import (  # noqa: E402
 from hydra._internal.sources_registry import SourcesRegistry  # noqa: E402
 
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
+"""Values that Hydra's grammar reads as the text that they are, without quotes."""
 _NO_TEXT = ("null", "true", "false", "nan", "inf")
 """Words that Hydra's grammar reads as a value that is no text."""
 
@@ -268,10 +269,13 @@ def register_sources() -> None:
 
 
 CONFIG_NAME = "config"
+"""The file of `conf/` that composition starts with."""
 VERSION_BASE = "1.3"
+"""Whose behaviour Hydra keeps: that of the oldest version that is allowed, without its warnings."""
 SWEEPER_TARGET = "hydra_plugins.wattcount.PointSweeper"
 """The name that `sweep.sweeper` goes by in Hydra's config."""
 _SCALAR_NODES: dict[Any, Any] = {str: StringNode, int: IntegerNode, float: FloatNode, bool: BooleanNode}
+"""OmegaConf's typed node for each plain type of the schema."""
 
 
 @contextlib.contextmanager

@@ -16,8 +16,11 @@ MISSING = "???"
 """The value of a key that is still to be given, as OmegaConf has it."""
 
 IDENTITY = "identity"
+"""Key of a field's metadata: it is part of a point's identity."""
 ALWAYS = "always"
+"""Key of a field's metadata: it is in the hash even where it equals its default."""
 LEFT_OUT = "left_out"
+"""Key of a field's metadata: further values that are left out of the hash."""
 
 
 def identity(default: Any = MISSING, *, always: bool = False, left_out: Any = MISSING) -> Any:

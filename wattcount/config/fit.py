@@ -43,8 +43,10 @@ from wattcount.config.schema import (
 from wattcount.engines import registry
 
 GIB = 2**30
+"""Bytes of a GiB: memory sizes of GPUs are given in it."""
 
 DTYPE_BYTES = {"bfloat16": 2.0, "float16": 2.0, "float32": 4.0}
+"""Bytes of one number, by the type's name [bytes]."""
 QUANTIZED_BITS = {
     **dict.fromkeys(
         ("awq", "auto_awq", "gptq", "auto_gptq", "gptq_marlin", "awq_marlin", "bitsandbytes", "mxfp4"), 4.25

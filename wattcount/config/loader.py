@@ -22,18 +22,22 @@ from wattcount.config.schema import BatchConfig, RunConfig, ScenarioKind, Server
 from wattcount.errors import NotStartedError
 
 N = typing.TypeVar("N", bound=Node)
+"""Any group of the configuration."""
 
 SCENARIOS: dict[str, type[BatchConfig | ServerConfig]] = {
     ScenarioKind.batch.value: BatchConfig,
     ScenarioKind.server.value: ServerConfig,
 }
+"""The class of a scenario, by its `kind`."""
 
 GROUPS = ("model", "gpu", "scenario", "engine", "power", "tracking", "experiment")
 """What options can be chosen of."""
 
 NOT_GIVEN = "must be given"
+"""What is said of a key that has no default and no value."""
 
 _SCALARS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+"""Words for the plain types, in messages."""
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
+"""Keys of `config.json` that say how many tokens of context a model has; the first that is there counts. Architectures name it
+differently."""
 
 KINDS = ("dense", "moe", "ssm", "hybrid")
+"""Kinds of models, by what computes a token: all of the network, chosen experts, state-space layers, or those beside attention."""
 
 
 def model_kind(hf_config: Mapping[str, Any]) -> str:
@@ -73,19 +76,31 @@ def mamba2_shape(c: Mapping[str, Any]) -> tuple[int, int, int, int] | None:
 
 
 _UNGATED = {"gpt2", "gptj", "gpt_neox", "phi", "falcon", "opt", "bloom", "nemotron", "starcoder2", "mpt"}
+"""Architectures whose feed-forward has two matrices. Others have three, one of them a gate. These tables are how the
+`transformers` library builds each `model_type` whose `config.json` does not say."""
 _QKV_BIAS = {"qwen2", "qwen2_moe"}
+"""Those whose queries, keys and values have a bias, and the output of attention none."""
 _QK_NORM_FULL = {"olmoe", "olmo2"}
+"""Those with a norm over all heads of queries and keys together."""
 _QK_NORM_HEAD = {"qwen3", "qwen3_moe", "gemma3", "gemma3_text"}
+"""Those with a norm over each head of queries and keys."""
 _FOUR_NORMS = {"gemma2", "gemma3", "gemma3_text"}
+"""Those with a norm before and after attention, and before and after the feed-forward."""
 _LAYER_NORM = {"gpt2", "gptj", "gpt_neox", "phi", "nemotron", "phimoe"}
 """Norms with a bias."""
 _ONE_NORM = {"gptj", "phi"}
 """Attention and feed-forward side by side behind one norm."""
 _ATTENTION_BIAS = {"gpt2", "gpt_neox", "phi"}
+"""Those whose attention has a bias everywhere, unless `attention_bias` says otherwise."""
 _MLP_BIAS = {"gpt2", "gptj", "gpt_neox", "phi"}
+"""Those whose feed-forward has a bias."""
 _HEAD_BIAS = {"gptj", "phi"}
+"""Those whose output layer has a bias, unless `lm_head_bias` says otherwise."""
 _TIED_BY_DEFAULT = {"gemma", "gemma2", "gemma3", "gemma3_text", "gpt2"}
+"""Those whose output layer is the embedding, unless `tie_word_embeddings` says otherwise."""
 _NOT_A_PLAIN_TRANSFORMER = ("mamba", "nemotron_h", "jamba", "bamba", "falcon_h1", "rwkv", "zamba")
+"""Beginnings of the `model_type` of those that are not built of attention and feed-forward alone: their parameters are not
+counted here."""
 
 
 @dataclass(frozen=True)
@@ -263,6 +278,7 @@ def expert_parameters(hf_config: Mapping[str, Any], counted: ParameterCount) -> 
 
 
 _ALTERNATING_WINDOWS = {"gemma2", "gpt_oss"}
+"""Those of which every second layer attends to a sliding window only, where `layer_types` does not say."""
 
 
 def kv_bytes_per_token(hf_config: Mapping[str, Any], element_bytes: float, tensor_parallel: int = 1) -> int:

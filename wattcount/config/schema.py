@@ -36,7 +36,9 @@ from wattcount.engines import registry
 from wattcount.masking import conceal, masked
 
 APIS = ("completions", "chat")
+"""The interfaces of an OpenAI-compatible server that requests may be sent to; the first is the default, for it takes token ids."""
 DTYPES = ("bfloat16", "float16", "float32")
+"""Types that weights may have without a quantization, by their names in PyTorch. The first is the default."""
 BFLOAT16_CAPABILITY = 8.0
 """CUDA compute capability from which on GPUs compute in bfloat16 (Ampere)."""
 MAX_REQUESTS = 5_000_000

@@ -360,6 +360,7 @@ TAG_LIMIT = 8000
 """Length of a tag's value [characters]: MLflow refuses or cuts longer ones."""
 
 OWN_PREFIXES = ("mlflow.", "wattcount.", "version.")
+"""Begins of tags that MLflow or wattcount sets itself: nobody else's tag may take their place."""
 OWN_TAGS = frozenset(
     {
         "driver", "engine", "evidence", "gpu", "gpu_count", "gpu_uuids", "host", "instrument", "levers",
@@ -369,6 +370,7 @@ OWN_TAGS = frozenset(
 """Names of the tags that `tracking.content.tags` sets, beside those with one of `OWN_PREFIXES`."""
 
 _KEY = re.compile(r"[\w./ :-]+")
+"""Characters that MLflow allows in a tag's key."""
 
 
 def is_own(key: str) -> bool:
