@@ -28,7 +28,9 @@ from wattcount.masking import MASK, is_secret_name, masked
 
 COMPLETIONS, CHAT = "completions", "chat"
 APIS = (COMPLETIONS, CHAT)
+"""Both interfaces, in the order of `config.schema.APIS`."""
 CLIENT_DIED = "client_died"
+"""Reason of a run whose client process ended, or did not obey, before its load was over."""
 
 MOST_PROCESSES = 4
 """Client processes where nobody says how many, at most: one sends 50,000 streamed events a second to a core."""

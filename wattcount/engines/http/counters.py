@@ -38,7 +38,9 @@ MAX_SNAPSHOTS = 4096
 """Snapshots that are kept [1], an hour's. Of a longer run every second one goes, and the period doubles."""
 
 _SAMPLE = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})?[ \t]+(\S+)(?:[ \t]+-?\d+)?\s*")
+"""A line of Prometheus' text format: name, labels, value, and a stamp that nobody needs."""
 _LABEL = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\]|\\.)*)"')
+"""One label of such a line; a quoted value may hold escaped quotes."""
 _SAME_COUNT = frozenset({"tp_rank", "pp_rank", "moe_ep_rank", "pid"})
 """Labels of processes that tell the same of one replica: of their gauges the largest is taken, others are added up."""
 
@@ -123,6 +125,7 @@ FAMILIES = (
 """The servers whose counters are known. A new one is an entry."""
 
 GAUGES = frozenset({"running", "waiting", "kv_cache_usage"})
+"""Counters' names here whose values go up and down. Others only grow, and what counts is their difference."""
 COUNTS = ("requests", "prompt_tokens", "generation_tokens")
 """What others' load is told by."""
 

@@ -71,6 +71,7 @@ _PARALLEL_OF_SGLANG = {
     "pipeline_parallel_size": "pp_size",
     "data_parallel_size": "dp_size",
 }
+"""The same in SGLang's server_info, by the name of ours."""
 
 
 @dataclass(frozen=True)

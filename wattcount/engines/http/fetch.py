@@ -23,6 +23,7 @@ MAX_BYTES = 8 * 2**20
 MAX_TEXT = 400
 """Characters of a text that is kept."""
 _CHUNK_BYTES = 2**16
+"""How much of an answer is read at once [bytes]: small enough to notice soon that it is too long, or too slow."""
 
 
 @dataclass(frozen=True)

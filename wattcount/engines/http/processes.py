@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import psutil
 
 PROC = Path("/proc")
+"""Where Linux shows its processes. Tests put another folder in its place."""
 UVM = "/dev/nvidia-uvm"
 """The device that a process opens when it begins to compute with CUDA, and for nothing else."""
 

@@ -61,6 +61,7 @@ RECOUNT_TOKENS = 2
 _SPIN_S = 0.002
 """epoll counts milliseconds: the last ones before a send are waited for by `select`, which does not."""
 _LAST = (b"\r\n\r\n", b"0\r\n")
+"""Ends of a piece that may be the last of a chunked answer, whole or cut: such a piece is looked at as soon as it comes."""
 
 
 class Sender:

@@ -33,8 +33,11 @@ LAST_BLOCKS = 4
 """So many arrivals at the end of a stream are looked at for how it ended: finish reason, usage, `[DONE]`."""
 
 _TOTAL = b'"completion_tokens":'
+"""What stands before the number of output tokens so far, in an event of a server that gives it with each."""
 _NUMBER = re.compile(rb"\s*(\d+)")
+"""The number after it."""
 _WHOLE = (b"}\n\n", b"[DONE]\n\n")
+"""Ends of an arrival that holds only whole events, so that nothing has to be kept for the next one."""
 
 CountTokens = Callable[[Sequence[str]], list[int]]
 """From pieces of a text to how many tokens had ended by the end of each."""

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from wattcount.load.plan import LoadPlan
 
 _LENGTH = struct.Struct("!I")
+"""Length of the message that follows [bytes]: four bytes, the highest first."""
 
 
 @dataclass(frozen=True)

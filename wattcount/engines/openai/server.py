@@ -49,6 +49,7 @@ WHERE_IT_IS = frozenset(
 )  # fmt: skip
 """Options of servers' command lines that do not say what is measured."""
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*")
+"""What an id of the Hugging Face hub looks like. A path or a name that a server was given has another form."""
 
 
 # -- what is asked for

@@ -330,6 +330,7 @@ def _forget_frames(error: BaseException | None) -> None:
 
 
 _T = TypeVar("_T")
+"""What is waited for."""
 
 
 def own_children() -> list[psutil.Process]:

@@ -15,12 +15,14 @@ from wattcount.engines.vllm.setup import VllmSetup
 from wattcount.engines.vllm_serve import told
 
 HOST = "127.0.0.1"
+"""Where the server listens: the loopback interface, so that nobody else can send it requests."""
 
 IN_PROCESS_ONLY = ("disable_log_stats",)
 """Arguments of the engine in process that a server does not get: it counts requests and tokens as servers do that are deployed."""
 SERVER_ARGUMENTS: Mapping[str, Any] = {"enable_prompt_tokens_details": True}
 """What a server is told besides: to say in its `usage` how many tokens of a prompt it had in its cache."""
 SET_BY_WATTCOUNT = frozenset({"host", "port", "uds", "root_path", "served_model_name", "config", "headless"})
+"""Arguments that `engine.args` may not have: the run sets where the server listens and what it is called."""
 SECRET = frozenset({"api_key"})
 """Arguments that nobody needs here: the server listens on the loopback interface alone."""
 

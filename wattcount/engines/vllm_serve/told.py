@@ -25,15 +25,19 @@ from wattcount.engines.base import EngineStep
 FOLDER_VARIABLE = "WATTCOUNT_VLLM_SERVE"
 """Environment variable of the server: the folder with its FIFO and its facts."""
 FIFO = "steps"
+"""Name of the FIFO, in that folder, through which the server's processes tell their steps."""
 FACTS_JSON = "facts.json"
+"""Name of the file, in that folder, with what the server resolved."""
 FIFO_BYTES = 1 << 20
 """Room for steps that the run has not read yet [bytes]: some 14,000, more than a minute of them. Linux allows it to any user."""
 PLUGIN = "wattcount_steps"
+"""Name of vLLM's plug-in that tells both."""
 
 _PACKET = struct.Struct("<qqqqqqdqqq")
 """Fields of an `EngineStep` but `engine_ts_ns`, and how many steps found no room before it. Shorter than PIPE_BUF, so that
 packets of several servers' processes are never mixed."""
 _NONE = -1
+"""Stands in a packet for a number that is not known: all that are known are 0 or more."""
 
 
 def install(folder: Path, environment: Mapping[str, str]) -> dict[str, str]:
