@@ -18,6 +18,7 @@ from wattcount.report.units import columns
 from wattcount.text import WIDTH
 
 T = TypeVar("T")
+"""What is listed: models or GPUs."""
 
 FIT_HEAD = ("weights", "KV", "act.", "engine", "needed", "usable", "fits")
 """Columns of a table of pairs, after the name; sizes in GiB."""

@@ -15,6 +15,7 @@ from wattcount.records.schema import RUN_JSON
 from wattcount.text import printable
 
 T = TypeVar("T")
+"""What is made of each record."""
 
 
 def add_path(parser: argparse.ArgumentParser) -> None:

@@ -108,6 +108,7 @@ def file_sha256(file: Path) -> str:
 
 
 C = TypeVar("C", GpuConfig, ModelConfig)
+"""A group whose options are files: GPUs or models."""
 
 AUTO_MODELS = ("llama3_8b", "qwen2_5_0_5b")
 """What `model=auto` serves on a CUDA GPU: the first that fits."""

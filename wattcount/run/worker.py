@@ -68,7 +68,9 @@ if TYPE_CHECKING:
     from wattcount.emulation.machine import EmulatedActivity
 
 INTERRUPTED = "interrupted"
+"""Reason of a run that Ctrl-C or SIGTERM ended."""
 _PR_SET_PDEATHSIG = 1
+"""`PR_SET_PDEATHSIG` of linux/prctl.h: the kernel sends this process a signal when its parent dies."""
 
 
 CLEAR_LIMIT_S = 30.0

@@ -84,6 +84,8 @@ def _agree(found: Result, facts: Mapping[str, str | None]) -> bool:
 MEASURED, PREDICTED = "measured", "predicted"
 
 BANDWIDTH_SHARE = 0.6
+"""Share of a data sheet's memory bandwidth that serving reaches. Only estimates of time and energy rest on these: they need the
+right size, no more."""
 TENSOR_SHARE = 0.4
 """Shares of a data sheet's peak that serving reaches."""
 SLOW_STEP_S = 0.01
@@ -93,6 +95,7 @@ BUSY_POWER_SHARE = 0.9
 DECODE_POWER_SHARE = 0.4
 """Of the power limit, with one request decoding; with BUSY_REQUESTS at once it is as busy as it gets."""
 BUSY_REQUESTS = 16.0
+"""Requests at once with which decoding draws as much power as it gets."""
 LOADED_IDLE_FACTOR = 1.5
 """Of bare idle power, with an engine up."""
 UNKNOWN_TDP_W, UNKNOWN_IDLE_W = 300.0, 50.0

@@ -29,6 +29,7 @@ from wattcount.text import WIDTH
 from wattcount.tracking import SweepPage
 
 GAP = 2
+"""Spaces between two columns."""
 LEAST_WIDTH = 20
 """Least characters for what a point is called."""
 
@@ -104,6 +105,7 @@ COLUMNS = (
     Column("key", lambda point, _: point.key),
     Column("record", lambda _, outcome: outcome.record),
 )
+"""The columns of the table of points, from left to right. A new one is a line here."""
 FIGURES = tuple(column.metric for column in COLUMNS if column.metric is not None)
 """Metrics that are taken from a record when its point is measured."""
 
@@ -162,6 +164,7 @@ def table_lines(rows: Sequence[tuple[Point, Outcome]]) -> list[str]:
 SHOWN = 10
 """Rows and groups in a summary, of each kind."""
 _ORDER = (State.done, State.failed, State.invalid, State.lost, State.skipped, State.running, State.waiting)
+"""States in the order in which a summary counts them."""
 
 
 # --- in a line --------------------------------------------------------------------------------------

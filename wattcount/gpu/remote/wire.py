@@ -58,7 +58,9 @@ REFUSAL_S = 0.5
 TRANSFER_LIMIT_S = 20.0
 """Longest time for one message once it has begun, and for the other end to take one [s]: TCP gives up on a lost packet later."""
 _LENGTHS = struct.Struct("!II")
+"""Lengths of a message's header and payload [bytes]: four bytes each, the highest first."""
 _MAC_BYTES = hashlib.sha256().digest_size
+"""Length of a message's proof [bytes]: that of SHA-256."""
 
 
 class WireError(Exception):
