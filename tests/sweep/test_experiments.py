@@ -10,8 +10,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from wattcount.config.catalogue import model_catalogue
-from wattcount.config.composition import options
+from wattcount.config.composition import compose, options
 from wattcount.config.model_shape import KINDS, model_kind
+from wattcount.sweep.planner import predict
 from wattcount.sweep.sweeper import expand
 
 FOLDER = Path(__file__).resolve().parents[2] / "conf" / "experiment"
@@ -72,6 +73,29 @@ def test_a_load_curve_rises_to_a_batch() -> None:
     assert len(rates) >= 8
     assert rates[-1] / rates[0] >= 100
     assert any(point["scenario"] == "batch" for point in found)
+
+
+def test_a_submission_is_a_batch_and_three_rates_on_three_starts_in_under_an_hour() -> None:
+    found = points("submission")
+    loads = {(point["scenario"], point.get("scenario.rate_rps")) for point in found}
+    assert len(loads) == 4
+    assert ("batch", None) in loads
+    assert {(*load, repeat) for load in loads for repeat in "012"} == {
+        (point["scenario"], point.get("scenario.rate_rps"), point["repeat"]) for point in found
+    }
+    settings = OmegaConf.load(FOLDER / "submission.yaml").scenario
+    common = [
+        f"scenario.{name}={settings[name]}" for name in ("bare_idle_s", "loaded_idle_s", "bare_idle_after_s")
+    ]
+    common += [f"scenario.lengths.{name}={value}" for name, value in settings.lengths.items()]
+    runs = [
+        compose(
+            ["model=llama3_1_8b", "gpu=h100", *common, *(f"{key}={value}" for key, value in point.items())]
+        )
+        for point in found
+    ]
+    # As if each run had a start of the engine of its own, which takes longer than sharing one.
+    assert sum(predict(run).wall_s for run in runs) < 3600
 
 
 def test_the_campaign_begins_with_its_headline_and_is_balanced_wherever_it_stops() -> None:

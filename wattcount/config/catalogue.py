@@ -35,24 +35,25 @@ def conf_path() -> str:
 
 def gpu_catalogue() -> dict[str, GpuConfig]:
     """The packaged options of the group `gpu` but `auto`, by name."""
-    found = {file.stem: _gpu(file) for file in sorted(_packaged("gpu").glob("*.yaml"))}
+    found = {file.stem: _gpu(file) for file in sorted(packaged("gpu").glob("*.yaml"))}
     return {name: gpu for name, gpu in found.items() if gpu.nvml_names}
 
 
 def model_catalogue() -> dict[str, ModelConfig]:
     """The packaged options of the group `model` but `auto` and `custom`, by name."""
-    found = {file.stem: _model(file) for file in sorted(_packaged("model").glob("*.yaml"))}
+    found = {file.stem: _model(file) for file in sorted(packaged("model").glob("*.yaml"))}
     return {name: model for name, model in found.items() if model.hf_config}
 
 
 def catalogued_model(name: str) -> ModelConfig | None:
     """One option of `model_catalogue`; None where there is none of that name."""
-    file = _packaged("model") / f"{name}.yaml"
+    file = packaged("model") / f"{name}.yaml"
     model = _model(file) if file.parent.name == "model" and file.is_file() else None
     return model if model is not None and model.hf_config else None
 
 
-def _packaged(group: str) -> Path:
+def packaged(group: str) -> Path:
+    """The folder of a group's files, or of others below `conf/`."""
     spec = importlib.util.find_spec("wattcount.conf")
     folder = Path(spec.origin).parent if spec is not None and spec.origin else Path(conf_path())
     return folder / group

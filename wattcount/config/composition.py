@@ -71,6 +71,7 @@ from wattcount.config.catalogue import (
     override_kinds,
     read_yaml,
 )
+from wattcount.config.cohorts import cohorts
 from wattcount.config.fields import MISSING, Node
 from wattcount.config.loader import GROUPS, SCENARIOS, Kind, did_you_mean, from_json, kinds, plain
 from wattcount.config.schema import RunConfig
@@ -305,6 +306,9 @@ def register() -> None:
             store.store(group=name, name=f"{option}_schema", node=hydra_schema(cls), provider="wattcount")
     root = hydra_schema(RunConfig)
     root.records_dir = MISSING
+    with flag_override(root, "struct", False):
+        del root["seed"]
+        root["seed"] = IntegerNode(None, is_optional=True)  # see `_seeded`
     store.store(name="run_schema", node=root, provider="wattcount")
     store.store(
         group="hydra/sweeper",
@@ -362,7 +366,16 @@ def container(cfg: DictConfig, *, resolve: bool = True) -> dict[str, Any]:
     with plain_errors():
         values = OmegaConf.to_container(cfg, resolve=resolve, enum_to_str=True)
     assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items() if key not in ("hydra", "experiment")}
+    return _seeded({str(key): value for key, value in values.items() if key not in ("hydra", "experiment")})
+
+
+def _seeded(values: dict[str, Any]) -> dict[str, Any]:
+    """With the seed, where none was given: the cohort's; without a cohort, or with one that is not known, that of the schema."""
+    if values.get("seed") is None:
+        values.pop("seed", None)
+        if isinstance(name := values.get("cohort"), str) and name in (known := cohorts()):
+            values["seed"] = known[name].seed
+    return values
 
 
 def concealed_config(cfg: DictConfig) -> DictConfig:

@@ -53,7 +53,9 @@ SecondsOrZero = Annotated[float, Range(at_least=0, unit="s")]
 LatencyMs = Annotated[float, Range(above=0, unit="ms", hint="null for no bound")]
 PeriodMs = Annotated[float, Range(at_least=0.5, at_most=60_000, unit="ms")]
 Watts = Annotated[float, Range(above=0, unit="W")]
-Seed = Annotated[int, Range(at_least=0, at_most=2**31 - 1)]
+MAX_SEED = 2**31 - 1
+"""The largest seed: it fits a signed number of 32 bit, as those of engines do."""
+Seed = Annotated[int, Range(at_least=0, at_most=MAX_SEED)]
 
 
 def has_bfloat16(compute_capability: str | None) -> bool:
@@ -491,7 +493,10 @@ class RunConfig(Node):
     """Show what a sweep would measure, and measure nothing."""
     evidence: str | None = identity(None)
     """Filled in by wattcount from the NVML library that was loaded."""
+    cohort: str | None = None
+    """Measured for this quarter's submissions to the data set (`cohorts`): the seed is the cohort's."""
     seed: Seed = 0
+    """Of the load. On the command line null, as it is there: the cohort's, without a cohort 0."""
     repeat: Seed = 0
     records_dir: Annotated[str, NotBlank()] = field(default_factory=default_records_dir)
     """`$WATTCOUNT_HOME/records`, without that variable `~/.local/share/wattcount/records`."""

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from wattcount.config import cohorts
 from wattcount.config.fields import Node
 from wattcount.config.fit import context_problems, max_model_len
 from wattcount.config.loader import field_problems, kinds
@@ -345,6 +346,7 @@ def _parallel(cfg: RunConfig) -> Iterator[str]:
 
 
 def _run(cfg: RunConfig) -> Iterator[str]:
+    yield from cohorts.problems(cfg)
     if cfg.tracking.enabled and not cfg.tracking.experiment.strip():
         yield "tracking.experiment: must not be empty"
     for tag in cfg.tracking.tags:
