@@ -20,6 +20,7 @@ from wattcount.config.identity import (
     identity_fields,
     key_of,
     levers,
+    particulars,
     planned_key,
     planned_point,
     point_id,
@@ -28,10 +29,12 @@ from wattcount.config.identity import (
 )
 from wattcount.config.loader import changed, from_json, to_json
 from wattcount.config.schema import (
+    ArrivalKind,
     BatchConfig,
     Device,
     EngineConfig,
     GpuConfig,
+    LengthKind,
     ModelConfig,
     RunConfig,
     ServerConfig,
@@ -596,3 +599,41 @@ def test_what_was_left_to_the_engine_was_not_turned() -> None:
 def test_several_in_a_fixed_order() -> None:
     turned = config("gpu.power_limit_w=400", "engine.enforce_eager=true", "model.quantization=fp8")
     assert levers(turned) == ["fp8", "eager", "400 W"]
+
+
+def test_nothing_particular() -> None:
+    assert particulars(config()) == particulars(config("scenario=server")) == []
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("engine=vllm_serve", ["vllm_serve"]),
+        ("engine=tiny", ["tiny"]),
+        ("scenario.lengths.input_tokens=64", ["64 in, 256 out"]),
+        ("scenario.lengths.output_tokens=64", ["512 in, 64 out"]),
+        ("scenario.lengths.force_output=false", ["512 in, up to 256 out"]),
+        ("scenario.lengths.kind=lognormal", ["512 in, 256 out (lognormal)"]),
+        ("scenario=server scenario.lengths.output_tokens=256", ["512 in, 256 out"]),
+        ("scenario=server scenario.arrivals.kind=constant", ["constant arrivals"]),
+        ("scenario=server scenario.arrivals.kind=gamma scenario.arrivals.cv=2", ["gamma arrivals, cv 2"]),
+        ("scenario=server scenario.max_in_flight=8", ["at most 8 in flight"]),
+        ("scenario=server_short", ["256 in, 64 out"]),
+        ("scenario=server scenario.max_in_flight=8 engine=vllm_serve", ["vllm_serve", "at most 8 in flight"]),
+    ],
+)
+def test_what_is_particular_has_its_words(override: str, words: list[str]) -> None:
+    assert particulars(config(*override.split())) == words
+
+
+@pytest.mark.parametrize(
+    ("group", "kind", "words"),
+    [
+        ("lengths", LengthKind.prompts, "prompts of b.jsonl"),
+        ("lengths", LengthKind.trace, "lengths of b.jsonl"),
+        ("arrivals", ArrivalKind.trace, "arrivals of b.jsonl"),
+    ],
+)
+def test_a_file_is_named_without_its_folder(group: str, kind: LengthKind | ArrivalKind, words: str) -> None:
+    keys = {f"scenario.{group}.kind": kind, f"scenario.{group}.path": "/a/b.jsonl"}
+    assert particulars(changed(config("scenario=server"), keys)) == [words]

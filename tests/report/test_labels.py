@@ -84,9 +84,29 @@ def test_a_run_among_others_is_named_by_what_is_not_usual():
     assert name_of(BATCH) == "llama3_8b, batch of 512"
     assert name_of(replace(SERVER, levers=("fp8",))) == "llama3_8b, server 4 requests/s, fp8"
     short = replace(
-        BATCH, model="gpt2", num_requests=256, input_tokens=256, output_tokens=64, levers=("eager",)
+        BATCH, model="gpt2", num_requests=256, particulars=("tiny", "256 in, 64 out"), levers=("eager",)
     )
-    assert name_of(short) == "gpt2, batch of 256, 256 in, 64 out, eager"
+    assert name_of(short) == "gpt2, batch of 256, tiny, 256 in, 64 out, eager"
+    # Runs of one setting have one name, however long their windows were.
+    assert name_of(replace(SERVER, window_s=300.0)) == name_of(SERVER)
+
+
+def test_a_run_and_its_double_in_another_engine_have_different_names(tmp_path):
+    here = result_of(SyntheticRun(), tmp_path / "here")
+    there = replace(here, engine="vllm_serve", particulars=("vllm_serve", *here.particulars))
+    for name in (describe, name_of, short_name):
+        assert name(here) != name(there)
+        assert "vllm_serve" in name(there)
+
+
+def test_a_name_tells_how_long_a_window_was_that_is_not_as_usual():
+    usual, short = replace(SERVER, window_s=45.0004), replace(SERVER, window_s=8.0003)
+    assert describe(usual) == describe(SERVER)
+    assert describe(short) == "llama3_8b on NVIDIA H200, server 4 requests/s, window 8 s"
+    asked = compose(
+        ["model=llama3_8b", "gpu=h200", "engine=vllm", "scenario=server", "scenario.window_s=300"]
+    )
+    assert asked_load(asked) == "server 1 requests/s, window 300 s"
 
 
 def test_the_boards_of_a_run_on_two_gpus_are_both_named():
@@ -96,10 +116,13 @@ def test_the_boards_of_a_run_on_two_gpus_are_both_named():
 @pytest.mark.parametrize(
     ("run", "name"),
     [
-        (SyntheticRun(rate_rps=4.0), "llama3_8b h200 server 4 rps r0"),
-        (SyntheticRun(rate_rps=0.017, repeat=3), "llama3_8b h200 server 0.017 rps r3"),
-        (SyntheticRun(scenario="batch", requests=steady_requests()[:12]), "llama3_8b h200 batch 12 r0"),
-        (SyntheticRun(evidence=Evidence.EMULATED), "llama3_8b h200 server 4 rps r0 emulated"),
+        (SyntheticRun(rate_rps=4.0), "llama3_8b h200 server 4 rps window 60 s r0"),
+        (SyntheticRun(rate_rps=0.017, repeat=3), "llama3_8b h200 server 0.017 rps window 60 s r3"),
+        (
+            SyntheticRun(scenario="batch", requests=steady_requests()[:12]),
+            "llama3_8b h200 batch 12 512 in, 128 out r0",
+        ),
+        (SyntheticRun(evidence=Evidence.EMULATED), "llama3_8b h200 server 4 rps window 60 s r0 emulated"),
     ],
 )
 def test_short_names(run, name, tmp_path):
@@ -113,7 +136,7 @@ def test_a_short_name_says_what_was_turned():
 
 def test_the_short_name_of_a_gpu_that_was_found(tmp_path):
     result = result_of(SyntheticRun(gpu_name="NVIDIA GeForce RTX 4090"), tmp_path)
-    assert short_name(replace(result, gpu="auto")) == "llama3_8b rtx_4090 server 4 rps r0"
+    assert short_name(replace(result, gpu="auto")) == "llama3_8b rtx_4090 server 4 rps window 60 s r0"
 
 
 def test_every_phase_has_a_name():

@@ -120,7 +120,7 @@ def test_lines_come_at_their_interval(cfg: RunConfig) -> None:
     for _ in range(5):
         shown.progress(WINDOW)
         shown.tick()
-    assert out.getvalue().count("window") == 1
+    assert out.getvalue().count("] window") == 1
 
 
 def test_failed_requests_are_shown(cfg: RunConfig) -> None:

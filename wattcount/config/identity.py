@@ -6,7 +6,7 @@ point_id       the point: what is measured. In it are the fields marked as ident
 setting_key    what two runs must share to be pooled, on whatever board, host or day: the point without LENGTHS.
 planned_point  the point as far as it is known before any machine has looked at it.
 
-`levers` are what an operator turned, in words.
+`levers` are what an operator turned, in words; `particulars` what else of a run is not as usual.
 """
 
 from __future__ import annotations
@@ -20,7 +20,21 @@ from enum import Enum
 from typing import Any
 
 from wattcount.config.fields import ALWAYS, IDENTITY, LEFT_OUT, Node
-from wattcount.config.schema import Device, EngineConfig, GpuConfig, ModelConfig, RunConfig, Weights
+from wattcount.config.schema import (
+    ArrivalConfig,
+    ArrivalKind,
+    Device,
+    EngineConfig,
+    GpuConfig,
+    LengthConfig,
+    LengthKind,
+    ModelConfig,
+    RunConfig,
+    ScenarioKind,
+    ServerConfig,
+    Weights,
+)
+from wattcount.engines import registry
 from wattcount.errors import NotStartedError
 
 LENGTHS = (
@@ -34,6 +48,10 @@ FOUND_BY_THE_MACHINE = (
 """Identity fields that the machine which measures fills in: no plan knows them."""
 PLANNED = ("model", "gpu", "scenario", "engine")
 """Groups of a configuration that `planned_point` is made of."""
+USUAL_TOKENS = {ScenarioKind.batch: (512, 256), ScenarioKind.server: (512, 128)}
+"""Input and output tokens of the scenarios `batch` and `server`, by kind. A name says others only: most runs have these."""
+USUAL_WINDOW_S = ServerConfig().window_s
+"""Length of a server's window where nobody sets one [s]. A name says others only."""
 
 
 def point_id(cfg: RunConfig) -> str:
@@ -232,3 +250,50 @@ def levers(cfg: RunConfig) -> list[str]:
     add(gpu.sm_clock_mhz, "{} MHz")
     add(gpu.power_limit_w, "{:g} W")
     return found
+
+
+def particulars(cfg: RunConfig) -> list[str]:
+    """`["vllm_serve", "512 in, 64 out", "constant arrivals"]`: engine, lengths, arrivals and limit of requests in flight.
+
+    In a fixed order, each only where it is not the usual one; empty where all are.
+    """
+    scenario = cfg.scenario
+    found = [cfg.engine.name] * (cfg.engine.name != registry.DEFAULT)
+    found += _lengths_in_words(scenario.lengths, USUAL_TOKENS[scenario.kind])
+    if isinstance(scenario, ServerConfig):
+        found += _arrivals_in_words(scenario.arrivals)
+        if scenario.max_in_flight is not None:
+            found.append(f"at most {scenario.max_in_flight} in flight")
+    return found
+
+
+def window_in_words(kind: str | None, window_s: float | None) -> list[str]:
+    """`["window 300 s"]` of a server; empty for the usual length, and for a batch, which lasts as long as it takes.
+
+    Not in `particulars`: runs that differ in it alone are of one setting.
+    """
+    if kind != ScenarioKind.server.value or window_s is None:
+        return []
+    text, usual = f"{window_s:.3g}", f"{USUAL_WINDOW_S:.3g}"
+    return [] if text == usual else [f"window {text} s"]
+
+
+def _lengths_in_words(lengths: LengthConfig, usual: tuple[int, int]) -> list[str]:
+    if lengths.kind is LengthKind.prompts:
+        words = f"prompts of {_file_name(lengths.path)}"
+    elif lengths.kind is LengthKind.trace:
+        words = f"lengths of {_file_name(lengths.path)}"
+    else:
+        up_to = "" if lengths.force_output else "up to "
+        words = f"{lengths.input_tokens} in, {up_to}{lengths.output_tokens} out"
+        if lengths.kind is not LengthKind.fixed:
+            return [f"{words} ({lengths.kind.value})"]
+    return [] if words == "{} in, {} out".format(*usual) else [words]
+
+
+def _arrivals_in_words(arrivals: ArrivalConfig) -> list[str]:
+    if arrivals.kind is ArrivalKind.trace:
+        return [f"arrivals of {_file_name(arrivals.path)}"]
+    if arrivals.kind is ArrivalKind.gamma:
+        return [f"gamma arrivals, cv {arrivals.cv:g}"]
+    return [] if arrivals.kind is ArrivalKind.poisson else [f"{arrivals.kind.value} arrivals"]

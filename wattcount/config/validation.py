@@ -366,7 +366,7 @@ OWN_PREFIXES = ("mlflow.", "wattcount.", "version.")
 OWN_TAGS = frozenset(
     {
         "driver", "engine", "evidence", "gpu", "gpu_count", "gpu_uuids", "host", "instrument", "levers",
-        "model", "origin", "point_id", "reasons", "repeat", "scenario", "seed", "session", "setting_key", "valid", "weights",
+        "model", "origin", "particulars", "point_id", "reasons", "repeat", "scenario", "seed", "session", "setting_key", "valid", "weights",
     }
 )  # fmt: skip
 """Names of the tags that `tracking.content.tags` sets, beside those with one of `OWN_PREFIXES`."""

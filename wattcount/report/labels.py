@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from wattcount.config.identity import levers
+from wattcount.config.identity import levers, particulars, window_in_words
 from wattcount.config.schema import RunConfig
 from wattcount.records.schema import Phase
 from wattcount.text import printable
@@ -54,9 +54,6 @@ MAIN_FIGURES: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 """The figures that a person looks at first, from top to bottom: name and keys. A source need not have all of them."""
 
-USUAL_OUTPUT = {"batch": 256, "server": 128}
-"""Output tokens of the scenarios `batch` and `server`, by kind. `name_of` names other lengths only."""
-
 
 # -- parts of a name
 
@@ -103,10 +100,11 @@ def caveats(evidence: str | None, weights: str | None) -> list[str]:
 
 
 def asked_load(cfg: RunConfig) -> str:
-    """The load of a configuration with its levers: `batch of 512, fp8, eager`."""
-    scenario = cfg.scenario
+    """The load of a configuration, what else is not as usual, and its levers: `batch of 512, vllm_serve, fp8, eager`."""
+    scenario, kind = cfg.scenario, cfg.scenario.kind.value
     number, rate = getattr(scenario, "num_requests", None), getattr(scenario, "rate_rps", None)
-    return ", ".join([load_label(scenario.kind.value, number, rate), *levers(cfg)])
+    window = window_in_words(kind, getattr(scenario, "window_s", None))
+    return ", ".join([load_label(kind, number, rate), *particulars(cfg), *window, *levers(cfg)])
 
 
 def headline(cfg: RunConfig) -> str:
@@ -120,21 +118,25 @@ def headline(cfg: RunConfig) -> str:
 
 def describe(result: Result) -> str:
     """The name of a result: `llama3_8b on NVIDIA H200, batch of 512, fp8`."""
-    words = ", ".join([load_label(result.kind, result.num_requests, result.rate_rps), *result.levers])
+    load = load_label(result.kind, result.num_requests, result.rate_rps)
+    words = ", ".join([load, *_unusual(result), *result.levers])
     return printable(f"{result.model or 'unknown model'} on {gpu_label(result.gpus)}, {words}", lines=False)
 
 
+def _unusual(result: Result) -> list[str]:
+    return [*result.particulars, *window_in_words(result.kind, result.window_s)]
+
+
 def name_of(result: Result) -> str:
-    """The name of a run among others of its GPU: `llama3_8b, batch of 512, fp8`; with lengths that are not USUAL_OUTPUT."""
+    """The name of a run among others of its GPU: `llama3_8b, batch of 512, fp8`. Without the window's length, which is
+    no part of a setting."""
     return ", ".join([load_of(result), *result.levers])
 
 
 def load_of(result: Result) -> str:
     """As `name_of`, without levers."""
-    words = [str(result.model), load_label(result.kind, result.num_requests, result.rate_rps)]
-    if result.output_tokens != USUAL_OUTPUT.get(result.kind or ""):
-        words.append(f"{result.input_tokens} in, {result.output_tokens} out")
-    return ", ".join(words)
+    load = load_label(result.kind, result.num_requests, result.rate_rps)
+    return ", ".join([str(result.model), load, *result.particulars])
 
 
 def board_of(result: Result) -> str:
@@ -145,7 +147,7 @@ def board_of(result: Result) -> str:
 def short_name(result: Result) -> str:
     """The name of a run in a narrow list: `llama3_8b h200 server 4 rps r0`.
 
-    Levers stand before the repeat (`fp8, eager`), evidence other than `measured` after it.
+    What is not as usual and levers stand before the repeat (`vllm_serve, fp8`), evidence other than `measured` after it.
     """
     gpu = result.gpu or ""
     if gpu == "auto":
@@ -155,7 +157,7 @@ def short_name(result: Result) -> str:
         words.append(str(result.num_requests))
     else:
         words.append("trace" if result.rate_rps is None else f"{result.rate_rps:g} rps")
-    words += [", ".join(result.levers), f"r{result.repeat}"]
+    words += [", ".join([*_unusual(result), *result.levers]), f"r{result.repeat}"]
     if result.evidence != "measured":
         words.append(result.evidence)
     return " ".join(word for word in words if word)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from wattcount.config.identity import key_of, levers, planned_point, setting
+from wattcount.config.identity import key_of, levers, particulars, planned_point, setting
 from wattcount.config.schema import RunConfig
 from wattcount.errors import NotStartedError, WattcountError, one_line
 from wattcount.metrics.metrics_json import DAMAGED, Status, Verdict, load_metrics, stored_metrics, verdict
@@ -42,6 +42,7 @@ class Result:
     scenario, kind         option's name; `batch`, `server`, or what an imported source calls it
     window_s               length of the window as it was [s]
     levers                 what an operator turned, in words
+    particulars            what else is not as usual, in words: engine, token lengths, arrivals, limit of requests in flight
     gpus, boards           names and UUIDs, one a GPU
     found_name, device, version_minor, fingerprints   what only the machine that measured knew of the point
     evidence, origin, instrument   `measured`, ...; `wattcount` or where it was imported from; `nvml`, `wall`, `rapl`, ...
@@ -75,6 +76,7 @@ class Result:
     output_tokens: int | None = None
     window_s: float | None = None
     levers: tuple[str, ...] = ()
+    particulars: tuple[str, ...] = ()
     engine: str | None = None
     engine_version: str | None = None
     gpus: tuple[str, ...] = ()
@@ -203,6 +205,7 @@ class Result:
             output_tokens=scenario.lengths.output_tokens,
             window_s=content["metrics"].get("window/duration_s"),
             levers=tuple(levers(cfg)),
+            particulars=tuple(particulars(cfg)),
             engine=cfg.engine.name,
             engine_version=info.engine.get("version") or versions.get(cfg.engine.name),
             gpus=tuple(str(gpu["name"]) for gpu in info.gpus if gpu.get("name")),

@@ -32,7 +32,7 @@ from wattcount.result.result import Result, finding, glance, judge
 
 TABLE_FILE = ".results.parquet"
 """Name of the file, in the folder of records."""
-TABLE_VERSION = f"1 {__version__} {RECORD_SCHEMA_VERSION} {METRICS_VERSION}"
+TABLE_VERSION = f"2 {__version__} {RECORD_SCHEMA_VERSION} {METRICS_VERSION}"
 """Version of what a row is made of: rows of another version are made anew. A new check of validity raises METRICS_VERSION."""
 MOST_LOOKS = 500
 """Most records that `ResultTable.glance` reads for the first time: each takes about a millisecond."""

@@ -78,6 +78,7 @@ def tags(record: Record, result: Result) -> dict[str, str]:
         "scenario": result.scenario or result.kind,
         "engine": result.engine,
         "levers": ", ".join(result.levers) or "none",
+        "particulars": "; ".join(result.particulars) or "none",
         "gpu": gpu_label(result.gpus),
         "gpu_count": len(record.info.gpus),
         "gpu_uuids": ",".join(gpu_uuids(record)),
