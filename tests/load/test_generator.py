@@ -215,16 +215,6 @@ def test_plan_without_a_window_is_all_warmup() -> None:
     assert all(record.request_id.startswith("x-") for record in generator.records)
 
 
-def test_on_tokens_sees_every_chunk_after_the_record() -> None:
-    seen: list[tuple[int, int]] = []
-    run(
-        tiny(),
-        plan([0, 1]),
-        on_tokens=lambda record, chunk: seen.append((record.output_tokens, chunk.token_count)),
-    )
-    assert sorted(seen) == sorted([(1, 1), (2, 1), (3, 1), (4, 1)] * 2)
-
-
 def test_failed_requests_keep_what_they_had_and_say_why() -> None:
     generator = run(tiny({"fail_request_every": 2}), plan([0, 1, 2, 3], output_tokens=10))
     assert [record.status for record in generator.records] == ["completed", "failed"] * 2
@@ -343,26 +333,20 @@ def test_cancelled_run_leaves_the_rest_not_sent() -> None:
 
 
 def test_max_in_flight_holds_sends_back() -> None:
-    highest = 0
+    in_flight: list[int] = []
 
-    def watch(record: RequestRecord, chunk: TokenChunk) -> None:  # noqa: ARG001
-        nonlocal highest
-        highest = max(highest, generator_box[0].in_flight)
+    class Watched(LoadGenerator):
+        def _take(self, record: RequestRecord, chunk: TokenChunk) -> None:
+            super()._take(record, chunk)
+            in_flight.append(self.in_flight)
 
-    generator_box: list[LoadGenerator] = []
     engine = tiny({"step_base_ms": 2.0})
 
     async def live() -> LoadGenerator:
         await engine.start()
-        generator = LoadGenerator(
-            engine,
-            plan([0.0] * 9, 5),
-            vocab_size=VOCAB,
-            window_start_offset_ns=0,
-            on_tokens=watch,
-            max_in_flight=3,
+        generator = Watched(
+            engine, plan([0.0] * 9, 5), vocab_size=VOCAB, window_start_offset_ns=0, max_in_flight=3
         )
-        generator_box.append(generator)
         await generator.run(now_ns())
         await generator.drain(10)
         await engine.stop()
@@ -370,7 +354,7 @@ def test_max_in_flight_holds_sends_back() -> None:
 
     generator = virtual_time.run(live())
     assert generator.completed == 9
-    assert highest == 3
+    assert max(in_flight) == 3
     lags_ms = [((r.actual_send_ns or 0) - (r.planned_send_ns or 0)) / 1e6 for r in generator.records]
     assert lags_ms[8] > 15
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from typing import Any, Required, TypedDict
+from typing import Any, Required, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,20 +85,13 @@ class Generator(ABC):
     Times are absolute: a late send does not push back the next ones. Options: see `GeneratorOptions`.
     """
 
-    def __init__(
-        self,
-        plan: LoadPlan,
-        *,
-        window_start_offset_ns: int | None,
-        max_in_flight: int | None = None,
-        id_prefix: str = "",
-        before_window: str = "warmup",
-    ) -> None:
+    def __init__(self, plan: LoadPlan, **options: Unpack[GeneratorOptions]) -> None:
+        max_in_flight, start = options.get("max_in_flight"), options["window_start_offset_ns"]
+        id_prefix, before_window = options.get("id_prefix", ""), options.get("before_window", "warmup")
         if max_in_flight is not None and max_in_flight < 1:
             raise ValueError(f"max_in_flight must be at least 1, got {max_in_flight}")
         self._plan = plan
         self._failure: RunFailedError | None = None
-        start = window_start_offset_ns
         self.records: list[RequestRecord] = [
             RequestRecord(
                 request_id=f"{id_prefix}{'u' if start is None or offset < start else 'w'}{index}",
@@ -174,40 +166,18 @@ class Generator(ABC):
 
 
 class LoadGenerator(Generator):
-    """Sends from this process, through the engine's `generate`.
+    """Sends from this process, through the engine's `generate`."""
 
-    `on_tokens` is called with the record and the chunk, after the record has taken the chunk in.
-    """
-
-    def __init__(
-        self,
-        engine: Generates,
-        plan: LoadPlan,
-        *,
-        vocab_size: int,
-        window_start_offset_ns: int | None,
-        on_tokens: Callable[[RequestRecord, TokenChunk], None] | None = None,
-        max_in_flight: int | None = None,
-        hold_window: bool = False,
-        share_slots: Generator | None = None,
-        id_prefix: str = "",
-        before_window: str = "warmup",
-    ) -> None:
-        super().__init__(
-            plan,
-            window_start_offset_ns=window_start_offset_ns,
-            max_in_flight=max_in_flight,
-            id_prefix=id_prefix,
-            before_window=before_window,
-        )
+    def __init__(self, engine: Generates, plan: LoadPlan, **options: Unpack[GeneratorOptions]) -> None:
+        super().__init__(plan, **options)
         self._engine = engine
-        self._on_tokens = on_tokens
+        max_in_flight, share_slots = options.get("max_in_flight"), options.get("share_slots")
         self._slots = asyncio.Semaphore(max_in_flight) if max_in_flight is not None else None
         if share_slots is not None:
             assert isinstance(share_slots, LoadGenerator)
             self._slots = share_slots._slots
         self._released = asyncio.Event()
-        if not hold_window:
+        if not options.get("hold_window"):
             self._released.set()
         self._stop_ns: int | None = None
         """When sending stops; None: it does not."""
@@ -216,7 +186,7 @@ class LoadGenerator(Generator):
         self._tasks: set[asyncio.Task[None]] = set()
         self._runner: asyncio.Task[Any] | None = None
         # Made now: drawing a long prompt costs more than sending it.
-        self._prompts = [prompt(plan, index, vocab_size) for index in range(len(plan))]
+        self._prompts = [prompt(plan, index, options["vocab_size"]) for index in range(len(plan))]
 
     @property
     def in_flight(self) -> int:
@@ -348,8 +318,6 @@ class LoadGenerator(Generator):
             self.output_tokens += chunk.token_count
         if chunk.stamps is not None:
             _take_stamps(record, chunk.stamps)
-        if self._on_tokens is not None:
-            self._on_tokens(record, chunk)
 
     def _fail(self, record: RequestRecord, error: str) -> None:
         record.status = "failed"

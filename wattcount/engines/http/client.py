@@ -18,7 +18,7 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from wattcount.engines.http.request import RECEIVE_BYTES, Answer, Server, probe
+from wattcount.engines.http.request import RECEIVE_BYTES, Probed, Server, probe
 from wattcount.engines.http.wire import Ended, Frames, Health, Load, News, Order, Ready, Told, send
 from wattcount.errors import ERROR_CHARACTERS, RunFailedError, one_line
 from wattcount.load.generator import ENGINE_DIED, Generator, GeneratorOptions
@@ -192,7 +192,7 @@ class HttpClients:
         for process in processes:
             await asyncio.to_thread(_ended, process.popen)
 
-    async def probe(self, request: GenerationRequest) -> Answer:
+    async def probe(self, request: GenerationRequest) -> Probed:
         """Sends one request alone and tells what became of it. Raises as `client.probe`."""
         return await asyncio.to_thread(probe, self.endpoint, request)
 
@@ -338,26 +338,10 @@ class HttpGenerator(Generator):
     """Hands a plan to the client processes and keeps what they tell, some five times a second."""
 
     def __init__(
-        self,
-        clients: HttpClients,
-        number: int,
-        plan: LoadPlan,
-        *,
-        vocab_size: int,
-        window_start_offset_ns: int | None,
-        max_in_flight: int | None = None,
-        hold_window: bool = False,
-        share_slots: Generator | None = None,
-        id_prefix: str = "",
-        before_window: str = "warmup",
+        self, clients: HttpClients, number: int, plan: LoadPlan, **options: Unpack[GeneratorOptions]
     ) -> None:
-        super().__init__(
-            plan,
-            window_start_offset_ns=window_start_offset_ns,
-            max_in_flight=max_in_flight,
-            id_prefix=id_prefix,
-            before_window=before_window,
-        )
+        super().__init__(plan, **options)
+        max_in_flight, share_slots = options.get("max_in_flight"), options.get("share_slots")
         self._clients = clients
         self.number = number
         self._cancelled = 0
@@ -376,8 +360,8 @@ class HttpGenerator(Generator):
             plan=plan,
             window=np.array([record.phase == "window" for record in self.records], np.bool_),
             share=(0, 1),
-            vocab_size=vocab_size,
-            hold_window=hold_window,
+            vocab_size=options["vocab_size"],
+            hold_window=options.get("hold_window", False),
             slots_of=-1 if slots is not None else slots_of,
         )
         clients.order(load, slots)

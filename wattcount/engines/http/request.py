@@ -28,7 +28,7 @@ RECEIVE_BYTES = 65536
 
 
 @dataclass(frozen=True)
-class Answer:
+class Probed:
     """What a server made of one request, sent alone before a run."""
 
     status: int | None
@@ -151,7 +151,7 @@ class Requests:
         return str(self.tokenizer.decode(found))
 
 
-def probe(endpoint: Endpoint, request: GenerationRequest, limit_s: float = 60.0) -> Answer:
+def probe(endpoint: Endpoint, request: GenerationRequest, limit_s: float = 60.0) -> Probed:
     """Sends one request alone, blocking for at most `limit_s`, and tells what became of it.
 
     Raises `RunFailedError` (`no_server`) where nothing answers, `NotStartedError` where prompts need a tokenizer that is not there.
@@ -183,7 +183,7 @@ def probe(endpoint: Endpoint, request: GenerationRequest, limit_s: float = 60.0)
     reply.finish()
     if error is None:
         error = reply.error(request.max_output_tokens, exact=request.force_output_length)
-    return Answer(
+    return Probed(
         status=reply.status,
         error=None if error is None else endpoint.clean(error),
         streamed=reply.streamed,

@@ -26,7 +26,7 @@ from wattcount.config.schema import APIS, ModelConfig, RunConfig, Weights
 from wattcount.engines.http.client import Endpoint, HttpClients
 from wattcount.engines.http.discovery import NAMES, ServerFacts, discover
 from wattcount.engines.http.fetch import root_url
-from wattcount.engines.http.request import Answer
+from wattcount.engines.http.request import Probed
 from wattcount.errors import NotStartedError, one_line
 from wattcount.load.prompts import tokenizer_source
 from wattcount.load.request import GenerationRequest
@@ -314,7 +314,7 @@ async def agreed(cfg: RunConfig) -> Endpoint:
     return dataclasses.replace(wanted, continuous_usage=answer.continuous_usage)
 
 
-async def _ask(wanted: Endpoint, cfg: RunConfig) -> Answer:
+async def _ask(wanted: Endpoint, cfg: RunConfig) -> Probed:
     ids = [FIRST_TOKEN + index for index in range(PROBE_TOKENS)]
     request = GenerationRequest("probe", ids, PROBE_TOKENS, wanted.ignore_eos, cfg.scenario.sampling)
     clients = HttpClients(wanted, 1)
@@ -324,7 +324,7 @@ async def _ask(wanted: Endpoint, cfg: RunConfig) -> Answer:
         await clients.stop()
 
 
-def _wrong(wanted: Endpoint, cfg: RunConfig, answer: Answer) -> Iterator[str]:
+def _wrong(wanted: Endpoint, cfg: RunConfig, answer: Probed) -> Iterator[str]:
     """What is wrong with the answer to a tiny request, with what to do; nothing where it is as asked."""
     url, said = cfg.engine.base_url, one_line(answer.error or "", 300)
     page = f"/v1/{'chat/' if wanted.api == APIS[1] else ''}completions"
