@@ -23,8 +23,9 @@ from pathlib import Path
 import numpy as np
 
 from wattcount.metrics import work
-from wattcount.metrics.attribution import Attribution, Inputs, attribute, attribute_record, read_inputs
+from wattcount.metrics.attribution import Inputs, attribute_record, read_inputs
 from wattcount.metrics.observations import Requests, Window, phase_window
+from wattcount.metrics.phases import Attribution, attribute
 from wattcount.metrics.work import TERMS, Design, choose_interval_s, interval_edges
 from wattcount.records import Record
 from wattcount.records.schema import Phase

@@ -14,8 +14,9 @@ from synthetic_record import SyntheticRun, at, findings_of, observation, request
 from wattcount.config.schema import LengthKind
 from wattcount.engines.http.counters import FAMILIES, ServerCounters
 from wattcount.metrics import NULL_REASONS
-from wattcount.metrics.attribution import Attribution, attribute_record
+from wattcount.metrics.attribution import attribute_record
 from wattcount.metrics.observations import Requests, Window, int_column, phase_window
+from wattcount.metrics.phases import Attribution
 from wattcount.metrics.server import NOT_ALONE, STEPS_NOT_SEEN, STEPS_UNTOLD, own_load, quiet
 from wattcount.records import Record
 from wattcount.records.schema import REQUESTS_SCHEMA, Phase

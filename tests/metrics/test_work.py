@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic_steps import SimulatedEngine, even_work, ns, requests
 
-from wattcount.metrics.attribution import Attribution, attribute_record, read_inputs
+from wattcount.metrics.attribution import attribute_record, read_inputs
 from wattcount.metrics.observations import MISSING, Window, phase_window
+from wattcount.metrics.phases import Attribution
 from wattcount.metrics.work import (
     COLLINEAR,
     HARDLY_PRESENT,
