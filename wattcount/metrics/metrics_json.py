@@ -102,9 +102,12 @@ def spec(key: str) -> MetricSpec:
     return IMPORTED[key] if key in IMPORTED else METRICS[key]
 
 
-def compute(record: Record) -> dict[str, Any]:
-    """The content of `metrics.json`. Works on invalid records too, as far as they go."""
-    seen, sheet = Observed(record), Sheet()
+def compute(record: Record, seen: Observed | None = None) -> dict[str, Any]:
+    """The content of `metrics.json`. Works on invalid records too, as far as they go.
+
+    seen   the record, where somebody else looks at it too
+    """
+    seen, sheet = seen or Observed(record), Sheet()
     for part in PARTS:
         part.put(sheet, seen)
     for key in METRICS:
@@ -170,10 +173,10 @@ def stored_metrics(record: Record) -> dict[str, Any] | None:
     return stored if known else None
 
 
-def computed(record: Record) -> dict[str, Any]:
+def computed(record: Record, seen: Observed | None = None) -> dict[str, Any]:
     """The same as `compute`. Raises `DamagedError` in one line for raw files from which nothing can be computed."""
     try:
-        return compute(record)
+        return compute(record, seen)
     except WattcountError:
         raise
     except MemoryError as error:
