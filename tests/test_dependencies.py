@@ -61,7 +61,7 @@ def imported(folder: Path) -> dict[str, set[str]]:
     ("folder", "extras"),
     [
         ("wattcount", ("plot", "slurm", "ray")),
-        ("tests", ("dev", "postgres", "slurm", "ray", "llama-cpp")),
+        ("tests", ("dev", "postgres", "slurm", "ray", "llama-cpp", "dataset-tests")),
         ("tools", ("dev", "bench")),
         ("benchmarks", ("bench",)),
     ],

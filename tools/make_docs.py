@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 import catalogue_tables
+import dataset_tables
 import metrics_tables
 import pandas as pd
 from estimator_constants import estimator_constants
@@ -100,6 +101,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         "sharing": of(servers.sharing, "servers"),
         "host-part": lambda: servers.host_part(of_engine("vllm")),
     },
+    "dataset_format.md": {"columns": dataset_tables.columns},
     "catalogue.md": {
         "models": catalogue_tables.catalogue_models,
         "summary": catalogue_tables.catalogue_summary,

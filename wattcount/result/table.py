@@ -37,6 +37,8 @@ TABLE_VERSION = f"2 {__version__} {RECORD_SCHEMA_VERSION} {METRICS_VERSION}"
 MOST_LOOKS = 500
 """Most records that `ResultTable.glance` reads for the first time: each takes about a millisecond."""
 
+_OF_RECORDS = ("folder", "stamp", "judged")
+"""Columns of TABLE_FILE beside those of `to_arrow`."""
 _VERSION_KEY = b"wattcount.result"
 """Key of TABLE_VERSION in the file's metadata."""
 _COLUMNS: Mapping[Any, pa.DataType] = {
@@ -82,6 +84,27 @@ def to_arrow(rows: Sequence[Result]) -> pa.Table:
         values = pa.array([row.metrics.get(key) for row in rows])
         columns[key] = values.cast(pa.float64()) if pa.types.is_null(values.type) else values
     return pa.table(columns)
+
+
+def of_arrow(table: pa.Table, sources: Sequence[Path | None]) -> list[Result]:
+    """The inverse of `to_arrow`. `sources`: where each row was read from, which the table does not tell.
+
+    Raises TypeError, ValueError or KeyError for a table that `to_arrow` cannot have made.
+    """
+    _check_types(table.schema)
+    columns = {
+        name: column.to_pylist() for name, column in zip(table.schema.names, table.columns, strict=True)
+    }
+    names = list(_fields())
+    figures = {key: columns[key] for key in columns if key not in names}
+    return [
+        _result(
+            {name: columns[name][at] for name in names},
+            {key: values[at] for key, values in figures.items()},
+            source,
+        )
+        for at, source in enumerate(sources)
+    ]
 
 
 @dataclass(frozen=True)
@@ -156,43 +179,39 @@ def _load(records_dir: Path) -> dict[str, _Row]:
         with opened(records_dir / TABLE_FILE) as file, pq.ParquetFile(file) as stored:
             if (stored.schema_arrow.metadata or {}).get(_VERSION_KEY) != TABLE_VERSION.encode():
                 return {}
-            _check_types(stored.schema_arrow)
-            columns = {
-                name: column.to_pylist()
-                for name, column in zip(stored.schema_arrow.names, stored.read().columns, strict=True)
-            }
-        folders, stamps, judged = (columns.pop(name) for name in ("folder", "stamp", "judged"))
-        names = list(_fields())
-        figures = {key: columns[key] for key in columns if key not in names}
-        rows = {}
-        for at, folder in enumerate(folders):
-            result = None
-            if judged[at]:
-                of_fields = {name: columns[name][at] for name in names}
-                of_figures = {key: values[at] for key, values in figures.items()}
-                result = _result(of_fields, of_figures, records_dir / folder)
-            rows[folder] = _Row(stamps[at], result)
-        return rows
+            table = stored.read()
+        folders, stamps, judged = (table[name].to_pylist() for name in _OF_RECORDS)
+        known = table.drop_columns(list(_OF_RECORDS)).filter(table["judged"])
+        made = iter(
+            of_arrow(
+                known,
+                [records_dir / folder for folder, is_known in zip(folders, judged, strict=True) if is_known],
+            )
+        )
+        return {
+            folder: _Row(stamp, next(made) if is_known else None)
+            for folder, stamp, is_known in zip(folders, stamps, judged, strict=True)
+        }
     except (OSError, WattcountError, pa.ArrowException, ValueError, KeyError, TypeError, AttributeError):
         return {}
 
 
 def _check_types(schema: pa.Schema) -> None:
     """Raises TypeError for columns of other types than `to_arrow` makes."""
-    kinds = _fields() | {"folder": pa.string(), "stamp": pa.string(), "judged": pa.bool_()}
+    kinds = _fields()
     for name, kind in zip(schema.names, schema.types, strict=True):
         if kind not in ([kinds[name]] if name in kinds else [pa.float64(), pa.int64()]):
             raise TypeError(f"{name} is {kind}")
 
 
-def _result(columns: Mapping[str, Any], figures: Mapping[str, float | None], record: Path) -> Result:
+def _result(columns: Mapping[str, Any], figures: Mapping[str, float | None], source: Path | None) -> Result:
     values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in columns.items()}
     for name, kind in _fields().items():
         if pa.types.is_list(kind) and None in (values[name], *(values[name] or ())):
             raise TypeError(f"{name} is null")
     reasons = _parsed(columns["null_reasons"])
     values |= {
-        "source": record,
+        "source": source,
         "status": Status(columns["status"]),
         "evidence": None if columns["evidence"] is None else Evidence(columns["evidence"]),
         "findings": _findings(columns["findings"]),
