@@ -2,11 +2,14 @@ import os
 from pathlib import Path
 
 import pytest
+from sweep_ledger import make_sweep, planned
 from synthetic_record import SyntheticRun
 
 from wattcount.cli.records import bad_input, find_records
 from wattcount.errors import NotStartedError
 from wattcount.records import Record
+from wattcount.sweep.ledger import Ledger
+from wattcount.sweep.point import Plan
 
 
 @pytest.fixture
@@ -93,3 +96,65 @@ def test_odd_kinds_of_run_json_are_found_and_not_waited_for(tree: Path) -> None:
 def test_links_to_folders_are_not_followed(tree: Path) -> None:
     (tree / "again").symlink_to(tree)
     assert len(find_records([tree]).paths) == 3
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Path:
+    """A folder of records as runs make it: two points, of which the first was run twice."""
+    for place, run_id in (
+        ("aaaa00000001/r0-20260901-120000-000-0a1b2c", "20260901-120000-000-0a1b2c"),
+        ("aaaa00000001/r1-20260901-130000-000-3d4e5f", "20260901-130000-000-3d4e5f"),
+        ("bbbb00000002/r0-20260901-110000-000-6a7b8c", "20260901-110000-000-6a7b8c"),
+    ):
+        SyntheticRun(run_id=run_id).write(tmp_path / place)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("0a1b2c", ["r0-20260901-120000-000-0a1b2c"]),
+        ("0A1B2C", ["r0-20260901-120000-000-0a1b2c"]),
+        ("20260901-110000-000-6a7b8c", ["r0-20260901-110000-000-6a7b8c"]),
+        ("aaaa00000001", ["r0-20260901-120000-000-0a1b2c", "r1-20260901-130000-000-3d4e5f"]),
+        ("aaaa", ["r0-20260901-120000-000-0a1b2c", "r1-20260901-130000-000-3d4e5f"]),
+        ("bbbb00000002" + "0" * 52, ["r0-20260901-110000-000-6a7b8c"]),
+    ],
+)
+def test_ids_of_runs_and_points(kept: Path, name: str, found: list[str]) -> None:
+    assert [path.name for path in find_records([name], records_dir=kept).paths] == found
+
+
+@pytest.mark.parametrize("name", ["1b2c", "aaa", "cccc", "r0-20260901-120000-000-0a1b2c", "*"])
+def test_what_is_the_id_of_nothing(kept: Path, name: str) -> None:
+    with pytest.raises(NotStartedError, match=r"does not exist; give .* the id of a run or point"):
+        find_records([name], records_dir=kept)
+
+
+def test_an_id_that_two_runs_share_is_refused(kept: Path) -> None:
+    SyntheticRun().write(kept / "bbbb00000002" / "r1-20260902-110000-000-0a1b2c")
+    with pytest.raises(NotStartedError, match=r"0a1b2c is the id of several runs: 20260901-.*20260902-"):
+        find_records(["0a1b2c"], records_dir=kept)
+
+
+def test_a_path_is_taken_before_an_id(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    SyntheticRun().write(kept / "elsewhere" / "0a1b2c")
+    monkeypatch.chdir(kept / "elsewhere")
+    assert paths_of("0a1b2c", kept) == [(kept / "elsewhere" / "0a1b2c").resolve()]
+
+
+def paths_of(name: str, records_dir: Path) -> list[Path]:
+    return list(find_records([name], records_dir=records_dir).paths)
+
+
+def test_a_sweep_has_the_latest_record_of_each_of_its_points(tmp_path: Path) -> None:
+    with make_sweep(tmp_path):
+        found = paths_of("big", tmp_path)
+    assert [path.name for path in found] == ["done", "done_too"]
+
+
+def test_a_sweep_without_a_record_says_so(tmp_path: Path) -> None:
+    with Ledger.open(tmp_path, "new") as ledger:
+        ledger.write_plan(Plan("new", (planned("a"),), "", ()))
+    with pytest.raises(NotStartedError, match="sweep new has no record yet: wattcount status new"):
+        find_records(["new"], records_dir=tmp_path)

@@ -144,19 +144,30 @@ def test_the_end_of_a_sweep_that_was_interrupted_says_how_to_go_on() -> None:
     assert shown(plan.points)[0] == "sweep s: 1 point: 1 to run, 0 done before, 0 skipped"
 
 
-def test_results_are_listed_at_the_end_unless_they_are_many() -> None:
-    plan = Plan("s", tuple(planned(f"{n}", repeat=n) for n in range(30)), "", ())
-    done = {f"{n}": Outcome(State.done, f"{n}", wall_s=60.0) for n in range(30)}
-    few = {"0": done["0"], "1": Outcome(State.failed, "1"), "2": Outcome(State.done, "2", before=True)}
-    assert list(result_lines(SweepResult(plan, few))) == [
-        "results:",
-        "                                     state  took",
-        "  llama3_8b on h200, server 4/s, r0  done   1:00",
+def test_a_sweep_ends_with_its_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    records = [
+        SyntheticRun(run_id=f"run{n}", repeat=n, power_w=300.0 + n).write(tmp_path / f"r{n}")
+        for n in range(3)
     ]
-    assert list(result_lines(SweepResult(plan, done))) == ["results: wattcount status s --all-points"]
-    (command,) = result_lines(SweepResult(plan, done, records_dir=Path("/my records")))
-    assert command == "results: wattcount status s --all-points --records-dir '/my records'"
+    plan = Plan("s", (*(planned(f"{n}", repeat=n) for n in range(3)), planned("3"), planned("4")), "", ())
+    outcomes = {f"{n}": Outcome(State.done, f"{n}", record=str(path)) for n, path in enumerate(records)}
+    outcomes["2"] = Outcome(State.done, "2", before=True, record=str(records[2]))
+    outcomes["3"] = Outcome(State.failed, "3", record=str(tmp_path / "gone"))
+    lines = list(result_lines(SweepResult(plan, outcomes)))
+    assert lines[1] == "results: measured: 1 setting, 3 runs"
+    assert "llama3_8b, NVIDIA H200, server 4 requests/s, window 60 s" in lines
+    (figures,) = [line for line in lines if line.startswith("  3 of 3")]
+    assert "6.84 J" in figures
+    assert "301 W" in figures
+    assert lines[-1] == "again, or as CSV, JSON, Markdown: wattcount results s"
+    assert max(map(len, lines)) <= WIDTH
+    (*_, command) = result_lines(SweepResult(plan, outcomes, records_dir=Path("/my records")))
+    assert command.endswith("wattcount results s --records-dir '/my records'")
     assert list(result_lines(SweepResult(plan))) == []
+    assert list(result_lines(SweepResult(plan, outcomes, dry_run=True))) == []
+    # Of a big sweep no record is read.
+    monkeypatch.setattr(report, "TABLE_RECORDS", 2)
+    assert list(result_lines(SweepResult(plan, outcomes))) == ["results: wattcount results s"]
 
 
 def test_what_is_not_done_is_named_by_what_tells_it_from_others() -> None:

@@ -14,12 +14,12 @@ from typing import Any
 from rich.console import Console
 
 from wattcount import importers
-from wattcount.cli.records import find_records
+from wattcount.cli.records import WHAT, add_records_dir, find_records
 from wattcount.errors import EXIT_FAILED, EXIT_OK, NotStartedError
 from wattcount.metrics import spec
 from wattcount.records import Record
 from wattcount.report.labels import MAIN_FIGURES, describe, evidence_label, gpu_label, load_label
-from wattcount.report.units import scale_for, significant
+from wattcount.report.units import scale_for, significant, spreadsheet_text
 from wattcount.result import Result
 from wattcount.result.host_part import PER_TOKEN
 from wattcount.study.repeats import spread
@@ -31,12 +31,8 @@ UNIT_WIDTH, FIRST_WIDTH, COLUMN_WIDTH = 11, 9, 15
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "path",
-        metavar="PATH",
-        nargs="+",
-        help="run records, folders with records below them, or logs that others wrote",
-    )
+    parser.add_argument("path", metavar="WHICH", nargs="+", help=f"{WHAT}; or a log that others wrote")
+    add_records_dir(parser)
     parser.add_argument(
         "--allow-mixed",
         action="store_true",
@@ -52,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    found = find_records(args.path, importers.recognises)
+    found = find_records(args.path, importers.recognises, args.records_dir)
     results = [result for of_source in found.each(_results) for result in of_source]
     if len(results) < 2:
         raise NotStartedError("compare needs at least two runs; `wattcount show` prints a single record")
@@ -219,12 +215,4 @@ def _csv(entries: Sequence[Result], keys: Sequence[str]) -> None:
     writer.writerow([*facts, *keys])
     for row in rows:
         values = ["" if row["metrics"][key] is None else row["metrics"][key] for key in keys]
-        writer.writerow([*(_as_text(row[name]) for name in facts), *values])
-
-
-def _as_text(value: Any) -> Any:
-    """The value, made harmless where it is text: spreadsheets take it for no formula, terminals for no command."""
-    if not isinstance(value, str):
-        return value
-    text = printable(value, lines=False)
-    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+        writer.writerow([*(spreadsheet_text(row[name]) for name in facts), *values])

@@ -8,8 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from wattcount.cli.records import find_records
-from wattcount.config.paths import default_records_dir
+from wattcount.cli.records import WHAT, add_records_dir, find_records
 from wattcount.config.schema import TrackingConfig
 from wattcount.config.validation import usable_tags
 from wattcount.errors import EXIT_FAILED, EXIT_OK, NotStartedError, WattcountError, one_line
@@ -21,13 +20,9 @@ RUN_NAME_CHARACTERS = 250
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "path", metavar="PATH", nargs="*", help="a run record, or a folder with records below it"
-    )
+    parser.add_argument("path", metavar="WHICH", nargs="*", help=WHAT)
     parser.add_argument("--sweep", metavar="NAME", help="all records of a sweep, below a run of its own")
-    parser.add_argument(
-        "--records-dir", metavar="DIR", default=default_records_dir(), help="of --sweep (%(default)s)"
-    )
+    add_records_dir(parser)
     parser.add_argument(
         "--uri",
         metavar="URI",
@@ -58,7 +53,7 @@ def main(args: argparse.Namespace) -> int:
     if args.sweep:
         _log_sweep(args, logging)
     else:
-        for path in find_records(args.path).paths:
+        for path in find_records(args.path, records_dir=args.records_dir).paths:
             logging.record(path)
     for uri in logging.uris:
         from wattcount.tracking import ui_command

@@ -50,6 +50,10 @@ COMMANDS = {
         "rewrite",
         main="upgrade_records",
     ),
+    "list": Command(
+        "list runs, with the short ids that commands take", "results", "add_list_arguments", "list_runs"
+    ),
+    "results": Command("results of a sweep or folder, repeats pooled: table, CSV, JSON", "results"),
     "compare": Command("set records side by side", "compare"),
     "log": Command("log a record to MLflow", "log"),
     "status": Command("say how a sweep stands: done, failed, running, time left, energy", "status"),

@@ -1,26 +1,47 @@
-"""Records named on a command line: a record, or a folder with records anywhere below it."""
+"""Records named on a command line: a record, a folder with records anywhere below it, or a name that is no path.
+
+Names are those of sweeps, ids of runs, short ids of runs (`b685d2`) and ids of points, of the folder of records.
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from wattcount.config.paths import default_records_dir
 from wattcount.errors import NotStartedError, WattcountError
 from wattcount.records.schema import RUN_JSON
+from wattcount.result import record_folders
 from wattcount.text import printable
 
 T = TypeVar("T")
 """What is made of each record."""
 
 
+WHAT = "a run record, a folder with records below it, a sweep's name, or the id of a run or point (wattcount list)"
+"""What a command takes for records, in its help."""
+LEAST_ID = 4
+"""Fewest characters that are taken for the begin or the end of an id: fewer fit too many."""
+
+
 def add_path(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", metavar="WHICH", nargs="+", help=WHAT)
+    add_records_dir(parser)
+
+
+def add_records_dir(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "path", metavar="PATH", nargs="+", help="a run record, or a folder with records below it"
+        "--records-dir",
+        metavar="DIR",
+        default=default_records_dir(),
+        help="where names and ids are looked up (%(default)s)",
     )
 
 
@@ -60,17 +81,28 @@ class Found:
         return done
 
 
-def find_records(paths: Iterable[str | Path], also: Callable[[Path], bool] = lambda _: False) -> Found:
+def find_records(
+    paths: Iterable[str | Path],
+    also: Callable[[Path], bool] = lambda _: False,
+    records_dir: str | Path | None = None,
+) -> Found:
     """The records in or below `paths`; below a folder in the order of their runs.
 
-    also  whether a given path is taken as it is, although it is no record
+    also         whether a given path is taken as it is, although it is no record
+    records_dir  where what is no path is looked up as a name or an id; None: the folder of this user's records
 
     Unfinished records (`.tmp-...`) are left out, and links to folders are not followed. Raises `NotStartedError` for a path
-    without a record.
+    without a record, and for a name that nothing has or that several runs share.
     """
     found = Found()
     for given in paths:
         path = Path(given)
+        if not os.path.lexists(path) and (
+            named := _by_name(str(given), Path(records_dir or default_records_dir()))
+        ):
+            found.paths |= dict.fromkeys(named)
+            found.named |= set(named) if len(named) == 1 else set()
+            continue
         if path.name == RUN_JSON:
             path = path.parent
         if also(path):
@@ -79,7 +111,7 @@ def find_records(paths: Iterable[str | Path], also: Callable[[Path], bool] = lam
             continue
         if not _is_folder(path):
             what = "is not a folder" if os.path.lexists(path) else "does not exist"
-            raise NotStartedError(f"{path} {what}; give a run record or a folder with records below it")
+            raise NotStartedError(f"{path} {what}; give {WHAT}")
         top = path.resolve()
         if os.path.lexists(top / RUN_JSON):
             found.paths[top] = None
@@ -91,6 +123,52 @@ def find_records(paths: Iterable[str | Path], also: Callable[[Path], bool] = lam
             raise NotStartedError(f"no run record (a folder with {RUN_JSON}) in or below {path}")
         found.paths |= dict.fromkeys(below)
     return found
+
+
+def _by_name(name: str, records_dir: Path) -> list[Path]:
+    """The records of a sweep, of a run or of a point, by name or id, in the order of their runs; none where nothing has that name.
+
+    Raises `NotStartedError` where the name is the end of several runs' ids.
+    """
+    records_dir = records_dir.expanduser()
+    if "/" in name or not records_dir.is_dir():
+        return []
+    if found := sweep_records(name, records_dir):
+        return found
+    if len(name) < LEAST_ID:
+        return []
+    # `<first 12 digits of the point>/r<repeat>-<run id>`, and a run id begins with its time.
+    ids = {folder: folder.rpartition("/r")[2].partition("-")[2] for folder in record_folders(records_dir)}
+    points = {
+        folder
+        for folder in ids
+        if folder.startswith(name.lower()[:12]) and re.fullmatch("[0-9a-fA-F]+", name)
+    }
+    runs = {folder for folder, run_id in ids.items() if run_id == name or run_id.endswith(f"-{name.lower()}")}
+    if len(runs) > 1:
+        raise NotStartedError(
+            f"{name} is the id of several runs: {', '.join(sorted(ids[folder] for folder in runs))}"
+        )
+    return [
+        (records_dir / folder).resolve() for folder in sorted(runs or points, key=lambda folder: ids[folder])
+    ]
+
+
+def sweep_records(name: str, records_dir: Path) -> list[Path]:
+    """The latest record of each point of a sweep, in the order of its plan; none where there is no such sweep.
+
+    Raises `NotStartedError` where its files cannot be read, and for a sweep that has no record yet.
+    """
+    from wattcount.sweep.ledger import read_tally, sweeps
+
+    if name not in sweeps(records_dir):
+        return []
+    with bad_input():
+        rows = read_tally(records_dir, name).state(time.time_ns()).rows
+    found = [Path(record) for point, outcome in rows if (record := outcome.record or point.record)]
+    if there := [path for path in found if path.is_dir()]:
+        return there
+    raise NotStartedError(f"sweep {name} has no record yet: wattcount status {name} says how it stands")
 
 
 def _is_folder(path: Path) -> bool:

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def rewrite_metrics(args: argparse.Namespace) -> int:
     """0, or 1 where damaged records below a folder were set aside."""
-    found = find_records(args.path)
+    found = find_records(args.path, records_dir=args.records_dir)
     found.each(_rewrite)
     return EXIT_FAILED if found.set_aside else EXIT_OK
 
@@ -37,7 +37,7 @@ def _rewrite(path: Path) -> None:
 
 def upgrade_records(args: argparse.Namespace) -> int:
     """0, or 1 where damaged records below a folder were set aside."""
-    found = find_records(args.path)
+    found = find_records(args.path, records_dir=args.records_dir)
     sizes = found.each(_upgrade)
     before, after = (sum(size[i] for size in sizes) for i in (0, 1))
     print(f"{len(sizes)} records: {before:,} bytes before, {after:,} after")

@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """0, or 1 where damaged records below a folder were set aside."""
-    found = find_records(args.path)
+    found = find_records(args.path, records_dir=args.records_dir)
     if args.json:
         contents: dict[str, Any] = dict(found.each(_metrics))
         print(json.dumps(contents if len(found.paths) > 1 else next(iter(contents.values())), indent=2))

@@ -72,6 +72,11 @@ def board_label(uuid: str) -> str:
     return uuid.removeprefix("GPU-")[:4]
 
 
+def short_id(run_id: str | None) -> str:
+    """`b685d2` of `20261127-151129-393-b685d2`: enough to tell the runs of one folder apart, and what commands take for a run."""
+    return printable((run_id or "-").rpartition("-")[2] or "-", lines=False)
+
+
 def load_label(kind: str | None, num_requests: int | None = None, rate_rps: float | None = None) -> str:
     """`batch of 512`, `server 4 requests/s`. Of an imported run: its source's own word."""
     if kind == "batch":

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
+
+from wattcount.text import printable
 
 DIGITS = 4
 """Significant digits of figures that are shown: more than the sensors are worth."""
@@ -79,6 +82,14 @@ def duration(seconds: float) -> str:
 def count(number: int, what: str) -> str:
     """`1 point`, `3,211 points`."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def spreadsheet_text(value: Any) -> Any:
+    """The value, made harmless where it is text: spreadsheets take it for no formula, terminals for no command."""
+    if not isinstance(value, str):
+        return value
+    text = printable(value, lines=False)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
 Row = Sequence[str]

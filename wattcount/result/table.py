@@ -60,7 +60,7 @@ def results(records_dir: Path, *, keep: bool = True) -> list[Result]:
     keep  writes what was found to TABLE_FILE; without it nothing on the disk changes
     """
     table = ResultTable(records_dir)
-    found = {folder: row for folder in _folders(records_dir) if (row := table.of(folder)) is not None}
+    found = {folder: row for folder in record_folders(records_dir) if (row := table.of(folder)) is not None}
     if keep:
         table.save(only=found.keys())
     # `<point>/r<repeat>-<run id>`, and a run id begins with its time.
@@ -271,7 +271,7 @@ def _utf8(text: str) -> str:
     return text.encode(errors="replace").decode()
 
 
-def _folders(records_dir: Path) -> Iterator[str]:
+def record_folders(records_dir: Path) -> Iterator[str]:
     """`<point>/r<repeat>-<run id>` of each record."""
     with contextlib.suppress(OSError), os.scandir(records_dir) as points:
         for point in points:

@@ -19,8 +19,10 @@ from wattcount.clock import now_ns
 from wattcount.config.schema import RunConfig
 from wattcount.report.labels import PHASE_NAMES
 from wattcount.report.units import clock, count, duration, quantity
+from wattcount.result import judge
 from wattcount.run.waiting import Background
 from wattcount.scenario.journal import Progress
+from wattcount.study.pooled import EXPLANATION, pooled, title, to_lines
 from wattcount.sweep.lane import Said
 from wattcount.sweep.ledger import read_tally
 from wattcount.sweep.local import Job, Watcher
@@ -36,7 +38,6 @@ from wattcount.sweep.status import (
     latest_text,
     result_text,
     share_done,
-    table_lines,
     time_text,
     wrapped,
 )
@@ -51,8 +52,8 @@ DECLARED_LINES = 3
 """For the names of a sweep's models, of its GPUs, of its scenarios."""
 SKIPPED_LINES = 12
 """Shared by all groups of skipped points; each has one at least."""
-TABLE_LINES = 20
-"""Most points whose results are listed at the end of a sweep."""
+TABLE_RECORDS = 200
+"""Most records whose results are shown at the end of a sweep: each takes some milliseconds to read."""
 
 
 @dataclass(frozen=True)
@@ -181,16 +182,32 @@ def _estimate_lines(to_run: Sequence[Point], at_once: int | None) -> Iterator[st
 
 
 def result_lines(sweep: SweepResult) -> Iterator[str]:
-    """The table of what was measured in this start; of a big sweep the command that shows it."""
-    begun = [point for point in sweep.plan.points if sweep.is_done(point)]
-    rows = [(point, sweep.outcomes[point.key]) for point in begun if not sweep.outcomes[point.key].before]
-    if len(rows) > TABLE_LINES:
-        yield f"results: {_status_command(sweep.plan, sweep.records_dir)}"
-    elif rows:
-        found = {evidence_of(outcome.record) for _, outcome in rows if outcome.record is not None}
-        evidence = "; ".join(sorted(text for text in found if text is not None))
-        yield f"results ({evidence}):" if evidence else "results:"
-        yield from table_lines(rows)
+    """The table of results of all points that are measured, and the command that shows it again; of a big sweep that alone."""
+    if sweep.dry_run:
+        return
+    records = [
+        record for point in sweep.plan.points if (record := _record(point, sweep.outcomes.get(point.key)))
+    ]
+    where = "" if sweep.records_dir is None else f" --records-dir {shlex.quote(str(sweep.records_dir))}"
+    command = f"wattcount results {sweep.plan.name}{where}"
+    if len(records) > TABLE_RECORDS:
+        yield f"results: {command}"
+    elif records:
+        rows = pooled(judge(Path(record)) for record in records)
+        yield ""
+        yield from wrapped("", f"results: {title(rows)}", "  ")
+        yield from to_lines(rows, WIDTH)
+        yield from wrapped("", EXPLANATION, "")
+        yield f"again, or as CSV, JSON, Markdown: {command}"
+
+
+def _record(point: Point, outcome: Outcome | None) -> str | None:
+    """Of a point that was measured to its end, in this start or before; None, too, where the record is gone."""
+    if outcome is None:
+        record = point.record if point.state is State.done else None
+    else:
+        record = outcome.record if outcome.state in (State.done, State.invalid) else None
+    return record if record is not None and Path(record).is_dir() else None
 
 
 def end_lines(sweep: SweepResult) -> Iterator[str]:
