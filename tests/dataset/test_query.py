@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.dataset.conftest import DAY
+from wattcount.dataset import rows
 from wattcount.dataset.query import answer, connected, query
 from wattcount.dataset.store import Dataset, Submission
 from wattcount.errors import NotStartedError
@@ -27,6 +28,11 @@ def test_a_query_sees_the_latest_version_or_one_before(filled: Dataset, measured
     assert query(filled, sql)["joules"].to_pylist() == [r.value("energy/gpu_j") for r in expected]
     assert len(query(filled, sql, filled.version(2))) == 3
     assert query(filled, "SELECT count(*) AS n FROM results", filled.version(1))["n"].to_pylist() == [0]
+
+
+def test_no_column_needs_quotes(filled: Dataset) -> None:
+    names = rows.schema().names
+    assert query(filled, f"SELECT {', '.join(names)} FROM results").schema.names == names
 
 
 @pytest.mark.parametrize(

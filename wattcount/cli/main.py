@@ -69,6 +69,7 @@ COMMANDS = {
         "add_gpu_arguments",
         "list_gpus",
     ),
+    "dataset": Command("make a data set, add to it, read it, check it", "dataset"),
     "sampler": Command("let a wattcount on another machine measure the GPUs of this one", "sampler"),
     "doctor": Command("say what this machine has, what is missing, and how to get it", "doctor"),
 }

@@ -37,6 +37,8 @@ BY_GPU = "energy_by_gpu_j"
 _BY_GPU_KEY = "energy_by_gpu/gpu{}_j"
 _PRIVATE = ("source", "log_line", "planned_point")
 """Fields of a result that only the machine that measured has a use for."""
+_RENAMED = {"by": "measured_by"}
+"""Fields whose name SQL keeps for itself, and what their column is called."""
 _TEXTS = ("setting", "findings", "null_reasons", "messages", "notes")
 """Fields that are text or JSON for those who want to know all: the last columns."""
 
@@ -68,6 +70,7 @@ FACTS: Mapping[str, str] = {
     "output_tokens": "asked for of each request; null: they differ",
     "window_s": "length of the window that the figures describe [s]",
     "levers": "what an operator turned, in words",
+    "particulars": "what else is not as usual, in words",
     "engine": "what served",
     "engine_version": "its version",
     "gpus": "names of the GPUs, one for each",
@@ -80,7 +83,7 @@ FACTS: Mapping[str, str] = {
     "evidence": "`measured`, `emulated`, `predicted`",
     "origin": "`wattcount`, or where the result was imported from",
     "instrument": "what measured the energy: `nvml`, `wall`, `rapl`, ...",
-    "by": "who submitted it, or who is said to have measured it",
+    "measured_by": "who submitted it, or who is said to have measured it",
     "host": "pseudonym of the host",
     "started_utc": "when the run began [ISO 8601]",
     "wattcount_version": "that measured",
@@ -144,7 +147,7 @@ def schema() -> pa.Schema:
     fields = {item.name: item.type for item in to_arrow([]).schema if item.name not in _figures()}
     facts = [name for name in fields if name not in (*_PRIVATE, *_TEXTS)]
     found = [(name, pa.string()) for name in OF_THE_DATASET]
-    found += [(name, fields[name]) for name in facts]
+    found += [(_RENAMED.get(name, name), fields[name]) for name in facts]
     found += [(name, pa.float64()) for name in columns()]
     found += [(BY_GPU, pa.list_(pa.float64()))]
     found += [(name, fields[name]) for name in _TEXTS]
@@ -172,7 +175,7 @@ def describe() -> dict[str, tuple[str, str]]:
 
 def to_table(results: Sequence[Result], about: Sequence[About]) -> pa.Table:
     """The rows of results. A figure that has no column is left out: there is none that `metrics.json` knows."""
-    plain = to_arrow([replace(result, source=None) for result in results])
+    plain = _renamed(to_arrow([replace(result, source=None) for result in results]), _RENAMED)
     made: dict[str, pa.Array] = {
         name: pa.array([getattr(item, name) for item in about], pa.string()) for name in OF_THE_DATASET
     }
@@ -200,6 +203,7 @@ def to_results(table: pa.Table) -> list[Result]:
         figures = {key: table[name].to_pylist() for name, key in columns().items() if key in _figures()}
         by_gpu = table[BY_GPU].to_pylist()
         empty = to_arrow([]).schema
+        table = _renamed(table, {column: name for name, column in _RENAMED.items()})
         plain = {
             item.name: pa.nulls(len(table), item.type) if item.name in _PRIVATE else table[item.name]
             for item in empty
@@ -257,6 +261,10 @@ def read(path: Path, wanted: Iterable[str] | None = None) -> pa.Table:
 @cache
 def _figures() -> frozenset[str]:
     return frozenset((*METRICS, *IMPORTED))
+
+
+def _renamed(table: pa.Table, names: Mapping[str, str]) -> pa.Table:
+    return table.rename_columns([names.get(name, name) for name in table.schema.names])
 
 
 def _number(value: float | None) -> float | None:

@@ -220,7 +220,7 @@ class Remote:
             filesystem, root = fsspec.url_to_fs(url, **_OPTIONS.get(urlsplit(url).scheme, {}))
         except ImportError as error:
             raise NotStartedError(
-                f"{self.where} needs a package that is not installed; for S3: pip install 'wattcount[s3]' ({one_line(error)})"
+                f"{self.where} needs a package that is not installed; for S3: pip install 'wattcount[dataset]' ({one_line(error)})"
             ) from None
         except (ValueError, OSError) as error:
             raise NotStartedError(f"{self.where} cannot be opened: {one_line(error)}") from None

@@ -13,7 +13,7 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,8 @@ ID_CHARACTERS = 16
 """Length of a submission's id: the begin of the SHA-256 of what was submitted [hexadecimal digits]."""
 LEAST_ID_CHARACTERS = 6
 """Shortest begin of an id that stands for it."""
+PAGES = ("README.md", "croissant.json")
+"""Files that tell of a data set: the data card, and the same for machines."""
 HANDLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._@+-]{0,63}")
 
 
@@ -119,7 +121,14 @@ class Dataset:
     # -- making and opening
 
     @classmethod
-    def init(cls, where: str | Path, name: str, date: str, evidence: Evidence = Evidence.MEASURED) -> Dataset:
+    def init(
+        cls,
+        where: str | Path,
+        name: str,
+        date: str,
+        evidence: Evidence = Evidence.MEASURED,
+        url: str | None = None,
+    ) -> Dataset:
         """A new data set without results. Raises NotStartedError where there is one already, or anything else."""
         storage = open_storage(where)
         if isinstance(local := storage.local(""), Path):
@@ -131,7 +140,7 @@ class Dataset:
             if foreign and manifest_name(1) not in storage.names(VERSIONS):
                 raise NotStartedError(f"{where} is not empty: a data set needs a folder of its own")
         dataset = cls(storage)
-        first = Version.first(name, evidence, date)
+        first = Version.first(name, evidence, date, url)
         try:
             with storage.writing("init") as alone:
                 storage.create(first.manifest, first.to_bytes())
@@ -187,16 +196,50 @@ class Dataset:
                     return content
         raise self._lost(version, name)
 
-    @contextlib.contextmanager
-    def files(self, version: Version, folder: str = RESULTS) -> Iterator[list[Path]]:
-        """The files of a folder of a version on this machine, each compared with its SHA-256. Remote ones are fetched first."""
-        with tempfile.TemporaryDirectory(prefix="wattcount-dataset-") as temporary:
-            yield [self._fetched(version, name, Path(temporary)) for name in version.of(folder)]
+    def record_digests(self, version: Version, submission: str) -> dict[str, set[str]]:
+        """By the place of a record its `record_sha256`, as the submission lists them."""
+        found: dict[str, set[str]] = {}
+        listed = self.document(version, submission).get("records")
+        for item in listed if isinstance(listed, list) else ():
+            if isinstance(item, dict):
+                found.setdefault(str(item.get("record")), set()).add(str(item.get("sha256")))
+        return found
 
-    def table(self, version: Version, columns: Iterable[str] | None = None) -> pa.Table:
-        """The rows of a version; `columns`: only these."""
+    def strays(self, version: Version) -> list[str]:
+        """What lies in the data set and is not the latest version's, or is not in its place: a line each."""
+        found = [
+            f"{name} belongs to no version: `wattcount dataset check --repair` removes it, if nobody adds right now"
+            for folder in (RESULTS, SUBMISSIONS, BUNDLES, FINGERPRINTS)
+            for name in self._storage.names(folder)
+            if name not in version.files and not name.endswith(TEMPORARY_SUFFIX)
+        ]
+        found += [
+            f"{name} is not in its place yet: `wattcount dataset check --repair`"
+            for name in version.files
+            if self._storage.size(name) is None
+        ]
+        if self._pointed() != version.number:
+            found.append(
+                f"{POINTER} is not of version {version.number} yet: `wattcount dataset check --repair`"
+            )
+        return found
+
+    @contextlib.contextmanager
+    def files(self, version: Version, without: Set[str] = frozenset()) -> Iterator[list[Path]]:
+        """The files of results of a version on this machine, each compared with its SHA-256. Remote ones are fetched first.
+
+        without   names of files to be left out
+        """
+        with tempfile.TemporaryDirectory(prefix="wattcount-dataset-") as temporary:
+            names = [name for name in version.of(RESULTS) if name not in without]
+            yield [self._fetched(version, name, Path(temporary)) for name in names]
+
+    def table(
+        self, version: Version, columns: Iterable[str] | None = None, without: Set[str] = frozenset()
+    ) -> pa.Table:
+        """The rows of a version; `columns`: only these; `without`: files to be left out."""
         wanted = None if columns is None else list(columns)
-        with self.files(version) as files:
+        with self.files(version, without) as files:
             tables = [rows.read(path, wanted) for path in files]
         if wanted is None:
             return pa.concat_tables([rows.schema().empty_table(), *map(rows.conformed, tables)])
@@ -303,10 +346,32 @@ class Dataset:
 
         return self._change(f"withdraw {what}", plan)
 
-    def settle(self) -> Version:
-        """Finishes what a writer that died left: puts the files of the latest version in their places. Returns that version."""
-        with self._storage.writing("settle") as alone:
-            return self._settled(alone)
+    def settle(self, *, remove_strays: bool = False) -> Version:
+        """Finishes what a writer that died left: puts the files of the latest version in their places. Returns that version.
+
+        remove_strays   also removes files that are not the version's from its folders: only while nobody adds
+        """
+        try:
+            with self._storage.writing("settle") as alone:
+                version = self._settled(alone)
+                self._publish(version, alone)
+                for folder in (RESULTS, SUBMISSIONS, BUNDLES, FINGERPRINTS) if remove_strays else ():
+                    for name in self._storage.names(folder):
+                        if name not in version.files:
+                            self._storage.remove(name)
+                return version
+        except StorageError as error:
+            raise NotStartedError(f"not finished: {error}") from error
+
+    def put(self, name: str, content: bytes) -> None:
+        """Writes a file that tells of the data set, and is none of a version's."""
+        if name not in PAGES:
+            raise ValueError(f"{name} is no page of a data set")
+        try:
+            with self._storage.writing(f"write {name}"):
+                self._storage.write(name, content)
+        except StorageError as error:
+            raise NotStartedError(f"nothing was changed: {error}") from error
 
     # -- within
 

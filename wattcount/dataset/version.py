@@ -80,6 +80,7 @@ class Version:
 
     name       of the data set
     evidence   of all its results: they are never mixed
+    url        where it is published; None: not said
     number     1 for the empty data set, then one more with each change
     previous_sha256   of the manifest before: each version vouches for all before it
     files      by name
@@ -91,10 +92,11 @@ class Version:
     previous_sha256: str | None
     changes: tuple[Change, ...]
     files: Mapping[str, FileFacts] = field(default_factory=dict)
+    url: str | None = None
 
     @classmethod
-    def first(cls, name: str, evidence: Evidence, date: str) -> Version:
-        return cls(name, evidence, 1, None, (Change(1, date, INIT),))
+    def first(cls, name: str, evidence: Evidence, date: str, url: str | None = None) -> Version:
+        return cls(name, evidence, 1, None, (Change(1, date, INIT),), url=url)
 
     def next(self, change: Change, files: Mapping[str, FileFacts]) -> Version:
         """The version that follows this one."""
@@ -135,6 +137,7 @@ class Version:
         content = {
             "layout_version": LAYOUT_VERSION,
             "name": self.name,
+            "url": self.url,
             "evidence": self.evidence.value,
             "version": self.number,
             "previous_sha256": self.previous_sha256,
@@ -160,6 +163,7 @@ class Version:
         try:
             made = cls(
                 name=_text(data["name"]),
+                url=None if data["url"] is None else _text(data["url"]),
                 evidence=Evidence(data["evidence"]),
                 number=_count(data["version"]),
                 previous_sha256=None if data["previous_sha256"] is None else _hash(data["previous_sha256"]),

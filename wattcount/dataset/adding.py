@@ -1,0 +1,138 @@
+"""From a bundle, or a file of imported results, to what a data set takes: opened, judged by the validator, and added as a whole."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wattcount.dataset.bundle import Bundle, opened_bundle
+from wattcount.dataset.community import validated
+from wattcount.dataset.references import digest, files_of
+from wattcount.dataset.store import Dataset, Outcome, Submission, submission_id
+from wattcount.dataset.version import Version
+from wattcount.errors import NotStartedError
+from wattcount.records import Record, intake
+from wattcount.records.schema import Evidence
+from wattcount.result import Result, judge
+
+Validate = Callable[[Path, Path | None], Mapping[str, Any]]
+"""From a bundle and the data set to the verdict as JSON: `decision` and `breaches`."""
+MOST_SHOWN = 3
+"""Breaches that a refusal names; the others are counted."""
+FLAGGED, REJECTED = "flagged", "rejected"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a record lies that is not kept in the data set: `record` and the SHA-256 of each of its files."""
+
+    record: str
+    files: Mapping[str, str]
+
+
+def add_file(
+    dataset: Dataset,
+    path: Path,
+    date: str,
+    *,
+    accept_flagged: bool = False,
+    at: str | None = None,
+    places: Callable[[str], Place] | None = None,
+    validate: Validate = validated,
+) -> Outcome:
+    """Adds a bundle.
+
+    accept_flagged   a person has looked at what the validator flagged
+    at               URL of the bundle, which then is not copied
+    places           from a run id to where its record lies; then the bundle is not kept
+    Raises NotStartedError where nothing was added, and says why.
+    """
+    name = submission_id(intake.sha256(path)) if path.is_file() else ""
+    version = dataset.latest()
+    if name and version.addition(name) and not version.withdrawals(name):
+        return Outcome(version, False)
+    with tempfile.TemporaryDirectory(prefix="wattcount-add-") as temporary:
+        bundle = opened_bundle(path, Path(temporary) / "bundle")
+        _refuse_evidence(bundle, version)
+        verdict = validate(path, Path(dataset.where))
+        _refuse(verdict, accept_flagged)
+        results = [judge(record) for record in bundle.record_paths]
+        return dataset.add(_submission(bundle, results, verdict, path, at, places), date)
+
+
+def _refuse_evidence(bundle: Bundle, version: Version) -> None:
+    """Raises NotStartedError for a bundle that a data set of this evidence does not take: before anything is computed."""
+    found: dict[Evidence, int] = {}
+    for path in bundle.record_paths:
+        evidence = Record.open(path).info.evidence
+        found[evidence] = found.get(evidence, 0) + 1
+    for evidence, count in found.items():
+        if evidence is not version.evidence:
+            raise NotStartedError(
+                f"{evidence.value}: {count} of {sum(found.values())} records are {evidence.value}, and {version.name} takes only "
+                f"{version.evidence.value} ones (`wattcount dataset init --evidence {evidence.value}` makes a data set for those)"
+            )
+
+
+def _refuse(verdict: Mapping[str, Any], accept_flagged: bool) -> None:
+    decision = verdict["decision"]
+    if decision == REJECTED or (decision == FLAGGED and not accept_flagged):
+        severity = "reject" if decision == REJECTED else "flag"
+        breaches = [b for b in verdict.get("breaches", ()) if b.get("severity") == severity]
+        said = "; ".join(f"{b.get('rule')}: {b.get('message')}" for b in breaches[:MOST_SHOWN])
+        more = f" and {len(breaches) - MOST_SHOWN} more" if len(breaches) > MOST_SHOWN else ""
+        what = "" if decision == REJECTED else " (--accept-flagged once a person has looked at it)"
+        raise NotStartedError(f"{decision}{what}: {said}{more}")
+
+
+def _submission(
+    bundle: Bundle,
+    results: Sequence[Result],
+    verdict: Mapping[str, Any],
+    path: Path,
+    at: str | None,
+    places: Callable[[str], Place] | None,
+) -> Submission:
+    manifest, name = bundle.manifest, submission_id(bundle.bundle_id)
+    kept = at is None and places is None
+    found = []
+    for entry, record in zip(manifest.records, bundle.record_paths, strict=True):
+        if places is not None:
+            place = places(entry.run_id)
+        else:
+            where = at or f"bundles/{name}.wattcount"
+            place = Place(f"{where}#{entry.folder}", files_of(record))
+        found.append(
+            {
+                "record": place.record,
+                "sha256": digest(place.files),
+                "run_id": entry.run_id,
+                "files": dict(place.files),
+            }
+        )
+    document = {
+        "submission": name,
+        "bundle_sha256": bundle.bundle_id,
+        "handle": manifest.handle,
+        "contact": manifest.contact,
+        "licence": manifest.licence,
+        "cohort": manifest.cohort,
+        "wattcount_version": manifest.wattcount_version,
+        "metrics_version": manifest.metrics_version,
+        "verdict": dict(verdict),
+        "records": found,
+    }
+    return Submission(
+        id=name,
+        handle=manifest.handle,
+        licence=manifest.licence,
+        decision=str(verdict["decision"]),
+        results=results,
+        records=[(str(item["record"]), str(item["sha256"])) for item in found],
+        document=document,
+        cohort=manifest.cohort,
+        bundle=path if kept else None,
+    )
