@@ -26,8 +26,9 @@ def test_side_by_side_with_ratios(tmp_path: Path, capsys: pytest.CaptureFixture[
     paths = records(tmp_path, *PAIR)
     assert main(["compare", *paths]) == 0
     out = capsys.readouterr().out
-    (row,) = [line.split() for line in out.splitlines() if line.startswith("energy/gpu_j_per_output_token")]
-    assert row == ["energy/gpu_j_per_output_token", "J", "6.818", "2.557", "x0.375"]
+    (row,) = [line.split() for line in out.splitlines() if line.startswith("  per output token")]
+    assert row == ["per", "output", "token", "6.818", "J", "2.557", "J", "x0.375"]
+    assert "    unlike [1]: scenario.rate_rps=16\n" in out
     assert max(map(len, out.splitlines())) <= 80 or str(tmp_path) in out
     for path in paths:
         assert path in out
@@ -76,10 +77,31 @@ def test_many_records_fit_80_columns(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(["compare", str(tmp_path)]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if str(tmp_path) not in line]
     assert max(map(len, lines)) <= 80
+    # One table with a row a run.
     ratios = [
-        word for line in lines if line.startswith("energy/gpu_j ") for word in line.split() if word[0] == "x"
+        line.split()[1] for line in lines if line.startswith("[") and " x" in line and "llama" not in line
     ]
     assert ratios == ["x2.00", "x3.00", "x4.00", "x5.00", "x6.00"]
+    assert len([line for line in lines if "x: to [1]" in line]) == 1
+
+
+def test_each_cell_is_in_the_unit_that_suits_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = records(tmp_path, {}, {"power_w": 0.3})
+    assert main(["compare", *paths, "--allow-mixed"]) == 0
+    (row,) = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("Power, mean")]
+    assert row == ["Power,", "mean", "300.0", "W", "300.0", "mW", "x0.00100"]
+
+
+def test_what_is_invalid_is_left_out_and_told_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    interrupted = {"validity": Validity(False, ["interrupted"], ["Ctrl-C"])}
+    paths = records(tmp_path, {}, interrupted, {"power_w": 450.0})
+    assert main(["compare", str(tmp_path)]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == f"wattcount: left out: {paths[1]}: interrupted\n"
+    assert paths[1] not in captured.out
+    assert "x1.50" in captured.out
+    assert main(["compare", *paths[:2]]) == 2
+    assert "compare needs at least two valid runs" in capsys.readouterr().err
 
 
 def test_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -104,9 +126,9 @@ def test_csv_has_plain_numbers_and_empty_cells(tmp_path: Path, capsys: pytest.Ca
     [
         ({"evidence": Evidence.EMULATED}, "different evidence: measured"),
         ({"weights": Weights.random}, "different weights: real"),
-        ({"validity": Validity(False, ["engine_died"], ["died"])}, "invalid: "),
-        ({"gpu_facts": {"mig_mode": 1}}, "invalid: "),
-        ({"observations": [observation("clock_event_reasons", 50, 0x40)]}, "invalid: "),
+        ({"validity": Validity(False, ["engine_died"], ["died"])}, "left out: "),
+        ({"gpu_facts": {"mig_mode": 1}}, "left out: "),
+        ({"observations": [observation("clock_event_reasons", 50, 0x40)]}, "left out: "),
     ],
 )
 def test_will_not_mix_unless_told_to(
@@ -117,10 +139,10 @@ def test_will_not_mix_unless_told_to(
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith(f"wattcount: {said}")
-    assert captured.err.count("\n") == 1
+    assert captured.err.count("\n") == (2 if said == "left out: " else 1)
     assert paths[1] in captured.err
     assert main(["compare", *paths, "--allow-mixed"]) == 0
-    assert "energy/gpu_j" in capsys.readouterr().out
+    assert "Energy of the window" in capsys.readouterr().out
 
 
 def test_real_weights_from_hub_and_from_a_folder_may_be_compared(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import csv
 import json
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,21 @@ from wattcount.errors import EXIT_FAILED, EXIT_OK, NotStartedError
 from wattcount.metrics import spec
 from wattcount.records import Record
 from wattcount.report.labels import MAIN_FIGURES, describe, evidence_label, gpu_label, load_label
-from wattcount.report.units import scale_for, significant, spreadsheet_text
+from wattcount.report.units import columns, quantity, scale_for, significant, spreadsheet_text
 from wattcount.result import Result
 from wattcount.result.host_part import PER_TOKEN
 from wattcount.study.repeats import spread
-from wattcount.terminal import console, table
+from wattcount.terminal import console
 from wattcount.text import WIDTH, printable
 
-UNIT_WIDTH, FIRST_WIDTH, COLUMN_WIDTH = 11, 9, 15
-"""Least widths of the columns [characters]: of `requests/s`, of `1234.5`, of `1234.5 x0.512`."""
+ACROSS = {
+    PER_TOKEN: "per token",
+    "power/gpu_mean_w": "power",
+    "throughput/output_tokens_per_s": "output",
+    "latency/ttft_p50_ms": "TTFT p50",
+    "latency/tpot_p50_ms": "TPOT p50",
+}
+"""Figures of the table with a row a run, for more runs than fit beside each other: key and heading."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-mixed",
         action="store_true",
-        help="compare although evidence, instrument or kind of weights differ, or a record is invalid",
+        help="compare although evidence, instrument or kind of weights differ, and invalid runs too",
     )
     parser.add_argument("--all", action="store_true", help="every metric, not only the main ones")
     parser.add_argument(
@@ -50,10 +56,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     found = find_records(args.path, importers.recognises, args.records_dir)
     results = [result for of_source in found.each(_results) for result in of_source]
-    if len(results) < 2:
-        raise NotStartedError("compare needs at least two runs; `wattcount show` prints a single record")
     if not args.allow_mixed:
+        results = _valid(results)
         refuse_mixed(results)
+    if len(results) < 2:
+        raise NotStartedError(
+            "compare needs at least two valid runs; `wattcount show` prints a single one, --allow-mixed takes invalid ones too"
+        )
     if args.all or args.format != "table":
         keys = list(dict.fromkeys(key for result in results for key in result.metrics))
     else:
@@ -82,10 +91,28 @@ def refuse_mixed(results: Sequence[Result]) -> None:
         if len(kinds) > 1:
             listed = ", ".join(f"{kind} ({result.source})" for kind, result in kinds.items())
             raise NotStartedError(f"different {what.removesuffix('_kind')}: {listed}{how}")
-    invalid = [result for result in results if not result.valid]
-    if invalid:
-        listed = ", ".join(f"{result.source} ({', '.join(result.reasons)})" for result in invalid)
-        raise NotStartedError(f"invalid: {listed}{how}")
+
+
+def _valid(results: Sequence[Result]) -> list[Result]:
+    """Without invalid runs, interrupted ones among them, each of which is told of in one line on standard error."""
+    for result in results:
+        if not result.valid:
+            why = printable(", ".join(dict.fromkeys(result.reasons)) or result.status.value, lines=False)
+            print(f"wattcount: left out: {result.source}: {why}", file=sys.stderr)
+    return [result for result in results if result.valid]
+
+
+def _labels() -> Iterator[tuple[str, str]]:
+    """Words for each figure of MAIN_FIGURES by its key: `TTFT p50 / p95 / p99` names three, `TTFT p50`, `TTFT p95`, `TTFT p99`."""
+    for label, keys in MAIN_FIGURES:
+        parts = label.split(" / ") if len(keys) > 1 else [label]
+        before = parts[0][: len(parts[0]) - len(parts[0].split()[-1])]
+        for key, part in zip(keys, parts, strict=True):
+            yield key, part if part is parts[0] else f"{before}{part}"
+
+
+_LABELS = dict(_labels())
+"""What the figures are called, by key."""
 
 
 def _ratio(result: Result, key: str, first: Result) -> float | None:
@@ -95,13 +122,15 @@ def _ratio(result: Result, key: str, first: Result) -> float | None:
 
 
 def _tables(out: Console, entries: Sequence[Result], keys: Sequence[str]) -> None:
-    """Prints as many results beside each other as fit. Each table begins with the first result, with which all are compared."""
+    """Prints all results in one table: beside each other where they fit, else a row each with the figures of ACROSS."""
     for number, entry in enumerate(entries, 1):
         repeat = "" if entry.repeat is None else f", r{entry.repeat}"
         evidence = evidence_label(entry.evidence, entry.origin, entry.weights)
         out.print(f"[{number}] {describe(entry)}{repeat}; {evidence}")
         if not entry.valid:
             out.print(f"    INVALID: {printable(', '.join(entry.reasons), lines=False)}")
+        if entry is not entries[0] and (differences := _differences(entry, entries[0])):
+            out.print(f"    unlike [1]: {differences}")
         # A whole line: a path that is wrapped cannot be copied.
         out.print(f"    {entry.source}", soft_wrap=True)
     if not keys:
@@ -109,19 +138,43 @@ def _tables(out: Console, entries: Sequence[Result], keys: Sequence[str]) -> Non
         return
     for line in _how_sure(entries):
         out.print(line, style="dim")
-    first, others = entries[0], list(enumerate(entries[1:], 2))
-    taken = max(map(len, keys)) + UNIT_WIDTH + FIRST_WIDTH
-    beside = max(((out.width if out.is_terminal else WIDTH) - taken) // COLUMN_WIDTH, 1)
-    for start in range(0, len(others), beside):
-        shown = others[start : start + beside]
-        rows = table(["", "unit", "[1]", *(f"[{number}] x: to [1]" for number, _ in shown)], words=2)
-        for key in keys:
-            # One unit a row, so that the numbers in it can be compared at a glance.
-            scale, unit = scale_for((entry.value(key) for entry in entries), spec(key).unit)
-            cells = (_cell(entry, key, first, scale) for entry in (first, *(entry for _, entry in shown)))
-            rows.add_row(key, unit, *cells)
-        out.print()
-        out.print(rows)
+    out.print()
+    # As wide as it must be: one table, whose lines a terminal wraps where it is too narrow.
+    for line in _table(entries, keys, out.width if out.is_terminal else WIDTH).split("\n"):
+        out.print(line, soft_wrap=True)
+
+
+def _table(entries: Sequence[Result], keys: Sequence[str], width: int) -> str:
+    """A row a figure, where all runs fit beside each other or all metrics are asked for; else a row a run with ACROSS."""
+    first, *others = entries
+    rows = [[_LABELS.get(key, key), *(_cell(entry, key, first) for entry in entries)] for key in keys]
+    made = columns(["", "[1]", *(f"[{number}] x: to [1]" for number in range(2, len(entries) + 1))], rows)
+    if len(others) == 1 or set(keys) - set(_LABELS) or made.index("\n") <= width:
+        return made
+    across = [key for key in ACROSS if key in keys]
+    rows = []
+    for number, entry in enumerate(entries, 1):
+        ratio = None if entry is first else _ratio(entry, PER_TOKEN, first)
+        cells = [quantity(entry.value(key), spec(key).unit, 3) for key in across]
+        rows.append([f"[{number}]", "" if ratio is None else f"x{significant(ratio, 3)}", *cells])
+    return columns(["", "x: to [1]", *(ACROSS[key] for key in across)], rows)
+
+
+def _differences(entry: Result, first: Result) -> str:
+    """`engine.name=vllm_serve, no model.quantization`: identity fields that are not as the first run's."""
+    mine, base = dict(_leaves(entry.setting)), dict(_leaves(first.setting))
+    said = [f"{key}={value}" for key, value in mine.items() if base.get(key) != value]
+    return printable(", ".join(said + [f"no {key}" for key in base if key not in mine]), lines=False)
+
+
+def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in node.items():
+        if name == "hf_config":
+            continue  # a model's constants, which its name stands for
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def _how_sure(entries: Sequence[Result]) -> Iterator[str]:
@@ -166,16 +219,11 @@ def _how_sure(entries: Sequence[Result]) -> Iterator[str]:
             )
 
 
-def _cell(entry: Result, key: str, first: Result, scale: float) -> str:
-    value = entry.value(key)
-    if value is None:
-        text = "-"
-    else:
-        text = str(value) if isinstance(value, int) and scale == 1.0 else significant(value / scale)
-    if entry is first:
-        return text
-    ratio = _ratio(entry, key, first)
-    return f"{text} {'' if ratio is None else 'x' + significant(ratio, 3):>6}"
+def _cell(entry: Result, key: str, first: Result) -> str:
+    """`81.30 mJ x0.512`, in the unit that suits it; of the first run without a ratio."""
+    text = quantity(entry.value(key), spec(key).unit)
+    ratio = None if entry is first else _ratio(entry, key, first)
+    return text if ratio is None else f"{text} {'x' + significant(ratio, 3):>6}"
 
 
 def _json(entries: Sequence[Result], keys: Sequence[str]) -> list[dict[str, Any]]:
