@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,13 +47,3 @@ def mlperf_folder(tmp_path: Path) -> Callable[..., Path]:
         return tmp_path
 
     return make
-
-
-@pytest.fixture
-def outside_data() -> Path:
-    """Logs of others, which are not part of the project."""
-    default = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
-    folder = Path(os.environ.get("WATTCOUNT_SHARED_DATA", default))
-    if not folder.is_dir():
-        pytest.skip(f"the logs of others are not at {folder}")
-    return folder
