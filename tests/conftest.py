@@ -164,20 +164,20 @@ def machine(tmp_path: Path) -> Iterator[Machines]:
 
 
 @pytest.fixture
+def outside_data() -> Path:
+    """What others measured, which is not part of the project."""
+    default = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
+    folder = Path(os.environ.get("WATTCOUNT_SHARED_DATA", default))
+    if not folder.is_dir():
+        pytest.skip(f"the logs of others are not at {folder}")
+    return folder
+
+
+@pytest.fixture
 def h200_data() -> Path:
     """Recordings of a real H200, which are not part of the project."""
     default = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
     folder = Path(os.environ.get("WATTCOUNT_SHARED_DATA", default)) / "h200"
     if not folder.is_dir():
         pytest.skip(f"the H200 recordings are not at {folder}")
-    return folder
-
-
-@pytest.fixture
-def outside_data() -> Path:
-    """Logs of others, which are not part of the project."""
-    default = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
-    folder = Path(os.environ.get("WATTCOUNT_SHARED_DATA", default))
-    if not folder.is_dir():
-        pytest.skip(f"the logs of others are not at {folder}")
     return folder

@@ -1,0 +1,64 @@
+"""`wattcount study`: sources, and what is printed and written."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from wattcount.cli.main import main
+from wattcount.result import results
+from wattcount.result.table import to_arrow
+from wattcount.study.questions import QUESTIONS
+
+RECORDS = Path(__file__).resolve().parents[2] / "data" / "campaign" / "records"
+
+
+@pytest.fixture(scope="module")
+def parquet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("study") / "results.parquet"
+    pq.write_table(to_arrow(results(RECORDS, keep=False)), path)
+    return path
+
+
+def test_every_question_is_answered_within_80_columns(
+    parquet: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["study", str(parquet), "--all"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("?\n") == len(QUESTIONS)
+    assert max(map(len, said.splitlines())) <= 80
+    assert "NVIDIA H200" in said
+
+
+def test_json_has_rows_in_plain_units(parquet: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["study", str(parquet), "--json", "--only", "levers", "--only", "gpu-choice"]) == 0
+    answers = json.loads(capsys.readouterr().out)
+    assert [answer["name"] for answer in answers] == ["levers", "gpu-choice"]
+    assert {row["tell"] for row in answers[1]["rows"]} <= {"less", "more", "cannot tell", None}
+
+
+def test_csv_is_a_file_a_question(parquet: Path, tmp_path: Path) -> None:
+    assert main(["study", str(parquet), "--csv", str(tmp_path / "out")]) == 0
+    assert {path.stem for path in (tmp_path / "out").iterdir()} == set(QUESTIONS)
+    with (tmp_path / "out" / "gpu-choice.csv").open() as file:
+        assert {row["model"] for row in csv.DictReader(file)} >= {"llama3_1_8b"}
+
+
+def test_what_is_no_source_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "x.parquet").write_bytes(b"PAR1 and no more")
+    for source, said in (
+        (tmp_path / "no", "does not exist"),
+        (tmp_path / "x.parquet", "no table of results"),
+    ):
+        assert main(["study", str(source)]) == 2
+        assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("slo", ["ttft=5", "ttft_ms=-1", "ttft_ms=inf", "ttft_ms=x", ""])
+def test_an_slo_that_is_none_is_refused(slo: str, parquet: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["study", str(parquet), "--slo", slo]) == 2
+    assert "ttft_ms=500" in capsys.readouterr().err

@@ -1,0 +1,83 @@
+"""Results that are named on a command line: a data set, records, a table, or what others wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from wattcount import importers
+from wattcount.cli.records import find_records
+from wattcount.errors import NotStartedError, WattcountError, one_line
+from wattcount.records import Record
+from wattcount.records.intake import opened
+from wattcount.result import Result, results
+from wattcount.result.table import of_arrow
+
+PARQUET = b"PAR1"
+"""What a Parquet file begins with."""
+VERSIONS = "versions"
+"""Folder by which a data set is known from a folder of records."""
+
+
+def results_of(sources: Iterable[str | Path]) -> list[Result]:
+    """The results of all of `sources`, in their order. Raises NotStartedError where one has none."""
+    found: list[Result] = []
+    for source in sources:
+        mine = _of(str(source))
+        if not mine:
+            raise NotStartedError(
+                f"{source} has no result; give a data set, a folder of records, or a table of results"
+            )
+        found += mine
+    return found
+
+
+def _of(source: str) -> list[Result]:
+    path = Path(source)
+    if "://" in source or (path / VERSIONS).is_dir():
+        from wattcount.dataset.store import Dataset
+
+        return Dataset.open(source).results()
+    if path.is_file() and _begins(path) == PARQUET:
+        return _of_parquet(path)
+    if importers.recognises(path):
+        return list(importers.read(path))
+    # The table of a folder of records is kept in it: only what changed is read again.
+    if path.is_dir() and (mine := results(path)):
+        return mine
+    return find_records([source]).each(lambda record: Result.of(Record.open(record)))
+
+
+def _begins(path: Path) -> bytes:
+    try:
+        with opened(path) as file:
+            return bytes(file.read(len(PARQUET)))
+    except (OSError, WattcountError) as error:
+        raise NotStartedError(f"{path} cannot be read: {one_line(error)}") from error
+
+
+def _of_parquet(path: Path) -> list[Result]:
+    """Of a table as a data set's files are, or as `result.table.to_arrow` makes it."""
+    from wattcount.dataset import rows
+
+    try:
+        with opened(path) as file, pq.ParquetFile(file) as stored:
+            table = stored.read()
+        if rows.SUBMISSION in table.schema.names:
+            return rows.to_results(table)
+        return of_arrow(table, [path] * len(table))
+    except (
+        OSError,
+        WattcountError,
+        pa.ArrowException,
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+    ) as error:
+        raise NotStartedError(
+            f"{path} is no table of results ({one_line(error)}); write it with wattcount of this version"
+        ) from error

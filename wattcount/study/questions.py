@@ -1,0 +1,709 @@
+"""The standing questions, each answered from a set of results: rows, one sentence, how sure."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from wattcount.config import model_shape
+from wattcount.config.catalogue import model_catalogue
+from wattcount.config.identity import key_of
+from wattcount.config.schema import SloConfig
+from wattcount.engines import registry
+from wattcount.records.schema import Evidence
+from wattcount.report.labels import load_label
+from wattcount.report.units import count
+from wattcount.result.host_part import PER_TOKEN, WATTS
+from wattcount.result.result import Result
+from wattcount.statistics import t_975
+from wattcount.study import savings as saved
+from wattcount.study.answers import NOTHING, Answer, Column, Row
+from wattcount.study.comparison import (
+    Cell,
+    Comparison,
+    Scatters,
+    Tell,
+    cells,
+    family_of,
+    load_of,
+    parts_of,
+)
+from wattcount.study.curves import KNEE_SHARE, Curve, Point, curves
+from wattcount.study.mixed import BOARD, REST, START
+from wattcount.study.savings import Saving
+from wattcount.study.service import KEPT_SHARE, over_runs
+
+USUAL_SLO = SloConfig(ttft_ms=500.0, tpot_ms=50.0)
+"""Bounds where nobody gives any: half a second until an answer begins, and 20 tokens a second, faster than people read."""
+FEWEST_MODELS = 4
+"""Models from which on an exponent in their size is fitted: two coefficients leave two degrees of freedom."""
+SUBMITTER, VERSION = "submitter", "engine version"
+
+
+@dataclass
+class Study:
+    """A set of results, and what is worked out of it once for all questions. Emulated results are left out, invalid ones count for nothing."""
+
+    results: Sequence[Result]
+    slo: SloConfig = USUAL_SLO
+    default_gpu: str | None = None
+
+    @cached_property
+    def cells(self) -> list[Cell]:
+        return cells(run for run in self.results if run.evidence is not Evidence.EMULATED)
+
+    @cached_property
+    def scatters(self) -> Scatters:
+        return Scatters(self.cells)
+
+    @cached_property
+    def loads(self) -> Mapping[Hashable, list[Cell]]:
+        """Cells that differ by GPU and settings only."""
+        found: dict[Hashable, list[Cell]] = {}
+        for cell in self.cells:
+            if cell.mean(PER_TOKEN) is not None:
+                found.setdefault(load_of(cell.first), []).append(cell)
+        return found
+
+    @cached_property
+    def curves(self) -> list[Curve]:
+        return curves(self.cells, self.scatters, self.slo)
+
+    def answers(self, only: Iterable[str] = ()) -> list[Answer]:
+        chosen = list(only) or list(QUESTIONS)
+        return [QUESTIONS[name](self) for name in chosen]
+
+
+def _load_words(cell: Cell) -> str:
+    run = cell.first
+    words = [load_label(run.kind, run.num_requests, run.rate_rps)]
+    if run.input_tokens is not None and run.output_tokens is not None:
+        words.append(f"{run.input_tokens}/{run.output_tokens}")
+    if run.setting_key is None and run.scenario:
+        words.append(str(run.scenario))
+    return " ".join(words)
+
+
+def _setting_words(cell: Cell) -> str:
+    """What an operator set, in words; of an imported result also what its source names apart."""
+    words = list(cell.levers)
+    engine = cell.first.setting.get("engine", {})
+    if cell.first.setting_key is None:
+        words += [
+            f"{name} {engine[key]}" for key, name in _IMPORTED_WORDS if engine.get(key) not in (None, 1)
+        ]
+    if cell.first.engine and cell.first.engine != registry.DEFAULT:
+        words.insert(0, cell.first.engine)
+    return ", ".join(words) or "as the engine chooses"
+
+
+_IMPORTED_WORDS = (
+    ("tensor_parallel_size", "TP"),
+    ("pipeline_parallel_size", "PP"),
+    ("max_num_seqs", "at most"),
+)
+
+
+def _compared(found: Comparison | None) -> dict[str, object]:
+    if found is None:
+        return {}
+    return {
+        "change_percent": found.percent,
+        "low_percent": None if found.low is None else 100 * (found.low - 1),
+        "high_percent": None if found.high is None else 100 * (found.high - 1),
+        "interval": found.interval,
+        "tell": found.tell.value,
+        "boards": found.basis.boards,
+        "starts": found.basis.starts,
+        "runs": found.basis.runs,
+        "rests_on": found.basis.words,
+    }
+
+
+def _told(rows: Sequence[Row]) -> tuple[int, int]:
+    return sum(row.get("tell") in (Tell.LESS.value, Tell.MORE.value) for row in rows), len(rows)
+
+
+def _by_gpu(cells: Iterable[Cell], usable: Callable[[Cell], bool]) -> dict[str, Cell]:
+    """The cell with the least energy of a token on each GPU model."""
+    best: dict[str, Cell] = {}
+    for cell in cells:
+        value = cell.mean(PER_TOKEN)
+        if value is None or not usable(cell):
+            continue
+        held = best.get(cell.gpu_model)
+        if held is None or value < (held.mean(PER_TOKEN) or np.inf):
+            best[cell.gpu_model] = cell
+    return best
+
+
+# -- a: which GPU
+
+
+def gpu_choice(study: Study) -> Answer:
+    rows: list[Row] = []
+    for found in study.loads.values():
+
+        def kept(cell: Cell) -> bool:
+            share = over_runs(cell.runs, study.slo)
+            return share is None or share.keeps is not False
+
+        best = _by_gpu(found, kept)
+        late = sorted({cell.gpu_model for cell in found} - set(best))
+        if len(best) + len(late) < 2 or not best:
+            continue
+        order = sorted(best.values(), key=lambda cell: cell.mean(PER_TOKEN) or np.inf)
+        first, rest = order[0], order[1:]
+        against = study.scatters.compare(first, rest[0]) if rest else None
+        share = over_runs(first.runs, study.slo)
+        rows.append(
+            {
+                "model": first.first.model,
+                "load": _load_words(first),
+                "origin": first.first.origin,
+                "gpu": first.gpu,
+                "setting": _setting_words(first),
+                "j_per_output_token": first.mean(PER_TOKEN),
+                "runner_up": rest[0].gpu if rest else None,
+                "runner_up_setting": _setting_words(rest[0]) if rest else None,
+                "break_slo": ", ".join(late) or None,
+                "slo_told": None if share is None else share.keeps is not None,
+                **_compared(against),
+            }
+        )
+    told, all_of = _told(rows)
+    wins: dict[str, int] = {}
+    for row in rows:
+        if row.get("tell") == Tell.LESS.value:
+            name = re.sub(r"^\d+ x ", "", str(row["gpu"]))
+            wins[name] = wins.get(name, 0) + 1
+    listed = ", ".join(f"{name} of {number}" for name, number in sorted(wins.items(), key=lambda i: -i[1]))
+    sentence = (
+        f"Of {count(all_of, 'load')} that several GPUs served, the data name the GPU with the least energy for {told}"
+        + (f" ({listed})" if listed else "")
+        + "."
+        if rows
+        else NOTHING
+    )
+    return Answer(
+        "gpu-choice",
+        "Which GPU takes the least energy, by model, load and SLO?",
+        (
+            Column("model", "model"),
+            Column("load", "load"),
+            Column("gpu", "least on"),
+            Column("j_per_output_token", "J/token"),
+            Column("runner_up", "next"),
+            Column("change_percent", "less by", "%"),
+            Column("tell", "tell"),
+        ),
+        3,
+        rows,
+        sentence,
+        f"{all_of - told} of {all_of} cannot be told: the interval meets 0, or nothing was repeated."
+        if rows
+        else "",
+        (
+            f"A setting counts that keeps {_slo_words(study.slo)} for {100 * KEPT_SHARE:.0f} % of the requests, or whose figures do not say it breaks it.",
+        ),
+    )
+
+
+def _slo_words(slo: SloConfig) -> str:
+    bounds = (("TTFT", slo.ttft_ms), ("TPOT", slo.tpot_ms), ("E2E", slo.e2e_ms))
+    return ", ".join(f"{name} <= {bound:g} ms" for name, bound in bounds if bound is not None) or "no SLO"
+
+
+# -- b: savings
+
+
+def savings(study: Study) -> Answer:
+    rows: list[Row] = []
+    for (origin, kind, gpus), units in _unit_groups(study).items():
+        m = saved.matrix(units, gpus, study.scatters)
+        default = study.default_gpu if study.default_gpu in gpus else None
+        rows += [
+            {"origin": origin, "kind": kind, "gpus": len(gpus), **_saving_row(found)}
+            for found in saved.savings(m, default)
+        ]
+    whole = [row for row in rows if row["units"] >= saved.FEWEST_UNITS]
+    to_optimum = [row for row in whole if row["to"] == saved.OPTIMUM and row["is_best"]]
+    to_best = [row for row in whole if row["to"] != saved.OPTIMUM]
+    if to_best and to_optimum:
+        ends = [
+            f"{100 * end(r['saved_share'] for r in group):.1f}"
+            for group in (to_best, to_optimum)
+            for end in (min, max)
+        ]
+        sentence = (
+            f"Leaving the worst or default GPU for the best single one saves {ends[0]} to {ends[1]} %, going on to the best GPU of each model "
+            f"another {ends[2]} to {ends[3]} %: most of a large saving is a bad baseline."
+        )
+    else:
+        sentence = (
+            NOTHING
+            if not rows
+            else f"No set of GPUs has {saved.FEWEST_UNITS} loads in common: too few to tell."
+        )
+    return Answer(
+        "savings",
+        "What does the choice of GPU save, against which baseline?",
+        (
+            Column("kind", "load"),
+            Column("origin", "origin"),
+            Column("units", "loads"),
+            Column("of", "instead of"),
+            Column("to", "take"),
+            Column("saved_percent", "saves", "%"),
+            Column("interval", "95 %"),
+            Column("idle_percent", "idle part", "%"),
+            Column("active_percent", "active part", "%"),
+            Column("by_chance_percent", "by chance", "%"),
+        ),
+        2,
+        rows,
+        sentence,
+        "Intervals are over models and loads like these (drawn anew), not of one deployment; the sensors' 5 % between GPU models is not in them.",
+        (
+            "Each load counts with the energy of one output token on the best setting of each GPU; the optimum takes the least of figures that scatter, "
+            "and `by chance` is what this alone seems to save.",
+        ),
+    )
+
+
+def _saving_row(found: Saving) -> dict[str, object]:
+    def percent(share: float | None) -> float | None:
+        return None if share is None else 100 * share
+
+    interval = (
+        None
+        if found.low is None or found.high is None
+        else f"{100 * found.low:.1f} to {100 * found.high:.1f} %"
+    )
+    return {
+        "units": found.units,
+        "of": found.of,
+        "to": found.to,
+        "is_best": found.is_best,
+        "saved_share": found.share,
+        "saved_percent": percent(found.share),
+        "excess_percent": percent(found.excess),
+        "low_percent": percent(found.low),
+        "high_percent": percent(found.high),
+        "interval": interval,
+        "idle_percent": percent(found.idle_share),
+        "active_percent": percent(found.active_share),
+        "by_chance_percent": percent(found.by_chance),
+    }
+
+
+def _unit_groups(
+    study: Study,
+) -> dict[tuple[str, str, tuple[str, ...]], dict[Hashable, list[Cell]]]:
+    """Units by origin, kind of load and a set of GPUs that all of them have. Each set that some unit has is one of its own."""
+    by_kind: dict[tuple[str, str], dict[Hashable, list[Cell]]] = {}
+    for load, found in study.loads.items():
+        first = found[0].first
+        by_kind.setdefault((first.origin, first.kind or "unknown"), {})[load] = found
+    groups: dict[tuple[str, str, tuple[str, ...]], dict[Hashable, list[Cell]]] = {}
+    for (origin, kind), units in by_kind.items():
+        had = {load: frozenset(cell.gpu_model for cell in found) for load, found in units.items()}
+        for gpus in sorted({gpus for gpus in had.values() if len(gpus) > 1}, key=sorted):
+            groups[origin, kind, tuple(sorted(gpus))] = {
+                load: found for load, found in units.items() if had[load] >= gpus
+            }
+    return groups
+
+
+# -- c: load curves
+
+
+def load_curves(study: Study) -> Answer:
+    rows: list[Row] = []
+    knees = []
+    for curve in study.curves:
+        if curve.knee is not None:
+            knees.append(curve.knee.rate_rps)
+        rows += [_point_row(curve, point) for point in curve.points]
+    if study.curves:
+        falls = [
+            100 * (1 - min(p.per_token.value for p in c.points) / c.points[0].per_token.value)
+            for c in study.curves
+        ]
+        at = (
+            f"; the knee lies at {min(knees):g} to {max(knees):g} requests/s for {len(knees)} of them"
+            if knees
+            else ""
+        )
+        sentence = f"On {count(len(study.curves), 'curve')} a token costs {min(falls):.0f} to {max(falls):.0f} % less at the best measured load than at the lowest{at}."
+    else:
+        sentence = NOTHING
+    return Answer(
+        "load-curves",
+        "How does energy fall with load, and where does it stop?",
+        (
+            Column("model", "model"),
+            Column("gpu", "GPU"),
+            Column("rate_rps", "req/s"),
+            Column("j_per_output_token", "J/token"),
+            Column("against_first_percent", "to lowest", "%"),
+            Column("j_per_request", "J/request"),
+            Column("j_per_good_request", "J/good"),
+            Column("kept_least", "keep SLO, at least", "share"),
+            Column("knee", "knee"),
+        ),
+        2,
+        rows,
+        sentence,
+        "Only measured loads are shown; nothing is drawn between or beyond them.",
+        (
+            f"Knee: the lowest measured load from which on a token costs within {100 * KNEE_SHARE:.0f} % of the least. SLO: {_slo_words(study.slo)}.",
+        ),
+    )
+
+
+def _point_row(curve: Curve, point: Point) -> Row:
+    first, last = curve.points[0], curve.points[-1]
+    return {
+        "model": curve.first.first.model,
+        "gpu": curve.first.gpu,
+        "setting": _setting_words(curve.first),
+        "rate_rps": point.rate_rps,
+        "j_per_output_token": point.per_token.value,
+        "low": point.per_token.low,
+        "high": point.per_token.high,
+        "against_first_percent": 100 * (point.per_token.value / first.per_token.value - 1),
+        "j_per_request": point.per_request,
+        "j_per_good_request": point.per_good_request,
+        "kept_least": None if point.attained is None else point.attained.low,
+        "kept_most": None if point.attained is None else point.attained.high,
+        "overloaded_runs": point.overloaded,
+        "knee": point is curve.knee,
+        "measured_from_rps": first.rate_rps,
+        "measured_to_rps": last.rate_rps,
+        "rests_on": point.per_token.basis.words,
+    }
+
+
+# -- d: levers
+
+
+def levers(study: Study) -> Answer:
+    """Each pair of settings of one load and GPU that differ by one lever."""
+    rows: list[Row] = []
+    for found in study.loads.values():
+        groups: dict[Hashable, list[Cell]] = {}
+        for cell in found:
+            groups.setdefault((cell.gpu_model, cell.first.engine, cell.first.engine_version), []).append(cell)
+        for group in groups.values():
+            by_levers: dict[frozenset[str], list[Cell]] = {}
+            for cell in group:
+                by_levers.setdefault(frozenset(cell.levers), []).append(cell)
+            for base, without in by_levers.items():
+                for more, turned in by_levers.items():
+                    extra = more - base
+                    if base < more and len(extra) == 1 and len(without) == len(turned) == 1:
+                        rows.append(_lever_row(study, next(iter(extra)), turned[0], without[0]))
+    rows.sort(key=lambda row: (str(row["lever"]), str(row["model"])))
+    told, all_of = _told(rows)
+    saves = [row for row in rows if row.get("tell") == Tell.LESS.value]
+    most = min(saves, key=lambda row: float(row["change_percent"]), default=None)
+    sentence = NOTHING
+    if rows:
+        sentence = f"Of {count(all_of, 'lever')} at a load, {len(saves)} surely save energy and {told - len(saves)} surely cost some"
+        sentence += (
+            f"; most saves {most['lever']} ({most['change_percent']:+.1f} %, {most['model']}, {most['load']})."
+            if most
+            else "."
+        )
+    return Answer(
+        "levers",
+        "What does each lever save?",
+        (
+            Column("lever", "lever"),
+            Column("model", "model"),
+            Column("load", "load"),
+            Column("gpu", "GPU"),
+            Column("change_percent", "energy", "%"),
+            Column("interval", "95 %"),
+            Column("tell", "tell"),
+            Column("user", "users"),
+        ),
+        4,
+        rows,
+        sentence,
+        f"{all_of - told} of {all_of} cannot be told apart from no effect." if rows else "",
+        (
+            "Energy per output token, with against without; runs on one board share its sensor, which cancels.",
+        ),
+    )
+
+
+def _lever_row(study: Study, lever: str, turned: Cell, without: Cell) -> Row:
+    return {
+        "lever": lever,
+        "model": turned.first.model,
+        "load": _load_words(turned),
+        "gpu": turned.gpu,
+        "beside": ", ".join(without.levers) or None,
+        "origin": turned.first.origin,
+        **_compared(study.scatters.compare(turned, without)),
+        "with_gpus": len(turned.first.gpus),
+        "without_gpus": len(without.first.gpus),
+    }
+
+
+# -- e: how energy scales
+
+
+def scaling(study: Study) -> Answer:
+    rows: list[Row] = []
+    groups: dict[tuple[Hashable, ...], list[Cell]] = {}
+    for cell in study.cells:
+        run = cell.first
+        if cell.mean(PER_TOKEN) is not None and len(set(run.gpus)) == 1:
+            where = (*family_of(run), cell.gpu_model, run.scenario, run.kind)
+            groups.setdefault(
+                (*where, run.num_requests, run.rate_rps, run.input_tokens, run.output_tokens), []
+            ).append(cell)
+    for group in groups.values():
+        for what, of in (("parameters", 0), ("active parameters", 1)):
+            points = [
+                (sizes[of], value)
+                for cell in _least_of_models(group)
+                if (sizes := _sizes(cell.first)) is not None and (value := cell.mean(PER_TOKEN)) is not None
+            ]
+            rows += _exponent_row(what, group[0], points, len(points))
+    for what, read in (("sequences at once", _at_once), ("tokens of a request", _context)):
+        same: dict[Hashable, list[tuple[float, float]]] = {}
+        heads: dict[Hashable, Cell] = {}
+        for cell in study.cells:
+            x, y = read(cell), cell.mean(PER_TOKEN)
+            if x and y:
+                place = (
+                    *family_of(cell.first),
+                    cell.gpu,
+                    cell.first.kind if what == "sequences at once" else cell.first.scenario,
+                )
+                same.setdefault((*place, cell.first.model), []).append((x, y))
+                heads.setdefault((*place, cell.first.model), cell)
+        grouped: dict[Hashable, list[list[tuple[float, float]]]] = {}
+        first: dict[Hashable, Cell] = {}
+        for key, points in same.items():
+            if len({x for x, _ in points}) > 1:
+                assert isinstance(key, tuple)
+                grouped.setdefault(key[:-1], []).append(points)
+                first.setdefault(key[:-1], heads[key])
+        for key, models in grouped.items():
+            rows += _exponent_row(what, first[key], _within(models), len(models), lost=len(models))
+    size = [row for row in rows if row["what"] == "active parameters" and row["low"] is not None]
+    if size:
+        low, high = min(float(r["exponent"]) for r in size), max(float(r["exponent"]) for r in size)
+        sentence = f"Energy of a token grows with active parameters to the power of {low:.2f} to {high:.2f}, by GPU and load ({len(size)} fits)."
+    else:
+        sentence = NOTHING
+    return Answer(
+        "scaling",
+        "How does energy scale with parameters, active parameters, context and batch?",
+        (
+            Column("what", "with"),
+            Column("gpu", "GPU"),
+            Column("load", "load"),
+            Column("models", "models"),
+            Column("points", "points"),
+            Column("exponent", "exponent"),
+            Column("low", "low"),
+            Column("high", "high"),
+            Column("r_squared", "r2", digits=2),
+        ),
+        3,
+        rows,
+        sentence,
+        "Least squares of logarithms, 95 % by Student's t over models (or over settings within models, for context and batch).",
+        (
+            "An exponent describes the models that are there: architecture, precision and size of the vocabulary go with size, and are not taken out.",
+        ),
+    )
+
+
+def _least_of_models(group: Sequence[Cell]) -> list[Cell]:
+    best: dict[str | None, Cell] = {}
+    for cell in group:
+        held = best.get(cell.first.model)
+        if held is None or (cell.mean(PER_TOKEN) or np.inf) < (held.mean(PER_TOKEN) or np.inf):
+            best[cell.first.model] = cell
+    return list(best.values())
+
+
+_SIZE = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)b(?![a-z])")
+
+
+def _sizes(run: Result) -> tuple[float, float] | None:
+    """(parameters, parameters used for one token): of the catalogue, else as the model's name has them, which says nothing of experts."""
+    known = model_catalogue().get(run.model or "")
+    if known is not None and (counted := model_shape.count_parameters(known.hf_config)) is not None:
+        return float(counted.total), float(counted.active)
+    name = (run.model or "").lower().replace("-", " ").replace("_", " ").replace("/", " ")
+    sizes = _SIZE.findall(name)
+    if len(sizes) == 2 and re.search(rf"a{re.escape(sizes[1])}b", name):
+        return float(sizes[0]) * 1e9, float(sizes[1]) * 1e9
+    return (
+        (float(sizes[0]) * 1e9,) * 2
+        if len(sizes) == 1 and "x" not in name.split(f"{sizes[0]}b")[0][-1:]
+        else None
+    )
+
+
+def _at_once(cell: Cell) -> float | None:
+    """Mean number of sequences that ran at once."""
+    return cell.middle("engine/running_mean")
+
+
+def _context(cell: Cell) -> float | None:
+    run = cell.first
+    if run.input_tokens is None or run.output_tokens is None:
+        return None
+    return float(run.input_tokens + run.output_tokens)
+
+
+def _within(models: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[float, float]]:
+    """Points of each model about the mean of their logarithms."""
+    found = []
+    for points in models:
+        logs = np.log(points)
+        found += [(float(x), float(y)) for x, y in np.exp(logs - logs.mean(axis=0))]
+    return found
+
+
+def _exponent_row(
+    what: str, cell: Cell, points: Sequence[tuple[float, float]], models: int, lost: int = 1
+) -> list[Row]:
+    """The fit of ln y on ln x; nothing for too few points. `lost`: means that were fitted."""
+    freedom = len(points) - lost - 1
+    if freedom < 2 or (lost == 1 and models < FEWEST_MODELS):
+        return []
+    x, y = np.log(points).T
+    x, y = x - x.mean(), y - y.mean()
+    across = float(x @ x)
+    if across <= 0:
+        return []
+    slope = float(x @ y) / across
+    left = y - slope * x
+    half = t_975(freedom) * float((left @ left) / freedom / across) ** 0.5
+    return [
+        {
+            "what": what,
+            "gpu": cell.gpu_model if what.endswith("parameters") else cell.gpu,
+            "load": _load_words(cell) if what.endswith("parameters") else str(cell.first.kind),
+            "origin": cell.first.origin,
+            "models": models,
+            "points": len(points),
+            "exponent": slope,
+            "low": slope - half,
+            "high": slope + half,
+            "r_squared": 1 - float(left @ left) / float(y @ y) if float(y @ y) > 0 else None,
+        }
+    ]
+
+
+# -- f: does it reproduce
+
+
+def reproduce(study: Study) -> Answer:
+    rows: list[Row] = []
+    for kind in study.scatters.kinds:
+        for key, name in ((PER_TOKEN, "J per output token"), (WATTS, "mean W")):
+            found = study.scatters.pooled(key, kind)
+            if not found.freedom:
+                continue
+            parts = parts_of(found)
+            rows.append(
+                {
+                    "what": name,
+                    "kind": f"{kind[-2]}{', eager' if kind[-1] else ''}",
+                    "origin": kind[1],
+                    "board_percent": _percent(parts[BOARD]),
+                    "start_percent": _percent(parts[START]),
+                    "rest_percent": _percent(parts[REST]),
+                    "settings": found.settings,
+                    "freedom": found.freedom,
+                }
+            )
+    rows += _between(study, SUBMITTER, lambda cell: cell.first.by or cell.first.origin)
+    rows += _between(study, VERSION, lambda cell: cell.first.version_minor)
+    spreads = [row for row in rows if row["what"] == "J per output token"]
+    if spreads:
+        most = [
+            max(float(row[f"{part}_percent"] or 0.0) for part in ("board", "start", "rest"))
+            for row in spreads
+        ]
+        sentence = f"Repeats of a setting agree to {min(most):.1f} to {max(most):.1f} % (one standard deviation of the largest part), by kind of load."
+    else:
+        sentence = "No setting was repeated: whether anything reproduces, these results do not tell."
+    return Answer(
+        "reproduce",
+        "Does it reproduce between boards, starts, submitters and versions of the engine?",
+        (
+            Column("what", "what"),
+            Column("kind", "load"),
+            Column("board_percent", "boards sd, %", digits=2),
+            Column("start_percent", "starts sd, %", digits=2),
+            Column("rest_percent", "rest sd, %", digits=2),
+            Column("settings", "settings"),
+            Column("freedom", "df"),
+            Column("change_percent", "differ by", "%"),
+            Column("interval", "95 %"),
+            Column("tell", "tell"),
+        ),
+        2,
+        rows,
+        sentence,
+        "REML; a part without a figure could not be told from the rest, and is in it. 0.0: estimated at or below zero.",
+    )
+
+
+def _percent(sd: float | None) -> float | None:
+    return None if sd is None else 100 * sd
+
+
+def _between(study: Study, what: str, of: Callable[[Cell], str | None]) -> list[Row]:
+    """The same setting by different submitters, or with different versions of the engine."""
+    same: dict[Hashable, dict[str, Cell]] = {}
+    for cell in study.cells:
+        mark = of(cell)
+        if cell.first.setting_key is None or mark is None:
+            continue
+        if what == VERSION:
+            same.setdefault(key_of(cell.first.setting, without=("engine.version_minor",)), {})[mark] = cell
+        else:
+            for by in {run.by for run in cell.runs if run.by}:
+                part = Cell((cell.key, by), tuple(run for run in cell.runs if run.by == by))
+                same.setdefault(cell.key, {})[str(by)] = part
+    rows: list[Row] = []
+    for marks in same.values():
+        ordered = sorted(marks.items())
+        for (old, base), (new, cell) in itertools.pairwise(ordered):
+            rows.append(
+                {
+                    "what": f"{what} {new} against {old}",
+                    "kind": f"{cell.first.model}, {_load_words(cell)}",
+                    **_compared(study.scatters.compare(cell, base)),
+                }
+            )
+    return rows
+
+
+QUESTIONS: Mapping[str, Callable[[Study], Answer]] = {
+    "gpu-choice": gpu_choice,
+    "savings": savings,
+    "load-curves": load_curves,
+    "levers": levers,
+    "scaling": scaling,
+    "reproduce": reproduce,
+}
+"""The standing questions, in their order."""

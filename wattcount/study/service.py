@@ -1,0 +1,91 @@
+"""Whether a result keeps an SLO, by its figures: percentiles of latency, or the count of good requests where the run was asked for this SLO."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from wattcount.config.schema import SloConfig
+from wattcount.metrics.service import PERCENTILES
+from wattcount.result.result import ENERGY, Result
+
+KEPT_SHARE = 0.95
+"""Share of requests that must keep an SLO for a setting to count as keeping it: what operators promise of a p95."""
+NAMES = ("ttft", "tpot", "e2e")
+
+
+@dataclass(frozen=True)
+class Attained:
+    """Share of a run's requests that keep an SLO: between `low` and `high`; equal where it was counted."""
+
+    low: float
+    high: float
+
+    @property
+    def keeps(self) -> bool | None:
+        """Whether KEPT_SHARE is reached; None: the figures do not tell."""
+        if self.low >= KEPT_SHARE:
+            return True
+        return False if self.high < KEPT_SHARE else None
+
+
+def bounds_of(slo: SloConfig) -> dict[str, float]:
+    found = {"ttft": slo.ttft_ms, "tpot": slo.tpot_ms, "e2e": slo.e2e_ms}
+    return {name: bound for name, bound in found.items() if bound is not None}
+
+
+def attained(run: Result, slo: SloConfig) -> Attained | None:
+    """What the figures of a run tell. None: it has none that speak of this SLO, as a batch, which promises nobody a latency.
+
+    A request that breaks a bound is in the share beyond it. The shares of several bounds may lie apart, so together at most their sum
+    of requests breaks one, and at least the largest.
+    """
+    sent = run.value("requests/sent")
+    asked = run.setting.get("scenario", {}).get("slo")
+    if asked is not None and sent and {f"{n}_ms": b for n, b in bounds_of(slo).items()} == dict(asked):
+        good = run.value("requests/good")
+        if good is not None:
+            return Attained(good / sent, good / sent)
+    if run.kind == "batch":
+        return None
+    broken = [_broken(run, name, bound) for name, bound in bounds_of(slo).items()]
+    if not broken:
+        return Attained(1.0, 1.0)
+    known = [found for found in broken if found is not None]
+    if not known:
+        return None
+    least = max(low for low, _ in known)
+    most = 1.0 if len(known) < len(broken) else min(1.0, sum(high for _, high in known))
+    return Attained(1.0 - most, 1.0 - least)
+
+
+def _broken(run: Result, name: str, bound_ms: float) -> tuple[float, float] | None:
+    """(least, most) share of requests beyond a bound, by the percentiles that are known."""
+    least, most, known = 0.0, 1.0, False
+    for p in PERCENTILES:
+        value = run.value(f"latency/{name}_p{p}_ms")
+        if value is None:
+            continue
+        known = True
+        share = 1.0 - p / 100.0
+        if value <= bound_ms:
+            most = min(most, share)
+        else:
+            least = max(least, share)
+    return (least, most) if known else None
+
+
+def over_runs(runs: Iterable[Result], slo: SloConfig) -> Attained | None:
+    """Of several runs, their mean; None where no run tells."""
+    found = [one for run in runs if (one := attained(run, slo)) is not None]
+    if not found:
+        return None
+    return Attained(sum(one.low for one in found) / len(found), sum(one.high for one in found) / len(found))
+
+
+def per_good_request(run: Result, slo: SloConfig) -> tuple[float, float] | None:
+    """(least, most) energy of a request that keeps the SLO [J]; None where nothing tells, or none may keep it."""
+    energy, sent, share = run.value(ENERGY), run.value("requests/sent"), attained(run, slo)
+    if energy is None or not sent or share is None or share.low <= 0:
+        return None
+    return energy / (sent * share.high), energy / (sent * share.low)
