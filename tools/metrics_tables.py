@@ -33,6 +33,12 @@ def findings() -> str:
     for code, spec in FINDINGS.items():
         always = {True: "yes", False: "no", None: ""}[spec.invalidates]
         rows.append(
-            [f"`{code}`", spec.figure, spec.limit, ": ".join(part for part in (always, spec.why) if part)]
+            [
+                f"`{code}`",
+                spec.figure,
+                spec.limit,
+                ": ".join(part for part in (always, spec.why) if part),
+                spec.to_do,
+            ]
         )
-    return markdown(["code", "figure", "limit", "invalidates"], rows)
+    return markdown(["code", "figure", "limit", "invalidates", "what to do"], rows)

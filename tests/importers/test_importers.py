@@ -30,7 +30,7 @@ def test_a_run_of_mlperf_is_a_result_without_a_record(mlperf_folder: Callable[..
     assert importers.recognises(folder)
     (result,) = importers.read(folder)
     assert (result.origin, result.instrument, result.record, result.source) == (
-        "mlperf",
+        "imported:mlperf",
         "wall",
         None,
         folder,
@@ -54,7 +54,7 @@ def test_each_gpu_of_a_log_of_nvidia_smi_is_a_result(tmp_path: Path) -> None:
     assert importers.recognises(file)
     first, second = importers.read(file)
     assert (first.boards, second.boards) == (("0",), ("1",))
-    assert (first.origin, first.instrument, first.window_s) == ("nvidia-smi", "nvml", 10.0)
+    assert (first.origin, first.instrument, first.window_s) == ("imported:nvidia-smi", "nvml", 10.0)
     assert first.value("energy/gpu_j") == pytest.approx(1_000)
     assert second.value("power/gpu_mean_w") == pytest.approx(200)
 
@@ -81,21 +81,21 @@ def test_compare_takes_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     file.write_text(SMI)
     assert main(["compare", str(file), "--format", "json"]) == 0
     first, second = json.loads(capsys.readouterr().out)
-    assert (first["record"], first["origin"], first["point_id"]) == (str(file), "nvidia-smi", None)
+    assert (first["record"], first["origin"], first["point_id"]) == (str(file), "imported:nvidia-smi", None)
     assert second["ratio_to_first"]["energy/gpu_j"] == pytest.approx(2)
     ours = SyntheticRun().write(tmp_path / "r0")
     assert main(["compare", str(ours), str(file)]) == 2
     assert "different origin: wattcount" in capsys.readouterr().err
     assert main(["compare", str(ours), str(file), "--allow-mixed"]) == 0
     out = capsys.readouterr().out
-    assert "unknown model on no GPU, unknown load; measured, nvidia-smi" in out
+    assert "unknown model on no GPU, unknown load; measured, imported:nvidia-smi" in out
     assert max(len(line) for line in out.splitlines() if str(tmp_path) not in line) <= 80
 
 
 def test_a_source_that_says_next_to_nothing_can_be_compared(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A source is a module with two functions, and its name in IMPORTERS."""
+    """`compare` asks a source for its two functions alone."""
     file = tmp_path / "runs.txt"
     file.write_text("100 300\n")
 

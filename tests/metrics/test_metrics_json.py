@@ -454,7 +454,7 @@ def test_every_metric_reason_and_finding_is_declared_once_and_explained():
     assert len(METRICS) == sum(len(part.METRICS) for part in PARTS)
     assert len(FINDINGS) == sum(len(part.CHECKS.specs) for part in PARTS) > 30
     assert all(len(entry.description) > 3 for entry in METRICS.values())
-    assert all(entry.figure and entry.limit for entry in FINDINGS.values())
+    assert all(entry.figure and entry.limit and entry.to_do for entry in FINDINGS.values())
     assert all(NULL_REASONS.values())
 
 

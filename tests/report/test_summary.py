@@ -6,6 +6,7 @@ from rich.console import Console
 from synthetic_record import SyntheticRun, observation, request, steady_requests
 
 from wattcount.config.schema import SloConfig, Weights
+from wattcount.metrics import FINDINGS
 from wattcount.records import Record
 from wattcount.records.schema import Evidence, Validity
 from wattcount.report.summary import print_summary
@@ -20,9 +21,11 @@ def text_of(run: SyntheticRun, folder) -> str:
     return out.getvalue()
 
 
-def test_every_number_has_a_unit_and_its_evidence(tmp_path):
+def test_every_number_has_a_unit_and_the_head_says_what_they_rest_on(tmp_path):
     text = text_of(SyntheticRun(slo=SloConfig(ttft_ms=100)), tmp_path)
-    rows = [line for line in text.splitlines() if "measured" in line]
+    rows = text.splitlines()
+    assert rows[1] == "VALID; measured"
+    assert text.count("measured") == 1
     for expected in (
         "18.00 kJ", "6.818 J", "75.00 J", "300.0 W", "300.0 / 300.0 W", "44.00 tokens/s", "4.000 requests/s",
         "50.00 / 50.00 / 50.00 ms", "10.00 / 10.00 / 10.00 ms", "150.0 / 150.0 / 150.0 ms",
@@ -61,7 +64,7 @@ def test_fits_80_columns_and_is_plain(tmp_path):
 
 def test_random_weights_and_emulation_are_marked(tmp_path):
     text = text_of(SyntheticRun(weights=Weights.random, evidence=Evidence.EMULATED), tmp_path)
-    assert "emulated, random weights" in text
+    assert text.count("emulated, random weights") == 1
     assert "EMULATED: power comes from a model of a GPU" in text
 
 
@@ -79,9 +82,25 @@ def test_what_spoils_a_run_is_said(tmp_path):
         validity=Validity(False, ["engine_died"], ["the engine died: out of memory"]),
     )
     text = text_of(run, tmp_path)
-    assert "INVALID: do not use these numbers." in text
+    assert "\nINVALID: do not use these numbers (engine_died, foreign_process); measured\n" in text
     assert "- the engine died: out of memory" in text
     assert "other process(es)" in text
+    assert f"To do: {FINDINGS['foreign_process'].to_do}." in " ".join(text.split())
+
+
+def test_remarks_are_counted_in_the_head_and_say_what_to_do(tmp_path):
+    text = text_of(SyntheticRun(observations=[observation("clock_event_reasons", 50, 0x4)]), tmp_path)
+    assert "\nVALID, 1 remark; measured\n" in text
+    assert f"To do: {FINDINGS['power_capped'].to_do}." in " ".join(text.split())
+
+
+def test_a_run_that_broke_off_has_no_table_of_dashes(tmp_path):
+    text = text_of(
+        SyntheticRun(phases=[], requests=[], validity=Validity(False, ["interrupted"], ["Ctrl-C"])), tmp_path
+    )
+    assert "INVALID: do not use these numbers (interrupted)" in text
+    assert "- Ctrl-C" in text
+    assert "Energy of the window" not in text
 
 
 def test_a_batch(tmp_path):

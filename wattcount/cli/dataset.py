@@ -104,6 +104,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     record = command("record", "fetch the record behind a result")
     record.add_argument("id", metavar="ID", help="id of the result, or the begin of it")
     record.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER")
+    template = command("template", "make a repository in which strangers add by pull requests", where="")
+    template.add_argument("folder", type=Path, metavar="FOLDER", help="empty, or not there")
     command("tiers", "say which settings a second submitter has reproduced, and by how much they differ")
 
 
@@ -342,6 +344,15 @@ def record(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def template(args: argparse.Namespace) -> int:
+    from wattcount.dataset.community import write_template
+
+    written = write_template(args.folder)
+    _say(f"{args.folder}: a repository of {len(written)} files; CONTRIBUTING.md says who does what")
+    _say(f"go on with: cd {args.folder} && git init -b main && wattcount dataset init dataset --name NAME")
+    return EXIT_OK
+
+
 def tiers(args: argparse.Namespace) -> int:
     from wattcount.dataset.tiers import comparisons
     from wattcount.dataset.tiers import tiers as found_tiers
@@ -369,6 +380,7 @@ ACTIONS = {
     "check": check,
     "card": card,
     "record": record,
+    "template": template,
     "tiers": tiers,
 }
 

@@ -13,9 +13,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
+from wattcount.errors import WattcountError
 from wattcount.metrics.metrics_json import computed
 from wattcount.metrics.window import Observed
 from wattcount.records import Record
+from wattcount.records.schema import check_metrics
 from wattcount.result import Result
 
 if TYPE_CHECKING:
@@ -57,14 +59,24 @@ class Submitted:
 
     path     its folder on this machine
     folder   its name in the bundle, `records/<point>/<run>`; the folder's own name where there is no bundle
-    traits   what `trait`s found, where that was told by whoever read the record before
+    traits     what `trait`s found, where that was told by whoever read the record before
+    in_bundle  False: it is a folder of the submitter's own, which has private fields still
+    cohort     that the bundle was submitted for; None: none
     """
 
     def __init__(
-        self, path: Path, folder: str | None = None, traits: Mapping[str, Any] | None = None
+        self,
+        path: Path,
+        folder: str | None = None,
+        *,
+        traits: Mapping[str, Any] | None = None,
+        in_bundle: bool = False,
+        cohort: str | None = None,
     ) -> None:
         self.path = path
         self.folder = path.name if folder is None else folder
+        self.in_bundle = in_bundle
+        self.cohort = cohort
         self.traits: dict[str, Any] = dict(traits or {})
         self._made: dict[Callable[..., Any], Any] = {}
 
@@ -77,6 +89,16 @@ class Submitted:
     def seen(self) -> Observed:
         """Its raw columns as arrays, ready for counting."""
         return Observed(self.record)
+
+    @cached_property
+    def stored(self) -> dict[str, Any] | None:
+        """The record's own `metrics.json`, as somebody wrote it; None: there is none, or it is none."""
+        try:
+            found = self.record.metrics
+            check_metrics(found)
+        except (KeyError, ValueError, WattcountError):
+            return None
+        return found
 
     @cached_property
     def content(self) -> dict[str, Any]:

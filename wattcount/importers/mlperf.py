@@ -36,10 +36,19 @@ from wattcount.importers.power_log import (
     stamp_ns,
     utc,
 )
+from wattcount.importers.source import Source
 from wattcount.metrics.metrics_json import Status
 from wattcount.metrics.sheet import Finding
 from wattcount.records.schema import Evidence
 from wattcount.result import Result
+
+SOURCE = Source(
+    name="mlperf",
+    title="MLCommons: MLPerf Inference with power",
+    url="https://github.com/mlcommons/inference_results_v4.1",
+    licence="Apache-2.0",
+    gives="J and W of the whole machine at the wall between power_begin and power_end, tokens/s; give the folder of a scenario",
+)
 
 STAMP = "%m-%d-%Y %H:%M:%S.%f"
 """Form of the stamps in both logs: month first."""
@@ -153,7 +162,7 @@ def results(path: Path) -> list[Result]:
             num_requests=log.samples,
             window_s=log.duration_s,
             evidence=Evidence.MEASURED,
-            origin="mlperf",
+            origin=SOURCE.origin,
             instrument="wall",
             source=path,
             status=Status.valid if log.valid else Status.invalid,

@@ -22,9 +22,18 @@ from pathlib import Path
 import numpy as np
 
 from wattcount.files import read_text
-from wattcount.importers.power_log import S_NS, PowerLog, broken, first_line, make_log, stamp_ns
+from wattcount.importers.power_log import MAX_BOARD_W, S_NS, PowerLog, broken, first_line, make_log, stamp_ns
+from wattcount.importers.source import Source
 from wattcount.records.schema import Evidence
 from wattcount.result import Result
+
+SOURCE = Source(
+    name="nvidia-smi",
+    title="power log of nvidia-smi, or of a program that writes the same columns",
+    url=None,
+    licence=None,
+    gives="J and W of each GPU over the whole log, with the uncertainty of sampling and gaps",
+)
 
 STAMP, DMON_STAMP = "%Y/%m/%d %H:%M:%S.%f", "%Y%m%d %H:%M:%S"
 """Forms of the stamps: of the CSV log, and of dmon's date and time together."""
@@ -34,8 +43,6 @@ POWER_COLUMNS = ("power.draw", "power.draw.instant", "power.draw.average")
 """Columns of power, in the order in which one is chosen."""
 WATTS = {"W": 1.0, "mW": 1e-3}
 """Watts in each unit of power that is read."""
-MAX_BOARD_W = 5_000.0
-"""The most that a board draws [W]: above the 2,700 W of a GB200 superchip, and below a reading in mW that is taken for W."""
 NO_READING = re.compile(r"\[.*\]|N/A|ERR!|-", re.IGNORECASE)
 """What nvidia-smi writes where it has no reading."""
 GROUP_GAP = 0.3
@@ -45,7 +52,7 @@ GROUP_SHARE = 0.9
 MAX_GPUS = 16
 """Most GPUs of one host."""
 
-_NUMBER = re.compile(r"\d+(?:\.\d+)?")
+_NUMBER = re.compile(r"\d+(?:\.\d+)?", re.ASCII)
 """A number without a sign or an exponent."""
 _EPOCH = re.compile(r"\d{9,10}(?:\.\d+)?|\d{13}|\d{19}")
 """A Unix time in s (also with a fraction), ms or ns."""
@@ -85,7 +92,7 @@ def _result(path: Path, gpu: str | None) -> Result:
         boards=(gpu,) if gpu else (),
         window_s=energy.duration_s,
         evidence=Evidence.MEASURED,
-        origin="nvidia-smi",
+        origin=SOURCE.origin,
         instrument="nvml",
         source=path,
         notes=(f"{log.missing} lines of the log had no reading",) if log.missing else (),

@@ -21,6 +21,8 @@ GAP_FACTOR = 1.5
 """Time between two readings from which on one between them is missing [median period]."""
 Z95 = 1.96
 """Half width of a 95 % interval of a normal distribution [standard deviations]."""
+MAX_BOARD_W = 5_000.0
+"""The most that a board draws [W]: above the 2,700 W of a GB200 superchip, and below a reading in mW that is taken for W."""
 FIRST_BYTES = 4096
 """Bytes that are read to recognise a file: a header of nvidia-smi with all its columns has some 3,000."""
 

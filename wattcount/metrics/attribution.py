@@ -355,7 +355,8 @@ def _idle_power_w(record: Record) -> tuple[float, float] | None:
     attribution_at_slowed_clocks | 1 | no | mean SM clock under load in the window below the highest of the record, share;
         only where prefill and decode were told apart, whatever slowed the clock | 2 % | the joules are those of this load,
         but the prices of a token and a step do not hold at other clocks
-        ([attribution.md](attribution.md#when-a-fit-does-not-transfer))
+        ([attribution.md](attribution.md#when-a-fit-does-not-transfer)) | for prices that hold elsewhere measure a lighter
+        load, or lock the clock (`gpu.sm_clock_mhz`)
     """
 )
 

@@ -36,14 +36,17 @@ def put(sheet: Sheet, seen: Observed) -> None:
 
 LAGGING, CLIENT_LIMITED, UNSURE = finding_specs(
     """
-    generator_lagging | ms | open | p99 of the send lag (nearest rank), open loop only; of engines in the run's own process |
-        10 ms and 5 % of the mean gap between arrivals | only above the mean gap
-    client_limited | 1 | yes | of client processes (servers over HTTP), the worst of these as a multiple of its limit: p99 of
-        the send lag of requests that no slot held back, open loop only; share of the window in rounds of a process's loop
-        above 10 ms; CPU of a process | 1: 10 ms and 5 % of the mean gap between arrivals; 1 %; 90 % of a core | the client
-        was measured, not the server; a server that cannot keep up is `overloaded`
+    generator_lagging | ms | open | p99 of the send lag (nearest rank), open loop only; of engines in the run's own process
+        | 10 ms and 5 % of the mean gap between arrivals | only above the mean gap | give the host more free CPU, or offer
+        less; an engine over HTTP has a client in processes of its own
+    client_limited | 1 | yes | of client processes (servers over HTTP), the worst of these as a multiple of its limit: p99
+        of the send lag of requests that no slot held back, open loop only; share of the window in rounds of a process's
+        loop above 10 ms; CPU of a process | 1: 10 ms and 5 % of the mean gap between arrivals; 1 %; 90 % of a core | the
+        client was measured, not the server; a server that cannot keep up is `overloaded` | raise `engine.client_processes`,
+        or run the client on a host with more free CPU
     tokens_unsure | 1 | yes | share of requests whose server told no `usage` (and there is no tokenizer), or one that
-        contradicts itself or the model's tokenizer | 1 % | tokens, and all that is divided by them, may be wrong
+        contradicts itself or the model's tokenizer | 1 % | tokens, and all that is divided by them, may be wrong | give
+        `model.tokenizer`, or have the server tell `usage` with each answer
     """
 )
 

@@ -229,14 +229,16 @@ def _mean_in_flight(requests: Requests, edges: Ints) -> Floats:
 
 UNSETTLED, WARMUP_TOO_SHORT, OVERLOADED = finding_specs(
     """
-    not_settled | % | no | drift of the power that the load does not explain (of a batch also of the tokens/s), where its 99 %
-        interval excludes 0; or what still drifted when the warm-up reached its limit | 5 % | the joules are those of this
-        window; a longer one would give others
-    warmup_too_short | s | no | length of a warm-up that reached its limit, s (the figure is not above the limit) | twice the
-        life of its median request; where none had ended, `scenario.warmup_limit_s` | the window says so by its drift, if it
-        mattered
+    not_settled | % | no | drift of the power that the load does not explain (of a batch also of the tokens/s), where its 99
+        % interval excludes 0; or what still drifted when the warm-up reached its limit | 5 % | the joules are those of this
+        window; a longer one would give others | measure longer (`scenario.window_s`), or let it warm up for longer
+        (`scenario.warmup_limit_s`)
+    warmup_too_short | s | no | length of a warm-up that reached its limit, s (the figure is not above the limit) | twice
+        the life of its median request; where none had ended, `scenario.warmup_limit_s` | the window says so by its drift,
+        if it mattered | raise `scenario.warmup_limit_s`
     overloaded | 1 | no | growth of the requests in flight over the window / requests sent in it, where it is more than
-        chance; open loop only | 5 % | true for this window, but latency depends on its length
+        chance; open loop only | 5 % | true for this window, but latency depends on its length | offer less
+        (`scenario.rate_rps`) for a load that can be kept up; as a limit of what it can do the figures stand
     """
 )
 

@@ -354,16 +354,20 @@ def _total(values: list[float | None]) -> float | None:
 
 UNKNOWN, IMPLAUSIBLE, IDLE_ABOVE_LOAD, NOT_CONTINUOUS = finding_specs(
     """
-    energy_unknown | GPUs | yes | GPUs whose energy in the window is not known (`null_reasons`, and `energy`'s `reasons`, say
-        why) | 0 | a record without joules measures nothing
-    power_implausible | W | yes | mean power in the window, its steady part or an idle phase, W, as far as it lasts a second |
-        0.5 W; 1.2 power limits (highest that was read or that `run.json` has; 5 kW where none is known); idle: 0.8 power
-        limits | no board draws that
-    idle_above_load | 1 | yes | loaded idle power, before or after the load / mean power of the window | 1.25 | dynamic energy
-        would be far below 0
+    energy_unknown | GPUs | yes | GPUs whose energy in the window is not known (`null_reasons`, and `energy`'s `reasons`,
+        say why) | 0 | a record without joules measures nothing | `wattcount doctor` says which sensors there are; in a
+        container the GPU must be visible to NVML
+    power_implausible | W | yes | mean power in the window, its steady part or an idle phase, W, as far as it lasts a second
+        | 0.5 W; 1.2 power limits (highest that was read or that `run.json` has; 5 kW where none is known); idle: 0.8 power
+        limits | no board draws that | measure again; if it comes again, the driver or the board reports wrong power:
+        `wattcount doctor --sensors`
+    idle_above_load | 1 | yes | loaded idle power, before or after the load / mean power of the window | 1.25 | dynamic
+        energy would be far below 0 | let the GPU come to rest before the run (`cooldown_limit_s`), keep others off it, and
+        measure again
     counter_not_continuous | times | yes | times the energy counter lost its count in the window, its steady part or an idle
-        phase: went back, stood still, or moved by other joules than power shows ([energy.md](energy.md)) | 0 | a sensor that
-        was seen to be wrong
+        phase: went back, stood still, or moved by other joules than power shows ([energy.md](energy.md)) | 0 | a sensor
+        that was seen to be wrong | measure again; if it comes again, the driver was reset or the board is failing: see
+        `dmesg`
     """
 )
 SOURCES_DISAGREE = FindingSpec(
@@ -374,6 +378,7 @@ SOURCES_DISAGREE = FindingSpec(
     "5 %, when the 95 % intervals of both are taken off",
     None,
     "only above 25 %: the ring aliases fast loads by up to 16 %, more than that is a broken sensor",
+    "look at the sensors with `wattcount doctor --sensors`; a longer window makes the counter surer",
 )
 """Two sources of one energy differ by more than their intervals allow. By how much decides whether that invalidates."""
 

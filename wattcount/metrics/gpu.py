@@ -178,18 +178,25 @@ FOREIGN, SHARED, LIMIT_CHANGED, SM_VARIED, MEMORY_VARIED, LIMIT_NOT_HELD, CLOCK_
     finding_specs(
         """
     foreign_process | processes | yes | compute processes on the GPU in bare idle, or in the window | 0, or those in loaded
-        idle; a server's own, where they are known | its energy is in the joules
-    power_shared | GPUs | yes | GPUs with MIG on, or virtual ones (vGPU), by `run.json` | 0 | the sensors see the whole board
-    power_limit_changed | W | yes | range of the enforced power limit in the window, W | 0 | two settings in one window
+        idle; a server's own, where they are known | its energy is in the joules | end the other process, or choose another
+        GPU (`gpu.devices`); `nvidia-smi` shows who it is
+    power_shared | GPUs | yes | GPUs with MIG on, or virtual ones (vGPU), by `run.json` | 0 | the sensors see the whole
+        board | turn MIG off, or measure a GPU that is passed through whole
+    power_limit_changed | W | yes | range of the enforced power limit in the window, W | 0 | two settings in one window |
+        find out who changed it (another program, a power manager), and measure again
     sm_clock_varied | 1 | no | range of the SM clock (percentiles 5 to 95 by time) / its maximum, with none of the reasons
-        above | 10 % | GPUs lower their clocks when there is nothing to do
-    memory_clock_varied | 1 | no | the same of the memory clock | 10 % |
-    power_limit_not_held | W | yes | farthest that the enforced power limit was from `gpu.power_limit_w` in the window, W | 1
-        W | not the point asked for
+        above | 10 % | GPUs lower their clocks when there is nothing to do | nothing, where the load has gaps; for one clock
+        set `gpu.sm_clock_mhz`
+    memory_clock_varied | 1 | no | the same of the memory clock | 10 % |  | nothing, where the load has gaps; else see
+        `nvidia-smi -q -d CLOCK`
+    power_limit_not_held | W | yes | farthest that the enforced power limit was from `gpu.power_limit_w` in the window, W |
+        1 W | not the point asked for | find out who changes it (another program, a power manager); setting it takes root
     sm_clock_not_held | 1 | yes | share of the window's time under load with an SM clock more than 1 % from
-        `gpu.sm_clock_mhz`: a power cap or heat lowers a locked clock, too | 5 % | not the point asked for
+        `gpu.sm_clock_mhz`: a power cap or heat lowers a locked clock, too | 5 % | not the point asked for | lower
+        `gpu.sm_clock_mhz`, or raise the power limit, so that the clock can be held
     temperature_out_of_range | C | no | highest (lowest) GPU temperature in the window, degrees C | 85 (10) | a hot board
-        leaks more and its figures are true; a slowdown has a code of its own
+        leaks more and its figures are true; a slowdown has a code of its own | cool the board better; below 10 degrees C
+        its sensor is broken
     """
     )
 )
@@ -198,12 +205,17 @@ THROTTLES = dict(
         (SW_POWER_CAP, THERMAL_SLOWDOWN, HW_SLOWDOWN, POWER_BRAKE, SYNC_BOOST),
         finding_specs(
             """
-    power_capped     | 1 | no  | share of the window with the clocks slowed by the power limit (NVML's SwPowerCap) | 5 % | how a board works
-        at its limit, and the limit is in `run.json`
-    thermal_slowdown | 1 | yes | the same by temperature (SwThermalSlowdown, HwThermalSlowdown) | 1 % | the cooling was measured, not the GPU
-    hw_slowdown      | 1 | yes | the same by the board's protection (HwSlowdown) | 1 %
-    power_brake      | 1 | yes | the same by an external power brake (HwPowerBrakeSlowdown) | 1 % | the rack's doing
-    sync_boost       | 1 | no  | the same by the sync boost group (SyncBoost) | 5 % | a setting
+    power_capped | 1 | no | share of the window with the clocks slowed by the power limit (NVML's SwPowerCap) | 5 % | how a
+        board works at its limit, and the limit is in `run.json` | nothing, where the board is to run at its limit; else
+        raise `gpu.power_limit_w`
+    thermal_slowdown | 1 | yes | the same by temperature (SwThermalSlowdown, HwThermalSlowdown) | 1 % | the cooling was
+        measured, not the GPU | cool the board better, or measure on another one
+    hw_slowdown | 1 | yes | the same by the board's protection (HwSlowdown) | 1 % |  | look at the board's power supply and
+        cooling: `nvidia-smi -q -d PERFORMANCE`
+    power_brake | 1 | yes | the same by an external power brake (HwPowerBrakeSlowdown) | 1 % | the rack's doing | ask who
+        runs the rack: its power supply told the board to slow down
+    sync_boost | 1 | no | the same by the sync boost group (SyncBoost) | 5 % | a setting | take the GPU out of its sync
+        boost group, where its clock should be its own
     """
         ),
         strict=True,

@@ -312,6 +312,7 @@ UNSTEADY = FindingSpec(
     f"{UNSTEADY_RATIO:g}",
     False,
     "the figures are this run's; how far another start would lie is in the host's part of the uncertainty",
+    "keep others off the host, and repeat: several starts show by how much it scatters",
 )
 """The CPU was slower in one quarter of the window than in another. It leaves a run valid: the energy is that of the run as it
 was."""
@@ -322,6 +323,7 @@ DISTURBED = FindingSpec(
     f"{DISTURBED_SHARE:.0%}",
     False,
     "the same; no record shows yet from which share on energy is another",
+    "keep others off the host, or give the run CPUs of its own (`engine.pinned_cpus`)",
 )
 """Others took time from the run's processes. It leaves a run valid: the energy is that of the run as it was."""
 

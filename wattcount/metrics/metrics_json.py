@@ -91,8 +91,59 @@ IMPORTED: dict[str, MetricSpec] = {
     "energy/wall_j_u95_method": MetricSpec("J", "95 % uncertainty of it, without the meter's gain", "lower"),
     "energy/wall_j_per_output_token": MetricSpec("J", "energy/wall_j / output tokens", "lower"),
     "power/wall_mean_w": MetricSpec("W", "energy/wall_j / length of the window", "lower"),
+    "energy/gpu_j_per_mean_request": MetricSpec(
+        "J",
+        "`energy/gpu_j_per_output_token` x mean output tokens of a request: not that of the requests that ended in the window",
+        "lower",
+    ),
+    "energy/gpu_j_per_total_token": MetricSpec(
+        "J", "energy of the window, all GPUs / (input + output tokens)", "lower"
+    ),
+    "energy/gpu_j_per_input_token": MetricSpec(
+        "J", "energy of the window, all GPUs / input tokens; decode is in it", "lower"
+    ),
+    "energy/gpu_j_above_idle_per_output_token": MetricSpec(
+        "J",
+        "(energy of the window - idle power that the source measured x its length) / output tokens",
+        "lower",
+    ),
+    "energy/host_gpus_j": MetricSpec(
+        "J", "energy of the window, all GPUs of the machine, those without work included", "lower"
+    ),
+    "energy/cpu_reckoned_j": MetricSpec(
+        "J",
+        "energy of the CPUs as the source reckons it: by RAPL or as a constant power x time, it does not tell",
+        "lower",
+    ),
+    "energy/ram_reckoned_j": MetricSpec(
+        "J", "energy of the memory as the source reckons it, by its size", "lower"
+    ),
+    "power/gpu_readings_mean_w": MetricSpec(
+        "W",
+        "mean of power readings, summed over the GPUs, as the source gives it; its window need not be that of the energy",
+        "lower",
+    ),
+    "power/gpu_readings_max_w": MetricSpec(
+        "W", "largest power that the source gives, summed over the GPUs", "lower"
+    ),
+    "power/gpu_each_mean_w": MetricSpec(
+        "W", "mean power of one GPU, where the source does not tell how many there are", "lower"
+    ),
+    "power/idle_reported_w": MetricSpec(
+        "W", "idle power of all GPUs as the source gives it, with or without an engine", "lower"
+    ),
+    "throughput/total_tokens_per_s": MetricSpec(
+        "tokens/s", "input and output tokens / length of the window", "higher"
+    ),
+    "latency/tpot_mean_ms": MetricSpec(
+        "ms", "mean time per output token, over requests or steps as the source reckons it", "lower"
+    ),
+    "latency/ttft_mean_ms": MetricSpec("ms", "mean time to first token", "lower"),
+    "latency/e2e_mean_ms": MetricSpec("ms", "mean end-to-end latency of a request", "lower"),
+    "tokens/input_per_request": MetricSpec("1", "mean input tokens of a request", None),
+    "tokens/output_per_request": MetricSpec("1", "mean output tokens of a request", None),
 }
-"""What only imported results have: wattcount itself reads no meter at the wall."""
+"""What only imported results have: other instruments, or another definition than that of the key of ours."""
 
 
 def spec(key: str) -> MetricSpec:

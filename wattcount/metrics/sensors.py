@@ -215,19 +215,22 @@ def window_energy_sum(record: Record, window: Window) -> EnergySum | None:
 
 GPU_LOST, DROPPED, OVERFLOWS, MISSED, POWER_GAP, FEW_READS, LOCKED = finding_specs(
     """
-    gpu_lost | reads | yes | reads that ended with "GPU is lost" | 0 |
+    gpu_lost | reads | yes | reads that ended with "GPU is lost" | 0 |  | the board fell off the bus: see `dmesg` for Xid
+        errors, and reset it or the host
     dropped_events | observations | no | observations lost to a full buffer, whole run | 0 | `power_gap` does if it mattered
+        | raise `power.buffer_mib_per_gpu`, or read less often (`power.energy_counter_period_ms`)
     ring_overflows | times | no | times the samples ring wrapped before it was read, whole run | 0 | the counter has the
-        joules, only the shape has a hole
+        joules, only the shape has a hole | give the host more free CPU, or lower `power.samples_period_ms`
     missed_deadlines | 1 | no | share of the sampler's reads that fell out, whole run | 1 % | the next read makes up for it,
-        or it is a `power_gap`
+        or it is a `power_gap` | give the host more free CPU
     power_gap | ms | yes | longest stretch without a read of the GPU's energy (or power) that lies in the window, its steady
         part or an idle phase, or takes a tenth of it | 4 polling periods or heartbeats | what was drawn there, or on which
-        side of the phase's end, was not seen
+        side of the phase's end, was not seen | give the host more free CPU, and measure again
     window_too_short | reads | no | reads of the energy counter in the window (the figure is below the limit) | 5 | the
-        uncertainty of the energy says how much is known
+        uncertainty of the energy says how much is known | measure longer (`scenario.window_s`, `scenario.num_requests`)
     load_locks_to_sensor | 1 | no | share by which the counter may be off because engine steps keep step with the power
         samples ([h200.md](h200.md#fast-loads-what-the-counter-makes-of-them)) | 1 % | how much of it is there is not known
+        | repeat at a load a little different, whose steps do not keep step with the sensor
     """
 )
 

@@ -249,21 +249,24 @@ def arrived_work(record: Record, requests: Requests, window: Window) -> Work | s
 OTHERS, OTHERS_IDLE, OTHERS_UNKNOWN, RESTARTED, NOT_COMPUTED, AT_ONCE, CACHED = finding_specs(
     """
     other_users_load | 1 | open | what the server counted around the window and was not ours, at least, / ours: of requests,
-        prompt tokens and output tokens the largest | 1 %; a note above 0 | only above 1 %: the energy of others' tokens is in
-        the joules
-    other_users_in_idle | tokens | no | output tokens (requests, where it counts no tokens) that the server made for others in
-        loaded idle | 0 | idle power is too high, and the split of the energy wrong
-    other_users_unknown | 1 | no | 1 where a server that others may use tells no counters around the window | 0 | nobody else
-        may have been there
+        prompt tokens and output tokens the largest | 1 %; a note above 0 | only above 1 %: the energy of others' tokens is
+        in the joules | keep others off the server while it is measured
+    other_users_in_idle | tokens | no | output tokens (requests, where it counts no tokens) that the server made for others
+        in loaded idle | 0 | idle power is too high, and the split of the energy wrong | keep others off the server, its
+        idle time included
+    other_users_unknown | 1 | no | 1 where a server that others may use tells no counters around the window | 0 | nobody
+        else may have been there | make sure that nobody else uses the server, or turn its `/metrics` on
     server_restarted | 1 | yes | times that the server's counters went back, or its process became another | 0 | two servers
-        in one run
+        in one run | keep the server up, and measure again
     outputs_not_computed | 1 | yes | share of the output tokens received that the server did not count | 1 % | a cache in
-        front of it answered, or another server
-    outputs_at_once | 1 | no | share of the window's requests of several tokens that all came at once, in less than a tenth of
-        the others' median time | 1 % | a cache of answers looks like that
-    prefix_cache_hits | 1 | open | share of the prompt tokens around the window that a server had in its prefix cache, though
-        our prompts have nothing in common | 1 % | only above 10 %: prompts that were seen before cost less, and the point's
-        are new
+        front of it answered, or another server | turn off the cache or proxy in front of the server, and give its own
+        address in `engine.base_url`
+    outputs_at_once | 1 | no | share of the window's requests of several tokens that all came at once, in less than a tenth
+        of the others' median time | 1 % | a cache of answers looks like that | turn off the cache or proxy in front of the
+        server; have it stream each token
+    prefix_cache_hits | 1 | open | share of the prompt tokens around the window that a server had in its prefix cache,
+        though our prompts have nothing in common | 1 % | only above 10 %: prompts that were seen before cost less, and the
+        point's are new | restart the server, or turn its prefix cache off, so that no prompt was seen before
     """
 )
 

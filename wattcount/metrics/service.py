@@ -315,16 +315,19 @@ def stalls(record: Record, requests: Requests, window: Window) -> load_stalls.St
 NOT_ACHIEVED, UNFINISHED, STALLED, LENGTHS_CHANGED = finding_specs(
     """
     load_not_achieved | 1 | yes | share of the requests planned for the window that were not sent in it (1 - achieved /
-        offered), open loop only | 2 % | another load than the one asked for
+        offered), open loop only | 2 % | another load than the one asked for | offer less (`scenario.rate_rps`), raise
+        `scenario.max_in_flight`, or give the host more free CPU
     requests_unfinished | 1 | open | share of the window's requests failed, cancelled or never sent | 1 % | only where more
         than 1 % failed: what a server refused or broke off is not the load that was asked for. Of others, latencies count
-        them as slowest, and J per request counts those that completed
-    engine_stalled | 1 | open | share of the window in which requests were in flight and the engine stood still for 0.25 s and
-        for as long again as its step should have taken (fitted to the window's steps) | 1 % | only above 10 % and 0.5 s: what
-        compiles kernels on first use is starting up, not serving
+        them as slowest, and J per request counts those that completed | read why in `requests.parquet` (column `error`) and
+        in `engine.log`; offer less, or raise `scenario.drain_limit_s`
+    engine_stalled | 1 | open | share of the window in which requests were in flight and the engine stood still for 0.25 s
+        and for as long again as its step should have taken (fitted to the window's steps) | 1 % | only above 10 % and 0.5
+        s: what compiles kernels on first use is starting up, not serving | raise `scenario.rehearsal_requests`, so that
+        kernels are compiled before the window; keep others off the host
     lengths_changed | 1 | no | largest share of requests whose prompt or output is not as long as the trace or prompt file
         gives it | 0: `scenario.lengths.*_min` and `*_max` change none | the load is the one that the record tells, but not
-        the file's
+        the file's | raise `engine.max_model_len`, or leave long requests out of the file
     """
 )
 

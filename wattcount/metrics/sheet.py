@@ -158,6 +158,7 @@ class FindingSpec:
     figure, limit   what the two numbers of a finding are, `unit` is the unit of both
     invalidates     whether it always does, or never; None: each finding says so itself
     why             the reason for `invalidates`
+    to_do           what a person can do about it, as an order
     """
 
     code: str
@@ -165,7 +166,8 @@ class FindingSpec:
     figure: str
     limit: str
     invalidates: bool | None
-    why: str = ""
+    why: str
+    to_do: str
 
     def found(self, figure: float, limit: float, message: str, invalidates: bool | None = None) -> Finding:
         """One such finding. `invalidates`: needed where the spec leaves it open."""
@@ -180,10 +182,11 @@ INVALIDATES = {"yes": True, "no": False, "open": None}
 
 
 def finding_specs(table: str) -> tuple[FindingSpec, ...]:
-    """From a table: a row `code | unit | whether it invalidates, yes, no or open | figure | limit | why` each, as `metric_specs`."""
+    """From a table: a row `code | unit | whether it invalidates, yes, no or open | figure | limit | why | what to do` each, as
+    `metric_specs`."""
     return tuple(
-        FindingSpec(code, unit, figure, limit, INVALIDATES[invalidates], why)
-        for code, unit, invalidates, figure, limit, why in _rows(table, 6)
+        FindingSpec(code, unit, figure, limit, INVALIDATES[invalidates], why, to_do)
+        for code, unit, invalidates, figure, limit, why, to_do in _rows(table, 7)
     )
 
 

@@ -10,9 +10,9 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from wattcount.metrics.metrics_json import NULL_REASONS, spec
+from wattcount.metrics.metrics_json import FINDINGS, NULL_REASONS, spec
 from wattcount.report.labels import MAIN_FIGURES, caveats, describe, evidence_label
-from wattcount.report.units import quantity, scale_for, significant
+from wattcount.report.units import count, quantity, scale_for, significant
 from wattcount.result.host_part import PER_TOKEN
 from wattcount.terminal import console
 from wattcount.text import printable
@@ -28,11 +28,9 @@ _HIDDEN_WHEN = {"no_slo", "not_a_batch", "batch_has_no_rate"}
 def summary(result: Result) -> RenderableType:
     """A table of the main figures, with the verdict and notes below it."""
     values, why = result.metrics, result.null_reasons
-    evidence = evidence_label(result.evidence, result.origin, result.weights)
     table = Table(box=box.SIMPLE, show_edge=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("")
     table.add_column("value", no_wrap=True)
-    table.add_column("evidence")
     missing: dict[str, None] = {}
     for label, keys in MAIN_FIGURES:
         if not any(key in values or key in why for key in keys):
@@ -46,14 +44,16 @@ def summary(result: Result) -> RenderableType:
             # The window's energy is this run's alone; energy per token is what people compare settings by.
             u95 = result.u95(keys[0]) if keys[0] != PER_TOKEN else result.u95_setting(keys[0])
             text += f" ± {100 * u95 / value:.2g} %" if u95 else ""
-        table.add_row(label, text, evidence)
-    parts: list[RenderableType] = [Text(describe(result), style="bold"), table]
-    if missing:
+        table.add_row(label, text)
+    parts: list[RenderableType] = [Text(describe(result), style="bold"), *_head(result)]
+    if any(value is not None for value in values.values()):
+        parts.append(table)
+    if missing and table in parts:
         text = "; ".join(NULL_REASONS.get(code, code.replace("_", " ")) for code in missing)
         parts.append(Text(f"-: {text}", style="dim"))
     if result.energy_basis:
         parts.append(Text(f"Energy from {', '.join(result.energy_basis)}.{_how_sure(result)}", style="dim"))
-    parts += [Text(line, style=style) for line, style in _verdict(result)]
+    parts += [Text(line, style=style) for line, style in _findings(result)]
     return Group(*parts)
 
 
@@ -92,12 +92,36 @@ def _values(keys: tuple[str, ...], values: Mapping[str, Any]) -> str:
     return f"{' / '.join(text.partition(' ')[0] for text in shown)} {unit}".strip()
 
 
-def _verdict(result: Result) -> list[tuple[str, str]]:
-    lines = [(text, "yellow") for text in caveats(result.evidence, result.weights)]
-    if not result.valid:
-        lines.append(("INVALID: do not use these numbers.", "bold red"))
-    lines += [(f"- {message}", "red") for message in result.messages or result.reasons]
-    lines += [(f"- {message}", "yellow") for message in result.mild_messages]
+def _head(result: Result) -> list[Text]:
+    """Whether the numbers may be used, what they rest on, and what belongs to every one of them."""
+    remarks = len(result.mild_messages)
+    if result.valid:
+        verdict, style = f"VALID, {count(remarks, 'remark')}" if remarks else "VALID", "bold green"
+    else:
+        why = ", ".join(dict.fromkeys(result.reasons))
+        verdict, style = f"INVALID: do not use these numbers ({why})", "bold red"
+    evidence = evidence_label(result.evidence, result.origin, result.weights)
+    lines = [
+        (f"{verdict}; {evidence}", style),
+        *((text, "yellow") for text in caveats(result.evidence, result.weights)),
+    ]
+    return [Text(printable(text, lines=False), style=style) for text, style in lines]
+
+
+def _findings(result: Result) -> list[tuple[str, str]]:
+    """What went wrong, then remarks, each with what to do about it; then notes."""
+    to_do = {
+        finding.message: FINDINGS[finding.code].to_do
+        for finding in result.findings
+        if finding.code in FINDINGS
+    }
+    lines: list[tuple[str, str]] = []
+    wrong = () if result.valid else result.messages or result.reasons
+    for messages, style in ((wrong, "red"), (result.mild_messages, "yellow")):
+        for message in messages:
+            lines.append((f"- {message}", style))
+            if advice := to_do.get(message):
+                lines.append((f"  To do: {advice}.", "dim"))
     lines += [(f"- {text}", "dim") for text in result.notes]
     return [(printable(text, lines=False), style) for text, style in lines]
 
