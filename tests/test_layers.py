@@ -54,8 +54,11 @@ def test_only_gpus_and_their_emulation_use_the_native_module() -> None:
 
 @pytest.mark.parametrize("file", MODULES, ids=name_of)
 def test_only_an_engine_s_own_folder_names_it(file: Path) -> None:
-    """Others ask its plug-in. Comments and docstrings may say whose behaviour they rest on."""
-    if file.is_relative_to(PACKAGE / "engines"):
+    """Others ask its plug-in. Comments and docstrings may say whose behaviour they rest on.
+
+    An importer says what others ran: that is a fact of their results, and nothing here depends on it.
+    """
+    if file.is_relative_to(PACKAGE / "engines") or file.is_relative_to(PACKAGE / "importers"):
         return
     tree = ast.parse(file.read_text(encoding="utf-8"))
     said = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import catalogue_tables
 import dataset_tables
+import importer_tables
 import metrics_tables
 import pandas as pd
 from estimator_constants import estimator_constants
@@ -102,6 +103,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         "host-part": lambda: servers.host_part(of_engine("vllm")),
     },
     "dataset_format.md": {"columns": dataset_tables.columns},
+    "importing.md": {"sources": importer_tables.sources, "figures": importer_tables.figures},
     "catalogue.md": {
         "models": catalogue_tables.catalogue_models,
         "summary": catalogue_tables.catalogue_summary,

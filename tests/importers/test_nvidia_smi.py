@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wattcount import importers
 from wattcount.errors import NotStartedError
 from wattcount.importers import PowerLog, read_nvidia_smi
 from wattcount.importers.nvidia_smi import _lines_at_once
@@ -244,3 +246,47 @@ def test_a_gpu_is_asked_for_of_a_log_that_tells_none(tmp_path: Path) -> None:
     )
     with pytest.raises(NotStartedError, match="no column that tells GPUs apart"):
         read_nvidia_smi(path, gpu="1")
+
+
+def test_columns_that_another_program_names(tmp_path: Path) -> None:
+    """`power_mw` says its unit; `power` alone does not."""
+    lines = [
+        f"{1_784_445_422_000_000_000 + second * 10**9},{gpu},{100_000 * (gpu + 1)}"
+        for second in range(5)
+        for gpu in (0, 1)
+    ]
+    path = write(tmp_path / "log.csv", *lines, header="epoch_ns,gpu,power_mw")
+    assert importers.recognises(path)
+    first, second = importers.read(path)
+    assert (first.value("energy/gpu_j"), second.value("energy/gpu_j")) == (
+        pytest.approx(400),
+        pytest.approx(800),
+    )
+    path = write(tmp_path / "log.csv", *lines, header="epoch_ns,gpu,power")
+    assert not importers.recognises(path)
+    with pytest.raises(NotStartedError, match=r"line 1: expected the columns"):
+        read_nvidia_smi(path)
+
+
+def test_the_name_of_the_gpu_is_kept_where_the_log_has_it(tmp_path: Path) -> None:
+    lines = [
+        f"{at(100 * i + j)}, {j}, {name}, 100.00 W"
+        for i in range(3)
+        for j, name in enumerate(("NVIDIA L4", "Mystery"))
+    ]
+    first, second = importers.read(
+        write(tmp_path / "log.csv", *lines, header="timestamp, index, name, power.draw [W]")
+    )
+    assert (first.gpu, first.gpus, second.gpu, second.gpus) == ("l4", ("NVIDIA L4",), None, ("Mystery",))
+
+
+def test_raw_nvml_of_others(outside_data: Path, tmp_path: Path) -> None:
+    """Two RTX 5090 at 20 Hz: the files are packed, which no importer unpacks by itself."""
+    path = tmp_path / "raw.csv"
+    path.write_bytes(
+        gzip.decompress((outside_data / "outside/fytap/case_a_raw_nvml_50ms.csv.gz").read_bytes())
+    )
+    first, second = importers.read(path)
+    assert first.boards == ("0",)
+    for run in (first, second):
+        assert 30 < (run.value("power/gpu_mean_w") or 0) < 600

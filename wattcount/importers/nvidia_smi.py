@@ -23,7 +23,7 @@ import numpy as np
 
 from wattcount.files import read_text
 from wattcount.importers.power_log import MAX_BOARD_W, S_NS, PowerLog, broken, first_line, make_log, stamp_ns
-from wattcount.importers.source import Source
+from wattcount.importers.source import Source, gpu_option
 from wattcount.records.schema import Evidence
 from wattcount.result import Result
 
@@ -41,6 +41,19 @@ GPU_COLUMNS = ("uuid", "gpu_uuid", "index", "pci.bus_id", "gpu_bus_id", "gpu")
 """Columns that tell GPUs apart, the best first."""
 POWER_COLUMNS = ("power.draw", "power.draw.instant", "power.draw.average")
 """Columns of power, in the order in which one is chosen."""
+STAMP_NAMES = ("epoch_ns", "epoch_s", "timestamp_ns", "timestamp_s", "time", "datetime")
+"""What other programs call the column of stamps. Its form, not its name, tells seconds from nanoseconds."""
+POWER_NAMES = {
+    "power_w": "W",
+    "power_watts": "W",
+    "power_draw_w": "W",
+    "gpu_power_w": "W",
+    "power_mw": "mW",
+    "power_draw_mw": "mW",
+}
+"""What other programs call the column of power, and the unit that its name says. A name without a unit is not taken."""
+NAME_COLUMNS = ("name", "gpu_name")
+"""Columns with the name of the GPU."""
 WATTS = {"W": 1.0, "mW": 1e-3}
 """Watts in each unit of power that is read."""
 NO_READING = re.compile(r"\[.*\]|N/A|ERR!|-", re.IGNORECASE)
@@ -73,7 +86,10 @@ def recognises(path: Path) -> bool:
     first = first_line(path)
     if first.startswith("#"):
         return "pwr" in _dmon_cells(first)
-    return "timestamp" in first and "power.draw" in first
+    if "timestamp" in first and "power.draw" in first:
+        return True
+    names = {name.strip().lower() for name in re.split(r"[,;\t]", first)}
+    return bool(names & {"timestamp", *STAMP_NAMES} and names & POWER_NAMES.keys())
 
 
 def results(path: Path) -> list[Result]:
@@ -81,21 +97,32 @@ def results(path: Path) -> list[Result]:
     table = _table(path, read_text(path, "nvidia-smi log").splitlines())
     columns = _gpu_columns(table)
     gpus = dict.fromkeys(row[columns[0]] for row in table.rows) if columns else [None]
-    return [_result(path, gpu) for gpu in gpus]
+    return [_result(path, gpu, _name_of(table, gpu)) for gpu in gpus]
 
 
-def _result(path: Path, gpu: str | None) -> Result:
+def _name_of(table: _Table, gpu: str | None) -> str | None:
+    """Name of a GPU, where the log has it."""
+    at = next((table.names.index(name) for name in NAME_COLUMNS if name in table.names), None)
+    columns = _gpu_columns(table)
+    rows = (row for row in table.rows if gpu is None or row[columns[0]] == gpu)
+    return None if at is None else next(rows)[at] or None
+
+
+def _result(path: Path, gpu: str | None, name: str | None) -> Result:
     log = read_nvidia_smi(path, gpu)
     energy = log.energy()
+    missing = [f"{log.missing} lines of the log had no reading"] if log.missing else []
     return Result(
         run_id=f"nvidia-smi {int(log.t_ns[0])}" + (f" {gpu}" if gpu else ""),
+        gpu=gpu_option(name) if name else None,
+        gpus=(name,) if name else (),
         boards=(gpu,) if gpu else (),
         window_s=energy.duration_s,
         evidence=Evidence.MEASURED,
         origin=SOURCE.origin,
         instrument="nvml",
         source=path,
-        notes=(f"{log.missing} lines of the log had no reading",) if log.missing else (),
+        notes=("window is the whole log; neither model nor load is in it", *missing),
         metrics={
             "window/duration_s": energy.duration_s,
             "energy/gpu_j": energy.value_j,
@@ -197,6 +224,7 @@ def _csv(path: Path, lines: list[str]) -> _Table:
     else:
         names, units = _without_header(path, header), [None] * len(header)
         body = used
+    names, units = _own_names(names, units)
     rows: list[list[str]] = []
     for number, line in body:
         cells = [cell.strip() for cell in between.split(line.strip())]
@@ -208,6 +236,19 @@ def _csv(path: Path, lines: list[str]) -> _Table:
         rows.append(cells)
     _check_last(path, rows, [number for number, _ in body])
     return _Table(names, units, rows, [number for number, _ in body])
+
+
+def _own_names(names: list[str], units: list[str | None]) -> tuple[list[str], list[str | None]]:
+    """Names and units with those of other programs as nvidia-smi's own, where it has no column of that name."""
+    names, units = list(names), list(units)
+    small = [name.lower() for name in names]
+    stamp = next((small.index(name) for name in STAMP_NAMES if name in small), None)
+    if "timestamp" not in names and stamp is not None:
+        names[stamp] = "timestamp"
+    power = next((small.index(name) for name in POWER_NAMES if name in small), None)
+    if power is not None and not any(name in names for name in POWER_COLUMNS):
+        names[power], units[power] = POWER_COLUMNS[0], POWER_NAMES[small[power]]
+    return names, units
 
 
 def _without_header(path: Path, cells: list[str]) -> list[str]:

@@ -58,6 +58,7 @@ class Setting:
     model        as the source names it, best by its id on the hub
     gpu          as the source names it
     gpu_option   option of our catalogue, where the source says more than the name does
+    engine       as the source names it; in a result in small letters, as ours are
     batch        sequences at once: the limit that the engine was given, or the size of a static batch
     in_flight    requests that the client kept in flight
     """
@@ -83,6 +84,10 @@ class Setting:
     more: Mapping[str, Any] = field(default_factory=dict)
     """Further facts, under `scenario`."""
 
+    @property
+    def engine_name(self) -> str | None:
+        return None if self.engine is None else self.engine.lower()
+
     def content(self) -> dict[str, Any]:
         """As `Result.setting` has it, without what is not known."""
         return _known(
@@ -97,7 +102,7 @@ class Setting:
                     **self.more,
                 },
                 "engine": {
-                    "name": self.engine,
+                    "name": self.engine_name,
                     "version": self.engine_version,
                     "dtype": self.dtype,
                     "quantization": self.quantization,
@@ -138,7 +143,7 @@ def result(
         rate_rps=setting.rate_rps,
         input_tokens=setting.input_tokens,
         output_tokens=setting.output_tokens,
-        engine=setting.engine,
+        engine=setting.engine_name,
         engine_version=setting.engine_version,
         levers=tuple(levers[:1]),
         evidence=Evidence.MEASURED,
