@@ -180,7 +180,7 @@ def _gpus(row: Row, each_w: float | None, total_w: float | None, split: bool) ->
         return None
     gpus = 1
     for names in (("tp", "decode_tp"), ("pp",), ("pcp_size",)):
-        given = [count for name in names if (count := row.maybe_whole(name, MAX_GPUS))]
+        given = [size for name in names if (size := row.maybe_whole(name, MAX_GPUS))]
         gpus *= given[0] if given else 1
     return gpus if row.given("tp") or row.given("decode_tp") else None
 
