@@ -55,12 +55,8 @@ COMMANDS = {
     ),
     "results": Command("results of a sweep or folder, repeats pooled: table, CSV, JSON", "results"),
     "compare": Command("set records side by side", "compare"),
-<<<<<<< HEAD
     "study": Command("say which GPU and settings save energy, how much, how sure", "study"),
-    "import": Command("make results of what others measured: ML.ENERGY, MLPerf, CSV logs, ...", "import_"),
-=======
-    "import": Command("make results of what others measured: ML.ENERGY, ..", "import_"),
->>>>>>> 9db349d (Document how results of others are read, and add other names of the columns of power logs)
+    "import": Command("make results of what others measured", "import_"),
     "log": Command("log a record to MLflow", "log"),
     "status": Command("say how a sweep stands: done, failed, running, time left, energy", "status"),
     "models": Command(
