@@ -130,11 +130,13 @@ class Submission:
     bundle    None: plain record folders
     records   those that can be read. Of each only `trait`s are at hand at once; the rest is read again
     dataset   what the data set knows already, by trait; None: there is none to compare with
+    where     folder or URL of the data set; None: there is none
     """
 
     bundle: Bundle | None
     records: Sequence[Submitted]
     dataset: Mapping[str, Any] | None = None
+    where: str | None = None
 
 
 Scope = Literal["record", "bundle"]
