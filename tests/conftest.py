@@ -181,13 +181,3 @@ def h200_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the H200 recordings are not at {folder}")
     return folder
-
-
-@pytest.fixture
-def outside_data() -> Path:
-    """Logs of others, which are not part of the project."""
-    default = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
-    folder = Path(os.environ.get("WATTCOUNT_SHARED_DATA", default))
-    if not folder.is_dir():
-        pytest.skip(f"the logs of others are not at {folder}")
-    return folder
