@@ -15,7 +15,7 @@ from wattcount.result import judge
 
 DATA = Path(__file__).resolve().parents[2] / "data"
 RECORDS = sorted(path for name in ("campaign", "servers") for path in (DATA / name / "records").glob("*/*/"))
-STOOD_STILL = {"01ab58f309fb": 1, "2295b88ee73c": 1, "fccc8c7a1ff8": 1}
+STOOD_STILL = {"01ab58f309fb": 1, "2295b88ee73c": 1, "7bec7d4fb14e": 1, "ed299b5f96fc": 1, "fccc8c7a1ff8": 1}
 """Invalid runs by point: gpt-oss-20b's shape still compiled kernels in their windows."""
 LAGGED = {"0c1f3fcc4919": 1, "5dddea1ebc1c": 1, "a0ed08135d60": 1}
 """Invalid runs by point: 64 requests/s on an H100, more than it serves, and one of 48; the load was sent late."""

