@@ -11,7 +11,7 @@ TEST_EXTRAS := slurm,ray,postgres,llama-cpp,dataset-tests
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-all run test test-all lint test-cpp test-cpp-sanitized test-python test-python-all \
-  test-clusters test-postgres bench docs clean \
+  test-clusters test-postgres bench dataset docs clean \
   slurm-up slurm-down test-slurm ray-up ray-down test-ray
 
 help: ## List the targets
@@ -81,6 +81,9 @@ test-ray: ray-up ## Sweeps through Ray
 test-postgres: setup ## Tracking against a server with PostgreSQL (apt-get install postgresql; extra `postgres`)
 	$(PY) -m pip install -q 'psycopg2-binary>=2.9'
 	$(PY) -m pytest -m postgres tests/tracking $(ARGS)
+
+dataset: setup ## Make data/dataset again of all records in data/ (ARGS=--check: only compare)
+	$(PY) tools/make_dataset.py $(ARGS)
 
 bench: setup ## Benchmarks (extra `bench`); each file in benchmarks/ says what it shows
 	@set -e; for b in benchmarks/bench_*.py; do echo "== $$b"; $(PY) $$b; done

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from wattcount.dataset.check import check, differences
 from wattcount.dataset.references import fetched, files_of, find, references
 from wattcount.dataset.store import Dataset
 from wattcount.errors import NotStartedError
+from wattcount.importers import file, watt_counts
 from wattcount.records import Record
 from wattcount.records.schema import Evidence
 from wattcount.result import judge
@@ -74,7 +76,7 @@ def test_the_csv_has_the_columns_of_watt_counts(filled: Dataset, records: list[P
     with (tmp_path / "out.csv").open() as file:
         head, *lines = csv.reader(file)
     assert head == list(export.CSV_COLUMNS)
-    assert len(head) == 15
+    assert head[1:] == list(watt_counts.COLUMNS)
     by_tokens = {line[4]: line for line in lines}
     for path in records:
         result = judge(path)
@@ -88,6 +90,9 @@ def test_the_csv_has_the_columns_of_watt_counts(filled: Dataset, records: list[P
         else:
             assert len(lists[0]) == len(lists[1]) == result.value("requests/completed")
         assert float(line[8]) <= float(line[7]) <= float(line[9])
+    imported = watt_counts.results(tmp_path / "out.csv")
+    energies = [[r.value("energy/gpu_j") or 0.0 for r in found] for found in (imported, map(judge, records))]
+    assert sorted(energies[0]) == sorted(energies[1])
 
 
 def test_a_record_is_fetched_as_it_was_submitted(filled: Dataset, records: list[Path]) -> None:
@@ -187,7 +192,22 @@ def test_emulated_records_are_refused_before_they_are_judged(
     ):
         add_file(dataset, tmp_path / "a.wattcount", DAY, validate=lambda *_: pytest.fail("judged"))
     other = Dataset.init(tmp_path / "other", "other", DAY, Evidence.EMULATED)
-    assert add_file(other, tmp_path / "a.wattcount", DAY, validate=accepting).changed
+
+    def judged(*rules: str) -> Mapping[str, Any]:
+        return {
+            "decision": "rejected",
+            "breaches": [{"rule": rule, "severity": "reject", "message": "so"} for rule in rules],
+        }
+
+    with pytest.raises(NotStartedError, match="rejected: load/arrivals: so"):
+        add_file(
+            other, tmp_path / "a.wattcount", DAY, validate=lambda *_: judged("form/measured", "load/arrivals")
+        )
+    # What only a measurement can be is not asked of an emulation.
+    outcome = add_file(
+        other, tmp_path / "a.wattcount", DAY, validate=lambda *_: judged("form/measured", "physics/ring")
+    )
+    assert outcome.version.changes[-1].decision == "accepted"
 
 
 @pytest.mark.parametrize(
@@ -222,4 +242,38 @@ def test_what_is_no_bundle(dataset: Dataset, bundle: Path, tmp_path: Path, damag
     with pytest.raises(NotStartedError) as caught:
         add_file(dataset, path, DAY, validate=accepting)
     assert "\n" not in str(caught.value)
+    assert dataset.latest().number == 1
+
+
+IMPORTED = Path(__file__).resolve().parents[2] / "data" / "imported"
+
+
+def test_imported_results_come_with_their_source(dataset: Dataset) -> None:
+    path = IMPORTED / "llm-inference-bench.parquet"
+    results, (origin,) = file.load(path)
+    outcome = add_file(dataset, path, DAY)
+    assert outcome.num_results == len(results)
+    assert not add_file(dataset, path, DAY).changed
+    found = dataset.results()
+    assert {r.origin for r in found} == {"imported:llm-inference-bench"}
+    assert [r.metrics for r in found] == [
+        {key: value for key, value in r.metrics.items() if value is not None} for r in results
+    ]
+    change = dataset.latest().changes[-1]
+    assert (change.decision, change.handle) == ("imported", "llm-inference-bench")
+    document = dataset.document(dataset.latest(), str(change.submission))
+    assert document["source"]["url"] == origin.source.url
+    assert document["licence"] == "BSD-3-Clause"
+    assert check(dataset) == []
+
+
+def test_a_source_without_a_licence_is_not_published(dataset: Dataset, tmp_path: Path) -> None:
+    results, (origin,) = file.load(IMPORTED / "llm-inference-bench.parquet")
+    secret = replace(origin, source=replace(origin.source, licence=None))
+    file.write(tmp_path / "a.parquet", results, [secret])
+    with pytest.raises(NotStartedError, match="state no licence"):
+        add_file(dataset, tmp_path / "a.parquet", DAY)
+    file.write(tmp_path / "b.parquet", results, [])
+    with pytest.raises(NotStartedError, match="does not say where its results"):
+        add_file(dataset, tmp_path / "b.parquet", DAY)
     assert dataset.latest().number == 1

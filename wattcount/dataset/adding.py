@@ -11,9 +11,12 @@ from typing import Any
 from wattcount.dataset.bundle import Bundle, opened_bundle
 from wattcount.dataset.community import validated
 from wattcount.dataset.references import digest, files_of
-from wattcount.dataset.store import Dataset, Outcome, Submission, submission_id
+from wattcount.dataset.storage import sha256
+from wattcount.dataset.store import ACCEPTED, FLAGGED, IMPORTED, Dataset, Outcome, Submission, submission_id
 from wattcount.dataset.version import Version
 from wattcount.errors import NotStartedError
+from wattcount.importers import file
+from wattcount.importers.file import Origin
 from wattcount.records import Record, intake
 from wattcount.records.schema import Evidence
 from wattcount.result import Result, judge
@@ -22,7 +25,11 @@ Validate = Callable[[Path, Path | None], Mapping[str, Any]]
 """From a bundle and the data set to the verdict as JSON: `decision` and `breaches`."""
 MOST_SHOWN = 3
 """Breaches that a refusal names; the others are counted."""
-FLAGGED, REJECTED = "flagged", "rejected"
+REJECTED = "rejected"
+OF_MEASURED = ("form/measured", "physics/")
+"""Begins of the codes of rules that only what was measured can keep: a data set of emulated results does without them."""
+PARQUET = ".parquet"
+"""Ending of a file of imported results, which `wattcount import -o` writes."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +50,15 @@ def add_file(
     places: Callable[[str], Place] | None = None,
     validate: Validate = validated,
 ) -> Outcome:
-    """Adds a bundle.
+    """Adds a bundle, or a file of imported results: a submission for each of its sources, which no validator can judge.
 
     accept_flagged   a person has looked at what the validator flagged
     at               URL of the bundle, which then is not copied
     places           from a run id to where its record lies; then the bundle is not kept
     Raises NotStartedError where nothing was added, and says why.
     """
+    if path.suffix == PARQUET:
+        return _add_imported(dataset, path, date)
     name = submission_id(intake.sha256(path)) if path.is_file() else ""
     version = dataset.latest()
     if name and version.addition(name) and not version.withdrawals(name):
@@ -58,9 +67,63 @@ def add_file(
         bundle = opened_bundle(path, Path(temporary) / "bundle")
         _refuse_evidence(bundle, version)
         verdict = validate(path, Path(dataset.where))
+        if version.evidence is not Evidence.MEASURED:
+            verdict = _without(verdict, OF_MEASURED)
         _refuse(verdict, accept_flagged)
         results = [judge(record) for record in bundle.record_paths]
         return dataset.add(_submission(bundle, results, verdict, path, at, places), date)
+
+
+def _add_imported(dataset: Dataset, path: Path, date: str) -> Outcome:
+    """Sources that are in the data set already are left out."""
+    found, origins = file.load(path)
+    made = [
+        _imported(path, origin, [r for r in found if r.origin == origin.source.origin]) for origin in origins
+    ]
+    if strangers := {r.origin for r in found} - {origin.source.origin for origin in origins}:
+        raise NotStartedError(
+            f"{path} does not say where its results of {', '.join(sorted(strangers))} are from"
+        )
+    outcome = Outcome(dataset.latest(), False)
+    for submission in made:
+        added = dataset.add(submission, date)
+        outcome = Outcome(
+            added.version, added.changed or outcome.changed, added.num_results + outcome.num_results
+        )
+    return outcome
+
+
+def _imported(path: Path, origin: Origin, results: Sequence[Result]) -> Submission:
+    """Raises NotStartedError for a source whose rows must not be published."""
+    source = origin.source
+    if source.licence is None:
+        raise NotStartedError(
+            f"{source.title}: its authors state no licence, so its rows must not be published; ask them, or keep the file to yourself"
+        )
+    name = submission_id(sha256(f"{intake.sha256(path)} {source.name}".encode()))
+    document: dict[str, Any] = {
+        "submission": name,
+        "handle": source.name,
+        "licence": source.licence,
+        "source": {
+            "title": source.title,
+            "url": source.url,
+            "commit": origin.commit,
+            "files": dict(origin.files),
+        },
+        "verdict": None,
+        "records": [],
+    }
+    return Submission(
+        id=name,
+        handle=source.name,
+        licence=source.licence,
+        decision=IMPORTED,
+        results=results,
+        records=[None] * len(results),
+        document=document,
+        origin=source.origin,
+    )
 
 
 def _refuse_evidence(bundle: Bundle, version: Version) -> None:
@@ -75,6 +138,14 @@ def _refuse_evidence(bundle: Bundle, version: Version) -> None:
                 f"{evidence.value}: {count} of {sum(found.values())} records are {evidence.value}, and {version.name} takes only "
                 f"{version.evidence.value} ones (`wattcount dataset init --evidence {evidence.value}` makes a data set for those)"
             )
+
+
+def _without(verdict: Mapping[str, Any], families: tuple[str, ...]) -> dict[str, Any]:
+    """The verdict without some rules: what the others say of the bundle."""
+    left = [b for b in verdict.get("breaches", ()) if not str(b.get("rule")).startswith(families)]
+    severities = {b.get("severity") for b in left}
+    decision = REJECTED if "reject" in severities else FLAGGED if "flag" in severities else ACCEPTED
+    return {**verdict, "decision": decision, "breaches": left, "without": list(families)}
 
 
 def _refuse(verdict: Mapping[str, Any], accept_flagged: bool) -> None:
@@ -113,7 +184,7 @@ def _submission(
                 "files": dict(place.files),
             }
         )
-    document = {
+    document: dict[str, Any] = {
         "submission": name,
         "bundle_sha256": bundle.bundle_id,
         "handle": manifest.handle,

@@ -69,7 +69,7 @@ def card(version: Version, connection: duckdb.DuckDBPyConnection, where: str) ->
         LIMITS,
         "Who measures and what is measured is no sample of anything: count by setting before you average over rows. Runs with `status` other than `valid` are here so that nobody "
         "measures them again in vain; leave them out of every mean. Weights that are `random` are not pooled with real ones, for power depends on the values. Results of another `origin` "
-        "than `wattcount` have no record that could be computed again, and `instrument` says what their energy is of.",
+        "than `wattcount` are a source's own figures (`decision` is `imported`): no record that could be computed again; their definitions and windows differ, as `notes` say, and `instrument` says what their energy is of.",
         "## Reading it",
         "```sql\nSELECT model, gpus[1] AS gpu, kind, rate_rps, median(energy_gpu_j_per_output_token) AS j_per_token\n"
         "FROM read_parquet('results/*.parquet', union_by_name = true) WHERE status = 'valid' GROUP BY ALL\n```",
@@ -88,11 +88,12 @@ def card(version: Version, connection: duckdb.DuckDBPyConnection, where: str) ->
 _PER_TOKEN = "median(energy_gpu_j_per_output_token) FILTER (status = 'valid')"
 TABLES: tuple[tuple[list[str], str], ...] = (
     (
-        ["origin", "instrument", "results", "valid"],
-        "SELECT origin, instrument, count(*), count(*) FILTER (status = 'valid') FROM results GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2",
+        ["origin", "instrument", "results", "valid", "with J per output token"],
+        "SELECT origin, instrument, count(*), count(*) FILTER (status = 'valid'), count(coalesce(energy_gpu_j_per_output_token, energy_wall_j_per_output_token)) "
+        "FROM results GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2",
     ),
     (
-        ["GPU", "GPUs in a run", "results", "valid", "models", "median J per output token"],
+        ["GPU", "GPUs", "results", "valid", "models", "median J per output token"],
         f"SELECT coalesce(gpus[1], gpu), len(gpus), count(*), count(*) FILTER (status = 'valid'), count(DISTINCT model), {_PER_TOKEN} "
         "FROM results GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2",
     ),

@@ -44,8 +44,8 @@ _TEXTS = ("setting", "findings", "null_reasons", "messages", "notes")
 
 OF_THE_DATASET: Mapping[str, str] = {
     ID: "name of the row, unique in the data set, that never changes",
-    SUBMISSION: "the submission that it came with: submissions/<id>.json",
-    DECISION: "what the validator said of the submission: accepted, or flagged",
+    SUBMISSION: "the submission that it came with: `submissions/<id>.json`",
+    DECISION: "of the submission: `accepted` or `flagged` by the validator, `imported`: a source's own figures",
     LICENCE: "SPDX identifier of the licence of the row and its record",
     COHORT: "the cohort whose seeds the run used; null: none",
     RECORD: "where the record lies, relative to the data set or a URL; `#`: the folder within a bundle; null: there is no record",

@@ -55,6 +55,8 @@ ID_CHARACTERS = 16
 """Length of a submission's id: the begin of the SHA-256 of what was submitted [hexadecimal digits]."""
 LEAST_ID_CHARACTERS = 6
 """Shortest begin of an id that stands for it."""
+ACCEPTED, FLAGGED, IMPORTED = "accepted", "flagged", "imported"
+"""What is said of a submission that was added: by the validator, or that it is a source's own figures, which nobody can compute again."""
 PAGES = ("README.md", "croissant.json")
 """Files that tell of a data set: the data card, and the same for machines."""
 HANDLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._@+-]{0,63}")
@@ -69,7 +71,7 @@ class Submission:
     records     of each result, where its record lies and the SHA-256 over its files; None: there is none
     document    `submissions/<id>.json`: who, what, which licence, the verdict
     licence     SPDX identifier
-    decision    the validator's: `accepted`, `flagged`
+    decision    ACCEPTED, FLAGGED or IMPORTED
     origin      `wattcount`, or where the results were imported from
     bundle      a file to be kept in the data set; None: it is elsewhere, as `records` says
     fingerprints   what tells a record that is in the data set already, see `checks_novelty`; None: there are none
@@ -575,7 +577,7 @@ class Dataset:
             raise NotStartedError(f"a handle has letters, digits and ._@+-, not {submission.handle[:64]!r}")
         if not submission.results:
             raise NotStartedError("a submission without a result has nothing to be added")
-        if submission.decision not in ("accepted", "flagged"):
+        if submission.decision not in (ACCEPTED, FLAGGED, IMPORTED):
             raise NotStartedError(f"the submission was {submission.decision}: it cannot be added")
 
 
