@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ALLOWED = re.compile(r"\.studies|wattcount\.study(_id)?\b")
-"""Names on disk and in MLflow that earlier versions gave, which are read; the package that analyses results."""
+ALLOWED = re.compile(r"\.studies|wattcount\.study(_id)?\b|\"study\"")
+"""Names on disk and in MLflow that earlier versions gave, which are read; the package that analyses results, and its command."""
+ABOUT_ONE = ("wattcount/cli/study.py",)
+"""What is about the analysis of a data set."""
 PLACES = (
     "wattcount/sweep",
     "wattcount/tracking",
@@ -25,9 +27,10 @@ def test_a_sweep_is_not_called_a_study(place: str) -> None:
     found = [
         f"{path.relative_to(ROOT)}:{number}: {line}"
         for path in [ROOT / place, *(ROOT / place).rglob("*")]
-        if path.suffix in (".py", ".yaml", ".md")
+        if path.suffix in (".py", ".yaml", ".md") and str(path.relative_to(ROOT)) not in ABOUT_ONE
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
         if re.search(r"stud(y|ies)", ALLOWED.sub("", line), re.IGNORECASE)
     ]
     assert found == []
-    assert [path for path in (ROOT / place).rglob("*stud*") if path.suffix != ".pyc"] == []
+    named = [str(path.relative_to(ROOT)) for path in (ROOT / place).rglob("*stud*") if path.suffix != ".pyc"]
+    assert [path for path in named if path not in ABOUT_ONE] == []
