@@ -92,6 +92,27 @@ def test_metrics_have_the_hosts_part(tmp_path):
     assert not [key for key in content.metrics(emulated) if key.endswith("_host")]
 
 
+def test_energy_per_token_is_there_in_mj_too(tmp_path):
+    result = Result.of(record_of(SyntheticRun(), tmp_path))
+    found = content.metrics(result)
+    assert found["energy/gpu_mj_per_output_token"] == 1000 * found["energy/gpu_j_per_output_token"]
+
+
+def test_housekeeping_is_no_param(tmp_path):
+    record = record_of(SyntheticRun(), tmp_path)
+    groups = {key.partition(".")[0] for key in content.params(record.info.config)}
+    assert not groups & {"display", "tracking", "sweep", "dry_run", "records_dir"}
+    assert {"model", "scenario", "engine"} <= groups
+
+
+def test_the_page_is_what_show_prints(tmp_path):
+    page = content.page(Result.of(record_of(SyntheticRun(model="<b>x</b>"), tmp_path)))
+    assert "VALID" in page
+    assert "Energy of the window" in page
+    assert "<b>x</b>" not in page
+    assert page.startswith("<!DOCTYPE html>")
+
+
 def test_note_says_what_a_reader_must_know(tmp_path):
     run = SyntheticRun(
         weights=Weights.random,
@@ -100,7 +121,13 @@ def test_note_says_what_a_reader_must_know(tmp_path):
     )
     record = record_of(run, tmp_path)
     text = content.note(Result.of(record))
-    for expected in ("EMULATED", "RANDOM WEIGHTS", "**Invalid**: timeout", "took too long", str(record.path)):
+    for expected in (
+        "EMULATED",
+        "RANDOM WEIGHTS",
+        "**INVALID: do not use these numbers** (timeout)",
+        "took too long",
+        str(record.path),
+    ):
         assert expected in text
 
 

@@ -27,7 +27,16 @@ from wattcount.metrics import write
 from wattcount.records import Record
 from wattcount.records.schema import Validity
 from wattcount.result import Result
-from wattcount.tracking import TrackingError, log_record, prepare, resolve_uri, store, sweep_run, ui_command
+from wattcount.tracking import (
+    TrackingError,
+    log_record,
+    prepare,
+    resolve_uri,
+    store,
+    sweep_run,
+    ui_command,
+    ways_to_see,
+)
 from wattcount.tracking.content import metrics
 from wattcount.tracking.store import fetch_record
 
@@ -59,7 +68,8 @@ def assert_logged_whole(uri: str, run_id: str, folder: Path, status: str = "FINI
     run = client.get_run(run_id)
     record = Record.open(folder)
     assert run.info.status == status
-    assert run.info.run_name == "llama3_8b h200 server 4 rps r0"
+    invalid = "" if status == "FINISHED" else "INVALID "
+    assert run.info.run_name == f"{invalid}llama3_8b h200 server 4 rps window 60 s r0"
     assert (run.info.start_time, run.info.end_time) == (UTC_NS // 10**6, UTC_NS // 10**6 + 120_000)
     expected = metrics(Result.of(record))
     logged = dict(run.data.metrics)
@@ -76,6 +86,8 @@ def assert_logged_whole(uri: str, run_id: str, folder: Path, status: str = "FINI
     assert curve[0].timestamp == pytest.approx(UTC_NS / 10**6 + 40_000 + curve[0].step, abs=2)
     artifacts = {item.path for item in client.list_artifacts(run_id, "record")}
     assert artifacts == {f"record/{path.name}" for path in folder.iterdir()}
+    pages = {item.path for item in client.list_artifacts(run_id)} - {"record"}
+    assert pages == {"summary.md", "summary.html"}
     (workload,) = run.inputs.dataset_inputs
     assert workload.dataset.name == "server seed 0 r0"
     assert json.loads(workload.dataset.profile)["num_rows"] == 280
@@ -151,6 +163,30 @@ def test_a_failed_run_is_failed(tmp_path, reason):
     run = assert_logged_whole(resolve_uri(), log_record(path), path, status="FAILED")
     assert (run.data.tags["valid"], run.data.tags["reasons"]) == ("false", reason)
     assert "why" in run.data.tags["mlflow.note.content"]
+    assert run.data.tags["mlflow.note.content"].startswith("**INVALID: do not use these numbers**")
+
+
+def test_a_run_that_its_own_checks_find_invalid_cannot_be_taken_for_a_good_one(tmp_path):
+    # It ran to its end, on a board that it shared with another process.
+    run = SyntheticRun(observations=[*polled(), observation("compute_processes", 1, 2)])
+    path = run.write(tmp_path / "r")
+    logged = assert_logged_whole(resolve_uri(), log_record(path), path, status="FAILED")
+    assert (logged.data.tags["valid"], logged.data.tags["reasons"]) == ("false", "foreign_process")
+    assert log_record(path) == logged.info.run_id
+    assert MlflowClient(resolve_uri()).get_run(logged.info.run_id).info.status == "FAILED"
+
+
+def test_the_printed_address_opens_the_list_of_runs_with_its_saved_view(folder, home):
+    uri = resolve_uri()
+    log_record(folder)
+    number = MlflowClient(uri).get_experiment_by_name("wattcount").experiment_id
+    command, address = ways_to_see(uri, "wattcount")
+    assert command == f"see it with: {ui_command(uri)}"
+    view = f"#/experiments/{number}/runs?workflowType=machine_learning&viewStateShareKey=wattcount-energy"
+    assert address == f"then open: http://127.0.0.1:5000/{view}"
+    assert ways_to_see(uri, "never logged to") == [command]
+    assert ways_to_see("http://bob:secret@host:5000", "x") == ["see it: open http://bob:***@host:5000"]
+    assert home
 
 
 def test_an_almost_empty_record_is_logged_too(tmp_path):
@@ -173,7 +209,7 @@ def test_experiments_have_a_view_with_the_columns_that_matter(folder):
     tags = MlflowClient(resolve_uri()).get_experiment_by_name("wattcount").tags
     (view,) = [json.loads(value) for key, value in tags.items() if key.startswith("mlflow.sharedViewState.")]
     assert view["name"] == "Energy"
-    assert "metrics.`energy/gpu_j_per_output_token`" in json.loads(view["state"])["selectedColumns"]
+    assert "metrics.`energy/gpu_mj_per_output_token`" in json.loads(view["state"])["selectedColumns"]
 
 
 def test_a_big_record_is_logged_by_few_points(tmp_path):

@@ -56,9 +56,9 @@ def main(args: argparse.Namespace) -> int:
         for path in find_records(args.path, records_dir=args.records_dir).paths:
             logging.record(path)
     for uri in logging.uris:
-        from wattcount.tracking import ui_command
+        from wattcount.tracking import ways_to_see
 
-        print(f"see them with: {ui_command(uri)}")
+        print("\n".join(ways_to_see(uri, args.experiment)))
     return EXIT_FAILED if logging.failed else EXIT_OK
 
 

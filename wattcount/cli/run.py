@@ -113,7 +113,8 @@ def _dry(run: RunConfig) -> Outcome:
 def _told(outcome: Outcome) -> Outcome:
     """Prints what became of a run. Raises `Interrupted` where the run was interrupted."""
     if outcome.message:
-        print(f"wattcount: {outcome.message}", file=sys.stderr)
+        invalid = "the run is INVALID: " if outcome.state is State.invalid else ""
+        print(f"wattcount: {invalid}{outcome.message}", file=sys.stderr)
     if outcome.before:
         print("already measured (resume=false measures again):")
     if outcome.record:

@@ -15,6 +15,7 @@ from typing import Unpack
 
 from wattcount.config.schema import RunConfig
 from wattcount.errors import (
+    EXIT_FAILED,
     EXIT_OK,
     MeasuredElsewhereError,
     NotStartedError,
@@ -125,6 +126,7 @@ def _with_figures(outcome: Outcome, path: Path) -> Outcome:
     return dataclasses.replace(
         outcome,
         state=State.invalid if invalid else outcome.state,
+        exit_code=EXIT_FAILED if invalid else outcome.exit_code,
         reason=found.verdict.reason if invalid else outcome.reason,
         message=found.verdict.message if invalid else outcome.message,
         wall_s=found.wall_s,
@@ -153,11 +155,11 @@ def _track(path: Path, run: RunConfig, display: Display | None, sweep: str | Non
         _LANE_LOG.record(path, run.tracking, run.records_dir, sweep, notice)
         return
     try:
-        from wattcount.tracking import log_record, resolve_uri, ui_command
+        from wattcount.tracking import log_record, resolve_uri, ways_to_see
 
         log_record(path, run.tracking)
         if display is None:
-            print(f"see it with: {ui_command(resolve_uri(run.tracking))}", flush=True)
+            print("\n".join(ways_to_see(resolve_uri(run.tracking), run.tracking.experiment)), flush=True)
         return
     except WattcountError as error:
         problem = str(error)

@@ -108,6 +108,27 @@ def ui_command(uri: str) -> str:
     return f"mlflow ui --backend-store-uri {shlex.quote(shown)}"
 
 
+UI_ADDRESS = "http://127.0.0.1:5000"
+"""Where `mlflow ui` listens, unless it is told otherwise."""
+_EXPERIMENTS: dict[tuple[str, str], str] = {}
+"""Ids of the experiments that this process has worked in, by store and name."""
+
+
+def ways_to_see(uri: str, experiment_name: str) -> list[str]:
+    """Lines that say how the runs of an experiment can be seen: the command where one is needed, and the address of the view `Energy`.
+
+    MLflow 3 opens an experiment on its page for generative AI, where there is nothing of ours; this address opens the list of runs.
+    """
+    local = urlsplit(uri).scheme not in ("http", "https")
+    lines = [f"see it with: {ui_command(uri)}"] if local else []
+    if (number := _EXPERIMENTS.get((uri, experiment_name))) is None:
+        return lines or [f"see it: {ui_command(uri)}"]
+    base = UI_ADDRESS if local else masked(uri).rstrip("/")
+    view = content.VIEW_KEY.rpartition(".")[2]
+    link = f"{base}/#/experiments/{number}/runs?workflowType=machine_learning&viewStateShareKey={view}"
+    return [*lines, f"{'then open' if local else 'see it at'}: {link}"]
+
+
 def log_command(what: str, tracking: TrackingConfig) -> str:
     """The `wattcount log` command that logs `what` (its arguments) where `tracking` says, without the password."""
     command = f"wattcount log {what}"
@@ -268,6 +289,11 @@ def prepare(tracking: TrackingConfig | None = None) -> None:
 
 def experiment(client: MlflowClient, uri: str, name: str) -> str:
     """The id of the experiment; makes it where there is none. Raises `TrackingError` where it was deleted."""
+    _EXPERIMENTS[uri, name] = found = _experiment(client, uri, name)
+    return found
+
+
+def _experiment(client: MlflowClient, uri: str, name: str) -> str:
     from mlflow.exceptions import MlflowException
 
     for _ in range(2):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -13,19 +14,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wattcount.config.validation import TAG_LIMIT
+from wattcount.metrics.metrics_json import spec
 from wattcount.metrics.observations import MISSING, gpu_uuids, int_column
 from wattcount.records import Record
 from wattcount.records.schema import Phase, RunInfo
-from wattcount.report.labels import caveats, describe, gpu_label
+from wattcount.report.labels import MAIN_FIGURES, caveats, describe, gpu_label, short_name
+from wattcount.report.summary import summary
+from wattcount.report.units import quantity
 from wattcount.result import Result
 from wattcount.result.host_part import PER_TOKEN, WATTS
+from wattcount.terminal import PlainConsole
 
 PARAM_LIMIT = 6000
 """Most characters of a param's value: MLflow keeps no more."""
 CURVE_POINTS = 1000
 """The most points of all power curves of a run: as many metrics as MLflow takes in one batch."""
 
-_NOT_PARAMS, _NOT_LEAVES = ("tracking", "display", "records_dir", "evidence"), ("source", "gated")
+PER_TOKEN_MJ = "energy/gpu_mj_per_output_token"
+"""Energy of an output token in mJ [mJ]: MLflow's charts show two decimals, in which small models have 0.00 J."""
+PAGE_WIDTH = 100
+"""Width of the summary page [characters]: no line of it is wrapped in MLflow's artifact viewer."""
+
+_NOT_PARAMS = (
+    "tracking", "display", "records_dir", "evidence", "sweep", "dry_run", "resume", "cooldown_limit_s", "gpu_busy_timeout_s",
+    "gpu_lock_timeout_s",
+)  # fmt: skip
+_NOT_LEAVES = ("source", "gated", "buffer_mib_per_gpu", "heartbeat_ms", "start_timeout_s", "client_processes")
 """Groups, and keys of any group, that say nothing that runs are compared by."""
 _GPU_PARAMS = ("gpu.name", "gpu.count", "gpu.found_name")
 """Params of the group `gpu`. Its other keys are facts of the data sheet and how GPUs are matched: runs are not compared by them."""
@@ -99,19 +113,38 @@ def tags(record: Record, result: Result) -> dict[str, str]:
 
 
 def metrics(result: Result) -> dict[str, float]:
-    """Figures by their keys, and the host's part of the uncertainty of those that have one."""
-    host = {f"{key}_u95_host": result.u95_host(key) for key in (PER_TOKEN, WATTS)}
-    return {key: float(value) for key, value in {**result.metrics, **host}.items() if value is not None}
+    """Figures by their keys, the host's part of the uncertainty of those that have one, and PER_TOKEN_MJ."""
+    more = {f"{key}_u95_host": result.u95_host(key) for key in (PER_TOKEN, WATTS)}
+    per_token_j = result.value(PER_TOKEN)
+    more[PER_TOKEN_MJ] = None if per_token_j is None else 1000 * per_token_j
+    return {key: float(value) for key, value in {**result.metrics, **more}.items() if value is not None}
+
+
+def run_name(result: Result, given: str | None) -> str:
+    """The run's name in MLflow: what was given, else `short_name`. An invalid one cannot be taken for another."""
+    return ("" if result.valid else "INVALID ") + (given or short_name(result))
+
+
+def page(result: Result) -> str:
+    """The result as `wattcount show` prints it, HTML."""
+    screen = PlainConsole(file=io.StringIO(), record=True, width=PAGE_WIDTH, force_terminal=True)
+    screen.print(summary(result))
+    return screen.export_html(inline_styles=True)
 
 
 def note(result: Result) -> str:
-    """The run's description, Markdown."""
-    lines = [f"**{describe(result)}**", ""]
+    """The run's description, Markdown. Its first line says whether the numbers may be used: MLflow shows little more of it."""
+    lines = []
+    if not result.valid:
+        lines += [f"**INVALID: do not use these numbers** ({', '.join(dict.fromkeys(result.reasons))})", ""]
+    lines += [f"**{describe(result)}**", ""]
     for text in caveats(result.evidence, result.weights):
         lines += [f"**{text}**", ""]
-    if not result.valid:
-        lines += [f"**Invalid**: {', '.join(result.reasons)}.", ""]
-    lines += [f"- {text}" for text in (*result.messages, *result.mild_messages, *result.notes)]
+    lines += ["| figure | value |", "| --- | --- |"] if result.metrics else []
+    for label, keys in MAIN_FIGURES:
+        if len(keys) == 1 and (value := result.value(keys[0])) is not None:
+            lines.append(f"| {label.strip()} | {quantity(value, spec(keys[0]).unit)} |")
+    lines += ["", *(f"- {text}" for text in (*result.messages, *result.mild_messages, *result.notes))]
     lines += [
         "",
         "Energy, power and throughput speak of the window; `power_w` has time 0 at its start.",
@@ -125,7 +158,7 @@ VIEW_KEY = "mlflow.sharedViewState.wattcount-energy"
 
 
 _VIEW_METRICS = (
-    ("energy/gpu_j_per_output_token", 215),
+    (PER_TOKEN_MJ, 225),
     ("power/gpu_mean_w", 145),
     ("throughput/output_tokens_per_s", 225),
     ("latency/ttft_p50_ms", 150),

@@ -34,11 +34,9 @@ from wattcount.config.schema import TrackingConfig
 from wattcount.config.validation import TAG_LIMIT, usable_tags
 from wattcount.errors import one_line
 from wattcount.masking import masked
-from wattcount.metrics.metrics_json import ran_to_end
 from wattcount.records import Record
 from wattcount.records.schema import REQUESTS_PARQUET
 from wattcount.records.writer import final_folder
-from wattcount.report.labels import short_name
 from wattcount.result import Result
 from wattcount.run.claims import make_shared
 from wattcount.tracking import content
@@ -64,6 +62,8 @@ PARENT_TAG = "mlflow.parentRunId"
 """MLflow's own tag of a run that is shown below another one."""
 ENTITIES_PER_BATCH, METRICS_PER_BATCH = 100, 1000
 """The most tags or params, and the most metrics, that MLflow takes in one batch."""
+SUMMARY_MD, SUMMARY_HTML = "summary.md", "summary.html"
+"""Names of the pages among a run's artifacts that people look at."""
 RECORD_ARTIFACT = "record"
 """Folder of the record's files among the artifacts of its MLflow run."""
 MARK_LIMIT_S = 2 * LIMIT_S
@@ -134,16 +134,16 @@ def _log(
     experiment_id = experiment(client, uri, tracking.experiment)
     start_ns, end_ns = content.bounds_ns(info)
     end_ms = content.utc_ms(info, end_ns)
-    status = "FINISHED" if ran_to_end(info) else "FAILED"
+    result = Result.of(record)
+    status = "FINISHED" if result.valid else "FAILED"
     earlier = _earlier(client, experiment_id, info.run_id)
     if earlier is not None and not force:
         return _completed(client, earlier, status, end_ms, parent)
     files = record.files()
-    result = Result.of(record)
     run = client.create_run(
         experiment_id,
         start_time=content.utc_ms(info, start_ns),
-        run_name=content.cut(tracking.run_name or short_name(result), TAG_LIMIT),
+        run_name=content.cut(content.run_name(result, tracking.run_name), TAG_LIMIT),
         tags={
             RUN_ID_TAG: info.run_id,
             LOGGING_TAG: f"incomplete {socket.gethostname()} {os.getpid()} {time.time():.0f}",
@@ -158,6 +158,8 @@ def _log(
     _log_facts(client, run_id, record, result, tracking, end_ms)
     _log_curves(client, run_id, record)
     _log_workload(client, run_id, record)
+    client.log_text(run_id, content.note(result), SUMMARY_MD)
+    client.log_text(run_id, content.page(result), SUMMARY_HTML)
     for file in files:  # one by one: each has its own time
         client.log_artifact(run_id, str(file), artifact_path=RECORD_ARTIFACT)
     client.set_tag(run_id, LOGGING_TAG, COMPLETE)
