@@ -165,7 +165,8 @@ def measured(tool: str, program: str, load: Load, cpus: set[int] | None) -> Seen
             text=True,
             timeout=LIMIT_S,
             cwd=folder,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            env=os.environ
+            | {"PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))},
             preexec_fn=None if cpus is None else lambda: os.sched_setaffinity(0, cpus),
         )
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
