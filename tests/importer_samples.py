@@ -60,6 +60,31 @@ ECOCOMPUTE_BATCHES = """batch_size,total_time_s,throughput_tok_s,avg_power_w,tot
 ECOCOMPUTE_PAIRS = """gpu,model,precision,energy_fp16_j1k,energy_quant_j1k,n_runs,n_trials,note
 RTX 4090,Qwen2-1.5B,NF4,2200.0,2500.0,10,2,
 """
+WILKINS = """Phase,Runtime (s),CPU Energy (J),GPU Energy (J),Number of Output Tokens,Number of Input Tokens,Iteration,Model,Number of GPUs,Prompt,Total Number of Tokens,Batch Size,System
+start-inference-A-0,4.0,20.0,800.0,32,8,0,Falcon (7B),1,"What, is
+this?",40,32,Palmetto Intel+V100
+model load,27.0,216.0,933.0,32,0,0,Falcon (7B),1,startup,0,32,Palmetto Intel+V100
+start-inference-A-1,2.0,0.0,500.0,32,8,1,Falcon (7B),1,What is this?,40,32,Palmetto Intel+A100
+"""
+CHUYISHANG = """# D4 (NVIDIA RTX 6000 Ada - 48GB)
+### Qwen2.5-3B-Instruct
+PRIMARY MEASUREMENTS (M1-M10)
+M1  Total energy:              180,000.00 J (0.05 kWh)
+M2  Total tokens:              360,000
+M3  Total time:                600.00 s (10.00 min)
+M6  Average power:             300.00 W
+M7  Peak power:                310.00 W
+Idle power:                    20.00 W
+Successful requests:           3,000
+Average latency:               1.500 s
+# DGX4 (A100-80GB)
+### gpt-oss-20b
+PRIMARY MEASUREMENTS (M1-M10)
+M1  Total energy:              60000.00 J (0.01 kWh)
+M2  Total tokens:              60,000
+M3  Total time:                600.00 s
+M6  Average power:             100.00 W
+"""
 
 INFERENCEX_ROW: dict[str, Any] = {
     "id": "1",
@@ -191,6 +216,7 @@ TABLES: Mapping[str, tuple[str, str]] = {
     "ecocompute batches": ("ecocompute", ECOCOMPUTE_BATCHES),
     "ecocompute pairs": ("ecocompute", ECOCOMPUTE_PAIRS),
     "inferencex csv": ("inferencex", INFERENCEX_CSV),
+    "wilkins": ("wilkins", WILKINS),
 }
 """(name of the source, text) of each form of table."""
 JSON_FILES: Mapping[str, tuple[str, Any]] = {
@@ -203,6 +229,7 @@ JSON_FILES: Mapping[str, tuple[str, Any]] = {
     "aiperf": ("aiperf", AIPERF),
     "leadgreen": ("leadgreen", LEADGREEN),
 }
+TEXTS: Mapping[str, tuple[str, str]] = {"chuyishang": ("chuyishang", CHUYISHANG)}
 
 
 def write(folder: Path, form: str) -> Path:
@@ -210,6 +237,9 @@ def write(folder: Path, form: str) -> Path:
     if form in TABLES:
         path = folder / "file.csv"
         path.write_text(TABLES[form][1])
+    elif form in TEXTS:
+        path = folder / "file.md"
+        path.write_text(TEXTS[form][1])
     else:
         path = folder / "file.json"
         path.write_text(json.dumps(JSON_FILES[form][1]))

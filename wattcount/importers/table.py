@@ -262,6 +262,11 @@ def _cells(header: str, delimiter: str) -> list[str]:
         return []
 
 
+def read_lines(path: Path, what: str) -> list[str]:
+    """The lines of a text. Raises NotStartedError."""
+    return _text(path, what).splitlines()
+
+
 def read_json(path: Path, what: str) -> Any:
     """What a JSON file holds. Raises NotStartedError."""
     text = _text(path, what)
