@@ -16,6 +16,7 @@ import dataset_tables
 import importer_tables
 import metrics_tables
 import pandas as pd
+import rules_tables
 from estimator_constants import estimator_constants
 
 from wattcount.report.labels import name_of
@@ -102,6 +103,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         "sharing": of(servers.sharing, "servers"),
         "host-part": lambda: servers.host_part(of_engine("vllm")),
     },
+    "rules.md": rules_tables.tables(),
     "dataset_format.md": {"columns": dataset_tables.columns},
     "importing.md": {"sources": importer_tables.sources, "figures": importer_tables.figures},
     "catalogue.md": {
