@@ -32,9 +32,8 @@ import numpy as np
 import pyarrow as pa
 
 from wattcount.dataset import rows
-from wattcount.dataset.adding import add_file
+from wattcount.dataset.adding import Judged, add_file, validated
 from wattcount.dataset.bundle import Submitter, write_bundle
-from wattcount.dataset.community import validated
 from wattcount.dataset.query import query
 from wattcount.dataset.storage import sha256
 from wattcount.dataset.store import Dataset
@@ -205,9 +204,12 @@ def _steps(records: list[Path], work: Path, args: argparse.Namespace) -> int:
     if not args.only_store:
         step(
             "validate",
-            lambda: (v := validated(bundle, where))["decision"] + f", {len(v.get('breaches', ()))} breaches",
+            lambda: (
+                (v := validated(bundle, Dataset.open(where)).verdict)["decision"]
+                + f", {len(v['breaches'])} breaches"
+            ),
         )
-    accepted = {"decision": "accepted", "breaches": []}
+    accepted = Judged({"decision": "accepted", "breaches": []}, {})
     step(
         "add, validated before",
         lambda: add_file(Dataset.open(where), bundle, DAY, validate=lambda *_: accepted).num_results,

@@ -23,10 +23,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from wattcount.dataset.adding import Place, Validate, add_file
+from wattcount.dataset.adding import Place, Validate, add_file, validated
 from wattcount.dataset.bundle import Submitter, write_bundle
 from wattcount.dataset.card import write_card
-from wattcount.dataset.community import validated
 from wattcount.dataset.references import files_of
 from wattcount.dataset.store import Dataset
 from wattcount.dataset.version import ADD
@@ -123,7 +122,8 @@ def _submit(
     with tempfile.TemporaryDirectory(prefix="wattcount-own-") as temporary:
         bundle = Path(temporary) / "own.wattcount"
         manifest = write_bundle([data / record for record in records], bundle, SUBMITTER)
-        verdict = validate(bundle, Path(dataset.where))
+        judged = validate(bundle, dataset)
+        verdict = judged.verdict
         rejected = {b["record"] for b in verdict["breaches"] if b["severity"] == "reject"}
         for breach in verdict["breaches"]:
             if breach["severity"] == "reject":
@@ -135,7 +135,7 @@ def _submit(
             return _submit(dataset, data, left, day, validate, say)
         # What is flagged was looked at: docs/validation.md.
         places = _places(data, where)
-        add_file(dataset, bundle, day, accept_flagged=True, places=places, validate=lambda *_: verdict)
+        add_file(dataset, bundle, day, accept_flagged=True, places=places, validate=lambda *_: judged)
     return None
 
 

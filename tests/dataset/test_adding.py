@@ -6,10 +6,8 @@ import csv
 import json
 import re
 import shutil
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import pandas as pd
@@ -17,7 +15,7 @@ import pytest
 
 from tests.dataset.conftest import CAMPAIGN, DAY
 from wattcount.dataset import export, rows
-from wattcount.dataset.adding import Place, add_file
+from wattcount.dataset.adding import Judged, Place, add_file
 from wattcount.dataset.bundle import Submitter, write_bundle
 from wattcount.dataset.check import check, differences
 from wattcount.dataset.references import fetched, files_of, find, references
@@ -31,8 +29,8 @@ from wattcount.result import judge
 SUBMITTER = Submitter("someone", "someone@example.org", "CC-BY-4.0", b"k" * 32)
 
 
-def accepting(bundle: Path, dataset: Path | None) -> Mapping[str, Any]:  # noqa: ARG001
-    return {"decision": "accepted", "breaches": []}
+def accepting(bundle: Path, dataset: Dataset) -> Judged:  # noqa: ARG001
+    return Judged({"decision": "accepted", "breaches": []}, {"records/a": {"print": 1}})
 
 
 @pytest.fixture(scope="module")
@@ -174,10 +172,33 @@ def test_a_record_by_reference_that_changed_or_is_gone(
 
 
 def test_the_same_bundle_twice_is_one_and_not_judged_again(filled: Dataset, bundle: Path) -> None:
-    def judged(path: Path, dataset: Path | None) -> Mapping[str, Any]:
+    def judged(path: Path, dataset: Dataset) -> Judged:
         pytest.fail(f"{path} was judged again for {dataset}")
 
     assert not add_file(filled, bundle, DAY, validate=judged).changed
+    assert filled.known() == {f"{filled.latest().changes[-1].submission}/records/a": {"print": 1}}
+
+
+def test_a_data_set_elsewhere_is_copied_for_the_validator(bundle: Path) -> None:
+    dataset = Dataset.init("memory://for-the-validator", "test", DAY)
+    add_file(dataset, bundle, DAY, validate=accepting)
+    with dataset.on_this_machine("fingerprints") as folder:
+        assert Dataset.open(folder).known() == dataset.known()
+        assert not (folder / "results").exists()
+    assert not folder.exists()
+
+
+@pytest.mark.timeout(600)
+def test_the_validator_itself(dataset: Dataset, records: list[Path], tmp_path: Path) -> None:
+    """A record of ours through the whole of it: no rule is broken, and nothing of this machine is told."""
+    write_bundle(records[1:2], tmp_path / "one.wattcount", SUBMITTER)
+    add_file(dataset, tmp_path / "one.wattcount", DAY, accept_flagged=True)
+    version = dataset.latest()
+    document = dataset.document(version, str(version.changes[-1].submission))
+    assert document["verdict"]["counts"]["rejected"] == 0
+    assert str(tmp_path) not in json.dumps(document)
+    assert len(dataset.known()) == 1
+    assert check(dataset) == []
 
 
 def test_emulated_records_are_refused_before_they_are_judged(
@@ -193,11 +214,9 @@ def test_emulated_records_are_refused_before_they_are_judged(
         add_file(dataset, tmp_path / "a.wattcount", DAY, validate=lambda *_: pytest.fail("judged"))
     other = Dataset.init(tmp_path / "other", "other", DAY, Evidence.EMULATED)
 
-    def judged(*rules: str) -> Mapping[str, Any]:
-        return {
-            "decision": "rejected",
-            "breaches": [{"rule": rule, "severity": "reject", "message": "so"} for rule in rules],
-        }
+    def judged(*rules: str) -> Judged:
+        breaches = [{"rule": rule, "severity": "reject", "message": "so"} for rule in rules]
+        return Judged({"decision": "rejected", "breaches": breaches}, {})
 
     with pytest.raises(NotStartedError, match="rejected: load/arrivals: so"):
         add_file(
@@ -223,8 +242,8 @@ def test_what_the_validator_does_not_accept(
     messages = ["too much power", "2", "3", "4"]
     breaches = [{"rule": "a/b", "severity": severity, "message": text} for text in messages]
 
-    def judged(*_: object) -> Mapping[str, Any]:
-        return {"decision": decision, "breaches": breaches}
+    def judged(*_: object) -> Judged:
+        return Judged({"decision": decision, "breaches": breaches}, {})
 
     with pytest.raises(NotStartedError, match=match):
         add_file(dataset, bundle, DAY, validate=judged)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,12 +13,13 @@ sys.path.insert(0, str(ROOT / "tools"))
 
 import make_dataset  # noqa: E402
 
+from wattcount.dataset.adding import Judged  # noqa: E402
 from wattcount.dataset.check import check  # noqa: E402
 from wattcount.dataset.store import Dataset  # noqa: E402
 
 
-def accepting(bundle: Path, dataset: Path | None) -> Mapping[str, Any]:  # noqa: ARG001
-    return {"decision": "accepted", "breaches": []}
+def accepting(bundle: Path, dataset: Dataset) -> Judged:  # noqa: ARG001
+    return Judged({"decision": "accepted", "breaches": []}, {})
 
 
 @pytest.fixture

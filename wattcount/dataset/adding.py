@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from wattcount.dataset.bundle import Bundle, opened_bundle
-from wattcount.dataset.community import validated
 from wattcount.dataset.references import digest, files_of
 from wattcount.dataset.storage import sha256
 from wattcount.dataset.store import ACCEPTED, FLAGGED, IMPORTED, Dataset, Outcome, Submission, submission_id
-from wattcount.dataset.version import Version
+from wattcount.dataset.version import FINGERPRINTS, Version
 from wattcount.errors import NotStartedError
 from wattcount.importers import file
 from wattcount.importers.file import Origin
@@ -21,11 +21,26 @@ from wattcount.records import Record, intake
 from wattcount.records.schema import Evidence
 from wattcount.result import Result, judge
 
-Validate = Callable[[Path, Path | None], Mapping[str, Any]]
-"""From a bundle and the data set to the verdict as JSON: `decision` and `breaches`."""
+
+@dataclass(frozen=True)
+class Judged:
+    """What the validator said of a bundle.
+
+    verdict   as JSON: `decision`, `breaches`, ...
+    traits    by folder of a record, what tells it when it comes again
+    """
+
+    verdict: Mapping[str, Any]
+    traits: Mapping[str, Mapping[str, Any]]
+
+
+Validate = Callable[[Path, Dataset], Judged]
+"""From a bundle and the data set that it is for."""
 MOST_SHOWN = 3
 """Breaches that a refusal names; the others are counted."""
 REJECTED = "rejected"
+KEPT = ("decision", "wattcount_version", "metrics_version", "counts", "breaches")
+"""What a data set keeps of a verdict. The rest says where the bundle lay on this machine, or what the submission says beside it."""
 OF_MEASURED = ("form/measured", "physics/")
 """Begins of the codes of rules that only what was measured can keep: a data set of emulated results does without them."""
 PARQUET = ".parquet"
@@ -38,6 +53,16 @@ class Place:
 
     record: str
     files: Mapping[str, str]
+
+
+def validated(bundle: Path, dataset: Dataset) -> Judged:
+    """By the rules of `dataset.rules`, in confined processes, which read a data set on this machine only."""
+    from wattcount.dataset.validate import validate
+
+    with dataset.on_this_machine(FINGERPRINTS) as folder:
+        found = validate(bundle, dataset=str(folder))
+    told = found.to_json()
+    return Judged({key: told[key] for key in KEPT}, found.traits)
 
 
 def add_file(
@@ -66,12 +91,21 @@ def add_file(
     with tempfile.TemporaryDirectory(prefix="wattcount-add-") as temporary:
         bundle = opened_bundle(path, Path(temporary) / "bundle")
         _refuse_evidence(bundle, version)
-        verdict = validate(path, Path(dataset.where))
+        judged = validate(path, dataset)
+        verdict = judged.verdict
         if version.evidence is not Evidence.MEASURED:
             verdict = _without(verdict, OF_MEASURED)
         _refuse(verdict, accept_flagged)
         results = [judge(record) for record in bundle.record_paths]
-        return dataset.add(_submission(bundle, results, verdict, path, at, places), date)
+        submission = _submission(bundle, results, verdict, path, at, places)
+        return dataset.add(replace(submission, fingerprints=_fingerprints(judged.traits)), date)
+
+
+def _fingerprints(traits: Mapping[str, Mapping[str, Any]]) -> bytes | None:
+    if not any(traits.values()):
+        return None
+    content = {folder: dict(found) for folder, found in traits.items()}
+    return (json.dumps(content, sort_keys=True, allow_nan=False, indent=0) + "\n").encode()
 
 
 def _add_imported(dataset: Dataset, path: Path, date: str) -> Outcome:

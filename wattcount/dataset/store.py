@@ -74,7 +74,7 @@ class Submission:
     decision    ACCEPTED, FLAGGED or IMPORTED
     origin      `wattcount`, or where the results were imported from
     bundle      a file to be kept in the data set; None: it is elsewhere, as `records` says
-    fingerprints   what tells a record that is in the data set already, see `checks_novelty`; None: there are none
+    fingerprints   JSON: by folder of a record what tells it when it comes again, as `Dataset.known` gives it; None: there is none
     """
 
     id: str
@@ -254,9 +254,35 @@ class Dataset:
         with self.files(version) as files:
             return [result for path in files for result in rows.to_results(rows.read(path))]
 
-    def fingerprints(self, version: Version) -> list[bytes]:
-        """Of every submission that has them, withdrawn ones too: what was withdrawn does not come again."""
-        return [self.read(version, name) for name in version.of(FINGERPRINTS)]
+    def known(self, version: Version | None = None) -> dict[str, dict[str, Any]]:
+        """What the validator knows of every record that was ever added, by `<submission>/<folder in its bundle>`: its traits by their
+        names (`dataset.rules.TRAITS`). Withdrawn ones too: what was withdrawn does not come again."""
+        version = version or self.latest()
+        found: dict[str, dict[str, Any]] = {}
+        for name in version.of(FINGERPRINTS):
+            content = parse_json(self.read(version, name), Path(name))
+            if not isinstance(content, dict) or not all(isinstance(item, dict) for item in content.values()):
+                raise DatasetError(f"{self.where}/{name} is damaged")
+            found |= {f"{Path(name).stem}/{folder}": traits for folder, traits in content.items()}
+        return found
+
+    @contextlib.contextmanager
+    def on_this_machine(self, folder: str) -> Iterator[Path]:
+        """The data set as a folder of this machine, for processes that reach nothing else: itself, or a copy of its latest version with
+        only the files of `folder`."""
+        if (here := self._storage.local("")) is not None:
+            yield here
+            return
+        version = self.latest()
+        with tempfile.TemporaryDirectory(prefix="wattcount-dataset-") as temporary:
+            copied = Path(temporary)
+            for name in (POINTER, version.manifest):
+                (copied / name).parent.mkdir(exist_ok=True)
+                (copied / name).write_bytes(version.to_bytes())
+            for name in version.of(folder):
+                (copied / name).parent.mkdir(exist_ok=True)
+                self.fetch(version, name, copied / name)
+            yield copied
 
     # -- changing
 
@@ -300,7 +326,7 @@ class Dataset:
             made = _Plan(change, {name: content}, {name: len(table)})
             made.new[_document_name(submission.id)] = _json(submission.document)
             if submission.fingerprints is not None:
-                made.new[f"{FINGERPRINTS}/{submission.id}.parquet"] = submission.fingerprints
+                made.new[f"{FINGERPRINTS}/{submission.id}.json"] = submission.fingerprints
             if submission.bundle is not None:
                 made.new[submission.bundle_name] = submission.bundle
             return made
