@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import importer_samples as samples
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from wattcount import importers
 from wattcount.errors import NotStartedError
+from wattcount.importers import power_log
 from wattcount.metrics import spec
 from wattcount.metrics.metrics_json import Status
 from wattcount.result import Result
@@ -217,6 +221,37 @@ def test_a_json_file_that_is_cut_off_is_refused(tmp_path: Path, form: str) -> No
         path.write_text(whole[:cut])
         with pytest.raises(NotStartedError, match=r"file\.json is damaged: .*get the .* again"):
             importers.named(NAMES[form]).results(path)
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=300), st.sampled_from(FORMS), st.integers(0, 5_000))
+def test_no_bytes_make_a_source_crash(tmp_path: Path, noise: bytes, form: str, at: int) -> None:
+    """Noise alone, and noise somewhere in a good file: a result, or a line that refuses it."""
+    path = samples.write(tmp_path, form)
+    whole = path.read_bytes()
+    for content in (noise, whole[:at] + noise + whole[at:]):
+        path.write_bytes(content)
+        for importer in importers.IMPORTERS:
+            importer.recognises(path)
+        outcome(path, NAMES[form])
+
+
+@pytest.mark.parametrize("name", sorted({*NAMES.values(), "nvidia-smi"}))
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path, name: str) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    assert not importers.recognises(pipe)
+    for path in (pipe, Path("/dev/zero")):
+        found = outcome(path, name)
+        assert isinstance(found, str)
+        assert f"{path} cannot be read: it is no regular file" in found
+
+
+def test_a_file_that_is_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(power_log, "MAX_FILE_BYTES", 100)
+    found = outcome(samples.write(tmp_path, "mlenergy v2"), "mlenergy")
+    assert isinstance(found, str)
+    assert "cut it into several" in found
 
 
 # -- one by one

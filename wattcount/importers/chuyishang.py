@@ -51,7 +51,7 @@ def recognises(path: Path) -> bool:
         return False
     try:
         with path.open("rb") as file:
-            return BEGIN.encode() in file.read(1 << 14)
+            return BEGIN.encode() in file.read(table.HEAD_BYTES)
     except OSError:
         return False
 

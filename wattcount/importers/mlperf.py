@@ -26,11 +26,11 @@ from pathlib import Path
 from typing import Any
 
 from wattcount.errors import NotStartedError
-from wattcount.files import read_text
 from wattcount.importers.power_log import (
     S_NS,
     LogEnergy,
     PowerLog,
+    bounded_text,
     broken,
     make_log,
     stamp_ns,
@@ -218,7 +218,7 @@ def read_run(folder: str | Path, meter_ahead_s: float = 0.0) -> MlperfRun:
 def read_spl(path: str | Path) -> PowerLog:
     """Reads the analyser's log, `Time,<stamp>,Watts,<sum of the channels>,Volts,...`; raises NotStartedError."""
     path = Path(path).expanduser()
-    lines = read_text(path, "power log").splitlines()
+    lines = bounded_text(path, "power log").splitlines()
     columns = 0
     stamps: list[int] = []
     power_w: list[float] = []
@@ -256,7 +256,7 @@ def read_spl(path: str | Path) -> PowerLog:
 def read_loadgen(path: str | Path) -> LoadgenLog:
     """Reads `mlperf_log_detail.txt` of an Offline or Server run with token rates; raises NotStartedError."""
     path = Path(path).expanduser()
-    lines = read_text(path, "LoadGen log").splitlines()
+    lines = bounded_text(path, "LoadGen log").splitlines()
     events: dict[str, Any] = {}
     last_ms = begun_ms = 0.0
     for number, line in enumerate(lines, start=1):

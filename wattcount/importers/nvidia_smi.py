@@ -21,8 +21,16 @@ from pathlib import Path
 
 import numpy as np
 
-from wattcount.files import read_text
-from wattcount.importers.power_log import MAX_BOARD_W, S_NS, PowerLog, broken, first_line, make_log, stamp_ns
+from wattcount.importers.power_log import (
+    MAX_BOARD_W,
+    S_NS,
+    PowerLog,
+    bounded_text,
+    broken,
+    first_line,
+    make_log,
+    stamp_ns,
+)
 from wattcount.importers.source import Source, gpu_option
 from wattcount.records.schema import Evidence
 from wattcount.result import Result
@@ -94,7 +102,7 @@ def recognises(path: Path) -> bool:
 
 def results(path: Path) -> list[Result]:
     """One run a GPU, with its whole log as the window. The log tells neither the load nor the gain of the sensor."""
-    table = _table(path, read_text(path, "nvidia-smi log").splitlines())
+    table = _table(path, bounded_text(path, "nvidia-smi log").splitlines())
     columns = _gpu_columns(table)
     gpus = dict.fromkeys(row[columns[0]] for row in table.rows) if columns else [None]
     return [_result(path, gpu, _name_of(table, gpu)) for gpu in gpus]
@@ -153,7 +161,7 @@ def read_nvidia_smi(path: str | Path, gpu: str | None = None, power: str | None 
     Lines without a reading (`[N/A]`, `ERR!`) are counted in `missing`. Raises NotStartedError that names file, line and remedy.
     """
     path = Path(path).expanduser()
-    lines = read_text(path, "nvidia-smi log").splitlines()
+    lines = bounded_text(path, "nvidia-smi log").splitlines()
     dmon, table = _is_dmon(lines), _table(path, lines)
     columns = [power] if power else ["pwr"] if dmon else list(POWER_COLUMNS)
     power_at = next((table.names.index(name) for name in columns if name in table.names), None)

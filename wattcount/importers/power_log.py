@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wattcount.errors import NotStartedError
+from wattcount.files import read_text
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -23,6 +25,8 @@ Z95 = 1.96
 """Half width of a 95 % interval of a normal distribution [standard deviations]."""
 MAX_BOARD_W = 5_000.0
 """The most that a board draws [W]: above the 2,700 W of a GB200 superchip, and below a reading in mW that is taken for W."""
+MAX_FILE_BYTES = 512 << 20
+"""Largest file that is read [bytes]: a hundred times the largest known one, and it still fits in memory."""
 FIRST_BYTES = 4096
 """Bytes that are read to recognise a file: a header of nvidia-smi with all its columns has some 3,000."""
 
@@ -124,8 +128,22 @@ class PowerLog:
         )
 
 
+def bounded_text(path: Path, what: str) -> str:
+    """The text of a regular file of at most MAX_FILE_BYTES, as `files.read_text` gives it. Raises NotStartedError."""
+    if path.exists() and not path.is_file():
+        raise NotStartedError(f"{what} {path} cannot be read: it is no regular file; give the file itself")
+    with contextlib.suppress(OSError):  # `read_text` says what is wrong
+        if (size := path.stat().st_size) > MAX_FILE_BYTES:
+            raise NotStartedError(
+                f"{what} {path} has {size >> 20} MiB, more than {MAX_FILE_BYTES >> 20}; cut it into several"
+            )
+    return read_text(path, what)
+
+
 def first_line(path: Path) -> str:
     """The first line of a text file that is not empty; nothing where there is none, or no text."""
+    if not path.is_file():  # to open a pipe would wait for whoever writes into it
+        return ""
     try:
         with path.open("rb") as file:
             head = file.read(FIRST_BYTES)

@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from wattcount.errors import NotStartedError, WattcountError, one_line
-from wattcount.files import read_text
-from wattcount.importers.power_log import MAX_BOARD_W, first_line
+from wattcount.importers.power_log import MAX_BOARD_W, bounded_text, first_line
 from wattcount.records.intake import parse_json
 
-MAX_FILE_BYTES = 512 << 20
-"""Largest file that is read [bytes]: a hundred times the largest known one, and it still fits in memory."""
+HEAD_BYTES = 1 << 14
+"""Bytes that are read to recognise a JSON file: the metadata before the rows of an export take some 2,000."""
 MAX_CELL_CHARS = 16 << 20
 """Longest cell [characters]: the latencies of 100,000 requests as a list take some 2 million."""
 MAX_TEXT_CHARS = 500
@@ -180,7 +179,7 @@ def begins_with_keys(path: Path, *names: str) -> bool:
         return False
     try:
         with path.open("rb") as file:
-            head = file.read(1 << 14).decode("utf-8-sig", "ignore")
+            head = file.read(HEAD_BYTES).decode("utf-8-sig", "ignore")
     except OSError:
         return False
     return head.lstrip()[:1] in ("{", "[") and all(f'"{name}"' in head for name in names)
@@ -193,7 +192,7 @@ def read_rows(path: Path, what: str, needed: Iterable[str]) -> list[Row]:
     needed   columns that must be there
     Empty lines and further headers are left out. Raises NotStartedError.
     """
-    text = _text(path, what)
+    text = bounded_text(path, what)
     names = tuple(needed)
     first = next((line for line in text.splitlines() if line.strip()), "")
     delimiter = _delimiter(first, names)
@@ -264,12 +263,12 @@ def _cells(header: str, delimiter: str) -> list[str]:
 
 def read_lines(path: Path, what: str) -> list[str]:
     """The lines of a text. Raises NotStartedError."""
-    return _text(path, what).splitlines()
+    return bounded_text(path, what).splitlines()
 
 
 def read_json(path: Path, what: str) -> Any:
     """What a JSON file holds. Raises NotStartedError."""
-    text = _text(path, what)
+    text = bounded_text(path, what)
     try:
         return parse_json(text.encode(), path)
     except WattcountError as error:
@@ -294,17 +293,3 @@ def each(rows: Iterable[Row], make: Callable[[Row], Any]) -> list[Any]:
                 f"nothing can be reckoned with its numbers ({one_line(error)}); correct it"
             ) from None
     return made
-
-
-def _text(path: Path, what: str) -> str:
-    if path.exists() and not path.is_file():
-        raise NotStartedError(f"{what} {path} is no regular file; give the file itself")
-    try:
-        size = path.stat().st_size
-    except OSError:
-        size = 0  # `read_text` says what is wrong
-    if size > MAX_FILE_BYTES:
-        raise NotStartedError(
-            f"{what} {path} has {size >> 20} MiB, more than {MAX_FILE_BYTES >> 20}; cut it into several"
-        )
-    return read_text(path, what)
