@@ -6,6 +6,7 @@ from dataclasses import replace
 from itertools import groupby
 
 import pytest
+from sweep_ledger import planned
 
 from wattcount.config.schema import SweepOrder
 from wattcount.errors import EXIT_FAILED, EXIT_NOT_STARTED, EXIT_OK
@@ -109,6 +110,23 @@ def test_a_repeat_of_every_point_comes_before_the_next_repeat() -> None:
     found = keys()
     assert sorted(found) == sorted(point.key for point in POINTS)
     assert [key[1] for key in found] == ["0"] * 10 + ["1"] * 10 + ["2"] * 10
+
+
+def test_points_that_share_a_start_follow_the_first_of_them_and_others_stay() -> None:
+    def point(key: str, session: str | None) -> Point:
+        return planned(key, session=session)
+
+    given = [
+        point("a0", "a"),
+        point("b0", "b"),
+        point("alone", None),
+        point("a1", "a"),
+        point("c", None),
+        point("b1", "b"),
+    ]
+    found = ordered(given, SweepOrder.starts, 0)
+    assert [one.key for one in found] == ["a0", "a1", "b0", "b1", "alone", "c"]
+    assert ordered(found, SweepOrder.starts, 7) == found
 
 
 def test_each_block_has_an_order_of_its_own_by_the_seed() -> None:

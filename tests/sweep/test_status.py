@@ -20,6 +20,7 @@ from wattcount.sweep.status import (
     Column,
     evidence_text,
     render,
+    sweep_page,
     table_lines,
     to_json,
     values,
@@ -213,3 +214,11 @@ def test_runs_that_shared_an_engine_are_told(tmp_path):
     assert "engine         2 runs on 1 start\n" in shown(state)
     rows = to_json(state, everything=True)["rows"]
     assert {row["session"] for row in rows} == {None, "the first"}
+
+
+def test_the_page_in_mlflow_has_the_table_of_results(tmp_path: Path) -> None:
+    with make_sweep(tmp_path):
+        results = sweep_page(read_state(tmp_path, "big"), tmp_path).results
+    (row,) = [line for line in results.splitlines() if line.startswith("| llama3_8b")]
+    assert "| 2 |" in row
+    assert row.endswith("| valid |")

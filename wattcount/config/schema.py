@@ -448,6 +448,8 @@ class SweepOrder(Enum):
     """All points of the first repeat in random order, then all of the next, ...: drift does not look like a model."""
     given = "given"
     """As the sweep lists them."""
+    starts = "starts"
+    """As the sweep lists them, but all points that share a start of the engine follow the first of them."""
 
 
 @dataclass(frozen=True)

@@ -216,7 +216,9 @@ class Plan:
 
 
 def ordered(points: Sequence[Point], order: SweepOrder, seed: int) -> list[Point]:
-    """`blocks`: one repeat of every point, in random order, then the next; the same order for the same `seed`.
+    """`given`: as they are. `starts`: as they are, but with all points of a session behind its first: one start of the engine for each.
+
+    `blocks`: one repeat of every point, in random order, then the next; the same order for the same `seed`.
 
     A GPU, a room and a driver drift over days. Were the points measured as they are listed, one model after the other,
     drift would look like a difference between models; with each point's repeats in a row, it would look like precision.
@@ -228,6 +230,11 @@ def ordered(points: Sequence[Point], order: SweepOrder, seed: int) -> list[Point
     """
     if order is SweepOrder.given:
         return list(points)
+    if order is SweepOrder.starts:
+        first: dict[str, int] = {}
+        for number, point in enumerate(points):
+            first.setdefault(point.session or point.key, number)
+        return sorted(points, key=lambda point: first[point.session or point.key])
 
     def place(point: Point) -> tuple[int, int, bytes, bytes]:
         return point.repeat, point.seed, _draw(seed, point.session or point.key), _draw(seed, point.key)

@@ -22,6 +22,8 @@ from wattcount.metrics.metrics_json import METRICS
 from wattcount.records.reader import Record
 from wattcount.report.labels import evidence_label
 from wattcount.report.units import clock, count, duration, quantity
+from wattcount.result import ResultTable
+from wattcount.study.pooled import pooled, to_markdown
 from wattcount.sweep.ledger import sweep_folder
 from wattcount.sweep.point import Outcome, Point, State
 from wattcount.sweep.state import Row, Start, SweepState
@@ -463,8 +465,27 @@ def sweep_page(sweep: SweepState, records_dir: str | Path) -> SweepPage:
         columns=[column.name for column in COLUMNS],
         rows=[list(values(*row).values()) for row in sweep.rows],
         note=_note(sweep, evidence),
+        results=_results(sweep),
         tags={} if evidence is None else {"evidence": evidence},
     )
+
+
+def _results(sweep: SweepState) -> str:
+    """The table of results, Markdown; empty where nothing is measured."""
+    records = [
+        Path(outcome.record)
+        for _, outcome in sweep.rows
+        if outcome.record and outcome.state in (State.done, State.invalid)
+    ]
+    kept: dict[Path, ResultTable] = {}
+    found = []
+    for path in records:
+        records_dir = path.parent.parent
+        if records_dir not in kept:
+            kept[records_dir] = ResultTable(records_dir)
+        if (result := kept[records_dir].of(f"{path.parent.name}/{path.name}")) is not None:
+            found.append(result)
+    return to_markdown(pooled(found)) if found else ""
 
 
 def _note(sweep: SweepState, evidence: str | None) -> str:
@@ -487,7 +508,7 @@ def _note(sweep: SweepState, evidence: str | None) -> str:
     ]
     lines += [
         "",
-        "Every point is in `results.json` and `results.csv`, the runs of its records are below this one. MLflow calls "
+        "The results, repeats pooled, are in `results.md`. Every point is in `results.json` and `results.csv`, the runs of its records are below this one. MLflow calls "
         "a sweep KILLED until it is finished, so that one that is killed is never RUNNING for ever.",
     ]
     return "\n".join(lines)

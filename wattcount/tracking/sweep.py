@@ -38,7 +38,9 @@ FORMER_ID_TAG = "wattcount.study_id"
 SETTLE_S = 1.0
 """How long one waits until other processes see a run that was made [s]: longer than any store takes to answer."""
 TABLE_JSON, TABLE_CSV = "results.json", "results.csv"
-"""Names of the table among the artifacts."""
+"""Names of the table of points among the artifacts."""
+RESULTS_MD = "results.md"
+"""Name of the table of results among the artifacts."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,9 @@ class SweepPage:
     state          `running`, `finished`, `incomplete`, ...; for people
     status         MLflow's: FINISHED, FAILED, or KILLED where there is something left to measure
     metrics        by key; None is left out
-    columns, rows  the table of results, one row a point
+    columns, rows  the table of points, one row a point
     note           Markdown
+    results        the table of results, one row a setting, Markdown; empty: nothing is measured
     tags           further ones
     """
 
@@ -63,6 +66,7 @@ class SweepPage:
     rows: Sequence[Sequence[Any]]
     note: str
     tags: Mapping[str, str]
+    results: str = ""
 
 
 def sweep_run(
@@ -155,4 +159,6 @@ def _write(client: MlflowClient, run_id: str, page: SweepPage) -> None:
             writer.writerows(page.rows)
         for made in (as_json, as_csv):
             client.log_artifact(run_id, str(made))
+    if page.results:
+        client.log_text(run_id, page.results, RESULTS_MD)
     client.set_terminated(run_id, page.status, end_time=now_ms)
