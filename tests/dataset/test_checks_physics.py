@@ -113,6 +113,16 @@ def test_calls_of_another_machine_are_flagged(server: Record) -> None:
     )
 
 
+def test_requests_of_one_batch_that_are_stamped_once_a_step_are_no_copies(server: Record) -> None:
+    requests = server.requests
+    longest = int(np.argmax(requests["output_tokens"].to_numpy()))
+    twice = requests.take([longest, longest])
+    assert (
+        bench_forgers.broken(forgers.with_tables(server, twice, server.steps)).get("novelty/requests_twice")
+        is None
+    )
+
+
 def test_a_forged_record_is_whole_on_the_disk(server: Record, tmp_path: Path) -> None:
     """Its files agree with each other, so that only physics tells."""
     made = forgers.FORGERS["scaled_all_2"].forge(forgers.Case(server, server, np.random.default_rng(1)))

@@ -652,18 +652,21 @@ def ledger(record: Record) -> Ledger | None:
 
 
 def repeated_requests(record: Record) -> int:
-    """Requests whose tokens came after each other exactly as another's did, to the microsecond."""
+    """Requests whose tokens came after each other exactly as another's did, to the microsecond, and at other times.
+
+    At the same times they may be those of one batch, where whoever stamps them does so once a step.
+    """
     arrived = record.requests["token_ts_ns"].combine_chunks()
     flat = arrived.flatten().to_numpy(zero_copy_only=False)
     offsets = arrived.offsets.to_numpy() - arrived.offsets.to_numpy()[0]
-    seen: set[bytes] = set()
+    seen: dict[bytes, int] = {}
     repeated = 0
     for low, high in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
         if high - low < LEAST_REPEATED:
             continue
         key = np.diff(flat[low:high]).tobytes()
-        repeated += key in seen
-        seen.add(key)
+        begin = int(flat[low])
+        repeated += seen.setdefault(key, begin) != begin
     return repeated
 
 
