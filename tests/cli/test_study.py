@@ -62,3 +62,33 @@ def test_what_is_no_source_is_refused(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_an_slo_that_is_none_is_refused(slo: str, parquet: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["study", str(parquet), "--slo", slo]) == 2
     assert "ttft_ms=500" in capsys.readouterr().err
+
+
+def test_recommend_ends_with_what_serves_and_verifies_it(
+    parquet: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["recommend", "--data", str(parquet), "--model", "llama3_1_8b", "--lengths", "512/128"]
+    assert main([*asked, "--rate", "16", "--all"]) == 0
+    said = capsys.readouterr().out
+    assert "vllm serve meta-llama/Llama-3.1-8B-Instruct" in said
+    assert "scenario.rate_rps=16" in said
+    commands = [line for line in said.splitlines() if line.startswith("  ")]
+    assert max(len(line) for line in said.splitlines() if line not in commands) <= 80
+    assert main([*asked, "--batch", "--json"]) == 0
+    advice = json.loads(capsys.readouterr().out)
+    assert advice["options"][0]["how"] == "measured"
+
+
+def test_recommend_refuses_with_the_run_that_would_tell(
+    parquet: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["recommend", "--data", str(parquet), "--model", "phi4", "--rate", "4", "--gpus", "l4"]
+    assert main(asked) == 1
+    said = capsys.readouterr().out
+    assert "No advice: no result is of phi4" in said
+    assert "wattcount model=phi4 gpu=l4 scenario=server" in said
+
+
+@pytest.mark.parametrize("wrong", [["--rate", "0"], ["--rate", "x"], ["--rate", "4", "--lengths", "5"], []])
+def test_recommend_refuses_what_is_no_load(wrong: list[str], parquet: Path) -> None:
+    assert main(["recommend", "--data", str(parquet), "--model", "phi4", *wrong]) == 2

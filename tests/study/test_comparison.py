@@ -69,13 +69,13 @@ def test_cells_are_valid_repeats_of_one_setting() -> None:
     assert found[0].mean("latency/ttft_p50_ms") is None
 
 
-def test_an_imported_result_is_pooled_with_its_like_only() -> None:
-    one = run("x", 1.0, setting={"engine": {"max_num_seqs": 8}}, origin="imported:s")
-    one = replace(one, setting_key=None)
-    other = replace(one, setting={"engine": {"max_num_seqs": 16}})
-    assert setting_of(one) == setting_of(replace(one, run_id="again"))
+def test_an_imported_result_without_a_key_is_nobody_s_repeat() -> None:
+    one = replace(run("x", 1.0, origin="imported:s"), setting_key=None)
+    other = replace(one, run_id="again")
+    assert setting_of(one) == setting_of(replace(one, levers=("fp8",)))
     assert setting_of(one) != setting_of(other)
     assert load_of(one) == load_of(other)
+    assert len(cells([one, other])) == 2
 
 
 def test_a_difference_beyond_the_scatter_is_told_and_says_what_it_rests_on() -> None:

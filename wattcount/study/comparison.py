@@ -14,7 +14,6 @@ from enum import StrEnum
 
 import numpy as np
 
-from wattcount.config.identity import key_of
 from wattcount.report.labels import gpu_label, name_of
 from wattcount.report.units import count
 from wattcount.result.host_part import PER_TOKEN, scatter_of_starts
@@ -113,10 +112,8 @@ def family_of(run: Result) -> tuple[str, str, str]:
 
 
 def setting_of(run: Result) -> Hashable:
-    """What repeats share: `setting_key`, or all that an imported result tells of its setting."""
-    if run.setting_key is not None:
-        return run.setting_key
-    return (*family_of(run), run.by, run.model, run.gpus, run.scenario, run.levers, key_of(run.setting))
+    """What repeats share: `setting_key`. An imported result without one is nobody's repeat: what its source did not tell may differ."""
+    return (run.origin, run.run_id or id(run)) if run.setting_key is None else run.setting_key
 
 
 def load_of(run: Result) -> tuple[Hashable, ...]:

@@ -10,13 +10,17 @@ from wattcount.config.schema import SloConfig
 from wattcount.result.host_part import PER_TOKEN
 from wattcount.study.comparison import Cell, Estimate, Scatters, family_of
 from wattcount.study.repeats import has
-from wattcount.study.service import Attained, over_runs
+from wattcount.study.service import Attained, Count, over_runs
 
 KNEE_SHARE = 0.1
 """Share by which the energy of a token may lie above the least of its curve, for a load to be beyond the knee: half of what a usual lever saves."""
 PER_REQUEST = "energy/gpu_j_per_request"
 FEWEST_RATES = 3
 """Rates from which on a curve is one."""
+
+
+MOST_COUNTED = 150
+"""Most records in which every request is held against the SLO: 50 ms each, so some seconds."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ def curve_key(cell: Cell) -> Hashable:
     run = cell.first
     if run.setting_key is None:
         return (*family_of(run), run.by, run.model, run.gpus, run.levers, run.input_tokens, run.output_tokens)
-    return (run.scenario, key_of(run.setting, without=("scenario.rate_rps",)))
+    return (run.scenario, key_of(run.setting, without=("scenario.rate_rps", "scenario.slo")))
 
 
 def curves(cells: Iterable[Cell], scatters: Scatters, slo: SloConfig) -> list[Curve]:
@@ -62,6 +66,8 @@ def curves(cells: Iterable[Cell], scatters: Scatters, slo: SloConfig) -> list[Cu
     for cell in cells:
         if cell.first.rate_rps is not None:
             found.setdefault(curve_key(cell), []).append(cell)
+    records = sum(run.record is not None for group in found.values() for cell in group for run in cell.runs)
+    count = Count.ALWAYS if records <= MOST_COUNTED else Count.WHERE_UNSURE
     made = []
     for group in found.values():
         if len({cell.first.rate_rps for cell in group}) < FEWEST_RATES:
@@ -69,18 +75,18 @@ def curves(cells: Iterable[Cell], scatters: Scatters, slo: SloConfig) -> list[Cu
         points = [
             point
             for cell in sorted(group, key=lambda cell: cell.first.rate_rps or 0.0)
-            if (point := _point(cell, scatters, slo)) is not None
+            if (point := _point(cell, scatters, slo, count)) is not None
         ]
         if len(points) >= FEWEST_RATES:
             made.append(Curve(points, _knee(points)))
     return made
 
 
-def _point(cell: Cell, scatters: Scatters, slo: SloConfig) -> Point | None:
+def _point(cell: Cell, scatters: Scatters, slo: SloConfig, count: Count) -> Point | None:
     per_token = scatters.estimate(cell, PER_TOKEN)
     if per_token is None or cell.first.rate_rps is None:
         return None
-    per_request, share = cell.mean(PER_REQUEST), over_runs(cell.runs, slo)
+    per_request, share = cell.mean(PER_REQUEST), over_runs(cell.runs, slo, count)
     good = None
     if per_request is not None and share is not None and share.low == share.high and share.low > 0:
         good = per_request / share.low

@@ -1,17 +1,28 @@
-"""Whether a result keeps an SLO, by its figures: percentiles of latency, or the count of good requests where the run was asked for this SLO."""
+"""Whether a result keeps an SLO: by percentiles of latency, the count of good requests where the run had this SLO, or its record."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import Enum
 
 from wattcount.config.schema import SloConfig
-from wattcount.metrics.service import PERCENTILES
-from wattcount.result.result import ENERGY, Result
+from wattcount.errors import WattcountError
+from wattcount.metrics.service import PERCENTILES, good_requests
+from wattcount.records import Record
+from wattcount.result.result import Result
 
 KEPT_SHARE = 0.95
 """Share of requests that must keep an SLO for a setting to count as keeping it: what operators promise of a p95."""
 NAMES = ("ttft", "tpot", "e2e")
+
+
+class Count(Enum):
+    """When requests are counted in the records, beside what percentiles tell."""
+
+    NEVER = 0
+    WHERE_UNSURE = 1
+    ALWAYS = 2
 
 
 @dataclass(frozen=True)
@@ -75,17 +86,30 @@ def _broken(run: Result, name: str, bound_ms: float) -> tuple[float, float] | No
     return (least, most) if known else None
 
 
-def over_runs(runs: Iterable[Result], slo: SloConfig) -> Attained | None:
-    """Of several runs, their mean; None where no run tells."""
-    found = [one for run in runs if (one := attained(run, slo)) is not None]
+def counted(run: Result, slo: SloConfig) -> Attained | None:
+    """What the requests in the run's record say, each held against the bounds; None where there is no record, or it cannot be read."""
+    sent = run.value("requests/sent")
+    if run.record is None or not sent or run.kind == "batch":
+        return None
+    try:
+        good = good_requests(Record.open(run.record), slo)
+    except (WattcountError, OSError):
+        return None
+    return None if good is None else Attained(good / sent, good / sent)
+
+
+def over_runs(runs: Iterable[Result], slo: SloConfig, count: Count = Count.NEVER) -> Attained | None:
+    """Of several runs, their mean; None where no run tells. `count`: when the requests in the records are counted, which takes some 50 ms a run."""
+    found = []
+    for run in runs:
+        one = attained(run, slo)
+        vague = (
+            one is None or one.low < one.high if count is Count.ALWAYS else one is None or one.keeps is None
+        )
+        if count is not Count.NEVER and vague:
+            one = counted(run, slo) or one
+        if one is not None:
+            found.append(one)
     if not found:
         return None
     return Attained(sum(one.low for one in found) / len(found), sum(one.high for one in found) / len(found))
-
-
-def per_good_request(run: Result, slo: SloConfig) -> tuple[float, float] | None:
-    """(least, most) energy of a request that keeps the SLO [J]; None where nothing tells, or none may keep it."""
-    energy, sent, share = run.value(ENERGY), run.value("requests/sent"), attained(run, slo)
-    if energy is None or not sent or share is None or share.low <= 0:
-        return None
-    return energy / (sent * share.high), energy / (sent * share.low)

@@ -1,0 +1,123 @@
+"""`wattcount recommend`: which GPU, settings and number of replicas should serve a model at a load, and how sure that is."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from pathlib import Path
+
+from wattcount.cli.sources import results_of
+from wattcount.cli.study import slo_of
+from wattcount.errors import EXIT_FAILED, EXIT_OK
+from wattcount.report.units import significant
+from wattcount.study.advice import Advice, Need, advise, serve_command, verify_command
+from wattcount.study.bills import Bills, read_bills
+from wattcount.study.questions import USUAL_SLO
+from wattcount.terminal import PlainConsole, console, table
+
+SHOWN = 8
+"""Options that are shown without --all: the first, and enough to see what others cost."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", metavar="SOURCE", nargs="+", required=True, help="a data set, folders with records, tables of results")  # fmt: skip
+    parser.add_argument("--model", required=True, help="option or hub id")
+    load = parser.add_mutually_exclusive_group(required=True)
+    load.add_argument("--rate", type=_rate, metavar="RPS", help="requests/s of a server, altogether")
+    load.add_argument("--batch", action="store_true", help="as a batch, which promises nobody a latency")
+    parser.add_argument("--lengths", type=_lengths, default=(512, 128), metavar="IN/OUT", help="tokens of prompt and answer (512/128)")  # fmt: skip
+    parser.add_argument("--slo", type=slo_of, default=USUAL_SLO, metavar="ttft_ms=500,tpot_ms=50", help="bounds of a good request")  # fmt: skip
+    parser.add_argument("--gpus", type=lambda text: tuple(filter(None, text.split(","))), default=(), metavar="A,B", help="only these")  # fmt: skip
+    parser.add_argument("--price", type=Path, metavar="FILE", help="CSV: gpu,per_hour[,currency]")
+    parser.add_argument("--carbon", type=Path, metavar="FILE", help="CSV: hour,g_per_kwh for the hours 0 to 23 or `all`, and a row `pue`")  # fmt: skip
+    parser.add_argument("--all", action="store_true", help=f"all options, not the first {SHOWN}")
+    parser.add_argument("--json", action="store_true", help="everything as JSON, in plain units")
+
+
+def main(args: argparse.Namespace) -> int:
+    """1 where the data cannot tell."""
+    need = Need(
+        args.model, None if args.batch else args.rate, args.lengths[0], args.lengths[1], args.slo, args.gpus
+    )
+    bills = read_bills(args.price, args.carbon)
+    advice = advise(results_of(args.data), need, bills)
+    if args.json:
+        print(json.dumps(advice.to_json(), indent=2))
+    else:
+        _show(console(), advice, bills, None if args.all else SHOWN)
+    return EXIT_OK if advice.refusal is None else EXIT_FAILED
+
+
+def _rate(text: str) -> float:
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = 0.0
+    if not 0 < rate < 1e6:
+        raise argparse.ArgumentTypeError(f"{text!r} is no rate; give requests/s above 0")
+    return rate
+
+
+def _lengths(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d{1,7})/(\d{1,7})", text)
+    if found is None or int(found[2]) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r}: give tokens of prompt and answer as 512/128")
+    return int(found[1]), int(found[2])
+
+
+def _show(out: PlainConsole, advice: Advice, bills: Bills, limit: int | None) -> None:
+    need = advice.need
+    out.print(f"To serve {need.words}:", style="bold")
+    if advice.refusal is not None:
+        out.print(f"No advice: {advice.refusal}.")
+    elif advice.options:
+        first = advice.options[0]
+        out.print(
+            f"{first.gpu} x {first.replicas}, {first.setting}: {significant(first.energy_j, 3)} J per good request "
+            f"({significant(first.low_j, 3)} to {significant(first.high_j, 3)}, {first.how}); {advice.why}. "
+            f"Expected regret {100 * (advice.regret or 0.0):.1f} %; the best of these with probability {100 * (advice.sure_of_first or 0.0):.0f} %."
+        )
+    if advice.options:
+        _table(out, advice, limit)
+        out.print(bills.words, style="dim")
+        if (hours := bills.best_hours) is not None:
+            out.print(
+                f"Hour {hours[0]} has the least carbon, {100 * hours[2]:.0f} % of hour {hours[1]}.",
+                style="dim",
+            )
+    for reason, number in advice.left_out.items():
+        out.print(f"Left out: {reason} ({number}).", style="dim")
+    for note in advice.notes:
+        out.print(note, style="dim")
+    if advice.refusal is None and advice.options:
+        out.print("\nServe each replica with")
+        out.print(f"  {serve_command(advice.options[0])}", soft_wrap=True)
+        out.print("Verify it with")
+        out.print(f"  {verify_command(advice.options[0], need)}", soft_wrap=True)
+    if advice.tell is not None and (advice.refusal is not None or (advice.sure_of_first or 0.0) < 0.95):
+        out.print("\nThis run would tell more")
+        out.print(f"  {advice.tell}", soft_wrap=True)
+
+
+def _table(out: PlainConsole, advice: Advice, limit: int | None) -> None:
+    priced = any(option.cost_per_1000 is not None for option in advice.options)
+    headings = ["GPUs", "settings", "J/good", "95 %", "to first", "gCO2/1000"] + ["cost/1000"] * priced
+    made = table(headings, 2)
+    for column in made.columns[:2]:
+        column.no_wrap, column.overflow = False, "fold"
+    first = advice.options[0]
+    for option in advice.options[:limit]:
+        cells = [
+            f"{option.replicas} x {option.gpu}" if option.replicas > 1 else option.gpu,
+            option.setting + ("" if option.rate_rps is None else f", {option.rate_rps:.3g} req/s each")
+            + ("" if option.how == "measured" else f" ({option.how})"),
+            significant(option.energy_j, 3),
+            f"{significant(option.low_j, 2)} to {significant(option.high_j, 2)}",
+            f"{100 * (option.energy_j / first.energy_j - 1):+.0f} %",
+            significant(option.carbon_g_per_1000, 2),
+        ]  # fmt: skip
+        made.add_row(*cells, *([significant(option.cost_per_1000, 3)] * priced))
+    out.print(made)
+    if limit is not None and len(advice.options) > limit:
+        out.print(f"and {len(advice.options) - limit} more (--all)", style="dim")

@@ -1,0 +1,551 @@
+"""Which GPU, settings and number of replicas should serve a model at a load: ranked by the energy of a request that keeps the SLO.
+
+A replica with rate r draws the power that was measured at r, or that lies between those of the two measured rates around it, on a straight line over the
+logarithm of the rate:
+
+    J per good request = P(r) / (r x share that keeps the SLO at the measured rate at or above r)
+
+Nothing is taken from beyond the measured rates. So a load is served by as many replicas as put each within them.
+
+The *regret* is how much more energy the advice takes than the truly best option, in the mean over what the data leave open: the energies are
+drawn by their uncertainties, and each time the best one is looked up.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from wattcount.config.schema import SloConfig
+from wattcount.records.schema import Evidence
+from wattcount.result.host_part import PER_TOKEN, WATTS
+from wattcount.result.result import Result
+from wattcount.study.bills import Bills
+from wattcount.study.comparison import Cell, Scatters, cells, sensor_sd
+from wattcount.study.curves import curve_key
+from wattcount.study.service import KEPT_SHARE, Attained, Count, over_runs
+
+MOST_REPLICAS = 64
+"""Most replicas of one option: beyond a machine of eight GPUs many times over, others count more than energy."""
+INTERPOLATION_SD = 0.03
+"""Standard uncertainty of the logarithm of the power between two measured rates, for each unit of ln(rate above / rate below). On the curves in data/,
+measured rates lie beside the line between two others by 1.4 % (rms) where these are less than a factor of 2 apart, and 4 % up to a factor of 4."""
+MOST_INTERPOLATION_SD = 0.055
+"""The most of it: the rms for rates that are further apart, up to a factor of 64."""
+UNTOLD_SD = 0.05
+"""Standard uncertainty of a figure whose scatter nothing tells, of the logarithm: the largest that kinds of load have in `result.host_part`."""
+MOST_REGRET = 0.05
+"""Expected regret above which there is no advice: as much as starts of the engine differ by."""
+DRAWS = 4000
+"""Draws of the energies: the regret of one set of draws differs from another's by less than a tenth of it."""
+SEED = 7
+"""Of the draws: the same results give the same advice."""
+HOW_MEASURED, HOW_INTERPOLATED = "measured", "interpolated"
+
+
+@dataclass(frozen=True)
+class Need:
+    """What is to be served. `rate_rps` None: a batch, without an SLO."""
+
+    model: str
+    rate_rps: float | None
+    input_tokens: int
+    output_tokens: int
+    slo: SloConfig
+    gpus: tuple[str, ...] = ()
+
+    @property
+    def words(self) -> str:
+        load = "as a batch" if self.rate_rps is None else f"at {self.rate_rps:g} requests/s"
+        return f"{self.model} {load}, {self.input_tokens} tokens in, {self.output_tokens} out"
+
+
+@dataclass(frozen=True)
+class Option:
+    """A GPU with settings, so many times.
+
+    energy_j   of a request that keeps the SLO (of a request of a batch), with its 95 % interval
+    sd, sensor standard uncertainty of its logarithm: scatter and interpolation, and the sensor, which options on one GPU model share
+    share      at least this share of the requests keep the SLO; None: a batch
+    nodes      the measured cells that it rests on: one, or the two rates around
+    """
+
+    gpu: str
+    gpu_model: str
+    gpus: int
+    setting: str
+    replicas: int
+    rate_rps: float | None
+    how: str
+    energy_j: float
+    low_j: float
+    high_j: float
+    sd: float
+    sensor: float
+    share: float | None
+    watts: float
+    nodes: tuple[Cell, ...]
+    cost_per_1000: float | None
+    carbon_g_per_1000: float | None
+
+    @property
+    def num_gpus(self) -> int:
+        return self.gpus * self.replicas
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "gpu": self.gpu,
+            "setting": self.setting,
+            "replicas": self.replicas,
+            "gpus": self.num_gpus,
+            "rate_rps_per_replica": self.rate_rps,
+            "how": self.how,
+            "j_per_good_request": self.energy_j,
+            "low_j": self.low_j,
+            "high_j": self.high_j,
+            "share_that_keeps_the_slo_at_least": self.share,
+            "mean_w": self.watts,
+            "cost_per_1000_good_requests": self.cost_per_1000,
+            "carbon_g_per_1000_good_requests": self.carbon_g_per_1000,
+            "boards": len({board for cell in self.nodes for run in cell.runs for board in run.boards}),
+            "runs": sum(len(cell.runs) for cell in self.nodes),
+            "measured_at_rps": [cell.first.rate_rps for cell in self.nodes],
+        }
+
+
+@dataclass(frozen=True)
+class Advice:
+    """Options from the least energy on, and what may be said of them.
+
+    refusal    why there is no advice; None: there is
+    regret     expected, relative; None without options
+    sure_of_first  probability that the first is the best of these
+    tell       the command that measures what would tell more
+    left_out   options that were not considered, by reason
+    """
+
+    need: Need
+    options: tuple[Option, ...]
+    refusal: str | None
+    regret: float | None
+    sure_of_first: float | None
+    why: str
+    tell: str | None
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        first = self.options[0] if self.options and self.refusal is None else None
+        return {
+            "need": self.need.words,
+            "refusal": self.refusal,
+            "expected_regret": self.regret,
+            "probability_that_the_first_is_best": self.sure_of_first,
+            "why": self.why,
+            "run_that_would_tell": self.tell,
+            "serve": None if first is None else serve_command(first),
+            "verify": None if first is None else verify_command(first, self.need),
+            "left_out": dict(self.left_out),
+            "notes": list(self.notes),
+            "options": [option.to_json() for option in self.options],
+        }
+
+
+def advise(results: Sequence[Result], need: Need, bills: Bills | None = None) -> Advice:
+    """Raises nothing: where the data cannot tell, the advice says so."""
+    bills = bills or Bills()
+    measured = [run for run in results if run.evidence is not Evidence.EMULATED]
+    mine = [run for run in measured if is_model(run, need.model)]
+    kind = "batch" if need.rate_rps is None else "server"
+    lengths = (need.input_tokens, need.output_tokens)
+    fitting = [run for run in mine if run.kind == kind and (run.input_tokens, run.output_tokens) == lengths]
+    wanted = [run for run in fitting if not need.gpus or _is_gpu(run, need.gpus)]
+    if not wanted:
+        return _nothing(need, mine, fitting, kind)
+    # Scatter is pooled over everything of the kind; the options are of this model only.
+    scatters = Scatters(cells(run for run in measured if run.kind == kind))
+    found = cells(wanted)
+    left_out: dict[str, int] = {}
+    options = (
+        [option for cell in found if (option := _batch(cell, scatters, bills)) is not None]
+        if need.rate_rps is None
+        else _served(found, scatters, need, bills, left_out)
+    )
+    options.sort(key=lambda option: option.energy_j)
+    if not options:
+        what = (
+            "; ".join(f"{reason} ({number})" for reason, number in left_out.items())
+            or "no run of it is valid"
+        )
+        return Advice(
+            need,
+            (),
+            f"no option serves {need.words}: {what}",
+            None,
+            None,
+            "",
+            _missing_run(need, found),
+            left_out,
+        )
+    regret, sure = _regret(options)
+    why, close = _why(options)
+    refusal = None
+    if regret > MOST_REGRET:
+        refusal = (
+            f"the data cannot tell: the first may take {100 * regret:.0f} % more energy than the best, "
+            f"above {100 * MOST_REGRET:.0f} %"
+        )
+    return Advice(
+        need,
+        tuple(options),
+        refusal,
+        regret,
+        sure,
+        why,
+        verify_command(close or options[0], need),
+        left_out,
+        _notes(options),
+    )
+
+
+def is_model(run: Result, name: str) -> bool:
+    """Whether a run is of a model, by the option's name or the id on the hub."""
+    known = {run.model, run.setting.get("model", {}).get("hf_id")}
+    return name.lower() in {str(item).lower() for item in known if item}
+
+
+def _is_gpu(run: Result, gpus: Iterable[str]) -> bool:
+    names = [str(run.gpu or "").lower(), *(name.lower() for name in run.gpus)]
+    return any(
+        gpu.lower() == names[0] or any(gpu.lower() in name.split() for name in names[1:]) for gpu in gpus
+    )
+
+
+# -- options
+
+
+def _batch(cell: Cell, scatters: Scatters, bills: Bills) -> Option | None:
+    found = _figure(cell, scatters, PER_TOKEN)
+    if found is None or cell.first.output_tokens is None:
+        return None
+    value, sd = found
+    watts, tokens_per_s = cell.mean(WATTS), cell.mean("throughput/output_tokens_per_s")
+    energy = value * cell.first.output_tokens
+    rate = None if tokens_per_s is None else tokens_per_s / cell.first.output_tokens
+    return _option(
+        cell, 1, None, HOW_MEASURED, energy, sd, None, watts or 0.0, (cell,), PER_TOKEN, rate, bills
+    )
+
+
+def _served(
+    found: Sequence[Cell], scatters: Scatters, need: Need, bills: Bills, left_out: dict[str, int]
+) -> list[Option]:
+    assert need.rate_rps is not None
+    groups: dict[Hashable, list[Cell]] = {}
+    for cell in found:
+        if cell.first.rate_rps is not None and cell.mean(WATTS) is not None:
+            groups.setdefault(curve_key(cell), []).append(cell)
+    options = []
+    for group in groups.values():
+        points = sorted(group, key=lambda cell: cell.first.rate_rps or 0.0)
+        rates = [float(cell.first.rate_rps or 0.0) for cell in points]
+        reached = False
+        for replicas in range(1, MOST_REPLICAS + 1):
+            rate = need.rate_rps / replicas
+            around = _around(rates, rate)
+            if around is None:
+                if rate < rates[0]:
+                    break
+                continue
+            reached = True
+            option = _at(points, around, rate, replicas, scatters, need, bills, left_out)
+            if option is not None:
+                options.append(option)
+        if not reached:
+            _count(left_out, "measured at other rates only")
+    return options
+
+
+def _around(rates: Sequence[float], rate: float) -> tuple[int, int] | None:
+    """Indices of the measured rates around a rate; twice the same where it was measured; None: it lies beyond them."""
+    for at, measured in enumerate(rates):
+        if math.isclose(measured, rate, rel_tol=1e-9):
+            return at, at
+        if measured > rate:
+            return (at - 1, at) if at else None
+    return None
+
+
+def _at(
+    points: Sequence[Cell],
+    around: tuple[int, int],
+    rate: float,
+    replicas: int,
+    scatters: Scatters,
+    need: Need,
+    bills: Bills,
+    left_out: dict[str, int],
+) -> Option | None:
+    below, above = (points[at] for at in around)
+    share = _share(above, need.slo)
+    if share is None or share.keeps is None:
+        _count(left_out, "its figures do not tell whether it keeps the SLO")
+        return None
+    if not share.keeps:
+        _count(left_out, "breaks the SLO" if below is above else "the next measured rate breaks the SLO")
+        return None
+    ends = [_figure(cell, scatters, WATTS) for cell in (below, above)]
+    if ends[0] is None or ends[1] is None:
+        return None
+    (low_w, low_sd), (high_w, high_sd) = ends[0], ends[1]
+    if below is above:
+        watts, sd, how = low_w, low_sd, HOW_MEASURED
+        nodes: tuple[Cell, ...] = (below,)
+    else:
+        ends_rps = [float(cell.first.rate_rps or 0.0) for cell in (below, above)]
+        span = math.log(ends_rps[1] / ends_rps[0])
+        part = math.log(rate / ends_rps[0]) / span
+        watts = low_w + part * (high_w - low_w)
+        sd = math.hypot((1 - part) * low_w * low_sd, part * high_w * high_sd) / watts
+        sd = math.hypot(sd, min(INTERPOLATION_SD * span, MOST_INTERPOLATION_SD))
+        how, nodes = HOW_INTERPOLATED, (below, above)
+    energy = watts / (rate * share.low)
+    return _option(
+        above, replicas, rate, how, energy, sd, share.low, watts, nodes, WATTS, rate * share.low, bills
+    )
+
+
+def _share(cell: Cell, slo: SloConfig) -> Attained | None:
+    return over_runs(cell.runs, slo, Count.WHERE_UNSURE)
+
+
+def _figure(cell: Cell, scatters: Scatters, key: str) -> tuple[float, float] | None:
+    """(mean, standard uncertainty of its logarithm without the sensor)."""
+    value = cell.mean(key)
+    if value is None:
+        return None
+    sd = scatters.log_sd(cell, key)
+    return value, UNTOLD_SD if sd is None else sd
+
+
+def _option(
+    cell: Cell,
+    replicas: int,
+    rate: float | None,
+    how: str,
+    energy_j: float,
+    sd: float,
+    share: float | None,
+    watts: float,
+    nodes: tuple[Cell, ...],
+    key: str,
+    good_rps: float | None,
+    bills: Bills,
+) -> Option:
+    sensor = max(sensor_sd(node.runs, key) for node in nodes)
+    half = 1.96 * math.hypot(sd, sensor)
+    gpus = max(1, len(cell.first.gpus))
+    return Option(
+        cell.gpu,
+        cell.gpu_model,
+        gpus,
+        setting_words(cell),
+        replicas,
+        rate,
+        how,
+        energy_j,
+        energy_j * math.exp(-half),
+        energy_j * math.exp(half),
+        sd,
+        sensor,
+        share,
+        watts,
+        nodes,
+        bills.cost_per_1000(cell.first.gpu, cell.gpu_model, gpus, good_rps),
+        bills.carbon_g_per_1000(energy_j),
+    )
+
+
+def setting_words(cell: Cell) -> str:
+    """What an operator sets, in words."""
+    run = cell.first
+    words = [run.engine or ""] if run.engine else []
+    words += list(cell.levers)
+    if run.kind == "batch" and run.num_requests is not None:
+        words.append(f"{run.num_requests} at a time")
+    return ", ".join(word for word in words if word) or "as the engine chooses"
+
+
+def _count(of: dict[str, int], reason: str) -> None:
+    of[reason] = of.get(reason, 0) + 1
+
+
+# -- how sure
+
+
+def _regret(options: Sequence[Option]) -> tuple[float, float]:
+    """(expected regret of taking the first, probability that it is the best). Options on one GPU model share the sensor's error."""
+    if len(options) == 1:
+        return 0.0, 1.0
+    rng = np.random.default_rng(SEED)
+    models = sorted({option.gpu_model for option in options})
+    common = {model: rng.normal(size=DRAWS) for model in models}
+    # Options of the same cells move together: they are the same measurement.
+    own: dict[tuple[Hashable, ...], Any] = {}
+    drawn = []
+    for option in options:
+        nodes = tuple(node.key for node in option.nodes)
+        mine = own.setdefault(nodes, rng.normal(size=DRAWS))
+        drawn.append(math.log(option.energy_j) + option.sd * mine + option.sensor * common[option.gpu_model])
+    logs = np.array(drawn)
+    least = logs.min(axis=0)
+    return float(np.mean(np.expm1(logs[0] - least))), float(np.mean(logs[0] <= least))
+
+
+def _why(options: Sequence[Option]) -> tuple[str, Option | None]:
+    """(why the first stands before the next, the option that another run should be of where that is not sure)."""
+    if len(options) == 1:
+        return "it is the only option that was measured", None
+    first, second = options[0], options[1]
+    less = 100 * (1 - first.energy_j / second.energy_j)
+    sensor = 0.0 if first.gpu_model == second.gpu_model else math.hypot(first.sensor, second.sensor)
+    half = 1.96 * math.sqrt(first.sd**2 + second.sd**2 + sensor**2)
+    sure = math.log(second.energy_j / first.energy_j) > half
+    what = f"{second.gpu} x {second.replicas}, {second.setting}"
+    if sure:
+        return f"{less:.1f} % less energy than {what}, which is more than chance", None
+    weaker = first if first.sd >= second.sd else second
+    return f"{less:.1f} % less energy than {what}, which may be chance", weaker
+
+
+def _notes(options: Sequence[Option]) -> tuple[str, ...]:
+    runs = [run for option in options for node in option.nodes for run in node.runs]
+    found = []
+    if any(run.weights == "random" for run in runs):
+        found.append(
+            "Random weights: energy and latency are those of the shape; outputs are of the length that was asked for."
+        )
+    if any(option.how == HOW_INTERPOLATED for option in options[:1]):
+        found.append("The first option lies between two measured rates.")
+    if any("fp8" in option.setting or "int4" in option.setting for option in options[:1]):
+        found.append("Quality not measured: what quantisation costs in quality, these results do not tell.")
+    return tuple(found)
+
+
+def _nothing(need: Need, mine: Sequence[Result], fitting: Sequence[Result], kind: str) -> Advice:
+    if fitting:
+        there = sorted({str(run.gpu or run.gpus) for run in fitting})
+        why = f"{need.model} was measured on {', '.join(there)}, not on {', '.join(need.gpus)}"
+    elif mine:
+        lengths = sorted({f"{r.input_tokens}/{r.output_tokens} ({r.kind})" for r in mine})
+        why = f"{need.model} was measured with the lengths {', '.join(lengths)} only, not {need.input_tokens}/{need.output_tokens} as a {kind}"
+    else:
+        why = f"no result is of {need.model}"
+    return Advice(need, (), why, None, None, "", _missing_run(need, ()))
+
+
+# -- commands
+
+
+def _missing_run(need: Need, found: Sequence[Cell]) -> str:
+    if found:
+        best = min(found, key=lambda cell: abs((cell.first.rate_rps or 0.0) - (need.rate_rps or 0.0)))
+        return _command(best, need.rate_rps, need)
+    gpu = need.gpus[0] if need.gpus else "auto"
+    words = [f"model={need.model}", f"gpu={gpu}", *_load_overrides(need, need.rate_rps)]
+    return shlex.join(["wattcount", *words])
+
+
+def verify_command(option: Option, need: Need) -> str:
+    """The command that measures an option at its rate."""
+    return _command(option.nodes[-1], option.rate_rps, need)
+
+
+def _command(cell: Cell, rate_rps: float | None, need: Need) -> str:
+    run = cell.first
+    words = [f"model={run.model}", f"gpu={run.gpu or 'auto'}"]
+    words += [f"model.{key}={_plain(value)}" for key, value in run.setting.get("model", {}).items() if key not in _MODEL_IS and _simple(value)]  # fmt: skip
+    words += [f"gpu.{key}={_plain(value)}" for key, value in run.setting.get("gpu", {}).items() if key != "found_name" and _simple(value)]  # fmt: skip
+    engine = run.setting.get("engine", {})
+    words += [f"engine.{key}={_plain(value)}" for key, value in engine.items() if key not in _ENGINE_IS and _simple(value)]  # fmt: skip
+    words += [
+        f"+engine.args.{key}={_plain(value)}"
+        for key, value in engine.get("args", {}).items()
+        if _simple(value)
+    ]
+    if run.engine and "name" in engine:
+        words.append(f"engine={run.engine}")
+    words += _load_overrides(need, rate_rps, run)
+    return shlex.join(["wattcount", *words])
+
+
+_MODEL_IS = ("name", "hf_id", "hf_config")
+"""Keys of a model that its option has already."""
+_ENGINE_IS = ("name", "device", "version_minor", "args", "speculative", "served")
+"""Keys of an engine that the machine fills in, or that are written in another way."""
+
+
+def _load_overrides(need: Need, rate_rps: float | None, run: Result | None = None) -> list[str]:
+    kind = "batch" if need.rate_rps is None else "server"
+    words = [f"scenario={run.scenario if run is not None and run.scenario else kind}"]
+    words += [f"scenario.lengths.input_tokens={need.input_tokens}", f"scenario.lengths.output_tokens={need.output_tokens}"]  # fmt: skip
+    if rate_rps is not None:
+        words.append(f"scenario.rate_rps={rate_rps:g}")
+        bounds = (("ttft_ms", need.slo.ttft_ms), ("tpot_ms", need.slo.tpot_ms), ("e2e_ms", need.slo.e2e_ms))
+        words += [f"scenario.slo.{name}={bound:g}" for name, bound in bounds if bound is not None]
+    elif run is not None and run.num_requests is not None:
+        words.append(f"scenario.num_requests={run.num_requests}")
+    return words
+
+
+_SERVE_FLAGS = (
+    "tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "max_model_len", "max_num_seqs",
+    "max_num_batched_tokens", "gpu_memory_utilization", "kv_cache_dtype",
+)  # fmt: skip
+"""Settings of the engine whose flag of `vllm serve` has the same name and takes a value."""
+_SERVE_SWITCHES = ("enforce_eager", "enable_prefix_caching", "enable_chunked_prefill")
+"""The same, that are on or off: `--name`, `--no-name`."""
+
+
+def serve_command(option: Option) -> str:
+    """`vllm serve` with the flags of an option, one replica."""
+    run = option.nodes[-1].first
+    model, engine = run.setting.get("model", {}), run.setting.get("engine", {})
+    words = ["vllm", "serve", str(model.get("hf_id") or model.get("path") or run.model)]
+    for key in ("dtype", "quantization"):
+        if model.get(key) is not None:
+            words += [f"--{key}", str(model[key])]
+    for key in _SERVE_FLAGS:
+        if engine.get(key) is not None:
+            words += [f"--{key.replace('_', '-')}", _plain(engine[key])]
+    for key in _SERVE_SWITCHES:
+        if engine.get(key) is not None:
+            words.append(f"--{'' if engine[key] else 'no-'}{key.replace('_', '-')}")
+    for key, value in engine.get("args", {}).items():
+        name = str(key).replace("_", "-")
+        words += (
+            [f"--{name}"]
+            if value is True
+            else [f"--no-{name}"]
+            if value is False
+            else [f"--{name}", _plain(value)]
+        )
+    return shlex.join(words)
+
+
+def _simple(value: object) -> bool:
+    return isinstance(value, str | int | float | bool)
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+__all__ = ["KEPT_SHARE", "Advice", "Need", "Option", "advise", "serve_command", "verify_command"]
