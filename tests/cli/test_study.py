@@ -67,14 +67,14 @@ def test_an_slo_that_is_none_is_refused(slo: str, parquet: Path, capsys: pytest.
 def test_recommend_ends_with_what_serves_and_verifies_it(
     parquet: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = ["recommend", "--data", str(parquet), "--model", "llama3_1_8b", "--lengths", "512/128"]
-    assert main([*asked, "--rate", "16", "--all"]) == 0
+    asked = ["recommend", "--data", str(parquet), "--model", "llama3_1_8b", "--lengths"]
+    assert main([*asked, "512/128", "--rate", "16", "--all"]) == 0
     said = capsys.readouterr().out
     assert "vllm serve meta-llama/Llama-3.1-8B-Instruct" in said
     assert "scenario.rate_rps=16" in said
     commands = [line for line in said.splitlines() if line.startswith("  ")]
     assert max(len(line) for line in said.splitlines() if line not in commands) <= 80
-    assert main([*asked, "--batch", "--json"]) == 0
+    assert main([*asked, "512/256", "--batch", "--json"]) == 0
     advice = json.loads(capsys.readouterr().out)
     assert advice["options"][0]["how"] == "measured"
 

@@ -7,8 +7,7 @@ import json
 import re
 from pathlib import Path
 
-from wattcount.cli.sources import results_of
-from wattcount.cli.study import slo_of
+from wattcount.cli.sources import results_of, slo_of
 from wattcount.errors import EXIT_FAILED, EXIT_OK
 from wattcount.report.units import significant
 from wattcount.study.advice import Advice, Need, advise, serve_command, verify_command

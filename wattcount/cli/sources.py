@@ -1,7 +1,8 @@
-"""Results that are named on a command line: a data set, records, a table, or what others wrote."""
+"""Results that are named on a command line: a data set, records, a table, or what others wrote. And the bounds of a good request."""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pyarrow.parquet as pq
 
 from wattcount import importers
 from wattcount.cli.records import find_records
+from wattcount.config.schema import SloConfig
 from wattcount.errors import NotStartedError, WattcountError, one_line
 from wattcount.records import Record
 from wattcount.records.intake import opened
@@ -81,3 +83,21 @@ def _of_parquet(path: Path) -> list[Result]:
         raise NotStartedError(
             f"{path} is no table of results ({one_line(error)}); write it with wattcount of this version"
         ) from error
+
+
+def slo_of(text: str) -> SloConfig:
+    """`ttft_ms=500,tpot_ms=50` as an SLO; for argparse, which names the argument."""
+    bounds: dict[str, float] = {}
+    for part in text.split(","):
+        name, _, value = part.partition("=")
+        name = name.strip()
+        try:
+            bound = float(value)
+        except ValueError:
+            bound = 0.0
+        if name not in ("ttft_ms", "tpot_ms", "e2e_ms") or not 0 < bound < float("inf"):
+            raise argparse.ArgumentTypeError(
+                f"{part!r}: give bounds above 0 as ttft_ms=500,tpot_ms=50,e2e_ms=20000, each where it is wanted"
+            )
+        bounds[name] = bound
+    return SloConfig(**bounds)

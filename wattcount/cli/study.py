@@ -10,8 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from wattcount.cli.sources import results_of
-from wattcount.config.schema import SloConfig
+from wattcount.cli.sources import results_of, slo_of
 from wattcount.errors import EXIT_OK, NotStartedError
 from wattcount.files import replacing
 from wattcount.study.answers import Answer
@@ -70,24 +69,6 @@ def main(args: argparse.Namespace) -> int:
         for answer in answers:
             _show(out, answer, None if args.all else MOST_ROWS)
     return EXIT_OK
-
-
-def slo_of(text: str) -> SloConfig:
-    """`ttft_ms=500,tpot_ms=50` as an SLO; for argparse, which names the argument."""
-    bounds: dict[str, float] = {}
-    for part in text.split(","):
-        name, _, value = part.partition("=")
-        name = name.strip()
-        try:
-            bound = float(value)
-        except ValueError:
-            bound = 0.0
-        if name not in ("ttft_ms", "tpot_ms", "e2e_ms") or not 0 < bound < float("inf"):
-            raise argparse.ArgumentTypeError(
-                f"{part!r}: give bounds above 0 as ttft_ms=500,tpot_ms=50,e2e_ms=20000, each where it is wanted"
-            )
-        bounds[name] = bound
-    return SloConfig(**bounds)
 
 
 def _show(out: Console, answer: Answer, limit: int | None) -> None:
