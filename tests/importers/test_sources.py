@@ -282,6 +282,11 @@ def test_mlenergy_v3_power_is_energy_times_rate(tmp_path: Path) -> None:
     assert (first.model, first.gpu) == ("qwen3_8b", "h100")
     assert first.value(WATTS) == pytest.approx(500.0)
     assert first.value("latency/itl_p50_ms") == 20.0
+    assert (first.levers, first.setting["engine"]["dtype"], second.levers) == (
+        ("64 at once",),
+        "bfloat16",
+        ("fp8", "EP 8", "256 at once"),
+    )
     assert (second.model, second.setting["engine"]["quantization"]) == (
         "Qwen/Qwen3-235B-A22B-Instruct-2507-FP8",
         "fp8",
@@ -389,6 +394,11 @@ def test_inferencex_rows_of_version_2(tmp_path: Path) -> None:
     assert row.value("latency/ttft_p50_ms") == 500.0
     assert row.window_s == pytest.approx(100.0)
     assert (row.kind, row.setting["scenario"]["max_in_flight"]) == ("concurrency", 64)
+    assert (row.levers, row.setting["engine"]["quantization"]) == (
+        ("fp4", "TP 8", "EP 8"),
+        "fp4",
+    )
+    assert row.particulars == ("1024 in, 1024 out", "at most 64 in flight")
     (exported,) = read(tmp_path, "inferencex export")
     assert exported == row
 

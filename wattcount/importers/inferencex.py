@@ -47,6 +47,8 @@ MODELS = {
 """Its short names of models that are in our catalogue."""
 GPUS = {"h100": "h100", "h200": "h200", "b200": "b200", "b300": "b300", "gb200": "gb200", "gb300": "gb300"}
 """Its names of NVIDIA's GPUs, all SXM or superchips, and our options."""
+DTYPES = {"bf16": "bfloat16", "fp16": "float16"}
+"""Its precisions that are no quantisation."""
 WHOLE = 0.02
 """Most that total power / power of one GPU lies from a whole number: both are rounded to milliwatts."""
 LATENCIES = {"ttft": "ttft", "tpot": "tpot", "itl": "itl", "e2el": "e2e"}
@@ -138,6 +140,7 @@ def _result(row: Row) -> Result:
     for theirs, key in (("ttft", "ttft"), ("tpot", "tpot"), ("e2el", "e2e")):
         seconds = row.measured(f"mean_{theirs}", 1e5)
         metrics[f"latency/{key}_mean_ms"] = None if seconds is None else seconds * 1e3
+    precision = row.maybe_text("precision")
     model, tp = row.text("model"), row.maybe_whole("tp", MAX_GPUS) or row.maybe_whole("decode_tp", MAX_GPUS)
     return result(
         SOURCE,
@@ -149,7 +152,8 @@ def _result(row: Row) -> Result:
             num_gpus=gpus,
             kind="concurrency",
             engine=row.maybe_text("framework"),
-            quantization=row.maybe_text("precision"),
+            dtype=DTYPES.get(precision or ""),
+            quantization=None if precision in DTYPES else precision,
             tensor_parallel=None if split else tp,
             expert_parallel=None
             if split

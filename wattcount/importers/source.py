@@ -21,12 +21,17 @@ from functools import cache
 from typing import Any
 
 from wattcount.config.catalogue import gpu_catalogue, match_gpu, model_catalogue
+from wattcount.engines import registry
 from wattcount.importers.table import Row
 from wattcount.records.schema import Evidence
 from wattcount.result import Result
 
 IMPORTED = "imported:"
 """Begin of the `origin` of an imported result."""
+
+
+USUAL_DTYPES = ("bfloat16",)
+"""Types of weights that are no lever: engines choose them by themselves."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +136,6 @@ def result(
 ) -> Result:
     """The result of a row. Figures that are None are left out."""
     option, alike = catalogued(setting.model) if setting.model else (None, None)
-    levers = [word for word in (setting.quantization, setting.dtype) if word]
     return Result(
         run_id=f"{source.name} {digest(row.cells)}",
         setting=setting.content(),
@@ -145,7 +149,8 @@ def result(
         output_tokens=setting.output_tokens,
         engine=setting.engine_name,
         engine_version=setting.engine_version,
-        levers=tuple(levers[:1]),
+        particulars=_particulars(setting),
+        levers=_levers(setting, fields.get("num_requests")),
         evidence=Evidence.MEASURED,
         origin=source.origin,
         by=source.title.partition(":")[0],
@@ -154,6 +159,33 @@ def result(
         metrics={key: value for key, value in metrics.items() if value is not None},
         **{"instrument": "nvml", "window_s": metrics.get("window/duration_s")} | fields,
     )
+
+
+def _levers(setting: Setting, num_requests: int | None) -> tuple[str, ...]:
+    """What an operator turned, in the words that `config.identity.levers` has for our own."""
+    dtype = None if setting.quantization or setting.dtype in USUAL_DTYPES else setting.dtype
+    sizes = (
+        (setting.tensor_parallel, "TP"),
+        (setting.pipeline_parallel, "PP"),
+        (setting.data_parallel, "DP"),
+        (setting.expert_parallel, "EP"),
+    )
+    found = [setting.quantization, dtype, *(f"{short} {size}" for size, short in sizes if (size or 1) > 1)]
+    # The size of a static batch is the load already.
+    if setting.batch and setting.batch not in (1, num_requests):
+        found.append(f"{setting.batch} at once")
+    return tuple(word for word in found if word)
+
+
+def _particulars(setting: Setting) -> tuple[str, ...]:
+    """What else is not as usual, in the words that `config.identity.particulars` has for our own."""
+    name, lengths = setting.engine_name, (setting.input_tokens, setting.output_tokens)
+    found = [name] if name not in (None, registry.DEFAULT) else []
+    if None not in lengths:
+        found.append("{} in, {} out".format(*lengths))
+    if setting.in_flight:
+        found.append(f"at most {setting.in_flight} in flight")
+    return tuple(word for word in found if word)
 
 
 def digest(cells: Mapping[str, Any]) -> str:
