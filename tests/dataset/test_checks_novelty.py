@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -84,19 +85,16 @@ def test_the_gpus_of_one_run_are_not_held_against_each_other() -> None:
     assert breaches(pair) == []
 
 
-def test_fingerprints_come_back_from_a_file() -> None:
-    found = {"b": ["x", "y"], "a": [fingerprint.to_text(np.arange(100).astype(np.int8))]}
-    content = fingerprint.to_parquet(found)
-    assert content == fingerprint.to_parquet(dict(reversed(found.items())))
-    assert fingerprint.of_parquet(content) == found
-    assert fingerprint.of_text(found["a"][0]).tolist() == list(range(100))
-    assert fingerprint.of_parquet(fingerprint.to_parquet({})) == {}
-
-
-@pytest.mark.parametrize("content", [b"", b"PAR1 nothing", b"x" * 100])
-def test_a_file_of_something_else_is_refused(content: bytes) -> None:
-    with pytest.raises(ValueError, match="no table of fingerprints"):
-        fingerprint.of_parquet(content)
+def test_what_a_data_set_keeps_of_its_submissions_is_known(tmp_path: Path) -> None:
+    (tmp_path / "fingerprints").mkdir()
+    texts = fingerprint.fingerprints(Record.open(REPEATS[0]))
+    content = {"records/x/r0": {TRAIT: texts, "identity": {"run_id": "x"}}, "records/x/r1": {TRAIT: []}}
+    (tmp_path / "fingerprints" / "0123456789abcdef.json").write_text(json.dumps(content))
+    records = [Submitted(folder, folder=f"records/{folder.name}") for folder in REPEATS[:2]]
+    (breach,) = power(Submission(None, records, where=str(tmp_path)))
+    assert breach.record == f"records/{REPEATS[0].name}"
+    assert "records/x/r0 of 0123456789ab in the data set" in breach.message
+    assert list(power(Submission(None, records, where=str(tmp_path / "empty")))) == []
 
 
 @pytest.mark.parametrize(
@@ -110,8 +108,8 @@ def test_a_text_of_something_else_is_refused(text: str) -> None:
 def test_a_second_that_comes_again_is_found() -> None:
     value = ring(OTHERS[0]).copy()
     assert fingerprint.repeated(value) is None
-    middle = len(value) // 2
-    value[middle + 500 : middle + 560] = value[middle : middle + 60]
+    begin = max(range(0, len(value) - 600, 60), key=lambda place: len(np.unique(value[place : place + 60])))
+    value[begin + 500 : begin + 560] = value[begin : begin + 60]
     found = fingerprint.repeated(value)
     assert found is not None
     assert found[1] - found[0] == 500

@@ -6,14 +6,17 @@ What is compared, and how alike two honest runs get, `fingerprint` and docs/forg
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from wattcount.dataset import fingerprint, signs
 from wattcount.dataset.fingerprint import Index, Match, Shape
 from wattcount.dataset.rules import Breach, Severity, Submission, Submitted, rule, trait
+from wattcount.dataset.version import FINGERPRINTS
+from wattcount.records import intake
 from wattcount.records.schema import Evidence
 
 TRAIT = "power_fingerprints"
-"""Name of the trait. What a data set knows by it: fingerprints by the name of the record, as `fingerprint.of_parquet` gives them."""
+"""Name of the trait. What a data set knows by it: lists of fingerprints, one a GPU, by the name of the record."""
 SAME = 0.985
 """Correlation from which on two stretches of 5 s are the same ones, two of them in a record. Chosen: of 1,566 pairs of ours the most was
 0.958, and that for one stretch only."""
@@ -36,10 +39,26 @@ def _shapes(texts: list[str]) -> Iterator[Shape]:
             yield fingerprint.of_text(text)
 
 
+def _known(submission: Submission) -> Mapping[str, list[str]]:
+    """Fingerprints of the data set, by the name of their record: as they were handed over, or as they lie in its folder.
+
+    A file there has of each record of a submission what its traits found.
+    """
+    if submission.dataset is not None:
+        return submission.dataset.get(TRAIT) or {}
+    found: dict[str, list[str]] = {}
+    if submission.where is not None:
+        for file in sorted((Path(submission.where) / FINGERPRINTS).glob("*.json")):
+            content = intake.parse_json(intake.read_bytes(file), file)
+            for folder, traits in content.items():
+                if texts := traits.get(TRAIT):
+                    found[f"{folder} of {file.stem[:12]}"] = [str(text) for text in texts]
+    return found
+
+
 def _found(submission: Submission) -> Iterator[tuple[str, Match, bool]]:
     """(folder of a record, where its power was found again, whether that is in the data set): the most alike of each GPU."""
     index, owners = Index(), dict[str, str]()
-    known: Mapping[str, list[str]] = (submission.dataset or {}).get(TRAIT) or {}
 
     def put(prefix: str, owner: str, texts: list[str]) -> None:
         for gpu, shape in enumerate(_shapes(texts)):
@@ -47,7 +66,7 @@ def _found(submission: Submission) -> Iterator[tuple[str, Match, bool]]:
             owners[name] = owner
             index.add(name, shape)
 
-    for owner, texts in known.items():
+    for owner, texts in _known(submission).items():
         put("data set", owner, texts)
     for submitted in submission.records:
         own = list(_shapes(submitted.trait(TRAIT)))

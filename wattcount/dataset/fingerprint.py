@@ -108,46 +108,6 @@ def of_text(text: str) -> Shape:
     return np.frombuffer(content, np.int8)
 
 
-TABLE_SCHEMA = {"name": "string", "gpu": "int32", "fingerprint": "string"}
-"""Columns of a table of fingerprints: the record, the number of the GPU in it, and the text of `to_text`."""
-
-
-def to_parquet(found: Mapping[str, list[str]]) -> bytes:
-    """A table of fingerprints by the name of their record, as a file: the same ones give the same bytes."""
-    import io
-
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    rows = [(name, gpu, text) for name in sorted(found) for gpu, text in enumerate(found[name])]
-    columns = list(zip(*rows, strict=True)) or [(), (), ()]
-    fields = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in TABLE_SCHEMA.items()])
-    table = pa.table(
-        [pa.array(one, field.type) for one, field in zip(columns, fields, strict=True)], schema=fields
-    )
-    file = io.BytesIO()
-    pq.write_table(table, file, compression="none")
-    return file.getvalue()
-
-
-def of_parquet(content: bytes) -> dict[str, list[str]]:
-    """The inverse of `to_parquet`. ValueError for a file that holds something else."""
-    import io
-
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.read_table(io.BytesIO(content), columns=list(TABLE_SCHEMA))
-        rows = table.to_pylist()
-        found: dict[str, list[str]] = {}
-        for row in rows:
-            found.setdefault(str(row["name"]), []).append(str(row["fingerprint"]))
-    except (pa.ArrowException, KeyError, OSError) as error:
-        raise ValueError(f"no table of fingerprints: {error}") from None
-    return found
-
-
 @dataclass(frozen=True)
 class Match:
     """Where a trace was found again.
