@@ -16,6 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "path", metavar="PATH", type=Path, help="a bundle (*.wattcount), a record, or a folder of records"
     )
     parser.add_argument("--json", action="store_true", help="print the verdict as JSON")
+    parser.add_argument(
+        "--markdown", action="store_true", help="print it as Markdown, ready for a comment on a pull request"
+    )
     parser.add_argument("--html", metavar="FILE", type=Path, help="write it as a page, too")
     parser.add_argument("--strict", action="store_true", help="exit code 1 for what is flagged, too")
     parser.add_argument("--dataset", metavar="DS", help="compare with what this data set has already")
@@ -55,9 +58,14 @@ def main(args: argparse.Namespace) -> int:
             write_atomically(args.html, as_html(verdict))
         except OSError as error:
             raise NotStartedError(f"cannot write {args.html}: {error.strerror}") from error
-    print(json.dumps(verdict.to_json(), indent=1) if args.json else as_text(verdict), end="")
     if args.json:
-        print()
+        print(json.dumps(verdict.to_json(), indent=1))
+    elif args.markdown:
+        from wattcount.dataset.community import bundle_lines
+
+        print("\n".join(bundle_lines(args.path.name, verdict.to_json())))
+    else:
+        print(as_text(verdict), end="")
     bad = (Decision.rejected, Decision.flagged) if args.strict else (Decision.rejected,)
     return EXIT_FAILED if verdict.decision in bad else EXIT_OK
 

@@ -256,12 +256,15 @@ def as_text(text: object, limit: int = MAX_TEXT) -> str:
     return f"`{plain}`" if plain.strip() else "-"
 
 
+_WORST_FIRST = {"reject": 0, "flag": 1, "warn": 2}
+
+
 def markdown(verdict: Mapping[str, Any]) -> str:
     """The verdict as a comment: what is wrong with the whole, then a table of each bundle."""
     lines = ["### What the validator says", ""]
     lines += [f"- **not taken**: {as_text(problem)}" for problem in verdict["problems"]]
     for bundle in verdict["bundles"]:
-        lines += ["", *_bundle_lines(bundle)]
+        lines += ["", *bundle_lines(bundle["name"], bundle["verdict"])]
     end = "Maintainers run `tools/check` again on their own machine before they merge."
     lines += ["", f"Checked: {as_text(verdict['head'])}. {end}", ""]
     text = "\n".join(lines)
@@ -270,10 +273,12 @@ def markdown(verdict: Mapping[str, Any]) -> str:
     return text
 
 
-def _bundle_lines(bundle: Mapping[str, Any]) -> Iterator[str]:
-    found = bundle["verdict"]
-    yield f"**{as_text(bundle['name'])}: {as_text(found['decision'])}**"
-    breaches = list(found.get("breaches", ()))
+def bundle_lines(name: str, found: Mapping[str, Any]) -> Iterator[str]:
+    """Markdown of one verdict of the validator, as `Verdict.to_json` has it: the decision, and a table of the rules that are broken."""
+    yield f"**{as_text(name)}: {as_text(found['decision'])}**"
+    breaches = sorted(
+        found.get("breaches", ()), key=lambda breach: _WORST_FIRST.get(str(breach.get("severity")), 0)
+    )
     if not breaches:
         yield ""
         yield "No rule is broken."
