@@ -92,6 +92,11 @@ def test_exit_codes_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert main(["validate", str(record), "--workers", "0"]) == 2
 
 
+def test_a_data_set_that_is_none_is_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["validate", str(BATCH), "--dataset", str(tmp_path / "none")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 # -- processes that end
 
 

@@ -6,6 +6,8 @@ import argparse
 import dataclasses
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from wattcount.errors import EXIT_FAILED, EXIT_OK, NotStartedError
@@ -46,13 +48,14 @@ def main(args: argparse.Namespace) -> int:
     limits = LIMITS
     if args.memory_mib is not None:
         limits = dataclasses.replace(limits, memory_bytes=args.memory_mib * MIB)
-    verdict = validate(
-        args.path,
-        dataset=args.dataset,
-        workers=args.workers,
-        limits=limits,
-        progress=_progress if sys.stderr.isatty() else None,
-    )
+    with _fingerprints(args.dataset) as folder:
+        verdict = validate(
+            args.path,
+            dataset=folder,
+            workers=args.workers,
+            limits=limits,
+            progress=_progress if sys.stderr.isatty() else None,
+        )
     if args.html is not None:
         try:
             write_atomically(args.html, as_html(verdict))
@@ -68,6 +71,19 @@ def main(args: argparse.Namespace) -> int:
         print(as_text(verdict), end="")
     bad = (Decision.rejected, Decision.flagged) if args.strict else (Decision.rejected,)
     return EXIT_FAILED if verdict.decision in bad else EXIT_OK
+
+
+@contextmanager
+def _fingerprints(dataset: str | None) -> Iterator[str | None]:
+    """A folder of this machine with what a data set knows its records by. Raises `NotStartedError` where there is no data set."""
+    if dataset is None:
+        yield None
+        return
+    from wattcount.dataset.store import Dataset
+    from wattcount.dataset.version import FINGERPRINTS
+
+    with Dataset.open(dataset).on_this_machine(FINGERPRINTS) as folder:
+        yield str(folder)
 
 
 def _progress(done: int, total: int) -> None:

@@ -182,7 +182,7 @@ def validate(
 ) -> Verdict:
     """The verdict on a bundle, a record, or a folder with records below it.
 
-    dataset   data set to compare with: folder or URL; None: none
+    dataset   folder of this machine with the fingerprints of a data set to compare with; None: none
     workers   confined processes at once; None: one a core
     progress  is told how many of how many records are done
 
