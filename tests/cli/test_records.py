@@ -150,6 +150,7 @@ def paths_of(name: str, records_dir: Path) -> list[Path]:
 def test_a_sweep_has_the_latest_record_of_each_of_its_points(tmp_path: Path) -> None:
     with make_sweep(tmp_path):
         found = paths_of("big", tmp_path)
+        assert paths_of(str(tmp_path / ".sweeps" / "big"), tmp_path / "elsewhere") == found
     assert [path.name for path in found] == ["done", "done_too"]
 
 

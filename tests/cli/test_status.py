@@ -131,3 +131,11 @@ def test_ctrl_c_ends_a_watching_process_quietly(tmp_path):
         assert watching.stderr is not None
         assert watching.stderr.read() == b""
     assert watching.returncode == 0
+
+
+@pytest.mark.usefixtures("sweep")
+def test_a_sweep_by_the_path_of_its_folder(tmp_path, capsys):
+    assert call(tmp_path, "big", "--json") == 0
+    named = json.loads(capsys.readouterr().out)
+    assert call(tmp_path, str(tmp_path / ".sweeps" / "big"), "--json") == 0
+    assert json.loads(capsys.readouterr().out)["name"] == named["name"]

@@ -19,6 +19,7 @@ from wattcount.config.paths import default_records_dir
 from wattcount.errors import NotStartedError, WattcountError
 from wattcount.records.schema import RUN_JSON
 from wattcount.result import record_folders
+from wattcount.sweep.ledger import FORMER_SWEEPS_FOLDER, SWEEPS_FOLDER, read_tally, sweeps
 from wattcount.text import printable
 
 T = TypeVar("T")
@@ -97,6 +98,9 @@ def find_records(
     found = Found()
     for given in paths:
         path = Path(given)
+        if path.resolve().parent.name in (SWEEPS_FOLDER, FORMER_SWEEPS_FOLDER) and path.is_dir():
+            found.paths |= dict.fromkeys(sweep_records(path.resolve().name, path.resolve().parent.parent))
+            continue
         if not os.path.lexists(path) and (
             named := _by_name(str(given), Path(records_dir or default_records_dir()))
         ):
@@ -159,8 +163,6 @@ def sweep_records(name: str, records_dir: Path) -> list[Path]:
 
     Raises `NotStartedError` where its files cannot be read, and for a sweep that has no record yet.
     """
-    from wattcount.sweep.ledger import read_tally, sweeps
-
     if name not in sweeps(records_dir):
         return []
     with bad_input():

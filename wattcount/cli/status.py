@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console, Group
@@ -74,6 +75,8 @@ def _names(args: argparse.Namespace) -> list[str]:
         return known
     if args.name is None:
         return known[:1]
+    if args.name not in known and Path(args.name).is_dir():
+        args.name = Path(args.name).resolve().name  # the path of its folder
     if args.name not in known:
         raise NotStartedError(
             f"no sweep {args.name!r} in {args.records_dir} (wattcount status --all lists them)"
