@@ -1,4 +1,4 @@
-"""Looks for bundles that break the reader of bundles, guided by which code they reach: atheris (`pip install atheris`, Python 3.11).
+"""Looks for bundles that break the reader of bundles, guided by which code they reach: atheris (`pip install 'wattcount[fuzz]'`).
 
     python benchmarks/fuzz_bundle.py [--seconds 60] [CORPUS_FOLDER]
 

@@ -63,7 +63,7 @@ def imported(folder: Path) -> dict[str, set[str]]:
         ("wattcount", ("plot", "slurm", "ray")),
         ("tests", ("dev", "postgres", "slurm", "ray", "llama-cpp", "dataset-tests")),
         ("tools", ("dev", "bench")),
-        ("benchmarks", ("bench",)),
+        ("benchmarks", ("bench", "fuzz")),
     ],
 )
 def test_everything_imported_is_declared(folder: str, extras: tuple[str, ...]) -> None:

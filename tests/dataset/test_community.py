@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from omegaconf._utils import get_yaml_loader
 
 from wattcount.config.cohorts import Cohort
 from wattcount.dataset import community
@@ -27,6 +27,10 @@ from wattcount.dataset.community import (
 from wattcount.errors import NotStartedError, WattcountError
 
 HOSTILE = "| x | ![a](http://evil.example/p.png) <script>alert(1)</script> @everyone `code` \x1b[2J \u202e \n# head \\| \\\\|"
+
+
+def read_yaml(text: str) -> Any:
+    return get_yaml_loader()(text).get_single_data()
 
 
 def git(repository: Path, *arguments: str) -> str:
@@ -98,7 +102,7 @@ def test_what_contributing_says_is_what_is_checked(repository: Path) -> None:
 
 
 def test_the_workflow_of_strangers_may_only_read(repository: Path) -> None:
-    workflow: Any = yaml.safe_load((repository / ".github/workflows/validate.yml").read_text())
+    workflow: Any = read_yaml((repository / ".github/workflows/validate.yml").read_text())
     assert list(workflow[True]) == ["pull_request"]  # YAML 1.1 reads `on` as a boolean
     assert workflow["permissions"] == {"contents": "read"}
     (job,) = workflow["jobs"].values()
@@ -111,14 +115,14 @@ def test_the_workflow_of_strangers_may_only_read(repository: Path) -> None:
 
 @pytest.mark.parametrize("name", ["validate", "comment"])
 def test_no_text_of_a_pull_request_gets_into_a_command(repository: Path, name: str) -> None:
-    workflow: Any = yaml.safe_load((repository / f".github/workflows/{name}.yml").read_text())
+    workflow: Any = read_yaml((repository / f".github/workflows/{name}.yml").read_text())
     for job in workflow["jobs"].values():
         for step in job["steps"]:
             assert "${{" not in step.get("run", ""), step
 
 
 def test_who_may_write_runs_nothing_of_the_pull_request(repository: Path) -> None:
-    workflow: Any = yaml.safe_load((repository / ".github/workflows/comment.yml").read_text())
+    workflow: Any = read_yaml((repository / ".github/workflows/comment.yml").read_text())
     assert list(workflow[True]) == ["workflow_run"]
     assert workflow["permissions"] == {"actions": "read", "contents": "read", "pull-requests": "write"}
     (job,) = workflow["jobs"].values()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
-from tools.make_cohort import cohort_text
 from wattcount.config.cohorts import Cohort
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
+
+from make_cohort import cohort_text
 
 
 def test_a_drawn_cohort_can_be_read_and_differs_from_the_next(tmp_path: Path) -> None:
