@@ -44,6 +44,7 @@ def test_list(filled: Dataset, capsys: pytest.CaptureFixture[str]) -> None:
     assert "version 3" in out
     assert "5 results, measured" in out
     assert "000000000000000a" in out
+    assert all(len(line.split()) == 7 for line in out.splitlines()[3:])
     assert run("list", filled.where, "--results", "--json", "--version", "2") == 0
     assert len(json.loads(capsys.readouterr().out)) == 3
     assert run("list", filled.where, "--history", "--json") == 0

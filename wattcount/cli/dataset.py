@@ -24,9 +24,11 @@ from wattcount.errors import (
 )
 from wattcount.records.schema import Evidence
 from wattcount.report.units import significant
-from wattcount.terminal import console, table
+from wattcount.terminal import PlainConsole, console, table
 from wattcount.text import printable
 
+WIDEST = 1000
+"""Width of tables where no terminal shows them [columns]: nothing is cut off for a script."""
 LONGEST_DIFF = 20
 """Results that `diff` names on each side; the others are counted."""
 
@@ -387,9 +389,13 @@ ACTIONS = {
 
 def _table(names: Sequence[str], found: Iterable[Iterable[Any]]) -> None:
     shown = table([printable(name, lines=False) for name in names], words=len(names))
+    for column in shown.columns:
+        # An id that is cut off names nothing.
+        column.no_wrap, column.overflow = False, "fold"
     for row in found:
         shown.add_row(*(_cell(value) for value in row))
-    console().print(shown)
+    out = console()
+    (out if out.is_terminal else PlainConsole(width=WIDEST, color_system=None)).print(shown)
 
 
 def _cell(value: Any) -> str:
