@@ -14,6 +14,7 @@ import argparse
 import hashlib
 import io
 import json
+import math
 import os
 import pickle
 import random
@@ -35,11 +36,10 @@ import pyarrow.parquet as pq
 
 from wattcount.dataset import validate as validator
 from wattcount.dataset.bundle import Submitter, opened_bundle, write_bundle
+from wattcount.dataset.checks_recompute import SAME_SHARE
 from wattcount.dataset.validate import LIMITS, Confined, DiedError, Limits, validate
 from wattcount.errors import WattcountError
-from wattcount.metrics.metrics_json import computed
-from wattcount.records import Record
-from wattcount.result import Result
+from wattcount.result import judge
 
 ROOT = Path(__file__).resolve().parents[1]
 TIME_LIMIT_S = 120.0
@@ -803,11 +803,10 @@ class Trial:
 
 
 def figures(paths: Sequence[Path]) -> dict[str, Any]:
-    """What a data set would say of records: by run, every figure, and what was measured on what."""
+    """What `wattcount dataset add` would publish of records: by run, every figure, and what was measured on what."""
     found = {}
     for path in paths:
-        record = Record.open(path)
-        result = Result.of(record, computed(record))
+        result = judge(path)
         setting = {
             name: getattr(result, name)
             for name in ("setting_key", "model", "weights", "gpus", "evidence", "seed", "repeat", "valid")
@@ -869,7 +868,16 @@ def _differences(file: Path, folder: Path, truth: Mapping[str, Any]) -> Iterator
             yield f"{run}: {'made up' if run in found else 'gone'}"
             continue
         keys = truth[run].keys() | found[run].keys()
-        yield from (f"{run}: {key}" for key in sorted(keys) if truth[run].get(key) != found[run].get(key))
+        yield from (
+            f"{run}: {key}" for key in sorted(keys) if not _same(truth[run].get(key), found[run].get(key))
+        )
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two values are the same, figures to the digit that all machines compute alike (the rule `recompute/figures`)."""
+    if is_number(one) and is_number(other):
+        return math.isclose(one, other, rel_tol=SAME_SHARE, abs_tol=0.0)
+    return bool(one == other)
 
 
 # -- all of them
