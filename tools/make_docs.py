@@ -6,22 +6,26 @@ by hand.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import catalogue_tables
 import dataset_tables
 import importer_tables
 import metrics_tables
 import pandas as pd
+import pyarrow.parquet as pq
 import rules_tables
 from estimator_constants import estimator_constants
 
 from wattcount.report.labels import name_of
 from wattcount.result import Result, results
-from wattcount.study import servers, single_runs, tables
+from wattcount.result.table import of_arrow
+from wattcount.study import pages, servers, single_runs, tables
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDIED = ("h100", "h200")
@@ -38,6 +42,17 @@ def runs(folder: str) -> list[Result]:
 @cache
 def frame(name: str) -> pd.DataFrame:
     return pd.read_parquet(ROOT / "data" / "h200" / f"{name}.parquet")
+
+
+def benchmark(name: str) -> Any:
+    """What a benchmark of the study wrote."""
+    return json.loads((ROOT / "data" / "study" / f"{name}.json").read_text())
+
+
+def imported(name: str) -> list[Result]:
+    """The results of a source in data/imported."""
+    table = pq.read_table(ROOT / "data" / "imported" / f"{name}.parquet")
+    return of_arrow(table, [None] * len(table))
 
 
 def of_engine(name: str) -> list[Result]:
@@ -106,6 +121,15 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "rules.md": rules_tables.tables(),
     "dataset_format.md": {"columns": dataset_tables.columns},
     "importing.md": {"sources": importer_tables.sources, "figures": importer_tables.figures},
+    "study.md": {
+        "coverage": lambda: pages.coverage(benchmark("coverage")),
+        **{
+            name: of(partial(pages.asked, name), *STUDIED, "campaign", "servers")
+            for name in ("gpu-choice", "savings", "load-curves", "levers", "scaling", "reproduce")
+        },
+        "mlenergy-savings": lambda: pages.asked("savings", imported("mlenergy")),
+        "regret": lambda: pages.regret(benchmark("regret")),
+    },
     "catalogue.md": {
         "models": catalogue_tables.catalogue_models,
         "summary": catalogue_tables.catalogue_summary,

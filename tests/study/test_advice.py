@@ -187,7 +187,7 @@ def test_a_batch_is_advised_without_an_slo() -> None:
 
 def test_commands_are_those_of_the_setting() -> None:
     advice = advise(curve(), need(8.0))
-    words = serve_command(advice.options[0]).split()
+    words = (serve_command(advice.options[0]) or "").split()
     assert words[:3] == ["vllm", "serve", "meta-llama/Llama-3.1-8B-Instruct"]
     assert words[words.index("--max-num-seqs") + 1] == "256"
     assert "--enforce-eager" in words

@@ -184,7 +184,7 @@ def test_a_load_curve_has_measured_rates_only_and_a_knee() -> None:
     found = answer("load-curves", runs)
     assert [row["rate_rps"] for row in found.rows] == list(levels)
     assert [row["rate_rps"] for row in found.rows if row["knee"]] == [16.0]
-    assert "16 to 16 requests/s" in found.sentence
+    assert "lies at 16 requests/s" in found.sentence
     rising = [one for rate in (1.0, 2.0, 4.0) for one in repeats(4.0 / rate, rate_rps=rate)]
     assert not any(row["knee"] for row in answer("load-curves", rising).rows)
     assert answer("load-curves", rising[:6]).rows == []

@@ -90,9 +90,10 @@ def _show(out: PlainConsole, advice: Advice, bills: Bills, limit: int | None) ->
     for note in advice.notes:
         out.print(note, style="dim")
     if advice.refusal is None and advice.options:
-        out.print("\nServe each replica with")
-        out.print(f"  {serve_command(advice.options[0])}", soft_wrap=True)
-        out.print("Verify it with")
+        if (serve := serve_command(advice.options[0])) is not None:
+            out.print("\nServe each replica with")
+            out.print(f"  {serve}", soft_wrap=True)
+        out.print("\nVerify it with")
         out.print(f"  {verify_command(advice.options[0], need)}", soft_wrap=True)
     if advice.tell is not None and (advice.refusal is not None or (advice.sure_of_first or 0.0) < 0.95):
         out.print("\nThis run would tell more")

@@ -14,6 +14,7 @@ from wattcount.cli.sources import results_of, slo_of
 from wattcount.errors import EXIT_OK, NotStartedError
 from wattcount.files import replacing
 from wattcount.study.answers import Answer
+from wattcount.study.quality import read_scores
 from wattcount.study.questions import QUESTIONS, USUAL_SLO, Study
 from wattcount.terminal import console, table
 
@@ -48,6 +49,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the GPU that is used without asking, for savings; the worst one without this",
     )
     parser.add_argument(
+        "--quality",
+        type=Path,
+        nargs="+",
+        metavar="PATH",
+        help="results*.json of lm-evaluation-harness, or folders of them, for levers that change precision",
+    )
+    parser.add_argument(
         "--all", action="store_true", help=f"all rows, not the first {MOST_ROWS} of each table"
     )
     how = parser.add_mutually_exclusive_group()
@@ -56,7 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    study = Study(results_of(args.source), args.slo, args.default_gpu)
+    scores = read_scores(args.quality or ())
+    study = Study(results_of(args.source), args.slo, args.default_gpu, scores)
     answers = study.answers(args.only or ())
     if args.json:
         print(json.dumps([answer.to_json() for answer in answers], indent=2))

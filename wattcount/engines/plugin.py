@@ -135,6 +135,11 @@ class EnginePlugin(ABC):
         """The distributions that it consists of here, with their versions; empty where it consists of none, or none is there."""
         return {}
 
+    def serve_command(self, setting: Mapping[str, Any]) -> list[str]:
+        """The command line that serves a setting (`config.identity.setting`) to users, outside of wattcount; empty: there is none."""
+        del setting
+        return []
+
     def identity_facts(self) -> Mapping[str, str]:
         """Fields of `EngineConfig` that only the installation knows, and that are part of a point: `version_minor`."""
         return {}

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from wattcount.config.schema import SloConfig
+from wattcount.engines import registry
 from wattcount.records.schema import Evidence
 from wattcount.result.host_part import PER_TOKEN, WATTS
 from wattcount.result.result import Result
@@ -503,39 +504,12 @@ def _load_overrides(need: Need, rate_rps: float | None, run: Result | None = Non
     return words
 
 
-_SERVE_FLAGS = (
-    "tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "max_model_len", "max_num_seqs",
-    "max_num_batched_tokens", "gpu_memory_utilization", "kv_cache_dtype",
-)  # fmt: skip
-"""Settings of the engine whose flag of `vllm serve` has the same name and takes a value."""
-_SERVE_SWITCHES = ("enforce_eager", "enable_prefix_caching", "enable_chunked_prefill")
-"""The same, that are on or off: `--name`, `--no-name`."""
-
-
-def serve_command(option: Option) -> str:
-    """`vllm serve` with the flags of an option, one replica."""
+def serve_command(option: Option) -> str | None:
+    """What serves one replica of an option outside of wattcount; None: its engine does not tell."""
     run = option.nodes[-1].first
-    model, engine = run.setting.get("model", {}), run.setting.get("engine", {})
-    words = ["vllm", "serve", str(model.get("hf_id") or model.get("path") or run.model)]
-    for key in ("dtype", "quantization"):
-        if model.get(key) is not None:
-            words += [f"--{key}", str(model[key])]
-    for key in _SERVE_FLAGS:
-        if engine.get(key) is not None:
-            words += [f"--{key.replace('_', '-')}", _plain(engine[key])]
-    for key in _SERVE_SWITCHES:
-        if engine.get(key) is not None:
-            words.append(f"--{'' if engine[key] else 'no-'}{key.replace('_', '-')}")
-    for key, value in engine.get("args", {}).items():
-        name = str(key).replace("_", "-")
-        words += (
-            [f"--{name}"]
-            if value is True
-            else [f"--no-{name}"]
-            if value is False
-            else [f"--{name}", _plain(value)]
-        )
-    return shlex.join(words)
+    if run.engine is None or run.engine not in registry.names():
+        return None
+    return shlex.join(registry.plugin(run.engine).serve_command(run.setting)) or None
 
 
 def _simple(value: object) -> bool:

