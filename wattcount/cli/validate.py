@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--memory-mib",
         metavar="N",
         type=int,
-        help="memory that each of them may take (default: 960); raise it for very long runs",
+        help="memory that each of them may take (default: 768 and 384 times the size of the largest record)",
     )
     parser.epilog = (
         "exit codes: 0 accepted, 1 rejected (with --strict: or flagged), 2 it could not be read. "
@@ -47,7 +47,7 @@ def main(args: argparse.Namespace) -> int:
             raise NotStartedError(f"{name} must be at least 1")
     limits = LIMITS
     if args.memory_mib is not None:
-        limits = dataclasses.replace(limits, memory_bytes=args.memory_mib * MIB)
+        limits = dataclasses.replace(limits, memory_bytes=args.memory_mib * MIB, memory_per_byte=0)
     with _fingerprints(args.dataset) as folder:
         verdict = validate(
             args.path,

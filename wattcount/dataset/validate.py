@@ -23,7 +23,7 @@ import tempfile
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -45,14 +45,17 @@ MIB = 1 << 20
 class Limits:
     """What a confined process may take.
 
-    memory_bytes  private memory of each [bytes]. The largest of our own 209 records, 1.3 million tokens, takes 0.3 GiB
+    memory_bytes  private memory of each [bytes], for records that are small on the disk. The largest of our own, with 0.8 million
+                  tokens in 0.5 MB, takes 0.6 GiB, libraries included
+    memory_per_byte   of it, for each byte of the largest record [1]: eight bytes for each of `intake.VALUES_PER_BYTE`, and as much again
     cpu_s         CPU time for one record [s]. The same one takes 2 s
     task_s        time for one task by the clock [s], on a machine that is busy with other things
     file_bytes    largest file that unpacking writes [bytes], as `bundle.Limits.member_bytes`
     answer_bytes  longest answer [bytes]: a manifest of 10,000 records has some 12 MiB
     """
 
-    memory_bytes: int = 960 * MIB
+    memory_bytes: int = 768 * MIB
+    memory_per_byte: int = 384
     cpu_s: int = 120
     task_s: float = 600.0
     file_bytes: int = 512 * MIB
@@ -240,6 +243,11 @@ def _judged(
     limits: Limits,
     progress: Callable[[int, int], None] | None,
 ) -> Verdict:
+    limits = replace(
+        limits,
+        memory_bytes=limits.memory_bytes
+        + limits.memory_per_byte * max(map(_disk_bytes, folders.values()), default=0),
+    )
     tasks = [
         {
             "task": "record",
@@ -280,6 +288,15 @@ def _judged(
         bundle_id,
         traits,
     )
+
+
+def _disk_bytes(record: Path) -> int:
+    """What the files of a record take of the disk: holes in them do not count."""
+    try:
+        with os.scandir(record) as files:
+            return sum(512 * file.stat(follow_symlinks=False).st_blocks for file in files)
+    except OSError:
+        return 0
 
 
 def _identity(traits: Mapping[str, Any]) -> dict[str, Any]:
