@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from wattcount.dataset.bundle import Bundle, opened_bundle
-from wattcount.dataset.references import digest, files_of
+from wattcount.dataset.references import digest
 from wattcount.dataset.storage import sha256
 from wattcount.dataset.store import ACCEPTED, FLAGGED, IMPORTED, Dataset, Outcome, Submission, submission_id
 from wattcount.dataset.version import FINGERPRINTS, Version
@@ -19,7 +19,7 @@ from wattcount.importers import file
 from wattcount.importers.file import Origin
 from wattcount.records import Record, intake
 from wattcount.records.schema import Evidence
-from wattcount.result import Result, judge
+from wattcount.result import Result, glance, judge
 
 
 @dataclass(frozen=True)
@@ -90,13 +90,19 @@ def add_file(
         return Outcome(version, False)
     with tempfile.TemporaryDirectory(prefix="wattcount-add-") as temporary:
         bundle = opened_bundle(path, Path(temporary) / "bundle")
-        _refuse_evidence(bundle, version)
+        # Nothing is computed here of what strangers wrote until the validator has.
+        seen = [glance(record) for record in bundle.record_paths]
+        told = [
+            Record.open(record).info.evidence if found is None else found.evidence
+            for found, record in zip(seen, bundle.record_paths, strict=True)
+        ]
+        _refuse_evidence([evidence for evidence in told if evidence is not None], version)
         judged = validate(path, dataset)
         verdict = judged.verdict
         if version.evidence is not Evidence.MEASURED:
             verdict = _without(verdict, OF_MEASURED)
         _refuse(verdict, accept_flagged)
-        results = [judge(record) for record in bundle.record_paths]
+        results = [found or judge(record) for found, record in zip(seen, bundle.record_paths, strict=True)]
         submission = _submission(bundle, results, verdict, path, at, places)
         return dataset.add(replace(submission, fingerprints=_fingerprints(judged.traits)), date)
 
@@ -160,16 +166,12 @@ def _imported(path: Path, origin: Origin, results: Sequence[Result]) -> Submissi
     )
 
 
-def _refuse_evidence(bundle: Bundle, version: Version) -> None:
-    """Raises NotStartedError for a bundle that a data set of this evidence does not take: before anything is computed."""
-    found: dict[Evidence, int] = {}
-    for path in bundle.record_paths:
-        evidence = Record.open(path).info.evidence
-        found[evidence] = found.get(evidence, 0) + 1
-    for evidence, count in found.items():
+def _refuse_evidence(known: Sequence[Evidence], version: Version) -> None:
+    """Raises NotStartedError for records that a data set of this evidence does not take: before anything is computed."""
+    for evidence in dict.fromkeys(known):
         if evidence is not version.evidence:
             raise NotStartedError(
-                f"{evidence.value}: {count} of {sum(found.values())} records are {evidence.value}, and {version.name} takes only "
+                f"{evidence.value}: {known.count(evidence)} of {len(known)} records are {evidence.value}, and {version.name} takes only "
                 f"{version.evidence.value} ones (`wattcount dataset init --evidence {evidence.value}` makes a data set for those)"
             )
 
@@ -209,7 +211,11 @@ def _submission(
             place = places(entry.run_id)
         else:
             where = at or f"bundles/{name}.wattcount"
-            place = Place(f"{where}#{entry.folder}", files_of(record))
+            # As the bundle's manifest has them, which it was unpacked by.
+            files = {
+                path.name: manifest.files[f"{entry.folder}/{path.name}"].sha256 for path in record.iterdir()
+            }
+            place = Place(f"{where}#{entry.folder}", files)
         found.append(
             {
                 "record": place.record,
