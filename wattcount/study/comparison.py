@@ -25,8 +25,8 @@ from wattcount.study.mixed import BOARD, REST, Contrast, Run, Variances
 OWN_FREEDOM = 5.0
 """Degrees of freedom from which on two settings' own repeats say how they scatter: with fewer, Student's t is wider than 2.6 and moves
 by more than how settings differ."""
-MOST_POOLED = 3000
-"""Most results that variances are pooled over: far more than tell a variance to 5 %, and few enough to take a second."""
+MOST_POOLED = 250
+"""About the most results that variances are pooled over: they tell a variance to 9 %, and take some hundredths of a second."""
 NORMAL_975 = 1.959963984540054
 """97.5 % point of the normal distribution: what the sensor's 95 % is of."""
 
@@ -207,11 +207,10 @@ class Scatters:
     def pooled(self, key: str, kind: tuple[Hashable, ...]) -> Variances:
         """Of all settings with this kind of load that were repeated."""
         if (key, kind) not in self._known:
-            runs: list[Run] = []
-            for cell in self._kinds.get(kind, ()):
-                mine = _runs(cell, key)
-                if len(mine) > 1 and len(runs) < MOST_POOLED:
-                    runs += mine
+            repeated = [mine for cell in self._kinds.get(kind, ()) if len(mine := _runs(cell, key)) > 1]
+            # Where there are more, settings from all over the data set, always the same ones.
+            step = max(1, sum(map(len, repeated)) // MOST_POOLED)
+            runs = [run for mine in repeated[::step] for run in mine]
             self._known[key, kind] = mixed.variances_of(runs)
         return self._known[key, kind]
 

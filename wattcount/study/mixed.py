@@ -32,8 +32,10 @@ BOARD, START, REST = "board", "start", "rest"
 
 MOST_STEPS = 60
 """Most steps of the search for the variances. It takes 5 to 15 where the data tell them."""
-CLOSE = 1e-9
+CLOSE = 1e-8
 """Change of the log-likelihood from which on the search is over: far less than it tells of a variance."""
+SMALLEST_STEP = 1e-3
+"""Smallest share of a step that is tried: where that gains nothing, the search is at the bound of what makes a covariance."""
 LEAST_CONDITION = 1e-6
 """Least reciprocal condition number of what the data tell of the variances. Below it two of them cannot be told apart."""
 MOST_FREEDOM = 1e6
@@ -386,8 +388,11 @@ def _search(design: _Design, parts: Sequence[str], known: dict[str, float]) -> t
         squares, traces = design.scores(theta, found[0])
         target = squares - traces[:, fixed] @ theta[fixed]
         step = np.linalg.lstsq(traces[np.ix_(free, free)], target[free], rcond=None)[0] - theta[free]
+        # What the likelihood would gain at most, as a parabola has it.
+        if 0.25 * float(step @ traces[np.ix_(free, free)] @ step) < CLOSE:
+            break
         size, moved = 1.0, False
-        while size > 1e-6:
+        while size > SMALLEST_STEP:
             tried = theta.copy()
             tried[free] = theta[free] + size * step
             value = design.likelihood(tried)

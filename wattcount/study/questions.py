@@ -6,7 +6,7 @@ import itertools
 import re
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 
@@ -570,10 +570,15 @@ _SIZE = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)b(?![a-z])")
 
 def _sizes(run: Result) -> tuple[float, float] | None:
     """(parameters, parameters used for one token): of the catalogue, else as the model's name has them, which says nothing of experts."""
-    known = model_catalogue().get(run.model or "")
+    return _sizes_of(run.model or "")
+
+
+@cache
+def _sizes_of(model: str) -> tuple[float, float] | None:
+    known = model_catalogue().get(model)
     if known is not None and (counted := model_shape.count_parameters(known.hf_config)) is not None:
         return float(counted.total), float(counted.active)
-    name = (run.model or "").lower().replace("-", " ").replace("_", " ").replace("/", " ")
+    name = model.lower().replace("-", " ").replace("_", " ").replace("/", " ")
     sizes = _SIZE.findall(name)
     if len(sizes) == 2 and re.search(rf"a{re.escape(sizes[1])}b", name):
         return float(sizes[0]) * 1e9, float(sizes[1]) * 1e9
