@@ -9,7 +9,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from typing import Any, NoReturn, Protocol
 
 MISSING = "???"
@@ -118,6 +120,66 @@ class Rule(Protocol):
 
     def problem(self, value: Any) -> str | None:
         """What is wrong with `value`, which is not null and of the field's type; None where nothing is."""
+
+
+class Form(Enum):
+    """How text looks that may be published; `dataset.public` has the patterns, and what becomes of text that looks otherwise."""
+
+    code = auto()
+    """A short word of a program: `rapl_not_present`."""
+    word = auto()
+    """A value of a setting: `FLASH_ATTN`, `fp8_e4m3`."""
+    title = auto()
+    """A product, a model or an option of a group, with blanks: `NVIDIA H100 80GB HBM3`."""
+    cpu = auto()
+    """A name of a processor, without the clock that Intel puts behind it."""
+    hub_id = auto()
+    """`organisation/name` of a hub, and branches of one."""
+    version = auto()
+    release = auto()
+    """A version of which only the numbers at its begin are published: builds of a kernel are named by who builds them."""
+    module = auto()
+    """Part of a model's architecture: `model.layers.*.mlp.router`."""
+    digest = auto()
+    """A fingerprint."""
+    time = auto()
+    """ISO 8601."""
+    run = auto()
+    """A run id, which is made of time and chance."""
+    board = auto()
+    """UUID of a GPU: a pseudonym stands for it."""
+    host = auto()
+    """Name or address of a machine: a pseudonym stands for it."""
+    kernel = auto()
+    """Name of a kernel of an engine: that there is one is published, its name only where an engine ships it."""
+    number = auto()
+    """No text at all."""
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A group of keys that others choose. All its numbers may be published, at any depth; text only below some keys.
+
+    texts   the form of text, by the key that it lies under
+    """
+
+    texts: Mapping[str, Form] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Public:
+    """May be published with a record (`dataset.public`). Text and groups without it never are; numbers, truth values and choices
+    of the configuration always, for they hold no text.
+
+    what       the form of a text, or of a group its tree, or its keys with what each may hold: others are left out
+    required   a pseudonym stands for text of another form, as for all that is identity; else it is left out
+    """
+
+    what: Form | Tree | Mapping[str, Any]
+    required: bool = False
+
+    def problem(self, value: Any) -> None:
+        """Nothing: it limits what is published, not what may be set."""
 
 
 @dataclass(frozen=True)

