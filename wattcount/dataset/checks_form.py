@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from itertools import pairwise
+from itertools import islice, pairwise
 
 from wattcount.config.identity import setting_key
 from wattcount.config.schema import Device
+from wattcount.dataset.public import not_public
 from wattcount.dataset.rules import Breach, Severity, Submission, Submitted, rule, trait
 from wattcount.engines import registry
 from wattcount.errors import NotStartedError, WattcountError
@@ -36,6 +37,9 @@ CLOCK_DRIFT = 1e-3
 5e-4 at most."""
 CLOCK_SET_S = 2.0
 """Step of the wall clock within a run that is let pass [s]: a clock that was just set, a leap second."""
+
+NAMED = 5
+"""So many private fields of a record are named: one is enough to reject it, and a few help to find what wrote them."""
 
 
 @rule(
@@ -286,3 +290,18 @@ def _moment(text: str) -> datetime | None:
 def limits(record: Submitted) -> Iterator[Breach]:  # noqa: ARG001
     # `validate` finds it: whoever breaks this rule does not come to the end of it.
     return iter(())
+
+
+@rule(
+    "form/public",
+    severity=Severity.reject,
+    clause="A bundle has nothing that is not on the list of what may be published: no name of a host, user or board, path, address, command line or "
+    "log. Pseudonyms stand for hosts and boards.",
+)
+def public(record: Submitted) -> Iterator[Breach]:
+    if not record.in_bundle:
+        return  # a folder of the submitter's own has them still, and `wattcount submit` hides them
+    for where in islice(not_public(record.record), NAMED):
+        yield Breach(
+            f"{where} is not in the form that may be published: make the bundle with wattcount submit"
+        )
