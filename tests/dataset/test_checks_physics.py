@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataset.forging import bench_forgers, forgers
+from tests.dataset.forging import bench_forgers, forgers
 from wattcount.dataset.checks_physics import KNOWN
 from wattcount.dataset.rules import RULES, Severity, Submitted
 from wattcount.records import Record

@@ -161,9 +161,11 @@ class Tree:
     """A group of keys that others choose. All its numbers may be published, at any depth; text only below some keys.
 
     texts   the form of text, by the key that it lies under
+    other   the form of text below all other keys; None: it is left out
     """
 
     texts: Mapping[str, Form] = field(default_factory=dict)
+    other: Form | None = None
 
 
 @dataclass(frozen=True)

