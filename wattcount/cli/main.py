@@ -74,7 +74,7 @@ COMMANDS = {
     ),
     "dataset": Command("make a data set, add to it, read it, check it", "dataset"),
     "submit": Command("put records into a bundle for the open data set, names hidden", "submit"),
-    "validate": Command("say whether the data set would take a bundle or records, and why not", "validate"),
+    "validate": Command("say whether the data set would take a bundle, and why not", "validate"),
     "sampler": Command("let a wattcount on another machine measure the GPUs of this one", "sampler"),
     "doctor": Command("say what this machine has, what is missing, and how to get it", "doctor"),
 }
