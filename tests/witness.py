@@ -106,7 +106,8 @@ class Program:
         assert self.process.stdout is not None
         for line in self.process.stdout:
             self.lines.append(line)
-            if word in line:
+            # The headline may say how long the window is: `..., window 30 s`. A phase is told as `window, 30 s`.
+            if word in line and f", {word} " not in line:
                 return
         raise AssertionError(f"{word!r} never came: {''.join(self.lines)}")
 
