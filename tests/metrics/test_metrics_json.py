@@ -359,7 +359,7 @@ def called_valid(found: Result) -> tuple[bool, bool, bool]:
         print_summary(found, out)
     return (
         content.tags(Record.open(found.record), found)["valid"] == "true",
-        "**Invalid**" not in content.note(found),
+        "INVALID" not in content.note(found),
         "INVALID" not in said.get(),
     )
 
