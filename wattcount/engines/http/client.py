@@ -11,7 +11,7 @@ import subprocess
 import sys
 from array import array
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Unpack
@@ -143,6 +143,8 @@ class HttpClients:
         self._processes: list[_Process] = []
         self._generators: list[HttpGenerator] = []
         self._failure: RunFailedError | None = None
+        self.server_gone: Callable[[], bool] = lambda: False
+        """Whether the server has ended, as who started it sees; then he calls `failed` with the reason, which may take a moment."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._counted: Counter[str] = Counter()
         self._delays_ns = array("q")
@@ -400,6 +402,10 @@ class HttpGenerator(Generator):
                 await self._answered("drained")
         before = self._cancelled
         await self.cancel()
+        # Its connections end before it is known what a server died of.
+        while self._failure is None and self.failed and self._clients.server_gone():
+            self._news.clear()
+            await self._news.wait()
         if self._failure is not None:
             raise self._failure
         return self._cancelled - before

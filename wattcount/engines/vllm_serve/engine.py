@@ -120,6 +120,7 @@ class VllmServeEngine(HttpEngine):
         site, endpoint, info = self._up
         self._clients = clients = HttpClients(endpoint, self._client_processes)
         await clients.start()
+        clients.server_gone = lambda: self._server.gone
         self._watch = asyncio.create_task(self._tell_of_death(clients))
         self._details = {**info.details, "client": clients.details}
         await self._count(site)

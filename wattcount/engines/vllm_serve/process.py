@@ -56,6 +56,16 @@ class ServerProcess:
         """Its exit status, negative for a signal; None while it runs."""
         return None if self._process is None else self._process.returncode
 
+    @property
+    def gone(self) -> bool:
+        """It was started and does not run any more, whether its exit status is known already or not."""
+        if self._process is None:
+            return False
+        try:
+            return not _is_there(psutil.Process(self._process.pid))
+        except psutil.Error:
+            return True
+
     async def wait(self) -> int:
         """Its exit status, once it has ended by itself."""
         assert self._process is not None
