@@ -257,7 +257,7 @@ class Reply:
         if at >= 0 and (number := _NUMBER.match(text, at + len(_TOTAL))) is not None:
             self._reached(int(number[1]))
         if not text.endswith(_WHOLE) and not text.startswith(b":"):
-            self._broken = self._broken or _shown(text.removeprefix(b"data: "))
+            self._broken = self._broken or _shown(_first_broken(text))
 
     def _reached(self, total: int) -> None:
         """`total` output tokens have come until now."""
@@ -486,6 +486,19 @@ def _size(digits: bytes) -> int:
         return int(digits.split(b";")[0] if b";" in digits else digits, 16)
     except ValueError:
         raise BadAnswerError(f"a chunk of HTTP has no size: {_shown(digits)}") from None
+
+
+def _first_broken(text: bytes) -> bytes:
+    """The first of some events that is no JSON; all of the text where each is."""
+    for event in text.split(b"\n\n"):
+        data = event.removeprefix(b"data:").strip()
+        if not data or data == b"[DONE]" or event.startswith(b":"):
+            continue
+        try:
+            json.loads(data)
+        except ValueError:
+            return data
+    return text.removeprefix(b"data: ")
 
 
 def _shown(data: bytes) -> str:
