@@ -70,3 +70,39 @@ def test_a_file_that_is_there_is_kept(tmp_path: Path, capsys: pytest.CaptureFixt
     assert out.read_text() == "mine"
     assert main(["submit", str(SERVER), "-o", str(out), *WHO, "--yes", "--force"]) == 0
     assert out.read_bytes()[:4] == b"\x28\xb5\x2f\xfd"
+
+
+class Terminal(io.StringIO):
+    """Standard input where somebody answers."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_it_asks_who_submits_and_whether(
+    tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "mine.wattcount"
+    for answers in ("alice\nalice@example.org\nno\n", "alice\nalice@example.org\n"):  # the second: Ctrl-D
+        monkeypatch.setattr("sys.stdin", Terminal(answers))
+        assert main(["submit", str(SERVER), "-o", str(out)]) == 2
+        assert "nothing was written" in capsys.readouterr().out
+    assert not out.exists()
+    assert not (home / "submitter.json").exists()
+    monkeypatch.setattr("sys.stdin", Terminal("alice\nalice@example.org\nyes\n"))
+    assert main(["submit", str(SERVER), "-o", str(out)]) == 0
+    assert "names that get pseudonyms" in capsys.readouterr().out
+    assert out.exists()
+    assert (home / "submitter.json").exists()
+
+
+def test_details_name_what_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "mine.wattcount"
+    assert main(["submit", str(SERVER), "-o", str(out), *WHO, "--yes", "--details"]) == 0
+    said = capsys.readouterr().out
+    assert "  gpus.serial  1" in said
+    assert "NVIDIA H200" in said
+    assert main(["submit", str(SERVER), "-o", str(tmp_path / "b"), "--yes", "--cohort", "2026_q4"]) == 2
+    assert "not all records were measured for the cohort" in capsys.readouterr().err
+    assert main(["submit", str(SERVER), "-o", str(tmp_path / "none" / "b"), "--yes"]) == 2
+    assert "no folder that you may write to" in capsys.readouterr().err

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.dataset.edited_record import BATCH, SERVER, copied, edit_run
 from wattcount.dataset.bundle import BundleError
+from wattcount.dataset.public import Pseudonyms
 from wattcount.dataset.submit import (
     KEY_BYTES,
     KEY_FILE,
@@ -18,7 +20,9 @@ from wattcount.dataset.submit import (
     remembered,
     select,
     submitter_key,
+    told,
 )
+from wattcount.records import Record
 
 
 def test_what_is_not_submitted_and_why(tmp_path: Path) -> None:
@@ -32,9 +36,9 @@ def test_what_is_not_submitted_and_why(tmp_path: Path) -> None:
     assert set(chosen.left_out) == {broke_off, damaged, twin}
     assert "broke off" in chosen.left_out[broke_off]
     assert "same run" in chosen.left_out[twin]
-    assert chosen.cohort is None
+    assert chosen.cohort() is None
     assert chosen.emulated == 0
-    assert all(board.startswith("GPU-") for board in chosen.boards)
+    assert [result.run_id for result in chosen.results] == [path.name[3:] for path in (BATCH, SERVER)]
 
 
 def test_the_key_is_made_once_and_read_by_its_owner_only(tmp_path: Path) -> None:
@@ -49,6 +53,46 @@ def test_the_key_is_made_once_and_read_by_its_owner_only(tmp_path: Path) -> None
     assert stat.S_IMODE((home / KEY_FILE).stat().st_mode) == 0o600
     assert [path.name for path in home.iterdir()] == [KEY_FILE]
     assert submitter_key(tmp_path / "other") != key
+
+
+def test_a_key_that_others_can_read_is_refused(tmp_path: Path) -> None:
+    submitter_key(tmp_path)
+    (tmp_path / KEY_FILE).chmod(0o640)
+    with pytest.raises(BundleError, match="chmod 600"):
+        submitter_key(tmp_path)
+
+
+def test_the_cohort_of_a_bundle(tmp_path: Path) -> None:
+    record = copied(SERVER, tmp_path)
+    edit_run(record, lambda info: info["config"].update(cohort="2026_q4"))
+    assert select([record]).cohort() == "2026_q4"
+    assert select([record]).cohort("2026_q4") == "2026_q4"
+    assert select([record, BATCH]).cohort() is None
+    with pytest.raises(BundleError, match="for no cohort"):
+        select([record, BATCH]).cohort("2026_q4")
+
+
+def test_what_is_told_of_records(tmp_path: Path) -> None:
+    record = copied(SERVER, tmp_path)
+
+    def change(info: dict[str, Any]) -> None:
+        info["config"]["model"].update(name="/home/jdoe/mine")
+        info["host"].update(hostname="node7.example.org")
+
+    edit_run(record, change)
+    found = told(select([record, BATCH]), b"k")
+    names = Pseudonyms(b"k")
+    assert list(found.names["models"]) == [
+        names.text("/home/jdoe/mine"),
+        Record.open(BATCH).info.resolved.model.name,
+    ]
+    assert found.pseudonyms["settings"] == {"/home/jdoe/mine": names.text("/home/jdoe/mine")}
+    assert found.pseudonyms["hosts"]["node7.example.org"] == names.host("node7.example.org")
+    board = Record.open(BATCH).info.gpus[0]["uuid"]
+    assert found.pseudonyms["boards"][board] == names.board(board)
+    assert found.left_out["gpus.serial"] == 2
+    assert found.left_out["config.records_dir"] == 2
+    assert not any(key.startswith(("sensors", "files", "phases", "cooldown")) for key in found.left_out)
 
 
 @pytest.mark.parametrize("content", [b"", b"not hexadecimal", b"ab", b"\xff\xfe"])

@@ -18,7 +18,7 @@ import re
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -43,8 +43,9 @@ RECORDS = "records"
 LICENCES = ("CC-BY-4.0", "CC0-1.0", "CC-BY-SA-4.0", "ODC-By-1.0")
 """Licences that a submission may have (SPDX): each lets anybody use the data, with the source named or not."""
 DEFAULT_LICENCE = LICENCES[0]
-RECORD_FILES = frozenset({schema.RUN_JSON, schema.METRICS_JSON, schema.TRUTH_CSV, *schema.TABLES})
-"""Files that a record in a bundle may have. The engine's log is not among them: it is full of paths, hosts and arguments."""
+RECORD_FILES = frozenset({schema.RUN_JSON, schema.METRICS_JSON, *schema.TABLES})
+"""Files that a record in a bundle may have. The engine's log is not among them, which is full of paths, hosts and arguments,
+nor what only emulated runs have."""
 COMPRESSION_LEVEL = 10
 """Zstandard's level: tables are compressed already, and `run.json`s, which are much alike, get hardly smaller above it."""
 MIB = 1 << 20
@@ -318,9 +319,15 @@ def record_folder(point_id: str, repeat: int, run_id: str) -> str:
 
 
 def write_bundle(
-    records: Sequence[Path], out: Path, submitter: Submitter, cohort: str | None = None
+    records: Sequence[Path],
+    out: Path,
+    submitter: Submitter,
+    cohort: str | None = None,
+    progress: Callable[[int, int], None] = lambda _done, _of: None,
 ) -> Manifest:
     """Writes a bundle of the public form of records, in one step. The records themselves are left as they are.
+
+    progress   called after each record with how many are done, of how many
 
     Raises `BundleError` for a record that cannot be read, two of one run, or a place that cannot be written to.
     """
@@ -329,7 +336,11 @@ def write_bundle(
         raise BundleError("there is no record to put into a bundle")
     with tempfile.TemporaryDirectory(prefix="wattcount-submit-") as temporary:
         folder = Path(temporary)
-        entries = sorted((_publish(path, folder, submitter.key) for path in records), key=lambda e: e.folder)
+        entries = []
+        for path in records:
+            entries.append(_publish(path, folder, submitter.key))
+            progress(len(entries), len(records))
+        entries.sort(key=lambda entry: entry.folder)
         files = {
             f"{entry.folder}/{file.name}": FileEntry(intake.sha256(file), file.stat().st_size)
             for entry in entries
@@ -361,15 +372,20 @@ def _publish(path: Path, folder: Path, key: bytes) -> RecordEntry:
         record = Record.open(path)
         temporary = folder / "record"
         info = public.write_public(record, temporary, key)
-    except NotStartedError:
+        setting = setting_key(info.resolved)
+    except BundleError:
         raise
     except WattcountError as error:
-        raise BundleError(str(error)) from error
+        raise BundleError(f"{path} cannot be submitted: {error}") from error
+    except OSError as error:
+        raise BundleError(
+            f"{path} cannot be published into {folder}: {error.strerror or one_line(error)}"
+        ) from error
     entry = RecordEntry(
         folder=record_folder(info.point_id, info.repeat, info.run_id),
         run_id=info.run_id,
         point_id=info.point_id,
-        setting_key=setting_key(info.resolved),
+        setting_key=setting,
         repeat=info.repeat,
         seed=info.seed,
     )

@@ -16,6 +16,7 @@ from wattcount.metrics.metrics_json import METRICS_VERSION
 from wattcount.records import schema
 from wattcount.records.schema import Evidence
 from wattcount.result.result import OWN
+from wattcount.text import printable
 
 MAY_HAVE = frozenset(
     {schema.RUN_JSON, schema.METRICS_JSON, schema.ENGINE_LOG, schema.TRUTH_CSV, *schema.TABLES}
@@ -302,6 +303,8 @@ def public(record: Submitted) -> Iterator[Breach]:
     if not record.in_bundle:
         return  # a folder of the submitter's own has them still, and `wattcount submit` hides them
     for where in islice(not_public(record.record), NAMED):
+        # What stands there is not told: verdicts are published.
+        shown = printable(where[:200], lines=False)
         yield Breach(
-            f"{where} is not in the form that may be published: make the bundle with wattcount submit"
+            f"{shown} is not in the form that may be published: make the bundle with wattcount submit"
         )

@@ -12,6 +12,7 @@ stays at home. A public record is a record: the same files, the same tables, the
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -20,11 +21,13 @@ import ipaddress
 import json
 import re
 import typing
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from wattcount.config.fields import IDENTITY, Form, OneOf, Public, Tree
 from wattcount.config.identity import identity_fields, point_id
@@ -33,7 +36,8 @@ from wattcount.config.schema import RunConfig
 from wattcount.files import write_atomically
 from wattcount.masking import has_secret, is_secret_name
 from wattcount.metrics import write as write_metrics
-from wattcount.records import Record, schema
+from wattcount.metrics.metrics_json import KEYS as METRICS_KEYS
+from wattcount.records import Record, intake, packing, schema
 from wattcount.records.reader import upgraded
 from wattcount.records.schema import RECORD_SCHEMA_VERSION, RunInfo
 from wattcount.records.writer import write_tables
@@ -143,29 +147,6 @@ _PSEUDONYM_OF_BOARD = re.compile(r"(?:GPU|MIG)-[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0
 _PSEUDONYM_OF_HOST = re.compile(r"host-[0-9a-f]{12}")
 _PSEUDONYM_OF_TEXT = re.compile(rf"{HIDDEN}(?:-[0-9a-f]{{16}})?")
 _PSEUDONYM_OF_RUN = re.compile(r"run-[0-9a-f]{16}")
-
-
-def not_public(record: Record) -> Iterator[str]:
-    """What of a record that was handed in is not in its public form: keys of `run.json`, columns of tables."""
-    names = AsTheyAre()
-    given, public = record.info.to_json(), public_run(record.info, names)
-    public["files"] = given["files"]
-    yield from _differ(public, given, "")
-    for table in (record.power_table, record.requests, record.host_power_table, record.host):
-        shown = public_table(table, names)
-        yield from (name for name in table.column_names if shown[name] != table[name])
-
-
-def _differ(public: Any, given: Any, below: str) -> Iterator[str]:
-    if isinstance(public, Mapping) and isinstance(given, Mapping):
-        for name in (*given, *(name for name in public if name not in given)):
-            if name not in public:
-                if given[name] not in (None, [], {}, ""):
-                    yield f"{below}{name}"
-            elif name in given:
-                yield from _differ(public[name], given[name], f"{below}{name}.")
-    elif public != given and not (isinstance(public, list) and list(given) == public):
-        yield below[:-1]
 
 
 def write_public(record: Record, folder: Path, key: bytes) -> RunInfo:
@@ -438,3 +419,79 @@ def public_table(table: pa.Table, names: Pseudonyms) -> pa.Table:
         changed = pa.array(shown, pa.string()).take(column.indices).cast(item.type)
         table = table.set_column(where, item, changed)
     return table
+
+
+# -- is a record public already?
+
+
+def not_public(record: Record) -> Iterator[str]:
+    """What of a record that was handed in is not in its public form: keys of its JSON files, columns of tables, what else is in its files.
+
+    It looks at the files, not at what a reader takes from them: a key that every reader passes over is published, too. Raises
+    `WattcountError`.
+    """
+    names = AsTheyAre()
+    given, public = _content(record, schema.RUN_JSON), public_run(record.info, names)
+    for name in (schema.RUN_JSON, schema.METRICS_JSON):
+        yield from (f"{key} of {name}, which is there twice," for key in _twice(record.path / name))
+    yield from _beyond({**given, "files": None}, {**public, "files": None}, "")
+    for name, facts in given.get("files", {}).items():
+        yield from (f"files.{name}.{key}" for key in facts if key not in _FILE_FACTS)
+    metrics = _content(record, schema.METRICS_JSON) if record.metrics is not None else {}
+    yield from (f"{key} of {schema.METRICS_JSON}" for key in metrics if key not in METRICS_KEYS)
+    for name in record.raw_files:
+        yield from _beside_columns(record.path / name, name)
+    for table in (record.power_table, record.requests, record.host_power_table, record.host):
+        shown = public_table(table, names)
+        yield from (name for name in table.column_names if shown[name] != table[name])
+
+
+_FILE_FACTS = frozenset(item.name for item in dataclasses.fields(schema.FileFacts))
+
+
+def _content(record: Record, name: str) -> dict[str, Any]:
+    file = record.path / name
+    found: dict[str, Any] = intake.parse_json(intake.read_bytes(file), file)
+    return found
+
+
+def _twice(file: Path) -> list[str]:
+    """Keys that stand twice in one group of a JSON file: readers see one of the two."""
+    found: list[str] = []
+
+    def group(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found.extend(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
+        return dict(pairs)
+
+    with contextlib.suppress(FileNotFoundError):
+        json.loads(intake.read_bytes(file), object_pairs_hook=group)
+    return found
+
+
+def _beyond(given: Any, public: Any, where: str) -> Iterator[str]:
+    """Dotted keys of plain JSON that are not as in its public form."""
+    if isinstance(given, Mapping) and isinstance(public, Mapping):
+        for name, value in given.items():
+            below = f"{where}.{name}" if where else str(name)
+            if name in public:
+                yield from _beyond(value, public[name], below)
+            else:
+                yield below
+    elif isinstance(given, list) and isinstance(public, list) and len(given) == len(public):
+        for number, (value, shown) in enumerate(zip(given, public, strict=True)):
+            yield from _beyond(value, shown, f"{where}[{number}]")
+    elif given != public:
+        yield where
+
+
+def _beside_columns(path: Path, name: str) -> Iterator[str]:
+    """Columns of a raw file that its table does not have, and what its footer has beside columns."""
+    with intake.opened(path) as file:
+        footer = pq.ParquetFile(file)
+        known = packing.stored_schema(schema.TABLES[name]).names
+        yield from (
+            f"column {column} of {name}" for column in footer.schema_arrow.names if column not in known
+        )
+        beside = set(footer.metadata.metadata or {}) - {b"ARROW:schema"}
+        if beside or footer.schema_arrow.metadata:
+            yield f"metadata in {name}"

@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Sequence
+import stat
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from wattcount.config.paths import data_home
 from wattcount.dataset.bundle import DEFAULT_LICENCE, BundleError
+from wattcount.dataset.public import Pseudonyms, public_run
 from wattcount.errors import WattcountError, one_line
 from wattcount.files import write_atomically
 from wattcount.records import Record, intake
 from wattcount.records.schema import Evidence
+from wattcount.report.labels import load_label
 from wattcount.result import Result
 
 KEY_BYTES = 32
@@ -24,8 +29,8 @@ KEY_FILE = "submitter.key"
 SUBMITTER_FILE = "submitter.json"
 """Beside KEY_FILE: the handle, contact and licence of the last submission."""
 REMEMBERED = ("handle", "contact", "licence")
-EXAMPLES = 3
-"""So many hidden names are shown, so that who submits sees that his are among them."""
+EXAMPLES = 4
+"""So many names of a kind are shown [1], so that who submits sees that his are among them; the rest is counted."""
 
 PUBLISHED = (
     ("power", "every reading of every sensor, with the time that the call took"),
@@ -49,18 +54,34 @@ class Selection:
     """Which records go into a bundle.
 
     records    their folders
+    results    their rows, in the same order
     left_out   by folder, why it is not submitted
-    cohort     the cohort that all of them share; None: none, or several
-    emulated   how many were measured on an emulated GPU, which the open data set does not take
-    boards, hosts   their names, which are hidden
+    cohorts    the cohorts that they were measured for; None among them: some were for none
     """
 
     records: tuple[Path, ...] = ()
+    results: tuple[Result, ...] = ()
     left_out: dict[Path, str] = field(default_factory=dict)
-    cohort: str | None = None
-    emulated: int = 0
-    boards: tuple[str, ...] = ()
-    hosts: tuple[str, ...] = ()
+    cohorts: frozenset[str | None] = frozenset()
+
+    @property
+    def emulated(self) -> int:
+        """How many were measured on an emulated GPU, which the open data set does not take."""
+        return sum(result.evidence is not Evidence.MEASURED for result in self.results)
+
+    def cohort(self, asked: str | None = None) -> str | None:
+        """The cohort of the bundle: the one that was asked for, else the one that all of them share; None: none, or several.
+
+        Raises `BundleError` for a cohort that some of them were not measured for.
+        """
+        if asked is None:
+            return next(iter(self.cohorts)) if len(self.cohorts) == 1 else None
+        if others := sorted(name or "no cohort" for name in self.cohorts if name != asked):
+            raise BundleError(
+                f"not all records were measured for the cohort {asked!r}, but for {', '.join(others)}: "
+                "a cohort is chosen before measuring (cohort=NAME), for its seed makes the load"
+            )
+        return asked
 
 
 def select(paths: Sequence[Path], invalid: bool = False) -> Selection:
@@ -68,12 +89,9 @@ def select(paths: Sequence[Path], invalid: bool = False) -> Selection:
 
     invalid   take those that their own checks call invalid, too
     """
-    chosen: dict[tuple[str, str | None], Path] = {}
+    chosen: dict[tuple[str, str | None], tuple[Path, Result]] = {}
     left_out: dict[Path, str] = {}
     cohorts: set[str | None] = set()
-    boards: dict[str, None] = {}
-    hosts: dict[str, None] = {}
-    emulated = 0
     for path in paths:
         try:
             record = Record.open(path)
@@ -84,25 +102,98 @@ def select(paths: Sequence[Path], invalid: bool = False) -> Selection:
         info = record.info
         if not info.complete:
             left_out[path] = f"it broke off: {', '.join(result.reasons) or 'not all phases ran'}"
-            continue
-        if not result.valid and not invalid:
+        elif not result.valid and not invalid:
             left_out[path] = f"it is invalid: {', '.join(result.reasons)}"
-            continue
-        if (twin := chosen.setdefault((info.point_id, result.run_id), path)) != path:
-            left_out[path] = f"it is the same run as {twin}"
-            continue
-        cohorts.add(info.resolved.cohort)
-        emulated += result.evidence is not Evidence.MEASURED
-        boards |= dict.fromkeys(result.boards)
-        hosts |= dict.fromkeys(name for name in [result.host] if name)
+        elif (twin := chosen.get((info.point_id, result.run_id))) is not None:
+            left_out[path] = f"it is the same run as {twin[0]}"
+        else:
+            chosen[(info.point_id, result.run_id)] = path, result
+            cohorts.add(info.resolved.cohort)
     return Selection(
-        tuple(chosen.values()),
+        tuple(path for path, _ in chosen.values()),
+        tuple(result for _, result in chosen.values()),
         left_out,
-        cohorts.pop() if len(cohorts) == 1 else None,
-        emulated,
-        tuple(boards),
-        tuple(hosts),
+        frozenset(cohorts),
     )
+
+
+# -- what becomes of them
+
+
+@dataclass(frozen=True)
+class Told:
+    """What records tell when they are published, gathered over all of them.
+
+    names        what is published as it is, by subject: each name once
+    pseudonyms   by kind, each name of the records and what stands for it
+    left_out     dotted keys of `run.json` that are left out, and in how many records
+    """
+
+    names: dict[str, dict[str, None]] = field(default_factory=dict)
+    pseudonyms: dict[str, dict[str, str]] = field(default_factory=dict)
+    left_out: Counter[str] = field(default_factory=Counter)
+
+
+def told(chosen: Selection, key: bytes) -> Told:
+    """Raises `WattcountError` for a record that is gone or changed meanwhile."""
+    found, names = Told(), Pseudonyms(key)
+    for path, result in zip(chosen.records, chosen.results, strict=True):
+        info = Record.open(path).info
+        public = public_run(info, names)
+        said = {
+            "models": [result.model],
+            "GPUs": result.gpus,
+            "engines": [f"{result.engine} {result.engine_version or ''}".strip()],
+            "loads": [load_label(result.kind, result.num_requests, result.rate_rps)],
+            "days": [(result.started_utc or "")[:10]],
+        }
+        for what, texts in said.items():
+            found.names.setdefault(what, {}).update(dict.fromkeys(text for text in texts if text))
+        kinds = {
+            "hosts": {result.host: names.host(result.host)} if result.host else {},
+            "boards": {board: names.board(board) for board in result.boards},
+            "settings": _replaced(info.config, public["config"]),
+        }
+        for kind, pairs in kinds.items():
+            found.pseudonyms.setdefault(kind, {}).update(pairs)
+        found.left_out.update(set(_left_out(info.to_json(), public, "")))
+    # A model whose name looks private has a pseudonym.
+    models = found.names.get("models", {})
+    shown = {found.pseudonyms.get("settings", {}).get(name, name): None for name in models}
+    return Told({**found.names, "models": shown}, found.pseudonyms, found.left_out)
+
+
+def _replaced(private: Any, public: Any) -> dict[str, str]:
+    """Texts of a configuration for which a pseudonym stands in the public one, but for boards."""
+    found: dict[str, str] = {}
+    if isinstance(private, Mapping) and isinstance(public, Mapping):
+        for name in sorted(private.keys() & public.keys() - {"devices"}):
+            found |= _replaced(private[name], public[name])
+    elif isinstance(private, list | tuple) and isinstance(public, list) and len(private) == len(public):
+        for one, other in zip(private, public, strict=True):
+            found |= _replaced(one, other)
+    elif isinstance(public, str) and private != public:
+        found[str(private)] = public
+    return found
+
+
+def _left_out(private: Any, public: Any, where: str) -> Iterator[str]:
+    """Dotted keys that a record has and its public form has not. What is empty counts for nothing, and boards for one another."""
+    if isinstance(private, Mapping) and isinstance(public, Mapping):
+        for name, value in private.items():
+            below = f"{where}.{name}" if where else str(name)
+            if name in public:
+                yield from _left_out(value, public[name], below)
+            elif (
+                value not in (None, "", [], {}) and not name.startswith(("GPU-", "MIG-")) and below != "files"
+            ):
+                yield below
+    elif isinstance(private, list | tuple) and isinstance(public, list) and len(private) == len(public):
+        for one, other in zip(private, public, strict=True):
+            yield from _left_out(one, other, where)
+
+
+# -- who submits
 
 
 def submitter_key(home: Path | None = None) -> bytes:
@@ -127,7 +218,7 @@ def submitter_key(home: Path | None = None) -> bytes:
             pass
         finally:
             temporary.unlink()
-        text = path.read_text().strip()
+        mode, text = path.stat().st_mode, path.read_text().strip()
     except OSError as error:
         raise BundleError(
             f"the key of your pseudonyms cannot be kept in {path}: {error.strerror or one_line(error)}; "
@@ -141,6 +232,8 @@ def submitter_key(home: Path | None = None) -> bytes:
         raise BundleError(_damaged(path)) from error
     if len(key) != KEY_BYTES:
         raise BundleError(_damaged(path))
+    if stat.S_IMODE(mode) & 0o077:
+        raise BundleError(f"others can read the key of your pseudonyms: chmod 600 {path}")
     return key
 
 

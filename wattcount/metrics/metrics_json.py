@@ -192,6 +192,12 @@ INPUTS = "inputs"
 """Key of `metrics.json`: SHA-256 of the files that it was computed from, by name (`Record.digests`)."""
 CHECKSUM = "checksum"
 """Key of `metrics.json`: SHA-256 of everything else in it, see `_checksum`."""
+KEYS = frozenset(
+    {
+        "metrics_version", "evidence", "window", "window_steady", "energy", "validity", "metrics", "null_reasons", INPUTS, CHECKSUM,
+    }
+)  # fmt: skip
+"""All keys of `metrics.json`."""
 
 
 def load_metrics(record: Record) -> dict[str, Any]:
