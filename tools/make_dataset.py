@@ -37,11 +37,12 @@ ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "data"
 DATASET, IMPORTED = "dataset", "imported"
 """Folders of DATA: what is made, and results of others."""
-NAME, URL = "wattcount", "https://pypi.org/project/wattcount/"
+NAME, CONTACT = "wattcount", "the repository of wattcount"
+"""Of our own submissions: there is no address yet at which the data set is published."""
 PUBLIC_KEY = b"the records in data/ are public"
 """Key of the pseudonyms in our own submissions. It is no secret: the boards' and hosts' names stand in data/ as they are, so there is
 nothing to hide; a fixed key makes the same bytes."""
-SUBMITTER = Submitter(NAME, URL, "CC-BY-4.0", PUBLIC_KEY)
+SUBMITTER = Submitter(NAME, CONTACT, "CC-BY-4.0", PUBLIC_KEY)
 IMPORTED_DAY = "2026-11-28"
 """Day of the versions that add imported results, where no record is newer: when the first were imported."""
 
@@ -95,7 +96,7 @@ def make(
     """Makes the data set of `data` at `out`. Raises WattcountError where a submission is not accepted."""
     found = groups(data)
     days = [_day(data, group) for group in found]
-    dataset = Dataset.init(out, NAME, min(days, default=IMPORTED_DAY), url=URL)
+    dataset = Dataset.init(out, NAME, min(days, default=IMPORTED_DAY))
     day = ""
     for group, own in zip(found, days, strict=True):
         # Versions follow each other, whatever the days of their records.

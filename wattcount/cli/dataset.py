@@ -371,6 +371,7 @@ def tiers(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+# What each word after `wattcount dataset` runs.
 ACTIONS = {
     "init": init,
     "add": add,

@@ -38,7 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from wattcount.dataset.validate import LIMITS, MIB, Decision, validate
+    from wattcount.dataset.bundle import MIB
+    from wattcount.dataset.validate import LIMITS, Decision, validate
     from wattcount.dataset.verdict_text import as_html, as_text
     from wattcount.files import write_atomically
 

@@ -49,6 +49,7 @@ nor what only emulated runs have."""
 COMPRESSION_LEVEL = 10
 """Zstandard's level: tables are compressed already, and `run.json`s, which are much alike, get hardly smaller above it."""
 MIB = 1 << 20
+"""A mebibyte [bytes]."""
 
 _HANDLE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,37}[A-Za-z0-9])?")
 """A name as GitHub and Hugging Face have them, at most 39 characters."""

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     import duckdb
 
 CARD = "README.md"
+"""Name of the card: what hubs and Git hosts show of a folder."""
+HERE = "./"
+"""Address of a data set that does not say where it is published: beside the file. A path of the machine would tell its user's name."""
 _DASH = "-"
 
 
@@ -24,12 +27,12 @@ def write_card(dataset: Dataset) -> list[str]:
         licences = [
             str(row[0]) for row in _rows(connection, "SELECT DISTINCT licence FROM results ORDER BY 1")
         ]
-        dataset.put(CARD, card(version, connection, dataset.where).encode())
-    dataset.put(CROISSANT, croissant(version, version.url or dataset.where, licences or ["CC-BY-4.0"]))
+        dataset.put(CARD, card(version, connection).encode())
+    dataset.put(CROISSANT, croissant(version, version.url or HERE, licences or ["CC-BY-4.0"]))
     return [CARD, CROISSANT]
 
 
-def card(version: Version, connection: duckdb.DuckDBPyConnection, where: str) -> str:
+def card(version: Version, connection: duckdb.DuckDBPyConnection) -> str:
     """The text of the card. `connection`: to the version's rows."""
     total, valid, boards, settings, first, last = _rows(
         connection,
@@ -37,6 +40,7 @@ def card(version: Version, connection: duckdb.DuckDBPyConnection, where: str) ->
         "(SELECT count(DISTINCT board) FROM (SELECT unnest(boards) AS board FROM results)), "
         "count(DISTINCT setting_key), min(started_utc), max(started_utc) FROM results",
     )[0]
+    published = f", {plain(version.url)}" if version.url else ""
     additions = [change for change in version.changes if change.what == ADD]
     withdrawn = sum(len(change.results) for change in version.changes)
     parts = [
@@ -46,7 +50,7 @@ def card(version: Version, connection: duckdb.DuckDBPyConnection, where: str) ->
             ["what", "is"],
             [
                 ["version", f"{version.number}, {version.changes[-1].date}"],
-                ["published at", plain(version.url or where)],
+                ["published at", plain(version.url or "not said")],
                 ["evidence", f"{version.evidence.value}, all of it"],
                 ["results", f"{total}, of which {valid} valid"],
                 ["settings", f"{settings}"],
@@ -80,7 +84,7 @@ def card(version: Version, connection: duckdb.DuckDBPyConnection, where: str) ->
             ["licence", "results", "of"],
             "SELECT licence, count(*), array_to_string(list_sort(list_distinct(list(coalesce(measured_by, origin)))), ', ') FROM results GROUP BY 1 ORDER BY 1",
         ),
-        f"Cite as: {plain(version.name)}, version {version.number}, {version.changes[-1].date}, {plain(version.url or where)}. Name the submitters of the rows that you use (`measured_by`).",
+        f"Cite as: {plain(version.name)}, version {version.number}, {version.changes[-1].date}{published}. Name the submitters of the rows that you use (`measured_by`).",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 

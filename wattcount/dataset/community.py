@@ -217,6 +217,7 @@ def validated(bundle: Path, dataset: Path | None) -> Mapping[str, Any]:
 
 
 REJECTED = "rejected"
+"""Decision on what is no bundle, in the word of `validate.Decision`."""
 
 
 def check(repository: Path, base: str, head: str, validate: Validate = validated) -> dict[str, Any]:

@@ -118,6 +118,7 @@ def check_bundle(task: Mapping[str, Any]) -> dict[str, Any]:
 
 
 TASKS = {"unpack": unpack, "record": check_record, "bundle": check_bundle}
+"""What a confined process can be asked for."""
 
 _STRANGERS = (ArithmeticError, LookupError, TypeError, ValueError, AttributeError, RecursionError, OSError)
 """What a stranger's numbers can end in, in any line of the arithmetic."""

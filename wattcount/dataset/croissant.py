@@ -67,16 +67,18 @@ COLLECTED = (
     "Each run's GPU sensors are read by NVML while an engine serves a load that a seed determines. The energy comes from the GPU's own counter; a validator computes "
     "every figure again from the raw readings and holds them against the rules that physics, the load and the sensors set."
 )
+"""How the data came about, for `rai:dataCollection`."""
 LIMITS = (
     "The absolute gain of a GPU's energy sensor is unknown to a few per cent and part of the stated uncertainty; energy of the rest of the machine is not in it. "
     "Hosts differ: starts of one setting scatter by 1 to 6 %. Imported results have the uncertainty that their source states, often none."
 )
+"""What the data cannot tell, for `rai:dataLimitations`. The scatter is that of `result.host_part.START_SCATTER`."""
 
 
 def croissant(version: Version, url: str, licences: list[str]) -> bytes:
     """The content of `croissant.json` of a version.
 
-    url        where the data set is published
+    url        where the data set is published, or relative to the file
     licences   SPDX identifiers of its rows' licences
     """
     made = version.changes[0].date
@@ -92,7 +94,14 @@ def croissant(version: Version, url: str, licences: list[str]) -> bytes:
         "datePublished": made,
         "dateModified": version.changes[-1].date,
         "creator": {"@type": "sc:Organization", "name": "wattcount and those who submitted to it"},
-        "citeAs": f"{version.name}, version {version.number}, {version.changes[-1].date}, {url}",
+        "citeAs": ", ".join(
+            [
+                version.name,
+                f"version {version.number}",
+                version.changes[-1].date,
+                *([version.url] if version.url else []),
+            ]
+        ),
         "isLiveDataset": True,
         "keywords": ["energy", "LLM inference", "GPU power", "benchmark"],
         "rai:dataCollection": COLLECTED,

@@ -17,28 +17,13 @@ from wattcount.dataset.store import Dataset
 from wattcount.dataset.version import Version
 from wattcount.energy.events import Source
 from wattcount.errors import WattcountError
+from wattcount.importers import watt_counts
 from wattcount.metrics.observations import ends_in, held
 from wattcount.metrics.window import Observed
 from wattcount.records import Record
 from wattcount.text import printable
 
-CSV_COLUMNS = (
-    "",
-    "model",
-    "gpu_type",
-    "lambda_qps",
-    "generation_tokens_total",
-    "measurement_duration",
-    "gpu_energy",
-    "gpu_0_power_draw_watts_mean",
-    "gpu_0_power_draw_watts_min",
-    "gpu_0_power_draw_watts_max",
-    "gpu_0_power_draw_watts_std",
-    "time_to_first_token_seconds_events",
-    "e2e_request_latency_seconds_events",
-    "request_generation_tokens",
-    "request_prompt_tokens",
-)
+CSV_COLUMNS = ("", *watt_counts.COLUMNS)
 """Watt Counts' own, in its order: an unnamed index first. Energy in J, power in W, times in s; the last four hold lists."""
 _OF_THE_RECORD = CSV_COLUMNS[7:]
 """Columns that only the record tells."""

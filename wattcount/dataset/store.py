@@ -60,6 +60,7 @@ ACCEPTED, FLAGGED, IMPORTED = "accepted", "flagged", "imported"
 PAGES = ("README.md", "croissant.json")
 """Files that tell of a data set: the data card, and the same for machines."""
 HANDLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._@+-]{0,63}")
+"""A submitter's name: as in a bundle, and with blanks, for imported results have the name of their source."""
 
 
 @dataclass(frozen=True)

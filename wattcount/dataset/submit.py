@@ -47,6 +47,7 @@ HIDDEN = (
     ("left out", "paths, URIs, addresses, users, serial numbers, bus ids, command lines, environment, logs, notes, file names"),
     ("never there", "prompts and answers: a record has their lengths only"),
 )  # fmt: skip
+"""What of a record is not published, for people."""
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from wattcount import __version__
-from wattcount.dataset.bundle import SUFFIX, BundleError, Manifest
+from wattcount.dataset.bundle import MIB, SUFFIX, BundleError, Manifest
 from wattcount.dataset.checks import RULES
 from wattcount.dataset.confined import MESSAGE_CHARACTERS
 from wattcount.dataset.rules import Severity
@@ -38,7 +38,7 @@ from wattcount.metrics.metrics_json import METRICS_VERSION
 from wattcount.records import intake
 
 LIMITS_RULE = "form/limits"
-MIB = 1 << 20
+"""Rule that a record breaks whose process ended before it gave a verdict."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ class Limits:
 
 
 LIMITS = Limits()
+"""Of `wattcount validate`, unless it is told others."""
 
 
 class Decision(StrEnum):

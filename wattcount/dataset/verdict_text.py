@@ -15,6 +15,7 @@ MOST_SHOWN = 50
 """Records whose breaches are shown one by one in a terminal: more than a screen of them says nothing that `--json` does not say
 better."""
 INDENT = " " * 11
+"""Before what is said of a record: as wide as its decision and two blanks."""
 
 
 def as_text(verdict: Verdict) -> str:
@@ -96,6 +97,7 @@ def _meaning(decision: Decision) -> str:
     }[decision]
 
 
+# The page, without scripts, so that a stranger's text has nothing to run.
 PAGE = """\
 <!doctype html>
 <html lang="en">

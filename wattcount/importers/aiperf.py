@@ -32,6 +32,7 @@ PER_S = {"tokens/sec": 1.0, "tokens/s": 1.0, "requests/sec": 1.0, "requests/s": 
 COUNTS = {"requests": 1.0, "tokens": 1.0, "count": 1.0}
 """Our unit in each of theirs."""
 LATENCIES = {"time_to_first_token": "ttft", "inter_token_latency": "tpot", "request_latency": "e2e"}
+"""Its names of latencies, and ours. Its inter-token latency is (E2E - TTFT) / (output tokens - 1): our TPOT."""
 
 
 def recognises(path: Path) -> bool:

@@ -54,6 +54,7 @@ WHOLE = 0.02
 LATENCIES = {"ttft": "ttft", "tpot": "tpot", "itl": "itl", "e2el": "e2e"}
 """Its names of latencies, and ours."""
 PERCENTILES = {"median": "p50", "p95": "p95", "p99": "p99"}
+"""Its names of percentiles, and ours."""
 
 
 def recognises(path: Path) -> bool:

@@ -40,6 +40,7 @@ INFERENCE = ("start-inference", "inference")
 PART_OF_A_CHIP = "M1-Pro"
 """System whose GPU is no board: it draws some watts."""
 MOST_GPUS = 64
+"""Most GPUs that one run can have had: more is a misread column."""
 
 
 def recognises(path: Path) -> bool:

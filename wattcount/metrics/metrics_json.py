@@ -2,9 +2,9 @@
 
 The keys are the same in `metrics.json`, in MLflow and in tables; the tables of docs/metrics.md are made from here.
 
-The same raw files give the same bytes on any machine: integers are summed as integers, floating-point
-sums are exact (`math.fsum`), and values are kept to 12 significant digits, far beyond what any sensor
-means and short of where platforms differ.
+The same raw files give the same bytes on one machine, and nearly so on any: integers are summed as integers, many floating-point
+sums are exact (`math.fsum`), and values are kept to 12 significant digits, far beyond what any sensor means. Fits differ between
+processors in the 11th or 12th digit now and then, so figures of two machines are the same where they agree to 1e-9.
 """
 
 from __future__ import annotations

@@ -17,7 +17,9 @@ USUAL_PUE = 1.56
 USUAL_G_PER_KWH = 445.0
 """Carbon of electricity [g CO2/kWh] where nobody gives one: the world's mean of 2024 (IEA, Electricity 2025)."""
 J_PER_KWH = 3.6e6
+"""Joules in a kilowatt-hour."""
 HOURS = 24
+"""Hours of a day, for which a file of carbon has a row each."""
 
 
 @dataclass(frozen=True)

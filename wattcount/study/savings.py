@@ -24,8 +24,11 @@ FEWEST_UNITS = 5
 SEED = 20
 """Of the draws: the same results give the same interval."""
 IDLE = ("energy/bare_idle_j", "energy/context_idle_j")
+"""Keys of the energy that a window takes with and without an engine, whatever it does [J]."""
 DYNAMIC = "energy/dynamic_j"
+"""Key of the energy above them [J]."""
 TOKENS = "tokens/output"
+"""Key of the output tokens of the window."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ class Saving:
 
 
 OPTIMUM = "optimum of each unit"
+"""Name of the baseline that takes the best option for each unit by itself."""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from wattcount.result.result import Result
 KEPT_SHARE = 0.95
 """Share of requests that must keep an SLO for a setting to count as keeping it: what operators promise of a p95."""
 NAMES = ("ttft", "tpot", "e2e")
+"""Latencies that an SLO may bound, as in its keys."""
 
 
 class Count(Enum):
