@@ -166,3 +166,11 @@ def test_the_commands_have_functions(name: str) -> None:
     module = importlib.import_module(f"wattcount.cli.{command.module}")
     assert callable(getattr(module, command.add_arguments))
     assert callable(getattr(module, command.main))
+
+
+def test_the_help_imports_neither_hydra_nor_mlflow() -> None:
+    code = (
+        "import sys; from wattcount.cli.main import main; main(['--help']); "
+        "sys.exit(' '.join({'hydra', 'omegaconf', 'mlflow', 'numpy', 'pyarrow'} & set(sys.modules)) or 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL, cwd=ROOT)

@@ -13,7 +13,7 @@ from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
 
 from wattcount.config import compose, from_json, to_json
-from wattcount.config.catalogue import conf_path, gpu_catalogue, load_yaml, match_gpu, model_catalogue
+from wattcount.config.catalogue import gpu_catalogue, load_yaml, match_gpu, model_catalogue
 from wattcount.config.composition import (
     TextParser,
     explain,
@@ -24,6 +24,7 @@ from wattcount.config.composition import (
     register,
 )
 from wattcount.config.loader import GROUPS
+from wattcount.config.packaged import conf_path, packaged_options
 from wattcount.config.schema import BatchConfig, PowerBackend, ServerConfig, Weights
 from wattcount.emulation import machine as emulation
 from wattcount.errors import NotStartedError
@@ -330,6 +331,11 @@ def test_a_file_of_ones_own_does_not_take_the_place_of_an_option_of_ours(tmp_pat
     run = compose(["model=tiny", "engine=tiny"], config_dir=str(tmp_path))
     assert (run.model.weights, run.engine.max_num_seqs) == (Weights.random, None)
     assert compose(["model=tiny", "engine=mine"], config_dir=str(tmp_path)).engine.max_num_seqs == 7
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_the_help_names_the_options_that_hydra_has(group: str) -> None:
+    assert packaged_options(group) == options(group)
 
 
 def test_schemas_are_no_options() -> None:

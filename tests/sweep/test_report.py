@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from wattcount.records.schema import Phase
 from wattcount.scenario.journal import Progress
 from wattcount.sweep import report
 from wattcount.sweep.lane import Said
-from wattcount.sweep.ledger import Ledger, read_tally
+from wattcount.sweep.ledger import PLAN_FILE, Ledger, read_tally
 from wattcount.sweep.local import LANE_DIED, Job
 from wattcount.sweep.point import Outcome, Plan, Point, State
 from wattcount.sweep.report import Block, Lines, SweepResult, end_lines, plan_lines, result_lines
@@ -305,7 +306,7 @@ def test_more_lanes_than_the_terminal_has_lines(terminal: Terminal, monkeypatch:
     lines = drawn(block)
     block.close()
     assert len(lines) <= 12
-    assert re.search(r"and 3\d more lanes", lines[-1])
+    assert re.search(r"and 3\d more that run", lines[-1])
 
 
 def test_failures_records_and_notices_stay_above_the_block(block: Block, terminal: Terminal) -> None:
@@ -354,3 +355,75 @@ def test_a_sweep_that_is_gone_on_with_counts_what_was_before(terminal: Terminal,
     assert "3 done, 1 lost, 1 skipped, 1 waiting" in "\n".join(drawn(block))
     block.close()
     assert "energy so far: 10.00 kJ" in terminal.getvalue()
+
+
+class Clock:
+    """Seconds that pass only when they are told to."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def test_the_block_of_a_clusters_sweep_shows_what_its_jobs_write(terminal: Terminal, tmp_path: Path) -> None:
+    clock, read = Clock(), partial(read_tally, tmp_path, "big")
+    with make_sweep(tmp_path), Ledger.open(tmp_path, "big") as job_ledger:
+        block = Block(read(), terminal, clock, read)
+        assert "1 running, 1 waiting" in "\n".join(drawn(block))
+        job_ledger.append(Outcome(State.running, "waiting", host="node7"))
+        block.tick()
+        assert "1 running, 1 waiting" in "\n".join(drawn(block)), "read again too early"
+        clock.now_s = report.REREAD_S
+        block.tick()
+        text = "\n".join(drawn(block))
+        assert "2 done, 1 failed, 1 skipped, 2 running" in text
+        assert re.search(r"r3 +0:0\d on node7", text)
+        job_ledger.append(Outcome(State.done, "waiting", host="node7", **FIGURES))
+        block.close()
+    assert "3 done, 1 failed, 1 skipped, 1 running" in terminal.getvalue()
+
+
+def test_a_job_that_has_ended_stays_so_though_the_ledger_shows_it_late(
+    terminal: Terminal, tmp_path: Path
+) -> None:
+    clock, read = Clock(), partial(read_tally, tmp_path, "big")
+    with make_sweep(tmp_path):
+        block = Block(read(), terminal, clock, read)
+        block.ended(Job(planned("waiting", repeat=3), CFG), Outcome(State.done, **FIGURES), again=False)
+        clock.now_s = report.REREAD_S
+        block.tick()
+        assert "3 done" in "\n".join(drawn(block))
+        block.close()
+
+
+def test_a_ledger_that_cannot_be_read_leaves_what_is_known(terminal: Terminal, tmp_path: Path) -> None:
+    clock, read = Clock(), partial(read_tally, tmp_path, "big")
+    with make_sweep(tmp_path):
+        block = Block(read(), terminal, clock, read)
+        (tmp_path / ".sweeps" / "big" / PLAN_FILE).unlink()
+        clock.now_s = report.REREAD_S
+        block.tick()
+        assert "2 done" in "\n".join(drawn(block))
+        block.close()
+
+
+def test_lines_of_a_clusters_sweep_say_how_many_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock, read = Clock(), partial(read_tally, tmp_path, "big")
+    with make_sweep(tmp_path), Ledger.open(tmp_path, "big") as job_ledger:
+        lines = Lines(5, read, clock)
+        lines.tick()
+        assert capsys.readouterr().out == ""
+        clock.now_s = report.REREAD_S
+        lines.tick()
+        assert capsys.readouterr().out == "2 done, 1 failed, 1 skipped, 1 running, 1 waiting\n"
+        job_ledger.append(Outcome(State.running, "waiting"))
+        clock.now_s += report.REREAD_S
+        lines.tick()
+        assert capsys.readouterr().out == "", "no more than a line a minute"
+        clock.now_s += report.COUNTS_S
+        lines.tick()
+        assert capsys.readouterr().out == "2 done, 1 failed, 1 skipped, 2 running\n"

@@ -195,11 +195,11 @@ def _command(name: str, args: list[str]) -> int:
 
 
 def help_text() -> str:
-    from wattcount.config.composition import options
     from wattcount.config.loader import GROUPS
+    from wattcount.config.packaged import packaged_options
 
     commands = "\n".join(f"  {name:<10} {command.what}" for name, command in COMMANDS.items())
-    groups = "\n".join(_wrapped(group, options(group)) for group in GROUPS)
+    groups = "\n".join(_wrapped(group, packaged_options(group)) for group in GROUPS)
     return USAGE.format(commands=commands, groups=groups)
 
 

@@ -29,8 +29,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from wattcount.config import RunConfig
-from wattcount.config.catalogue import conf_path
 from wattcount.config.composition import CONFIG_NAME, VERSION_BASE, from_hydra, keep_text, plain_errors
+from wattcount.config.packaged import conf_path
 from wattcount.errors import (
     EXIT_INTERRUPTED,
     EXIT_NOT_STARTED,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import re
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from omegaconf import Container, OmegaConf
 from omegaconf._utils import get_yaml_loader
 
 from wattcount.config.loader import GROUPS, Kind, kind_of, load
+from wattcount.config.packaged import packaged
 from wattcount.config.schema import GpuConfig, ModelConfig
 from wattcount.errors import NotStartedError, one_line
 
@@ -21,16 +21,6 @@ Kinds = tuple[Kind, ...]
 _TEXT, _NULL, _MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:null", "tag:yaml.org,2002:merge"
 _SWEPT = (("hydra", "sweeper", "params"), ("hydra", "sweeper", "cases"))
 """Nodes of a file with `@package _global_` whose keys are overrides."""
-
-
-def conf_path() -> str:
-    """Where the groups are, as Hydra's search path has it.
-
-    The package `wattcount.conf`; in a checkout that is not installed the folder `conf` beside the package.
-    """
-    if importlib.util.find_spec("wattcount.conf") is not None:
-        return "pkg://wattcount.conf"
-    return str(Path(__file__).resolve().parents[2] / "conf")
 
 
 def gpu_catalogue() -> dict[str, GpuConfig]:
@@ -50,13 +40,6 @@ def catalogued_model(name: str) -> ModelConfig | None:
     file = packaged("model") / f"{name}.yaml"
     model = _model(file) if file.parent.name == "model" and file.is_file() else None
     return model if model is not None and model.hf_config else None
-
-
-def packaged(group: str) -> Path:
-    """The folder of a group's files, or of others below `conf/`."""
-    spec = importlib.util.find_spec("wattcount.conf")
-    folder = Path(spec.origin).parent if spec is not None and spec.origin else Path(conf_path())
-    return folder / group
 
 
 @functools.cache

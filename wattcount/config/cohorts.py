@@ -68,7 +68,7 @@ class Cohort:
 def cohorts(folder: Path | None = None) -> dict[str, Cohort]:
     """All cohorts of a folder by name, the oldest first; None: those of this package."""
     if folder is None:
-        from wattcount.config.catalogue import packaged
+        from wattcount.config.packaged import packaged
 
         folder = packaged(FOLDER)
     return dict(_read(folder))

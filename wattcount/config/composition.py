@@ -65,7 +65,6 @@ from wattcount.config import paths
 from wattcount.config.catalogue import (
     Kinds,
     children,
-    conf_path,
     hold_text,
     load_yaml,
     override_kinds,
@@ -74,6 +73,7 @@ from wattcount.config.catalogue import (
 from wattcount.config.cohorts import cohorts
 from wattcount.config.fields import MISSING, Node
 from wattcount.config.loader import GROUPS, SCENARIOS, Kind, did_you_mean, from_json, kinds, plain
+from wattcount.config.packaged import conf_path
 from wattcount.config.schema import RunConfig
 from wattcount.config.validation import validate
 from wattcount.engines import registry

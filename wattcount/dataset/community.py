@@ -24,8 +24,8 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-from wattcount.config.catalogue import packaged
 from wattcount.config.cohorts import FOLDER as COHORTS
+from wattcount.config.packaged import packaged
 from wattcount.errors import EXIT_FAILED, EXIT_NOT_STARTED, EXIT_OK, NotStartedError, WattcountError
 from wattcount.files import write_atomically
 from wattcount.records.intake import parse_json, read_bytes

@@ -20,7 +20,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
@@ -243,17 +243,26 @@ def read_state(records_dir: str | Path, name: str) -> SweepState:
     return state
 
 
-def read_tally(records_dir: str | Path, name: str) -> Tally:
-    """The same, to be added to as further outcomes come. Looks at no record, only whether it is there."""
-    return _read_tally(records_dir, name, lambda _record: None)
+def read_tally(records_dir: str | Path, name: str, told: Sequence[Outcome] = ()) -> Tally:
+    """The same, to be added to as further outcomes come. Looks at no record, only whether it is there.
+
+    told   outcomes that may not be seen in the ledger yet: a network file system shows late what other hosts wrote
+    """
+    return _read_tally(records_dir, name, lambda _record: None, told)
 
 
-def _read_tally(records_dir: str | Path, name: str, spoilt: Callable[[str], Verdict | None]) -> Tally:
+def _read_tally(
+    records_dir: str | Path,
+    name: str,
+    spoilt: Callable[[str], Verdict | None],
+    told: Sequence[Outcome] = (),
+) -> Tally:
     plan = read_plan(records_dir, name)
     folder = sweep_folder(records_dir, name)
     here = str(folder.parent.parent)
     points = tuple(replace(p, record=_below(here, p.record)) if p.record else p for p in plan.points)
-    return tally(replace(plan, points=points), _writers(folder / EVENTS_FOLDER, here), _is_there, spoilt)
+    writers = [*_writers(folder / EVENTS_FOLDER, here), Writer(told, alive=True)]
+    return tally(replace(plan, points=points), writers, _is_there, spoilt)
 
 
 def _below(records_dir: str, record: str) -> str:

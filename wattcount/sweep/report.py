@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from wattcount.clock import now_ns
 from wattcount.config.schema import RunConfig
+from wattcount.errors import WattcountError
 from wattcount.report.labels import PHASE_NAMES
 from wattcount.report.units import clock, count, duration, quantity
 from wattcount.result import judge
@@ -271,6 +272,12 @@ def _cut(line: str) -> str:
     return line if len(line) <= WIDTH else line[: WIDTH - 3] + "..."
 
 
+REREAD_S = 5.0
+"""Least time between two readings of the ledger of a sweep that others measure [s]: its points take a minute or more."""
+REREAD_SHARE = 0.05
+"""Most of the time that these readings may take, as a share: thousands of points take some tenths of a second."""
+COUNTS_S = 60.0
+"""Least time between two lines that say how many points of a cluster's sweep run [s]."""
 REDRAW_S = 0.5
 """Least time between two drawings of the block [s]."""
 EVIDENCE_S = 30.0
@@ -279,17 +286,58 @@ PHASE_WIDTH = 30
 """Characters: `loaded idle after 0:05 of 0:10`."""
 
 
-def create_watcher(cfg: RunConfig, plan: Plan, logs: SweepLog | None, background: Background) -> Watcher:
-    """`cfg` is of any of the points. The plan is in the ledger already. What is shown is printed in `background`."""
-    return InBackground(shown(cfg, plan), logs, background)
+def create_watcher(
+    cfg: RunConfig, plan: Plan, logs: SweepLog | None, background: Background, *, by_others: bool = False
+) -> Watcher:
+    """`cfg` is of any of the points. The plan is in the ledger already. What is shown is printed in `background`.
+
+    by_others   the points are measured by processes that are heard of in the ledger alone: jobs of a cluster
+    """
+    return InBackground(shown(cfg, plan, by_others=by_others), logs, background)
 
 
-def shown(cfg: RunConfig, plan: Plan) -> Lines | Block:
+def shown(cfg: RunConfig, plan: Plan, *, by_others: bool = False) -> Lines | Block:
     """A block that is drawn anew on a terminal, lines elsewhere; `cfg.display.live` decides otherwise."""
     live = sys.stdout.isatty() if cfg.display.live is None else cfg.display.live
+    read = partial(read_tally, cfg.records_dir, plan.name)
     if live:
-        return Block(read_tally(cfg.records_dir, plan.name), sys.stdout)
-    return Lines(len(plan.in_state(State.waiting)))
+        return Block(read(), sys.stdout, read=read if by_others else None)
+    return Lines(len(plan.in_state(State.waiting)), read if by_others else None)
+
+
+Read = Callable[[Sequence[Outcome]], Tally]
+"""Reads a sweep's ledger, and takes these outcomes as written there."""
+
+
+class Ledgered:
+    """How a sweep stands that other processes measure: its ledger, read again now and then.
+
+    read    reads it
+    now_s   seconds, of any beginning
+    """
+
+    def __init__(self, read: Read, now_s: Callable[[], float] = time.monotonic) -> None:
+        self._read = read
+        self._now_s = now_s
+        self._due_s = now_s() + REREAD_S
+        self._told: list[Outcome] = []
+
+    def tell(self, outcome: Outcome) -> None:
+        """Of a point of which this process has heard otherwise."""
+        self._told.append(outcome)
+
+    def again(self, *, now: bool = False) -> Tally | None:
+        """The tally; None where it is too early to read it again (unless `now`), or it cannot be read."""
+        began_s = self._now_s()
+        if began_s < self._due_s and not now:
+            return None
+        try:
+            return self._read(self._told)
+        except (WattcountError, OSError):
+            return None
+        finally:
+            ended_s = self._now_s()
+            self._due_s = ended_s + max(REREAD_S, (ended_s - began_s) / REREAD_SHARE)
 
 
 class InBackground(Watcher):
@@ -325,11 +373,20 @@ class InBackground(Watcher):
 
 
 class Lines(Watcher):
-    """A line or two a point, as it ends."""
+    """A line or two a point, as it ends.
 
-    def __init__(self, total: int) -> None:
+    read   of the ledger of a sweep that other processes measure: then a line now and then says how many points run
+    """
+
+    def __init__(
+        self, total: int, read: Read | None = None, now_s: Callable[[], float] = time.monotonic
+    ) -> None:
         self._total = total
         self._ended = 0
+        self._ledger = None if read is None else Ledgered(read, now_s)
+        self._now_s = now_s
+        self._counts: str | None = None
+        self._counts_s = float("-inf")
 
     def started(self, job: Job) -> None: ...
 
@@ -358,7 +415,13 @@ class Lines(Watcher):
     def notice(self, text: str) -> None:
         print(f"wattcount: {text}", file=sys.stderr, flush=True)
 
-    def tick(self) -> None: ...
+    def tick(self) -> None:
+        if self._ledger is None or (tally := self._ledger.again()) is None:
+            return
+        counts = counts_text(tally.state(time.time_ns()))
+        if counts != self._counts and self._now_s() - self._counts_s >= COUNTS_S:
+            self._counts, self._counts_s = counts, self._now_s()
+            print(counts, flush=True)
 
     def close(self) -> None: ...
 
@@ -398,12 +461,20 @@ class Block(Watcher):
     Not for several threads at once; nothing here waits or has a thread of its own.
 
     tally   of the sweep up to now (`ledger.read_tally`), earlier starts included; the block adds to it
+    read    of the ledger of a sweep that other processes measure: it is read again now and then
     """
 
-    def __init__(self, tally: Tally, stream: TextIO, now_s: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        tally: Tally,
+        stream: TextIO,
+        now_s: Callable[[], float] = time.monotonic,
+        read: Read | None = None,
+    ) -> None:
         from rich.live import Live
 
         self._tally = tally
+        self._ledger = None if read is None else Ledgered(read, now_s)
         self._lanes: dict[str, Lane] = {}
         self._now_s = now_s
         self._evidence: str | None = None
@@ -447,6 +518,7 @@ class Block(Watcher):
         self._console.print(text)
 
     def tick(self) -> None:
+        self._read_again()
         if self._live is not None and self._now_s() - self._drawn_s >= REDRAW_S:
             self._drawn_s = self._now_s()
             self._live.update(self.render(), refresh=True)
@@ -454,12 +526,20 @@ class Block(Watcher):
     def close(self) -> None:
         if self._live is None:
             return
+        self._read_again(now=True)
         self._live.stop()
         self._live = None
         for line in self._overall():
             self._console.print(line)
 
+    def _read_again(self, *, now: bool = False) -> None:
+        if self._ledger is not None and (tally := self._ledger.again(now=now)) is not None:
+            self._tally = tally
+            self._state = tally.state(time.time_ns())
+
     def _add(self, outcome: Outcome) -> None:
+        if self._ledger is not None:
+            self._ledger.tell(outcome)
         self._tally.add(outcome)
         self._state = self._tally.state(time.time_ns())
         if self._evidence is None or self._now_s() - self._evidence_s > EVIDENCE_S:
@@ -500,9 +580,23 @@ class Block(Watcher):
         table.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
         table.add_column(no_wrap=True, width=PHASE_WIDTH)
         table.add_column(no_wrap=True, justify="right", width=6)
-        for lane in sorted(self._lanes.values(), key=lambda lane: lane.number)[:room]:
-            table.add_row(f"{lane.number:>3}", lane.point.label, lane.phase(), lane.power())
+        rows = [
+            (f"{lane.number:>3}", lane.point.label, lane.phase(), lane.power())
+            for lane in sorted(self._lanes.values(), key=lambda lane: lane.number)
+        ]
+        rows += [
+            (
+                f"{number:>3}",
+                point.label,
+                f"{clock((time.time_ns() - begun.t_utc_ns) / 1e9)} on {begun.host}",
+                "",
+            )
+            for number, (point, begun) in enumerate(state.running, 1)
+            if self._ledger is not None
+        ]
+        for row in rows[:room]:
+            table.add_row(*row)
         lines.append(table)
-        if len(self._lanes) > room:
-            lines.append(Text(f"  and {len(self._lanes) - room} more lanes", style="dim"))
+        if len(rows) > room:
+            lines.append(Text(f"  and {len(rows) - room} more that run", style="dim"))
         return Group(*lines)

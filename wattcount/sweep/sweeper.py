@@ -162,7 +162,13 @@ class PointSweeper(Sweeper):
         with Ledger.open(first.records_dir, plan.name) as ledger:
             ledger.write_plan(plan)
             ledger.append(Outcome(State.running))
-            watcher = report.create_watcher(first, plan, logs if first.tracking.enabled else None, background)
+            watcher = report.create_watcher(
+                first,
+                plan,
+                logs if first.tracking.enabled else None,
+                background,
+                by_others=elsewhere is not None,
+            )
             interrupted: int | None = None
             reason = "failed"
             try:
