@@ -11,7 +11,7 @@ TEST_EXTRAS := slurm,ray,postgres,llama-cpp,dataset-tests
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-all run test test-all lint test-cpp test-cpp-sanitized test-python test-python-all \
-  test-clusters test-postgres bench dataset docs clean \
+  test-clusters test-postgres bench dataset docs site-docs clean \
   slurm-up slurm-down test-slurm ray-up ray-down test-ray
 
 help: ## List the targets
@@ -36,7 +36,7 @@ $(VENV)/.installed-all: $(SOURCES)
 	VENV=$(VENV) EXTRAS=$(TEST_EXTRAS) tools/install.sh
 	touch $@
 
-lint: setup ## ruff, mypy --strict, the import contracts of pyproject.toml
+lint: setup site-docs ## ruff, mypy --strict, the import contracts of pyproject.toml, links of the documents
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
@@ -90,6 +90,9 @@ bench: setup ## Benchmarks (extra `bench`); each file in benchmarks/ says what i
 
 docs: setup ## Write the tables in docs/ again from the records in the repository
 	$(PY) tools/make_docs.py
+
+site-docs: setup ## Build the documents as a site in build/docs; a dead link is an error
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet
 
 clean: ## Remove what was built (not .venv: rm -r .venv)
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache

@@ -19,6 +19,7 @@ import importer_tables
 import metrics_tables
 import pandas as pd
 import pyarrow.parquet as pq
+import reference_tables
 import rules_tables
 from estimator_constants import estimator_constants
 
@@ -130,6 +131,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         "mlenergy-savings": lambda: pages.asked("savings", imported("mlenergy")),
         "regret": lambda: pages.regret(benchmark("regret")),
     },
+    **reference_tables.tables(),
     "catalogue.md": {
         "models": catalogue_tables.catalogue_models,
         "summary": catalogue_tables.catalogue_summary,

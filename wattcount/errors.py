@@ -10,8 +10,10 @@ EXIT_FAILED = 1
 """Something failed while running; what was measured is kept, marked invalid."""
 EXIT_NOT_STARTED = 2
 """Nothing was started: bad config, wrong GPU, does not fit."""
-EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
-"""Ended by Ctrl-C (SIGINT) and by SIGTERM: 128 plus the number of the signal, as shells have it."""
+EXIT_INTERRUPTED = 130
+"""Ended by Ctrl-C (SIGINT): 128 plus the number of the signal, as shells have it."""
+EXIT_TERMINATED = 143
+"""Ended by SIGTERM, as a scheduler sends it: 128 plus the number of the signal."""
 
 
 class WattcountError(Exception):

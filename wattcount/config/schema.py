@@ -106,8 +106,11 @@ class Weights(Enum):
     """Where a model's weights come from. Random and real weights are never pooled."""
 
     hub = "hub"
+    """Downloaded from the hub, or taken from its cache on this machine."""
     path = "path"
+    """From the folder `model.path`."""
     random = "random"
+    """Drawn at random: nothing is downloaded."""
     served = "served"
     """Those of a server that somebody else runs, and that does not tell which they are."""
 
@@ -125,26 +128,38 @@ class Initializer(Enum):
 
 class Device(Enum):
     auto = "auto"
+    """`cuda` where a GPU and an engine for it are, else `cpu`."""
     cuda = "cuda"
+    """An NVIDIA GPU."""
     cpu = "cpu"
+    """The CPU: for trying things out."""
 
 
 class PowerBackend(Enum):
     auto = "auto"
+    """Real NVML where it has a GPU; else, with `gpu=auto`, the emulated library."""
     nvml = "nvml"
+    """Real NVML or nothing."""
     emulated = "emulated"
+    """The emulated library, whatever this machine has. Its figures are no measurement."""
 
 
 class ScenarioKind(Enum):
     batch = "batch"
+    """All requests at once."""
     server = "server"
+    """Requests come one after the other, whether or not the ones before are answered (open loop)."""
 
 
 class ArrivalKind(Enum):
     poisson = "poisson"
+    """Arrivals are independent of each other."""
     gamma = "gamma"
+    """Gaps follow a gamma distribution: burstier than Poisson with `cv` above 1, more even below 1."""
     constant = "constant"
+    """All gaps are equal."""
     trace = "trace"
+    """At the times that the file `scenario.arrivals.path` gives."""
 
 
 class SpeculativeMethod(Enum):
@@ -156,10 +171,15 @@ class SpeculativeMethod(Enum):
 
 class LengthKind(Enum):
     fixed = "fixed"
+    """All requests have the same lengths."""
     uniform = "uniform"
+    """Every length between the two bounds is as likely as any other."""
     lognormal = "lognormal"
+    """Lognormal with the given mean and coefficient of variation, within the bounds."""
     trace = "trace"
+    """Lengths that a trace file gives; the tokens are random."""
     prompts = "prompts"
+    """Prompts that a file gives."""
 
 
 @dataclass(frozen=True)
@@ -167,14 +187,17 @@ class ModelConfig(Node):
     """A model: where its weights come from and the facts needed to tell whether it fits."""
 
     name: Annotated[str, NotBlank(), Public(Form.title)] = identity()
+    """What the model is called in tables. It is part of a point: give a model of your own a name of its own."""
     hf_id: HubId | None = identity(None)
     """Hugging Face hub id, `org/name`."""
     revision: HubId | None = identity(None)
+    """Branch, tag or commit on the hub. None: its main branch."""
     weights: Weights = identity(Weights.hub)
+    """Where the weights come from. Runs with random and with real weights are never pooled."""
     initializer: Initializer = identity(Initializer.dummy)
-    """Of random weights, where the engine can draw them."""
+    """What random weights are drawn from, where the engine can draw them."""
     path: str | None = None
-    """Folder with `config.json` (and weights for `weights=path`). Its content, not its place, is identity:"""
+    """Folder with `config.json` (and weights for `weights=path`). Its content, not its place, is part of a point."""
     path_fingerprint: Fingerprint | None = identity(None)
     """Filled in by wattcount for `weights=path`: `2:` and SHA-256 of config.json and of samples of the weights (see
     `run.resolve`). Records of before have the SHA-256 of config.json and of the weight files' names and sizes, which two
@@ -186,7 +209,7 @@ class ModelConfig(Node):
     only: real weights bring their own config.
     """
     dtype: Annotated[str, OneOf(DTYPES)] = identity("bfloat16")
-    """See `has_bfloat16`."""
+    """Number format of weights and activations. GPUs compute in `bfloat16` from compute capability 8.0 on."""
     quantization: Annotated[str, NotBlank("null for none"), Public(Form.word)] | None = identity(None)
     """Method by its name in the engine (`fp8`, `awq`, `gptq`, ...); None: none, or what config.json says."""
     tokenizer: HubId | None = identity(None)
@@ -194,9 +217,9 @@ class ModelConfig(Node):
     gated: bool = False
     """The hub asks for a token and an accepted licence."""
     parameters_b: Positive | None = None
-    """Billions of parameters in all; computed from `hf_config` where None."""
+    """Parameters in all; computed from `hf_config` where None."""
     active_parameters_b: Positive | None = None
-    """Billions of parameters used for one token (mixture of experts)."""
+    """Parameters that are used for one token (mixture of experts)."""
     source: str | None = None
     """Where the facts come from."""
 
@@ -206,9 +229,11 @@ class GpuConfig(Node):
     """A GPU model and its data-sheet facts. `auto`: the one that is there."""
 
     name: Annotated[str, Public(Form.title, required=True)] = "auto"
+    """What the GPU model is called in tables."""
     nvml_names: list[Annotated[str, Pattern()]] = FrozenList()
     """Regular expressions, matched in full against NVML's device name; empty: any."""
     count: Count = identity(1)
+    """GPUs of the run: the product of the three parallel sizes of `engine`."""
     devices: Annotated[list[str], Public(Form.board)] = FrozenList()
     """UUIDs or indices of the GPUs to use; empty: the first `count` that match."""
     sm_clock_mhz: Annotated[int, Range(above=0, unit="MHz")] | None = identity(None)
@@ -218,17 +243,19 @@ class GpuConfig(Node):
     found_name: Name | None = identity(None)
     """Filled in by wattcount: the device name as NVML gives it (with the MIG profile where there is one)."""
     architecture: Word | None = None
+    """NVIDIA's name of the generation, e.g. `Hopper`."""
     compute_capability: Annotated[str, ComputeCapability(), Public(Form.version)] | None = None
     """CUDA compute capability, e.g. `9.0`."""
     memory_gib: Positive | None = None
     """Nominal; NVML shows up to a tenth less (ECC, reserved)."""
     memory_bandwidth_gb_s: Positive | None = None
-    """10^9 bytes per second."""
+    """Of the GPU's memory, from the data sheet; 1 GB is 10^9 bytes."""
     fp16_dense_tflops: Positive | None = None
     """Tensor-core peak without sparsity, accumulating in 32 bit."""
     fp8_dense_tflops: Positive | None = None
-    """None: no FP8 tensor cores."""
+    """The same for 8 bit. None: no FP8 tensor cores."""
     tdp_w: Watts | None = None
+    """Thermal design power of the board, from the data sheet."""
     idle_w: Annotated[float, Range(at_least=0, unit="W")] | None = None
     """Typical idle power, for the emulated library only; never used as a measurement."""
     emulator_profile: Name | None = None
@@ -236,11 +263,15 @@ class GpuConfig(Node):
     emulated_name: Name | None = None
     """NVML's device name for this variant, for the emulated library."""
     source: str | None = None
+    """Where the facts come from."""
 
 
 @dataclass(frozen=True)
 class ArrivalConfig(Node):
+    """When requests arrive."""
+
     kind: ArrivalKind = identity(ArrivalKind.poisson)
+    """How the times of arrival are made."""
     cv: Annotated[float, Range(above=0, hint="scenario.arrivals.kind=constant for 0")] = identity(1.0)
     """Coefficient of variation of the gaps between arrivals, for `gamma`."""
     path: str | None = None
@@ -256,24 +287,33 @@ class ArrivalConfig(Node):
 
 @dataclass(frozen=True)
 class LengthConfig(Node):
+    """How long prompts and answers are, and what prompts are made of."""
+
     kind: LengthKind = identity(LengthKind.fixed)
+    """How lengths are made, or which file gives them."""
     input_tokens: Count = identity(512)
-    """Fixed value, or mean of the distribution."""
+    """Tokens of a prompt: the fixed value, or the mean of the lognormal distribution."""
     output_tokens: Count = identity(128)
+    """Tokens of an answer: the fixed value, or the mean of the lognormal distribution."""
     input_tokens_min: Count = identity(1)
+    """The shortest prompt, for `uniform`, `lognormal`, `trace` and `prompts`."""
     input_tokens_max: Count = identity(4096)
+    """The longest prompt, for `uniform`, `lognormal`, `trace` and `prompts`."""
     output_tokens_min: Count = identity(1)
+    """The shortest answer, for `uniform`, `lognormal`, `trace` and `prompts`."""
     output_tokens_max: Count = identity(1024)
-    """Bounds, for `uniform`, `lognormal`, `trace` and `prompts`."""
+    """The longest answer, for `uniform`, `lognormal`, `trace` and `prompts`."""
     input_cv: Coefficient = identity(1.0)
+    """Coefficient of variation of prompt lengths (standard deviation / mean), for `lognormal`."""
     output_cv: Coefficient = identity(1.0)
-    """Coefficient of variation, for `lognormal`."""
+    """Coefficient of variation of answer lengths (standard deviation / mean), for `lognormal`."""
     path: str | None = None
     """Trace or prompt file. Prompts: one JSON object a line with `prompt` or `prompt_token_ids`, optional `output_tokens`; a
     JSON list of such objects; a ShareGPT file; or plain text, one prompt a line (`load.prompts`)."""
     fingerprint: Fingerprint | None = identity(None)
+    """Filled in by wattcount: SHA-256 of the file."""
     force_output: bool = identity(True)
-    """True: exactly that many output tokens (`ignore_eos`); False: natural, up to that many."""
+    """True: answers have exactly that many tokens (`ignore_eos`). False: the model ends them, at the latest after that many."""
 
     @property
     def file(self) -> str | None:
@@ -289,15 +329,16 @@ class SamplingConfig(Node):
     """
 
     temperature: Annotated[float, Range(at_least=0)] = identity(1.0)
-    """0: the most likely token."""
+    """How much is left to chance; 0: always the most likely token."""
     top_p: Annotated[float, Range(above=0, at_most=1)] = identity(1.0)
-    """Of the most likely tokens, those that have this probability together; 1: all."""
+    """Only the most likely tokens are drawn from, as many as have this probability together; 1: all."""
     top_k: CountOrZero = identity(0)
-    """So many of the most likely tokens; 0: all."""
+    """Only so many of the most likely tokens are drawn from; 0: all."""
     min_p: Annotated[float, Range(at_least=0, at_most=1)] = identity(0.0)
-    """Tokens with at least this share of the most likely one's probability; 0: all."""
+    """Only tokens are drawn from that have at least this share of the most likely one's probability; 0: all."""
     seed: CountOrZero | None = identity(None)
-    """Of each request's own generator, with which an engine may draw one request at a time. None: one generator for all."""
+    """Each request gets a generator of its own with this seed; an engine may then draw for one request at a time. None: one
+    generator for all."""
 
 
 @dataclass(frozen=True)
@@ -305,8 +346,11 @@ class SloConfig(Node):
     """Latency bounds a request must meet to count as good; None: not bounded."""
 
     ttft_ms: LatencyMs | None = identity(None)
+    """The longest time to the first token."""
     tpot_ms: LatencyMs | None = identity(None)
+    """The longest time per further token, as a mean of the request."""
     e2e_ms: LatencyMs | None = identity(None)
+    """The longest time from the request to its last token."""
 
 
 @dataclass(frozen=True)
@@ -314,17 +358,24 @@ class ScenarioConfig(Node):
     """What both scenarios share."""
 
     name: Name = MISSING
+    """What the scenario is called in tables."""
     kind: ScenarioKind = identity(always=True)
+    """How the load is made. The option of the group sets it."""
     lengths: LengthConfig = identity(LengthConfig())
+    """How long prompts and answers are."""
     sampling: SamplingConfig = identity(SamplingConfig())
+    """How each next token is drawn."""
     slo: SloConfig = identity(SloConfig())
+    """Bounds of latency that make a request good."""
     bare_idle_s: SecondsOrZero = identity(10.0)
+    """How long the GPU's power is measured before the engine starts; 0: not at all."""
     loaded_idle_s: SecondsOrZero = identity(10.0)
+    """How long the power of the idle engine is measured, before the load and after it; 0: not at all."""
     rehearsal_requests: CountOrZero | None = identity(None)
     """Requests of the window's beginning that are played before the warm-up, again and again until the engine compiles nothing new.
     None: as many as it runs at once, and 20 s of a server's arrivals at most; 0: none."""
     bare_idle_after_s: SecondsOrZero = 5.0
-    """After the engine has ended. Nothing that was measured before depends on it, so it is no identity."""
+    """How long the GPU's power is measured after the engine has ended; 0: not at all. Nothing that was measured before depends on it."""
     drain_limit_s: Seconds = 600.0
     """Requests still running this long after the window are cancelled."""
 
@@ -335,8 +386,11 @@ class BatchConfig(ScenarioConfig):
 
     kind: ScenarioKind = identity(ScenarioKind.batch, always=True)
     num_requests: Annotated[int, Range(at_least=1, at_most=MAX_REQUESTS)] = identity(512)
+    """Requests of the batch."""
     warmup_requests: CountOrZero = identity(16)
+    """Requests that are answered before the window; 0: none."""
     time_limit_s: Seconds = 3600.0
+    """A batch that takes longer is ended, and the run is invalid."""
 
 
 @dataclass(frozen=True)
@@ -345,6 +399,7 @@ class ServerConfig(ScenarioConfig):
 
     kind: ScenarioKind = identity(ScenarioKind.server, always=True)
     arrivals: ArrivalConfig = identity(ArrivalConfig())
+    """When requests arrive."""
     rate_rps: Annotated[float, Range(above=0, unit="requests/s")] | None = identity(1.0)
     """Mean arrivals per second. For a trace: rescaled to this rate; None: as recorded."""
     warmup_s: SecondsOrZero = identity(10.0)
@@ -353,8 +408,9 @@ class ServerConfig(ScenarioConfig):
     """A warm-up goes on until power and throughput have settled, at most this long. Up to `warmup_s`: exactly
     `warmup_s`. The window's arrivals are the same however long it takes."""
     window_s: Seconds = identity(45.0)
+    """How long energy, power and throughput are measured: the window."""
     max_in_flight: Count | None = identity(None)
-    """None: open loop, never held back."""
+    """Requests at once, at most: further ones wait at the sender. None: open loop, no request is held back."""
 
 
 @dataclass(frozen=True)
@@ -365,22 +421,25 @@ class SpeculativeConfig(Node):
     """
 
     method: SpeculativeMethod | None = identity(None)
-    """None: off. Methods that need weights of their own (EAGLE, MTP, ...): `engine.args.speculative_config`."""
+    """How tokens are proposed. None: speculative decoding is off. Methods that need weights of their own (EAGLE, MTP, ...): `engine.args.speculative_config`."""
     num_speculative_tokens: Count = identity(4)
-    """Proposed in each step."""
+    """Tokens that are proposed in each step."""
     prompt_lookup_min: Count | None = identity(None)
+    """The fewest tokens that must match, for `ngram`; None: the engine's default."""
     prompt_lookup_max: Count | None = identity(None)
-    """Tokens that must match, for `ngram`; None: the engine's."""
+    """The most tokens that are looked for, for `ngram`; None: the engine's default."""
     draft_model: Name | None = identity(None)
     """For `draft_model`: an option of the group `model`. Its weights come from where the model's do, hub or random."""
 
 
 @dataclass(frozen=True)
 class EngineConfig(Node):
+    """What serves the model, and its settings. Null means what the engine itself chooses (docs/configuration.md, What null means)."""
+
     name: Word = identity(registry.DEFAULT)
-    """As it is registered (`engines.registry`)."""
+    """Name of the engine: `engine=NAME` chooses it."""
     device: Device = identity(Device.auto)
-    """`auto` is resolved before anything is hashed."""
+    """What the engine computes on. `auto` is resolved before anything is hashed."""
     version_minor: Annotated[str, Public(Form.version)] | None = identity(None)
     """Filled in by wattcount, e.g. `0.26`."""
     tensor_parallel_size: Count = identity(1)
@@ -392,20 +451,24 @@ class EngineConfig(Node):
     max_model_len: Count | None = identity(None)
     """None: the longest prompt plus completion of the scenario, rounded up to 256."""
     max_num_seqs: Count | None = identity(None)
-    """Requests that run at once. None, here and below: what the engine chooses on that GPU for that scenario, as people deploy it
-    (`EnginePlugin.defaults`); filled in before a run starts."""
+    """Requests that run at once. None, here and below: what the engine chooses on that GPU for that scenario, as people deploy it;
+    filled in before a run starts."""
     max_num_batched_tokens: Count | None = identity(None)
-    """Tokens of a step."""
+    """Tokens of a step, prompt and answer together, at most."""
     gpu_memory_utilization: Annotated[float, Range(above=0, at_most=1)] | None = identity(None, left_out=0.9)
     """Share of a GPU's memory for weights, activations and KV cache."""
     enforce_eager: bool = identity(False)
+    """No compilation and no CUDA graphs: a quick start, slower steps."""
     enable_prefix_caching: bool | None = identity(None, left_out=False)
     """Whether what is computed of a prompt is kept for prompts that begin alike. Random prompts never do."""
     kv_cache_dtype: Word = identity("auto")
+    """Number format of the KV cache by its name in the engine, e.g. `fp8`; `auto`: as the model."""
     enable_chunked_prefill: bool | None = identity(None, left_out=True)
+    """Whether long prompts are cut, so that other requests go on beside them."""
     unset: Annotated[list[str], Public(Form.code)] = FrozenList()
     """Filled in by wattcount: names of the settings above that were left to the engine (null as asked)."""
     speculative: SpeculativeConfig = identity(SpeculativeConfig())
+    """Speculative decoding."""
     pinned_cpus: Count | None = identity(None)
     """CPUs that the engine's processes are kept to once it is up, for each GPU of the run, from that GPU's share of the machine's. None: any."""
     nice: Annotated[int, Range(at_least=-20, at_most=19)] | None = identity(None)
@@ -413,7 +476,7 @@ class EngineConfig(Node):
     args: Annotated[dict[str, Any], Public(ARGUMENT_TEXTS)] = identity(FrozenDict())
     """Any further engine argument, by its name in the engine."""
     base_url: str | None = None
-    """`http://HOST:PORT` of a server that runs already. Where it is is no identity; what it is, is:"""
+    """`http://HOST:PORT` of a server that runs already. Where it is, is no part of a point."""
     served: Annotated[dict[str, Any], Public(ARGUMENT_TEXTS)] = identity(FrozenDict())
     """Filled in by wattcount: what kind of server it is, its version, and the options and settings that it tells."""
     served_model: str | None = None
@@ -429,6 +492,7 @@ class EngineConfig(Node):
     client_processes: Count | None = None
     """Processes that send requests to a server over HTTP; None: as many as the host's cores suggest."""
     start_timeout_s: Seconds = 1800.0
+    """An engine that is not up by then is ended, and the run has failed."""
 
 
 @dataclass(frozen=True)
@@ -436,31 +500,41 @@ class PowerConfig(Node):
     """Where power is read and how often. Rates say how often NVML is asked, not how often it has news."""
 
     backend: PowerBackend = PowerBackend.auto
+    """Which NVML library is asked."""
     remote: Annotated[str, HostPort()] | None = None
     """`HOST:PORT` of a `wattcount sampler --listen` on the machine whose GPUs are measured (docs/remote.md). None: this machine."""
     energy_counter_period_ms: PeriodMs | None = None
-    """None, here and below: chosen by what the sensors are like (`wattcount doctor --sensors`)."""
+    """How often the energy counter is read. None: chosen by what the sensors are like (`wattcount doctor --sensors`)."""
     power_period_ms: PeriodMs | None = None
+    """How often the power reading is asked for. None: chosen by what the sensors are like."""
     samples_period_ms: PeriodMs | None = None
-    """How often the driver's samples ring is drained; shortened on the spot where it would overflow."""
+    """How often the driver's ring of power samples is emptied; shortened on the spot where it would overflow. None: chosen by what
+    the sensors are like."""
     probe: bool | None = None
     """Read the sensors fast for some seconds before the first run on a GPU, to know them. None: on real GPUs only."""
     status_period_ms: PeriodMs = 1000.0
-    """Temperature, clocks, utilisation, memory, clock event reasons, power limit, processes."""
+    """How often temperature, clocks, utilisation, memory, clock event reasons, power limit and processes are read."""
     heartbeat_ms: PeriodMs = 1000.0
+    """How often the sampler writes down that it is alive: a gap tells that it stood still."""
     buffer_mib_per_gpu: Annotated[int, Range(at_least=1, unit="MiB")] = 64
+    """Memory for readings that are not yet written to the disk, for each GPU."""
 
 
 @dataclass(frozen=True)
 class TrackingConfig(Node):
-    enabled: bool = True
-    uri: str | None = None
-    """None: sqlite, `$WATTCOUNT_HOME/mlflow.db` (without that variable `~/.local/share/wattcount/mlflow.db`).
+    """Where runs are logged (MLflow)."""
 
-    A password in it is masked here, whatever is assigned; `masking.reveal` gives it back to whoever connects.
+    enabled: bool = True
+    """Whether a run is logged when it has ended. `wattcount log` does it later."""
+    uri: str | None = None
+    """MLflow's tracking URI. None: sqlite, `$WATTCOUNT_HOME/mlflow.db` (without that variable `~/.local/share/wattcount/mlflow.db`).
+
+    A password in it is masked wherever it is shown or written.
     """
     experiment: str = "wattcount"
+    """Name of MLflow's experiment; it is made where there is none."""
     run_name: str | None = None
+    """Name of the run in MLflow. None: made of model, GPU, load and repeat."""
     tags: dict[str, str] = FrozenDict()
     """Further tags of each run; none of those that wattcount sets itself (`config.validation`)."""
 
@@ -475,9 +549,12 @@ class TrackingConfig(Node):
 
 @dataclass(frozen=True)
 class DisplayConfig(Node):
+    """What is shown while a run goes on."""
+
     live: bool | None = None
-    """None: live display on a terminal, plain lines elsewhere."""
+    """Whether the display is drawn again and again. None: yes on a terminal, plain lines elsewhere."""
     plain_interval_s: Seconds = 10.0
+    """How long it takes from one plain line to the next."""
 
 
 class SweepOrder(Enum):
@@ -500,7 +577,9 @@ class SweepConfig(Node):
     workers: Count | None = None
     """Runs at once on this machine, at most. None: as many as free GPUs match; emulated GPUs: one."""
     order: SweepOrder = SweepOrder.blocks
+    """In which order the points are measured."""
     order_seed: CountOrZero = 0
+    """Of the random order of `blocks`."""
     share_engine: bool | None = None
     """Whether points that differ only in scenario and load are measured on one start of the engine (docs/sweeps.md). None: on an
     engine that takes long to start. Repeats never share one."""
@@ -523,24 +602,33 @@ class RunConfig(Node):
     """One point and its repeat: what `python -m wattcount` composes."""
 
     model: ModelConfig = identity(ModelConfig())
+    """What is served."""
     gpu: GpuConfig = identity(GpuConfig())
+    """On which GPUs."""
     scenario: BatchConfig | ServerConfig = identity(ServerConfig())
+    """The load."""
     engine: EngineConfig = identity(EngineConfig())
+    """What serves."""
     power: PowerConfig = PowerConfig()
+    """How power is read."""
     tracking: TrackingConfig = TrackingConfig()
+    """Where runs are logged."""
     display: DisplayConfig = DisplayConfig()
+    """What is shown meanwhile."""
     sweep: SweepConfig = SweepConfig()
+    """How a sweep goes about its points."""
     dry_run: bool = False
     """Show what a sweep would measure, and measure nothing."""
     evidence: Annotated[str, Public(Form.code)] | None = identity(None)
     """Filled in by wattcount from the NVML library that was loaded."""
     cohort: Word | None = None
-    """Measured for this quarter's submissions to the data set (`cohorts`): the seed is the cohort's."""
+    """Quarter of the data set that the run is measured for (docs/dataset.md): the seed is the cohort's."""
     seed: Seed = 0
-    """Of the load. On the command line null, as it is there: the cohort's, without a cohort 0."""
+    """Seed of the load: arrivals, lengths and tokens. Null on the command line: the cohort's, without a cohort 0."""
     repeat: Seed = 0
+    """Number of this repeat: the arrivals and lengths of the load are a function of seed and repeat alone."""
     records_dir: Annotated[str, NotBlank()] = field(default_factory=default_records_dir)
-    """`$WATTCOUNT_HOME/records`, without that variable `~/.local/share/wattcount/records`."""
+    """Folder that records are written to and looked for: `$WATTCOUNT_HOME/records`, without that variable `~/.local/share/wattcount/records`."""
     resume: bool | None = None
     """Leave out what `records_dir` has a valid record of. None: in a sweep, yes; a single run measures again."""
     allow_busy_gpu: bool = False

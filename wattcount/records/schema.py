@@ -357,15 +357,21 @@ class RunInfo:
     """
 
     schema_version: Annotated[int, Public(Form.number)]
+    """Version of the record's format (`RECORD_SCHEMA_VERSION`)."""
     run_id: Annotated[str, Public(Form.run)]
+    """When the run began, and some digits by chance."""
     point_id: Annotated[str, Public(Form.digest)]
+    """SHA-256 of what was measured: the identity of the point (docs/configuration.md)."""
     evidence: Annotated[Evidence, Public(Form.code)]
+    """`measured` or `emulated`, by the NVML library that was loaded."""
     origin: Annotated[str, Public(Form.code)]
     """`wattcount`: what was imported is a result without a record."""
     instrument: Annotated[str, Public(Form.code)]
     """What the energy was read from: `nvml`."""
     seed: Annotated[int, Public(Form.number)]
+    """Of the load."""
     repeat: Annotated[int, Public(Form.number)]
+    """Number of this repeat."""
     config: dict[str, Any]
     """The resolved config, plain JSON types."""
     started_utc: Annotated[str, Public(Form.time)]
@@ -390,7 +396,9 @@ class RunInfo:
     sampler: Annotated[dict[str, Any], Public(_SENSOR_TEXTS)]
     """Sampler health: cpu seconds, missed deadlines, dropped events, per GPU."""
     phases: Annotated[list[PhaseSpan], Public({"phase": Form.code, "start_ns": _NUMBER, "end_ns": _NUMBER})]
+    """The phases as they happened, in order; CLOCK_MONOTONIC nanoseconds."""
     validity: Annotated[Validity, Public({"valid": _NUMBER, "reasons": Form.code})]
+    """Whether the run went as it should, with codes and lines of what went wrong. The verdict is wider: docs/metrics.md."""
     notes: list[str] = field(default_factory=list)
     """Lines a reader should know of that spoil nothing."""
     complete: Annotated[bool, Public(Form.number)] = False
