@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from wattcount.config import RunConfig, compose
+from wattcount.config import RunConfig, compose, hub
 from wattcount.config.catalogue import gpu_catalogue
 from wattcount.config.identity import point_id
 from wattcount.config.loader import changed
@@ -87,6 +87,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPat
     install(monkeypatch, CPU_BUILD)
     monkeypatch.setattr(module, "available_memory_bytes", lambda: 8 * GIB)
     monkeypatch.setattr(vllm_install, "cuda_device_present", lambda: False)
+    monkeypatch.setattr(hub, "look", lambda _model: hub.Found(hub.Place.hub))
     return monkeypatch
 
 
@@ -191,6 +192,13 @@ class TestWithoutAGpu:
         assert "model.weights=random" in text
         machine.setenv("HF_TOKEN", "hf_x")
         assert checked(["model=llama3_8b"]).model.weights is Weights.hub
+
+    def test_weights_that_cannot_be_had(self, machine: pytest.MonkeyPatch) -> None:
+        machine.setattr(
+            hub, "look", lambda _model: hub.Found(hub.Place.nowhere, "model.hf_id: not to be had")
+        )
+        assert refused(["model=me/mine"]) == "model.hf_id: not to be had"
+        assert checked(["model=qwen2_5_0_5b", "model.weights=random"]).model.weights is Weights.random
 
     def test_an_unknown_engine_argument(self) -> None:
         assert "engine.args.max_num_seq" in refused(["engine.args.max_num_seq=3"])

@@ -91,7 +91,7 @@ one key.
   wattcount model=llama3_8b gpu=a100 scenario=server
   wattcount -m model=llama3_8b,qwen2_5_7b gpu=a100,l4 scenario=batch,server
   wattcount model=qwen2_5_7b scenario.rate_rps=4 scenario.slo.ttft_ms=500
-  wattcount model=custom model.path=/models/mine model.weights=path
+  wattcount model=Qwen/Qwen2.5-0.5B-Instruct    (any hub id; a folder: model=/models/mine)
 
 commands (wattcount COMMAND --help tells more):
 {commands}

@@ -28,7 +28,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from wattcount.config import RunConfig
+from wattcount.config import RunConfig, hub
 from wattcount.config.composition import CONFIG_NAME, VERSION_BASE, from_hydra, keep_text, plain_errors
 from wattcount.config.packaged import conf_path
 from wattcount.errors import (
@@ -102,12 +102,28 @@ def _mask_hydra_files() -> None:
 def _dry(run: RunConfig) -> Outcome:
     from wattcount.gpu.nvml import open_session
     from wattcount.report.labels import headline
-    from wattcount.run.preflight import preflight
+    from wattcount.run.preflight import fetches_model, preflight
 
     with open_session(run.power, run.gpu) as session:
         resolved = preflight(run, session)
-    print(f"{headline(resolved)}: could be measured here; dry run: nothing was started")
+        weights = f" ({_weights_in_words(resolved)})" if fetches_model(resolved) else ""
+    print(f"{headline(resolved)}: nothing speaks against it here")
+    print(
+        f"  looked at  configuration, GPU, engine's installation, fit, load, model{weights}, room for the record"
+    )
+    print("  not tried  starting the engine")
+    print("dry run: nothing was started")
     return Outcome(State.done)
+
+
+def _weights_in_words(run: RunConfig) -> str:
+    """Where a model of the hub is; one that cannot be had was refused before."""
+    return {
+        hub.Place.here: "in the local cache",
+        hub.Place.hub: "on the hub, which answers: to be downloaded",
+        hub.Place.nowhere: "not to be had",
+        hub.Place.unknown: "on the hub, which was not asked: the package huggingface_hub is missing",
+    }[hub.look(run.model).place]
 
 
 def _told(outcome: Outcome) -> Outcome:

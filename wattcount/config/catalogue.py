@@ -12,12 +12,16 @@ from omegaconf._utils import get_yaml_loader
 
 from wattcount.config.loader import GROUPS, Kind, kind_of, load
 from wattcount.config.packaged import packaged
-from wattcount.config.schema import GpuConfig, ModelConfig
+from wattcount.config.schema import GpuConfig, ModelConfig, Weights
 from wattcount.errors import NotStartedError, one_line
 
 Kinds = tuple[Kind, ...]
 """What a value may be: any of them; none: not known, or anything."""
 
+_FOLDER_BEGINS = ("/", "./", "../", "~/")
+"""Begins of `model=TEXT` that name a folder."""
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+"""A hub id, `ORG/NAME`."""
 _TEXT, _NULL, _MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:null", "tag:yaml.org,2002:merge"
 _SWEPT = (("hydra", "sweeper", "params"), ("hydra", "sweeper", "cases"))
 """Nodes of a file with `@package _global_` whose keys are overrides."""
@@ -40,6 +44,32 @@ def catalogued_model(name: str) -> ModelConfig | None:
     file = packaged("model") / f"{name}.yaml"
     model = _model(file) if file.parent.name == "model" and file.is_file() else None
     return model if model is not None and model.hf_config else None
+
+
+def model_named(text: str) -> dict[str, Any] | None:
+    """The values of `model=TEXT` where the text is a folder or a hub id, as people write them; None: it is neither.
+
+    A folder is written with a slash in front, or `./`, `../`, `~/`; so is one that is there and holds a `config.json`. Another text of two
+    parts, `ORG/NAME`, is a hub id. One that a packaged model has stands for that option, and is the same point.
+    """
+    folder = Path(text).expanduser() if "/" in text or text in (".", "..") else None
+    if folder is None:
+        return None
+    if text.startswith(_FOLDER_BEGINS) or text == ".." or (folder / "config.json").is_file():
+        path = folder.resolve()
+        return {"name": path.name or "model", "path": str(path), "weights": Weights.path.value}
+    if _HUB_ID.fullmatch(text) is None:
+        return None
+    if (option := _option_of_hub_id(text)) is not None:
+        return _values(option, "model")
+    return {"name": text.rpartition("/")[2], "hf_id": text}
+
+
+def _option_of_hub_id(hf_id: str) -> Path | None:
+    """The file of the packaged model with this hub id, whatever is upper case; found without reading the others as YAML."""
+    line = re.compile(rf"^hf_id: *{re.escape(hf_id)} *$", re.MULTILINE | re.IGNORECASE)
+    files = sorted(packaged("model").glob("*.yaml"))
+    return next((file for file in files if line.search(read_yaml(file))), None)
 
 
 @functools.cache

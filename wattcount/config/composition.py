@@ -14,6 +14,7 @@ Of what Hydra reads, overrides (`KEY=VALUE`) and files, some faults are mended:
 * The schemas (`model/model_schema`, ...) can be named in a defaults list, but are no options to choose or to list.
 * A file that cannot be read is told by its name.
 * Each engine that is registered is an option of the group `engine`, without a file.
+* A hub id and a model's folder are options of the group `model`, without a file (`catalogue.model_named`).
 """
 
 from __future__ import annotations
@@ -67,6 +68,7 @@ from wattcount.config.catalogue import (
     children,
     hold_text,
     load_yaml,
+    model_named,
     override_kinds,
     read_yaml,
 )
@@ -74,7 +76,7 @@ from wattcount.config.cohorts import cohorts
 from wattcount.config.fields import MISSING, Node
 from wattcount.config.loader import GROUPS, SCENARIOS, Kind, did_you_mean, from_json, kinds, plain
 from wattcount.config.packaged import conf_path
-from wattcount.config.schema import RunConfig
+from wattcount.config.schema import ModelConfig, RunConfig
 from wattcount.config.validation import validate
 from wattcount.engines import registry
 from wattcount.errors import NotStartedError
@@ -110,6 +112,10 @@ class TextParser(OverridesParser):
 
     def parse_rule(self, s: str, rule_name: str) -> Any:
         """See `OverridesParser.parse_rule`; raises `HydraException`."""
+        if (
+            s.startswith("model=") and "~/" in s
+        ):  # Hydra's grammar has no unquoted ~, and not every shell expands it
+            s = re.sub(r"(?<=[=,])~(?=/)", lambda _: os.path.expanduser("~"), s)  # noqa: PTH111
         parsed = super().parse_rule(s, rule_name)
         if not isinstance(parsed, Override):
             return parsed
@@ -228,8 +234,18 @@ class StructuredConfigSource(structured_config_source.StructuredConfigSource):
         if group == "engine" and not name.endswith("_schema"):
             # Those of other distributions are looked for only where one is asked for: that takes a tenth of a second.
             self._offer_engines([name] if name in registry.PACKAGED else registry.names())
+        if _model_of(config_path) is not None:
+            return True
         found: bool = super().is_config(config_path)
         return found
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        if (named := _model_of(config_path)) is None:
+            return super().load_config(config_path)
+        config = OmegaConf.merge(hydra_schema(ModelConfig), named)
+        assert isinstance(config, DictConfig)
+        place = f"{self.scheme()}://{self.path}"
+        return ConfigResult(config=config, path=place, provider="wattcount", header={"package": "model"})
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
         group = config_path.strip("/")
@@ -242,6 +258,12 @@ class StructuredConfigSource(structured_config_source.StructuredConfigSource):
         for name in names:
             option = {"defaults": ["engine_schema", "_self_"], "name": name}
             self.store.store(group="engine", name=name, node=option, provider="wattcount")
+
+
+def _model_of(config_path: str) -> dict[str, Any] | None:
+    """What `model=VALUE` stands for where the value is a hub id or a folder; None: it is another option."""
+    group, _, value = config_path.removesuffix(".yaml").partition("/")
+    return model_named(value) if group == "model" else None
 
 
 def _result(source: ConfigSource, config_path: str, text: str, name: str) -> ConfigResult:
@@ -528,6 +550,8 @@ def _override_syntax(error: OverrideParseException) -> str:
 def _missing_option(error: MissingConfigException) -> str:
     missing = error.missing_cfg_file or ""
     group, _, option = missing.rpartition("/")
+    if (first := missing.partition("/"))[0] in GROUPS:  # an option's name may hold a slash
+        group, _, option = first
     options = list(error.options or ())
     if not group:
         return f"{missing}: no such configuration file"

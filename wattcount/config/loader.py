@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import functools
 import math
+import re
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
@@ -271,6 +272,11 @@ def _problems(kind: Kind, value: Any, where: str) -> Iterator[str]:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` or nothing."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f"; did you mean '{close[0]}'?" if close else ""
+    """`; did you mean 'x'?` or nothing. Upper case and what joins words make no difference: `H100` is `h100`."""
+    plain = {_plain_word(name): name for name in known}
+    close = difflib.get_close_matches(_plain_word(word), list(plain), n=1, cutoff=0.6)
+    return f"; did you mean '{plain[close[0]]}'?" if close else ""
+
+
+def _plain_word(word: str) -> str:
+    return re.sub(r"[-_.\s]+", "_", word.casefold())

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from wattcount.config import fit
+from wattcount.config import fit, hub
 from wattcount.config.schema import (
     Device,
     RunConfig,
@@ -76,11 +76,19 @@ def check(cfg: RunConfig, nvml: NvmlSession) -> None:
     check_capability(cfg, gpus)
     check_fit(cfg, gpus, available_memory_bytes())
     check_load(cfg)
+    if fetches_model(cfg):
+        hub.check(cfg.model)
     check_folder(Path(cfg.records_dir).expanduser())
     plan_settings(cfg.gpu, gpus, nvml.native)  # what NVML says a GPU cannot do
     uuids = [gpu.uuid for gpu in gpus] if cfg.engine.device is Device.cuda else []
     with tempfile.TemporaryDirectory(prefix="wattcount-preflight-") as scratch:
         registry.create(cfg, uuids, Path(scratch))  # the engine's own checks
+
+
+def fetches_model(cfg: RunConfig) -> bool:
+    """Whether the engine takes files of the model from the hub, or from its cache."""
+    able = registry.plugin(cfg.engine.name).capabilities
+    return able.computes_model and able.owns_process and hub.needs_hub(cfg.model)
 
 
 def check_again(cfg: RunConfig) -> None:

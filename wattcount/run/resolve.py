@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
-from wattcount.config import fit
+from wattcount.config import fit, hub
 from wattcount.config.catalogue import catalogued_model, match_gpu
 from wattcount.config.loader import asked_otherwise, changed
 from wattcount.config.schema import (
@@ -269,6 +269,8 @@ def _with_model(cfg: RunConfig, machine: Machine) -> RunConfig:
         # The folder's own config.json is what the engine will load.
         hf_config = machine.files.config_json(path / "config.json")
         model = dataclasses.replace(model, path=str(path), hf_config=hf_config)
+    elif model.weights is Weights.hub and not model.hf_config and (known := hub.cached_config(model)):
+        model = changed(model, {"hf_config": known})  # for the fit arithmetic; no part of the identity
     return dataclasses.replace(cfg, model=model)
 
 

@@ -33,6 +33,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from wattcount.config import hub
 from wattcount.config.composition import (
     SWEEPER_TARGET,
     TextParser,
@@ -47,7 +48,7 @@ from wattcount.config.points import build_points
 from wattcount.config.schema import RunConfig
 from wattcount.errors import EXIT_FAILED, EXIT_NOT_STARTED, EXIT_OK, NotStartedError
 from wattcount.masking import concealed_arguments
-from wattcount.run.preflight import check_folder
+from wattcount.run.preflight import check_folder, fetches_model
 from wattcount.run.waiting import Background
 from wattcount.sweep import cluster, local, report
 from wattcount.sweep.ledger import Ledger
@@ -58,6 +59,8 @@ from wattcount.sweep.planner import Planned, RecordIndex, make_plan, read_index,
 from wattcount.sweep.point import Outcome, Plan, State
 from wattcount.sweep.report import SweepResult
 
+NAMED_MODELS = 4
+"""Most models that a plan names whose weights are not here."""
 SET_ASIDE_LINES = 5
 """Most damaged records that are named when a sweep is planned."""
 
@@ -105,6 +108,8 @@ class PointSweeper(Sweeper):
         at_once = local.lane_limit(jobs, first.sweep.workers) if here else None
         elsewhere_kept = None if folder == Path(default_records_dir()).absolute() else folder
         for line in report.plan_lines(planned.plan, at_once, planned.repeated, elsewhere_kept):
+            print(line, flush=True)
+        for line in _weights_lines(jobs) if here else ():
             print(line, flush=True)
         if first.dry_run:
             print("dry run: nothing was started")
@@ -230,6 +235,22 @@ def _set_aside(index: RecordIndex, records_dir: Path) -> None:
         _complain(f"set aside: {result.verdict.message}")
     if (more := len(index.set_aside) - SET_ASIDE_LINES) > 0:
         _complain(f"and {more} more damaged records in {records_dir}; wattcount show lists them")
+
+
+def _weights_lines(jobs: Sequence[Job]) -> list[str]:
+    """Models whose files are not in the hub's local cache, and whether the hub answers; the fit of such a model is by data sheet alone."""
+    models = {job.cfg.model for job in jobs if fetches_model(job.cfg)}
+    absent = sorted(
+        (model for model in models if not hub.is_complete(model)), key=lambda model: model.hf_id or ""
+    )
+    if not absent:
+        return []
+    names = ", ".join(dict.fromkeys(model.hf_id or "" for model in absent[:NAMED_MODELS]))
+    more = f" and {len(absent) - NAMED_MODELS} more" if len(absent) > NAMED_MODELS else ""
+    found = hub.look(absent[0])
+    how = "each is downloaded before its first run" if found.problem is None else "their runs will be refused"
+    why = [] if found.problem is None else [f"            {found.problem}"]
+    return [f"  weights   not in the local cache: {names}{more}; {how}", *why]
 
 
 def _record_lines(plan: Plan) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from wattcount.config.fit import context_problems, max_model_len
+from wattcount.config.hub import is_cached
 from wattcount.config.loader import plain
 from wattcount.config.paths import data_home, has_hub_token
 from wattcount.config.schema import (
@@ -49,7 +50,11 @@ def known_hf_config(model: ModelConfig) -> dict[str, Any]:
     if model.weights is Weights.hub:
         if not model.hf_id:
             raise NotStartedError("model.weights=hub needs model.hf_id, or use model.weights=path or random")
-        if model.gated and not has_hub_token() and not _is_cached(model.hf_id, model.revision):
+        if (
+            model.gated
+            and not has_hub_token()
+            and not is_cached(model.hf_id, model.revision, with_weights=False)
+        ):
             raise NotStartedError(
                 f"{model.hf_id} is gated: accept its licence on the hub and set HF_TOKEN, or use model.weights=random"
             )
@@ -83,14 +88,6 @@ def _read_config_json(path: str | None, why: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise NotStartedError(f"{file} holds no JSON object")
     return values
-
-
-def _is_cached(hf_id: str, revision: str | None) -> bool:
-    try:
-        from huggingface_hub import try_to_load_from_cache
-    except ImportError:
-        return False
-    return isinstance(try_to_load_from_cache(hf_id, "config.json", revision=revision), str)
 
 
 def shape_folder(hf_config: dict[str, Any], scratch: Path) -> Path:
