@@ -1,0 +1,140 @@
+"""Time and power of a step from its work: a roofline with shares of the peaks that are reached, and what the host adds.
+
+    GPU time = ((moved bytes / bandwidth)^q + (operations / peak)^q)^(1/q) + attention + exchange between GPUs
+    host time = what launching the step's kernels takes, where no captured graph does it
+    step = max(GPU time, host time), rounded at the corner, + what each step and each sequence takes
+    power = idle + share of the power limit by how busy memory and tensor cores are, no more than the limit
+
+A step that would draw more than the limit is slowed until it does not. The coefficients are fitted by `wattcount.fitting`; those of a
+device, a source and a model that was seen stand beside them as factors.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+
+from wattcount.prediction.work import Facts, Gpu, Number, StepWork
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """What is learned of all GPUs and models together. Shares are of the data sheet's peaks.
+
+    memory, compute, kv, attention, experts   shares reached by weights, matrices, KV cache, prompts' attention, experts' weights
+    eight_bit, four_bit, slow   further share of the operations in 8 bit, and of the bytes of weights in 4 bit and of slow kernels
+    state                       share of the bandwidth that recurrent states reach, of that of the KV cache
+    corner                      exponent of the roofline's corner
+    step_s, layer_s, sequence_s, token_s   added by each step, layer, sampled sequence and token [s]
+    host_layer_s                host's time to launch a layer without a captured graph [s]
+    host_experts, host_state    of a layer with experts, and with a recurrent state, as factors of it
+    exchange_s, link            latency of an exchange of all GPUs [s], share of the link's bandwidth
+    loaded_idle                 power of an engine without requests above bare idle, as a share of the power limit
+    active, by_memory, by_compute   power while computing, at full use of the bandwidth, at full use of the tensor cores, as shares of it
+    limit                       share of the power limit that is reached
+    throttled                   how far a step that would draw more is slowed: time x (excess)^throttled
+    tail                        share of a batch's time that is not as full as the rest
+    """
+
+    memory: Number = 0.80
+    compute: Number = 0.65
+    kv: Number = 0.60
+    attention: Number = 0.35
+    experts: Number = 0.60
+    eight_bit: Number = 0.70
+    four_bit: Number = 0.80
+    slow: Number = 0.30
+    state: Number = 0.50
+    corner: Number = 3.0
+    step_s: Number = 3e-4
+    layer_s: Number = 1.2e-5
+    sequence_s: Number = 1.0e-5
+    token_s: Number = 2.0e-7
+    host_layer_s: Number = 3.0e-4
+    host_experts: Number = 1.5
+    host_state: Number = 2.5
+    exchange_s: Number = 1.2e-5
+    link: Number = 0.5
+    loaded_idle: Number = 0.07
+    active: Number = 0.16
+    by_memory: Number = 0.30
+    by_compute: Number = 0.75
+    limit: Number = 0.985
+    throttled: Number = 0.4
+    tail: Number = 0.05
+
+
+NAMES = tuple(field.name for field in dataclasses.fields(Coefficients))
+"""All coefficients, in the order of their declaration."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """Seconds of a step and mean watts of one GPU in it."""
+
+    time_s: Number
+    power_w: Number
+
+
+def step(
+    work: StepWork,
+    facts: Facts,
+    gpu: Gpu,
+    k: Coefficients,
+    tensor_parallel: Number,
+    captured: Number,
+    captured_tokens: Number,
+) -> Step:
+    """Time and power.
+
+    captured         1 where the engine launches captured graphs, 0 where it launches each kernel
+    captured_tokens  the largest step that has one
+    """
+    stored = np.where(np.asarray(facts.four_bit) > 0, k.four_bit, 1.0) * np.where(
+        np.asarray(facts.slow) > 0, k.slow, 1.0
+    )
+    weights_s = (work.weight_bytes / k.memory + work.expert_bytes / k.experts) / stored / gpu.bandwidth
+    matrices_s = (work.ops_16 / gpu.peak + work.ops_8 / (gpu.peak_8bit * k.eight_bit)) / k.compute
+    linear_s = (weights_s**k.corner + matrices_s**k.corner) ** (1 / k.corner)
+    of_kv = np.where(np.asarray(facts.state_layers) > 0, k.state, 1.0) * k.kv
+    attention_s = work.kv_bytes / (gpu.bandwidth * of_kv) + work.attention_ops / (gpu.peak * k.attention)
+    shared = np.asarray(tensor_parallel) > 1
+    exchange_s = np.where(
+        shared,
+        2 * facts.layers * k.exchange_s
+        + work.reduced_bytes
+        * 2
+        * (tensor_parallel - 1)
+        / np.maximum(tensor_parallel, 1)
+        / (gpu.link * k.link),
+        0.0,
+    )
+    gpu_s = linear_s + attention_s + exchange_s + facts.layers * k.layer_s
+    graphs = np.asarray(captured) * _soft_at_most(work.tokens, captured_tokens)
+    heavier = 1 + (k.host_experts - 1) * facts.expert_layers + (k.host_state - 1) * facts.state_layers
+    host_s = (1 - graphs) * k.host_layer_s * facts.layers * heavier
+    bound_s = (gpu_s**4 + host_s**4) ** 0.25
+    time_s = bound_s + k.step_s + k.sequence_s * work.sequences + k.token_s * work.tokens
+
+    moved = work.weight_bytes + work.expert_bytes + work.kv_bytes
+    by_memory = moved / (gpu.bandwidth * time_s)
+    by_compute = (
+        work.ops_16 / gpu.peak + work.ops_8 / gpu.peak_8bit + work.attention_ops / gpu.peak
+    ) / time_s
+    busy = gpu_s / time_s
+    idle_w = loaded_idle_w(gpu, k)
+    above_w = gpu.tdp_w * (k.active * busy + k.by_memory * by_memory + k.by_compute * by_compute)
+    room_w = k.limit * gpu.tdp_w - idle_w
+    excess = (1 + (above_w / room_w) ** 8) ** 0.125
+    return Step(time_s * excess**k.throttled, idle_w + above_w / excess)
+
+
+def loaded_idle_w(gpu: Gpu, k: Coefficients) -> Number:
+    """Power of one GPU with an engine and no request [W]."""
+    return gpu.idle_w + k.loaded_idle * gpu.tdp_w
+
+
+def _soft_at_most(tokens: Number, most: Number) -> Number:
+    return np.where(tokens <= most, 1.0, 0.0)
