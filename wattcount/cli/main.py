@@ -57,6 +57,7 @@ COMMANDS = {
     "compare": Command("set records side by side", "compare"),
     "study": Command("say which GPU and settings save energy, how much, how sure", "study"),
     "recommend": Command("say what should serve a model at a load, and how sure that is", "recommend"),
+    "report": Command("make pages of a data set or of records, which open from disk", "report"),
     "import": Command("make results of what others measured", "import_"),
     "log": Command("log a record to MLflow", "log"),
     "status": Command("say how a sweep stands: done, failed, running, time left, energy", "status"),

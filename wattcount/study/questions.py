@@ -91,7 +91,7 @@ def _load_words(cell: Cell) -> str:
     return " ".join(words)
 
 
-def _setting_words(cell: Cell) -> str:
+def setting_words(cell: Cell) -> str:
     """What an operator set, in words; of an imported result also what its source names apart."""
     words = list(cell.levers)
     engine = cell.first.setting.get("engine", {})
@@ -169,11 +169,11 @@ def gpu_choice(study: Study) -> Answer:
                 "load": _load_words(first),
                 "origin": first.first.origin,
                 "gpu": first.gpu,
-                "setting": _setting_words(first),
+                "setting": setting_words(first),
                 "j_per_output_token": first.mean(PER_TOKEN),
                 "runner_up": rest[0].gpu if rest else None,
-                "runner_up_setting": _setting_words(rest[0]) if rest else None,
-                "same_setting": None if not rest else _setting_words(first) == _setting_words(rest[0]),
+                "runner_up_setting": setting_words(rest[0]) if rest else None,
+                "same_setting": None if not rest else setting_words(first) == setting_words(rest[0]),
                 "break_slo": ", ".join(late) or None,
                 "slo_told": None if share is None else share.keeps is not None,
                 **_compared(against),
@@ -378,7 +378,7 @@ def _point_row(curve: Curve, point: Point) -> Row:
     return {
         "model": curve.first.first.model,
         "gpu": curve.first.gpu,
-        "setting": _setting_words(curve.first),
+        "setting": setting_words(curve.first),
         "rate_rps": point.rate_rps,
         "j_per_output_token": point.per_token.value,
         "low": point.per_token.low,

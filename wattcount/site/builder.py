@@ -1,0 +1,136 @@
+"""Builds the pages of a source: `build(source, out)`."""
+
+from __future__ import annotations
+
+import importlib.resources
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from wattcount import __version__
+from wattcount.errors import NotStartedError
+from wattcount.files import replacing
+from wattcount.report.units import count, quantity, significant
+from wattcount.site import api, facts
+from wattcount.site.columns import FIGURES
+from wattcount.site.pages import PAGES, Page
+from wattcount.site.shown import in_script, shown
+from wattcount.site.source import Source
+from wattcount.site.tables import Setting, run_table, setting_table, settings_of
+
+STATIC, DATA, API = "static", "data", "api"
+"""Folders of a site: styles and scripts, tables as scripts, and the same as JSON."""
+GLOBAL = "WATTCOUNT"
+"""The object that the scripts in `data/` add their table to."""
+PACKAGE = "wattcount.site"
+
+Say = Callable[[str], None]
+
+
+def build(source: Source, out: Path, say: Say = lambda _: None) -> None:
+    """Writes all pages below `out`. The same source gives the same bytes. Files of other names in `out` stay.
+
+    Raises NotStartedError where `out` cannot be written.
+    """
+    settings = settings_of(source)
+    say(f"{count(len(settings), 'setting')} of {count(len(source.entries), 'result')}")
+    contents = {
+        "settings.json": setting_table(settings, str).to_json(),
+        "results.json": run_table(settings, str).to_json(),
+        "metrics.json": api.metrics(),
+        "findings.json": api.findings(),
+    }
+    context = _context(source, settings)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        _write(out / DATA / "meta.js", _script("meta", meta(source, settings)))
+        _write(out / DATA / "settings.js", _script("settings", setting_table(settings).coded()))
+        _write(out / DATA / "rows.js", _script("rows", run_table(settings).coded()))
+        for file, content in _static_files().items():
+            _write(out / STATIC / file, content)
+        for file, text in api.files(source, contents, out / API).items():
+            _write(out / API / file, text)
+        for page in PAGES:
+            _write(out / page.file, _rendered(page, context))
+    except OSError as error:
+        raise NotStartedError(f"{out} cannot be written ({error}); give a folder that can") from error
+
+
+def _write(path: Path, content: str | bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+def _script(name: str, data: Any) -> str:
+    return f"(window.{GLOBAL} = window.{GLOBAL} || {{}}).{name} = {in_script(data)};\n"
+
+
+def _static_files() -> dict[str, bytes]:
+    folder = importlib.resources.files(PACKAGE) / STATIC
+    return {
+        item.name: item.read_bytes()
+        for item in sorted(folder.iterdir(), key=lambda item: item.name)
+        if item.is_file()
+    }
+
+
+def meta(source: Source, settings: Sequence[Setting]) -> dict[str, Any]:
+    """What the scripts of all pages know: the pages, the figures of tables, and facts on models and GPUs."""
+    return {
+        "name": shown(source.name),
+        "version": None if source.version is None else source.version.number,
+        "date": source.date,
+        "pages": [page.name for page in PAGES],
+        "figures": [
+            {"key": f.column, "heading": f.heading, "unit": f.unit, "factor": f.factor} for f in FIGURES
+        ],
+        "models": facts.models(settings),
+        "gpus": facts.gpus(settings),
+    }
+
+
+# -- templates
+
+
+@cache
+def environment() -> Environment:
+    """All text that comes in is escaped, and a name that is not there is an error."""
+    made = Environment(
+        loader=PackageLoader(PACKAGE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    made.filters |= {
+        "shown": shown,
+        "significant": significant,
+        "quantity": quantity,
+        "count": count,
+        "script": in_script,
+    }
+    return made
+
+
+def _rendered(page: Page, context: Mapping[str, Any]) -> str:
+    return environment().get_template(page.template).render(page=page, **context)
+
+
+def _context(source: Source, settings: Sequence[Setting]) -> dict[str, Any]:
+    """What every template may use."""
+    results = source.results
+    return {
+        "pages": PAGES,
+        "source": source,
+        "settings": settings,
+        "figures": FIGURES,
+        "made_by": __version__,
+        "emulated": sum(str(result.evidence) == "emulated" for result in results),
+        "predicted": sum(str(result.evidence) == "predicted" for result in results),
+        "random": sum(result.weights == "random" for result in results),
+    }

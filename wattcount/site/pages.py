@@ -1,0 +1,51 @@
+"""The pages of a site, in the order of the navigation. A page is an entry here, its template, and its scripts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page of the site.
+
+    name       of its file, `<name>.html`
+    title      as it stands in the navigation and in the window's title
+    template   in `templates/`
+    scripts    in the order in which they are loaded: files of `static/`, or `data/<name>.js` that the builder writes
+    about      one sentence: what it answers
+    in_menu    False: others link to it, with an id
+    evaluates  its scripts make functions of text, as Vega's compiler does
+    """
+
+    name: str
+    title: str
+    template: str
+    scripts: tuple[str, ...] = ()
+    about: str = ""
+    in_menu: bool = True
+    evaluates: bool = False
+
+    @property
+    def file(self) -> str:
+        return f"{self.name}.html"
+
+
+META, SETTINGS, ROWS = "data/meta.js", "data/settings.js", "data/rows.js"
+"""Scripts with what is said of the figures, models and GPUs; with the table of settings; with that of single results."""
+TABLE = ("static/data.js", "static/table.js")
+"""Scripts that a page with a table made in the browser needs, after its data."""
+
+PAGES: list[Page] = [
+    Page("index", "Overview", "index.html", about="What this is, what it found, and how sure that is"),
+    Page("leaderboard", "Leaderboard", "leaderboard.html", (META, SETTINGS, *TABLE, "static/leaderboard.js"), "Every setting with its interval: filter, sort, compare"),
+    Page("advice", "Advice", "advice.html", about="What should serve a model at a load"),
+    Page("levers", "Levers", "levers.html", about="What each setting saves, and what it does to users"),
+    Page("submissions", "Submissions", "submissions.html", about="Who measured, when, and what the validator said"),
+    Page("method", "Method", "method.html", about="How to read an interval, and what each figure is"),
+    Page("changes", "Changes", "changes.html", about="What came and went, version by version"),
+    Page("model", "Models", "model.html", (META, SETTINGS, *TABLE, "static/subject.js"), "One model: all its settings", in_menu=False),
+    Page("gpu", "GPUs", "gpu.html", (META, SETTINGS, *TABLE, "static/subject.js"), "One GPU: all its settings", in_menu=False),
+    Page("setting", "Setting", "setting.html", (META, SETTINGS, ROWS, *TABLE, "static/setting.js"), "One setting: its runs, and what its figures rest on", in_menu=False),
+]  # fmt: skip
+"""All pages. The order is that of the navigation."""

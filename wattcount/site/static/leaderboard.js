@@ -1,0 +1,193 @@
+/* The leaderboard: filters, columns and order stand in the address. */
+document.addEventListener("DOMContentLoaded", () => {
+  "use strict";
+  const rows = W.rows("settings");
+  const columns = W.settingColumns();
+  const DEFAULT = ["place", "model", "gpu", "load", "setting", "energy_gpu_j_per_output_token", "throughput_output_tokens_per_s", "latency_ttft_p95_ms", "latency_tpot_p95_ms", "runs", "tier"];
+  const FACETS = [["model", "Model"], ["gpu", "GPU"], ["load", "Load"], ["setting", "Setting"], ["precision", "Precision"], ["tier", "Tier"], ["evidence", "Evidence"], ["weights", "Weights"], ["origin", "Origin"], ["engine", "Engine"]];
+  const BOUNDS = [["ttft", "TTFT"], ["tpot", "TPOT"], ["e2e", "E2E"]];
+  const NONE = "not told";
+  const MOST_COMPARED = 6;
+  const filters = document.getElementById("filters");
+  const mount = document.getElementById("board");
+  const valueOf = (row, key) => row[key] ?? NONE;
+
+  // -- the state, as the address has it
+  const read = () => {
+    const state = W.state();
+    const sort = state.get("sort") ?? "energy_gpu_j_per_output_token";
+    const wanted = (state.get("columns") ?? "").split(",").filter((key) => columns.has(key));
+    return {
+      chosen: new Map(FACETS.map(([key]) => [key, new Set(state.getAll(key))])),
+      bounds: new Map(BOUNDS.map(([key]) => [key, Number(state.get(key)) > 0 ? Number(state.get(key)) : null])),
+      sure: state.get("sure") === "1",
+      sort: { key: columns.has(sort.replace(/^-/, "")) ? sort.replace(/^-/, "") : "energy_gpu_j_per_output_token", down: sort.startsWith("-") },
+      columns: wanted.length ? wanted : null,
+      picked: new Set(state.getAll("pick")),
+    };
+  };
+  let state = read();
+  const write = () => {
+    const out = new URLSearchParams();
+    for (const [key, values] of state.chosen) for (const value of values) out.append(key, value);
+    for (const [key, bound] of state.bounds) if (bound !== null) out.append(key, String(bound));
+    if (state.sure) out.append("sure", "1");
+    if (state.sort.key !== "energy_gpu_j_per_output_token" || state.sort.down) out.append("sort", (state.sort.down ? "-" : "") + state.sort.key);
+    if (state.columns) out.append("columns", state.columns.join(","));
+    for (const id of state.picked) out.append("pick", id);
+    W.setState(out);
+  };
+
+  // -- whether a setting keeps the bounds, by the percentiles that are known: (least, most) share of requests
+  const PERCENTILES = [50, 95, 99];
+  const KEPT = 0.95;
+  const attained = (row) => {
+    let least = 0, most = 0, known = 0, asked = 0;
+    for (const [name] of BOUNDS) {
+      const bound = state.bounds.get(name);
+      if (bound === null) continue;
+      asked += 1;
+      let low = 0, high = 1, told = false;
+      for (const p of PERCENTILES) {
+        const value = row[`latency_${name}_p${p}_ms`];
+        if (value === null) continue;
+        told = true;
+        if (value <= bound) high = Math.min(high, 1 - p / 100);
+        else low = Math.max(low, 1 - p / 100);
+      }
+      if (told) { known += 1; least = Math.max(least, low); most += high; }
+    }
+    if (!asked) return { low: row.slo_low, high: row.slo_high };
+    if (row.kind === "batch" || !known) return null;
+    return { low: 1 - (known < asked ? 1 : Math.min(1, most)), high: 1 - least };
+  };
+  const bounded = () => [...state.bounds.values()].some((bound) => bound !== null);
+  const passes = (row, without = null) => {
+    for (const [key, values] of state.chosen) if (key !== without && values.size && !values.has(String(valueOf(row, key)))) return false;
+    if (!bounded()) return true;
+    const share = attained(row);
+    if (share === null) return false;
+    return state.sure ? share.low >= KEPT : share.high >= KEPT;
+  };
+
+  // -- filters
+  const facet = ([key, heading]) => {
+    const values = new Map();
+    for (const row of rows) values.set(String(valueOf(row, key)), 0);
+    if (values.size < 2) return null;
+    const chosen = state.chosen.get(key);
+    const summary = W.el("summary");
+    const box = W.el("details", { "data-facet": key }, summary);
+    const title = () => {
+      box.classList.toggle("on", chosen.size > 0);
+      summary.textContent = chosen.size === 0 ? heading : chosen.size === 1 ? `${heading}: ${[...chosen][0]}` : `${heading}: ${chosen.size} chosen`;
+    };
+    title();
+    const fill = () => {
+      for (const value of values.keys()) values.set(value, 0);
+      for (const row of rows) if (passes(row, key)) { const value = String(valueOf(row, key)); values.set(value, values.get(value) + 1); }
+      const order = [...values].sort((a, b) => (b[1] > 0) - (a[1] > 0) || a[0].localeCompare(b[0], "en", { numeric: true }));
+      const list = W.el("fieldset", {}, W.el("legend", { class: "unseen", text: heading }));
+      for (const [value, number] of order) {
+        list.append(W.el("label", {}, W.el("input", { type: "checkbox", checked: chosen.has(value), onchange: (event) => { event.target.checked ? chosen.add(value) : chosen.delete(value); title(); changed(); } }), W.el("span", { text: value }), W.el("small", { text: number.toLocaleString("en-US") })));
+      }
+      const search = order.length > 8 ? W.el("input", { type: "search", placeholder: `Find a ${heading.toLowerCase()}`, "aria-label": `Find a ${heading.toLowerCase()}`, oninput: (event) => {
+        const text = event.target.value.toLowerCase();
+        for (const label of list.querySelectorAll("label")) label.hidden = !label.textContent.toLowerCase().includes(text);
+      } }) : null;
+      box.querySelector(".choices")?.remove();
+      box.append(W.el("div", { class: "choices" }, search, list));
+    };
+    box.addEventListener("toggle", () => {
+      if (!box.open) return;
+      for (const other of filters.querySelectorAll("details[open]")) if (other !== box) other.open = false;
+      fill();
+      box.querySelector("input")?.focus();
+    });
+    return box;
+  };
+  const columnChooser = () => {
+    const box = W.el("details", { "data-facet": "columns" }, W.el("summary", { text: "Columns" }));
+    const list = W.el("fieldset", {}, W.el("legend", { class: "unseen", text: "Columns" }));
+    for (const column of columns.values()) {
+      if (!rows.some((row) => column.key === "place" || column.key === "slo" || column.value(row) !== null)) continue;
+      list.append(W.el("label", {}, W.el("input", { type: "checkbox", checked: (state.columns ?? DEFAULT).includes(column.key), onchange: (event) => {
+        const now = new Set(state.columns ?? DEFAULT);
+        event.target.checked ? now.add(column.key) : now.delete(column.key);
+        const kept = [...columns.keys()].filter((key) => now.has(key));
+        state.columns = kept.length ? kept : null;
+        changed();
+      } }), W.el("span", { text: column.heading }), W.el("small", { text: column.unit ?? "" })));
+    }
+    box.append(W.el("div", { class: "choices" }, list));
+    return box;
+  };
+  const boundFields = () => {
+    const summary = W.el("summary");
+    const box = W.el("details", { "data-facet": "slo" }, summary);
+    const title = () => {
+      const set = BOUNDS.filter(([key]) => state.bounds.get(key) !== null).map(([key, name]) => `${name} ≤ ${state.bounds.get(key)} ms`);
+      box.classList.toggle("on", set.length > 0);
+      summary.textContent = set.length ? `SLO: ${set.join(", ")}` : "SLO";
+    };
+    title();
+    const list = W.el("fieldset", {}, W.el("legend", { class: "small soft", text: "95 % of the requests keep each bound" }));
+    for (const [key, name] of BOUNDS) {
+      list.append(W.el("label", {}, W.el("span", { text: `${name} at most, ms` }), W.el("input", { type: "number", min: "0", step: "any", inputmode: "decimal", value: state.bounds.get(key) ?? "", oninput: (event) => {
+        state.bounds.set(key, Number(event.target.value) > 0 ? Number(event.target.value) : null);
+        title();
+        changed();
+      } })));
+    }
+    list.append(W.el("label", {}, W.el("input", { type: "checkbox", checked: state.sure, onchange: (event) => { state.sure = event.target.checked; changed(); } }), W.el("span", { text: "only where the figures surely say so" })));
+    box.append(W.el("div", { class: "choices" }, list));
+    box.addEventListener("toggle", () => { if (box.open) for (const other of filters.querySelectorAll("details[open]")) if (other !== box) other.open = false; });
+    return box;
+  };
+  const clear = W.el("button", { type: "button", class: "button", text: "Clear", onclick: () => { W.setState(new URLSearchParams()); state = read(); build(); changed(); } });
+  const compareLink = W.el("a", { class: "button primary", href: "compare.html", hidden: true });
+  const build = () => filters.replaceChildren(...FACETS.slice(0, 4).map(facet).filter(Boolean), boundFields(), ...FACETS.slice(4).map(facet).filter(Boolean), columnChooser(), clear, compareLink);
+
+  // -- drawing
+  const draw = () => {
+    const found = rows.filter((row) => passes(row));
+    if (bounded()) for (const row of found) { const share = attained(row); row.slo_now = share; }
+    const keys = [...(state.columns ?? DEFAULT)];
+    if (bounded() && !keys.includes("slo")) keys.splice(keys.indexOf("runs") < 0 ? keys.length : keys.indexOf("runs"), 0, "slo");
+    const slo = columns.get("slo");
+    const now = bounded() ? { ...slo, value: (row) => row.slo_now.low, text: (row) => { const low = Math.floor(row.slo_now.low * 100 + 1e-9), high = Math.floor(row.slo_now.high * 100 + 1e-9); return low === high ? `${low} %` : `${low}–${high} %`; } } : slo;
+    const pick = W.hasPage("compare") ? { has: (row) => state.picked.has(row.id), set: (row, on, box) => {
+      if (on && state.picked.size >= MOST_COMPARED) { box.checked = false; return; }
+      on ? state.picked.add(row.id) : state.picked.delete(row.id);
+      write();
+      picked();
+    } } : null;
+    W.drawTable(mount, {
+      name: "leaderboard", caption: "Settings, with the 95 % interval of their energy per output token", pick,
+      columns: keys.map((key) => (key === "slo" ? now : columns.get(key))), rows: found, sort: state.sort, all: [...columns.values()],
+      onSort: (sort) => { state.sort = sort; changed(sort.key); },
+      empty: "No setting has all of that. Clear a filter, or measure it: wattcount model=… gpu=… scenario=…",
+    });
+  };
+  const picked = () => {
+    compareLink.hidden = state.picked.size < 2;
+    compareLink.textContent = `Compare ${state.picked.size}`;
+    compareLink.href = "compare.html#" + [...state.picked].map((id) => "id=" + encodeURIComponent(id)).join("&");
+  };
+  const changed = (key = null) => {
+    write();
+    draw();
+    picked();
+    clear.hidden = ![...state.chosen.values()].some((set) => set.size) && !bounded();
+    if (key) [...mount.querySelectorAll("th .sorter")][[...mount.querySelectorAll("th .sorter")].findIndex((one) => one.closest("th").hasAttribute("aria-sort"))]?.focus();
+  };
+  document.addEventListener("click", (event) => { for (const box of filters.querySelectorAll("details[open]")) if (!box.contains(event.target)) box.open = false; });
+  filters.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape") return;
+    const open = filters.querySelector("details[open]");
+    if (open) { open.open = false; open.querySelector("summary").focus(); }
+  });
+  addEventListener("hashchange", () => { state = read(); build(); draw(); picked(); });
+  build();
+  changed();
+});

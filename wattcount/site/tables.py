@@ -1,0 +1,252 @@
+"""The two tables that the pages read: settings, each with its repeats pooled, and single results.
+
+A table is `{"columns": [...], "units": {...}, "rows": [[...]]}`; for scripts, texts of a column stand once each under `texts`, and
+the rows have their numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from wattcount.dataset.tiers import Tier, tiers
+from wattcount.report.labels import load_label
+from wattcount.result import Result
+from wattcount.result.host_part import PER_TOKEN
+from wattcount.result.result import OWN
+from wattcount.site.columns import FIGURES
+from wattcount.site.shown import rounded, shown
+from wattcount.site.source import Entry, Source
+from wattcount.site.ties import Place, load_key, places
+from wattcount.study.comparison import Cell, Estimate, Scatters, boards_of, setting_of
+from wattcount.study.quality import precision_of
+from wattcount.study.questions import USUAL_SLO, setting_words
+from wattcount.study.service import over_runs
+
+ID_CHARACTERS = 12
+"""Length of a setting's id: the begin of its key [hexadecimal digits]. It is longer where two begin alike."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows by columns. `units`: of those columns that have one."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+    units: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "columns": list(self.columns),
+            "units": dict(self.units),
+            "rows": [list(row) for row in self.rows],
+        }
+
+    def coded(self) -> dict[str, Any]:
+        """As `to_json`, with each text once, and without units."""
+        texts: dict[str, list[str]] = {}
+        coded = [list(row) for row in self.rows]
+        for at, name in enumerate(self.columns):
+            known: dict[str, int] = {}
+            values = [row[at] for row in self.rows]
+            if not any(isinstance(value, str) for value in values) or name == "id":
+                continue
+            for row in coded:
+                if row[at] is not None:
+                    row[at] = known.setdefault(row[at], len(known))
+            texts[name] = list(known)
+        return {"columns": list(self.columns), "texts": texts, "rows": coded}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Runs of one setting, and what they tell together. `cell`: its valid runs; None: there is none."""
+
+    id: str
+    entries: Sequence[Entry]
+    cell: Cell | None
+    estimate: Estimate | None
+    place: Place | None
+    tier: Tier | None
+
+    @property
+    def first(self) -> Result:
+        return self.entries[0].result if self.cell is None else self.cell.first
+
+
+def settings_of(source: Source) -> list[Setting]:
+    """All settings, in the order in which they come."""
+    groups: dict[Hashable, list[Entry]] = {}
+    for entry in source.entries:
+        groups.setdefault(setting_of(entry.result), []).append(entry)
+    cells = [_cell(key, entries) for key, entries in groups.items()]
+    there = [cell for cell in cells if cell is not None]
+    scatters = Scatters(there)
+    estimates = [scatters.estimate(cell, PER_TOKEN) for cell in there]
+    placed = places(there, estimates, scatters)
+    known = {
+        cell.key: (estimate, place) for cell, estimate, place in zip(there, estimates, placed, strict=True)
+    }
+    tier_of: dict[Hashable, Tier] = {}
+    for (setting, _), tier in tiers(source.results).items():
+        if tier_of.get(setting) is not Tier.REPRODUCED:
+            tier_of[setting] = tier
+    ids = _ids(groups)
+    return [
+        Setting(ids[key], entries, cell, *known.get(key, (None, None)), tier_of.get(key))
+        for (key, entries), cell in zip(groups.items(), cells, strict=True)
+    ]
+
+
+def _cell(key: Hashable, entries: Sequence[Entry]) -> Cell | None:
+    runs = tuple(entry.result for entry in entries if entry.result.valid)
+    return Cell(key, runs) if runs else None
+
+
+def _ids(groups: Mapping[Hashable, Sequence[Entry]]) -> dict[Hashable, str]:
+    """A setting's id is the begin of its key; that of a result nobody can repeat is the result's own."""
+    keys = [key for key in groups if isinstance(key, str)]
+    length = ID_CHARACTERS
+    while len({key[:length] for key in keys}) < len(set(keys)):
+        length += 4
+    return {key: key[:length] if isinstance(key, str) else entries[0].id for key, entries in groups.items()}
+
+
+# -- the table of settings
+
+SETTING_FACTS = (
+    "id", "model", "gpu", "gpu_model", "gpus", "kind", "load", "rate_rps", "num_requests", "input_tokens", "output_tokens",
+    "setting", "engine", "engine_version", "precision", "weights", "evidence", "origin", "instrument", "measured_by", "tier",
+    "status", "runs", "boards", "starts",
+)  # fmt: skip
+"""Columns of a setting beside its figures: what it is, and what its figures rest on."""
+SETTING_MORE = ("low", "high", "basis", "slo_low", "slo_high", "ranked", "rank", "ties")
+"""The 95 % interval of the energy of a token and what it rests on; the least and most share of requests that keep the usual SLO; the
+load in which it is ranked, its rank, and the ranks that cannot be told from it."""
+
+
+Text = Callable[[object], str]
+
+
+def setting_table(settings: Sequence[Setting], text: Text = shown) -> Table:
+    """`text`: how the texts of others are written."""
+    ranked: dict[Hashable, int] = {}
+    rows = []
+    for setting in settings:
+        group = None
+        if setting.cell is not None and setting.place is not None:
+            group = ranked.setdefault(load_key(setting.cell), len(ranked))
+        rows.append([*_facts(setting, text), *_figures(setting), *_more(setting, group)])
+    names = [*SETTING_FACTS, *(figure.column for figure in FIGURES), *SETTING_MORE]
+    units = {figure.column: _unit(figure.key) for figure in FIGURES} | {
+        "low": "J",
+        "high": "J",
+        "rate_rps": "requests/s",
+    }
+    return Table(names, rows, units)
+
+
+def _unit(key: str) -> str:
+    from wattcount.metrics.metrics_json import spec
+
+    return spec(key).unit
+
+
+def _facts(setting: Setting, text: Text) -> list[Any]:
+    run, cell = setting.first, setting.cell
+    runs = [entry.result for entry in setting.entries]
+    mine = cell or Cell(setting.id, tuple(runs))
+    status = "valid" if cell is not None else str(run.status.value)
+    return [
+        setting.id, text(run.model or "unknown model"), text(mine.gpu), text(mine.gpu_model), len(run.gpus) or None,
+        text(run.kind or "unknown"), text(load_words(run)), rounded(run.rate_rps), run.num_requests, run.input_tokens,
+        run.output_tokens, text(setting_words(mine)), _known(run.engine, text), _known(run.engine_version, text),
+        _known(precision(run), text), run.weights_kind or "unknown", str(run.evidence or "unknown"), text(run.origin),
+        _known(run.instrument, text), _joined(sorted({by for r in runs if (by := r.by)}), text),
+        None if setting.tier is None else setting.tier.value, status, len(runs), len(boards_of(mine.runs)) or None,
+        len({r.session or r.run_id for r in mine.runs}),
+    ]  # fmt: skip
+
+
+def _figures(setting: Setting) -> list[float | None]:
+    if setting.cell is None:
+        return [None] * len(FIGURES)
+    cell, estimate = setting.cell, setting.estimate
+    values = [cell.middle(figure.key) for figure in FIGURES]
+    if estimate is not None:
+        values[0] = estimate.value
+    return [rounded(value) for value in values]
+
+
+def _more(setting: Setting, group: int | None) -> list[Any]:
+    estimate, place = setting.estimate, setting.place
+    share = None if setting.cell is None else over_runs(setting.cell.runs, USUAL_SLO)
+    return [
+        None if estimate is None else rounded(estimate.low),
+        None if estimate is None else rounded(estimate.high),
+        None if estimate is None else estimate.basis.words,
+        None if share is None else rounded(share.low, 4),
+        None if share is None else rounded(share.high, 4),
+        group,
+        None if place is None else place.rank,
+        None if place is None or place.ties is None else list(place.ties),
+    ]
+
+
+def load_words(run: Result) -> str:
+    """`server 16 requests/s, 512/128 tokens`: of an imported result also what its source calls the load."""
+    words = load_label(run.kind, run.num_requests, run.rate_rps)
+    if run.input_tokens is not None and run.output_tokens is not None:
+        words += f", {run.input_tokens}/{run.output_tokens} tokens"
+    if run.origin != OWN and run.scenario:
+        words += f", {run.scenario}"
+    return words
+
+
+def precision(run: Result) -> str | None:
+    """Of the weights; None: the source does not tell."""
+    model = run.setting.get("model", {})
+    if run.origin != OWN and not (model.get("quantization") or model.get("dtype")):
+        return None
+    return precision_of(run)
+
+
+def _known(value: object, text: Text) -> str | None:
+    return None if value is None or value == "" else text(value)
+
+
+def _joined(values: Iterable[str], text: Text) -> str | None:
+    return ", ".join(map(text, values)) or None
+
+
+# -- the table of results
+
+RUN_FACTS = (
+    "id", "setting", "run_id", "repeat", "seed", "started_utc", "board", "host", "session", "status", "reasons", "measured_by",
+    "submission", "licence", "record",
+)  # fmt: skip
+"""Columns of a result beside its figures. `setting` is the setting's id."""
+U95 = "energy_gpu_j_per_output_token_u95"
+"""95 % uncertainty of the energy of a token of this run, by method and sensor."""
+
+
+def run_table(settings: Sequence[Setting], text: Text = shown) -> Table:
+    """As `setting_table`."""
+    rows = [
+        [*_run_facts(setting, entry, text), *(rounded(entry.result.value(figure.key)) for figure in FIGURES), rounded(entry.result.u95(PER_TOKEN), 3)]
+        for setting in settings
+        for entry in setting.entries
+    ]  # fmt: skip
+    names = [*RUN_FACTS, *(figure.column for figure in FIGURES), U95]
+    return Table(names, rows, {figure.column: _unit(figure.key) for figure in FIGURES} | {U95: "J"})
+
+
+def _run_facts(setting: Setting, entry: Entry, text: Text) -> list[Any]:
+    run = entry.result
+    return [
+        entry.id, setting.id, _known(run.run_id, text), run.repeat, run.seed, _known(run.started_utc, text),
+        _joined(sorted(run.boards), text), _known(run.host, text), _known(run.session, text),
+        run.status.value, _joined(run.codes, text), _known(run.by, text), entry.submission, entry.licence,
+        _known(entry.place, text),
+    ]  # fmt: skip
