@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from wattcount.metrics.metrics_json import METRICS_VERSION
+from wattcount.metrics.metrics_json import is_of_today
 
 BY_THE_ESTIMATOR = ("energy", "power", "attribution", "window/power")
 """Keys that begin so rest on the estimate of an energy."""
@@ -19,7 +19,7 @@ def check(fresh: dict[str, Any], stored: dict[str, Any]) -> None:
     stored with it, and what rests on no estimate is the same.
     """
     before, now = stored["metrics"], fresh["metrics"]
-    same_version = stored["metrics_version"] == METRICS_VERSION
+    same_version = is_of_today(stored)
     if same_version:
         assert set(now) == set(before)
         assert fresh["null_reasons"] == stored["null_reasons"]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -50,7 +51,11 @@ def test_all_metrics(record: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", str(record), "--all"]) == 0
     out = capsys.readouterr().out
     assert "energy/dynamic_j" in out
-    assert "not_a_batch" in out
+    assert "not_a_batch: only batch scenarios have it" in out
+    # Beside a figure stands over which requests, time and joules it is.
+    assert re.search(
+        r"energy/gpu_j_per_request +\S+ J\n +E / `requests/completed_in_window`: all energy of the", out
+    )
 
 
 def test_an_invalid_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

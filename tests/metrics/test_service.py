@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from synthetic_record import (
     SyntheticRun,
     at,
@@ -160,6 +163,49 @@ def test_tokens_that_arrive_together(tmp_path):
 )
 def test_slo_bounds(tmp_path, slo, good):
     assert values_of(SyntheticRun(slo=slo), tmp_path)["requests/good"] == good
+
+
+def test_goodput_counts_what_the_window_completed_whenever_it_was_sent(tmp_path):
+    """More is sent in the window than completed in it, all of it good; what was sent before it and completed in it is not."""
+    requests = [
+        request(0, 39.0, ttft_ms=2000, tokens=5, phase="warmup"),  # completed in the window, too late
+        request(1, 50.0, tokens=5),
+        request(2, 99.99, ttft_ms=50, tokens=5),  # sent in the window, completed in the drain
+        request(3, 99.99, ttft_ms=50, tokens=5),
+    ]
+    found = values_of(SyntheticRun(requests=requests, slo=SloConfig(ttft_ms=100)), tmp_path)
+    assert (found["requests/sent"], found["requests/good"], found["requests/completed_in_window"]) == (
+        3,
+        3,
+        2,
+    )
+    assert found["throughput/goodput_rps"] == pytest.approx(1 / 60)
+    assert found["energy/gpu_j_per_good_request"] == pytest.approx(2 * found["energy/gpu_j_per_request"])
+
+
+@given(
+    times=st.lists(st.tuples(st.floats(30, 105), st.floats(1, 9000), st.integers(1, 20)), max_size=40),
+    bound_ms=st.floats(1, 9000),
+)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_more_is_good_than_was_completed(tmp_path, times, bound_ms):
+    requests = [
+        request(
+            number,
+            sent_s,
+            ttft_ms=ttft_ms,
+            itl_ms=10,
+            tokens=tokens,
+            phase="window" if sent_s >= 40 else "warmup",
+        )
+        for number, (sent_s, ttft_ms, tokens) in enumerate(sorted(times))
+    ]
+    run = SyntheticRun(requests=requests, slo=SloConfig(ttft_ms=bound_ms))
+    found = values_of(run, Path(tempfile.mkdtemp(dir=tmp_path)))
+    assert found["throughput/goodput_rps"] <= found["throughput/requests_per_s"]
+    assert found["requests/good"] <= found["requests/completed"] <= found["requests/sent"]
+    if found["energy/gpu_j_per_good_request"] is not None:
+        assert found["energy/gpu_j_per_good_request"] >= found["energy/gpu_j_per_request"]
 
 
 def test_without_an_slo_goodput_is_null(tmp_path):

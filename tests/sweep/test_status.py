@@ -173,9 +173,9 @@ DONE = Outcome(State.done, "a", wall_s=312.0, energy_j=5000.0, figures={PER_TOKE
 def test_the_table_of_a_terminal() -> None:
     failed = Outcome(State.failed, "b", wall_s=7.0)
     assert table_lines([(planned("a"), DONE), (planned("b", repeat=1), failed)]) == [
-        "                                     state   per token    energy  took",
-        "  llama3_8b on h200, server 4/s, r0  done     81.30 mJ  5.000 kJ  5:12",
-        "  llama3_8b on h200, server 4/s, r1  failed                       0:07",
+        "                                     state   per token  run's energy  took",
+        "  llama3_8b on h200, server 4/s, r0  done     81.30 mJ      5.000 kJ  5:12",
+        "  llama3_8b on h200, server 4/s, r1  failed                           0:07",
     ]
 
 

@@ -8,14 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.padding import Padding
 from rich.text import Text
 
 from wattcount.cli.records import add_path, find_records
 from wattcount.errors import EXIT_FAILED, EXIT_OK
 from wattcount.metrics import load_metrics, spec
+from wattcount.metrics.metrics_json import NULL_REASONS
 from wattcount.records import Record
 from wattcount.records.schema import (
     POWER_PARQUET,
@@ -28,6 +28,9 @@ from wattcount.report.units import quantity
 from wattcount.result import Result
 from wattcount.terminal import console
 from wattcount.text import printable
+
+KEY_WIDTH = 36
+"""Width of the keys in the list of all figures [characters]: as wide as most of them are."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,7 +74,7 @@ def _shown(path: Path, everything: bool) -> Callable[[Console], None]:
 def _show(out: Console, info: RunInfo, result: Result, rows: str, everything: bool) -> None:
     print_summary(result, out)
     if everything:
-        out.print(_all_metrics(result))
+        _print_all_metrics(out, result)
     out.print(Text("\nphases", style="bold"))
     for span in info.phases:
         length = (
@@ -94,10 +97,11 @@ def _show(out: Console, info: RunInfo, result: Result, rows: str, everything: bo
         out.print(f"  {name:<16} {printable(text, lines=False)}", soft_wrap=True)
 
 
-def _all_metrics(result: Result) -> Table:
-    table = Table(box=box.SIMPLE, show_edge=False, pad_edge=False)
-    for heading in ("metric", "value", "missing because"):
-        table.add_column(heading)
+def _print_all_metrics(out: Console, result: Result) -> None:
+    """Every figure with its definition below it; of one that is missing, why."""
+    out.print()
     for key, value in result.metrics.items():
-        table.add_row(key, quantity(value, spec(key).unit), result.null_reasons.get(key, ""))
-    return table
+        reason = result.null_reasons.get(key, "")
+        about = spec(key).description if value is not None else f"{reason}: {NULL_REASONS.get(reason, '')}"
+        out.print(Text(f"{key:<{KEY_WIDTH}} {quantity(value, spec(key).unit)}"), soft_wrap=True)
+        out.print(Padding(Text(about.rstrip(": "), style="dim"), (0, 0, 0, 4)))

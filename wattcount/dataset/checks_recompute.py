@@ -11,7 +11,7 @@ import pyarrow.compute
 from wattcount.config.identity import point_id
 from wattcount.dataset.rules import Breach, Severity, Submitted, rule
 from wattcount.errors import WattcountError
-from wattcount.metrics.metrics_json import METRICS_VERSION
+from wattcount.metrics.metrics_json import METRICS_VERSION, is_of_today
 from wattcount.metrics.observations import MISSING, Ints, int_column
 
 pc: Any = pyarrow.compute  # its types differ between PyArrow's versions
@@ -42,7 +42,8 @@ _MISSING = object()
     unit="metrics version",
 )
 def version(record: Submitted) -> Iterator[Breach]:
-    if record.stored is not None and (found := record.stored["metrics_version"]) != METRICS_VERSION:
+    if record.stored is not None and not is_of_today(record.stored):
+        found = record.stored["metrics_version"]
         yield Breach(
             f"its figures are of metrics version {found}; those of version {METRICS_VERSION}, computed from its raw files, count",
             found,
@@ -162,7 +163,7 @@ def point(record: Submitted) -> Iterator[Breach]:
 
 def _of_this_version(record: Submitted) -> dict[str, Any] | None:
     stored = record.stored
-    return stored if stored is not None and stored["metrics_version"] == METRICS_VERSION else None
+    return stored if stored is not None and is_of_today(stored) else None
 
 
 def _differences(where: str, told: Any, found: Any) -> Iterator[Breach]:

@@ -76,8 +76,9 @@ METRICS = metric_specs(
     energy/decode_j_per_token      | J | lower  | that / tokens decoded in the window (output tokens, less the first of each
         request)
     energy/decode_j_per_token_u95  | J | lower  | 95 % uncertainty of the same
-    energy/request_mean_j          | J | lower  | energy of a request, its share of idle included, by the same model; mean of the
-        requests that were scheduled and completed in the window
+    energy/request_mean_j          | J | lower  | energy that a request drew, its share of idle included, by the same model; mean of
+        the requests whose whole life, from scheduling to last token, lies in the window. Idle while no request was there is nobody's:
+        that is in `energy/gpu_j_per_request` alone, the figure to quote
     energy/request_p50_j           | J | lower  | the same, percentile 50
     energy/request_p95_j           | J | lower  | the same, percentile 95
     attribution/condition_number   | 1 | lower  | of the design matrix, columns scaled to length one

@@ -62,7 +62,7 @@ METRICS = (
     energy/gpu_j_u95_sensor           | J |        | of that, gain and offset of the boards; GPUs added up, for they may err
         alike. All runs on a board share it, so it cancels when they are compared
     energy/gpu_j_per_output_token     | J | lower  | E / `tokens/output`
-    energy/gpu_j_per_request          | J | lower  | E / `requests/completed_in_window`
+    energy/gpu_j_per_request          | J | lower  | E / `requests/completed_in_window`: all energy of the window, idle included
     energy/batch_gpu_j                | J | lower  | batch scenario: from the first send to the last token of the batch; null
         unless all completed
     energy/bare_idle_j                | J | lower  | P_bare x T, what the GPU draws without an engine; P_bare: mean of

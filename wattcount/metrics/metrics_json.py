@@ -40,9 +40,9 @@ from wattcount.records import Record
 from wattcount.records.intake import DamagedError
 from wattcount.records.schema import METRICS_JSON, RunInfo, check_metrics
 
-METRICS_VERSION = 12
+METRICS_VERSION = 13
 """Version of `metrics.json`. Raised whenever a key comes, goes or changes its meaning, and whenever a check does: what was stored
-before is then computed anew."""
+before is then computed anew, unless it means the same (`is_of_today`)."""
 
 
 class Part(Protocol):
@@ -200,6 +200,15 @@ KEYS = frozenset(
 """All keys of `metrics.json`."""
 
 
+def is_of_today(stored: Mapping[str, Any]) -> bool:
+    """Whether every figure of a `metrics.json` has today's meaning: those of version 12 have, where the run has no SLO."""
+    version = stored.get("metrics_version")
+    if version == METRICS_VERSION - 1:
+        figures = stored.get("metrics")
+        return isinstance(figures, Mapping) and figures.get("requests/good") is None
+    return bool(version == METRICS_VERSION)
+
+
 def load_metrics(record: Record) -> dict[str, Any]:
     """Content of `metrics.json`; computed afresh, and not written, where it is missing or cannot be believed.
 
@@ -217,7 +226,7 @@ def stored_metrics(record: Record) -> dict[str, Any] | None:
         stored = record.metrics
     except DamagedError:
         return None
-    if stored is None or stored.get("metrics_version") != METRICS_VERSION:
+    if stored is None or not is_of_today(stored):
         return None
     checksum = stored.pop(CHECKSUM, None)
     if stored.pop(INPUTS, None) != record.digests or checksum != _checksum(stored, record.digests):

@@ -154,7 +154,11 @@ class Requests:
 
     def completed_in(self, window: Window) -> int:
         """Requests that completed with their last token in the window, whenever they were sent."""
-        return int((self.completed & ends_in(self.last_token_ns, window)).sum())
+        return int(self.completed_within(window).sum())
+
+    def completed_within(self, window: Window) -> Bools:
+        """The same as a mask."""
+        return self.completed & ends_in(self.last_token_ns, window)
 
     def gaps_ns(self, chosen: Bools) -> Floats:
         """Gaps between successive arrivals of tokens within each chosen request, in no order."""

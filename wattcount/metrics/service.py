@@ -64,11 +64,13 @@ ONE_ARRIVAL = "one_arrival"
 METRICS = (
     metric_specs(
         """
-    energy/gpu_j_per_good_request  | J          | lower  | E / `requests/good`; null without an SLO
+    energy/gpu_j_per_good_request  | J          | lower  | E / those of the requests completed in the window that met every bound of
+        `scenario.slo`, whenever sent: never below `energy/gpu_j_per_request`; null without an SLO
     throughput/output_tokens_per_s | tokens/s   | higher | `tokens/output` / T
     throughput/input_tokens_per_s  | tokens/s   | higher | `tokens/input` / T
     throughput/requests_per_s      | requests/s | higher | `requests/completed_in_window` / T
-    throughput/goodput_rps         | requests/s | higher | `requests/good` / T; null without an SLO
+    throughput/goodput_rps         | requests/s | higher | those same requests / T: never above `throughput/requests_per_s`; null
+        without an SLO
     load/offered_rps               | requests/s |        | requests planned at `start <= t < end` / T; null for a batch
     load/achieved_rps              | requests/s |        | `requests/sent` / T; null for a batch
     load/send_lag_p50_ms           | ms         | lower  | actual - planned send of the requests sent in the window, percentile 50
@@ -96,8 +98,8 @@ METRICS = (
     requests/completed           | 1 |        | of those, completed by the end of the drain
     requests/failed              | 1 | lower  | of those, ended by an error
     requests/cancelled           | 1 | lower  | of those, still running when the drain's limit was reached or the run broke off
-    requests/good                | 1 | higher | of those, completed within every bound of `scenario.slo` (at most the bound; a
-        single token has no TPOT to break one with); null without an SLO
+    requests/good                | 1 | higher | of those sent in the window, completed within every bound of `scenario.slo` (at most
+        the bound; a single token has no TPOT to break one with): / `requests/sent` is the share that met the SLO; null without an SLO
     requests/not_sent            | 1 | lower  | planned for the window and never sent
     requests/completed_in_window | 1 |        | last token in the window, whenever sent
     tokens/output                | 1 |        | output tokens emitted in the window
@@ -117,7 +119,7 @@ METRICS = (
 )
 """The metrics of this module, by key: throughput, latency, the engine's queue, stalls."""
 NULL_REASONS = {
-    NO_GOOD: "no request sent in the window met the SLO",
+    NO_GOOD: "no request completed in the window met the SLO",
     NO_SLO: "the scenario has no SLO",
     BATCH: "a batch sends everything at once",
     NO_DRAFTS: "no token was proposed in the window: speculative decoding is off, or had nothing to propose",
@@ -191,7 +193,7 @@ def _put_service(sheet: Sheet, seen: Observed, window: Window) -> None:
             reason = no_second
         sheet.put(f"latency/itl_p{p}_ms", None if value is None else value / 1e6, reason)
 
-    _goodput(sheet, seen, latencies, requests.output_tokens[sent] == 1, seconds)
+    _goodput(sheet, seen, window)
 
 
 def _latencies_ns(requests: Requests, sent: Bools) -> dict[str, Floats]:
@@ -221,20 +223,23 @@ def _latencies_ns(requests: Requests, sent: Bools) -> dict[str, Floats]:
     }
 
 
-def _goodput(
-    sheet: Sheet, seen: Observed, latencies: dict[str, Floats], single_token: Bools, seconds: float
-) -> None:
-    bounds = _bounds_ms(seen.scenario.slo)
-    energy = sheet.cell("energy/gpu_j")[0]
-    if all(bound is None for bound in bounds.values()):
+def _goodput(sheet: Sheet, seen: Observed, window: Window) -> None:
+    """How many of the requests sent kept the SLO; and, as for throughput and energy, how many of those that the window completed."""
+    slo = seen.scenario.slo
+    if all(bound is None for bound in _bounds_ms(slo).values()):
         for key in ("throughput/goodput_rps", "requests/good", "energy/gpu_j_per_good_request"):
             sheet.put(key, None, NO_SLO)
         return
-    good = _within(latencies, single_token, bounds)
-    count = int(good.sum())
-    sheet.put("requests/good", count)
-    sheet.put("throughput/goodput_rps", count / seconds)
-    sheet.ratio("energy/gpu_j_per_good_request", energy, count, NO_GOOD)
+    sheet.put("requests/good", good_of(seen.requests, seen.requests.sent_in(window), slo))
+    completed = good_of(seen.requests, seen.requests.completed_within(window), slo)
+    sheet.put("throughput/goodput_rps", completed / window.duration_s)
+    sheet.ratio("energy/gpu_j_per_good_request", sheet.cell("energy/gpu_j")[0], completed, NO_GOOD)
+
+
+def good_of(requests: Requests, chosen: Bools, slo: SloConfig) -> int:
+    """How many of the chosen requests were completed within every bound."""
+    single_token = requests.output_tokens[chosen] == 1
+    return int(_within(_latencies_ns(requests, chosen), single_token, _bounds_ms(slo)).sum())
 
 
 def good_requests(record: Record, slo: SloConfig) -> int | None:
@@ -242,9 +247,7 @@ def good_requests(record: Record, slo: SloConfig) -> int | None:
     seen = Observed(record)
     if seen.window is None:
         return None
-    sent = seen.requests.sent_in(seen.window)
-    latencies = _latencies_ns(seen.requests, sent)
-    return int(_within(latencies, seen.requests.output_tokens[sent] == 1, _bounds_ms(slo)).sum())
+    return good_of(seen.requests, seen.requests.sent_in(seen.window), slo)
 
 
 def _bounds_ms(slo: SloConfig) -> dict[str, float | None]:

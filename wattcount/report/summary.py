@@ -36,7 +36,7 @@ def summary(result: Result) -> RenderableType:
         if not any(key in values or key in why for key in keys):
             continue
         reasons = [why[key] for key in keys if key in why]
-        if len(reasons) == len(keys) and reasons[0] in _HIDDEN_WHEN:
+        if not _HIDDEN_WHEN.isdisjoint(reasons):
             continue
         missing |= dict.fromkeys(reasons)
         text = _values(keys, values)
@@ -79,7 +79,7 @@ def _how_sure(result: Result) -> str:
 def _values(keys: tuple[str, ...], values: Mapping[str, Any]) -> str:
     """`34.10 / 40.20 / - ms`: values of one unit have one prefix, and the unit stands once."""
     units = {spec(key).unit for key in keys}
-    if len(keys) > 1 and len(units) == 1:
+    if len(keys) > 1 and len(units) == 1 and units != {"1"}:
         known = [values.get(key) for key in keys]
         scale, name = scale_for(known, units.pop())
         texts = ["-" if value is None else significant(value / scale) for value in known]

@@ -397,7 +397,7 @@ class Lines(Watcher):
     def ended(self, job: Job, outcome: Outcome, *, again: bool) -> None:
         label = job.point.label
         if outcome.elsewhere and again:
-            print(f"{label}: {outcome.message}; looked at again at the end", flush=True)
+            print(_elsewhere(job, outcome), flush=True)
             return
         self._ended += not again
         if outcome.message:
@@ -424,6 +424,11 @@ class Lines(Watcher):
             print(counts, flush=True)
 
     def close(self) -> None: ...
+
+
+def _elsewhere(job: Job, outcome: Outcome) -> str:
+    """Of a point that another run measures just now."""
+    return f"{job.point.label}: {outcome.message}; looked at again at the end"
 
 
 @dataclass
@@ -501,15 +506,19 @@ class Block(Watcher):
             self.notice(f"{job.point.label}: {said.text}")
 
     def ended(self, job: Job, outcome: Outcome, *, again: bool) -> None:
-        del again  # the block shows it as waiting
         if (lane := self._lanes.pop(job.point.key, None)) is not None:
             # The tally tells by the process what has ended: it was told that this one had begun it.
             outcome = replace(outcome, host=lane.begun.host, pid=lane.begun.pid)
         self._add(replace(outcome, key=job.point.key, attempt=job.attempt))
-        if outcome.state is not State.done:
+        if outcome.elsewhere and again:
+            self.notice(_elsewhere(job, outcome))
+        elif outcome.state is not State.done:
             how = "not started" if outcome.refused else outcome.state.value
             said = ", ".join(part for part in (how, outcome.reason, outcome.message) if part)
             self._console.print(f"{job.point.label}: {' '.join(said.split())}", style="red")
+        elif outcome.record:
+            said = "measured before" if outcome.before else result_text(job.point, outcome)
+            self.notice(f"{job.point.label}: {said}")
         if outcome.record:
             # In one line: a path that is wrapped cannot be copied.
             self._console.print(f"record: {outcome.record}", soft_wrap=True)
