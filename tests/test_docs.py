@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import re
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import cast
@@ -71,3 +73,73 @@ def test_the_map_has_every_module() -> None:
 
 def test_the_metrics_page_shows_the_version_that_is_written() -> None:
     assert f'{{"metrics_version": {METRICS_VERSION},' in (ROOT / "docs" / "metrics.md").read_text()
+
+
+def test_the_tutorial_explains_each_row_of_the_table_that_it_shows() -> None:
+    shown, _, explained = (ROOT / "docs" / "tutorial.md").read_text().partition("<!-- /shown-record -->")
+    table = shown.rpartition("───\n")[2].partition("\nEnergy from")[0]
+    rows = [re.split(r" {2,}", line.strip())[0].partition(" p50")[0] for line in table.splitlines()]
+    cells = {
+        line.split(" | ")[0].strip("| ").replace("&nbsp;", "").strip() for line in explained.splitlines()
+    }
+    assert len(rows) > 10
+    assert [row for row in rows if row not in cells] == []
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    named = re.findall(r"^ +- .+: (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.M)
+    assert sorted({page.name for page in PAGES[1:]} - set(named)) == []
+    assert sorted({name for name in named if named.count(name) > 1}) == []
+
+
+# -- messages
+
+
+PLACE = "\0"
+"""Stands for what differs in a message."""
+
+
+@cache
+def texts_of_the_code() -> list[str]:
+    """Every text of the program, with PLACE for what is put into it."""
+    found = []
+    for file in (ROOT / "wattcount").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                parts = [str(p.value) if isinstance(p, ast.Constant) else PLACE for p in node.values]
+                found.append("".join(parts))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+    return [" ".join(text.split()) for text in found]
+
+
+def messages_of_the_page() -> list[str]:
+    """What stands in the first column of the tables under `message`."""
+    found, of_messages = [], False
+    for line in (ROOT / "docs" / "troubleshooting.md").read_text().splitlines():
+        if not line.startswith("|"):
+            of_messages = False
+        elif line.startswith("| message"):
+            of_messages = True
+        elif of_messages and not line.startswith("| ---"):
+            found.append(line.split(" | ")[0].removeprefix("| ").removeprefix("`").removesuffix("`"))
+    return found
+
+
+def is_said(message: str, texts: list[str]) -> bool:
+    """Whether one text of the program has all parts of a message, in their order."""
+    parts = [part.strip() for part in message.split("…") if part.strip()]
+    wanted = re.compile(".*".join(map(re.escape, parts)), re.S)
+    return any(wanted.search(text) for text in texts)
+
+
+def test_every_message_of_the_page_is_said_by_the_program() -> None:
+    messages, texts = messages_of_the_page(), texts_of_the_code()
+    assert len(messages) > 30
+    assert [message for message in messages if not is_said(message, texts)] == []
+
+
+def test_a_message_that_the_program_does_not_say_is_found() -> None:
+    texts = texts_of_the_code()
+    assert is_said("model … does not fit this machine's free memory: …", texts)
+    assert not is_said("model … is too large for …", texts)

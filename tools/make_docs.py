@@ -16,11 +16,13 @@ from typing import Any
 import catalogue_tables
 import dataset_tables
 import importer_tables
+import load_curve_picture
 import metrics_tables
 import pandas as pd
 import pyarrow.parquet as pq
 import reference_tables
 import rules_tables
+import shown
 from estimator_constants import estimator_constants
 
 from wattcount.report.labels import name_of
@@ -65,6 +67,13 @@ def of(make: Callable[..., str], *folders: str) -> Callable[[], str]:
     """`make` of the runs in these folders, which are read when the table is made."""
     return lambda: make(*map(runs, folders))
 
+
+PICTURES: dict[str, Callable[[], str]] = {
+    "load_curve.svg": lambda: load_curve_picture.svg(
+        [(f"NVIDIA {gpu.upper()}", load_curve_picture.spots(runs(gpu))) for gpu in STUDIED]
+    ),
+}
+"""What makes each picture of docs/images that is made from records, by its file."""
 
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "uncertainty.md": {
@@ -132,6 +141,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         "regret": lambda: pages.regret(benchmark("regret")),
     },
     **reference_tables.tables(),
+    "tutorial.md": {"shown-record": lambda: shown.record(ROOT / shown.RECORD)},
     "catalogue.md": {
         "models": catalogue_tables.catalogue_models,
         "summary": catalogue_tables.catalogue_summary,
@@ -153,6 +163,8 @@ def filled(file: str, text: str) -> str:
 
 
 def main() -> None:
+    for file, make in PICTURES.items():
+        (ROOT / "docs" / "images" / file).write_text(make())
     for file in TABLES:
         path = ROOT / "docs" / file
         path.write_text(filled(file, path.read_text()))

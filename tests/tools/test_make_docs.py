@@ -19,6 +19,11 @@ def test_the_docs_have_the_tables_of_today(file: str) -> None:
     assert make_docs.filled(file, text) == text, "run `make docs`, or tools/make_docs.py"
 
 
+@pytest.mark.parametrize("file", make_docs.PICTURES)
+def test_the_docs_have_the_pictures_of_today(file: str) -> None:
+    assert make_docs.PICTURES[file]() == (ROOT / "docs" / "images" / file).read_text(), "run `make docs`"
+
+
 def test_missing_markers_are_an_error() -> None:
     with pytest.raises(SystemExit, match=r"docs/catalogue\.md: the markers of the table models are missing"):
         make_docs.filled("catalogue.md", "no tables here")
