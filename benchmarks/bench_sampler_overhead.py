@@ -46,7 +46,7 @@ from wattcount.gpu import PowerSampler
 from wattcount.gpu.nvml import NvmlSession, open_session
 from wattcount.load.request import GenerationRequest
 from wattcount.run.preflight import preflight
-from wattcount.study.repeats import detrended, paired
+from wattcount.statistics import detrended, paired
 
 TICK_NS = 100_000_000
 """Of the energy counter, where its period was measured (A100, H100, H200)."""

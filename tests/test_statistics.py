@@ -1,13 +1,23 @@
-"""Trends: what is there is found, what is chance is not."""
+"""Trends: what is there is found, what is chance is not; means and pairs with their intervals."""
 
 from __future__ import annotations
+
+from math import isnan
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wattcount.statistics import MIN_VALUES, residual, t_975, theil_sen
+from wattcount.statistics import (
+    MIN_VALUES,
+    detrended,
+    paired,
+    residual,
+    spread,
+    t_975,
+    theil_sen,
+)
 
 
 @settings(max_examples=100)
@@ -72,3 +82,30 @@ def test_students_t(freedom: int, value: float) -> None:
 def test_students_t_needs_a_degree_of_freedom() -> None:
     with pytest.raises(ValueError, match="at least one degree of freedom, got 0"):
         t_975(0)
+
+
+# -- means and pairs
+
+
+def test_spread_of_repeats() -> None:
+    mean, deviation, half = spread([1.0, 2.0, 3.0])
+    assert (mean, deviation) == (2.0, 1.0)
+    assert half == pytest.approx(4.30265 / 3**0.5)
+
+
+def test_pairs_have_students_interval() -> None:
+    found = paired(np.array([0.01, 0.02, 0.03]))
+    assert (found.mean_percent, found.pairs) == (pytest.approx(2.0), 3)
+    assert found.half_width_percent == pytest.approx(4.30265 / 3**0.5, rel=1e-5)
+    assert isnan(paired(np.array([0.01])).half_width_percent)
+
+
+def test_what_was_turned_is_found_beside_a_drift_of_each_batch() -> None:
+    """Two batches of 20 stretches; what is turned in every second one costs 1 %, and all get slower by 30 %."""
+    start_s = np.concatenate([np.arange(20.0), 100 + np.arange(20.0)])
+    turned = np.arange(40) % 2 == 1
+    values = 100 * np.exp(-0.3 * (start_s % 100) / 20) * np.where(turned, 0.99, 1.0)
+    found = detrended(values, turned, start_s)
+    assert found.mean_percent == pytest.approx(100 * np.log(0.99), rel=1e-6)
+    assert found.half_width_percent == pytest.approx(0.0, abs=1e-6)
+    assert found.pairs == 20

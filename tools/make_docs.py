@@ -29,10 +29,13 @@ from wattcount.report.labels import name_of
 from wattcount.result import Result, results
 from wattcount.result.table import of_arrow
 from wattcount.study import pages, servers, single_runs, tables
+from wattcount.study.comparison import Scatters, cells
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDIED = ("h100", "h200")
 """The GPUs of levers.md, by their folders below data/."""
+OWN = (*STUDIED, "campaign", "servers")
+"""The folders of our own records below data/."""
 
 
 @cache
@@ -63,6 +66,17 @@ def of_engine(name: str) -> list[Result]:
     return [run for run in runs("servers") if run.engine == name]
 
 
+@cache
+def scatters() -> Scatters:
+    """How our own results scatter: one and the same in every table."""
+    return Scatters(cells(run for folder in OWN for run in runs(folder)))
+
+
+def with_scatter(make: Callable[..., str], *folders: str) -> Callable[[], str]:
+    """As `of`, for tables with intervals."""
+    return lambda: make(*map(runs, folders), scatters())
+
+
 def of(make: Callable[..., str], *folders: str) -> Callable[[], str]:
     """`make` of the runs in these folders, which are read when the table is made."""
     return lambda: make(*map(runs, folders))
@@ -77,7 +91,7 @@ PICTURES: dict[str, Callable[[], str]] = {
 
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "uncertainty.md": {
-        "start-scatter": of(tables.starts, *STUDIED, "campaign", "servers"),
+        "start-scatter": lambda: tables.starts([run for folder in OWN for run in runs(folder)], scatters()),
         "estimator-constants": estimator_constants,
     },
     "metrics.md": {
@@ -111,22 +125,18 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         "times": of(single_runs.added_times, "h100"),
     },
     "levers.md": {
-        "scatter": of(tables.scatter_words, *STUDIED),
-        **{
-            f"levers-{gpu}": of(tables.lever_savings, gpu, *(other for other in STUDIED if other != gpu))
-            for gpu in STUDIED
-        },
-        **{f"load-curve-{gpu}": of(tables.load_curve, gpu) for gpu in STUDIED},
-        **{f"shapes-{gpu}": of(tables.shapes, gpu) for gpu in STUDIED},
-        "gpus": of(tables.shape_ratios, *STUDIED),
+        **{f"levers-{gpu}": with_scatter(tables.lever_savings, gpu) for gpu in STUDIED},
+        **{f"load-curve-{gpu}": with_scatter(tables.load_curve, gpu) for gpu in STUDIED},
+        **{f"shapes-{gpu}": with_scatter(tables.shapes, gpu) for gpu in STUDIED},
+        "gpus": with_scatter(tables.shape_ratios, *STUDIED),
         "deployed": of(tables.deployed, "campaign"),
-        "headline": of(tables.headline, "campaign"),
+        "headline": with_scatter(tables.headline, "campaign"),
     },
     "parity.md": {
-        "parity": lambda: servers.parity(runs("servers"), "vllm", "vllm_serve"),
-        "served-curve": lambda: servers.served_curve(of_engine("vllm_serve")),
+        "parity": lambda: servers.parity(runs("servers"), "vllm", "vllm_serve", scatters()),
+        "served-curve": lambda: servers.served_curve(of_engine("vllm_serve"), scatters()),
         "sharing": of(servers.sharing, "servers"),
-        "host-part": lambda: servers.host_part(of_engine("vllm")),
+        "host-part": lambda: servers.host_part(of_engine("vllm"), scatters()),
     },
     "rules.md": rules_tables.tables(),
     "dataset_format.md": {"columns": dataset_tables.columns},
@@ -134,7 +144,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "study.md": {
         "coverage": lambda: pages.coverage(benchmark("coverage")),
         **{
-            name: of(partial(pages.asked, name), *STUDIED, "campaign", "servers")
+            name: of(partial(pages.asked, name), *OWN)
             for name in ("gpu-choice", "savings", "load-curves", "levers", "scaling", "reproduce")
         },
         "mlenergy-savings": lambda: pages.asked("savings", imported("mlenergy")),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from wattcount.records.schema import Evidence
 from wattcount.result import Result, results
-from wattcount.result.host_part import PER_TOKEN, WATTS, StartScatter
-from wattcount.study.repeats import start_scatter
+from wattcount.result.host_part import PER_TOKEN, WATTS, StartScatter, load_kind
+from wattcount.study.comparison import Scatters, cells
 
 ROOT = Path(__file__).resolve().parent.parent
 DIGITS = 4
@@ -19,13 +20,15 @@ def all_runs() -> list[Result]:
 
 def measured() -> dict[str, dict[str, StartScatter]]:
     """Rounded, by kind of load and figure."""
-    runs = all_runs()
+    scatters = Scatters(cells(run for run in all_runs() if run.evidence is Evidence.MEASURED))
     found: dict[str, dict[str, StartScatter]] = {}
-    for key in (PER_TOKEN, WATTS):
-        for kind, scatter in start_scatter(runs, key).items():
-            if scatter.freedom:
-                sd = round(scatter.variance**0.5, DIGITS)
-                found.setdefault(kind, {})[key] = StartScatter(sd, scatter.freedom)
+    for kind in sorted(scatters.kinds, key=str):
+        name = load_kind(str(kind[-2]), bool(kind[-1]))
+        for key in (PER_TOKEN, WATTS):
+            told = scatters.of_one_start(key, kind)
+            if name is not None and told is not None:
+                sd, freedom = told
+                found.setdefault(name, {})[key] = StartScatter(round(sd, DIGITS), round(freedom))
     return found
 
 

@@ -12,7 +12,16 @@ from wattcount.records.schema import Evidence
 from wattcount.result import Result
 from wattcount.result.host_part import PER_TOKEN, START_SCATTER
 from wattcount.result.result import ENERGY
-from wattcount.study.comparison import Cell, Scatters, Tell, cells, load_of, setting_of
+from wattcount.study.comparison import (
+    Cell,
+    Scatters,
+    Tell,
+    cells,
+    load_of,
+    paired,
+    same_arrivals,
+    setting_of,
+)
 
 
 def run(
@@ -153,3 +162,45 @@ def test_energy_has_the_sensor_in_its_interval_and_latency_has_not() -> None:
     assert log(energy.value / energy.low) > 0.05
     assert scatters.estimate(cell, "latency/e2e_p50_ms") is None
     assert scatters.compare(cell, Cell("none", ()), PER_TOKEN) is None
+
+
+def test_starts_count_once_where_the_prior_tells_the_scatter() -> None:
+    """Three runs on one start know no more of other starts than one does."""
+    once = Scatters(cells([run("x", 1.0, start="s")]))
+    thrice = Scatters(cells([run("x", value, start="s") for value in (0.99, 1.0, 1.01)]))
+    one, three = (found.estimate(found.results[0], sensor=False) for found in (once, thrice))
+    assert one is not None
+    assert three is not None
+    assert three.half_width == pytest.approx(one.half_width, rel=1e-3)
+
+
+def test_few_repeats_count_together_with_the_prior() -> None:
+    runs = [run("p", 1.0, "a"), run("p", 1.2, "b"), run("x", 0.9), run("y", 1.0)]
+    found = compared(runs)
+    assert found.basis.pooled == "prior"
+    assert found.basis.freedom == pytest.approx(START_SCATTER["server"][PER_TOKEN].freedom + 1)
+    assert found.low < compared(runs[2:]).low
+
+
+def test_pairs_with_the_same_arrivals_share_what_these_do_to_a_figure() -> None:
+    far = [run("x", 0.9 * level, repeat=n, seed=1) for n, level in enumerate((1.0, 2.0, 4.0))]
+    near = [run("y", level, repeat=n, seed=1) for n, level in enumerate((1.0, 2.0, 4.0, 8.0))]
+    found = paired(Cell("x", tuple(far)), Cell("y", tuple(near)))
+    assert found is not None
+    assert (found.ratio, found.low, found.high) == pytest.approx((0.9, 0.9, 0.9))
+    assert (found.basis.runs, found.basis.freedom) == (6, 2)
+    assert same_arrivals(far, [replace(one, seed=2) for one in near]) == []
+    assert paired(Cell("x", tuple(far)), Cell("y", (near[3],))) is None
+    alone = paired(Cell("x", (far[0],)), Cell("y", (near[0],)))
+    assert alone is not None
+    assert alone.tell is Tell.CANNOT
+
+
+def test_one_start_on_a_board_of_its_own_has_all_parts() -> None:
+    found = Scatters(cells([*many("p", 0.5, "abc"), *many("q", 2.0, "abc")]))
+    told = found.of_one_start(PER_TOKEN, found.kinds[0])
+    variances = found.pooled(PER_TOKEN, found.kinds[0])
+    assert told is not None
+    assert told[0] ** 2 == pytest.approx(sum(variances.of.values()))
+    # More than of the two boards' freedom, at most that of all runs.
+    assert 1 < told[1] <= 10

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from wattcount.config.identity import key_of, levers
@@ -15,17 +18,10 @@ from wattcount.records.schema import Evidence
 from wattcount.result import Result
 from wattcount.result.host_part import PER_TOKEN, WATTS
 from wattcount.result.result import ENERGY
-from wattcount.study.repeats import TOKENS, Scatter, change, half_width, scatter_of
-from wattcount.study.tables import (
-    deployed,
-    headline,
-    lever_savings,
-    load_curve,
-    scatter_words,
-    shape_ratios,
-    shapes,
-    starts,
-)
+from wattcount.study import tables
+from wattcount.study.comparison import Cell, Comparison, Scatters, cells
+from wattcount.study.selection import TOKENS
+from wattcount.study.tables import deployed, moves_with
 
 LENGTHS = {"batch": (512, 256), "server": (512, 128), "batch_short": (256, 64), "server_short": (256, 64)}
 REQUESTS = {"batch": 512, "batch_short": 256}
@@ -97,17 +93,36 @@ def rows(made: str) -> list[dict[str, str]]:
     return [dict(zip(head, line, strict=True)) for line in lines[2:]]
 
 
-def scatter(*gpus: list[Result], many_shapes: bool = False) -> Scatter:
-    return scatter_of(PER_TOKEN, *gpus, many_shapes=many_shapes)
+def known(*runs: Result) -> Scatters:
+    return Scatters(cells(runs))
 
 
-def test_repeats_are_valid_runs_of_one_setting_on_different_boards_of_a_gpu_model() -> None:
-    other = ("bbbb",)
-    h100 = [run(0.10), run(0.11, boards=other), run(0.2, quantization="fp8"), run(9.0, valid=False)]
-    h100 += [run(0.3, scenario="server"), run(0.5, scenario="server")]
-    h200 = [run(0.05)]
-    assert scatter(h100, h200) == Scatter.of([[0.10, 0.11]])
-    assert scatter(h200) == Scatter(0.0, 0)
+def headline(runs: Sequence[Result]) -> str:
+    return tables.headline(runs, known(*runs))
+
+
+def lever_savings(runs: Sequence[Result], *more: Result) -> str:
+    """`more`: other runs, whose repeats also tell how runs scatter."""
+    return tables.lever_savings(runs, known(*runs, *more))
+
+
+def load_curve(runs: Sequence[Result]) -> str:
+    return tables.load_curve(runs, known(*runs))
+
+
+def shapes(runs: Sequence[Result]) -> str:
+    return tables.shapes(runs, known(*runs))
+
+
+def shape_ratios(h100: Sequence[Result], h200: Sequence[Result]) -> str:
+    return tables.shape_ratios(h100, h200, known(*h100, *h200))
+
+
+def changed(turned: Sequence[Result], usual: Sequence[Result], *pool: Result) -> Comparison:
+    """What the study says of two settings."""
+    found = known(*pool).compare(Cell("turned", tuple(turned)), Cell("usual", tuple(usual)))
+    assert found is not None
+    return found
 
 
 def test_what_the_engine_takes_by_itself_is_no_lever() -> None:
@@ -116,28 +131,6 @@ def test_what_the_engine_takes_by_itself_is_no_lever() -> None:
     assert (none["lever"], none["valid runs, with / without"]) == ("none", "2")
     assert none["mJ per output token (board)"] == "100.00 (aaaa), 110.00 (bbbb)"
     assert (turned["lever"], turned["valid runs, with / without"]) == ("256 at once", "1 / 2")
-    assert scatter([run(0.10), same]).freedom == 1
-
-
-def test_repeats_on_one_board_count_as_one() -> None:
-    other = ("bbbb",)
-    assert scatter([run(0.09), run(0.11), run(0.12, boards=other)]) == Scatter.of([[0.10, 0.12]])
-
-
-def test_the_many_shapes_scatter_by_themselves() -> None:
-    other = ("bbbb",)
-    runs = [
-        run(0.10),
-        run(0.11, boards=other),
-        shape(0.3),
-        shape(0.4, boards=other),
-        shape(0.5, boards=("cccc",)),
-    ]
-    assert scatter(runs) == Scatter.of([[0.10, 0.11]])
-    assert scatter(runs, many_shapes=True) == Scatter.of([[0.3, 0.4, 0.5]])
-    said = scatter_words(runs)
-    assert "one setting scatter by sd 6.7 % of J per output token and sd 0.0 % of tokens/s (1 degrees" in said
-    assert "many shapes (short, eager) scatter by sd 25.6 % of J" in said
 
 
 # -- runs
@@ -149,7 +142,7 @@ def test_without_entries_a_table_is_its_header(make: Any) -> None:
 
 
 def test_without_entries_on_one_gpu_there_are_no_ratios() -> None:
-    assert rows(shape_ratios((), [run(0.1, scenario="batch_short")])) == []
+    assert rows(shape_ratios((), [on_h200(run(0.1, scenario="batch_short"))])) == []
 
 
 # -- levers
@@ -177,19 +170,21 @@ def test_a_load_stands_first_without_levers_then_with_each() -> None:
     )
     assert parallel["mJ per output token (board)"] == "90.00 (cccc+dddd)"
     assert fp8["valid runs, with / without"] == "2 / 2"
-    pooled = Scatter.of([[0.07, 0.08], [0.10, 0.11]])
-    percent, half = change([0.07, 0.08], [0.10, 0.11], pooled)
-    assert fp8["against without"] == f"{percent:+.1f} % ± {half:.1f}"
+    usual = [run(j, boards=(b,)) for j, b in ((0.10, "aaaa"), (0.11, "bbbb"))]
+    turned = [run(j, boards=(b,), quantization="fp8") for j, b in ((0.07, "aaaa"), (0.08, "bbbb"))]
+    found = changed(turned, usual, *usual, *turned)
+    assert fp8["against without"] == f"{found.percent:+.1f} % ({found.interval})"
 
 
 def test_where_nothing_was_repeated_there_is_no_interval() -> None:
     once = [run(0.1), run(0.075, quantization="fp8")]
     _, fp8 = rows(lever_savings(once))
-    assert fp8["against without"] == "-25.0 %, nothing was repeated"
-    elsewhere = [run(0.3, scenario="server"), run(0.31, scenario="server", boards=("bbbb",))]
-    _, fp8 = rows(lever_savings(once, elsewhere))
-    percent, half = change([0.075], [0.1], Scatter.of([[0.3, 0.31]]))
-    assert fp8["against without"] == f"{percent:+.1f} % ± {half:.1f}"
+    assert fp8["against without"] == "-25.0 % (no interval)"
+    elsewhere = [run(0.3, model="m"), run(0.31, model="m", boards=("bbbb",))]
+    _, fp8 = rows(lever_savings(once, *elsewhere))
+    found = changed(once[1:], once[:1], *once, *elsewhere)
+    assert found.low is not None
+    assert fp8["against without"] == f"-25.0 % ({found.interval})"
 
 
 def test_invalid_runs_of_a_lever_count_for_nothing_and_are_said() -> None:
@@ -234,10 +229,8 @@ def test_a_rate_is_one_row_over_its_repeats() -> None:
             ]
         )
     )
-    assert four["J per output token"] == "1.00 ± 0.10 % (method)"
-    half = half_width([0.24, 0.26, 0.25])
-    assert half is not None
-    assert sixteen["J per output token"] == f"0.250 ± {100 * half / 0.25:.1f} %"
+    assert four["J per output token"].startswith("1.00 ± ")
+    assert sixteen["J per output token"].startswith("0.251 ± ")
     assert (sixteen["offered, requests/s"], sixteen["to the first rate's"]) == ("16", "-75 %")
     assert sixteen["TTFT p50 / p95 ms"] == "64.0 / 40.0"
     assert (sixteen["valid runs"], sixteen["boards"]) == ("3 of 3", "bbbb, cccc")
@@ -248,7 +241,7 @@ def test_a_single_measured_run_of_a_rate_has_the_hosts_part() -> None:
     (row,) = rows(load_curve([measured]))
     host = measured.u95_host(PER_TOKEN)
     assert host is not None
-    assert row["J per output token"] == f"1.00 ± {100 * host:.1f} % (method and host)"
+    assert row["J per output token"] == f"1.00 ± {100 * math.sinh(host):.1f} %"
 
 
 def test_starts_of_each_kind_of_load_have_a_row() -> None:
@@ -261,9 +254,9 @@ def test_starts_of_each_kind_of_load_have_a_row() -> None:
             ("batch", 1.0, 5.0), ("batch", 1.1, 6.0), ("server", 0.3, 3.0), ("batch", 1.2, 7.0)
         )
     ]  # fmt: skip
-    (row,) = rows(starts(runs))
+    (row,) = rows(tables.starts(runs, known(*runs)))
     assert (row["kind of load"], row["degrees of freedom"]) == ("batch", "2")
-    sd = Scatter.of([[1.0, 1.1, 1.2]]).variance ** 0.5
+    sd = float(np.std(np.log([1.0, 1.1, 1.2]), ddof=1))
     assert row["sd: J per output token"] == f"{100 * sd:.1f} %"
     assert row["95 % of one start, J per output token"] == f"{430.265 * sd:.1f} %"
     assert "(r = +1.00, 3 runs)" in row["J per output token ~ CPU time of a decoding step, to the power of"]
@@ -327,7 +320,7 @@ def test_a_shape_is_one_row_with_the_mean_of_its_repeats() -> None:
         )
     )
     assert row["batch: J per output token"] == "0.110 ± 0.025 (n=3)"
-    assert row["J per output token"] == "0.200 ± 0 (n=2)"
+    assert row["J per output token"] == "0.200 (n=2)"
     assert row["requests completed in the window"] == "99"
     assert row["findings#12"] == "`overloaded` (1 of 2)"
 
@@ -362,7 +355,8 @@ def test_what_is_deployed_stands_beside_the_limits_of_a_bare_engine_on_the_same_
 
 
 def on_h200(entry: Result) -> Result:
-    return replace(entry, gpus=("NVIDIA H200",))
+    setting = {**entry.setting, "gpu": {"found_name": "NVIDIA H200"}}
+    return replace(entry, gpus=("NVIDIA H200",), setting=setting, setting_key=key_of(setting))
 
 
 def test_each_load_has_a_row_for_each_gpu_and_the_ratio_with_its_interval_in_the_first() -> None:
@@ -375,14 +369,14 @@ def test_each_load_has_a_row_for_each_gpu_and_the_ratio_with_its_interval_in_the
     server_alone = [on_h200(server(0.3, 4.0, boards=("cccc",)))]
     limits = {"max_num_seqs": 128, "max_num_batched_tokens": 2048}
     first, second, third = rows(headline([*h200, *server_alone, *h100, run(0.5, **limits)]))
-    percent, half = change([0.11, 0.13], [0.08], scatter(h100, h200))
-    assert half is not None
+    found = changed(h100[:2], h200, *h100, run(0.5, **limits), *h200, *server_alone)
+    assert found.low is not None
     assert (first["load"], first["GPU"], first["valid runs"]) == ("llama3_8b, batch of 512", "H100", "2 of 3")
     assert first["J per output token"].startswith("0.120 ± ")
-    assert first["H100 / H200"] == f"{1 + percent / 100:.2f} ± {half / 100:.2f}"
+    assert first["H100 / H200"] == f"{found.ratio:.2f} ({found.low:.2f} to {found.high:.2f})"
     assert (first["boards"], first["findings"]) == ("aaaa, bbbb", "1 of 3 invalid: `odd`")
     assert first["TTFT p50 / p95 ms"] == "-"
-    assert (second["load"], second["GPU"], second["J per output token"]) == ("", "H200", "0.0800")
+    assert (second["load"], second["GPU"], second["J per output token"][:8]) == ("", "H200", "0.0800 ±")
     assert (third["load"], third["GPU"], third["H100 / H200"]) == (
         "llama3_8b, server 4 requests/s",
         "H200",
@@ -393,7 +387,7 @@ def test_each_load_has_a_row_for_each_gpu_and_the_ratio_with_its_interval_in_the
 
 def test_a_ratio_at_another_rate_has_a_row_of_its_own() -> None:
     h100 = [shape(0.6, "server", rate_rps=5.0), shape(0.3, "server", rate_rps=20.0)]
-    h200 = [shape(0.5, "server", rate_rps=5.0), shape(0.2, "server", rate_rps=20.0)]
+    h200 = [on_h200(shape(0.5, "server", rate_rps=5.0)), on_h200(shape(0.2, "server", rate_rps=20.0))]
     slow, usual = rows(shape_ratios(h100, h200))
     assert (slow["model"], slow["H100 / H200#6"]) == ("gpt2, 5 requests/s", "1.20")
     assert (usual["model"], usual["H100 / H200#6"]) == ("gpt2", "1.50")
@@ -401,7 +395,7 @@ def test_a_ratio_at_another_rate_has_a_row_of_its_own() -> None:
 
 def test_a_ratio_is_of_runs_of_one_setting_and_the_valid_ones() -> None:
     h100 = [shape(0.12), shape(9.0, "server", valid=False), shape(0.5, model="qwen3_4b", vllm="0.25.0")]
-    h200 = [shape(0.10), shape(0.2, "server"), shape(0.4, model="qwen3_4b")]
+    h200 = [on_h200(one) for one in (shape(0.10), shape(0.2, "server"), shape(0.4, model="qwen3_4b"))]
     (row,) = rows(shape_ratios(h100, h200))
     assert (row["model"], row["H100 / H200"]) == ("gpt2", "1.20")
     assert row["H100 / H200#6"] == "-"
@@ -412,8 +406,27 @@ def test_a_ratio_with_repeats_has_an_interval_and_says_what_spoils_it() -> None:
         shape(j, "server", boards=(board,), findings=("overloaded",))
         for j, board in ((0.119, "aaaa"), (0.120, "bbbb"), (0.121, "cccc"))
     ]
-    (row,) = rows(shape_ratios(h100, [shape(0.1, "server")]))
-    percent, half = change([0.119, 0.120, 0.121], [0.1], Scatter.of([[0.119, 0.120, 0.121]]))
-    assert half is not None
-    assert row["H100 / H200#6"] == f"{1 + percent / 100:.2f} ± {half / 100:.2f}"
+    h200 = [on_h200(shape(0.1, "server"))]
+    (row,) = rows(shape_ratios(h100, h200))
+    found = changed(h100, h200, *h100, *h200)
+    assert found.low is not None
+    assert row["H100 / H200#6"] == f"1.20 ({found.low:.2f} to {found.high:.2f})"
     assert row["findings that touch the ratio"] == "server, H100: `overloaded`"
+
+
+# -- one figure with another
+
+
+def _start(key: str, value: float | None, cause: float | None = None) -> Result:
+    return Result(
+        setting_key=key, kind="server", evidence=Evidence.MEASURED, metrics={"figure": value, "cause": cause}
+    )
+
+
+def test_how_far_a_figure_moves_with_another_within_settings() -> None:
+    # Twice the cause is half of the figure, in both settings; between them they differ for other reasons.
+    runs = [_start("a", 8.0, 1.0), _start("a", 4.0, 2.0), _start("b", 100.0, 10.0), _start("b", 50.0, 20.0)]
+    runs += [_start("once", 1.0, 100.0), _start("a", 5.0, None)]
+    assert moves_with(runs, "cause", "figure") == (pytest.approx(-1.0), pytest.approx(-1.0), 4)
+    slope, correlation, count = moves_with([_start("a", 1.0, 1.0)], "cause", "figure")
+    assert (math.isnan(slope), math.isnan(correlation), count) == (True, True, 0)

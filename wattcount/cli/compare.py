@@ -22,7 +22,7 @@ from wattcount.report.labels import MAIN_FIGURES, describe, evidence_label, gpu_
 from wattcount.report.units import columns, quantity, scale_for, significant, spreadsheet_text
 from wattcount.result import Result
 from wattcount.result.host_part import PER_TOKEN
-from wattcount.study.repeats import spread
+from wattcount.statistics import spread
 from wattcount.terminal import console
 from wattcount.text import WIDTH, printable
 

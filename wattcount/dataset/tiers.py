@@ -11,18 +11,18 @@ the difference itself, and MARGIN has room for it. So two submitters who each st
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import combinations
 
-import numpy as np
-
 from wattcount.records.schema import Evidence
 from wattcount.result import Result
-from wattcount.result.host_part import PER_TOKEN, scatter_of_starts
+from wattcount.result.host_part import PER_TOKEN
 from wattcount.result.result import OWN
-from wattcount.study.repeats import Scatter, by, change, valid
+from wattcount.study.comparison import by_chance
+from wattcount.study.selection import by, valid
 
 MARGIN = 0.10
 """By how much two submitters may differ in energy per output token, interval included [share]. The sensors of two boards may differ
@@ -115,32 +115,21 @@ def _positive(result: Result) -> bool:
 
 
 def _comparisons(setting: str, submitters: Mapping[str, Sequence[Result]]) -> list[Comparison]:
-    starts = {name: _starts(found) for name, found in submitters.items()}
-    load = next(iter(submitters.values()))[0].load_kind
-    found = []
-    for first, second in combinations(starts, 2):
-        scatter = _scatter(load, starts[first], starts[second])
-        percent, half = change(starts[second], starts[first], scatter)
-        counts = len(starts[first]), len(starts[second])
-        found.append(
-            Comparison(setting, (first, second), counts, percent, float("inf") if half is None else half)
+    starts = {
+        name: len(by(found, lambda run: run.session or run.run_id)) for name, found in submitters.items()
+    }
+    made = []
+    for first, second in combinations(submitters, 2):
+        found = by_chance(submitters[second], submitters[first])
+        assert found is not None
+        ratio = math.exp(found.difference)
+        made.append(
+            Comparison(
+                setting,
+                (first, second),
+                (starts[first], starts[second]),
+                100 * (ratio - 1),
+                100 * ratio * math.sinh(found.half_width),
+            )
         )
-    return found
-
-
-def _starts(results: Sequence[Result]) -> list[float]:
-    """Energy per output token [J] of each start of the engine: runs on one start count once, as their geometric mean."""
-    sessions = by(results, lambda result: result.session or result.run_id)
-    return [
-        float(np.exp(np.mean([np.log(result.value(PER_TOKEN) or 1.0) for result in runs])))
-        for runs in sessions.values()
-    ]
-
-
-def _scatter(load: str | None, *submitters: Sequence[float]) -> Scatter:
-    """Of starts: what these two show, pooled with what is known of such loads."""
-    own, known = Scatter.of(submitters), scatter_of_starts(load, PER_TOKEN)
-    if known is None:
-        return own
-    freedom = own.freedom + known.freedom
-    return Scatter((own.freedom * own.variance + known.freedom * known.sd**2) / freedom, freedom)
+    return made

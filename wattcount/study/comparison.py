@@ -1,7 +1,7 @@
 """What a setting's results tell, and one setting against another: ratio, 95 % interval, what it rests on, or that nobody can tell.
 
 How results scatter comes from the two settings' own repeats where these are enough (OWN_FREEDOM), otherwise from the repeats of
-all settings with the same kind of load (pooled), otherwise from `result.host_part`; which of them is said. A comparison is of means of many starts on
+all settings with the same kind of load (pooled), and where these are too few as well, from them together with `result.host_part`; which of them is said. A comparison is of means of many starts on
 many boards: with the variances between boards, starts and repeats apart (`study.mixed`).
 """
 
@@ -18,7 +18,7 @@ from wattcount.report.labels import gpu_label, name_of
 from wattcount.report.units import count
 from wattcount.result.host_part import PER_TOKEN, scatter_of_starts
 from wattcount.result.result import ENERGY, SHARES_ITS_INTERVAL, Result
-from wattcount.statistics import t_975
+from wattcount.statistics import spread
 from wattcount.study import mixed
 from wattcount.study.mixed import BOARD, REST, Contrast, Run, Variances
 
@@ -44,7 +44,7 @@ class Basis:
     """What a figure or comparison rests on.
 
     boards, starts, runs  how many; boards 0: nobody tells which
-    pooled   how the scatter is known: `own`, `pooled`, `prior` or `none`
+    pooled   how the scatter is known: `own`, `pooled`, `prior`, `pairs` or `none`
     settings number of settings whose repeats tell the scatter
     freedom  degrees of freedom of the interval
     """
@@ -64,6 +64,7 @@ class Basis:
             "own": "scatter by their own repeats",
             "pooled": f"scatter pooled over {count(self.settings, 'setting')}",
             "prior": "scatter as of wattcount's own repeats of such loads",
+            "pairs": "scatter by pairs with the same arrivals",
             "none": "nothing was repeated",
         }[self.pooled]
         return f"{boards}, {count(self.starts, 'start')}, {count(self.runs, 'run')}; {how}"
@@ -90,7 +91,7 @@ class Comparison:
 
     @property
     def interval(self) -> str:
-        """`-12.3 to -8.1 %`."""
+        """95 %, `-12.3 to -8.1 %`."""
         if self.low is None or self.high is None:
             return "no interval"
         return f"{100 * (self.low - 1):+.1f} to {100 * (self.high - 1):+.1f} %"
@@ -104,6 +105,11 @@ class Estimate:
     low: float | None
     high: float | None
     basis: Basis
+
+    @property
+    def half_width(self) -> float | None:
+        """Half of the length of the interval, in the unit of the value."""
+        return None if self.low is None or self.high is None else (self.high - self.low) / 2
 
 
 def family_of(run: Result) -> tuple[str, str, str]:
@@ -214,82 +220,73 @@ class Scatters:
             self._known[key, kind] = mixed.variances_of(runs)
         return self._known[key, kind]
 
-    def compare(self, one: Cell, other: Cell, key: str = PER_TOKEN) -> Comparison | None:
-        """`one` against `other`. None where a side does not have the figure, or has one that is not positive."""
+    def compare(
+        self, one: Cell, other: Cell, key: str = PER_TOKEN, *, sensor: bool = True
+    ) -> Comparison | None:
+        """`one` against `other`. None where a side does not have the figure, or has one that is not positive. `sensor`: with what sensors add."""
         sides = [_runs(cell, key) for cell in (one, other)]
         if not all(sides):
             return None
         apart = boards_of(one.runs) != boards_of(other.runs) or not boards_of(one.runs)
-        variances, pooled = self._variances(sides, one, key, apart)
-        runs = [*one.runs, *other.runs]
-        found = mixed.contrast(sides[0], sides[1], variances) if variances.of else None
-        basis = Basis(
-            len(boards_of(runs)),
-            len({_start(run) for run in runs}),
-            sum(map(len, sides)),
-            pooled,
-            variances.settings,
-            None if found is None else found.freedom,
-        )
+        used, variances, pooled = self._variances(sides, one, key, apart)
+        found = mixed.contrast(used[0], used[1], variances) if variances.of else None
+        basis = _basis((*one.runs, *other.runs), sum(map(len, sides)), pooled, variances.settings, found)
         if found is None:
             means = [float(np.mean([run.log_value for run in side])) for side in sides]
             return Comparison(math.exp(means[0] - means[1]), None, None, basis)
-        half = _half_width(found, self._sensor_sd(one, other, key, variances, apart))
-        ratio = math.exp(found.difference)
-        return Comparison(ratio, ratio * math.exp(-half), ratio * math.exp(half), basis)
+        of_sensor = self._sensor_sd(one, other, key, variances, apart) if sensor else 0.0
+        return Comparison(*_interval(found, of_sensor), basis)
 
-    def estimate(self, cell: Cell, key: str = PER_TOKEN) -> Estimate | None:
-        """The mean of a cell's figure. None where no run has it. In its interval are method, sensor and scatter."""
+    def estimate(self, cell: Cell, key: str = PER_TOKEN, *, sensor: bool = True) -> Estimate | None:
+        """The mean of a cell's figure. None where no run has it. In its interval are scatter, and the sensor if `sensor`."""
         mine = _runs(cell, key)
         if not mine:
             return None
-        variances, pooled = self._variances([mine, []], cell, key, apart=True)
-        found = mixed.mean(mine, variances) if variances.of else None
-        basis = Basis(
-            len(boards_of(cell.runs)),
-            len({_start(run) for run in cell.runs}),
-            len(mine),
-            pooled,
-            variances.settings,
-            None if found is None else found.freedom,
-        )
+        used, variances, pooled = self._variances([mine], cell, key, apart=True)
+        found = mixed.mean(used[0], variances) if variances.of else None
+        basis = _basis(cell.runs, len(mine), pooled, variances.settings, found)
         if found is None:
             return Estimate(math.exp(float(np.mean([run.log_value for run in mine]))), None, None, basis)
-        half = _half_width(found, sensor_sd(cell.runs, key))
-        value = math.exp(found.difference)
-        return Estimate(value, value * math.exp(-half), value * math.exp(half), basis)
+        return Estimate(*_interval(found, sensor_sd(cell.runs, key) if sensor else 0.0), basis)
 
     def log_sd(self, cell: Cell, key: str = PER_TOKEN) -> float | None:
         """Standard uncertainty of the logarithm of a cell's mean, without the sensor; None: nothing tells it."""
         mine = _runs(cell, key)
         if not mine:
             return None
-        variances, _ = self._variances([mine, []], cell, key, apart=True)
-        found = mixed.mean(mine, variances) if variances.of else None
+        used, variances, _ = self._variances([mine], cell, key, apart=True)
+        found = mixed.mean(used[0], variances) if variances.of else None
         return None if found is None else found.sd
+
+    def of_one_start(self, key: str, kind: tuple[Hashable, ...]) -> tuple[float, float] | None:
+        """(sd of the logarithm of a figure between single starts, each on a board of its own; its degrees of freedom), by `pooled`."""
+        return mixed.total(self.pooled(key, kind))
 
     def _variances(
         self, sides: Sequence[Sequence[Run]], cell: Cell, key: str, apart: bool
-    ) -> tuple[Variances, str]:
-        """(the variances that tell how the sides scatter, where they come from)."""
+    ) -> tuple[Sequence[Sequence[Run]], Variances, str]:
+        """(the sides as the variances are of, the variances that tell how they scatter, where these come from)."""
         own = [run for side in sides for run in side]
         if len(own) > len(sides) + OWN_FREEDOM:
             variances = mixed.variances_of(own)
             if variances.of and (not apart or BOARD in variances.of or _boards_in_rest(own)):
-                ends = sides if all(sides) else None
-                found = mixed.contrast(ends[0], ends[1], variances) if ends else mixed.mean(own, variances)
+                found = (
+                    mixed.contrast(sides[0], sides[1], variances)
+                    if len(sides) == 2
+                    else mixed.mean(own, variances)
+                )
                 if found is not None and found.freedom >= OWN_FREEDOM:
-                    return variances, "own"
-        variances = self.pooled(key, kind_of(cell.first))
-        if variances.of:
-            return variances, "pooled"
+                    return sides, variances, "own"
+        kind = kind_of(cell.first)
+        variances = self.pooled(key, kind)
         known = scatter_of_starts(cell.first.load_kind, key)
+        if variances.of and (known is None or variances.freedom >= OWN_FREEDOM):
+            return sides, variances, "pooled"
         if known is None:
-            return variances, "none"
-        variance = known.sd**2
-        return Variances(
-            {REST: variance}, np.array([[known.freedom / (2 * variance**2)]]), known.freedom, 0
-        ), "prior"
+            return sides, variances, "none"
+        others = [run for cell in self._kinds.get(kind, ()) for run in _runs(cell, key)]
+        variances = mixed.of_starts(mixed.by_start(others), known.sd**2, known.freedom)
+        return [mixed.by_start(side) for side in sides], variances, "prior"
 
     def _sensor_sd(self, one: Cell, other: Cell, key: str, variances: Variances, apart: bool) -> float:
         """What the sensors add to ln(one / other), as a standard uncertainty.
@@ -319,9 +316,71 @@ def sensor_sd(runs: Sequence[Result], key: str) -> float:
     return max(shares, default=0.0) / NORMAL_975
 
 
-def _half_width(found: Contrast, sensor: float) -> float:
-    """95 % half width of a logarithm: Student's t for the scatter, the sensor beside it in quadrature."""
-    return math.hypot(t_975(max(1, math.floor(found.freedom))) * found.sd, NORMAL_975 * sensor)
+def by_chance(*sides: Sequence[Result], key: str = PER_TOKEN) -> Contrast | None:
+    """The logarithm of a mean of one setting's runs, or of the first's against the second's, and how far starts of the engine scatter it.
+
+    By their own scatter together with `result.host_part`. What boards and sensors differ by is not told apart, and not added. None: nothing
+    tells how they scatter.
+    """
+    numbered = [_runs(Cell(number, tuple(side)), key) for number, side in enumerate(sides)]
+    if not all(numbered):
+        return None
+    starts = [mixed.by_start(side) for side in numbered]
+    known = scatter_of_starts(sides[0][0].load_kind, key)
+    prior = () if known is None else (known.sd**2, known.freedom)
+    variances = mixed.of_starts([run for side in starts for run in side], *prior)
+    return (
+        mixed.mean(starts[0], variances)
+        if len(starts) == 1
+        else mixed.contrast(starts[0], starts[1], variances)
+    )
+
+
+def same_arrivals(one: Iterable[Result], other: Iterable[Result]) -> list[tuple[Result, Result]]:
+    """Pairs of runs with the same seed and repeat: with the same arrivals and lengths. Each run is in one pair at most."""
+    left: dict[Hashable, list[Result]] = {}
+    for run in other:
+        left.setdefault((run.seed, run.repeat), []).append(run)
+    pairs = []
+    for run in one:
+        theirs = left.get((run.seed, run.repeat))
+        if theirs and (run.seed, run.repeat) != (None, None):
+            pairs.append((run, theirs.pop(0)))
+    return pairs
+
+
+def paired(one: Cell, other: Cell, key: str = PER_TOKEN) -> Comparison | None:
+    """`one` against `other` by the runs with the same arrivals, whose scatter cancels: Student's t of the pairs. None: no pair has the figure."""
+    pairs = [
+        (mine, theirs, value / base)
+        for mine, theirs in same_arrivals(one.runs, other.runs)
+        if (value := mine.value(key)) and (base := theirs.value(key)) and value / base > 0
+    ]
+    if not pairs:
+        return None
+    runs = [run for mine, theirs, _ in pairs for run in (mine, theirs)]
+    logs = [math.log(ratio) for _, _, ratio in pairs]
+    freedom = len(logs) - 1
+    basis = Basis(
+        len(boards_of(runs)), len({_start(run) for run in runs}), len(runs), "pairs", 2, freedom or None
+    )
+    if not freedom:
+        return Comparison(math.exp(logs[0]), None, None, basis)
+    mean, _, half = spread(logs)
+    return Comparison(math.exp(mean), math.exp(mean - half), math.exp(mean + half), basis)
+
+
+def _interval(found: Contrast, sensor: float) -> tuple[float, float, float]:
+    """(value, its 95 % interval) of a logarithm: Student's t for the scatter, the sensor's standard uncertainty beside it in quadrature."""
+    half = math.hypot(found.half_width, NORMAL_975 * sensor)
+    value = math.exp(found.difference)
+    return value, value * math.exp(-half), value * math.exp(half)
+
+
+def _basis(runs: Sequence[Result], counted: int, pooled: str, settings: int, found: Contrast | None) -> Basis:
+    freedom = None if found is None else found.freedom
+    starts = len({_start(run) for run in runs})
+    return Basis(len(boards_of(runs)), starts, counted, pooled, settings, freedom)
 
 
 def _boards_in_rest(runs: Sequence[Run]) -> bool:

@@ -9,7 +9,7 @@ from wattcount.config.identity import key_of
 from wattcount.config.schema import SloConfig
 from wattcount.result.host_part import PER_TOKEN
 from wattcount.study.comparison import Cell, Estimate, Scatters, family_of
-from wattcount.study.repeats import has
+from wattcount.study.selection import has
 from wattcount.study.service import Attained, Count, over_runs
 
 KNEE_SHARE = 0.1

@@ -17,12 +17,14 @@ with more than one run.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from wattcount.statistics import t_975
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -69,6 +71,11 @@ class Contrast:
     difference: float
     sd: float
     freedom: float
+
+    @property
+    def half_width(self) -> float:
+        """95 %, by Student's t."""
+        return t_975(max(1.0, self.freedom)) * self.sd
 
 
 @dataclass(frozen=True)
@@ -269,6 +276,48 @@ def contrast(one: Sequence[Run], other: Sequence[Run], variances: Variances) -> 
 def mean(runs: Sequence[Run], variances: Variances) -> Contrast | None:
     """The mean of a setting's logarithms, as `contrast`."""
     return _difference((runs,), np.array([1.0]), variances)
+
+
+def by_start(runs: Sequence[Run]) -> list[Run]:
+    """One run for each start of the engine on a setting: the mean of those on it."""
+    found: dict[tuple[Hashable, ...], list[Run]] = {}
+    for run in runs:
+        found.setdefault((run.setting, run.board, run.start), []).append(run)
+    return [
+        replace(same[0], log_value=float(np.mean([run.log_value for run in same]))) for same in found.values()
+    ]
+
+
+def of_starts(starts: Sequence[Run], variance: float = 0.0, freedom: int = 0) -> Variances:
+    """How starts scatter, all parts together, by `starts` as of `by_start` and by what others scattered with: a variance and its degrees of freedom."""
+    settings, names = _indices([run.setting for run in starts])
+    y = np.array([run.log_value for run in starts])
+    counts = np.bincount(settings) if len(starts) else np.zeros(0)
+    own = len(starts) - len(names)
+    squares = freedom * variance
+    if own:
+        squares += float(((y - (np.bincount(settings, weights=y) / counts)[settings]) ** 2).sum())
+    freedom += own
+    if not freedom or squares <= _LEAST_REST * freedom:
+        return Variances({}, np.zeros((0, 0)), freedom, 0)
+    pooled = squares / freedom
+    return Variances(
+        {REST: pooled}, np.array([[freedom / (2.0 * pooled**2)]]), freedom, int((counts > 1).sum())
+    )
+
+
+def total(variances: Variances) -> tuple[float, float] | None:
+    """(sd of the logarithm of one run on a start and a board of its own, its degrees of freedom by Satterthwaite); None: nothing tells it.
+
+    All parts together; one below 0 takes from the others what these have too much.
+    """
+    if not variances.of:
+        return None
+    theta = np.array(list(variances.of.values()))
+    found = float(theta.sum())
+    if found <= _LEAST_REST:
+        return None
+    return found**0.5, _freedom(lambda at: float(at.sum()), theta, found, variances.information)
 
 
 def _difference(sides: Sequence[Sequence[Run]], weights: Floats, variances: Variances) -> Contrast | None:

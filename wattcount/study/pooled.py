@@ -14,16 +14,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-import numpy as np
-
 from wattcount.config.identity import window_in_words
 from wattcount.metrics.metrics_json import spec
 from wattcount.report.labels import board_of, evidence_label, gpu_label, load_label
 from wattcount.report.units import columns, count, markdown, quantity, significant, spreadsheet_text
 from wattcount.result.host_part import PER_TOKEN, WATTS
 from wattcount.result.result import ENERGY, SHARES_ITS_INTERVAL, Result
-from wattcount.statistics import t_975
-from wattcount.study.repeats import TOKENS, by
+from wattcount.study.comparison import by_chance
+from wattcount.study.selection import TOKENS, by
 from wattcount.text import printable
 
 FIGURES = (
@@ -81,11 +79,8 @@ class Pooled:
         values, mean = self._values(key), self.mean(key)
         if mean is None:
             return None
-        known = next((scatter for run in self.valid if (scatter := run.scatter(key)) is not None), None)
-        squares, freedom = self._squares(values)
-        if known is not None:
-            squares, freedom = squares + known.freedom * known.sd**2, freedom + known.freedom
-        parts = [t_975(freedom) * math.sqrt(squares / freedom / len(values))] if freedom else []
+        chance = by_chance(self.valid, key=key)
+        parts = [] if chance is None else [chance.half_width]
         if key == ENERGY or key.startswith(SHARES_ITS_INTERVAL):
             boards = {board_of(run) for run in self.valid}
             parts += [share / math.sqrt(len(values)) for share in self._shares("method")]
@@ -109,13 +104,6 @@ class Pooled:
 
     def _values(self, key: str) -> list[float]:
         return [value for run in self.valid if (value := run.value(key)) is not None]
-
-    @staticmethod
-    def _squares(values: Sequence[float]) -> tuple[float, int]:
-        """(sum of the squares of the logarithms about their mean, its degrees of freedom)."""
-        if len(values) < 2 or min(values) <= 0:
-            return 0.0, 0
-        return float(np.var(np.log(values)) * len(values)), len(values) - 1
 
     def _shares(self, part: str) -> list[float]:
         """The mean relative uncertainty of the runs' energy by one of its parts; empty: no run knows it."""

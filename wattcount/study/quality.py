@@ -22,8 +22,8 @@ from wattcount.config.schema import SloConfig
 from wattcount.errors import NotStartedError
 from wattcount.files import read_text
 from wattcount.result.result import Result
-from wattcount.statistics import t_975
-from wattcount.study.comparison import Cell
+from wattcount.statistics import spread
+from wattcount.study.comparison import Cell, same_arrivals
 from wattcount.study.service import Count, over_runs
 
 MARGIN = 0.02
@@ -61,24 +61,15 @@ class Service:
 
 def service(turned: Cell, without: Cell, slo: SloConfig, count: Count = Count.ALWAYS) -> Service:
     """Of the pairs that have the same seed and repeat. Shares that are known within bounds count with the bound that speaks against the saving."""
-    before = {_arrivals(run): run for run in without.runs}
     lows = []
-    for run in turned.runs:
-        other = before.get(_arrivals(run))
-        if other is None:
-            continue
+    for run, other in same_arrivals(turned.runs, without.runs):
         mine, theirs = over_runs([run], slo, count), over_runs([other], slo, count)
         if mine is not None and theirs is not None:
             lows.append(mine.low - theirs.high)
     if len(lows) < 2:
         return Service(lows[0] if lows else None, None, None, len(lows))
-    change, sd = float(np.mean(lows)), float(np.std(lows, ddof=1))
-    half = t_975(len(lows) - 1) * sd / math.sqrt(len(lows))
+    change, _, half = spread(lows)
     return Service(change, change - half, change + half, len(lows))
-
-
-def _arrivals(run: Result) -> tuple[int | None, int | None]:
-    return run.seed, run.repeat
 
 
 # -- quality

@@ -13,19 +13,9 @@ from wattcount.records import Record
 from wattcount.report.units import markdown, significant
 from wattcount.result.host_part import PER_TOKEN, WATTS
 from wattcount.result.result import ENERGY, Result
-from wattcount.study.repeats import (
-    TOKENS,
-    UNREMARKABLE,
-    Scatter,
-    by,
-    change,
-    figure,
-    half_width,
-    over,
-    remarks,
-    spread,
-    valid,
-)
+from wattcount.study.comparison import Scatters, paired, same_arrivals
+from wattcount.study.selection import TOKENS, UNREMARKABLE, by, figure, over, remarks, valid
+from wattcount.study.tables import cell_of, estimated, plus_minus
 
 TTFT, TPOT = "latency/ttft_p50_ms", "latency/tpot_p50_ms"
 FIGURES = {PER_TOKEN: "J per output token", WATTS: "mean W", TOKENS: "output tokens/s", TPOT: "TPOT p50, ms", TTFT: "TTFT p50, ms"}  # fmt: skip
@@ -35,7 +25,7 @@ ONLY_LIMITS = 2
 """Levers of a run of which nothing is set but `max_num_seqs` and `max_num_batched_tokens`."""
 
 
-def parity(runs: Sequence[Result], here: str, there: str) -> str:
+def parity(runs: Sequence[Result], here: str, there: str, scatters: Scatters) -> str:
     """The engine `there` against `here` with the same settings and loads: each figure, and its difference with 95 %.
 
     Paired: starts with the same repeat number have the same arrivals and ran one after the other. The interval is Student's t over the pairs.
@@ -45,26 +35,23 @@ def parity(runs: Sequence[Result], here: str, there: str) -> str:
     for load, found in sorted(
         loads.items(), key=lambda item: (item[1][0].rate_rps is None, item[1][0].rate_rps)
     ):
-        pairs = [
-            {run.engine: run for run in same}
-            for same in by(found, lambda run: run.repeat).values()
-            if {run.engine for run in same} >= {here, there}
-        ]
+        pairs = same_arrivals(*([run for run in found if run.engine == engine] for engine in (here, there)))
         if len(pairs) < 2:
             continue
+        old, new = ([pair[side] for pair in pairs] for side in (0, 1))
         label = f"{load} ({len(pairs)} pairs)"
         for key, name in FIGURES.items():
             if key == TTFT and found[0].rate_rps is None:
                 continue  # of a batch it is how long the queue is
-            old, new = ([figure(pair[engine], key) for pair in pairs] for engine in (here, there))
-            mean, _, half = spread((np.log(new) - np.log(old)).tolist())
-            difference = f"{100 * float(np.expm1(mean)):+.1f} ± {100 * float(np.exp(mean)) * half:.1f} %"
-            rows.append([label, name, _mean(old), _mean(new), difference])
+            change = paired(cell_of(there, new), cell_of(here, old), key)
+            assert change is not None
+            difference = f"{change.percent:+.1f} % ({change.interval})"
+            rows.append([label, name, _mean(old, key, scatters), _mean(new, key, scatters), difference])
             label = ""
     return markdown(["load", "figure", f"`{here}`", f"`{there}`", "difference"], rows)
 
 
-def served_curve(runs: Sequence[Result]) -> str:
+def served_curve(runs: Sequence[Result], scatters: Scatters) -> str:
     """A server by offered load: what a token costs, and what a request costs that keeps SLO."""
     served = [run for run in runs if run.rate_rps is not None]
     rows = []
@@ -75,8 +62,8 @@ def served_curve(runs: Sequence[Result]) -> str:
             [
                 f"{rate:g}",
                 significant(over(good, "throughput/requests_per_s")),
-                _mean([figure(run, PER_TOKEN) for run in good]) if good else "-",
-                _mean([joules for _, joules in kept if joules is not None]) if kept else "-",
+                _mean(good, PER_TOKEN, scatters),
+                significant(_middle([joules for _, joules in kept if joules is not None])),
                 f"{100 * float(np.mean([share for share, _ in kept])):.0f} %" if kept else "-",
                 significant(over(good, WATTS)),
                 *(
@@ -92,30 +79,19 @@ def served_curve(runs: Sequence[Result]) -> str:
     return markdown(head, rows)
 
 
-def host_part(runs: Sequence[Result], rate_rps: float = 16.0) -> str:
+def host_part(runs: Sequence[Result], scatters: Scatters, rate_rps: float = 16.0) -> str:
     """What larger CUDA graphs, CPUs of its own and a higher priority change of an engine, against none of them."""
     chosen = [run for run in valid(runs) if run.rate_rps == rate_rps]
     settings = by(chosen, lambda run: ", ".join(run.levers[ONLY_LIMITS:]))
     usual = settings.pop("", [])
     keys = (PER_TOKEN, WATTS, TTFT, TPOT)
-    scatters = {
-        key: Scatter.of([[figure(run, key) for run in found] for found in (usual, *settings.values())])
-        for key in keys
-    }
-    rows = [
-        [
-            "nothing",
-            str(len(usual)),
-            *_host_cells(usual),
-            *(_mean([figure(run, key) for run in usual]) for key in keys),
-        ]
-    ]
+    rows = [["nothing", str(len(usual)), *_host_cells(usual), *(_mean(usual, key, scatters) for key in keys)]]
     for lever, found in sorted(settings.items()):
         cells = []
         for key in keys:
-            values = [figure(run, key) for run in found]
-            percent, half = change(values, [figure(run, key) for run in usual], scatters[key])
-            cells.append(f"{_mean(values)} ({percent:+.1f} ± {half or 0.0:.1f} %)")
+            change = scatters.compare(cell_of(lever, found), cell_of("nothing", usual), key)
+            against = "" if change is None else f" ({change.percent:+.1f} %, {change.interval})"
+            cells.append(f"{significant(over(found, key))}{against}")
         rows.append([lever, str(len(found)), *_host_cells(found), *cells])
     head = ["set", "starts", "step with a prompt, ms", "its launch, ms", "step of decode, ms", *(FIGURES[key] for key in keys)]  # fmt: skip
     return markdown(head, rows)
@@ -142,10 +118,13 @@ def _load(run: Result) -> str:
     return f"batch of {run.num_requests}" if run.rate_rps is None else f"{run.rate_rps:g} requests/s"
 
 
-def _mean(values: Sequence[float]) -> str:
-    half = half_width(values)
-    mean = significant(float(np.mean(values)) if values else None)
-    return mean if half is None else f"{mean} ± {significant(half, 2)}"
+def _mean(runs: Sequence[Result], key: str, scatters: Scatters) -> str:
+    found = estimated(runs, key, scatters)
+    return "-" if found is None else f"{significant(found.value)}{plus_minus(found)}"
+
+
+def _middle(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if values else None
 
 
 def _host_cells(runs: Sequence[Result]) -> list[str]:

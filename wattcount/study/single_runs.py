@@ -16,14 +16,8 @@ from wattcount.report.labels import board_label, board_of, name_of
 from wattcount.report.units import markdown
 from wattcount.result.host_part import PER_TOKEN, WATTS
 from wattcount.result.result import Result
-from wattcount.study.repeats import (
-    TOKENS,
-    Difference,
-    detrended,
-    figure,
-    is_of_many_shapes,
-    paired,
-)
+from wattcount.statistics import Difference, detrended, paired
+from wattcount.study.selection import TOKENS, figure, is_of_many_shapes
 from wattcount.study.tables import number
 
 

@@ -1,13 +1,14 @@
 """Markdown tables of runs on real GPUs: what levers save, the load curve, many shapes, one GPU beside another.
 
 Each table takes the results of one GPU model. Valid runs of one setting are repeats and count alike, whatever boards they
-were on. Invalid runs count for nothing, and the tables tell their number.
+were on. Invalid runs count for nothing, and the tables tell their number. Intervals and what settings differ by are those of `study.comparison`;
+`scatters` knows how results scatter, of more runs than a table shows.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 
 import numpy as np
 
@@ -15,25 +16,20 @@ from wattcount.config import model_shape
 from wattcount.config.catalogue import model_catalogue
 from wattcount.report.labels import board_of, load_of, name_of
 from wattcount.report.units import markdown, significant
-from wattcount.result.host_part import PER_TOKEN, WATTS
-from wattcount.result.result import ENERGY, Result
+from wattcount.result.host_part import PER_TOKEN, WATTS, load_kind
+from wattcount.result.result import Result
 from wattcount.statistics import t_975
-from wattcount.study.repeats import (
+from wattcount.study.comparison import Cell, Estimate, Scatters
+from wattcount.study.selection import (
     TOKENS,
     UNREMARKABLE,
-    Scatter,
     by,
-    change,
     figure,
-    half_width,
     has,
     is_of_many_shapes,
-    moves_with,
     over,
     remarks,
-    scatter_of,
     setting_on_any_gpu,
-    start_scatter,
     valid,
 )
 
@@ -49,9 +45,15 @@ def number(value: float | None, digits: int = 3) -> str:
     return significant(value, digits)
 
 
-def _changed(turned: Sequence[Result], usual: Sequence[Result], key: str, scatter: Scatter) -> str:
-    percent, half = change([figure(r, key) for r in turned], [figure(r, key) for r in usual], scatter)
-    return f"{percent:+.1f} %" + (f" ± {half:.1f}" if half is not None else ", nothing was repeated")
+def cell_of(name: Hashable, runs: Sequence[Result]) -> Cell:
+    """Valid runs as one setting."""
+    return Cell(name, tuple(valid(runs)))
+
+
+def _changed(turned: Sequence[Result], usual: Sequence[Result], key: str, scatters: Scatters) -> str:
+    """`-15.3 % (-18.3 to -12.2 %)`."""
+    found = scatters.compare(cell_of("turned", turned), cell_of("usual", usual), key)
+    return "-" if found is None else f"{found.percent:+.1f} % ({found.interval})"
 
 
 def _p50_p95(runs: Sequence[Result], name: str) -> str:
@@ -90,13 +92,9 @@ def _is_weights(lever: str) -> bool:
     return lever.endswith(" weights")
 
 
-def lever_savings(runs: Sequence[Result], *others: Sequence[Result]) -> str:
-    """Each lever against the same load without it. The row without levers comes first.
-
-    others  runs on other GPU models, whose repeats also tell how runs scatter
-    """
+def lever_savings(runs: Sequence[Result], scatters: Scatters) -> str:
+    """Each lever against the same load without it. The row without levers comes first."""
     rows = []
-    scatters = [scatter_of(key, runs, *others, many_shapes=False) for key in (PER_TOKEN, TOKENS)]
     loads = by((run for run in runs if not is_of_many_shapes(run)), _load)
     for load in sorted(loads.values(), key=lambda found: name_of(found[0])):
         without = {run.setting_key for run in load if not run.levers}
@@ -118,20 +116,16 @@ def lever_savings(runs: Sequence[Result], *others: Sequence[Result]) -> str:
 
 
 def _setting_cells(
-    lever: str, runs: Sequence[Result], usual: Sequence[Result], scatters: Sequence[Scatter]
+    lever: str, runs: Sequence[Result], usual: Sequence[Result], scatters: Scatters
 ) -> list[str]:
-    """`runs` of a lever, or without any (`none`), against the valid runs `usual` without it.
-
-    scatters  of J per output token and of tokens/s
-    """
+    """`runs` of a lever, or without any (`none`), against the valid runs `usual` without it."""
     good = valid(runs)
     if lever == "none":
         counted, changes = str(len(good)), ["", ""]
     else:
         counted = f"{len(good)} / {len(usual)}"
         changes = [
-            _changed(good, usual, key, scatter) if good and usual else "-"
-            for key, scatter in zip((PER_TOKEN, TOKENS), scatters, strict=True)
+            _changed(good, usual, key, scatters) if good and usual else "-" for key in (PER_TOKEN, TOKENS)
         ]
     return [
         lever,
@@ -146,21 +140,22 @@ def _setting_cells(
     ]
 
 
-def load_curve(runs: Sequence[Result]) -> str:
+def load_curve(runs: Sequence[Result], scatters: Scatters) -> str:
     """Llama-3-8B's shape by offered load, one row a rate, nothing turned."""
     chosen = [run for run in runs if run.scenario == "server" and run.model == "llama3_8b" and not run.levers]
     rows = []
     first: float | None = None
     for rate, found in sorted(by(chosen, lambda run: float(run.rate_rps or 0)).items()):
         good = valid(found)
-        mean = over(good, PER_TOKEN)
+        found_j = estimated(good, PER_TOKEN, scatters)
+        mean = None if found_j is None else found_j.value
         to_first = "" if first is None or mean is None else f"{100 * (mean / first - 1):+.0f} %"
         first = mean if first is None else first
         rows.append(
             [
                 f"{rate:g}",
                 number(over(good, "throughput/requests_per_s")),
-                _per_token_percent(good),
+                _percent(found_j),
                 to_first,
                 number(over(good, "energy/dynamic_j_per_output_token")),
                 number(over(good, WATTS)),
@@ -175,18 +170,17 @@ def load_curve(runs: Sequence[Result]) -> str:
     return markdown(head, rows)
 
 
-def _per_token_percent(good: Sequence[Result]) -> str:
-    """Mean J per output token ± 95 % over the repeats. A single run has ± method and host, marked so."""
-    if not good:
+def estimated(runs: Sequence[Result], key: str, scatters: Scatters) -> Estimate | None:
+    """A figure of valid runs of one setting on any start and board of the GPU model: the sensors' own error is not in the interval."""
+    return scatters.estimate(cell_of("these", runs), key, sensor=False)
+
+
+def _percent(found: Estimate | None) -> str:
+    """`0.267 ± 4.3 %`."""
+    if found is None:
         return "-"
-    values = [figure(run, PER_TOKEN) for run in good]
-    mean, half = float(np.mean(values)), half_width(values)
-    if half is not None:
-        return f"{number(mean)} ± {100 * half / mean:.1f} %"
-    method = figure(good[0], f"{ENERGY}_u95_method") / figure(good[0], ENERGY)
-    if (scatter := good[0].scatter(PER_TOKEN)) is None:
-        return f"{number(mean)} ± {100 * method:.2f} % (method)"
-    return f"{number(mean)} ± {100 * math.hypot(method, scatter.u95_share):.1f} % (method and host)"
+    half = found.half_width
+    return number(found.value) + ("" if half is None else f" ± {100 * half / found.value:.1f} %")
 
 
 def _curve_remarks(runs: Sequence[Result]) -> str:
@@ -204,7 +198,7 @@ def _curve_remarks(runs: Sequence[Result]) -> str:
     return "; ".join(part for part in [*said, rest] if part)
 
 
-def shapes(runs: Sequence[Result]) -> str:
+def shapes(runs: Sequence[Result], scatters: Scatters) -> str:
     """One row for each rate of a shape's servers, the highest rate first and with the shape's batches."""
     catalogue = model_catalogue()
     rows = []
@@ -212,34 +206,39 @@ def shapes(runs: Sequence[Result]) -> str:
         counted = model_shape.count_parameters(catalogue[name].hf_config)
         assert counted is not None
         rates = by(found, lambda run: run.rate_rps)
-        batches = _shape_cells(rates.pop(None, []), completed=False)
+        batches = _shape_cells(rates.pop(None, []), scatters, completed=False)
         offered = sorted((rate for rate in rates if rate is not None), reverse=True)
         size = [name, f"{counted.total / 1e9:.1f}", f"{counted.active / 1e9:.1f}"]
-        servers = [[f"{rate:g}", *_shape_cells(rates[rate], completed=True)] for rate in offered] or [
-            ["-", *_shape_cells([], completed=True)]
-        ]
+        servers = [
+            [f"{rate:g}", *_shape_cells(rates[rate], scatters, completed=True)] for rate in offered
+        ] or [["-", *_shape_cells([], scatters, completed=True)]]
         rows.append([*size, *batches, *servers[0]])
         rows += [[""] * len([*size, *batches]) + cells for cells in servers[1:]]
     head = ["model", "10^9 parameters", "for one token, 10^9", "batch: J per output token", "mean W", "tokens/s", "findings", "server: requests/s", "J per output token", "mean W", "tokens/s", "requests completed in the window", "findings"]  # fmt: skip
     return markdown(head, rows)
 
 
-def _shape_cells(runs: Sequence[Result], *, completed: bool) -> list[str]:
+def _shape_cells(runs: Sequence[Result], scatters: Scatters, *, completed: bool) -> list[str]:
     """J per output token, W, tokens/s, findings. `completed`: also the fewest requests completed in a window."""
     good = valid(runs)
-    cells = [_per_token(good), number(over(good, WATTS)), number(over(good, TOKENS))]
+    cells = [_per_token(good, scatters), number(over(good, WATTS)), number(over(good, TOKENS))]
     if completed:
         fewest = over(good, "requests/completed_in_window", np.min)
         cells.append("-" if fewest is None else f"{fewest:.0f}")
     return [*cells, remarks(runs) if runs else "not measured"]
 
 
-def _per_token(good: Sequence[Result]) -> str:
-    """Mean J per output token, `± half-width (n=3)` where repeated."""
-    values = [figure(run, PER_TOKEN) for run in good]
-    half = half_width(values)
-    mean = number(float(np.mean(values)) if values else None)
-    return mean if half is None else f"{mean} ± {number(half, 2)} (n={len(values)})"
+def _per_token(good: Sequence[Result], scatters: Scatters) -> str:
+    """Mean J per output token and half of its interval; `(n=3)` where repeated."""
+    found = estimated(good, PER_TOKEN, scatters)
+    if found is None:
+        return "-"
+    return number(found.value) + plus_minus(found) + (f" (n={len(good)})" if len(good) > 1 else "")
+
+
+def plus_minus(found: Estimate) -> str:
+    """` ± 0.012`; empty where nothing tells it."""
+    return "" if found.half_width is None else f" ± {number(found.half_width, 2)}"
 
 
 def deployed(runs: Sequence[Result]) -> str:
@@ -275,17 +274,16 @@ def deployed(runs: Sequence[Result]) -> str:
 # -- one GPU beside another
 
 
-def headline(runs: Sequence[Result]) -> str:
+def headline(runs: Sequence[Result], scatters: Scatters) -> str:
     """Loads as they are deployed, on H100 and H200: J per output token, the ratio, latency. Invalid runs are only counted."""
     chosen = [run for run in runs if not is_of_many_shapes(run) and run.levers != BARE_LIMITS]
     names = ("H100", "H200")
     by_gpu = [[run for run in chosen if name in "".join(run.gpus)] for name in names]
-    scatter = scatter_of(PER_TOKEN, *by_gpu, many_shapes=False)
     rows = []
     for load, found in sorted(by(chosen, lambda run: (run.rate_rps or 0.0, name_of(run))).items()):
         sides = [[run for run in found if run in side] for side in by_gpu]
         good = [valid(side) for side in sides]
-        ratio = _ratio_cells(good[0], good[1], scatter)[2]
+        ratio = _ratio_cells(good[0], good[1], scatters)[2]
         for name, side, counted in zip(names, sides, good, strict=True):
             if side:
                 first = name == names[0] or not sides[0]
@@ -293,7 +291,7 @@ def headline(runs: Sequence[Result]) -> str:
                     [
                         load[1] if first else "",
                         name,
-                        _per_token(counted),
+                        _per_token(counted, scatters),
                         ratio if first else "",
                         number(over(counted, WATTS)),
                         number(over(counted, TOKENS), 4),
@@ -308,9 +306,8 @@ def headline(runs: Sequence[Result]) -> str:
     return markdown(head, rows)
 
 
-def shape_ratios(h100: Sequence[Result], h200: Sequence[Result]) -> str:
+def shape_ratios(h100: Sequence[Result], h200: Sequence[Result], scatters: Scatters) -> str:
     """Shapes with valid runs of one and the same setting on both GPUs: J per output token of each, and their ratio."""
-    scatter = scatter_of(PER_TOKEN, h100, h200, many_shapes=True)
     sides = [by(filter(is_of_many_shapes, valid(side)), setting_on_any_gpu) for side in (h100, h200)]
     pairs: dict[tuple[str, float], dict[str, tuple[list[Result], list[Result]]]] = {}
     for setting, ours in sides[0].items():
@@ -324,7 +321,7 @@ def shape_ratios(h100: Sequence[Result], h200: Sequence[Result]) -> str:
             *(
                 cell
                 for kind in ("batch", "server")
-                for cell in _ratio_cells(*kinds.get(kind, ([], [])), scatter)
+                for cell in _ratio_cells(*kinds.get(kind, ([], [])), scatters)
             ),
             _spoiled(kinds),
         ]
@@ -335,15 +332,13 @@ def shape_ratios(h100: Sequence[Result], h200: Sequence[Result]) -> str:
     return markdown(head, rows)
 
 
-def _ratio_cells(h100: Sequence[Result], h200: Sequence[Result], scatter: Scatter) -> list[str]:
-    """Both energies and their ratio, with its interval where anything was repeated."""
-    if not h100 or not h200:
+def _ratio_cells(h100: Sequence[Result], h200: Sequence[Result], scatters: Scatters) -> list[str]:
+    """Both energies and their ratio, with its interval, which has both sensors in it."""
+    found = scatters.compare(cell_of("H100", h100), cell_of("H200", h200))
+    if found is None:
         return ["-", "-", "-"]
-    percent, half = change(
-        [figure(run, PER_TOKEN) for run in h100], [figure(run, PER_TOKEN) for run in h200], scatter
-    )
-    ratio = f"{1 + percent / 100:.2f}" + ("" if half is None else f" ± {half / 100:.2f}")
-    return [_per_token(h100), _per_token(h200), ratio]
+    ends = "" if found.low is None else f" ({found.low:.2f} to {found.high:.2f})"
+    return [_per_token(h100, scatters), _per_token(h200, scatters), f"{found.ratio:.2f}{ends}"]
 
 
 def _spoiled(kinds: dict[str, tuple[list[Result], list[Result]]]) -> str:
@@ -357,24 +352,25 @@ def _spoiled(kinds: dict[str, tuple[list[Result], list[Result]]]) -> str:
     )
 
 
-def starts(*gpus: Sequence[Result]) -> str:
+def starts(runs: Sequence[Result], scatters: Scatters) -> str:
     """By how much starts of an engine scatter, by kind of load, and how far the CPU's time for a step goes with it."""
-    runs = [run for found in gpus for run in found]
     figures = (PER_TOKEN, WATTS, "latency/ttft_p50_ms", "latency/tpot_p50_ms")
-    scatters = [start_scatter(runs, key) for key in figures]
     rows = []
-    for kind, per_token in scatters[0].items():
-        if not per_token.freedom:
+    for kind in sorted(scatters.kinds, key=str):
+        name = load_kind(str(kind[-2]), bool(kind[-1]))
+        found = [scatters.of_one_start(key, kind) for key in figures]
+        per_token = found[0]
+        if name is None or per_token is None:
             continue
         slope, correlation, count = moves_with(
-            [run for run in valid(runs) if run.load_kind == kind], "host/decode_launch_ms", PER_TOKEN
+            [run for run in valid(runs) if run.load_kind == name], "host/decode_launch_ms", PER_TOKEN
         )
         rows.append(
             [
-                kind,
-                str(per_token.freedom),
-                *(f"{100 * found[kind].variance ** 0.5:.1f} %" for found in scatters),
-                f"{100 * t_975(per_token.freedom) * per_token.variance**0.5:.1f} %",
+                name,
+                f"{per_token[1]:.0f}",
+                *("-" if one is None else f"{100 * one[0]:.1f} %" for one in found),
+                f"{100 * t_975(per_token[1]) * per_token[0]:.1f} %",
                 f"{slope:+.2f} (r = {correlation:+.2f}, {count} runs)",
             ]
         )
@@ -382,16 +378,18 @@ def starts(*gpus: Sequence[Result]) -> str:
     return markdown(head, rows)
 
 
-def scatter_words(*gpus: Sequence[Result]) -> str:
-    """How far repeats lie apart, a sentence each for the many shapes and for all else."""
-    sentences = []
-    for many_shapes, runs in (
-        (False, "Repeats of one setting"),
-        (True, "Those of the many shapes (short, eager)"),
-    ):
-        said = []
-        for name, key in (("J per output token", PER_TOKEN), ("tokens/s", TOKENS)):
-            found = scatter_of(key, *gpus, many_shapes=many_shapes)
-            said.append(f"sd {100 * found.variance**0.5:.1f} % of {name}")
-        sentences.append(f"{runs} scatter by {' and '.join(said)} ({found.freedom} degrees of freedom).")
-    return " ".join(sentences)
+def moves_with(runs: Iterable[Result], cause: str, key: str) -> tuple[float, float, int]:
+    """(slope, correlation, runs) of the logarithm of a figure on that of another, within the settings that were repeated; nan where there are none."""
+    x: list[float] = []
+    y: list[float] = []
+    for repeats in by(runs, lambda run: run.setting_key).values():
+        both = [(a, b) for run in repeats if (a := run.value(cause)) and (b := run.value(key))]
+        if len(both) > 1:
+            centred = np.log(both) - np.log(both).mean(axis=0)
+            x += centred[:, 0].tolist()
+            y += centred[:, 1].tolist()
+    across, along = float(np.dot(x, x)), float(np.dot(y, y))
+    if not across or not along:
+        return float("nan"), float("nan"), len(x)
+    together = float(np.dot(x, y))
+    return together / across, together / math.sqrt(across * along), len(x)
