@@ -40,6 +40,9 @@ TABLE_SCHEMA: Mapping[str, Any] = {
 FILES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "settings.json": ("Settings, each with its repeats pooled and the 95 % interval of its energy per output token", TABLE_SCHEMA),
     "results.json": ("Single results; `setting` is the id of a row of settings.json, `id` never changes", TABLE_SCHEMA),
+    "answers.json": ("The standing questions of each origin: sentence, how sure, rows", {"type": "array", "items": {"type": "object", "required": ["of", "name", "question", "answer", "sure", "notes", "rows"]}}),
+    "advice.json": ("What should serve each model at common loads", {"type": "array", "items": {"type": "object", "required": ["model", "load", "bounds", "refusal", "expected_regret", "options"]}}),
+    "submissions.json": ("Who submitted what, and what the validator said", {"type": "array", "items": {"type": "object", "required": ["submission", "handle", "date", "decision", "num_results"]}}),
     "metrics.json": ("What each figure is, by the name of its column", {"type": "object", "additionalProperties": {"type": "object", "required": ["key", "unit", "definition", "better"]}}),
     "findings.json": ("What a run is held against, by the code of a finding", {"type": "object", "additionalProperties": {"type": "object"}}),
 }  # fmt: skip

@@ -11,15 +11,25 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from wattcount import __version__
+from wattcount.dataset.rows import column_of
+from wattcount.dataset.tiers import MARGIN, MIN_STARTS
 from wattcount.errors import NotStartedError
 from wattcount.files import replacing
+from wattcount.metrics.metrics_json import FINDINGS, IMPORTED, METRICS, NULL_REASONS
+from wattcount.metrics.sheet import MetricSpec
+from wattcount.records.schema import Evidence
 from wattcount.report.units import count, quantity, significant
-from wattcount.site import api, facts
+from wattcount.result.result import OWN
+from wattcount.site import advice, answers, api, facts, submissions
 from wattcount.site.columns import FIGURES
 from wattcount.site.pages import PAGES, Page
-from wattcount.site.shown import in_script, shown
+from wattcount.site.shown import in_script, plain, shown
 from wattcount.site.source import Source
 from wattcount.site.tables import Setting, run_table, setting_table, settings_of
+from wattcount.study.advice import MOST_REGRET
+from wattcount.study.curves import KNEE_SHARE
+from wattcount.study.questions import USUAL_SLO, slo_words
+from wattcount.study.service import KEPT_SHARE
 
 STATIC, DATA, API = "static", "data", "api"
 """Folders of a site: styles and scripts, tables as scripts, and the same as JSON."""
@@ -37,18 +47,30 @@ def build(source: Source, out: Path, say: Say = lambda _: None) -> None:
     """
     settings = settings_of(source)
     say(f"{count(len(settings), 'setting')} of {count(len(source.entries), 'result')}")
+    answered = answers.groups(source)
+    advised = advice.advised(source)
+    submitted = submissions.submissions(source)
     contents = {
         "settings.json": setting_table(settings, str).to_json(),
         "results.json": run_table(settings, str).to_json(),
+        "answers.json": [answer for group in answered for answer in group.to_json()],
+        "advice.json": [one.to_json() for one in advised],
+        "submissions.json": [one.to_json() for one in submitted],
         "metrics.json": api.metrics(),
         "findings.json": api.findings(),
     }
-    context = _context(source, settings)
+    context = _context(source, settings) | {
+        "groups": answered,
+        "advised": advised,
+        "submissions": submitted,
+        "api_version": api.version_name(source),
+    }
     try:
         out.mkdir(parents=True, exist_ok=True)
         _write(out / DATA / "meta.js", _script("meta", meta(source, settings)))
         _write(out / DATA / "settings.js", _script("settings", setting_table(settings).coded()))
         _write(out / DATA / "rows.js", _script("rows", run_table(settings).coded()))
+        _write(out / DATA / "advice.js", _script("advice", [one.for_page() for one in advised]))
         for file, content in _static_files().items():
             _write(out / STATIC / file, content)
         for file, text in api.files(source, contents, out / API).items():
@@ -112,7 +134,7 @@ def environment() -> Environment:
         "significant": significant,
         "quantity": quantity,
         "count": count,
-        "script": in_script,
+        "plain": plain,
     }
     return made
 
@@ -124,13 +146,51 @@ def _rendered(page: Page, context: Mapping[str, Any]) -> str:
 def _context(source: Source, settings: Sequence[Setting]) -> dict[str, Any]:
     """What every template may use."""
     results = source.results
+    valid = [result for result in results if result.valid]
     return {
         "pages": PAGES,
+        "page_of": {page.name: page for page in PAGES},
         "source": source,
-        "settings": settings,
         "figures": FIGURES,
         "made_by": __version__,
-        "emulated": sum(str(result.evidence) == "emulated" for result in results),
-        "predicted": sum(str(result.evidence) == "predicted" for result in results),
-        "random": sum(result.weights == "random" for result in results),
+        "counts": {
+            "results": len(results),
+            "invalid": len(results) - len(valid),
+            "settings": len(settings),
+            "repeated": sum(setting.cell is not None and len(setting.cell.runs) > 1 for setting in settings),
+            "told": sum(
+                setting.estimate is not None and setting.estimate.low is not None for setting in settings
+            ),
+            "models": len({result.model for result in results}),
+            "gpus": len({name for result in results for name in result.gpus}),
+            "boards": len({board for result in results for board in result.boards}),
+            "submitters": len({result.by or result.origin for result in results}),
+            "own": sum(result.origin == OWN for result in results),
+            **{
+                evidence.value: sum(result.evidence is evidence for result in results)
+                for evidence in Evidence
+            },
+            "random": sum(result.weights_kind == "random" for result in results),
+        },
+        "told": answers.told,
+        "metrics": _by_group(),
+        "findings": FINDINGS,
+        "null_reasons": NULL_REASONS,
+        "column_of": column_of,
+        "slo": slo_words(USUAL_SLO),
+        "kept_share": KEPT_SHARE,
+        "knee_share": KNEE_SHARE,
+        "most_regret": MOST_REGRET,
+        "margin": MARGIN,
+        "min_starts": MIN_STARTS,
+        "rates": advice.RATES_RPS,
     }
+
+
+def _by_group() -> dict[str, list[tuple[str, MetricSpec]]]:
+    """The registry of figures, by the first word of their keys; what only imported results have stands last."""
+    found: dict[str, list[tuple[str, MetricSpec]]] = {}
+    for key, spec in METRICS.items():
+        found.setdefault(key.partition("/")[0].replace("_", " "), []).append((key, spec))
+    found["of imported results only"] = [(key, spec) for key, spec in IMPORTED.items() if key not in METRICS]
+    return found

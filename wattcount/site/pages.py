@@ -31,15 +31,16 @@ class Page:
         return f"{self.name}.html"
 
 
-META, SETTINGS, ROWS = "data/meta.js", "data/settings.js", "data/rows.js"
-"""Scripts with what is said of the figures, models and GPUs; with the table of settings; with that of single results."""
+META, SETTINGS, ROWS, ADVICE = "data/meta.js", "data/settings.js", "data/rows.js", "data/advice.js"
+"""Scripts with what is said of the figures, models and GPUs; with the table of settings; with that of single results; with the advice."""
 TABLE = ("static/data.js", "static/table.js")
 """Scripts that a page with a table made in the browser needs, after its data."""
 
 PAGES: list[Page] = [
     Page("index", "Overview", "index.html", about="What this is, what it found, and how sure that is"),
     Page("leaderboard", "Leaderboard", "leaderboard.html", (META, SETTINGS, *TABLE, "static/leaderboard.js"), "Every setting with its interval: filter, sort, compare"),
-    Page("advice", "Advice", "advice.html", about="What should serve a model at a load"),
+    Page("advice", "Advice", "advice.html", (ADVICE, "static/advice.js"), "What should serve a model at a load"),
+    Page("findings", "Findings", "findings.html", about="The standing questions, each with its answer, how sure it is, and the rows that it rests on"),
     Page("levers", "Levers", "levers.html", about="What each setting saves, and what it does to users"),
     Page("submissions", "Submissions", "submissions.html", about="Who measured, when, and what the validator said"),
     Page("method", "Method", "method.html", about="How to read an interval, and what each figure is"),

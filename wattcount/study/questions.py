@@ -213,13 +213,13 @@ def gpu_choice(study: Study) -> Answer:
         if rows
         else "",
         (
-            f"A setting counts that keeps {_slo_words(study.slo)} for {100 * KEPT_SHARE:.0f} % of the requests, or whose figures do not say it breaks it. Each GPU stands with its best measured setting; "
+            f"A setting counts that keeps {slo_words(study.slo)} for {100 * KEPT_SHARE:.0f} % of the requests, or whose figures do not say it breaks it. Each GPU stands with its best measured setting; "
             "where these are not alike, the other may only not have been measured there.",
         ),
     )
 
 
-def _slo_words(slo: SloConfig) -> str:
+def slo_words(slo: SloConfig) -> str:
     bounds = (("TTFT", slo.ttft_ms), ("TPOT", slo.tpot_ms), ("E2E", slo.e2e_ms))
     return ", ".join(f"{name} <= {bound:g} ms" for name, bound in bounds if bound is not None) or "no SLO"
 
@@ -363,7 +363,7 @@ def load_curves(study: Study) -> Answer:
         sentence,
         "Only measured loads are shown; nothing is drawn between or beyond them.",
         (
-            f"Knee: the lowest measured load from which on a token costs within {100 * KNEE_SHARE:.0f} % of the least. SLO: {_slo_words(study.slo)}.",
+            f"Knee: the lowest measured load from which on a token costs within {100 * KNEE_SHARE:.0f} % of the least. SLO: {slo_words(study.slo)}.",
         ),
     )
 

@@ -1,0 +1,171 @@
+"""What `wattcount recommend` says of common loads: for each model that was measured, at the rates within what was measured."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from wattcount.config.schema import SloConfig
+from wattcount.records.schema import Evidence
+from wattcount.report.units import significant
+from wattcount.result import Result
+from wattcount.site.shown import finite, plain, shown
+from wattcount.site.source import Source
+from wattcount.study.advice import Advice, Need, Option, advise, serve_command, verify_command
+from wattcount.study.questions import USUAL_SLO
+
+RATES_RPS = (1.0, 2.0, 4.0, 8.0, 10.0, 16.0, 32.0, 64.0)
+"""Rates that are asked for beside those that were measured [requests/s]."""
+MOST_TIMES = 2.0
+"""Highest rate that is asked for, as a multiple of the highest measured one: two replicas."""
+SLOS: tuple[tuple[str, SloConfig], ...] = (
+    ("usual", USUAL_SLO),
+    ("tight", SloConfig(ttft_ms=300.0, tpot_ms=30.0)),
+    ("first token only", SloConfig(ttft_ms=300.0)),
+    ("loose", SloConfig(ttft_ms=2000.0, tpot_ms=100.0)),
+)
+"""Bounds that are asked for: the study's, half of them for the first token, ones for voice, and ones for who can wait."""
+MOST_LOADS = 600
+"""Most loads that are asked for: some 50 ms each, so half a minute. Those of the models with the most results come first."""
+SHOWN_OPTIONS = 6
+"""Options of a load that pages show: the first, and enough to see what others cost."""
+
+
+@dataclass(frozen=True)
+class Advised:
+    """What is said of one load. `slo`: what its bounds are called; None: a batch has none."""
+
+    need: Need
+    slo: str | None
+    advice: Advice
+
+    @property
+    def first(self) -> Option | None:
+        return self.advice.options[0] if self.advice.options else None
+
+    @property
+    def load(self) -> str:
+        return "batch" if self.need.rate_rps is None else f"{self.need.rate_rps:g} requests/s"
+
+    @property
+    def lengths(self) -> str:
+        return f"{self.need.input_tokens}/{self.need.output_tokens}"
+
+    @property
+    def bounds(self) -> str:
+        """`TTFT ≤ 300 ms, TPOT ≤ 30 ms`; empty for a batch."""
+        if self.slo is None:
+            return ""
+        slo = self.need.slo
+        named = (("TTFT", slo.ttft_ms), ("TPOT", slo.tpot_ms), ("E2E", slo.e2e_ms))
+        return ", ".join(f"{name} ≤ {bound:g} ms" for name, bound in named if bound is not None)
+
+    @property
+    def told(self) -> bool:
+        return self.advice.refusal is None and self.first is not None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "model": self.need.model,
+            "load": self.load,
+            "rate_rps": self.need.rate_rps,
+            "input_tokens": self.need.input_tokens,
+            "output_tokens": self.need.output_tokens,
+            "slo": self.slo,
+            "bounds": self.bounds or None,
+            **finite(
+                self.advice.to_json()
+                | {"options": [option.to_json() for option in self.advice.options[:SHOWN_OPTIONS]]}
+            ),
+        }
+
+    def for_page(self) -> dict[str, Any]:
+        """What the page's script shows: texts that are ready, so that a figure is written in one way."""
+        first = self.first
+        return {
+            "model": shown(self.need.model),
+            "load": self.load,
+            "lengths": self.lengths,
+            "bounds": self.bounds,
+            "refusal": None if self.advice.refusal is None else plain(self.advice.refusal),
+            "why": plain(self.advice.why),
+            "regret": _percent(self.advice.regret, 1),
+            "sure": _percent(self.advice.sure_of_first, 0),
+            "notes": [plain(note) for note in self.advice.notes],
+            "left_out": [f"{plain(reason)} ({number})" for reason, number in self.advice.left_out.items()],
+            "tell": None if self.advice.tell is None else plain(self.advice.tell),
+            "serve": None if first is None or not self.told else _plain(serve_command(first)),
+            "verify": None if first is None or not self.told else plain(verify_command(first, self.need)),
+            "more": max(0, len(self.advice.options) - SHOWN_OPTIONS),
+            "options": [
+                _option(option, self.advice.options[0]) for option in self.advice.options[:SHOWN_OPTIONS]
+            ],
+        }
+
+
+def _plain(text: str | None) -> str | None:
+    return None if text is None else plain(text)
+
+
+def _percent(share: float | None, decimals: int) -> str | None:
+    return None if share is None else f"{100 * share:.{decimals}f} %"
+
+
+def _option(option: Option, first: Option) -> dict[str, Any]:
+    return {
+        "gpu": shown(f"{option.replicas} x {option.gpu}" if option.replicas > 1 else option.gpu),
+        "setting": shown(option.setting),
+        "each": None if option.rate_rps is None else f"{significant(option.rate_rps, 3)} requests/s",
+        "how": option.how,
+        "energy": significant(option.energy_j, 3),
+        "interval": f"{significant(option.low_j, 3)} to {significant(option.high_j, 3)}",
+        "low": float(f"{option.low_j:.5g}"),
+        "value": float(f"{option.energy_j:.5g}"),
+        "high": float(f"{option.high_j:.5g}"),
+        "to_first": "" if option is first else f"{100 * (option.energy_j / first.energy_j - 1):+.0f} %",
+        "share": None if option.share is None else f"{100 * option.share:.0f} %",
+        "carbon": significant(option.carbon_g_per_1000, 2),
+    }  # fmt: skip
+
+
+def advised(source: Source) -> list[Advised]:
+    """By model, load and bounds. Empty where nothing was measured."""
+    measured = [r for r in source.results if r.evidence is not Evidence.EMULATED and r.valid]
+    by_kind = {kind: [r for r in measured if r.kind == kind] for kind in ("server", "batch")}
+    found = []
+    for need, slo in list(_needs(measured))[:MOST_LOADS]:
+        kind = "batch" if need.rate_rps is None else "server"
+        found.append(Advised(need, slo, advise(by_kind[kind], need)))
+    return found
+
+
+def _needs(results: Sequence[Result]) -> Iterator[tuple[Need, str | None]]:
+    counts = Counter(r.model for r in results if r.model)
+    for model, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
+        mine = [r for r in results if r.model == model]
+        for lengths in _lengths(mine, "server"):
+            measured = {r.rate_rps for r in mine if r.kind == "server" and r.rate_rps and _of(r) == lengths}
+            asked = (
+                {rate for rate in RATES_RPS if min(measured) <= rate <= MOST_TIMES * max(measured)}
+                if measured
+                else set()
+            )
+            for rate in sorted(measured | (asked if len(measured) > 1 else set())):
+                for name, slo in SLOS:
+                    yield Need(model, rate, *lengths, slo), name
+        for lengths in _lengths(mine, "batch"):
+            yield Need(model, None, *lengths, SloConfig()), None
+
+
+def _of(result: Result) -> tuple[int, int] | None:
+    if result.input_tokens is None or not result.output_tokens:
+        return None
+    return result.input_tokens, result.output_tokens
+
+
+def _lengths(results: Sequence[Result], kind: str) -> list[tuple[int, int]]:
+    """The lengths of the loads of a kind, those with the most results first."""
+    counts = Counter(lengths for r in results if r.kind == kind and (lengths := _of(r)) is not None)
+    return [lengths for lengths, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
