@@ -1,4 +1,4 @@
-"""`wattcount show PATH`: what a record holds."""
+"""`wattcount show PATH`: what a record holds; `--plot`: its pictures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from rich.padding import Padding
 from rich.text import Text
 
 from wattcount.cli.records import add_path, find_records
-from wattcount.errors import EXIT_FAILED, EXIT_OK
+from wattcount.errors import EXIT_FAILED, EXIT_OK, NotStartedError, one_line
+from wattcount.files import write_atomically
 from wattcount.metrics import load_metrics, spec
 from wattcount.metrics.metrics_json import NULL_REASONS
 from wattcount.records import Record
@@ -23,6 +24,7 @@ from wattcount.records.schema import (
     STEPS_PARQUET,
     RunInfo,
 )
+from wattcount.report.labels import short_id
 from wattcount.report.summary import print_summary
 from wattcount.report.units import quantity
 from wattcount.result import Result
@@ -41,12 +43,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="print metrics.json (several records: an object of record path to metrics)",
     )
     parser.add_argument("--all", action="store_true", help="every metric, not only the short table")
+    parser.add_argument(
+        "--plot",
+        action="store_true",
+        help="write its pictures instead: power with phases, latencies, the energy's budget; says where",
+    )
+    parser.add_argument(
+        "-o",
+        "--out",
+        metavar="FILE",
+        help="for --plot: FILE.html has all pictures; FILE.png, .svg and .json have the power trace (default: "
+        "wattcount-RUN.html here)",
+    )
 
 
 def main(args: argparse.Namespace) -> int:
     """0, or 1 where damaged records below a folder were set aside."""
     found = find_records(args.path, records_dir=args.records_dir)
-    if args.json:
+    if args.out is not None and not args.plot:
+        raise NotStartedError("-o is where --plot writes to: add --plot")
+    if args.plot:
+        if len(found.paths) > 1:
+            raise NotStartedError(f"--plot draws one record, and there are {len(found.paths)}: say which")
+        for written in found.each(lambda path: _plot(path, args.out)):
+            print(f"pictures: {written}")
+    elif args.json:
         contents: dict[str, Any] = dict(found.each(_metrics))
         print(json.dumps(contents if len(found.paths) > 1 else next(iter(contents.values())), indent=2))
     else:
@@ -56,6 +77,26 @@ def main(args: argparse.Namespace) -> int:
                 out.print()
             show(out)
     return EXIT_FAILED if found.set_aside else EXIT_OK
+
+
+def _plot(path: Path, out: str | None) -> Path:
+    """Writes the pictures of a record; returns where."""
+    from wattcount.figures import energy_budget, latency_distribution, power_trace
+    from wattcount.figures.page import page
+
+    record = Record.open(path)
+    content = load_metrics(record)
+    target = Path(out or f"wattcount-{short_id(record.info.run_id)}.html").expanduser().absolute()
+    trace = power_trace(record)
+    try:
+        if target.suffix.lower() == ".html":
+            figures = [trace, latency_distribution(record), energy_budget(record, content)]
+            write_atomically(target, page(trace.description, figures).encode())
+        else:
+            trace.save(target)
+    except OSError as error:
+        raise NotStartedError(f"{target} cannot be written ({one_line(error)}): give another -o") from error
+    return target
 
 
 def _metrics(path: Path) -> tuple[str, dict[str, Any]]:

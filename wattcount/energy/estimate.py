@@ -223,8 +223,17 @@ class EnergyModel:
 
     def cumulative_j(self, t_ns: Ints) -> Floats | None:
         """See `PowerTrace.cumulative_j`."""
-        best = self.scaled or self.straight or self.ring or self.instant or self.usage
-        return None if best is None else best.at(t_ns)
+        return None if self._drawn is None else self._drawn.at(t_ns)
+
+    @property
+    def bounds_ns(self) -> tuple[int, int] | None:
+        """See `PowerTrace.bounds_ns`."""
+        return None if self._drawn is None else self._drawn.bounds_ns
+
+    @property
+    def _drawn(self) -> Anchored | PowerCurve | None:
+        """The best curve of the energy."""
+        return self.scaled or self.straight or self.ring or self.instant or self.usage
 
     def curve(self, max_points: int) -> tuple[Ints, Floats]:
         """See `PowerTrace.curve`."""

@@ -73,6 +73,10 @@ class PowerTrace:
             raise ValueError(f"nothing was seen of the power of {gpu_uuid}")
         return joules
 
+    def bounds_ns(self, gpu_uuid: str) -> tuple[int, int] | None:
+        """From when until when `cumulative_j` rests on what was seen; None: nothing was. Raises KeyError for a GPU that is not here."""
+        return self.model(gpu_uuid).bounds_ns
+
     def curve(self, gpu_uuid: str, max_points: int) -> tuple[Ints, Floats]:
         """Mean power in at most `max_points` equal stretches of the trace: (middle ns, watts).
 

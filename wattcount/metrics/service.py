@@ -250,6 +250,14 @@ def good_requests(record: Record, slo: SloConfig) -> int | None:
     return good_of(seen.requests, seen.requests.sent_in(seen.window), slo)
 
 
+def latencies_ms(seen: Observed) -> dict[str, Floats]:
+    """TTFT, TPOT and E2E of each request sent in the window [ms], by name; `inf`: never got there; nan: has none. Empty: no window."""
+    if seen.window is None:
+        return {}
+    found = _latencies_ns(seen.requests, seen.requests.sent_in(seen.window))
+    return {name: found[name] / 1e6 for name in ("ttft", "tpot", "e2e")}
+
+
 def _bounds_ms(slo: SloConfig) -> dict[str, float | None]:
     return {"ttft": slo.ttft_ms, "tpot": slo.tpot_ms, "e2e": slo.e2e_ms}
 

@@ -22,7 +22,7 @@ from wattcount.metrics.metrics_json import METRICS
 from wattcount.records.reader import Record
 from wattcount.report.labels import evidence_label
 from wattcount.report.units import clock, count, duration, quantity
-from wattcount.result import ResultTable
+from wattcount.result import Result, ResultTable
 from wattcount.study.pooled import pooled, to_markdown
 from wattcount.sweep.ledger import sweep_folder
 from wattcount.sweep.point import Outcome, Point, State
@@ -452,6 +452,7 @@ def sweep_page(sweep: SweepState, records_dir: str | Path) -> SweepPage:
     else:
         state, status = "interrupted", "KILLED"
     evidence = evidence_text(sweep)
+    found = _results(sweep)
     return SweepPage(
         name=sweep.name,
         folder=str(sweep_folder(records_dir, sweep.name)),
@@ -466,13 +467,30 @@ def sweep_page(sweep: SweepState, records_dir: str | Path) -> SweepPage:
         columns=[column.name for column in COLUMNS],
         rows=[list(values(*row).values()) for row in sweep.rows],
         note=_note(sweep, evidence),
-        results=_results(sweep),
+        results=to_markdown(pooled(found)) if found else "",
+        pictures=_pictures(found),
         tags={} if evidence is None else {"evidence": evidence},
     )
 
 
-def _results(sweep: SweepState) -> str:
-    """The table of results, Markdown; empty where nothing is measured."""
+def _pictures(results: Sequence[Result]) -> dict[str, bytes]:
+    """PNGs by name: the load curves, where a setting was measured at several rates."""
+    from wattcount.figures import load_curve, load_points
+    from wattcount.figures.theme import MOST_CATEGORIES
+    from wattcount.study.comparison import Scatters, cells
+    from wattcount.study.curves import curves
+    from wattcount.study.questions import USUAL_SLO
+
+    measured = cells(results)
+    found = curves(measured, Scatters(measured), USUAL_SLO)[:MOST_CATEGORIES]
+    if not found:
+        return {}
+    figure = load_curve(load_points(found), USUAL_SLO)
+    return {f"{figure.name}.png": figure.to_png()}
+
+
+def _results(sweep: SweepState) -> list[Result]:
+    """Of the points that were measured."""
     records = [
         Path(outcome.record)
         for _, outcome in sweep.rows
@@ -486,7 +504,7 @@ def _results(sweep: SweepState) -> str:
             kept[records_dir] = ResultTable(records_dir)
         if (result := kept[records_dir].of(f"{path.parent.name}/{path.name}")) is not None:
             found.append(result)
-    return to_markdown(pooled(found)) if found else ""
+    return found
 
 
 def _note(sweep: SweepState, evidence: str | None) -> str:

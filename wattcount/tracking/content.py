@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from wattcount.config.validation import TAG_LIMIT
 from wattcount.metrics.metrics_json import spec
 from wattcount.metrics.observations import MISSING, gpu_uuids, int_column
+from wattcount.metrics.window import Observed
 from wattcount.records import Record
 from wattcount.records.schema import Phase, RunInfo
 from wattcount.report.labels import MAIN_FIGURES, caveats, describe, gpu_label, short_name
@@ -32,6 +33,10 @@ CURVE_POINTS = 1000
 
 PER_TOKEN_MJ = "energy/gpu_mj_per_output_token"
 """Energy of an output token in mJ [mJ]: MLflow's charts show two decimals, in which small models have 0.00 J."""
+PICTURES = "plots"
+"""Folder of the pictures among the artifacts of runs and of sweeps."""
+PICTURE_SCALE = 1.5
+"""Pixels of a picture to one of its spec: sharp enough for MLflow's viewer, and some 250 kB."""
 PAGE_WIDTH = 100
 """Width of the summary page [characters]: no line of it is wrapped in MLflow's artifact viewer."""
 
@@ -130,6 +135,15 @@ def page(result: Result) -> str:
     screen = PlainConsole(file=io.StringIO(), record=True, width=PAGE_WIDTH, force_terminal=True)
     screen.print(summary(result))
     return screen.export_html(inline_styles=True)
+
+
+def pictures(record: Record) -> dict[str, bytes]:
+    """PNGs by name, of what there is to draw."""
+    from wattcount.figures import latency_distribution, power_trace
+
+    seen = Observed(record)
+    figures = (power_trace(record, seen), latency_distribution(record, seen))
+    return {f"{figure.name}.png": figure.to_png(scale=PICTURE_SCALE) for figure in figures if not figure.is_empty}
 
 
 def note(result: Result) -> str:

@@ -160,6 +160,7 @@ def _log(
     _log_workload(client, run_id, record)
     client.log_text(run_id, content.note(result), SUMMARY_MD)
     client.log_text(run_id, content.page(result), SUMMARY_HTML)
+    _log_pictures(client, run_id, record)
     for file in files:  # one by one: each has its own time
         client.log_artifact(run_id, str(file), artifact_path=RECORD_ARTIFACT)
     client.set_tag(run_id, LOGGING_TAG, COMPLETE)
@@ -240,6 +241,14 @@ def _log_curves(client: MlflowClient, run_id: str, record: Record) -> None:
     ]
     if points:
         client.log_batch(run_id, metrics=points[:METRICS_PER_BATCH])
+
+
+def _log_pictures(client: MlflowClient, run_id: str, record: Record) -> None:
+    with tempfile.TemporaryDirectory(prefix="wattcount-") as folder:
+        for name, picture in content.pictures(record).items():
+            file = Path(folder, name)
+            file.write_bytes(picture)
+            client.log_artifact(run_id, str(file), artifact_path=content.PICTURES)
 
 
 def _log_workload(client: MlflowClient, run_id: str, record: Record) -> None:

@@ -18,12 +18,13 @@ import json
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wattcount.config.schema import TrackingConfig
 from wattcount.config.validation import TAG_LIMIT
+from wattcount.tracking import content
 from wattcount.tracking.connection import LIMIT_S, connected, experiment, log_command, resolve_uri
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class SweepPage:
     columns, rows  the table of points, one row a point
     note           Markdown
     results        the table of results, one row a setting, Markdown; empty: nothing is measured
+    pictures       PNGs by name
     tags           further ones
     """
 
@@ -67,6 +69,7 @@ class SweepPage:
     note: str
     tags: Mapping[str, str]
     results: str = ""
+    pictures: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def sweep_run(
@@ -159,6 +162,10 @@ def _write(client: MlflowClient, run_id: str, page: SweepPage) -> None:
             writer.writerows(page.rows)
         for made in (as_json, as_csv):
             client.log_artifact(run_id, str(made))
+        for picture, drawn in page.pictures.items():
+            file_of = Path(folder, picture)
+            file_of.write_bytes(drawn)
+            client.log_artifact(run_id, str(file_of), artifact_path=content.PICTURES)
     if page.results:
         client.log_text(run_id, page.results, RESULTS_MD)
     client.set_terminated(run_id, page.status, end_time=now_ms)
