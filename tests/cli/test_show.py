@@ -99,3 +99,48 @@ def test_what_it_does_not_need_is_not_imported(record: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.splitlines()[-1] == "[]"
+
+
+def test_plot_writes_the_pictures_and_says_where(
+    record: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["show", str(record), "--plot"]) == 0
+    written = tmp_path / "wattcount-abcdef.html"
+    assert capsys.readouterr().out == f"pictures: {written}\n"
+    page = written.read_text()
+    assert "Power over time: llama3_8b on NVIDIA H200" in page
+    assert "Share of requests by latency" in page
+    assert "Energy of the window and its uncertainty" in page
+    assert "http://" not in page.partition("<script>")[0]
+
+
+def test_plot_as_a_picture_goes_where_it_is_told_to(
+    record: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["show", str(record), "--plot", "-o", str(tmp_path / "a.png")]) == 0
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    assert capsys.readouterr().out == f"pictures: {tmp_path / 'a.png'}\n"
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--plot", "-o", "a.jpg"], "give one of these endings"),
+        (["--plot", "-o", "no/such/folder/a.png"], "cannot be written"),
+        (["-o", "a.png"], "add --plot"),
+    ],
+)
+def test_a_plot_that_cannot_be_made_is_refused_in_one_line(
+    record: Path, more: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["show", str(record), *more]) == 2
+    err = capsys.readouterr().err
+    assert says in err
+    assert err.count("\n") == 1
+
+
+def test_one_record_is_drawn_at_a_time(record: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    SyntheticRun().write(record.parent / "r1-y")
+    assert main(["show", str(record.parent), "--plot"]) == 2
+    assert "there are 2: say which" in capsys.readouterr().err

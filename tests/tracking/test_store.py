@@ -87,7 +87,9 @@ def assert_logged_whole(uri: str, run_id: str, folder: Path, status: str = "FINI
     artifacts = {item.path for item in client.list_artifacts(run_id, "record")}
     assert artifacts == {f"record/{path.name}" for path in folder.iterdir()}
     pages = {item.path for item in client.list_artifacts(run_id)} - {"record"}
-    assert pages == {"summary.md", "summary.html"}
+    assert pages == {"summary.md", "summary.html", "plots"}
+    plots = {item.path for item in client.list_artifacts(run_id, "plots")}
+    assert plots == {"plots/power_trace.png", "plots/latency_distribution.png"}
     (workload,) = run.inputs.dataset_inputs
     assert workload.dataset.name == "server seed 0 r0"
     assert json.loads(workload.dataset.profile)["num_rows"] == 280

@@ -67,7 +67,9 @@ class Figure:
     def to_png(self, dark: bool = False, scale: float = SCALE) -> bytes:
         import vl_convert
 
-        return bytes(vl_convert.vegalite_to_png(self.to_spec(dark, still=True), vl_version=VEGA_LITE, scale=scale))
+        return bytes(
+            vl_convert.vegalite_to_png(self.to_spec(dark, still=True), vl_version=VEGA_LITE, scale=scale)
+        )
 
     def to_svg(self, dark: bool = False) -> str:
         import vl_convert

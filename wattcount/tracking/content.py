@@ -143,7 +143,9 @@ def pictures(record: Record) -> dict[str, bytes]:
 
     seen = Observed(record)
     figures = (power_trace(record, seen), latency_distribution(record, seen))
-    return {f"{figure.name}.png": figure.to_png(scale=PICTURE_SCALE) for figure in figures if not figure.is_empty}
+    return {
+        f"{figure.name}.png": figure.to_png(scale=PICTURE_SCALE) for figure in figures if not figure.is_empty
+    }
 
 
 def note(result: Result) -> str:
