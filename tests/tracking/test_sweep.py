@@ -43,7 +43,10 @@ def assert_page(client: MlflowClient, run_id: str, tmp_path: Path) -> None:
     assert run.data.metrics == {"sweep/done": 1, "sweep/points": 2}
     assert run.data.tags["wattcount.sweep"] == "quick"
     assert Path(client.download_artifacts(run_id, "results.md", str(tmp_path))).read_text() == "| a | b |"
-    assert Path(client.download_artifacts(run_id, "plots/load_curve.png", str(tmp_path))).read_bytes() == b"\x89PNG"
+    assert (
+        Path(client.download_artifacts(run_id, "plots/load_curve.png", str(tmp_path))).read_bytes()
+        == b"\x89PNG"
+    )
     assert run.data.tags["evidence"] == "emulated"
     assert run.data.tags["mlflow.note.content"] == "**half**"
     assert run.info.run_name == "quick"
