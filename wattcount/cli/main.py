@@ -78,6 +78,7 @@ COMMANDS = {
     "validate": Command("say whether the data set would take a bundle, and why not", "validate"),
     "sampler": Command("let a wattcount on another machine measure the GPUs of this one", "sampler"),
     "doctor": Command("say what this machine has, what is missing, and how to get it", "doctor"),
+    "completion": Command("print what makes bash, zsh or fish complete words", "completion"),
 }
 """The subcommands, in the order of the help."""
 
@@ -92,7 +93,7 @@ one key.
   wattcount model=llama3_8b gpu=a100 scenario=server
   wattcount -m model=llama3_8b,qwen2_5_7b gpu=a100,l4 scenario=batch,server
   wattcount model=qwen2_5_7b scenario.rate_rps=4 scenario.slo.ttft_ms=500
-  wattcount model=Qwen/Qwen2.5-0.5B-Instruct    (any hub id; a folder: model=/models/mine)
+  wattcount model=Qwen/Qwen2.5-0.5B-Instruct   (or a folder: /models/mine)
 
 commands (wattcount COMMAND --help tells more):
 {commands}
@@ -183,16 +184,23 @@ def _dispatch(args: list[str]) -> int:
 
 
 def _command(name: str, args: list[str]) -> int:
-    command = COMMANDS[name]
-    module = importlib.import_module(f"wattcount.cli.{command.module}")
-    parser = argparse.ArgumentParser(prog=f"wattcount {name}", description=command.what)
-    getattr(module, command.add_arguments)(parser)
+    parser, command = parser_of(name), COMMANDS[name]
     try:
         parsed = parser.parse_args(args)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else EXIT_NOT_STARTED
+    module = importlib.import_module(f"wattcount.cli.{command.module}")
     result: int = getattr(module, command.main)(parsed)
     return result
+
+
+def parser_of(name: str) -> argparse.ArgumentParser:
+    """The parser of a subcommand's arguments. Imports its module."""
+    command = COMMANDS[name]
+    module = importlib.import_module(f"wattcount.cli.{command.module}")
+    parser = argparse.ArgumentParser(prog=f"wattcount {name}", description=command.what)
+    getattr(module, command.add_arguments)(parser)
+    return parser
 
 
 def help_text() -> str:

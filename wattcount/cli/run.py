@@ -171,8 +171,7 @@ def _run(parsed: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
                     hydra.show_info(parsed.info, config_name=config_name, overrides=overrides)
                 return EXIT_OK
             if parsed.shell_completion:
-                hydra.shell_completion(config_name=config_name, overrides=overrides)
-                return EXIT_OK
+                raise NotStartedError("completion comes from: wattcount completion bash (or zsh, fish)")
             sweep = parsed.multirun or hydra.get_mode(config_name, overrides) is RunMode.MULTIRUN
         if sweep:
             return _sweep(hydra, config_name, overrides)
