@@ -101,12 +101,13 @@ def measures(arguments: Sequence[str]) -> bool:
 
 def changed(line: str, extra: Sequence[str]) -> str:
     """A line of a block with the keys `extra`; as it is where it does not measure."""
-    if not extra or not line.startswith("wattcount ") or not measures(words := shlex.split(line)[1:]):
+    if not extra or not line.startswith("wattcount ") or not measures(shlex.split(line)[1:]):
         return line
+    words = shlex.split(line, posix=False)[1:]  # with their quotes and variables
     added = [*SHORT, *extra]
     named = {word.partition("=")[0] for word in added}
     kept = [word for word in words if word.partition("=")[0] not in named]
-    return shlex.join(["wattcount", *kept, *added])
+    return " ".join(["wattcount", *kept, *map(shlex.quote, added)])
 
 
 def script(block: Block) -> str:

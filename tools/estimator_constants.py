@@ -1,4 +1,4 @@
-"""The table of the estimator's constants in docs/uncertainty.md: what each is, its value, and where it comes from.
+"""The table of the estimator's constants in docs/appendix.md: what each is, its value, and where it comes from.
 
 All of it stands in the code: a constant's docstring says what it is, with its unit in brackets, and then one of the
 words of `ORIGINS` and why.

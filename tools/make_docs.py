@@ -92,7 +92,6 @@ PICTURES: dict[str, Callable[[], str]] = {
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "uncertainty.md": {
         "start-scatter": lambda: tables.starts([run for folder in OWN for run in runs(folder)], scatters()),
-        "estimator-constants": estimator_constants,
     },
     "metrics.md": {
         "metrics-energy": metrics_tables.metrics_of(
@@ -127,10 +126,13 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "levers.md": {
         **{f"levers-{gpu}": with_scatter(tables.lever_savings, gpu) for gpu in STUDIED},
         **{f"load-curve-{gpu}": with_scatter(tables.load_curve, gpu) for gpu in STUDIED},
-        **{f"shapes-{gpu}": with_scatter(tables.shapes, gpu) for gpu in STUDIED},
         "gpus": with_scatter(tables.shape_ratios, *STUDIED),
         "deployed": of(tables.deployed, "campaign"),
+    },
+    "appendix.md": {
         "headline": with_scatter(tables.headline, "campaign"),
+        **{f"shapes-{gpu}": with_scatter(tables.shapes, gpu) for gpu in STUDIED},
+        "estimator-constants": estimator_constants,
     },
     "parity.md": {
         "parity": lambda: servers.parity(runs("servers"), "vllm", "vllm_serve", scatters()),
