@@ -2,18 +2,22 @@
 
     OMP_NUM_THREADS=1 python benchmarks/bench_advice_regret.py --json data/study/regret.json
 
-Rates: of each model at each load that several options were measured at, all runs at that rate are held out, and the advice comes from the other rates of
-those options. Repeats: of each model and load with several settings that were repeated, the first half of the runs of each gives the advice, the other half the
-truth. Truth is the mean energy of the runs held out, options that were not measured at the load count for nothing. Beside the advice stand four baselines on the same
-held-out loads: the default GPU (H100) with its best setting; the GPU with the least energy over all loads of the kind; the worst option; and the
-first measured option without levers.
+Repeats held out: of each model and load with several settings that were started twice or more, half of the starts of each, drawn by chance, give the advice, the other half the
+truth; the mean over SPLITS such draws is the load's regret. A single split hangs on which start fell where. Rates held out: of each model at each rate that several options
+were measured at, all runs at that rate are held out, and the advice comes from the other rates of those options.
+
+Truth is the mean energy of the starts held out, which scatter themselves: the best of them looks better than it is. So beside the advice stands `knows_all`: who takes
+the option with the least mean over *all* starts, those held out included. What that one loses is chance, and nobody can lose less on purpose. A load that `recommend` refuses counts
+apart, with what its first option would have lost. The baselines, on the same loads: the default GPU (H100) with its best setting, the GPU with the least energy over all
+other loads of the kind with its best setting (best as the starts that were seen tell), the option without levers, and the worst option.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,7 +26,7 @@ import numpy as np
 from wattcount.config.schema import SloConfig
 from wattcount.result import Result, results
 from wattcount.result.host_part import PER_TOKEN
-from wattcount.study.advice import Need, Option, advise
+from wattcount.study.advice import Need, advise
 from wattcount.study.comparison import Cell, cells
 from wattcount.study.curves import curve_key
 from wattcount.study.service import Count, over_runs
@@ -30,131 +34,186 @@ from wattcount.study.service import Count, over_runs
 ROOT = Path(__file__).resolve().parent.parent
 SLO = SloConfig(ttft_ms=500.0, tpot_ms=50.0)
 DEFAULT = "H100"
+SPLITS = 20
+"""Draws of a load's starts into halves: the mean over them moves by less than a quarter of what one split moves by."""
+SEED = 11
 
 
 @dataclass(frozen=True)
-class Truth:
-    """An option at a held-out load: what it is told by, its GPU, whether nothing was turned, and its energy per token [J]."""
+class Choice:
+    """An option at a held-out load: its GPU, whether nothing was turned, its energy per token as held out and over all starts [J], and its place in the advice."""
 
-    key: object
     gpu: str
     plain: bool
-    energy_j: float
+    truth_j: float
+    all_j: float
+    place: int
 
 
-def held_out_server(runs: list[Result]) -> Iterable[tuple[str, list[Truth], Option | None]]:
-    served = [run for run in runs if run.kind == "server" and run.rate_rps is not None and run.valid]
-    for model, rate, lengths in sorted(
-        {(str(r.model), float(r.rate_rps or 0), (r.input_tokens or 0, r.output_tokens or 0)) for r in served}
-    ):
-        held = [
-            r
-            for r in served
-            if (r.model, r.rate_rps, (r.input_tokens, r.output_tokens)) == (model, rate, lengths)
-        ]
-        truths = [_truth(cell, curve_key(cell)) for cell in cells(held) if _keeps(cell)]
-        if len(truths) < 2:
-            continue
-        left = [run for run in runs if run not in held]
-        advice = advise(left, Need(model, rate, *lengths, SLO))
-        ones = [option for option in advice.options if option.replicas == 1]
-        known = {truth.key for truth in truths}
-        usable = [option for option in ones if curve_key(option.nodes[-1]) in known]
-        if len({curve_key(option.nodes[-1]) for option in usable}) < 2:
-            continue
-        reached = {curve_key(option.nodes[-1]) for option in usable}
-        yield (
-            f"{model}, {rate:g} requests/s, the rate held out",
-            [truth for truth in truths if truth.key in reached],
-            usable[0],
-        )
+@dataclass(frozen=True)
+class Try:
+    """One load once held out. `refused`: `recommend` gave no advice."""
+
+    load: str
+    choices: Sequence[Choice]
+    refused: bool
 
 
-def held_out_repeats(runs: list[Result], kind: str) -> Iterable[tuple[str, list[Truth], Option | None]]:
-    """Settings with two valid runs at least: the first half tells, the other half is the truth."""
-    mine = [run for run in runs if run.kind == kind and run.valid]
-    loads: dict[tuple[object, ...], list[Result]] = {}
-    for run in mine:
-        loads.setdefault(
-            (str(run.model), run.num_requests, run.rate_rps, run.input_tokens or 0, run.output_tokens or 0),
-            [],
-        ).append(run)
-    for (model, size, rate, inputs, outputs), held in loads.items():
-        found = [cell for cell in cells(held) if len(cell.runs) > 1 and (kind == "batch" or _keeps(cell))]
-        if len(found) < 2:
-            continue
-        halves = [(cell, (len(cell.runs) + 1) // 2) for cell in found]
-        seen = [run for cell, half in halves for run in cell.runs[:half]]
-        truths = [_truth(replace(cell, runs=cell.runs[half:]), cell.key) for cell, half in halves]
-        others = [run for run in runs if run not in held]
-        advice = advise([*others, *seen], Need(str(model), rate, inputs, outputs, SLO))  # type: ignore[arg-type]
-        same = {cell.key for cell in found}
-        usable = [
-            o for o in advice.options if o.replicas == 1 and len(o.nodes) == 1 and o.nodes[0].key in same
-        ]
-        load = f"batch of {size}" if kind == "batch" else f"{rate:g} requests/s"
-        yield f"{model}, {load}, repeats held out", truths, usable[0] if usable else None
+def energy_j(cell: Cell) -> float:
+    value = cell.mean(PER_TOKEN)
+    assert value is not None
+    return value
 
 
-def _keeps(cell: Cell) -> bool:
+def keeps(cell: Cell) -> bool:
     share = over_runs(cell.runs, SLO, Count.WHERE_UNSURE)
     return share is not None and share.keeps is True
 
 
-def _truth(cell: Cell, key: object) -> Truth:
-    value = cell.mean(PER_TOKEN)
-    assert value is not None
-    return Truth(key, cell.gpu_model, not cell.levers, value)
-
-
-def judged(
-    loads: list[tuple[str, list[Truth], Option | None]],
-) -> tuple[list[dict[str, object]], dict[str, float]]:
-    """(a row for each load, mean regret of the advice and of each baseline, relative)."""
-    gpus = sorted({truth.gpu for _, truths, _ in loads for truth in truths})
-    cost = {
-        gpu: np.mean(
-            [
-                _least(truths, gpu) / _least(truths)
-                for _, truths, _ in loads
-                if any(t.gpu == gpu for t in truths)
-            ]
-        )
-        for gpu in gpus
-    }
-    best_gpu = min(gpus, key=lambda gpu: cost[gpu])
-    rows = []
-    for name, truths, option in loads:
-        least = _least(truths)
-        if option is None:
+def rates_held_out(runs: Sequence[Result]) -> Iterable[Try]:
+    served = [run for run in runs if run.kind == "server" and run.rate_rps is not None and run.valid]
+    loads: dict[tuple[str, float, int, int], list[Result]] = {}
+    for run in served:
+        loads.setdefault(
+            (str(run.model), float(run.rate_rps or 0), run.input_tokens or 0, run.output_tokens or 0), []
+        ).append(run)
+    for (model, rate, inputs, outputs), held in sorted(loads.items()):
+        there = {curve_key(cell): cell for cell in cells(held) if keeps(cell)}
+        if len(there) < 2:
             continue
-        keys = (option.nodes[0].key, curve_key(option.nodes[-1]))
-        taken = next(truth for truth in truths if truth.key in keys)
-        default = [truth for truth in truths if DEFAULT in truth.gpu]
-        plain = [truth for truth in truths if truth.plain]
-        rows.append(
-            {
-                "load": name,
-                "options": len(truths),
-                "regret": taken.energy_j / least - 1,
-                "default_gpu": _least(default) / least - 1 if default else None,
-                "best_single_gpu": _least(truths, best_gpu) / least - 1
-                if any(t.gpu == best_gpu for t in truths)
-                else None,
-                "nothing_turned": plain[0].energy_j / least - 1 if plain else None,
-                "worst": max(truth.energy_j for truth in truths) / least - 1,
-            }
-        )
+        advice = advise([run for run in runs if run not in held], Need(model, rate, inputs, outputs, SLO))
+        places: dict[object, int] = {}
+        for place, option in enumerate(advice.options):
+            if option.replicas == 1:
+                places.setdefault(curve_key(option.nodes[-1]), place)
+        found = [
+            Choice(cell.gpu_model, not cell.levers, energy_j(cell), energy_j(cell), places[key])
+            for key, cell in there.items()
+            if key in places
+        ]
+        if len(found) > 1:
+            yield Try(f"{model}, {rate:g} requests/s, the rate held out", found, advice.refusal is not None)
+
+
+def repeats_held_out(runs: Sequence[Result], kind: str) -> Iterable[Try]:
+    """Settings with two starts at least."""
+    loads: dict[tuple[object, ...], list[Result]] = {}
+    for run in runs:
+        if run.kind == kind and run.valid:
+            loads.setdefault(
+                (str(run.model), run.num_requests, run.rate_rps, run.input_tokens, run.output_tokens), []
+            ).append(run)
+    rng = np.random.default_rng(SEED)
+    for (model, size, rate, inputs, outputs), held in loads.items():
+        settings = [cell for cell in cells(held) if len(cell.runs) > 1 and (kind == "batch" or keeps(cell))]
+        if len(settings) < 2:
+            continue
+        others = [run for run in runs if run not in held]
+        need = Need(str(model), rate, inputs or 0, outputs or 0, SLO)  # type: ignore[arg-type,operator]
+        load = f"batch of {size}" if kind == "batch" else f"{rate:g} requests/s"
+        for _ in range(SPLITS):
+            seen: list[Result] = []
+            truth: dict[object, Cell] = {}
+            for cell in settings:
+                order = [cell.runs[i] for i in rng.permutation(len(cell.runs))]
+                half = (len(order) + int(rng.integers(2))) // 2
+                seen += order[:half]
+                truth[cell.key] = replace(cell, runs=tuple(order[half:]))
+            advice = advise([*others, *seen], need)
+            places: dict[object, int] = {}
+            for place, option in enumerate(advice.options):
+                if option.replicas == 1 and len(option.nodes) == 1:
+                    places.setdefault(option.nodes[0].key, place)
+            found = [
+                Choice(
+                    cell.gpu_model,
+                    not cell.levers,
+                    energy_j(truth[cell.key]),
+                    energy_j(cell),
+                    places[cell.key],
+                )
+                for cell in settings
+                if cell.key in places
+            ]
+            if len(found) > 1:
+                yield Try(f"{model}, {load}, repeats held out", found, advice.refusal is not None)
+
+
+def excess(choices: Sequence[Choice], taken: Choice | None) -> float | None:
+    """How much more energy `taken` has than the least of them, as held out, relative."""
+    return None if taken is None else taken.truth_j / min(choice.truth_j for choice in choices) - 1
+
+
+def first(choices: Iterable[Choice]) -> Choice | None:
+    """The one that the advice has before the others."""
+    return min(choices, key=lambda choice: choice.place, default=None)
+
+
+def best_gpus(tries: Sequence[Try]) -> Mapping[str, str]:
+    """For each load the GPU with the least energy over the other loads."""
+    cost: dict[str, dict[str, float]] = {}
+    for one in tries:
+        least = min(choice.all_j for choice in one.choices)
+        cost[one.load] = {
+            gpu: min(c.all_j for c in one.choices if c.gpu == gpu) / least
+            for gpu in {c.gpu for c in one.choices}
+        }
+    found = {}
+    for load in cost:
+        others: dict[str, list[float]] = defaultdict(list)
+        for other, costs in cost.items():
+            if other != load and len(costs) > 1:
+                for gpu, value in costs.items():
+                    others[gpu].append(value)
+        if others:
+            found[load] = min(others, key=lambda gpu: float(np.mean(others[gpu])))
+    return found
+
+
+WHO = ("regret", "knows_all", "default_gpu", "best_single_gpu", "nothing_turned", "worst")
+
+
+def judged(tries: Sequence[Try]) -> tuple[list[dict[str, object]], dict[str, float]]:
+    """(a row for each load, the mean over the loads that were advised)."""
+    best = best_gpus(tries)
+    by_load: dict[str, list[Try]] = {}
+    for one in tries:
+        by_load.setdefault(one.load, []).append(one)
+    rows: list[dict[str, object]] = []
+    for load, mine in by_load.items():
+        advised = [one for one in mine if not one.refused]
+        refused = [float(excess(one.choices, first(one.choices)) or 0.0) for one in mine if one.refused]
+        row: dict[str, object] = {
+            "load": load,
+            "options": len(mine[0].choices),
+            "tries": len(mine),
+            "refused": len(refused),
+            "regret_where_refused": float(np.mean(refused)) if refused else None,
+        }
+        for who in WHO:
+            losses = [
+                loss for one in advised if (loss := _loss(who, one.choices, best.get(load))) is not None
+            ]
+            row[who] = float(np.mean(losses)) if losses else None
+        rows.append(row)
     means = {}
-    for key in ("regret", "default_gpu", "best_single_gpu", "nothing_turned", "worst"):
-        values = [float(row[key]) for row in rows if row[key] is not None]  # type: ignore[arg-type]
+    for who in WHO:
+        values = [float(value) for row in rows if (value := row[who]) is not None]  # type: ignore[arg-type]
         if values:
-            means[key] = float(np.mean(values))
+            means[who] = float(np.mean(values))
     return rows, means
 
 
-def _least(truths: list[Truth], gpu: str | None = None) -> float:
-    return min(truth.energy_j for truth in truths if gpu is None or truth.gpu == gpu)
+def _loss(who: str, choices: Sequence[Choice], best_gpu: str | None) -> float | None:
+    taken = {
+        "regret": lambda: first(choices),
+        "knows_all": lambda: min(choices, key=lambda choice: choice.all_j),
+        "default_gpu": lambda: first(choice for choice in choices if DEFAULT in choice.gpu),
+        "best_single_gpu": lambda: first(choice for choice in choices if choice.gpu == best_gpu),
+        "nothing_turned": lambda: first(choice for choice in choices if choice.plain),
+        "worst": lambda: max(choices, key=lambda choice: choice.truth_j),
+    }[who]()
+    return excess(choices, taken)
 
 
 def main() -> None:
@@ -166,14 +225,14 @@ def main() -> None:
     runs = [run for folder in sorted(ROOT.glob("data/*/records")) for run in results(folder, keep=False)]
     done = {}
     kinds = {
-        "batch": list(held_out_repeats(runs, "batch")),
-        "server": [*held_out_repeats(runs, "server"), *held_out_server(runs)],
+        "batch": list(repeats_held_out(runs, "batch")),
+        "server": [*repeats_held_out(runs, "server"), *rates_held_out(runs)],
     }
-    for kind, loads in kinds.items():
-        rows, means = judged(loads)
+    for kind, tries in kinds.items():
+        rows, means = judged(tries)
         done[kind] = {"loads": rows, "mean": means}
         for row in rows:
-            print(row)
+            print({key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()})
         print(kind, len(rows), {key: f"{100 * value:.2f} %" for key, value in means.items()})
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)

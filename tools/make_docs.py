@@ -61,6 +61,11 @@ def imported(name: str) -> list[Result]:
     return of_arrow(table, [None] * len(table))
 
 
+def of_source(make: Callable[..., str], name: str) -> Callable[[], str]:
+    """`make` of the results of a source in data/imported."""
+    return lambda: make(imported(name))
+
+
 def of_engine(name: str) -> list[Result]:
     """The runs of an engine in data/servers."""
     return [run for run in runs("servers") if run.engine == name]
@@ -147,9 +152,13 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         "coverage": lambda: pages.coverage(benchmark("coverage")),
         **{
             name: of(partial(pages.asked, name), *OWN)
-            for name in ("gpu-choice", "savings", "load-curves", "levers", "scaling", "reproduce")
+            for name in ("gpu-choice", "savings", "load-curves", "levers", "scaling", "reproduce", "claims")
         },
-        "mlenergy-savings": lambda: pages.asked("savings", imported("mlenergy")),
+        **{
+            f"mlenergy-{name}": of_source(partial(pages.asked, name), "mlenergy")
+            for name in ("savings", "at-once", "claims")
+        },
+        "interpolation": lambda: pages.interpolation(benchmark("interpolation")),
         "regret": lambda: pages.regret(benchmark("regret")),
     },
     **reference_tables.tables(),

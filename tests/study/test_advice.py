@@ -18,6 +18,7 @@ from wattcount.result.host_part import PER_TOKEN, WATTS
 from wattcount.result.result import ENERGY
 from wattcount.study.advice import MOST_REGRET, Need, advise, serve_command, verify_command
 from wattcount.study.bills import J_PER_KWH, USUAL_G_PER_KWH, USUAL_PUE, Bills, read_bills
+from wattcount.study.quality import Score
 
 SLO = SloConfig(ttft_ms=500.0, tpot_ms=50.0)
 H100, H200 = "NVIDIA H100 80GB HBM3", "NVIDIA H200"
@@ -232,3 +233,28 @@ def test_a_file_of_carbon_that_is_wrong_says_where(text: str, said: str, tmp_pat
     path.write_text(text)
     with pytest.raises(NotStartedError, match=said):
         read_bills(carbon=path)
+
+
+def test_an_option_that_surely_loses_quality_is_left_out() -> None:
+    plain = [run(4.0, 400.0, repeat=i) for i in (0, 1)]
+    setting = {**plain[0].setting, "model": {**plain[0].setting["model"], "quantization": "fp8"}}
+    quantised = [
+        replace(run(4.0, 300.0, repeat=i), setting=setting, setting_key="fp8", levers=("eager", "fp8"))
+        for i in (0, 1)
+    ]
+    runs = [*plain, *quantised]
+
+    def scores(fp8: float) -> list[Score]:
+        name = "meta-llama/Llama-3.1-8B-Instruct"
+        return [Score(name, p, "arc", "acc", value, 0.002) for p, value in (("bfloat16", 0.6), ("fp8", fp8))]
+
+    kept = advise(runs, need(), scores=scores(0.599))
+    assert "fp8" in kept.options[0].setting
+    assert any("Quality -0.1" in note for note in kept.notes)
+    assert kept.to_json()["options"][0]["quality_change_share"] == pytest.approx(-0.001)
+    lost = advise(runs, need(), scores=scores(0.5))
+    assert all("fp8" not in option.setting for option in lost.options)
+    assert lost.left_out == {"its quantisation costs more than 1 point of quality": 1}
+    untold = advise(runs, need())
+    assert "fp8" in untold.options[0].setting
+    assert any("quality not measured" in note.lower() for note in untold.notes)

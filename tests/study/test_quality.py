@@ -12,7 +12,15 @@ from wattcount.errors import NotStartedError
 from wattcount.records.schema import Evidence
 from wattcount.result import Result
 from wattcount.study.comparison import Cell
-from wattcount.study.quality import NOT_MEASURED, Users, quality, read_scores, service
+from wattcount.study.quality import (
+    NOT_MEASURED,
+    Quality,
+    Users,
+    against_unquantised,
+    quality,
+    read_scores,
+    service,
+)
 
 SLO = SloConfig(ttft_ms=500.0)
 
@@ -84,7 +92,7 @@ def test_quality_is_joined_by_model_and_precision(tmp_path: Path) -> None:
     found = quality(run(1, 0, "fp8"), run(1, 0), scores)
     assert found.change == pytest.approx(-0.01)
     assert found.half_width == pytest.approx(1.96 * 0.01 * 2**0.5)
-    assert found.words == "quality -1.0 ± 2.8 points (1 tasks)"
+    assert found.words == "quality -1.0 ± 2.8 points (1 task)"
     assert quality(run(1, 0, "awq"), run(1, 0), scores).words == NOT_MEASURED
     assert quality(run(1, 0), run(1, 0), []).change == 0.0
 
@@ -97,3 +105,34 @@ def test_what_is_no_result_of_the_harness_is_refused(text: str, tmp_path: Path) 
         read_scores([path])
     with pytest.raises(NotStartedError):
         read_scores([tmp_path / "none"])
+
+
+def test_auto_is_the_dtype_that_the_harness_found(tmp_path: Path) -> None:
+    content = {
+        "results": {"arc": {"acc,none": 0.5}},
+        "config": {"model_args": "pretrained=org/m,dtype=auto", "model_dtype": "torch.bfloat16"},
+    }
+    (tmp_path / "results.json").write_text(json.dumps(content))
+    assert [score.precision for score in read_scores([tmp_path])] == ["bfloat16"]
+
+
+@pytest.mark.parametrize(
+    ("change", "half", "users"),
+    [
+        (-0.002, 0.005, Users.KEPT),
+        (-0.03, 0.005, Users.WORSE),
+        (-0.012, 0.005, Users.UNTOLD),
+        (None, None, Users.UNTOLD),
+    ],
+)
+def test_quality_is_kept_within_its_margin(change: float | None, half: float | None, users: Users) -> None:
+    assert Quality(change, half, 1).users is users
+
+
+def test_quantisation_stands_against_the_same_model_without(tmp_path: Path) -> None:
+    harness(tmp_path / "results_a.json", "bfloat16", 0.60)
+    harness(tmp_path / "results_b.json", "fp8", 0.59)
+    found = against_unquantised(run(1, 0, "fp8"), read_scores([tmp_path]))
+    assert found is not None
+    assert found.change == pytest.approx(-0.01)
+    assert against_unquantised(run(1, 0), ()) is None

@@ -293,3 +293,59 @@ def test_savings_of_ml_energy_v1_are_the_known_ones(outside_data: Path) -> None:
     assert found["A40", "A100"]["saved_percent"] == pytest.approx(43.7, abs=0.05)
     assert found["A100", OPTIMUM]["excess_percent"] == pytest.approx(1.96, abs=0.005)
     assert found["A100", OPTIMUM]["by_chance_percent"] is None
+
+
+# -- how many at once, and the paper's claims
+
+
+def at(limit: int, model: int, per_token_j: float) -> Result:
+    made = run(per_token_j, model=f"model_{model}")
+    setting = {**made.setting, "engine": {"max_num_seqs": limit}}
+    return replace(
+        made, setting=setting, setting_key=f"{made.setting_key}-{limit}", run_id=f"{model}-{limit}"
+    )
+
+
+def test_the_number_at_once_is_chosen_once_for_all_loads_or_for_each() -> None:
+    """Six models: 64 is best for five of them, 256 for one; 8 takes twice as much."""
+    runs = [at(8, n, 2.0) for n in range(6)] + [at(64, n, 1.0 if n else 1.2) for n in range(6)]
+    runs += [at(256, n, 1.1 if n else 0.9) for n in range(6)] + [at(1024, 0, 0.1)]
+    rows = Study(runs).answer("at-once").rows
+    found = {(row["of"], row["to"]): row for row in rows}
+    assert found["at most 8", "at most 64"]["saved_percent"] == pytest.approx(100 * (1 - 6.2 / 12))
+    assert found["at most 64", OPTIMUM]["excess_percent"] == pytest.approx(100 * (6.2 / 5.9 - 1))
+    # One load in six was measured with 1024: that tells nothing of the others.
+    assert not any("1024" in str(row["of"]) + str(row["to"]) for row in rows)
+
+
+def test_too_few_loads_tell_nothing_of_the_number_at_once() -> None:
+    assert Study([at(8, 0, 2.0), at(64, 0, 1.0)]).answer("at-once").sentence == NOTHING
+
+
+def test_a_claim_of_a_saving_says_what_part_of_it_is_a_bad_baseline() -> None:
+    """H200 takes half of H100 for five models; for the sixth H100 takes 0.8 of it."""
+    runs = [run(2.0 if n else 0.8, model=f"model_{n}", gpu=H100) for n in range(6)]
+    runs += [run(1.0, model=f"model_{n}", gpu=H200) for n in range(6)]
+    rows = {row["claim"]: row for row in Study(runs).answer("claims").rows}
+    saves = rows["GPU choice saves (batch)"]
+    assert saves["most_percent"] == pytest.approx(50.0)
+    assert saves["all_percent"] == pytest.approx(100 * (1 - 5.8 / 10.8))
+    assert saves["bad_baseline_percent"] == pytest.approx(100 * (10.8 - 6.0) / (10.8 - 5.8))
+    differs = rows["the best GPU differs by model (batch)"]
+    assert (differs["differs"], differs["loads"]) == (1, 6)
+
+
+def test_users_of_a_lever_that_saves_are_counted_where_pairs_show_it() -> None:
+    def served(
+        joules: float, board: str, repeat: int, levers: tuple[str, ...] = (), good: int = 1000
+    ) -> Result:
+        made = run(joules, rate_rps=4.0, levers=levers, board=board, repeat=repeat, seed=1)
+        scenario = {**made.setting["scenario"], "slo": {"ttft_ms": 500.0, "tpot_ms": 50.0}}
+        metrics = {**made.metrics, "requests/sent": 1000.0, "requests/good": float(good)}
+        return replace(made, setting={**made.setting, "scenario": scenario}, metrics=metrics)
+
+    runs = [served(1.0, b, i) for i, b in enumerate("abc")]
+    runs += [served(0.5, b, i, ("x",)) for i, b in enumerate("abc")]
+    runs += [served(0.6, b, i, ("y",), good=900 + 40 * i) for i, b in enumerate("abc")]
+    row = next(r for r in Study(runs).answer("claims").rows if "users" in str(r["claim"]))
+    assert row["found"] == "shown for 1 of 2 levers that save"

@@ -12,6 +12,7 @@ from wattcount.errors import EXIT_FAILED, EXIT_OK
 from wattcount.report.units import significant
 from wattcount.study.advice import Advice, Need, advise, serve_command, verify_command
 from wattcount.study.bills import Bills, read_bills
+from wattcount.study.quality import read_scores
 from wattcount.study.questions import USUAL_SLO
 from wattcount.terminal import PlainConsole, console, table
 
@@ -30,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gpus", type=lambda text: tuple(filter(None, text.split(","))), default=(), metavar="A,B", help="only these")  # fmt: skip
     parser.add_argument("--price", type=Path, metavar="FILE", help="CSV: gpu,per_hour[,currency]")
     parser.add_argument("--carbon", type=Path, metavar="FILE", help="CSV: hour,g_per_kwh for the hours 0 to 23 or `all`, and a row `pue`")  # fmt: skip
+    parser.add_argument("--quality", type=Path, nargs="+", metavar="PATH", help="results*.json of lm-evaluation-harness, or folders of them, for options that are quantised")  # fmt: skip
     parser.add_argument("--all", action="store_true", help=f"all options, not the first {SHOWN}")
     parser.add_argument("--json", action="store_true", help="everything as JSON, in plain units")
 
@@ -40,7 +42,7 @@ def main(args: argparse.Namespace) -> int:
         args.model, None if args.batch else args.rate, args.lengths[0], args.lengths[1], args.slo, args.gpus
     )
     bills = read_bills(args.price, args.carbon)
-    advice = advise(results_of(args.data), need, bills)
+    advice = advise(results_of(args.data), need, bills, read_scores(args.quality or ()))
     if args.json:
         print(json.dumps(advice.to_json(), indent=2))
     else:

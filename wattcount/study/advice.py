@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -29,15 +29,16 @@ from wattcount.result.result import Result
 from wattcount.study.bills import Bills
 from wattcount.study.comparison import Cell, Scatters, cells, sensor_sd
 from wattcount.study.curves import curve_key
+from wattcount.study.quality import Quality, Score, Users, against_unquantised
 from wattcount.study.service import KEPT_SHARE, Attained, Count, over_runs
 
 MOST_REPLICAS = 64
 """Most replicas of one option: beyond a machine of eight GPUs many times over, others count more than energy."""
-INTERPOLATION_SD = 0.03
-"""Standard uncertainty of the logarithm of the power between two measured rates, for each unit of ln(rate above / rate below). On the curves in data/,
-measured rates lie beside the line between two others by 1.4 % (rms) where these are less than a factor of 2 apart, and 4 % up to a factor of 4."""
-MOST_INTERPOLATION_SD = 0.055
-"""The most of it: the rms for rates that are further apart, up to a factor of 64."""
+INTERPOLATION_SD = 0.025
+"""Standard uncertainty of the logarithm of the power between two measured rates, for each unit of ln(rate above / rate below). Measured on the curves in data/
+up to a factor of 16 (`benchmarks/bench_interpolation.py` derives both constants)."""
+MOST_INTERPOLATION_SD = 0.053
+"""The most of it: the rms for rates that are further apart, up to a factor of 48."""
 UNTOLD_SD = 0.05
 """Standard uncertainty of a figure whose scatter nothing tells, of the logarithm: the largest that kinds of load have in `result.host_part`."""
 MOST_REGRET = 0.05
@@ -74,6 +75,7 @@ class Option:
     sd, sensor standard uncertainty of its logarithm: scatter and interpolation, and the sensor, which options on one GPU model share
     share      at least this share of the requests keep the SLO; None: a batch
     nodes      the measured cells that it rests on: one, or the two rates around
+    quality    what its quantisation costs in scores; None: it has none
     """
 
     gpu: str
@@ -93,6 +95,7 @@ class Option:
     nodes: tuple[Cell, ...]
     cost_per_1000: float | None
     carbon_g_per_1000: float | None
+    quality: Quality | None = None
 
     @property
     def num_gpus(self) -> int:
@@ -113,6 +116,8 @@ class Option:
             "mean_w": self.watts,
             "cost_per_1000_good_requests": self.cost_per_1000,
             "carbon_g_per_1000_good_requests": self.carbon_g_per_1000,
+            "quality": None if self.quality is None else self.quality.words,
+            "quality_change_share": None if self.quality is None else self.quality.change,
             "boards": len({board for cell in self.nodes for run in cell.runs for board in run.boards}),
             "runs": sum(len(cell.runs) for cell in self.nodes),
             "measured_at_rps": [cell.first.rate_rps for cell in self.nodes],
@@ -157,8 +162,10 @@ class Advice:
         }
 
 
-def advise(results: Sequence[Result], need: Need, bills: Bills | None = None) -> Advice:
-    """Raises nothing: where the data cannot tell, the advice says so."""
+def advise(
+    results: Sequence[Result], need: Need, bills: Bills | None = None, scores: Sequence[Score] = ()
+) -> Advice:
+    """Raises nothing: where the data cannot tell, the advice says so. An option whose quantisation surely costs quality by `scores` is left out."""
     bills = bills or Bills()
     measured = [run for run in results if run.evidence is not Evidence.EMULATED]
     mine = [run for run in measured if is_model(run, need.model)]
@@ -177,6 +184,13 @@ def advise(results: Sequence[Result], need: Need, bills: Bills | None = None) ->
         if need.rate_rps is None
         else _served(found, scatters, need, bills, left_out)
     )
+    options = [
+        replace(option, quality=against_unquantised(option.nodes[-1].first, scores)) for option in options
+    ]
+    worse = [o for o in options if o.quality is not None and o.quality.users is Users.WORSE]
+    if worse:
+        left_out["its quantisation costs more than 1 point of quality"] = len(worse)
+        options = [option for option in options if option not in worse]
     options.sort(key=lambda option: option.energy_j)
     if not options:
         what = (
@@ -433,9 +447,16 @@ def _notes(options: Sequence[Option]) -> tuple[str, ...]:
         )
     if any(option.how == HOW_INTERPOLATED for option in options[:1]):
         found.append("The first option lies between two measured rates.")
-    if any("fp8" in option.setting or "int4" in option.setting for option in options[:1]):
-        found.append("Quality not measured: what quantisation costs in quality, these results do not tell.")
+    for option in options[:1]:
+        if option.quality is not None:
+            words = option.quality.words
+            found.append(
+                f"{words[0].upper()}{words[1:]}, quantised against not{_SCORES if option.quality.change is None else '.'}"
+            )
     return tuple(found)
+
+
+_SCORES = ": results of lm-evaluation-harness with --quality would tell."
 
 
 def _nothing(need: Need, mine: Sequence[Result], fitting: Sequence[Result], kind: str) -> Advice:

@@ -44,11 +44,31 @@ def coverage(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def regret(done: Mapping[str, Mapping[str, Any]]) -> str:
-    """Mean regret of the advice and of the baselines on held-out loads."""
-    keys = ("regret", "default_gpu", "best_single_gpu", "nothing_turned", "worst")
+    """Mean regret of the advice and of the baselines on held-out loads, and how many tries were refused."""
+    keys = ("regret", "knows_all", "default_gpu", "best_single_gpu", "nothing_turned", "worst")
+    made = []
+    for kind, of in done.items():
+        tries, refused = (sum(load[key] for load in of["loads"]) for key in ("tries", "refused"))
+        means = [f"{100 * of['mean'][key]:.1f} %" if key in of["mean"] else "-" for key in keys]
+        made.append([kind, f"{len(of['loads'])} ({tries})", *means, str(refused)])
+    head = ["load", "held-out loads (tries)", "recommend", "who knows the held-out starts too", "default GPU (H100), its best setting", "best single GPU, its best setting", "nothing turned", "worst option", "refused"]  # fmt: skip
+    return markdown(head, made)
+
+
+def interpolation(done: Mapping[str, Any]) -> str:
+    """How far interpolated power lies from measured power, by the line that it lies on and by how far apart the measured rates are."""
+    bins = list(next(iter(done["rms_by_factor"].values())))
     made = [
-        [kind, str(len(of["loads"])), *(f"{100 * of['mean'][key]:.1f} %" if key in of["mean"] else "-" for key in keys)]
-        for kind, of in done.items()
-    ]  # fmt: skip
-    head = ["load", "held-out loads", "recommend", "default GPU (H100), its best setting", "best single GPU", "nothing turned", "worst option"]  # fmt: skip
+        [
+            name,
+            f"{100 * done['rms'][name]:.1f} %",
+            f"{100 * done['bias'][name]:+.1f} %",
+            *(
+                f"{100 * of[1][0]:.1f} % ({of[1][1]})"
+                for of in sorted(found.items(), key=lambda item: bins.index(item[0]))
+            ),
+        ]
+        for name, found in done["rms_by_factor"].items()
+    ]
+    head = ["straight line in", "rms", "mean", *(f"rates apart by a factor of {name.replace('to inf', 'and more')}" for name in bins)]  # fmt: skip
     return markdown(head, made)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import numpy as np
 from wattcount.config.schema import SloConfig
 from wattcount.errors import NotStartedError
 from wattcount.files import read_text
+from wattcount.report.units import count
 from wattcount.result.result import Result
 from wattcount.statistics import spread
 from wattcount.study.comparison import Cell, same_arrivals
@@ -59,11 +60,11 @@ class Service:
         return Users.WORSE if self.high < -MARGIN else Users.UNTOLD
 
 
-def service(turned: Cell, without: Cell, slo: SloConfig, count: Count = Count.ALWAYS) -> Service:
+def service(turned: Cell, without: Cell, slo: SloConfig, counting: Count = Count.ALWAYS) -> Service:
     """Of the pairs that have the same seed and repeat. Shares that are known within bounds count with the bound that speaks against the saving."""
     lows = []
     for run, other in same_arrivals(turned.runs, without.runs):
-        mine, theirs = over_runs([run], slo, count), over_runs([other], slo, count)
+        mine, theirs = over_runs([run], slo, counting), over_runs([other], slo, counting)
         if mine is not None and theirs is not None:
             lows.append(mine.low - theirs.high)
     if len(lows) < 2:
@@ -119,8 +120,12 @@ def _of_file(path: Path) -> list[Score]:
         raise NotStartedError(
             f"{path} does not name its model (model_name, or pretrained in model_args); give both"
         )
+    dtype = arguments.get("dtype")
     precision = str(
-        arguments.get("quantization") or arguments.get("dtype") or config.get("model_dtype") or "auto"
+        arguments.get("quantization")
+        or (dtype if dtype != "auto" else None)
+        or config.get("model_dtype")
+        or "auto"
     )
     precision = precision.removeprefix("torch.")
     found = []
@@ -175,12 +180,30 @@ class Quality:
         if self.change is None:
             return NOT_MEASURED
         half = "" if self.half_width is None else f" ± {100 * self.half_width:.1f}"
-        return f"quality {100 * self.change:+.1f}{half} points ({self.tasks} tasks)"
+        return f"quality {100 * self.change:+.1f}{half} points ({count(self.tasks, 'task')})"
+
+    @property
+    def users(self) -> Users:
+        """Whether scores fall by less than QUALITY_MARGIN with 95 %."""
+        if self.change is None or self.half_width is None:
+            return Users.UNTOLD
+        if self.change - self.half_width > -QUALITY_MARGIN:
+            return Users.KEPT
+        return Users.WORSE if self.change + self.half_width < -QUALITY_MARGIN else Users.UNTOLD
 
 
 def precision_of(run: Result) -> str:
     model = run.setting.get("model", {})
     return str(model.get("quantization") or model.get("dtype") or "bfloat16")
+
+
+def against_unquantised(run: Result, scores: Sequence[Score]) -> Quality | None:
+    """What the quantisation of a run costs in scores; None: it has none."""
+    model = run.setting.get("model", {})
+    if not model.get("quantization"):
+        return None
+    plain = replace(run, setting={**run.setting, "model": {**model, "quantization": None}})
+    return quality(run, plain, scores)
 
 
 def quality(turned: Result, without: Result, scores: Sequence[Score]) -> Quality:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 
 import numpy as np
@@ -35,7 +36,7 @@ from wattcount.study.comparison import (
 )
 from wattcount.study.curves import KNEE_SHARE, Curve, Point, curves
 from wattcount.study.mixed import BOARD, REST, START
-from wattcount.study.quality import Score, precision_of, quality, service
+from wattcount.study.quality import Score, Users, precision_of, quality, service
 from wattcount.study.savings import Saving
 from wattcount.study.service import KEPT_SHARE, over_runs
 
@@ -54,6 +55,7 @@ class Study:
     slo: SloConfig = USUAL_SLO
     default_gpu: str | None = None
     scores: Sequence[Score] = ()
+    _answers: dict[str, Answer] = field(init=False, default_factory=dict)
 
     @cached_property
     def cells(self) -> list[Cell]:
@@ -77,8 +79,13 @@ class Study:
         return curves(self.cells, self.scatters, self.slo)
 
     def answers(self, only: Iterable[str] = ()) -> list[Answer]:
-        chosen = list(only) or list(QUESTIONS)
-        return [QUESTIONS[name](self) for name in chosen]
+        return [self.answer(name) for name in list(only) or list(QUESTIONS)]
+
+    def answer(self, name: str) -> Answer:
+        """Worked out once, for one question may ask what another found."""
+        if name not in self._answers:
+            self._answers[name] = QUESTIONS[name](self)
+        return self._answers[name]
 
 
 def _load_words(cell: Cell) -> str:
@@ -266,6 +273,7 @@ def savings(study: Study) -> Answer:
             Column("to", "take"),
             Column("saved_percent", "saves", "%"),
             Column("interval", "95 %"),
+            Column("excess_percent", "takes more by, %"),
             Column("idle_percent", "idle part", "%"),
             Column("active_percent", "active part", "%"),
             Column("by_chance_percent", "by chance", "%"),
@@ -276,9 +284,178 @@ def savings(study: Study) -> Answer:
         "Intervals are over models and loads like these (drawn anew), not of one deployment; the sensors' 5 % between GPU models is not in them.",
         (
             "Each load counts with the energy of one output token on the best setting of each GPU; the optimum takes the least of figures that scatter, "
-            "and `by chance` is what this alone seems to save.",
+            "and `by chance` is what this alone seems to save. `takes more by`: the first against the second, of / to - 1.",
         ),
     )
+
+
+# -- how many at once
+
+
+def at_once(study: Study) -> Answer:
+    rows: list[Row] = []
+    groups: dict[tuple[str, str, str], dict[Hashable, list[Cell]]] = {}
+    for load, found in study.loads.items():
+        for cell in found:
+            if _limit(cell) is not None:
+                key = (cell.first.origin, cell.first.kind or "unknown", cell.gpu_model)
+                groups.setdefault(key, {}).setdefault(load, []).append(cell)
+    for (origin, kind, gpu), units in groups.items():
+        had = Counter(limit for found in units.values() for limit in {_limit(cell) for cell in found})
+        usual = [str(limit) for limit, number in had.items() if 2 * number >= len(units)]
+        m = saved.matrix(units, sorted(usual, key=len), study.scatters, _limit)
+        if len(m.units) >= saved.FEWEST_UNITS:
+            rows += [
+                {"origin": origin, "kind": kind, "gpu": gpu, **_saving_row(found)}
+                for found in saved.savings(m)
+            ]
+    to_optimum = [row for row in rows if row["to"] == saved.OPTIMUM and row["is_best"]]
+    to_best = [row for row in rows if row["to"] != saved.OPTIMUM]
+    sentence = NOTHING
+    if to_best and to_optimum:
+        ends = [
+            f"{end(row['saved_percent'] for row in group):.1f}"
+            for group in (to_best, to_optimum)
+            for end in (min, max)
+        ]
+        sentence = (
+            f"Leaving the worst number at once for the best one for all loads saves {ends[0]} to {ends[1]} %, going on to the best of each load another "
+            f"{ends[2]} to {ends[3]} %."
+        )
+    return Answer(
+        "at-once",
+        "What does the number of requests at once save, against which baseline?",
+        (
+            Column("gpu", "GPU"),
+            Column("kind", "load"),
+            Column("origin", "origin"),
+            Column("units", "loads"),
+            Column("of", "instead of"),
+            Column("to", "take"),
+            Column("saved_percent", "saves", "%"),
+            Column("interval", "95 %"),
+            Column("excess_percent", "takes more by, %"),
+        ),
+        3,
+        rows,
+        sentence,
+        "Intervals are over models and loads like these (drawn anew). Latency rises with the number at once, and is not in it.",
+        (
+            "Limits that at least half of the loads were measured with, and loads that were measured with each of these; of each, the parallelism with the least energy.",
+        ),
+    )
+
+
+def _limit(cell: Cell) -> str | None:
+    """`at most 64`: how many requests the engine takes at once; None: not told."""
+    limit = cell.first.setting.get("engine", {}).get("max_num_seqs")
+    return None if limit is None else f"at most {limit}"
+
+
+# -- what the paper claims
+
+PAPER = "arXiv 2604.09048"
+"""Watt Counts: Energy-Aware Benchmark for Sustainable LLM Inference on Heterogeneous GPU Architectures, whose claims are held against other data."""
+CLAIMED_SHARE = {"server": 0.70, "batch": 0.20}
+"""What its abstract says GPU choice saves at most, by kind of load."""
+CLAIMED_EXPONENT = 0.24
+"""Of the energy of a token in the number of parameters, as summaries of the paper give it."""
+
+
+def claims(study: Study) -> Answer:
+    rows: list[Row] = []
+    for (origin, kind, gpus), units in _unit_groups(study).items():
+        m = saved.matrix(units, gpus, study.scatters)
+        if len(m.units) >= saved.FEWEST_UNITS and kind in CLAIMED_SHARE:
+            rows += _claimed_savings(study, m, origin, kind)
+    fits = [row for row in study.answer("scaling").rows if row["what"] == "parameters"]
+    for origin in sorted({str(row["origin"]) for row in fits}):
+        mine = [row for row in fits if row["origin"] == origin]
+        agree = sum(row["low"] <= CLAIMED_EXPONENT <= row["high"] for row in mine)
+        ends = [end(float(row["exponent"]) for row in mine) for end in (min, max)]
+        rows.append(
+            {
+                "claim": "energy of a token grows with parameters",
+                "origin": origin,
+                "published": f"to the power of {CLAIMED_EXPONENT}",
+                "found": f"{ends[0]:.2f} to {ends[1]:.2f}; {agree} of {len(mine)} intervals have {CLAIMED_EXPONENT} in them",
+                "loads": len(mine),
+                "low": ends[0],
+                "high": ends[1],
+            }
+        )
+    kept = [
+        row for row in study.answer("levers").rows if row.get("users") and row.get("tell") == Tell.LESS.value
+    ]
+    if kept:
+        good = sum(row["users"] == Users.KEPT.value for row in kept)
+        rows.append(
+            {
+                "claim": "users of servers lose nothing",
+                "origin": str(kept[0]["origin"]),
+                "published": "negligible",
+                "found": f"shown for {good} of {count(len(kept), 'lever')} that save",
+                "loads": len(kept),
+            }
+        )
+    parts = [row["bad_baseline_percent"] for row in rows if row.get("bad_baseline_percent") is not None]
+    sentence = NOTHING
+    if parts:
+        sentence = (
+            f"Of what leaving the worst GPU for each model's best one saves, {min(parts):.0f} to {max(parts):.0f} % is had by the best single GPU: "
+            "that part of a saving is a bad baseline, not a choice by model."
+        )
+    return Answer(
+        "claims",
+        f"Do the claims of {PAPER} hold on these data?",
+        (
+            Column("claim", "claim"),
+            Column("published", "published"),
+            Column("origin", "data"),
+            Column("gpus", "GPUs"),
+            Column("loads", "loads"),
+            Column("found", "found"),
+            Column("bad_baseline_percent", "of it a bad baseline, %"),
+        ),
+        4,
+        rows,
+        sentence,
+        "Other GPUs, models and loads than the paper's: where a claim is not met here, it may hold there. Its own data set is not among these.",
+    )
+
+
+def _claimed_savings(study: Study, m: saved.Matrix, origin: str, kind: str) -> list[Row]:
+    totals, least = m.energy.sum(axis=0), m.energy.min(axis=1)
+    best = int(totals.argmin())
+    whole = 1 - float(least.sum() / totals.max())
+    to_best = 1 - float(totals[best] / totals.max())
+    most = float((1 - least / m.energy.max(axis=1)).max())
+    other = [
+        (study.scatters.compare(m.best[unit, m.gpus[int(row.argmin())]], m.best[unit, m.gpus[best]]))
+        for unit, row in zip(m.units, m.energy, strict=True)
+        if int(row.argmin()) != best
+    ]
+    told = sum(found is not None and found.tell is Tell.LESS for found in other)
+    shared = {"origin": origin, "gpus": ", ".join(m.gpus), "loads": len(m.units), "kind": kind}
+    return [
+        {
+            **shared,
+            "claim": f"GPU choice saves ({kind})",
+            "published": f"up to {100 * CLAIMED_SHARE[kind]:.0f} %",
+            "found": f"up to {100 * most:.0f} % on one load, {100 * whole:.1f} % over all",
+            "most_percent": 100 * most,
+            "all_percent": 100 * whole,
+            "bad_baseline_percent": 100 * to_best / whole if whole > 0 else None,
+        },
+        {
+            **shared,
+            "claim": f"the best GPU differs by model ({kind})",
+            "published": "significantly",
+            "found": f"on {len(other)} of {len(m.units)} another than {m.gpus[best]}; {told} of these surely",
+            "differs": len(other),
+            "told": told,
+        },
+    ]
 
 
 def _saving_row(found: Saving) -> dict[str, object]:
@@ -731,9 +908,11 @@ def _between(study: Study, what: str, of: Callable[[Cell], str | None]) -> list[
 QUESTIONS: Mapping[str, Callable[[Study], Answer]] = {
     "gpu-choice": gpu_choice,
     "savings": savings,
+    "at-once": at_once,
     "load-curves": load_curves,
     "levers": levers,
     "scaling": scaling,
     "reproduce": reproduce,
+    "claims": claims,
 }
 """The standing questions, in their order."""

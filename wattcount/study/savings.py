@@ -6,7 +6,7 @@ each with the energy of one token, so no model counts for more because it talks 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,14 +76,26 @@ class Matrix:
     best: Mapping[tuple[Hashable, str], Cell]
 
 
-def matrix(units: Mapping[Hashable, Sequence[Cell]], gpus: Sequence[str], scatters: Scatters) -> Matrix:
-    """Of the units that have a figure on each of `gpus`."""
+def gpu_of(cell: Cell) -> str | None:
+    return cell.gpu_model
+
+
+def matrix(
+    units: Mapping[Hashable, Sequence[Cell]],
+    gpus: Sequence[str],
+    scatters: Scatters,
+    option: Callable[[Cell], str | None] = gpu_of,
+) -> Matrix:
+    """Of the units that have a figure with each of `gpus`, or of what else `option` names."""
     best: dict[tuple[Hashable, str], Cell] = {}
     for unit, found in units.items():
         for cell in found:
-            value, held = cell.mean(PER_TOKEN), best.get((unit, cell.gpu_model))
+            name = option(cell)
+            if name is None:
+                continue
+            value, held = cell.mean(PER_TOKEN), best.get((unit, name))
             if value is not None and (held is None or value < (held.mean(PER_TOKEN) or np.inf)):
-                best[unit, cell.gpu_model] = cell
+                best[unit, name] = cell
     whole = [unit for unit in units if all((unit, gpu) in best for gpu in gpus)]
     shape = (len(whole), len(gpus))
     energy, idle, active, sd = (np.full(shape, np.nan) for _ in range(4))
