@@ -33,6 +33,7 @@ from wattcount.config.model_shape import (
 )
 from wattcount.config.schema import (
     BatchConfig,
+    ConcurrencyConfig,
     Device,
     LengthKind,
     ModelConfig,
@@ -254,6 +255,8 @@ def concurrency(cfg: RunConfig, memory_bytes: int | None = None) -> int:
     scenario = cfg.scenario
     if isinstance(scenario, BatchConfig):
         return int(min(scenario.num_requests, admitted))
+    if isinstance(scenario, ConcurrencyConfig):
+        return int(min(scenario.concurrency, admitted))
     assert isinstance(scenario, ServerConfig)
     if scenario.max_in_flight is not None:
         admitted = min(admitted, scenario.max_in_flight)

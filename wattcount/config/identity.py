@@ -23,6 +23,7 @@ from wattcount.config.fields import ALWAYS, IDENTITY, LEFT_OUT, Node
 from wattcount.config.schema import (
     ArrivalConfig,
     ArrivalKind,
+    ConcurrencyConfig,
     Device,
     EngineConfig,
     GpuConfig,
@@ -48,8 +49,12 @@ FOUND_BY_THE_MACHINE = (
 """Identity fields that the machine which measures fills in: no plan knows them."""
 PLANNED = ("model", "gpu", "scenario", "engine")
 """Groups of a configuration that `planned_point` is made of."""
-USUAL_TOKENS = {ScenarioKind.batch: (512, 256), ScenarioKind.server: (512, 128)}
-"""Input and output tokens of the scenarios `batch` and `server`, by kind. A name says others only: most runs have these."""
+USUAL_TOKENS = {
+    ScenarioKind.batch: (512, 256),
+    ScenarioKind.server: (512, 128),
+    ScenarioKind.concurrency: (512, 128),
+}
+"""Input and output tokens of the scenarios `batch`, `server` and `concurrency`, by kind. A name says others only: most runs have these."""
 USUAL_WINDOW_S = ServerConfig().window_s
 """Length of a server's window where nobody sets one [s]. A name says others only."""
 
@@ -253,7 +258,7 @@ def levers(cfg: RunConfig) -> list[str]:
 
 
 def particulars(cfg: RunConfig) -> list[str]:
-    """`["vllm_serve", "512 in, 64 out", "constant arrivals"]`: engine, lengths, arrivals and limit of requests in flight.
+    """`["vllm_serve", "512 in, 64 out", "constant arrivals"]`: engine, lengths, arrivals, limit of requests in flight, users.
 
     In a fixed order, each only where it is not the usual one; empty where all are.
     """
@@ -264,15 +269,17 @@ def particulars(cfg: RunConfig) -> list[str]:
         found += _arrivals_in_words(scenario.arrivals)
         if scenario.max_in_flight is not None:
             found.append(f"at most {scenario.max_in_flight} in flight")
+    if isinstance(scenario, ConcurrencyConfig):
+        found.append(f"{scenario.concurrency} {'user' if scenario.concurrency == 1 else 'users'}")
     return found
 
 
 def window_in_words(kind: str | None, window_s: float | None) -> list[str]:
-    """`["window 300 s"]` of a server; empty for the usual length, and for a batch, which lasts as long as it takes.
+    """`["window 300 s"]` of a server or a closed loop; empty for the usual length, and for a batch, which lasts as long as it takes.
 
     Not in `particulars`: runs that differ in it alone are of one setting.
     """
-    if kind != ScenarioKind.server.value or window_s is None:
+    if kind not in (ScenarioKind.server.value, ScenarioKind.concurrency.value) or window_s is None:
         return []
     text, usual = f"{window_s:.3g}", f"{USUAL_WINDOW_S:.3g}"
     return [] if text == usual else [f"window {text} s"]

@@ -19,15 +19,23 @@ from typing import Annotated, Any
 
 from wattcount.config import schema
 from wattcount.config.fields import MISSING, Node, Rule
-from wattcount.config.schema import BatchConfig, RunConfig, ScenarioKind, ServerConfig
+from wattcount.config.schema import (
+    BatchConfig,
+    ConcurrencyConfig,
+    RunConfig,
+    Scenario,
+    ScenarioKind,
+    ServerConfig,
+)
 from wattcount.errors import NotStartedError
 
 N = typing.TypeVar("N", bound=Node)
 """Any group of the configuration."""
 
-SCENARIOS: dict[str, type[BatchConfig | ServerConfig]] = {
+SCENARIOS: dict[str, type[Scenario]] = {
     ScenarioKind.batch.value: BatchConfig,
     ScenarioKind.server.value: ServerConfig,
+    ScenarioKind.concurrency.value: ConcurrencyConfig,
 }
 """The class of a scenario, by its `kind`."""
 
@@ -69,8 +77,8 @@ class Kind:
 
     @property
     def classes(self) -> tuple[type[Node], ...]:
-        """The classes of `schema` that a group of this kind may be: of `scenario` each of its two."""
-        if self.of == BatchConfig | ServerConfig:
+        """The classes of `schema` that a group of this kind may be: of `scenario` each of them."""
+        if self.of == Scenario:
             return tuple(SCENARIOS.values())
         return (self.of,) if isinstance(self.of, type) and issubclass(self.of, Node) else ()
 

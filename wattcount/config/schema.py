@@ -149,6 +149,8 @@ class ScenarioKind(Enum):
     """All requests at once."""
     server = "server"
     """Requests come one after the other, whether or not the ones before are answered (open loop)."""
+    concurrency = "concurrency"
+    """A fixed number of users, each of whom sends the next request when the last one is answered (closed loop)."""
 
 
 class ArrivalKind(Enum):
@@ -355,7 +357,7 @@ class SloConfig(Node):
 
 @dataclass(frozen=True)
 class ScenarioConfig(Node):
-    """What both scenarios share."""
+    """What all scenarios share."""
 
     name: Name = MISSING
     """What the scenario is called in tables."""
@@ -411,6 +413,29 @@ class ServerConfig(ScenarioConfig):
     """How long energy, power and throughput are measured: the window."""
     max_in_flight: Count | None = identity(None)
     """Requests at once, at most: further ones wait at the sender. None: open loop, no request is held back."""
+
+
+@dataclass(frozen=True)
+class ConcurrencyConfig(ScenarioConfig):
+    """A closed loop: a fixed number of users, each of whom sends the next request when the last one is answered."""
+
+    kind: ScenarioKind = identity(ScenarioKind.concurrency, always=True)
+    """`concurrency`."""
+    concurrency: Count = identity(32, always=True)
+    """Users, and so requests in flight at any moment."""
+    warmup_s: SecondsOrZero = identity(10.0)
+    """The shortest warm-up; 0: none."""
+    warmup_limit_s: SecondsOrZero = identity(60.0)
+    """A warm-up goes on until power and throughput have settled, at most this long. Up to `warmup_s`: exactly `warmup_s`."""
+    window_s: Seconds = identity(45.0)
+    """How long energy, power and throughput are measured: the window."""
+    max_requests: Annotated[int, Range(at_least=1, at_most=MAX_REQUESTS)] | None = None
+    """Requests that there are to send, warm-up included. None: more than any engine answers in that time. A run that sends
+    all of them before its window ends is invalid."""
+
+
+Scenario = BatchConfig | ServerConfig | ConcurrencyConfig
+"""Any scenario, by its `kind`."""
 
 
 @dataclass(frozen=True)
@@ -605,7 +630,7 @@ class RunConfig(Node):
     """What is served."""
     gpu: GpuConfig = identity(GpuConfig())
     """On which GPUs."""
-    scenario: BatchConfig | ServerConfig = identity(ServerConfig())
+    scenario: Scenario = identity(ServerConfig())
     """The load."""
     engine: EngineConfig = identity(EngineConfig())
     """What serves."""

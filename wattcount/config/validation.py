@@ -21,6 +21,7 @@ from wattcount.config.model_shape import text_config
 from wattcount.config.schema import (
     MAX_REQUESTS,
     ArrivalKind,
+    ConcurrencyConfig,
     Device,
     Initializer,
     LengthKind,
@@ -57,6 +58,8 @@ def problems(cfg: RunConfig) -> Iterator[str]:
     yield from _lengths(cfg)
     if isinstance(cfg.scenario, ServerConfig):
         yield from _server(cfg.scenario)
+    if isinstance(cfg.scenario, ConcurrencyConfig):
+        yield from _concurrency(cfg.scenario)
     yield from _engine(cfg)
     yield from _run(cfg)
 
@@ -230,6 +233,14 @@ def _server(scenario: ServerConfig) -> Iterator[str]:
     longest_s = max(scenario.warmup_s, scenario.warmup_limit_s) + scenario.window_s
     if rate * longest_s > MAX_REQUESTS:
         yield f"scenario.rate_rps: {rate:g} requests/s makes more than {MAX_REQUESTS} requests; lower it"
+
+
+def _concurrency(scenario: ConcurrencyConfig) -> Iterator[str]:
+    requests, users = scenario.max_requests, scenario.concurrency
+    if requests is not None and requests < users:
+        yield f"scenario.max_requests: {requests} requests are fewer than scenario.concurrency, {users} users"
+    if users > MAX_REQUESTS:
+        yield f"scenario.concurrency: {users} users are more than {MAX_REQUESTS}; lower it"
 
 
 def _engine(cfg: RunConfig) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +11,15 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from wattcount.config.schema import ArrivalKind, BatchConfig, LengthKind, ScenarioConfig, ServerConfig
+from wattcount.config.schema import (
+    MAX_REQUESTS,
+    ArrivalKind,
+    BatchConfig,
+    ConcurrencyConfig,
+    LengthKind,
+    ScenarioConfig,
+    ServerConfig,
+)
 from wattcount.dataset.rules import Breach, Severity, Submitted, rule
 from wattcount.errors import NotStartedError
 from wattcount.load.build import BuiltLoad, build_plan
@@ -80,6 +89,14 @@ def planned(record: Submitted) -> Planned:
     scenario = info.resolved.scenario
     if (file := _from_a_file(scenario)) is not None:
         return Planned(None, file, (), ())
+    ids = record.record.requests["request_id"].to_pylist()
+    closed = isinstance(scenario, ConcurrencyConfig)
+    if isinstance(scenario, ConcurrencyConfig):
+        # It is given more than it sends; a plan's beginning is the same however long it is.
+        most = max((number for _, _, number in map(_name, ids)), default=0) + 1
+        scenario = dataclasses.replace(
+            scenario, max_requests=min(MAX_REQUESTS, max(most, scenario.concurrency))
+        )
     rows, asked = len(record.record.requests), _requests_asked(scenario)
     if asked > max(FEW_PLANNED, MOST_PLANNED_PER_ROW * rows):
         return Planned(
@@ -89,7 +106,6 @@ def planned(record: Submitted) -> Planned:
         load = build_plan(scenario, info.seed, info.repeat)
     except (NotStartedError, ValueError) as error:
         return Planned(None, str(error), (), ())
-    ids = record.record.requests["request_id"].to_pylist()
     at: dict[str, dict[int, int]] = {"main": {}, "warm-up": {}, "longer warm-up": {}}
     before = np.asarray(load.main.send_offset_ns) < load.window_start_offset_ns
     odd = []
@@ -101,7 +117,11 @@ def planned(record: Submitted) -> Planned:
             at["longer warm-up"][number] = row
         elif prefix == "" and kind == "u" and load.warmup is not None:
             at["warm-up"][number] = row
-        elif prefix == "" and 0 <= number < len(before) and kind == ("u" if before[number] else "w"):
+        elif (
+            prefix == ""
+            and 0 <= number < len(before)
+            and kind == ("c" if closed else "u" if before[number] else "w")
+        ):
             at["main"][number] = row
         else:
             odd.append(str(name))
@@ -113,7 +133,9 @@ def planned(record: Submitted) -> Planned:
         odd += [f"{part} {number}" for number in at[part] if number >= len(plan)]
         index: Ints = np.array(sorted(n for n in at[part] if n < len(plan)), np.int64)
         found: Ints = np.array([at[part][number] for number in index.tolist()], np.int64)
-        parts.append(Part(part, plan, index, found, None if part == "longer warm-up" else len(plan)))
+        parts.append(
+            Part(part, plan, index, found, None if closed or part == "longer warm-up" else len(plan))
+        )
     return Planned(load, None, tuple(parts), tuple(odd))
 
 
@@ -346,6 +368,8 @@ def window(record: Submitted) -> Iterator[Breach]:
         if not len(answered):
             return
         want = (int(seen.actual_send_ns[answered].min()), int(seen.last_token_ns[answered].max()))
+    elif found.load.users is not None:
+        want = (span.start_ns, span.start_ns + found.load.end_offset_ns)
     else:
         offset = np.asarray(main.plan.send_offset_ns)[main.index]
         chosen = (offset >= found.load.window_start_offset_ns) & (seen.planned_send_ns[main.rows] != MISSING)
@@ -368,6 +392,8 @@ def _requests_asked(scenario: ScenarioConfig) -> float:
         return scenario.num_requests + scenario.warmup_requests
     if isinstance(scenario, ServerConfig):
         return (scenario.rate_rps or 0.0) * (scenario.warmup_s + scenario.warmup_limit_s + scenario.window_s)
+    if isinstance(scenario, ConcurrencyConfig):
+        return scenario.max_requests or 0.0
     return 0.0
 
 
@@ -383,7 +409,7 @@ def _from_a_file(scenario: ScenarioConfig) -> str | None:
 
 def _name(name: str | None) -> tuple[str, str, int]:
     """A request's id as prefix, kind and number; the number -1 where it is none of ours."""
-    found = re.fullmatch(r"(more-|)([uw])(\d{1,9})", name or "")
+    found = re.fullmatch(r"(more-|)([uwc])(\d{1,9})", name or "")
     return (found[1], found[2], int(found[3])) if found else ("", "", -1)
 
 

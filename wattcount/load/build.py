@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 
 import numpy as np
 
 from wattcount.config.loader import check_fields
-from wattcount.config.schema import ArrivalKind, BatchConfig, ScenarioConfig, ServerConfig
+from wattcount.config.schema import (
+    ArrivalKind,
+    BatchConfig,
+    ConcurrencyConfig,
+    ScenarioConfig,
+    ServerConfig,
+)
 from wattcount.errors import NotStartedError
 from wattcount.load import arrivals, lengths
 from wattcount.load.plan import LoadPlan, Stream, derived_seed, workload_seed
 from wattcount.load.prompts import Tokenize
+
+LEAST_REQUEST_S, LEAST_TOKEN_S = 0.005, 0.0005
+"""A request of a closed loop takes longer than this, and each of its output tokens [s]: 2,000 tokens/s for one user, which no GPU reaches."""
+MOST_CLOSED = 300_000
+"""Requests that a closed loop is given at most where `scenario.max_requests` does not say: each takes some 400 bytes of memory."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +36,7 @@ class BuiltLoad:
                         0             window_start_offset_ns   end_offset_ns
                  more_warmup:         |-- as long as needed --|       another one, where the warm-up is adaptive;
                                                                       the window's part of `main` waits for its end
+        closed   main:  requests in the order in which users take them; warm-up and window follow each other without a gap
         batch    warmup: all at 0, drained, then main: all at 0       window_start_offset_ns = 0
 
     """
@@ -46,6 +59,9 @@ class BuiltLoad:
     """What the bounds of `scenario.lengths` changed of the requests of `main`; None: nothing."""
     notes: tuple[str, ...] = ()
     """Lines that a reader of the record should know."""
+    users: int | None = None
+    """Closed loop only: so many send, each its next request when the last one is answered; offsets of `main` are 0 and mean nothing.
+    `main` holds more requests than can be sent in time, and those that are not sent were never planned."""
 
 
 def build_plan(
@@ -63,6 +79,8 @@ def build_plan(
         return _build_batch(scenario, workload, tokenize)
     if isinstance(scenario, ServerConfig):
         return _build_server(scenario, workload, tokenize)
+    if isinstance(scenario, ConcurrencyConfig):
+        return _build_closed(scenario, workload, tokenize)
     raise TypeError(f"no load is defined for a {type(scenario).__name__}")
 
 
@@ -110,6 +128,24 @@ def _build_server(scenario: ServerConfig, seed: int, tokenize: Tokenize | None) 
     return BuiltLoad(main, window_start_ns, end_ns, None, seed, more_warmup, more_ns, changes, source.notes)
 
 
+def _build_closed(scenario: ConcurrencyConfig, seed: int, tokenize: Tokenize | None) -> BuiltLoad:
+    source = lengths.create(scenario.lengths, tokenize=tokenize)
+    count = scenario.max_requests or _most_sent(scenario)
+    drawn = source.draw(count, seed)
+    main = _planned(np.zeros(count, np.int64), drawn, scenario, seed)
+    window_ns = round(scenario.window_s * 1e9)
+    users, changes = scenario.concurrency, drawn.changes()
+    return BuiltLoad(main, 0, window_ns, None, seed, users=users, length_changes=changes, notes=source.notes)
+
+
+def _most_sent(scenario: ConcurrencyConfig) -> int:
+    """More requests than a closed loop sends, however fast the engine is."""
+    longest_s = max(scenario.warmup_s, scenario.warmup_limit_s) + scenario.window_s
+    least_s = LEAST_REQUEST_S + LEAST_TOKEN_S * scenario.lengths.output_tokens
+    each = ceil(longest_s / least_s) + 1
+    return max(scenario.concurrency, min(MOST_CLOSED, scenario.concurrency * each))
+
+
 def _plan(
     offsets: np.ndarray[tuple[int], np.dtype[np.int64]],
     source: lengths.Lengths,
@@ -133,6 +169,7 @@ def _planned(
         seed=seed,
         prompt_token_ids=drawn.prompt_token_ids,
         sampling=scenario.sampling,
+        follows=drawn.follows,
     )
 
 

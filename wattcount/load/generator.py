@@ -1,9 +1,11 @@
-"""Open-loop load generators: they send each request of a plan at its time, whatever the engine does."""
+"""Load generators. In an open loop they send each request of a plan at its time, whatever the engine does; in a closed loop each of a
+number of users sends its next request when its last one has ended."""
 
 from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any, Required, TypedDict, Unpack
 
@@ -18,6 +20,10 @@ from wattcount.load.request import EngineStamps, Generates, GenerationRequest, T
 ENGINE_DIED = "engine_died"
 """`reason` of the error after which nothing more is sent."""
 
+FAILED_PAUSE_NS = 200_000_000
+"""Time after which a user of a closed loop goes on whose request has failed [ns]: a server that refuses all must not be flooded."""
+BURST = 16
+"""After so many sends in a row of a closed loop's begin, answers are read before the next ones."""
 _COARSE_NS = 1_500_000
 """Last part of a wait, in which the loop only yields [ns]: its timers wake up to 1 ms late, as epoll counts milliseconds."""
 
@@ -72,6 +78,9 @@ class GeneratorOptions(TypedDict, total=False):
     """Begins the request ids."""
     before_window: str
     """What requests that are not of the window are sent for; `warmup` where it is not given."""
+    users: int | None
+    """Closed loop: so many users take the requests in their order, whatever their offsets. No send is planned then, and what is sent
+    from `begin_window` on is of phase `window`. None: open loop."""
 
 
 class Generator(ABC):
@@ -88,13 +97,20 @@ class Generator(ABC):
     def __init__(self, plan: LoadPlan, **options: Unpack[GeneratorOptions]) -> None:
         max_in_flight, start = options.get("max_in_flight"), options["window_start_offset_ns"]
         id_prefix, before_window = options.get("id_prefix", ""), options.get("before_window", "warmup")
+        self.users = options.get("users")
+        """Of a closed loop; None: it is an open one."""
+        self._before_window = before_window
+        self._window_ns: int | None = None
+        """Of a closed loop: from when on requests are of the window; None: not known yet."""
         if max_in_flight is not None and max_in_flight < 1:
             raise ValueError(f"max_in_flight must be at least 1, got {max_in_flight}")
+        if self.users is not None:
+            start = None
         self._plan = plan
         self._failure: RunFailedError | None = None
         self.records: list[RequestRecord] = [
             RequestRecord(
-                request_id=f"{id_prefix}{'u' if start is None or offset < start else 'w'}{index}",
+                request_id=f"{id_prefix}{self._letter(start, offset)}{index}",
                 index=index,
                 phase=before_window if start is None or offset < start else "window",
                 input_tokens=int(plan.input_tokens[index]),
@@ -105,6 +121,12 @@ class Generator(ABC):
         self.completed = 0
         self.failed = 0
         self.output_tokens = 0
+
+    def _letter(self, start: int | None, offset: int) -> str:
+        """`c` of a closed loop, else `w` for the window and `u` for what comes before it."""
+        if self.users is not None:
+            return "c"
+        return "u" if start is None or offset < start else "w"
 
     @property
     @abstractmethod
@@ -127,6 +149,15 @@ class Generator(ABC):
     @abstractmethod
     def release_window(self, later_ns: int = 0) -> None:
         """Lets the requests of phase `window` go, `later_ns` after what was planned for them."""
+
+    def begin_window(self, at_ns: int) -> None:
+        """In a closed loop: what is sent from `at_ns` on, which is not over, is of the window."""
+        self._window_ns = at_ns
+
+    def _phase_at(self, sent_ns: int) -> str:
+        """Of a request of a closed loop that was sent then."""
+        in_window = self._window_ns is not None and sent_ns >= self._window_ns
+        return "window" if in_window else self._before_window
 
     @abstractmethod
     def stop_at(self, t_ns: int, phase: str | None = None) -> None:
@@ -185,14 +216,26 @@ class LoadGenerator(Generator):
         """When sending stops, by phase of the requests."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._runner: asyncio.Task[Any] | None = None
-        # Made now: drawing a long prompt costs more than sending it.
-        self._prompts = [prompt(plan, index, options["vocab_size"]) for index in range(len(plan))]
+        self._vocab_size = options["vocab_size"]
+        # Made now: drawing a long prompt costs more than sending it. Of a closed loop, which has more than it sends, each while others run.
+        ahead = len(plan) if self.users is None else min(len(plan), 2 * self.users)
+        self._prompts = {index: prompt(plan, index, self._vocab_size) for index in range(ahead)}
+        self._conversations = iter(plan.conversations()) if self.users is not None else iter(())
+        self._turns: dict[asyncio.Task[None], tuple[RequestRecord, Iterator[int]]] = {}
+        """Of a closed loop: each request in flight, and what is left of its conversation."""
+        self._over = asyncio.Event()
+        """Of a closed loop: nothing more is to be sent."""
+        self._active = self.users or 0
+        """Of a closed loop: users who have something to send."""
 
     @property
     def in_flight(self) -> int:
         return len(self._tasks)
 
     async def run(self, start_ns: int) -> None:
+        if self.users is not None:
+            await self._run_closed(start_ns, self.users)
+            return
         self._plan_sends(start_ns)
         self._runner = asyncio.current_task()
         try:
@@ -221,6 +264,51 @@ class LoadGenerator(Generator):
         if self._failure is not None:
             raise self._failure
 
+    async def _run_closed(self, start_ns: int, users: int) -> None:
+        """Each user begins at `start_ns`, and goes on from `_ended`; returns when nothing is to be sent any more."""
+        self._runner = asyncio.current_task()
+        try:
+            await _sleep_until(start_ns)
+            for number in range(users):
+                self._next_turn(iter(()))
+                if number % BURST == BURST - 1:
+                    await asyncio.sleep(0)
+            await self._over.wait()
+        except asyncio.CancelledError:
+            if self._failure is None or self._runner is None or self._runner.uncancel() > 0:
+                raise
+        finally:
+            self._runner = None
+            self._over.set()
+        if self._failure is not None:
+            raise self._failure
+
+    def _next_turn(self, turns: Iterator[int]) -> None:
+        """Sends the next request of a conversation or, at its end, the first of the next one."""
+        if self._over.is_set():
+            return
+        index = next(turns, None)
+        if index is None:
+            turns = iter(next(self._conversations, ()))
+            index = next(turns, None)
+        if index is None:  # this user is done
+            self._active -= 1
+            if not self._active:
+                self._over.set()
+            return
+        if self._too_late(self.records[index]):
+            self._over.set()
+            return
+        record = self.records[index]
+        task = self._send(record, self._request(record))
+        self._turns[task] = record, turns
+        if (later := index + 2 * (self.users or 0)) < len(self.records):
+            asyncio.get_running_loop().call_soon(self._draw, later)
+
+    def _draw(self, index: int) -> None:
+        if index not in self._prompts and self.records[index].actual_send_ns is None:
+            self._prompts[index] = prompt(self._plan, index, self._vocab_size)
+
     def release_window(self, later_ns: int = 0) -> None:
         self._plan_window_later(later_ns)
         self._released.set()
@@ -243,6 +331,7 @@ class LoadGenerator(Generator):
         return cancelled
 
     async def cancel(self) -> None:
+        self._over.set()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -260,7 +349,10 @@ class LoadGenerator(Generator):
 
     def _request(self, record: RequestRecord) -> GenerationRequest:
         index = record.index
+        self._draw(index)
         ids: list[int] = self._prompts[index].tolist()
+        if self.users is not None:
+            del self._prompts[index]
         return GenerationRequest(
             request_id=record.request_id,
             prompt_token_ids=ids,
@@ -269,13 +361,20 @@ class LoadGenerator(Generator):
             sampling=self._plan.sampling,
         )
 
-    def _send(self, record: RequestRecord, request: GenerationRequest) -> None:
+    def _send(self, record: RequestRecord, request: GenerationRequest) -> asyncio.Task[None]:
         task = asyncio.create_task(self._follow(record, request))
         self._tasks.add(task)
         task.add_done_callback(self._ended)
+        return task
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
+        if (found := self._turns.pop(task, None)) is not None:
+            record, turns = found
+            if record.status == "failed":
+                task.get_loop().call_later(FAILED_PAUSE_NS / 1e9, self._next_turn, turns)
+            else:
+                self._next_turn(turns)
         if self._slots is not None:
             self._slots.release()
 
@@ -283,6 +382,8 @@ class LoadGenerator(Generator):
         """One request from its send to its last token."""
         record.status = "cancelled"
         record.actual_send_ns = now_ns()
+        if self.users is not None:
+            record.phase = self._phase_at(record.actual_send_ns)
         self.sent += 1
         try:
             finish_reason = None

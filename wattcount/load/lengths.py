@@ -53,6 +53,8 @@ class DrawnLengths:
     prompt_token_ids: tuple[tuple[int, ...], ...] | None = None
     given_input_tokens: NDArray[np.int32] | None = None
     given_output_tokens: NDArray[np.int32] | None = None
+    follows: NDArray[np.bool_] | None = None
+    """See `LoadPlan.follows`."""
 
     def changes(self) -> LengthChanges | None:
         """What the bounds have changed. None: nothing, or there is no file."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import IntEnum
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,6 +62,8 @@ class LoadPlan:
     force_output_length  exact (end-of-sequence ignored) or natural up to `output_tokens`
     seed              what the token ids are made from
     sampling          how tokens are drawn
+    follows           bool[n]: whether the request is the next turn of the conversation of the one before it; None: none is. In a
+                      closed loop it waits for that one's answer
     prompt_token_ids  given only where the prompts are real text; else they are drawn by `token_ids`
     """
 
@@ -71,9 +74,16 @@ class LoadPlan:
     seed: int
     prompt_token_ids: tuple[tuple[int, ...], ...] | None = None
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    follows: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.send_offset_ns)
+
+    def conversations(self) -> list[range]:
+        """The requests of each conversation, in order; one that stands alone is a conversation of one turn."""
+        first = np.arange(len(self)) if self.follows is None else np.flatnonzero(~self.follows)
+        bounds = [*first.tolist(), len(self)]
+        return [range(begin, end) for begin, end in pairwise(bounds)]
 
     def token_ids(self, index: int, vocab_size: int) -> list[int]:
         """Token ids of prompt `index`, for a vocabulary of `vocab_size`.

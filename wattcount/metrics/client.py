@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from wattcount.config.schema import ConcurrencyConfig
 from wattcount.metrics.observations import MISSING, Window, starts_in
 from wattcount.metrics.sheet import Checks, Finding, MetricSpec, Sheet, finding_specs
 from wattcount.metrics.window import Observed
@@ -19,6 +20,8 @@ STALLED_SHARE = 0.01
 """Share of the window that a client process may spend in rounds of its loop of 10 ms and more: sends and stamps are late by them."""
 CPU_SHARE = 0.9
 """Share of a core that a client process may use over the window: above it, what arrives waits for it now and then."""
+USERS_IDLE_SHARE = 0.02
+"""Share of a closed loop's users that may have nothing in flight, mean over the window. Chosen: what a rate may be off (`load_not_achieved`)."""
 UNSURE_SHARE = 0.01
 """Share of the requests whose tokens may be counted in doubt."""
 
@@ -34,7 +37,7 @@ def put(sheet: Sheet, seen: Observed) -> None:
     """Nothing: the send lag is among the figures of the service."""
 
 
-LAGGING, CLIENT_LIMITED, UNSURE = finding_specs(
+LAGGING, CLIENT_LIMITED, USERS_IDLE, UNSURE = finding_specs(
     """
     generator_lagging | ms | open | p99 of the send lag (nearest rank), open loop only; of engines in the run's own process
         | 10 ms and 5 % of the mean gap between arrivals | only above the mean gap | give the host more free CPU, or offer
@@ -44,6 +47,9 @@ LAGGING, CLIENT_LIMITED, UNSURE = finding_specs(
         loop above 10 ms; CPU of a process | 1: 10 ms and 5 % of the mean gap between arrivals; 1 %; 90 % of a core | the
         client was measured, not the server; a server that cannot keep up is `overloaded` | raise `engine.client_processes`,
         or run the client on a host with more free CPU
+    users_idle | 1 | yes | share of the users of a closed loop that had no request in flight, mean over the window | 2 % | another
+        load than the one asked for: the client was slow to send the next request, requests failed, or there were too few of them
+        | raise `engine.client_processes` or `scenario.max_requests`, or give the host more free CPU
     tokens_unsure | 1 | yes | share of requests whose server told no `usage` (and there is no tokenizer), or one that
         contradicts itself or the model's tokenizer | 1 % | tokens, and all that is divided by them, may be wrong | give
         `model.tokenizer`, or have the server tell `usage` with each answer
@@ -66,7 +72,7 @@ def sent_in_time(seen: Observed, window: Window) -> Iterator[Finding]:
     lag = np.sort(
         (requests.actual_send_ns - requests.planned_send_ns)[sent & (requests.planned_send_ns != MISSING)]
     )
-    limited = getattr(seen.scenario, "max_in_flight", None) is not None
+    limited = seen.is_closed or getattr(seen.scenario, "max_in_flight", None) is not None
     p99_ms = mean_gap_ms = limit_ms = 0.0
     if not seen.is_batch and not limited and len(lag) and planned.any():
         # Nearest rank, so that it exists for few requests too (then it is the largest lag).
@@ -94,6 +100,26 @@ def _client_limited(
             1.0,
             f"the client could not keep up: it sent {p99_ms:.3g} ms late (p99), stood still for {100 * stalled:.2g} % of the window and "
             f"used {100 * cpu:.0f} % of a core: set engine.client_processes higher, or send from a host with free cores",
+        )
+
+
+@CHECKS.finds_in_window(USERS_IDLE)
+def users_idle(seen: Observed, window: Window) -> Iterator[Finding]:
+    """Users of a closed loop who had nothing in flight."""
+    if not isinstance(seen.scenario, ConcurrencyConfig):
+        return
+    requests, users = seen.requests, seen.scenario.concurrency
+    sent = requests.actual_send_ns != MISSING
+    begin, end = requests.actual_send_ns[sent], requests.last_token_ns[sent]
+    end = np.where(end == MISSING, window.end_ns, end)
+    inside_ns = np.clip(np.minimum(end, window.end_ns) - np.maximum(begin, window.start_ns), 0, None)
+    idle = 1.0 - float(inside_ns.sum()) / (window.end_ns - window.start_ns) / users
+    if idle > USERS_IDLE_SHARE:
+        yield USERS_IDLE.found(
+            idle,
+            USERS_IDLE_SHARE,
+            f"of {users} users, {users * (1 - idle):.3g} had a request in flight on average: the client was slow to send the next one, or "
+            "there was none",
         )
 
 

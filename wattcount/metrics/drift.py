@@ -265,7 +265,7 @@ def warmup(seen: Observed, _: Window) -> Iterator[Finding]:
 @CHECKS.finds_in_window(OVERLOADED)
 def overloaded(seen: Observed, window: Window) -> Iterator[Finding]:
     """Requests that came faster than they were served."""
-    if seen.is_batch or seen.replays_a_trace:
+    if seen.is_batch or seen.is_closed or seen.replays_a_trace:
         return
     found = backlog(seen.requests, window)
     if found.growth_share > BACKLOG_SHARE and found.certain:

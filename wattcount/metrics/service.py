@@ -52,6 +52,8 @@ NO_GOOD = "no_good_requests"
 """Reason for null: there is no good request to divide by."""
 NO_SLO = "no_slo"
 """Reason for null: nothing says what a good request is."""
+CLOSED_LOOP = "closed_loop"
+"""Reason for null: in a closed loop no request is planned for a time: it comes when its user's last one is answered."""
 BATCH = "batch_has_no_rate"
 """Reason for null: a batch sends everything at once, so it has no rate."""
 NO_DRAFTS = "no_draft_tokens"
@@ -71,7 +73,8 @@ METRICS = (
     throughput/requests_per_s      | requests/s | higher | `requests/completed_in_window` / T
     throughput/goodput_rps         | requests/s | higher | those same requests / T: never above `throughput/requests_per_s`; null
         without an SLO
-    load/offered_rps               | requests/s |        | requests planned at `start <= t < end` / T; null for a batch
+    load/offered_rps               | requests/s |        | requests planned at `start <= t < end` / T; null for a batch and in a closed
+        loop
     load/achieved_rps              | requests/s |        | `requests/sent` / T; null for a batch
     load/send_lag_p50_ms           | ms         | lower  | actual - planned send of the requests sent in the window, percentile 50
     load/send_lag_p99_ms           | ms         | lower  | the same, percentile 99
@@ -122,6 +125,7 @@ NULL_REASONS = {
     NO_GOOD: "no request completed in the window met the SLO",
     NO_SLO: "the scenario has no SLO",
     BATCH: "a batch sends everything at once",
+    CLOSED_LOOP: "in a closed loop no request is planned for a time: it comes when its user's last one is answered",
     NO_DRAFTS: "no token was proposed in the window: speculative decoding is off, or had nothing to propose",
     SINGLE_TOKEN: "every output is a single token",
     ONE_ARRIVAL: "all tokens of a request came at once, so when each was made is not known",
@@ -165,16 +169,19 @@ def _put_service(sheet: Sheet, seen: Observed, window: Window) -> None:
         sheet.put("load/offered_rps", None, BATCH)
         sheet.put("load/achieved_rps", None, BATCH)
     else:
-        sheet.put("load/offered_rps", int(planned.sum()) / seconds)
+        offered = None if seen.is_closed else int(planned.sum()) / seconds
+        sheet.put("load/offered_rps", offered, CLOSED_LOOP)
         sheet.put("load/achieved_rps", int(sent.sum()) / seconds)
 
     lag_ns = (requests.actual_send_ns - requests.planned_send_ns)[
         sent & (requests.planned_send_ns != MISSING)
     ]
+    unplanned = CLOSED_LOOP if seen.is_closed else NO_REQUESTS
     for p in (50, 99):
         value, reason = percentile(lag_ns.astype(np.float64), p)
+        reason = unplanned if reason == NO_REQUESTS else reason
         sheet.put(f"load/send_lag_p{p}_ms", None if value is None else value / 1e6, reason)
-    sheet.put("load/send_lag_max_ms", int(lag_ns.max()) / 1e6 if len(lag_ns) else None, NO_REQUESTS)
+    sheet.put("load/send_lag_max_ms", int(lag_ns.max()) / 1e6 if len(lag_ns) else None, unplanned)
 
     latencies = _latencies_ns(requests, sent)
     no_second = ONE_ARRIVAL if (requests.output_tokens[sent] > 1).any() else SINGLE_TOKEN
@@ -183,6 +190,8 @@ def _put_service(sheet: Sheet, seen: Observed, window: Window) -> None:
             value, reason = percentile(values[~np.isnan(values)], p)
             if reason == NO_REQUESTS and sent.any() and name == "tpot":
                 reason = no_second  # there were requests, but none with a second arrival of tokens
+            if reason == NO_REQUESTS and name.endswith("_planned"):
+                reason = unplanned
             sheet.put(f"latency/{name}_p{p}_ms", None if value is None else value / 1e6, reason)
 
     gaps = requests.gaps_ns(sent)

@@ -149,6 +149,11 @@ class Observed:
         return self.scenario.kind is ScenarioKind.batch
 
     @property
+    def is_closed(self) -> bool:
+        """Whether it was a closed loop: nothing is offered, and requests come as fast as they are answered."""
+        return self.scenario.kind is ScenarioKind.concurrency
+
+    @property
     def replays_a_trace(self) -> bool:
         """Whether its arrivals are those of recorded traffic, which rises and falls by itself."""
         return isinstance(self.scenario, ServerConfig) and self.scenario.arrivals.kind is ArrivalKind.trace

@@ -43,7 +43,10 @@ def load_kind(kind: str | None, eager: bool) -> str | None:
     """What kind of load, for START_SCATTER; None for another than a batch or a server."""
     if kind == "batch":
         return EAGER_BATCH if eager else BATCH
-    if kind == "server":
+    if kind in (
+        "server",
+        "concurrency",
+    ):  # a closed loop is served as any: its scatter was not measured apart
         return EAGER_SERVER if eager else SERVER
     return None
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from wattcount.clock import now_ns
 from wattcount.config.schema import (
+    ConcurrencyConfig,
     DisplayConfig,
     RunConfig,
     ServerConfig,
@@ -39,7 +40,7 @@ def create(config: DisplayConfig, stream: TextIO | None = None) -> Display:
 def planned_phases(cfg: RunConfig) -> dict[Phase, float | None]:
     """The phases of a run in order, with their length in seconds; None where only the run will tell."""
     scenario = cfg.scenario
-    server = scenario if isinstance(scenario, ServerConfig) else None
+    server = scenario if isinstance(scenario, ServerConfig | ConcurrencyConfig) else None
     plan: dict[Phase, float | None] = {
         Phase.BARE_IDLE: scenario.bare_idle_s,
         Phase.ENGINE_START: None,
@@ -54,7 +55,7 @@ def planned_phases(cfg: RunConfig) -> dict[Phase, float | None]:
     return {phase: seconds for phase, seconds in plan.items() if seconds != 0}
 
 
-def _adaptive(server: ServerConfig) -> bool:
+def _adaptive(server: ServerConfig | ConcurrencyConfig) -> bool:
     """Whether only the run will tell how long its warm-up is."""
     return 0 < server.warmup_s < server.warmup_limit_s
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from wattcount.config.schema import BatchConfig, RunConfig, ServerConfig
+from wattcount.config.schema import BatchConfig, ConcurrencyConfig, RunConfig, ServerConfig
 from wattcount.scenario.base import RunContext, Scenario
 from wattcount.scenario.batch import BatchScenario
+from wattcount.scenario.concurrency import ConcurrencyScenario
 from wattcount.scenario.journal import Journal, Progress
 from wattcount.scenario.server import ServerScenario
 
@@ -17,4 +18,6 @@ def create(cfg: RunConfig) -> Scenario:
         return BatchScenario(cfg.scenario)
     if isinstance(cfg.scenario, ServerConfig):
         return ServerScenario(cfg.scenario)
+    if isinstance(cfg.scenario, ConcurrencyConfig):
+        return ConcurrencyScenario(cfg.scenario)
     raise TypeError(f"no scenario is defined for a {type(cfg.scenario).__name__}")

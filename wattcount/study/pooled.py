@@ -251,6 +251,7 @@ def _json(row: Pooled) -> dict[str, Any]:
         "rate_rps": run.rate_rps,
         "arrivals": arrivals,
         "max_in_flight": scenario.get("max_in_flight"),
+        "concurrency": scenario.get("concurrency"),
         "input_tokens": run.input_tokens,
         "output_tokens": run.output_tokens,
         "window_s": run.window_s,

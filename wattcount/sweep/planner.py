@@ -28,6 +28,7 @@ from wattcount.config.schema import (
     ModelConfig,
     PowerConfig,
     RunConfig,
+    Scenario,
     ServerConfig,
 )
 from wattcount.engines import registry
@@ -158,10 +159,13 @@ def predict(cfg: RunConfig, *, follows: bool = False) -> Estimate:
         busy_s = scenario.num_requests * prefill_s + rounds * decode_s
         busy_w = BUSY_POWER_SHARE * tdp_w
     else:
-        assert isinstance(scenario, ServerConfig)
         warmup_s = min((scenario.warmup_s + scenario.warmup_limit_s) / 2, scenario.warmup_limit_s)
+        if isinstance(scenario, ServerConfig):
+            running = (scenario.rate_rps or 1.0) * (prefill_s + decode_s)
+        else:
+            running = float(fit.concurrency(cfg))
+            prefill_s, decode_s = _request_s(cfg, running)
         busy_s = (warmup_s if scenario.warmup_s else 0.0) + scenario.window_s + prefill_s + decode_s
-        running = (scenario.rate_rps or 1.0) * (prefill_s + decode_s)
         more = (BUSY_POWER_SHARE - DECODE_POWER_SHARE) * min(1.0, running / BUSY_REQUESTS)
         loaded_w = LOADED_IDLE_FACTOR * idle_w
         full_w = (DECODE_POWER_SHARE + more) * tdp_w
@@ -331,9 +335,7 @@ def _with_record(point: Point, cfg: RunConfig, here: Here, where: str, index: Re
 
 
 @functools.lru_cache(maxsize=4096)
-def _label(
-    scenario: BatchConfig | ServerConfig, model: ModelConfig, engine: EngineConfig, gpu: GpuConfig
-) -> str:
+def _label(scenario: Scenario, model: ModelConfig, engine: EngineConfig, gpu: GpuConfig) -> str:
     """What a point's load is called."""
     return asked_load(RunConfig(scenario=scenario, model=model, engine=engine, gpu=gpu))
 

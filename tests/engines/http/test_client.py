@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -522,3 +524,56 @@ def test_a_prompt_of_another_vocabulary_is_refused() -> None:
 
     with EchoServer() as server:
         with_clients(Endpoint(server.url, "m"), work)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_users_of_a_closed_loop_send_one_request_after_the_other(processes: int) -> None:
+    """Of three processes one has no user."""
+    load = dataclasses.replace(plan([0.0] * 40), follows=np.arange(40) % 3 > 0)
+
+    async def work(clients: HttpClients) -> tuple[Generator, HttpClients]:
+        generator = clients.generator(load, vocab_size=VOCAB, window_start_offset_ns=None, users=2)
+        generator.begin_window(0)
+        run = asyncio.create_task(generator.run(now_ns()))
+        await wait_until_async(lambda: generator.completed == 40 or run.done())
+        run.cancel()
+        await asyncio.gather(run, return_exceptions=True)
+        await generator.drain(60.0)
+        return generator, clients
+
+    with EchoServer(Behaviour(between_s=0.001)) as server:
+        generator, clients = with_clients(Endpoint(server.url, "m"), work, processes)
+    assert (generator.sent, generator.completed, generator.failed, generator.in_flight) == (40, 40, 0, 0)
+    assert {record.phase for record in generator.records} == {"window"}
+    assert {record.planned_send_ns for record in generator.records} == {None}
+    begins = sorted((record.actual_send_ns or 0, 1) for record in generator.records)
+    ends = sorted((record.last_token_ns or 0, -1) for record in generator.records)
+    flying = np.cumsum([change for _, change in sorted(begins + ends)])
+    assert flying.max() == 2
+    for turns in load.conversations():
+        for before, after in pairwise(turns):
+            first, second = generator.records[before], generator.records[after]
+            assert (first.last_token_ns or 0) < (second.actual_send_ns or 0)
+    assert clients.details["dispatch_delay_ms"]["p50"] > 0
+
+
+def test_a_closed_loop_sends_nothing_after_its_end() -> None:
+    load = plan([0.0] * 1000)
+
+    async def work(clients: HttpClients) -> Generator:
+        generator = clients.generator(load, vocab_size=VOCAB, window_start_offset_ns=None, users=4)
+        run = asyncio.create_task(generator.run(now_ns()))
+        await wait_until_async(lambda: generator.completed >= 8 or run.done())
+        generator.stop_at(now_ns())
+        await run
+        await generator.drain(60.0)
+        return generator
+
+    with EchoServer(Behaviour(between_s=0.001)) as server:
+        generator = with_clients(Endpoint(server.url, "m"), work, 2)
+    assert generator.sent == generator.completed < 1000
+
+
+async def wait_until_async(true: Callable[[], bool]) -> None:
+    while not true():
+        await asyncio.sleep(0.01)

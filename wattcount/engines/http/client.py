@@ -365,6 +365,7 @@ class HttpGenerator(Generator):
             vocab_size=options["vocab_size"],
             hold_window=options.get("hold_window", False),
             slots_of=-1 if slots is not None else slots_of,
+            users=self.users or 0,
         )
         clients.order(load, slots)
         if slots is not None:
@@ -375,7 +376,8 @@ class HttpGenerator(Generator):
         return self.sent - self.completed - self.failed - self._cancelled
 
     async def run(self, start_ns: int) -> None:
-        self._plan_sends(start_ns)
+        if self.users is None:
+            self._plan_sends(start_ns)
         self._order("run", start_ns)
         try:
             await self._answered("all_sent")
@@ -460,7 +462,11 @@ class HttpGenerator(Generator):
         in_window = np.zeros(len(delays), np.bool_)
         for row, (index, planned_ns, sent_ns, _) in enumerate(news.sent.tolist()):
             record = records[index]
-            record.planned_send_ns, record.actual_send_ns, record.status = planned_ns, sent_ns, "cancelled"
+            record.actual_send_ns, record.status = sent_ns, "cancelled"
+            if self.users is None:
+                record.planned_send_ns = planned_ns
+            else:
+                record.phase = self._phase_at(sent_ns)
             in_window[row] = record.phase == "window"
         held = news.sent[:, 3] != 0
         self._clients.sent(delays[in_window & ~held], int(held.sum()))

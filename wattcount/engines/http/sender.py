@@ -216,7 +216,7 @@ class Sender:
             self._answer(order)
             return
         if order.what == "run":
-            load.start_ns = order.t_ns
+            load.begin(order.t_ns)
             self._stalls.clear()  # making requests is none
         elif order.what == "release":
             load.later_ns += order.t_ns
@@ -251,9 +251,15 @@ class Sender:
         now_ns = time.monotonic_ns()
         for load in self._loads.values():
             if load.stop_ns is not None and now_ns >= load.stop_ns and not load.done:
-                load.never += load.indices[load.cursor :]
-                load.cursor = len(load.indices)
+                if load.asked.users:
+                    load.halted = True
+                else:
+                    load.never += load.indices[load.cursor :]
+                    load.cursor = len(load.indices)
             burst = BURST
+            if load.asked.users:
+                now_ns = self._send_turns(load, now_ns)
+                burst = 0
             while not load.waiting and burst:
                 at = load.cursor
                 planned_ns = load.planned_ns(at)
@@ -286,6 +292,18 @@ class Sender:
         for slots in self._slot_waits - {load.slots for load in self._loads.values() if load.held}:
             self._slot_waits.discard(slots)
             self._epoll.unregister(slots)
+
+    def _send_turns(self, load: Share, now_ns: int) -> int:
+        """The next requests of the users of a closed loop who are free; the time after that [ns]."""
+        if load.start_ns is None or now_ns < load.start_ns:
+            return now_ns
+        for _ in range(BURST):
+            if (turn := load.take_turn(now_ns)) is None:
+                break
+            index, since_ns = turn
+            self._send(load, index, since_ns)
+            now_ns = time.monotonic_ns()
+        return now_ns
 
     def _slot(self, load: Share) -> bool:
         """Takes a slot of those that all processes share; without one, waits for it."""
@@ -469,6 +487,7 @@ class Sender:
     def _ended(
         self, load: Share, index: int, reply: Reply | None, error: str | None, *, cancelled: bool = False
     ) -> None:
+        load.answered(index, time.monotonic_ns(), failed=error is not None)
         load.ended.append(
             Ended(
                 index,

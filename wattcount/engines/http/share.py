@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from wattcount.engines.http.wire import Ended, Load, News
+from wattcount.load.generator import FAILED_PAUSE_NS
 
 if TYPE_CHECKING:
     from wattcount.engines.http.connections import Connection
@@ -24,7 +26,22 @@ class Share:
         self.asked = asked
         self.number = asked.number
         self.slots = slots
-        self.indices = list(range(asked.share[0], len(asked.plan), asked.share[1]))
+        place, processes = asked.share
+        if asked.users:
+            processes = min(processes, asked.users)
+            mine = asked.plan.conversations()[place::processes] if place < processes else []
+            self.users = (asked.users + processes - 1 - place) // processes if mine else 0
+            self.indices = [index for conversation in mine for index in conversation]
+        else:
+            mine, self.users = [], 0
+            self.indices = list(range(place, len(asked.plan), processes))
+        self.conversations = deque(mine)
+        self.free: deque[tuple[int, Iterator[int]]] = deque()
+        """Of a closed loop: users who have nothing in flight, each with when the last answer came [ns] and the rest of the conversation."""
+        self.pausing: deque[tuple[int, Iterator[int]]] = deque()
+        """The same of users whose request failed, each with when he goes on [ns]; looked at with each news."""
+        self.turns: dict[int, Iterator[int]] = {}
+        """Of a closed loop: what is left of a conversation, by the request of it that is in flight."""
         self.window = asked.window[self.indices].tolist()
         self.offsets = asked.plan.send_offset_ns[self.indices].tolist()
         self.max_tokens = asked.plan.output_tokens.tolist()
@@ -75,6 +92,37 @@ class Share:
         self.count = array("i")
         self.ended: list[Ended] = []
 
+    def begin(self, start_ns: int) -> None:
+        """From then on requests are sent."""
+        self.start_ns = start_ns
+        self.free.extend((start_ns, iter(())) for _ in range(self.users))
+
+    def take_turn(self, now_ns: int) -> tuple[int, int] | None:
+        """The next request of a free user, and since when he is free [ns]; None: no user is free, or nothing is left to send."""
+        while self.pausing and self.pausing[0][0] <= now_ns:
+            self.free.append(self.pausing.popleft())
+        while self.free and not self.halted:
+            since_ns, turns = self.free.popleft()
+            index = next(turns, None)
+            if index is None and self.conversations:
+                turns = iter(self.conversations.popleft())
+                index = next(turns, None)
+            if index is None:  # this user is done
+                self.halted = not (self.free or self.pausing or self.turns)
+                continue
+            self.turns[index] = turns
+            return index, since_ns
+        return None
+
+    def answered(self, index: int, t_ns: int, *, failed: bool) -> None:
+        """The request has ended: its user is free, after a failure only some time later."""
+        if (turns := self.turns.pop(index, None)) is None:
+            return
+        if failed:
+            self.pausing.append((t_ns + FAILED_PAUSE_NS, turns))
+        else:
+            self.free.append((t_ns, turns))
+
     def planned_ns(self, at: int) -> int:
         assert self.start_ns is not None
         later_ns = self.later_ns if self.window[at] else 0
@@ -82,14 +130,16 @@ class Share:
 
     @property
     def waiting(self) -> bool:
-        """Whether the next request waits for the window to be released, or the load for its start."""
+        """Whether the next request waits for the window to be released, the load for its start, or all users for an answer."""
+        if self.asked.users:
+            return self.start_ns is None or self.halted or not self.free
         if self.start_ns is None or self.halted or self.cursor >= len(self.indices):
             return True
         return self.window[self.cursor] and not self.released
 
     @property
     def done(self) -> bool:
-        return self.cursor >= len(self.indices) or self.halted
+        return self.halted or (not self.asked.users and self.cursor >= len(self.indices))
 
     def due_until(self, t_ns: int) -> int:
         """How many requests are still to be sent until then."""

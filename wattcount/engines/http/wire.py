@@ -34,6 +34,8 @@ class Load:
     vocab_size: int
     hold_window: bool
     slots_of: int | None
+    users: int = 0
+    """Of a closed loop, over all processes; 0: it is an open one."""
 
 
 @dataclass(frozen=True)

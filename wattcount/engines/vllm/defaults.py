@@ -50,8 +50,8 @@ class BatchLimits:
 
 def _limits(*, server: tuple[int, int], batch: tuple[int, int]) -> BatchLimits:
     return BatchLimits(
-        {ScenarioKind.server: server[0], ScenarioKind.batch: batch[0]},
-        {ScenarioKind.server: server[1], ScenarioKind.batch: batch[1]},
+        {kind: (batch if kind is ScenarioKind.batch else server)[0] for kind in ScenarioKind},
+        {kind: (batch if kind is ScenarioKind.batch else server)[1] for kind in ScenarioKind},
     )
 
 

@@ -123,7 +123,11 @@ SOCKET_PATH_BYTES = 107
 """The longest path of a Unix socket [bytes]: `sun_path` has 108, one of them for the NUL (unix(7))."""
 SOCKET_NAME_BYTES = 37
 """Length of the names of vLLM's sockets [bytes]: a slash and a UUID."""
-USAGE_CONTEXTS = {ScenarioKind.server: "OPENAI_API_SERVER", ScenarioKind.batch: "LLM_CLASS"}
+USAGE_CONTEXTS = {
+    ScenarioKind.server: "OPENAI_API_SERVER",
+    ScenarioKind.concurrency: "OPENAI_API_SERVER",
+    ScenarioKind.batch: "LLM_CLASS",
+}
 """Names of vLLM's usage contexts (`vllm.usage.usage_lib.UsageContext`, in vLLM 0.26 to 0.32): that of `vllm serve`, that of `LLM`."""
 
 
