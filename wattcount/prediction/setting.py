@@ -10,6 +10,7 @@ from wattcount.config import fit
 from wattcount.config.model_shape import context_tokens, kv_bytes_per_token, kv_cache_bytes, state_bytes
 from wattcount.config.schema import (
     BatchConfig,
+    ConcurrencyConfig,
     Device,
     EngineConfig,
     GpuConfig,
@@ -71,7 +72,12 @@ class PredictionSetting:
     def of_run(cls, cfg: RunConfig) -> PredictionSetting:
         """The setting of a run, as it is composed or resolved."""
         scenario, engine = cfg.scenario, cfg.engine
-        in_flight = scenario.num_requests if isinstance(scenario, BatchConfig) else scenario.max_in_flight
+        if isinstance(scenario, BatchConfig):
+            in_flight: int | None = scenario.num_requests
+        elif isinstance(scenario, ConcurrencyConfig):
+            in_flight = scenario.concurrency
+        else:
+            in_flight = scenario.max_in_flight
         return cls(
             model=cfg.model,
             gpu=cfg.gpu,
@@ -82,7 +88,7 @@ class PredictionSetting:
             enforce_eager=bool(engine.enforce_eager),
             kv_cache_dtype=engine.kv_cache_dtype,
             concurrency=in_flight,
-            rate_rps=None if isinstance(scenario, BatchConfig) else scenario.rate_rps or 1.0,
+            rate_rps=(scenario.rate_rps or 1.0) if isinstance(scenario, ServerConfig) else None,
             input_tokens=scenario.lengths.input_tokens,
             output_tokens=scenario.lengths.output_tokens,
             bursts=isinstance(scenario, BatchConfig),
