@@ -11,6 +11,8 @@ from wattcount.config.schema import SloConfig
 from wattcount.records.schema import Evidence
 from wattcount.report.units import significant
 from wattcount.result import Result
+from wattcount.result.host_part import PER_TOKEN, WATTS
+from wattcount.result.result import OWN
 from wattcount.site.shown import finite, plain, shown
 from wattcount.site.source import Source
 from wattcount.study.advice import Advice, Need, Option, advise, serve_command, verify_command
@@ -27,9 +29,9 @@ SLOS: tuple[tuple[str, SloConfig], ...] = (
     ("loose", SloConfig(ttft_ms=2000.0, tpot_ms=100.0)),
 )
 """Bounds that are asked for: the study's, half of them for the first token, ones for voice, and ones for who can wait."""
-MOST_LOADS = 600
-"""Most loads that are asked for: some 50 ms each, so half a minute. Those of the models with the most results come first."""
-SHOWN_OPTIONS = 6
+MOST_LOADS = 240
+"""Most loads that are asked for: some 50 ms each, so twelve seconds. Those of our own results and servers come first."""
+SHOWN_OPTIONS = 4
 """Options of a load that pages show: the first, and enough to see what others cost."""
 
 
@@ -132,7 +134,11 @@ def _option(option: Option, first: Option) -> dict[str, Any]:
 
 def advised(source: Source) -> list[Advised]:
     """By model, load and bounds. Empty where nothing was measured."""
-    measured = [r for r in source.results if r.evidence is not Evidence.EMULATED and r.valid]
+    measured = [
+        r
+        for r in source.results
+        if r.evidence is not Evidence.EMULATED and r.valid and any(r.value(key) for key in (PER_TOKEN, WATTS))
+    ]
     by_kind = {kind: [r for r in measured if r.kind == kind] for kind in ("server", "batch")}
     found = []
     for need, slo in list(_needs(measured))[:MOST_LOADS]:
@@ -142,20 +148,24 @@ def advised(source: Source) -> list[Advised]:
 
 
 def _needs(results: Sequence[Result]) -> Iterator[tuple[Need, str | None]]:
+    """Servers first, of the models with the most results of our own."""
     counts = Counter(r.model for r in results if r.model)
-    for model, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
-        mine = [r for r in results if r.model == model]
-        for lengths in _lengths(mine, "server"):
-            measured = {r.rate_rps for r in mine if r.kind == "server" and r.rate_rps and _of(r) == lengths}
-            asked = (
-                {rate for rate in RATES_RPS if min(measured) <= rate <= MOST_TIMES * max(measured)}
-                if measured
-                else set()
-            )
-            for rate in sorted(measured | (asked if len(measured) > 1 else set())):
+    own = Counter(r.model for r in results if r.model and r.origin == OWN)
+    by_model: dict[str, list[Result]] = {}
+    for result in results:
+        if result.model:
+            by_model.setdefault(result.model, []).append(result)
+    order = sorted(counts, key=lambda model: (-own[model], -counts[model], model))
+    for model in order:
+        mine = [r for r in by_model[model] if r.kind == "server" and r.rate_rps]
+        for lengths in _lengths(mine):
+            measured = {float(r.rate_rps or 0.0) for r in mine if _of(r) == lengths}
+            asked = {rate for rate in RATES_RPS if min(measured) <= rate <= MOST_TIMES * max(measured)}
+            for rate in sorted(measured | asked if len(measured) > 1 else measured):
                 for name, slo in SLOS:
                     yield Need(model, rate, *lengths, slo), name
-        for lengths in _lengths(mine, "batch"):
+    for model in order:
+        for lengths in _lengths([r for r in by_model[model] if r.kind == "batch" and r.value(PER_TOKEN)]):
             yield Need(model, None, *lengths, SloConfig()), None
 
 
@@ -165,7 +175,7 @@ def _of(result: Result) -> tuple[int, int] | None:
     return result.input_tokens, result.output_tokens
 
 
-def _lengths(results: Sequence[Result], kind: str) -> list[tuple[int, int]]:
-    """The lengths of the loads of a kind, those with the most results first."""
-    counts = Counter(lengths for r in results if r.kind == kind and (lengths := _of(r)) is not None)
+def _lengths(results: Sequence[Result]) -> list[tuple[int, int]]:
+    """The lengths of loads, those with the most results first."""
+    counts = Counter(lengths for r in results if (lengths := _of(r)) is not None)
     return [lengths for lengths, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]

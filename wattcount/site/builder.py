@@ -25,7 +25,8 @@ from wattcount.site.columns import FIGURES
 from wattcount.site.pages import PAGES, Page
 from wattcount.site.shown import in_script, plain, shown
 from wattcount.site.source import Source
-from wattcount.site.tables import Setting, run_table, setting_table, settings_of
+from wattcount.site.tables import PLAIN, Setting, run_table, setting_table, settings_of
+from wattcount.site.ties import MOST_RANKED
 from wattcount.study.advice import MOST_REGRET
 from wattcount.study.curves import KNEE_SHARE
 from wattcount.study.questions import USUAL_SLO, slo_words
@@ -36,6 +37,9 @@ STATIC, DATA, API = "static", "data", "api"
 GLOBAL = "WATTCOUNT"
 """The object that the scripts in `data/` add their table to."""
 PACKAGE = "wattcount.site"
+
+MOST_ROWS = 60
+"""Rows of an answer on the page of findings: three screens. The API has them all."""
 
 Say = Callable[[str], None]
 
@@ -51,8 +55,8 @@ def build(source: Source, out: Path, say: Say = lambda _: None) -> None:
     advised = advice.advised(source)
     submitted = submissions.submissions(source)
     contents = {
-        "settings.json": setting_table(settings, str).to_json(),
-        "results.json": run_table(settings, str).to_json(),
+        "settings.json": setting_table(settings, PLAIN).to_json(),
+        "results.json": run_table(settings, PLAIN).to_json(),
         "answers.json": [answer for group in answered for answer in group.to_json()],
         "advice.json": [one.to_json() for one in advised],
         "submissions.json": [one.to_json() for one in submitted],
@@ -183,7 +187,8 @@ def _context(source: Source, settings: Sequence[Setting]) -> dict[str, Any]:
         "most_regret": MOST_REGRET,
         "margin": MARGIN,
         "min_starts": MIN_STARTS,
-        "rates": advice.RATES_RPS,
+        "most_ranked": MOST_RANKED,
+        "most_rows": MOST_ROWS,
     }
 
 

@@ -18,7 +18,7 @@ from wattcount.result.result import OWN
 from wattcount.site.columns import FIGURES
 from wattcount.site.shown import rounded, shown
 from wattcount.site.source import Entry, Source
-from wattcount.site.ties import Place, load_key, places
+from wattcount.site.ties import Place, places
 from wattcount.study.comparison import Cell, Estimate, Scatters, boards_of, setting_of
 from wattcount.study.quality import precision_of
 from wattcount.study.questions import USUAL_SLO, setting_words
@@ -44,19 +44,24 @@ class Table:
         }
 
     def coded(self) -> dict[str, Any]:
-        """As `to_json`, with each text once, and without units."""
+        """For scripts: texts that come again stand once, columns without a value are only named, and there are no units."""
         texts: dict[str, list[str]] = {}
-        coded = [list(row) for row in self.rows]
+        columns: dict[str, list[Any]] = {}
+        empty = []
         for at, name in enumerate(self.columns):
-            known: dict[str, int] = {}
             values = [row[at] for row in self.rows]
-            if not any(isinstance(value, str) for value in values) or name == "id":
+            if all(value is None for value in values):
+                empty.append(name)
                 continue
-            for row in coded:
-                if row[at] is not None:
-                    row[at] = known.setdefault(row[at], len(known))
-            texts[name] = list(known)
-        return {"columns": list(self.columns), "texts": texts, "rows": coded}
+            known: dict[str, int] = {}
+            if all(value is None or isinstance(value, str) for value in values) and 2 * len(
+                set(values)
+            ) <= len(values):
+                values = [None if value is None else known.setdefault(value, len(known)) for value in values]
+                texts[name] = list(known)
+            columns[name] = values
+        rows = list(zip(*columns.values(), strict=True))
+        return {"columns": list(columns), "empty": empty, "texts": texts, "rows": rows}
 
 
 @dataclass(frozen=True)
@@ -126,18 +131,23 @@ SETTING_MORE = ("low", "high", "basis", "slo_low", "slo_high", "ranked", "rank",
 load in which it is ranked, its rank, and the ranks that cannot be told from it."""
 
 
-Text = Callable[[object], str]
+@dataclass(frozen=True)
+class Form:
+    """How tables are written: the texts of others, and the significant digits of figures."""
+
+    text: Callable[[object], str]
+    digits: int
 
 
-def setting_table(settings: Sequence[Setting], text: Text = shown) -> Table:
-    """`text`: how the texts of others are written."""
-    ranked: dict[Hashable, int] = {}
-    rows = []
-    for setting in settings:
-        group = None
-        if setting.cell is not None and setting.place is not None:
-            group = ranked.setdefault(load_key(setting.cell), len(ranked))
-        rows.append([*_facts(setting, text), *_figures(setting), *_more(setting, group)])
+PAGE, PLAIN = Form(shown, 4), Form(str, 6)
+"""For pages, which show three or four digits; for the API, whose texts are whole."""
+
+
+def setting_table(settings: Sequence[Setting], form: Form = PAGE) -> Table:
+    rows = [
+        [*_facts(setting, form.text), *_figures(setting, form.digits), *_more(setting, form.digits)]
+        for setting in settings
+    ]
     names = [*SETTING_FACTS, *(figure.column for figure in FIGURES), *SETTING_MORE]
     units = {figure.column: _unit(figure.key) for figure in FIGURES} | {
         "low": "J",
@@ -153,7 +163,7 @@ def _unit(key: str) -> str:
     return spec(key).unit
 
 
-def _facts(setting: Setting, text: Text) -> list[Any]:
+def _facts(setting: Setting, text: Callable[[object], str]) -> list[Any]:
     run, cell = setting.first, setting.cell
     runs = [entry.result for entry in setting.entries]
     mine = cell or Cell(setting.id, tuple(runs))
@@ -169,26 +179,26 @@ def _facts(setting: Setting, text: Text) -> list[Any]:
     ]  # fmt: skip
 
 
-def _figures(setting: Setting) -> list[float | None]:
+def _figures(setting: Setting, digits: int) -> list[float | None]:
     if setting.cell is None:
         return [None] * len(FIGURES)
     cell, estimate = setting.cell, setting.estimate
     values = [cell.middle(figure.key) for figure in FIGURES]
     if estimate is not None:
         values[0] = estimate.value
-    return [rounded(value) for value in values]
+    return [rounded(value, digits) for value in values]
 
 
-def _more(setting: Setting, group: int | None) -> list[Any]:
+def _more(setting: Setting, digits: int) -> list[Any]:
     estimate, place = setting.estimate, setting.place
     share = None if setting.cell is None else over_runs(setting.cell.runs, USUAL_SLO)
     return [
-        None if estimate is None else rounded(estimate.low),
-        None if estimate is None else rounded(estimate.high),
+        None if estimate is None else rounded(estimate.low, digits),
+        None if estimate is None else rounded(estimate.high, digits),
         None if estimate is None else estimate.basis.words,
         None if share is None else rounded(share.low, 4),
         None if share is None else rounded(share.high, 4),
-        group,
+        None if place is None else place.group,
         None if place is None else place.rank,
         None if place is None or place.ties is None else list(place.ties),
     ]
@@ -212,11 +222,11 @@ def precision(run: Result) -> str | None:
     return precision_of(run)
 
 
-def _known(value: object, text: Text) -> str | None:
+def _known(value: object, text: Callable[[object], str]) -> str | None:
     return None if value is None or value == "" else text(value)
 
 
-def _joined(values: Iterable[str], text: Text) -> str | None:
+def _joined(values: Iterable[str], text: Callable[[object], str]) -> str | None:
     return ", ".join(map(text, values)) or None
 
 
@@ -226,15 +236,15 @@ RUN_FACTS = (
     "id", "setting", "run_id", "repeat", "seed", "started_utc", "board", "host", "session", "status", "reasons", "measured_by",
     "submission", "licence", "record",
 )  # fmt: skip
-"""Columns of a result beside its figures. `setting` is the setting's id."""
+"""Columns of a result beside its figures. `setting` is the setting's id; no `run_id`: it is the id; no `session`: the run has its own start of the
+engine."""
 U95 = "energy_gpu_j_per_output_token_u95"
 """95 % uncertainty of the energy of a token of this run, by method and sensor."""
 
 
-def run_table(settings: Sequence[Setting], text: Text = shown) -> Table:
-    """As `setting_table`."""
+def run_table(settings: Sequence[Setting], form: Form = PAGE) -> Table:
     rows = [
-        [*_run_facts(setting, entry, text), *(rounded(entry.result.value(figure.key)) for figure in FIGURES), rounded(entry.result.u95(PER_TOKEN), 3)]
+        [*_run_facts(setting, entry, form.text), *(rounded(entry.result.value(figure.key), form.digits) for figure in FIGURES), rounded(entry.result.u95(PER_TOKEN), 3)]
         for setting in settings
         for entry in setting.entries
     ]  # fmt: skip
@@ -242,11 +252,13 @@ def run_table(settings: Sequence[Setting], text: Text = shown) -> Table:
     return Table(names, rows, {figure.column: _unit(figure.key) for figure in FIGURES} | {U95: "J"})
 
 
-def _run_facts(setting: Setting, entry: Entry, text: Text) -> list[Any]:
+def _run_facts(setting: Setting, entry: Entry, text: Callable[[object], str]) -> list[Any]:
     run = entry.result
+    run_id = None if run.run_id == entry.id else run.run_id
+    session = None if run.session == run.run_id else run.session
     return [
-        entry.id, setting.id, _known(run.run_id, text), run.repeat, run.seed, _known(run.started_utc, text),
-        _joined(sorted(run.boards), text), _known(run.host, text), _known(run.session, text),
+        entry.id, setting.id, _known(run_id, text), run.repeat, run.seed, _known((run.started_utc or "")[:19], text),
+        _joined(sorted(run.boards), text), _known(run.host, text), _known(session, text),
         run.status.value, _joined(run.codes, text), _known(run.by, text), entry.submission, entry.licence,
         _known(entry.place, text),
     ]  # fmt: skip

@@ -1,6 +1,6 @@
 """Which settings of one load cannot be told apart by their energy per output token.
 
-Settings are ranked within their *load*: what `study.comparison.load_of` has, but for the model. Two of them are tied where the study's
+Settings are ranked within their *load*: what `study.comparison.load_of` has, but for the model; in large loads (MOST_RANKED) with the model. Two of them are tied where the study's
 comparison has 1 in its 95 % interval. A setting whose figure has no interval (nothing was repeated, and nothing tells how such runs scatter)
 has no place.
 """
@@ -16,19 +16,21 @@ from wattcount.study.comparison import Cell, Estimate, Scatters, Tell, load_of
 
 MODEL_AT = 4
 """Where `load_of` has the model."""
-MOST_TIES = 60
-"""Most settings that one is compared with beyond the first that it can be told from: those that lie further off are told by their intervals,
-which do not meet."""
+MOST_RANKED = 120
+"""Most settings of a load that are ranked together, across models. Each two of them whose intervals meet are compared, a millisecond each: more of them
+would take minutes. Then each model has its own ranks."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Of a setting within its load.
+    """Of a setting among those that it is ranked with.
 
+    group  number of these
     rank   0 has the least energy of a token
     ties   ranks that cannot be told from this one; None: nothing tells
     """
 
+    group: int
     rank: int
     ties: tuple[int, ...] | None
 
@@ -43,16 +45,21 @@ def places(
     cells: Sequence[Cell], estimates: Sequence[Estimate | None], scatters: Scatters
 ) -> list[Place | None]:
     """Of each cell its place in its load; None: it has no energy of a token."""
-    groups: dict[Hashable, list[int]] = {}
+    loads: dict[Hashable, list[int]] = {}
     for at, (cell, estimate) in enumerate(zip(cells, estimates, strict=True)):
         if estimate is not None:
-            groups.setdefault(load_key(cell), []).append(at)
+            loads.setdefault(load_key(cell), []).append(at)
+    groups: dict[Hashable, list[int]] = {}
+    for load, members in loads.items():
+        for at in members:
+            model = cells[at].first.model if len(members) > MOST_RANKED else None
+            groups.setdefault((load, model), []).append(at)
     found: list[Place | None] = [None] * len(cells)
-    for group in groups.values():
+    for number, group in enumerate(groups.values()):
         order = sorted(group, key=lambda at: (_value(estimates[at]), at))
         tied = _ties([cells[at] for at in order], [estimates[at] for at in order], scatters)
         for rank, at in enumerate(order):
-            found[at] = Place(rank, tied[rank])
+            found[at] = Place(number, rank, tied[rank])
     return found
 
 
@@ -68,14 +75,8 @@ def _ties(
     for one in range(len(cells)):
         if not told[one]:
             continue
-        beyond = 0
         for other in range(one + 1, len(cells)):
-            if not told[other]:
-                continue
-            if _apart(estimates[one], estimates[other]):
-                beyond += 1
-                if beyond > MOST_TIES:
-                    break
+            if not told[other] or _apart(estimates[one], estimates[other]):
                 continue
             compared = scatters.compare(cells[one], cells[other], PER_TOKEN)
             if compared is not None and compared.tell is Tell.CANNOT:

@@ -528,7 +528,7 @@ def _load_overrides(need: Need, rate_rps: float | None, run: Result | None = Non
 def serve_command(option: Option) -> str | None:
     """What serves one replica of an option outside of wattcount; None: its engine does not tell."""
     run = option.nodes[-1].first
-    if run.engine is None or run.engine not in registry.names():
+    if run.engine is None or (run.engine not in registry.PACKAGED and run.engine not in registry.names()):
         return None
     return shlex.join(registry.plugin(run.engine).serve_command(run.setting)) or None
 

@@ -7,10 +7,11 @@
     if (made[name]) return made[name];
     const table = (window.WATTCOUNT ?? {})[name];
     if (!table) return [];
-    const { columns, texts, rows } = table;
+    const { columns, empty, texts, rows } = table;
     const coded = columns.map((column) => texts[column]);
     made[name] = rows.map((row) => {
       const found = {};
+      for (const column of empty) found[column] = null;
       for (let at = 0; at < columns.length; at++) found[columns[at]] = coded[at] && row[at] !== null ? coded[at][row[at]] : row[at];
       return found;
     });

@@ -6,6 +6,8 @@ document.addEventListener("DOMContentLoaded", () => {
   const DEFAULT = ["place", "model", "gpu", "load", "setting", "energy_gpu_j_per_output_token", "throughput_output_tokens_per_s", "latency_ttft_p95_ms", "latency_tpot_p95_ms", "runs", "tier"];
   const FACETS = [["model", "Model"], ["gpu", "GPU"], ["load", "Load"], ["setting", "Setting"], ["precision", "Precision"], ["tier", "Tier"], ["evidence", "Evidence"], ["weights", "Weights"], ["origin", "Origin"], ["engine", "Engine"]];
   const BOUNDS = [["ttft", "TTFT"], ["tpot", "TPOT"], ["e2e", "E2E"]];
+  const OWN = "wattcount", ALL = "*";
+  const OWN_FIRST = rows.some((row) => row.origin === OWN) && rows.some((row) => row.origin !== OWN);
   const NONE = "not told";
   const MOST_COMPARED = 6;
   const filters = document.getElementById("filters");
@@ -16,6 +18,9 @@ document.addEventListener("DOMContentLoaded", () => {
   const read = () => {
     const state = W.state();
     const sort = state.get("sort") ?? "energy_gpu_j_per_output_token";
+    // Whoever comes without a choice sees our own results: they have intervals. `origin=*` is everything.
+    if (!state.has("origin")) { if (OWN_FIRST && ![...state.keys()].length) state.append("origin", OWN); }
+    else if (state.get("origin") === ALL) state.delete("origin");
     const wanted = (state.get("columns") ?? "").split(",").filter((key) => columns.has(key));
     return {
       chosen: new Map(FACETS.map(([key]) => [key, new Set(state.getAll(key))])),
@@ -35,6 +40,8 @@ document.addEventListener("DOMContentLoaded", () => {
     if (state.sort.key !== "energy_gpu_j_per_output_token" || state.sort.down) out.append("sort", (state.sort.down ? "-" : "") + state.sort.key);
     if (state.columns) out.append("columns", state.columns.join(","));
     for (const id of state.picked) out.append("pick", id);
+    if (OWN_FIRST && out.toString() === "") out.append("origin", ALL);
+    else if (OWN_FIRST && out.toString() === `origin=${OWN}`) out.delete("origin");
     W.setState(out);
   };
 
@@ -144,7 +151,7 @@ document.addEventListener("DOMContentLoaded", () => {
     box.addEventListener("toggle", () => { if (box.open) for (const other of filters.querySelectorAll("details[open]")) if (other !== box) other.open = false; });
     return box;
   };
-  const clear = W.el("button", { type: "button", class: "button", text: "Clear", onclick: () => { W.setState(new URLSearchParams()); state = read(); build(); changed(); } });
+  const clear = W.el("button", { type: "button", class: "button", text: "Clear", onclick: () => { W.setState(new URLSearchParams(OWN_FIRST ? { origin: ALL } : {})); state = read(); build(); changed(); } });
   const compareLink = W.el("a", { class: "button primary", href: "compare.html", hidden: true });
   const build = () => filters.replaceChildren(...FACETS.slice(0, 4).map(facet).filter(Boolean), boundFields(), ...FACETS.slice(4).map(facet).filter(Boolean), columnChooser(), clear, compareLink);
 
