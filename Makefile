@@ -91,8 +91,9 @@ bench: setup ## Benchmarks (extra `bench`); each file in benchmarks/ says what i
 docs: setup ## Write the tables in docs/ again from the records in the repository
 	$(PY) tools/make_docs.py
 
+# Not --quiet: MkDocs then counts no warnings, and a dead link is no error.
 site-docs: setup ## Build the documents as a site in build/docs; a dead link is an error
-	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build
 
 clean: ## Remove what was built (not .venv: rm -r .venv)
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache
