@@ -36,7 +36,7 @@ def test_logs_all_below_a_folder_once(tmp_path: Path, home: Path, capsys: pytest
     assert main(["log", str(tmp_path / "records")]) == 0
     first = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in first[:2]] == [str(tmp_path / "records" / f"r{i}") for i in range(2)]
-    assert first[2] == f"see it with: mlflow ui --backend-store-uri sqlite:///{home}/mlflow.db"
+    assert first[2] == f"see it with: mlflow ui --workers 1 --backend-store-uri sqlite:///{home}/mlflow.db"
     assert main(["log", str(tmp_path / "records")]) == 0
     assert capsys.readouterr().out.splitlines() == first
     assert main(["log", str(tmp_path / "records" / "r0"), "--force"]) == 0
@@ -96,7 +96,7 @@ def test_a_record_does_not_choose_where_it_is_logged(
             monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "SECRET-TOKEN")
             assert main(["log", str(record)]) == 0
             captured = capsys.readouterr()
-            assert f"see it with: mlflow ui --backend-store-uri sqlite:///{home}/mlflow.db" in captured.out
+            assert f"see it with: mlflow ui --workers 1 --backend-store-uri sqlite:///{home}/mlflow.db" in captured.out
             assert (
                 f"names tracking.uri={uri} and tracking.experiment=?[31mtheirs, which is not used"
                 in captured.err

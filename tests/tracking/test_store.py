@@ -102,7 +102,7 @@ def assert_logged_whole(uri: str, run_id: str, folder: Path, status: str = "FINI
 def test_the_default_store_is_sqlite_at_a_fixed_place(folder, home):
     uri = resolve_uri()
     assert uri == f"sqlite:///{home}/mlflow.db"
-    assert ui_command(uri) == f"mlflow ui --backend-store-uri sqlite:///{home}/mlflow.db"
+    assert ui_command(uri) == f"mlflow ui --workers 1 --backend-store-uri sqlite:///{home}/mlflow.db"
     run = assert_logged_whole(uri, log_record(folder), folder)
     assert run.info.artifact_uri.startswith(f"file://{home}/mlflow-artifacts/wattcount/")
     # Nothing in the working directory, where MLflow would put things by itself.

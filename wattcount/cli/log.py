@@ -55,10 +55,10 @@ def main(args: argparse.Namespace) -> int:
     else:
         for path in find_records(args.path, records_dir=args.records_dir).paths:
             logging.record(path)
-    for uri in logging.uris:
+    for uri, sweep_run_id in logging.uris.items():
         from wattcount.tracking import ways_to_see
 
-        print("\n".join(ways_to_see(uri, args.experiment)))
+        print("\n".join(ways_to_see(uri, args.experiment, sweep_run_id)))
     return EXIT_FAILED if logging.failed else EXIT_OK
 
 
@@ -68,7 +68,8 @@ class _Logging:
     def __init__(self, args: argparse.Namespace) -> None:
         self._args = args
         self._end_s = float("inf") if args.limit_s is None else time.monotonic() + args.limit_s
-        self.uris: dict[str, None] = {}
+        self.uris: dict[str, str | None] = {}
+        """Where something was logged, each with the id of the sweep's own run there."""
         self.failed = 0
         self._named: set[tuple[str | None, str | None]] = set()
         """Stores and experiments that records name and that are not used, which has been said."""
@@ -95,7 +96,7 @@ class _Logging:
         except WattcountError as error:
             self.fail(error)
             return error
-        self.uris[resolve_uri(tracking)] = None
+        self.uris.setdefault(resolve_uri(tracking))
         print(f"{run_id}  {path}", flush=True)
         return None
 
@@ -166,7 +167,7 @@ def _log_sweep(args: argparse.Namespace, logging: _Logging) -> None:
     except TrackingError as error:
         logging.fail(error)
         return
-    logging.uris[resolve_uri(tracking)] = None
+    logging.uris[resolve_uri(tracking)] = run_id
     print(f"{run_id}  sweep {args.sweep}")
 
 

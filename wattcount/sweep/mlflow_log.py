@@ -14,13 +14,16 @@ what is missing. A store that does not answer is left alone for longer and longe
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from wattcount.config.schema import TrackingConfig
 from wattcount.errors import WattcountError, one_line
@@ -43,6 +46,11 @@ WINDOW_POLL_S = 1.0
 """Time between two looks at whether a run of this host is in its window [s]."""
 NICENESS = 10
 """Niceness of the process that logs in the background (nice(1)): runs come first."""
+
+WAYS_TO_SEE = ("see it", "then open", "the sweep")
+"""How the lines begin that say how runs can be seen (`tracking.ways_to_see`)."""
+SEEN_BYTES = 4096
+"""The end of what that process said in which these lines are looked for [bytes]: they are its last ones."""
 
 Notice = Callable[[str], object]
 
@@ -82,7 +90,16 @@ class LaneLog:
 class SweepLog:
     """Keeps a sweep's page up to date while it goes on, in a process of its own that can be killed."""
 
-    def __init__(self, records_dir: str | Path, sweep: str, tracking: TrackingConfig, notice: Notice) -> None:
+    def __init__(
+        self,
+        records_dir: str | Path,
+        sweep: str,
+        tracking: TrackingConfig,
+        notice: Notice,
+        seen: Notice = lambda _line: None,
+    ) -> None:
+        """`notice` is told what went wrong, `seen` how the sweep can be seen in MLflow, a line at a time."""
+        self._seen = seen
         self._records_dir = str(records_dir)
         self._sweep = sweep
         self._tracking = tracking
@@ -108,8 +125,14 @@ class SweepLog:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(REFRESH_LIMIT_S)
             self._kill()
-        self._start(END_LIMIT_S)
-        whole = self._wait(END_LIMIT_S + 30.0)
+        with tempfile.TemporaryFile() as said:
+            self._start(END_LIMIT_S, said)
+            whole = self._wait(END_LIMIT_S + 30.0)
+            said.seek(max(said.seek(0, os.SEEK_END) - SEEN_BYTES, 0))
+            lines = said.read().decode(errors="replace").splitlines()
+        for line in lines if whole else ():
+            if line.startswith(WAYS_TO_SEE):
+                self._seen(line)
         left = len(pending(sweep_folder(self._records_dir, self._sweep)))
         if not whole or left:
             self._notice(
@@ -122,7 +145,7 @@ class SweepLog:
         """Ends what works on the page; what it had not logged keeps its note."""
         self._kill()
 
-    def _start(self, limit_s: float) -> None:
+    def _start(self, limit_s: float, stdout: IO[bytes] | int = subprocess.DEVNULL) -> None:
         command = [
             "nice", "-n", str(NICENESS), sys.executable, "-m", "wattcount", "log", "--sweep", self._sweep, "--records-dir", self._records_dir,
             "--pending", "--limit-s", f"{limit_s:g}", "--experiment", self._tracking.experiment,
@@ -135,7 +158,7 @@ class SweepLog:
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
+                stdout=stdout,
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
             )

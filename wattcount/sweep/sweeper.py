@@ -163,6 +163,7 @@ class PointSweeper(Sweeper):
             plan.name,
             first.tracking,
             lambda problem: background.post(partial(_complain, problem)),
+            lambda line: background.post(partial(print, line, flush=True)),
         )
         with Ledger.open(first.records_dir, plan.name) as ledger:
             ledger.write_plan(plan)

@@ -105,7 +105,8 @@ def ui_command(uri: str) -> str:
     shown = masked(uri)
     if urlsplit(uri).scheme in ("http", "https"):
         return f"open {shown}"
-    return f"mlflow ui --backend-store-uri {shlex.quote(shown)}"
+    # One worker: four take most of a minute to start on two cores, and one person asks for one page at a time.
+    return f"mlflow ui --workers 1 --backend-store-uri {shlex.quote(shown)}"
 
 
 UI_ADDRESS = "http://127.0.0.1:5000"
@@ -114,8 +115,10 @@ _EXPERIMENTS: dict[tuple[str, str], str] = {}
 """Ids of the experiments that this process has worked in, by store and name."""
 
 
-def ways_to_see(uri: str, experiment_name: str) -> list[str]:
+def ways_to_see(uri: str, experiment_name: str, sweep_run_id: str | None = None) -> list[str]:
     """Lines that say how the runs of an experiment can be seen: the command where one is needed, and the address of the view `Energy`.
+
+    sweep_run_id   of a sweep's own run, whose address is then said, too
 
     MLflow 3 opens an experiment on its page for generative AI, where there is nothing of ours; this address opens the list of runs.
     """
@@ -126,7 +129,10 @@ def ways_to_see(uri: str, experiment_name: str) -> list[str]:
     base = UI_ADDRESS if local else masked(uri).rstrip("/")
     view = content.VIEW_KEY.rpartition(".")[2]
     link = f"{base}/#/experiments/{number}/runs?workflowType=machine_learning&viewStateShareKey={view}"
-    return [*lines, f"{'then open' if local else 'see it at'}: {link}"]
+    lines.append(f"{'then open' if local else 'see it at'}: {link}")
+    if sweep_run_id is not None:
+        lines.append(f"the sweep: {base}/#/experiments/{number}/runs/{sweep_run_id}")
+    return lines
 
 
 def log_command(what: str, tracking: TrackingConfig) -> str:
