@@ -7,7 +7,7 @@ ARGS ?=
 # Processes that run tests. Two, as a run under test keeps a core busy by itself.
 TEST_WORKERS ?= 2
 # What `make test-all` needs beside `make setup`: extras of pyproject.toml.
-TEST_EXTRAS := slurm,ray,postgres,llama-cpp,dataset-tests
+TEST_EXTRAS := slurm,ray,postgres,llama-cpp,dataset-tests,browser-tests
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-all run test test-all lint test-cpp test-cpp-sanitized test-python test-python-all \

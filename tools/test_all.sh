@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # All tests (`make test-all`), with a SLURM and a Ray cluster of their own; says how long each stage took.
 #
-# Needs Debian's or Ubuntu's packages `slurm-wlm`, `munge`, `postgresql`, `zsh` and `fish` (.ci/run installs them). The clusters have folders and
+# Needs Debian's or Ubuntu's packages `slurm-wlm`, `munge`, `postgresql`, `zsh`, `fish` and `chromium` (.ci/run installs them). The clusters have folders and
 # ports of their own, so that others of this machine are left alone, and end with this script. The tests start and end PostgreSQL
 # by themselves. The last stage is the Python suite, so that the last line tells how that ended.
 set -euo pipefail
@@ -10,7 +10,7 @@ export VENV=${VENV:-.venv}
 python=$PWD/$VENV/bin/python
 
 missing=()
-for need in slurmctld:slurm-wlm munged:munge zsh:zsh fish:fish; do
+for need in slurmctld:slurm-wlm munged:munge zsh:zsh fish:fish chromium:chromium; do
   PATH=$PATH:/usr/sbin command -v "${need%:*}" >/dev/null || missing+=("${need#*:}")
 done
 compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || command -v postgres >/dev/null || missing+=(postgresql)

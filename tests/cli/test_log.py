@@ -96,7 +96,10 @@ def test_a_record_does_not_choose_where_it_is_logged(
             monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "SECRET-TOKEN")
             assert main(["log", str(record)]) == 0
             captured = capsys.readouterr()
-            assert f"see it with: mlflow ui --workers 1 --backend-store-uri sqlite:///{home}/mlflow.db" in captured.out
+            assert (
+                f"see it with: mlflow ui --workers 1 --backend-store-uri sqlite:///{home}/mlflow.db"
+                in captured.out
+            )
             assert (
                 f"names tracking.uri={uri} and tracking.experiment=?[31mtheirs, which is not used"
                 in captured.err

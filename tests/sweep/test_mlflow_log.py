@@ -123,9 +123,12 @@ def test_at_the_end_everything_is_logged(sweep, tmp_path):
     for record in (first, second):
         mlflow_log._leave_note(sweep.folder, record)
     said: list[str] = []
-    log = SweepLog(tmp_path, "big", TrackingConfig(), said.append)
+    seen: list[str] = []
+    log = SweepLog(tmp_path, "big", TrackingConfig(), said.append, seen.append)
     assert log.close()
     assert said == []
+    assert [line.partition(":")[0] for line in seen] == ["see it with", "then open", "the sweep"]
+    assert f"/runs/{the_sweep().info.run_id}?workflowType=machine_learning" in seen[2]
     assert pending(sweep.folder) == []
     run = the_sweep()
     assert children(run.info.run_id) == 2

@@ -32,6 +32,41 @@ def test_params_are_flat_strings_without_paths_and_data_sheets():
         assert not any(word in key for key in found), word
 
 
+def test_the_params_that_runs_are_compared_by_come_first_and_housekeeping_not_at_all():
+    found = list(content.params(SyntheticRun().config()))
+    assert found[:4] == ["model.name", "gpu.name", "gpu.count", "scenario.name"]
+    assert found.index("model.weights") < 20
+    for word in ("dry_run", "resume", "buffer_mib", "attempts", "cooldown", "heartbeat"):
+        assert not any(word in key for key in found), word
+
+
+def test_the_main_figures_come_first_energy_per_token_in_mj(tmp_path):
+    found = list(content.metrics(Result.of(record_of(SyntheticRun(), tmp_path))))
+    assert found[:3] == [
+        "energy/gpu_mj_per_output_token",
+        "energy/gpu_j",
+        "energy/gpu_j_per_output_token",
+    ]
+    assert len(found) == len(set(found))
+
+
+@pytest.mark.parametrize("gpus", [1, 3])
+def test_system_metrics_of_each_gpu(tmp_path, gpus):
+    seen = [
+        observation(source, second, value, gpu=gpu)
+        for gpu in range(gpus)
+        for second in range(110)
+        for source, value in (("temperature_gpu", 40 + gpu), ("clock_sm", 1500))
+    ]
+    record = record_of(SyntheticRun(gpus=gpus, observations=[*polled(gpus), *seen]), tmp_path)
+    curves = {curve.key: curve for curve in content.system_metrics(record)}
+    assert sum(len(curve.t_ns) for curve in curves.values()) <= content.SYSTEM_POINTS
+    for gpu in range(gpus):
+        assert len(curves[f"system/gpu_{gpu}_power_usage_watts"].values) > 50
+        assert curves[f"system/gpu_{gpu}_temperature_celsius"].values == pytest.approx(40 + gpu)
+        assert curves[f"system/gpu_{gpu}_clock_sm_mhz"].values == pytest.approx(1500)
+
+
 def test_long_values_are_cut_with_their_hash():
     config = {
         "engine": {"args": {"huge": "x" * 10_000}},
@@ -142,7 +177,7 @@ def test_curves_keep_the_energy_and_are_short(tmp_path, gpus):
     for curve in curves:
         length_s = np.diff(curve.t_ns).mean() / 1e9
         span = (int(curve.t_ns[0] - length_s * 5e8), int(curve.t_ns[-1] + length_s * 5e8))
-        mean_w = (curve.power_w * length_s).sum() / ((span[1] - span[0]) / 1e9)
+        mean_w = (curve.values * length_s).sum() / ((span[1] - span[0]) / 1e9)
         middle_s = ((span[0] + span[1]) / 2 - T0_NS) / 1e9
         assert mean_w == pytest.approx(100 + middle_s, rel=0.01)
 

@@ -131,7 +131,9 @@ def ways_to_see(uri: str, experiment_name: str, sweep_run_id: str | None = None)
     link = f"{base}/#/experiments/{number}/runs?workflowType=machine_learning&viewStateShareKey={view}"
     lines.append(f"{'then open' if local else 'see it at'}: {link}")
     if sweep_run_id is not None:
-        lines.append(f"the sweep: {base}/#/experiments/{number}/runs/{sweep_run_id}")
+        lines.append(
+            f"the sweep: {base}/#/experiments/{number}/runs/{sweep_run_id}?workflowType=machine_learning"
+        )
     return lines
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wattcount.config.validation import TAG_LIMIT
+from wattcount.figures.trace import run_trace
 from wattcount.metrics.metrics_json import spec
 from wattcount.metrics.observations import MISSING, gpu_uuids, int_column
 from wattcount.metrics.window import Observed
@@ -46,6 +47,13 @@ _NOT_PARAMS = (
 )  # fmt: skip
 _NOT_LEAVES = ("source", "gated", "buffer_mib_per_gpu", "heartbeat_ms", "start_timeout_s", "client_processes")
 """Groups, and keys of any group, that say nothing that runs are compared by."""
+_FIRST = (
+    "model.name", "gpu.name", "gpu.count", "scenario.name", "scenario.rate_rps", "scenario.num_requests", "scenario.lengths.input_tokens",
+    "scenario.lengths.output_tokens", "scenario.window_s", "scenario.max_in_flight", "engine.name", "engine.version_minor",
+    "engine.max_num_seqs", "engine.max_num_batched_tokens", "engine.tensor_parallel_size", "engine.enforce_eager", "model.dtype",
+    "model.quantization", "model.weights",
+)  # fmt: skip
+"""Params that runs are compared by most, in the order in which they are logged and MLflow shows them: before all others."""
 _GPU_PARAMS = ("gpu.name", "gpu.count", "gpu.found_name")
 """Params of the group `gpu`. Its other keys are facts of the data sheet and how GPUs are matched: runs are not compared by them."""
 _WHOLE = ("model.hf_config",)
@@ -55,7 +63,7 @@ _WHOLE = ("model.hf_config",)
 def params(config: Mapping[str, Any]) -> dict[str, str]:
     """The resolved config as flat `group.key` params; values too long for MLflow are cut and hashed."""
     flat: dict[str, str] = {}
-    for key, value in sorted(_leaves(config, ""), key=lambda leaf: leaf[0] in _WHOLE):
+    for key, value in sorted(_leaves(config, ""), key=_place):
         if key.split(".")[0] in _NOT_PARAMS or key.split(".")[-1] in _NOT_LEAVES:
             continue
         if key.startswith("gpu.") and key not in _GPU_PARAMS:
@@ -63,6 +71,12 @@ def params(config: Mapping[str, Any]) -> dict[str, str]:
         text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
         flat[re.sub(r"[^\w./ :-]", "_", key)] = cut(text, PARAM_LIMIT)  # what MLflow allows in a key
     return flat
+
+
+def _place(leaf: tuple[str, Any]) -> int:
+    """Before or after which others a param stands."""
+    key = leaf[0]
+    return len(_FIRST) + (key in _WHOLE) if key not in _FIRST else _FIRST.index(key)
 
 
 def _leaves(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
@@ -118,11 +132,14 @@ def tags(record: Record, result: Result) -> dict[str, str]:
 
 
 def metrics(result: Result) -> dict[str, float]:
-    """Figures by their keys, the host's part of the uncertainty of those that have one, and PER_TOKEN_MJ."""
+    """Figures by their keys, the host's part of the uncertainty of those that have one, and PER_TOKEN_MJ; the main ones first, as
+    MLflow shows them in the order in which they were logged."""
     more = {f"{key}_u95_host": result.u95_host(key) for key in (PER_TOKEN, WATTS)}
     per_token_j = result.value(PER_TOKEN)
     more[PER_TOKEN_MJ] = None if per_token_j is None else 1000 * per_token_j
-    return {key: float(value) for key, value in {**result.metrics, **more}.items() if value is not None}
+    found = {key: float(value) for key, value in {**result.metrics, **more}.items() if value is not None}
+    main = (PER_TOKEN_MJ, *(key for _, keys in MAIN_FIGURES for key in keys))
+    return {key: found[key] for key in (*main, *found) if key in found}
 
 
 def run_name(result: Result, given: str | None) -> str:
@@ -200,11 +217,11 @@ def view() -> str:
 
 @dataclass(frozen=True)
 class Curve:
-    """Power of one GPU: mean watts of equal stretches; `t_ns` is the middle of each, CLOCK_MONOTONIC."""
+    """One line of a picture: means of stretches, of power in watts; `t_ns` is the middle of each, CLOCK_MONOTONIC."""
 
     key: str
     t_ns: NDArray[np.int64]
-    power_w: NDArray[np.float64]
+    values: NDArray[np.float64]
 
 
 def curves(record: Record) -> list[Curve]:
@@ -216,6 +233,40 @@ def curves(record: Record) -> list[Curve]:
         if len(t_ns):
             made.append(Curve("power_w" if len(uuids) == 1 else f"power_w/gpu{index}", t_ns, power_w))
     return made
+
+
+SYSTEM_POINTS = 1000
+"""The most points of all system metrics of a run: as many as MLflow takes in one batch."""
+
+
+def system_metrics(record: Record) -> list[Curve]:
+    """Power, temperature and SM clock of each GPU over the whole run, for MLflow's page of system metrics: means of equal numbers of
+    the stretches that the picture of the run has (`figures.trace`)."""
+    trace = run_trace(record)
+    named = [
+        (f"system/gpu_{index}_{what}", series.values)
+        for what, panel in (
+            ("power_usage_watts", trace.power_w),
+            ("temperature_celsius", trace.celsius),
+            ("clock_sm_mhz", trace.mhz),
+        )
+        for index, series in enumerate(panel)
+    ]
+    if not named:
+        return []
+    length = len(trace.edges_s) - 1
+    width = -(-length * len(named) // SYSTEM_POINTS)
+    starts = np.arange(0, length, width)
+    middle_s = (trace.edges_s[starts] + trace.edges_s[np.minimum(starts + width, length)]) / 2
+    t_ns = zero_ns(record.info) + np.round(middle_s * 1e9).astype(np.int64)
+    seconds = np.diff(trace.edges_s)
+    curves = []
+    for key, values in named:
+        seen_s = np.add.reduceat(np.where(np.isnan(values), 0.0, seconds), starts)
+        summed = np.add.reduceat(np.nan_to_num(values) * seconds, starts)
+        known = seen_s > 0
+        curves.append(Curve(key, t_ns[known], summed[known] / seen_s[known]))
+    return curves
 
 
 def zero_ns(info: RunInfo) -> int:

@@ -230,17 +230,18 @@ def _log_facts(
 
 
 def _log_curves(client: MlflowClient, run_id: str, record: Record) -> None:
-    """Logs all points in one batch. A step is a millisecond since the window's start."""
+    """Logs the power curve, then the system metrics, each in one batch. A step is a millisecond since the window's start."""
     from mlflow.entities import Metric
 
     info, zero = record.info, content.zero_ns(record.info)
-    points = [
-        Metric(curve.key, watts, content.utc_ms(info, t_ns), round((t_ns - zero) / 1e6))
-        for curve in content.curves(record)
-        for t_ns, watts in zip(curve.t_ns.tolist(), curve.power_w.tolist(), strict=True)
-    ]
-    if points:
-        client.log_batch(run_id, metrics=points[:METRICS_PER_BATCH])
+    for curves in (content.curves(record), content.system_metrics(record)):
+        points = [
+            Metric(curve.key, value, content.utc_ms(info, t_ns), round((t_ns - zero) / 1e6))
+            for curve in curves
+            for t_ns, value in zip(curve.t_ns.tolist(), curve.values.tolist(), strict=True)
+        ]
+        if points:
+            client.log_batch(run_id, metrics=points[:METRICS_PER_BATCH])
 
 
 def _log_pictures(client: MlflowClient, run_id: str, record: Record) -> None:
