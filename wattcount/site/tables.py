@@ -7,7 +7,7 @@ the rows have their numbers.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from wattcount.dataset.tiers import Tier, tiers
@@ -66,7 +66,11 @@ class Table:
 
 @dataclass(frozen=True)
 class Setting:
-    """Runs of one setting, and what they tell together. `cell`: its valid runs; None: there is none."""
+    """Runs of one setting, and what they tell together.
+
+    cell    its valid runs; None: there is none
+    apart   what tells it from settings whose words are the same; empty: it needs nothing
+    """
 
     id: str
     entries: Sequence[Entry]
@@ -74,6 +78,7 @@ class Setting:
     estimate: Estimate | None
     place: Place | None
     tier: Tier | None
+    apart: str = ""
 
     @property
     def first(self) -> Result:
@@ -98,10 +103,49 @@ def settings_of(source: Source) -> list[Setting]:
         if tier_of.get(setting) is not Tier.REPRODUCED:
             tier_of[setting] = tier
     ids = _ids(groups)
-    return [
+    found = [
         Setting(ids[key], entries, cell, *known.get(key, (None, None)), tier_of.get(key))
         for (key, entries), cell in zip(groups.items(), cells, strict=True)
     ]
+    return _told_apart(found)
+
+
+def _told_apart(settings: Sequence[Setting]) -> list[Setting]:
+    """The settings, in which those whose words are the same have what they differ in."""
+    alike: dict[tuple[object, ...], list[int]] = {}
+    for at, setting in enumerate(settings):
+        run = setting.first
+        words = setting_words(Cell(setting.id, (run,)))
+        alike.setdefault((run.origin, run.by, run.model, run.gpus, load_words(run), words), []).append(at)
+    made = list(settings)
+    for members in alike.values():
+        if len(members) > 1:
+            facts = [_flat(settings[at].first) for at in members]
+            keys = sorted(
+                {key for each in facts for key in each if len({other.get(key) for other in facts}) > 1}
+            )
+            for at, each in zip(members, facts, strict=True):
+                words = [
+                    f"{key.rpartition('.')[2].replace('_', ' ')} {each[key]}" for key in keys if key in each
+                ]
+                made[at] = replace(settings[at], apart=", ".join(words))
+    return made
+
+
+def _flat(run: Result) -> dict[str, str]:
+    """What a setting is made of, by dotted keys, and what else is told of a run in words."""
+    found: dict[str, str] = {}
+
+    def add(node: Mapping[str, Any], before: str) -> None:
+        for key, value in node.items():
+            if isinstance(value, Mapping):
+                add(value, f"{before}{key}.")
+            elif isinstance(value, str | int | float):
+                found[f"{before}{key}"] = str(value)
+
+    add({key: value for key, value in run.setting.items() if key != "model"}, "")
+    add({key: value for key, value in run.setting.get("model", {}).items() if key != "hf_config"}, "model.")
+    return found
 
 
 def _cell(key: Hashable, entries: Sequence[Entry]) -> Cell | None:
@@ -171,12 +215,17 @@ def _facts(setting: Setting, text: Callable[[object], str]) -> list[Any]:
     return [
         setting.id, text(run.model or "unknown model"), text(mine.gpu), text(mine.gpu_model), len(run.gpus) or None,
         text(run.kind or "unknown"), text(load_words(run)), rounded(run.rate_rps), run.num_requests, run.input_tokens,
-        run.output_tokens, text(setting_words(mine)), _known(run.engine, text), _known(run.engine_version, text),
+        run.output_tokens, text(_words(setting, mine)), _known(run.engine, text), _known(run.engine_version, text),
         _known(precision(run), text), run.weights_kind or "unknown", str(run.evidence or "unknown"), text(run.origin),
         _known(run.instrument, text), _joined(sorted({by for r in runs if (by := r.by)}), text),
         None if setting.tier is None else setting.tier.value, status, len(runs), len(boards_of(mine.runs)) or None,
         len({r.session or r.run_id for r in mine.runs}),
     ]  # fmt: skip
+
+
+def _words(setting: Setting, cell: Cell) -> str:
+    words = setting_words(cell)
+    return f"{words}; {setting.apart}" if setting.apart else words
 
 
 def _figures(setting: Setting, digits: int) -> list[float | None]:

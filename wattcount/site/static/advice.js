@@ -10,6 +10,12 @@ document.addEventListener("DOMContentLoaded", () => {
   const rate = (load) => (load === BATCH ? Infinity : parseFloat(load));
   const values = (key, among) => [...new Set(among.map((one) => one[key]))].sort((a, b) => (key === "load" ? rate(a) - rate(b) : key === "bounds" ? 0 : a.localeCompare(b, "en", { numeric: true })));
 
+  // Whoever comes without a choice sees a load for which there is advice.
+  const usual = all.find((one) => !one.refusal && rate(one.load) >= 4 && one.load !== BATCH) ?? all.find((one) => !one.refusal) ?? all[0];
+  const table = document.getElementById("all");
+  const every = W.el("button", { type: "button", class: "button noprint", "aria-pressed": "false", text: "All models", onclick: () => { every.setAttribute("aria-pressed", every.getAttribute("aria-pressed") === "true" ? "false" : "true"); draw(); } });
+  table.closest(".tablebox").before(W.el("p", {}, every));
+
   const choice = () => {
     const state = W.state();
     const found = {};
@@ -17,7 +23,7 @@ document.addEventListener("DOMContentLoaded", () => {
     for (const [key] of FIELDS) {
       const there = values(key, among);
       const wanted = state.get(key);
-      found[key] = there.includes(wanted) ? wanted : there.includes(all[0][key]) ? all[0][key] : there[0];
+      found[key] = there.includes(wanted) ? wanted : there.includes(usual[key]) ? usual[key] : there[0];
       found[`${key}s`] = there;
       among = among.filter((one) => one[key] === found[key]);
     }
@@ -48,6 +54,8 @@ document.addEventListener("DOMContentLoaded", () => {
       } }, ...found[`${key}s`].map((value) => W.el("option", { value, selected: value === found[key], text: value || "none: a batch promises no latency" })));
       return W.el("label", { class: "field stack" }, W.el("span", { text: title }), select);
     }));
+    const whole = every.getAttribute("aria-pressed") === "true";
+    for (const row of table.tBodies[0].rows) row.hidden = !whole && all[Number(row.dataset.row)].model !== found.model;
     const first = one.options[0];
     const parts = [];
     if (one.refusal) parts.push(W.el("p", { class: "says" }, W.el("span", { class: "tag warn", text: "no advice" }), ` ${one.refusal}.`));
@@ -72,7 +80,7 @@ document.addEventListener("DOMContentLoaded", () => {
         W.el("div", { class: "under" }, W.el("span", { text: one.more ? `and ${W.count(one.more, "more option")} that take more` : W.count(rows.length, "option") }), W.csvButton("options", csv)));
     }
     for (const note of one.notes) parts.push(W.el("p", { class: "soft small", text: note }));
-    if (one.left_out.length) parts.push(W.el("p", { class: "soft small", text: `Left out: ${one.left_out.join("; ")}.` }));
+    if (one.left_out.length && !one.refusal) parts.push(W.el("p", { class: "soft small", text: `Left out: ${one.left_out.join("; ")}.` }));
     parts.push(...command("Serve each replica with", one.serve), ...command("Verify it with", one.verify));
     if (one.tell && one.tell !== one.verify) parts.push(...command("This run would tell more", one.tell));
     mount.replaceChildren(...parts);
