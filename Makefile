@@ -11,7 +11,7 @@ TEST_EXTRAS := slurm,ray,postgres,llama-cpp,dataset-tests,browser-tests
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-all run test test-all lint test-cpp test-cpp-sanitized test-python test-python-all \
-  test-clusters test-postgres bench dataset docs site-docs clean \
+  test-clusters test-postgres bench dataset pages docs site-docs clean \
   slurm-up slurm-down test-slurm ray-up ray-down test-ray
 
 help: ## List the targets
@@ -87,6 +87,9 @@ dataset: setup ## Make data/dataset again of all records in data/ (ARGS=--check:
 
 bench: setup ## Benchmarks (extra `bench`); each file in benchmarks/ says what it shows
 	@set -e; for b in benchmarks/bench_*.py; do echo "== $$b"; $(PY) $$b; done
+
+pages: setup ## The pages of data/dataset, in build/pages: open build/pages/index.html
+	$(PY) -m wattcount report data/dataset -o build/pages $(ARGS)
 
 docs: setup ## Write the tables in docs/ again from the records in the repository
 	$(PY) tools/make_docs.py

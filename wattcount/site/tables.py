@@ -121,15 +121,26 @@ def _told_apart(settings: Sequence[Setting]) -> list[Setting]:
     for members in alike.values():
         if len(members) > 1:
             facts = [_flat(settings[at].first) for at in members]
-            keys = sorted(
-                {key for each in facts for key in each if len({other.get(key) for other in facts}) > 1}
-            )
+            keys = _fewest(facts)
             for at, each in zip(members, facts, strict=True):
-                words = [
+                differs = [
                     f"{key.rpartition('.')[2].replace('_', ' ')} {each[key]}" for key in keys if key in each
                 ]
-                made[at] = replace(settings[at], apart=", ".join(words))
+                made[at] = replace(settings[at], apart=", ".join(differs))
     return made
+
+
+def _fewest(facts: Sequence[Mapping[str, str]]) -> list[str]:
+    """Few keys whose values tell all of `facts` apart, as far as any do: those with the most values first, as long as they tell more."""
+    values = {key: len({each.get(key) for each in facts}) for each in facts for key in each}
+    found: list[str] = []
+    told = 1
+    for key in sorted(values, key=lambda key: (-values[key], key)):
+        now = len({tuple(each.get(one) for one in (*found, key)) for each in facts})
+        if now > told:
+            found.append(key)
+            told = now
+    return found
 
 
 def _flat(run: Result) -> dict[str, str]:

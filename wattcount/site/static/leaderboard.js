@@ -3,7 +3,8 @@ document.addEventListener("DOMContentLoaded", () => {
   "use strict";
   const rows = W.rows("settings");
   const columns = W.settingColumns();
-  const DEFAULT = ["place", "model", "gpu", "load", "setting", "energy_gpu_j_per_output_token", "throughput_output_tokens_per_s", "latency_ttft_p95_ms", "latency_tpot_p95_ms", "runs", "tier"];
+  const NARROW = matchMedia("(max-width: 46rem)").matches;
+  const DEFAULT = NARROW ? ["model", "energy_gpu_j_per_output_token", "gpu", "load", "setting", "place", "throughput_output_tokens_per_s", "latency_ttft_p95_ms", "latency_tpot_p95_ms", "runs"] : ["place", "model", "gpu", "load", "setting", "energy_gpu_j_per_output_token", "throughput_output_tokens_per_s", "latency_ttft_p95_ms", "latency_tpot_p95_ms", "runs", "tier"];
   const FACETS = [["model", "Model"], ["gpu", "GPU"], ["load", "Load"], ["setting", "Setting"], ["precision", "Precision"], ["tier", "Tier"], ["evidence", "Evidence"], ["weights", "Weights"], ["origin", "Origin"], ["engine", "Engine"]];
   const BOUNDS = [["ttft", "TTFT"], ["tpot", "TPOT"], ["e2e", "E2E"]];
   const OWN = "wattcount", ALL = "*";
@@ -121,7 +122,7 @@ document.addEventListener("DOMContentLoaded", () => {
       list.append(W.el("label", {}, W.el("input", { type: "checkbox", checked: (state.columns ?? DEFAULT).includes(column.key), onchange: (event) => {
         const now = new Set(state.columns ?? DEFAULT);
         event.target.checked ? now.add(column.key) : now.delete(column.key);
-        const kept = [...columns.keys()].filter((key) => now.has(key));
+        const kept = [...new Set([...(state.columns ?? DEFAULT), ...columns.keys()])].filter((key) => now.has(key));
         state.columns = kept.length ? kept : null;
         changed();
       } }), W.el("span", { text: column.heading }), W.el("small", { text: column.unit ?? "" })));

@@ -26,7 +26,7 @@
     const found = [
       { key: "place", heading: "Place", title: "Place within its load by energy per output token; a range where others cannot be told from it", number: true, value: (row) => row.place?.low ?? null, text: (row) => placeText(row), node: placeNode, csv: (row) => (row.place ? placeText(row) : null) },
       linked("model", "Model", "model"),
-      linked("gpu", "GPU", "gpu", (row) => row.gpu_model),
+      { ...linked("gpu", "GPU", "gpu", (row) => row.gpu_model), words: true },
       words("load", "Load", { words: true, rank: loadRank }),
       linked("setting", "Setting", "setting", (row) => row.id),
       ...figures().map((figure) => (figure.key === PER_TOKEN ? intervalColumn(figure) : figureColumn(figure))),
