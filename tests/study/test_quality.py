@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,30 @@ def test_users_are_kept_only_where_pairs_show_it(turned: tuple[int, ...], users:
     found = service(cell(*turned), cell(981, 980, 979), SLO)
     assert found.users is users
     assert found.pairs == len(turned)
+
+
+def test_a_few_requests_that_all_keep_the_slo_tell_little() -> None:
+    def small(repeat: int) -> Result:
+        return replace(run(20, repeat), metrics={"requests/sent": 20.0, "requests/good": 20.0})
+
+    few = Cell("f", tuple(small(i) for i in range(3)))
+    found = service(few, few, SLO)
+    assert (found.change, found.low) == (0.0, pytest.approx(-3 / 60))
+    assert found.users is Users.UNTOLD
+
+
+def test_shares_within_bounds_claim_neither_a_loss_nor_that_there_is_none() -> None:
+    """By percentiles alone 95 to 100 % of the requests keep the SLO, in both settings."""
+
+    def vague(repeat: int) -> Result:
+        shares = {f"latency/ttft_p{p}_ms": 400.0 for p in (50, 95)}
+        return replace(run(0, repeat), setting={}, metrics={"requests/sent": 1000.0, **shares})
+
+    both = Cell("v", tuple(vague(i) for i in range(4)))
+    found = service(both, both, SLO)
+    assert (found.change, found.pairs) == (pytest.approx(0.0), 4)
+    assert (found.low, found.high) == (pytest.approx(-0.05), pytest.approx(0.05))
+    assert found.users is Users.UNTOLD
 
 
 def test_runs_with_other_arrivals_are_no_pair() -> None:

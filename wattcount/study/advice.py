@@ -24,12 +24,13 @@ import numpy as np
 from wattcount.config.schema import SloConfig
 from wattcount.engines import registry
 from wattcount.records.schema import Evidence
+from wattcount.report.units import count
 from wattcount.result.host_part import PER_TOKEN, WATTS
 from wattcount.result.result import Result
 from wattcount.study.bills import Bills
 from wattcount.study.comparison import Cell, Scatters, cells, sensor_sd
 from wattcount.study.curves import curve_key
-from wattcount.study.quality import Quality, Score, Users, against_unquantised
+from wattcount.study.quality import MARGIN, Quality, Score, Users, against_unquantised, service
 from wattcount.study.service import KEPT_SHARE, Attained, Count, over_runs
 
 MOST_REPLICAS = 64
@@ -224,7 +225,7 @@ def advise(
         why,
         verify_command(close or options[0], need),
         left_out,
-        _notes(options),
+        (*_notes(options), *_users(options, need.slo)),
     )
 
 
@@ -454,6 +455,29 @@ def _notes(options: Sequence[Option]) -> tuple[str, ...]:
                 f"{words[0].upper()}{words[1:]}, quantised against not{_SCORES if option.quality.change is None else '.'}"
             )
     return tuple(found)
+
+
+def _users(options: Sequence[Option], slo: SloConfig) -> list[str]:
+    """What the first does to users against the next, by runs with the same arrivals, where both were measured at one rate."""
+    if len(options) < 2 or any(o.how != HOW_MEASURED or o.rate_rps is None for o in options[:2]):
+        return []
+    first, second = options[0], options[1]
+    if first.rate_rps != second.rate_rps:
+        return []
+    found = service(first.nodes[0], second.nodes[0], slo)
+    on = f"{count(found.pairs, 'pair')} of runs with the same arrivals"
+    margin = f"{100 * MARGIN:.0f} points"
+    if found.users is Users.KEPT:
+        return [
+            f"The share of requests that keep the SLO falls by less than {margin} against the next (95 %, {on})."
+        ]
+    if found.users is Users.WORSE:
+        return [
+            f"The share of requests that keep the SLO falls by more than {margin} against the next (95 %, {on})."
+        ]
+    return [
+        f"Whether fewer requests keep the SLO than with the next, by {margin} or more, was not shown ({on})."
+    ]
 
 
 _SCORES = ": results of lm-evaluation-harness with --quality would tell."

@@ -29,6 +29,8 @@ from wattcount.study.service import Count, over_runs
 
 MARGIN = 0.02
 """Share of requests that may newly break the SLO for a saving to leave users as they were: two in a hundred, less than the five that a p95 allows."""
+RULE_OF_THREE = 3.0
+"""Where none of n requests breaks an SLO, at most this / n of all do, with 95 % (Hanley and Lippman-Hand, JAMA 249 (1983) 1743)."""
 NOT_MEASURED = "quality not measured"
 QUALITY_MARGIN = 0.01
 """Share of a benchmark's score that may be lost: what the score of most tasks moves by between seeds of the harness."""
@@ -61,16 +63,20 @@ class Service:
 
 
 def service(turned: Cell, without: Cell, slo: SloConfig, counting: Count = Count.ALWAYS) -> Service:
-    """Of the pairs that have the same seed and repeat. Shares that are known within bounds count with the bound that speaks against the saving."""
-    lows = []
+    """Of the pairs that have the same seed and repeat. Shares that are known within bounds widen the interval by these."""
+    lows, highs, sent = [], [], 0.0
     for run, other in same_arrivals(turned.runs, without.runs):
         mine, theirs = over_runs([run], slo, counting), over_runs([other], slo, counting)
         if mine is not None and theirs is not None:
             lows.append(mine.low - theirs.high)
+            highs.append(mine.high - theirs.low)
+            sent += min(run.value("requests/sent") or 0.0, other.value("requests/sent") or 0.0)
     if len(lows) < 2:
-        return Service(lows[0] if lows else None, None, None, len(lows))
-    change, _, half = spread(lows)
-    return Service(change, change - half, change + half, len(lows))
+        return Service(lows[0] if lows and lows == highs else None, None, None, len(lows))
+    (low, _, below), (high, _, above) = spread(lows), spread(highs)
+    # Shares that are alike to the last request do not make the truth known better than this many requests tell.
+    least = RULE_OF_THREE / sent if sent else 1.0
+    return Service((low + high) / 2, low - max(below, least), high + max(above, least), len(lows))
 
 
 # -- quality

@@ -34,11 +34,11 @@ from wattcount.study.comparison import (
     load_of,
     parts_of,
 )
-from wattcount.study.curves import KNEE_SHARE, Curve, Point, curves
+from wattcount.study.curves import KNEE_SHARE, MOST_COUNTED, Curve, Point, curves
 from wattcount.study.mixed import BOARD, REST, START
-from wattcount.study.quality import Score, Users, precision_of, quality, service
+from wattcount.study.quality import MARGIN, Score, Users, precision_of, quality, service
 from wattcount.study.savings import Saving
-from wattcount.study.service import KEPT_SHARE, over_runs
+from wattcount.study.service import KEPT_SHARE, Count, over_runs
 
 USUAL_SLO = SloConfig(ttft_ms=500.0, tpot_ms=50.0)
 """Bounds where nobody gives any: half a second until an answer begins, and 20 tokens a second, faster than people read."""
@@ -73,6 +73,14 @@ class Study:
             if cell.mean(PER_TOKEN) is not None:
                 found.setdefault(load_of(cell.first), []).append(cell)
         return found
+
+    @cached_property
+    def counting(self) -> Count:
+        """When requests are held against the SLO one by one: always, unless that took longer than all else together."""
+        records = sum(
+            run.record is not None for cell in self.cells for run in cell.runs if run.kind == "server"
+        )
+        return Count.ALWAYS if records <= MOST_COUNTED else Count.WHERE_UNSURE
 
     @cached_property
     def curves(self) -> list[Curve]:
@@ -184,6 +192,7 @@ def gpu_choice(study: Study) -> Answer:
                 "break_slo": ", ".join(late) or None,
                 "slo_told": None if share is None else share.keeps is not None,
                 **_compared(against),
+                **(_service_row(study, first, rest[0]) if rest else {}),
             }
         )
     told, all_of = _told(rows)
@@ -212,6 +221,7 @@ def gpu_choice(study: Study) -> Answer:
             Column("change_percent", "less by", "%"),
             Column("tell", "tell"),
             Column("same_setting", "alike"),
+            Column("users", "SLO"),
         ),
         3,
         rows,
@@ -222,6 +232,7 @@ def gpu_choice(study: Study) -> Answer:
         (
             f"A setting counts that keeps {slo_words(study.slo)} for {100 * KEPT_SHARE:.0f} % of the requests, or whose figures do not say it breaks it. Each GPU stands with its best measured setting; "
             "where these are not alike, the other may only not have been measured there.",
+            f"SLO: `kept` where the share of requests that keep it falls by less than {100 * MARGIN:.0f} points against the next, in pairs with the same arrivals, with 95 %.",
         ),
     )
 
@@ -647,11 +658,14 @@ def _users(study: Study, turned: Cell, without: Cell) -> Row:
     """What a lever does to users: the SLO of a server, and quality where precision changes."""
     found = quality(turned.first, without.first, study.scores)
     same_precision = precision_of(turned.first) == precision_of(without.first)
-    row: dict[str, object] = {"quality": None if same_precision else found.words}
+    return {"quality": None if same_precision else found.words, **_service_row(study, turned, without)}
+
+
+def _service_row(study: Study, turned: Cell, without: Cell) -> Row:
     if turned.first.kind != "server":
-        return row
-    kept = service(turned, without, study.slo)
-    return row | {
+        return {}
+    kept = service(turned, without, study.slo, study.counting)
+    return {
         "users": kept.users.value,
         "slo_change_share": kept.change,
         "slo_low_share": kept.low,
