@@ -78,7 +78,7 @@ def test_shares_within_bounds_claim_neither_a_loss_nor_that_there_is_none() -> N
     both = Cell("v", tuple(vague(i) for i in range(4)))
     found = service(both, both, SLO)
     assert (found.change, found.pairs) == (pytest.approx(0.0), 4)
-    assert (found.low, found.high) == (pytest.approx(-0.05), pytest.approx(0.05))
+    assert (found.low, found.high) == (pytest.approx(-0.05 - 3 / 4000), pytest.approx(0.05 + 3 / 4000))
     assert found.users is Users.UNTOLD
 
 
