@@ -28,7 +28,7 @@ from estimator_constants import estimator_constants
 from wattcount.report.labels import name_of
 from wattcount.result import Result, results
 from wattcount.result.table import of_arrow
-from wattcount.study import pages, servers, single_runs, tables
+from wattcount.study import inventory, pages, servers, single_runs, tables
 from wattcount.study.comparison import Scatters, cells
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -93,6 +93,10 @@ PICTURES: dict[str, Callable[[], str]] = {
     ),
 }
 """What makes each picture of docs/images that is made from records, by its file."""
+def of_own(make: Callable[[list[Result]], str]) -> Callable[[], str]:
+    """`make` of all own runs in one list."""
+    return lambda: make([run for folder in (*STUDIED, "campaign", "servers") for run in runs(folder)])
+
 
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "uncertainty.md": {
@@ -138,6 +142,13 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         "headline": with_scatter(tables.headline, "campaign"),
         **{f"shapes-{gpu}": with_scatter(tables.shapes, gpu) for gpu in STUDIED},
         "estimator-constants": estimator_constants,
+    },
+    "data.md": {
+        "total": of_own(inventory.total),
+        "matrix": of_own(lambda found: inventory.Matrix.of(found).to_markdown()),
+        "spoiled": of_own(inventory.spoiled),
+        "findings": of_own(inventory.findings),
+        "costs": of_own(inventory.costs),
     },
     "parity.md": {
         "parity": lambda: servers.parity(runs("servers"), "vllm", "vllm_serve", scatters()),

@@ -70,6 +70,16 @@ def test_csv_and_markdown(records: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert shown(capsys, "results", "--records-dir", records, "--markdown").count("\n| ") == 4
 
 
+def test_a_matrix_of_what_there_is(records: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = shown(capsys, "results", "--records-dir", records, "--matrix")
+    assert "2, 2, 1" in out
+    assert "0 !1" in out
+    cells = json.loads(shown(capsys, "results", "--records-dir", records, "--matrix", "--json"))
+    assert [(cell["valid"], len(cell["invalid"])) for cell in cells] == [(2, 0), (0, 1)]
+    assert "| 2, 2, 1 |" in shown(capsys, "results", "--records-dir", records, "--matrix", "--markdown")
+    assert main(["results", "--records-dir", str(records), "--matrix", "--csv"]) == 2
+
+
 def test_rows_by_a_field_and_a_field_that_there_is_not(
     records: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

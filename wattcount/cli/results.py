@@ -18,7 +18,7 @@ from wattcount.report.labels import short_id, short_name
 from wattcount.report.units import columns, quantity
 from wattcount.result import Result, ResultTable, judge, results
 from wattcount.result.host_part import PER_TOKEN
-from wattcount.study import pooled
+from wattcount.study import inventory, pooled
 from wattcount.terminal import console
 from wattcount.text import printable
 
@@ -32,6 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--by",
         metavar="KEY",
         help="a row for each value of KEY, in its order: model, gpu, rate_rps, boards, host, ...",
+    )
+    parser.add_argument(
+        "--matrix",
+        action="store_true",
+        help="what there is instead of figures: valid runs, starts of the engine and boards of each GPU, model and load",
     )
     shape = parser.add_mutually_exclusive_group()
     shape.add_argument("--csv", action="store_true", help="plain numbers in the units of docs/metrics.md")
@@ -59,6 +64,8 @@ def main(args: argparse.Namespace) -> int:
             f"--by {args.by}: no such key{did_you_mean(args.by, pooled.BY)}; there are: {', '.join(pooled.BY)}"
         )
     found = _results(args, latest_sweep=True)
+    if args.matrix:
+        return _print_matrix(found, args)
     rows = pooled.pooled(found, args.by)
     if args.csv:
         print(pooled.to_csv(rows, args.by), end="")
@@ -75,6 +82,22 @@ def main(args: argparse.Namespace) -> int:
         out.print()
         out.print(Text(pooled.EXPLANATION, style="dim"))
     return EXIT_OK if any(result.valid for result in found) else EXIT_FAILED
+
+
+def _print_matrix(found: Sequence[Result], args: argparse.Namespace) -> int:
+    if args.csv or args.by is not None:
+        raise NotStartedError("--matrix is a table of its own: give it alone, or with --json or --markdown")
+    matrix = inventory.Matrix.of(found)
+    if args.json:
+        print(json.dumps(matrix.to_json(), indent=2))
+    elif args.markdown:
+        print(matrix.to_markdown())
+    else:
+        out = console()
+        for line in matrix.to_text().split("\n"):
+            out.print(line, soft_wrap=True, markup=False, highlight=False)
+        out.print(Text(f"{inventory.total(found)} {inventory.EXPLANATION}", style="dim"))
+    return EXIT_OK
 
 
 def list_runs(args: argparse.Namespace) -> int:
