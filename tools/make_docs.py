@@ -87,15 +87,17 @@ def of(make: Callable[..., str], *folders: str) -> Callable[[], str]:
     return lambda: make(*map(runs, folders))
 
 
+def of_own(make: Callable[[list[Result]], str]) -> Callable[[], str]:
+    """`make` of all our own runs in one list."""
+    return lambda: make([run for folder in OWN for run in runs(folder)])
+
+
 PICTURES: dict[str, Callable[[], str]] = {
     "load_curve.svg": lambda: load_curve_picture.svg(
         [(f"NVIDIA {gpu.upper()}", load_curve_picture.spots(runs(gpu))) for gpu in STUDIED]
     ),
 }
 """What makes each picture of docs/images that is made from records, by its file."""
-def of_own(make: Callable[[list[Result]], str]) -> Callable[[], str]:
-    """`make` of all own runs in one list."""
-    return lambda: make([run for folder in (*STUDIED, "campaign", "servers") for run in runs(folder)])
 
 
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
