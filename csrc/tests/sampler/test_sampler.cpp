@@ -31,6 +31,7 @@ std::atomic<int> all_code{0};
 std::atomic<bool> signals_blocked{false};  // in a call of the fields by a thread of the sampler
 std::atomic<bool> faults_blocked{false};
 std::atomic<bool> counter_hangs{false};
+std::atomic<bool> counter_is_hanging{false};  // a thread is in such a call now
 std::atomic<unsigned int> ring_holds{10};
 
 void reset() {
@@ -46,6 +47,7 @@ void reset() {
   signals_blocked = false;
   faults_blocked = false;
   counter_hangs = false;
+  counter_is_hanging = false;
   ring_holds = 10;
 }
 
@@ -68,8 +70,10 @@ int fake_counter(nvml::Device, unsigned long long* out) {
     std::this_thread::sleep_for(std::chrono::milliseconds(counter_sleep_ms.load()));
   }
   while (counter_hangs) {
+    counter_is_hanging = true;
     wait_ms(1);
   }
+  counter_is_hanging = false;
   *out = counter_mj;
   return all_code != 0 ? all_code.load() : counter_code.load();
 }
@@ -329,11 +333,7 @@ TEST(a_call_that_hangs_is_not_waited_for_and_what_was_collected_stays) {
   sampler.start();
   CHECK(comes([] { return counter_calls > 3; }));
   counter_hangs = true;
-  CHECK(comes([] {
-    const int calls = counter_calls;
-    wait_ms(20);
-    return calls == counter_calls;
-  }));
+  CHECK(comes([] { return counter_is_hanging.load(); }));
   CHECK(!sampler.stop(20'000'000));
   CHECK(sampler.health().stuck);
   CHECK(of(sampler.drain(), Source::kEnergyCounter).size() >= 1);
@@ -371,12 +371,11 @@ TEST(whoever_waits_does_so_in_parts) {
   CHECK(!sampler.wait_stopped(monotonic_ns() + 1'000'000));
   counter_hangs = true;
   sampler.mark();
-  const int calls = counter_calls;
-  CHECK(comes([&] { return counter_calls > calls; }));
+  CHECK(comes([] { return counter_is_hanging.load(); }));
   sampler.request_stop();
   CHECK(!sampler.wait_stopped(monotonic_ns() + 1'000'000));
+  counter_mj = 5'000'000'000'042ULL;  // before the call goes on: it may be the last one
   counter_hangs = false;
-  counter_mj = 5'000'000'000'042ULL;
   CHECK(comes([&] { return sampler.wait_stopped(monotonic_ns() + 1'000'000); }));
   CHECK(!sampler.health().stuck);
   CHECK(of(sampler.drain(), Source::kEnergyCounter).back().value == 5'000'000'000'042LL);
