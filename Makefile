@@ -11,7 +11,7 @@ TEST_EXTRAS := slurm,ray,postgres,llama-cpp,dataset-tests,browser-tests
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-all run test test-all lint test-cpp test-cpp-sanitized test-python test-python-all \
-  test-clusters test-postgres bench dataset pages docs site-docs clean \
+  test-clusters test-postgres test-browser bench dataset pages docs site-docs clean \
   slurm-up slurm-down test-slurm ray-up ray-down test-ray
 
 help: ## List the targets
@@ -81,6 +81,10 @@ test-ray: ray-up ## Sweeps through Ray
 test-postgres: setup ## Tracking against a server with PostgreSQL (apt-get install postgresql; extra `postgres`)
 	$(PY) -m pip install -q 'psycopg2-binary>=2.9'
 	$(PY) -m pytest -m postgres tests/tracking $(ARGS)
+
+test-browser: setup ## Pages in a real browser (apt-get install chromium; extra `browser-tests`)
+	$(PY) -m pip install -q 'axe-playwright-python>=0.1.4' 'playwright>=1.50'
+	$(PY) -m pytest -m browser tests/site $(ARGS)
 
 dataset: setup ## Make data/dataset again of all records in data/ (ARGS=--check: only compare)
 	$(PY) tools/make_dataset.py $(ARGS)

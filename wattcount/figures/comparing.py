@@ -111,7 +111,7 @@ def _panel(number: int, figure: ComparedFigure) -> Spec:
         "field": "what",
         "type": "nominal",
         "sort": None,
-        "legend": {"title": None, "columns": 1, "labelLimit": 620} if number == 0 else None,
+        "legend": {"title": None, "columns": 1, "labelLimit": 620},
     }
     return {
         "name": f"figure{number}",

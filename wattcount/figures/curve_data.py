@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from wattcount.errors import WattcountError
 from wattcount.figures.labels import shown
 from wattcount.figures.load import curve_name
 from wattcount.metrics.service import latencies_ms
@@ -17,6 +17,8 @@ from wattcount.result import Result
 from wattcount.study.curves import KNEE_SHARE, Curve, Point
 from wattcount.study.service import NAMES
 
+Latencies = NDArray[np.float64]
+"""TTFT, TPOT and E2E of requests [ms], float64[3, requests] in the order of NAMES; `inf`: never got there; nan: has none."""
 MOST_REQUESTS = 300
 """Most requests of a point whose latencies are kept: a share of them is off by at most 6 % (95 %), and 40 points take 100 kB."""
 DIGITS = 3
@@ -25,8 +27,16 @@ PERCENTILES = (50, 95, 99)
 """Of latency, where no requests are known."""
 
 
-def curves_page(curves: Sequence[Curve], records: bool = True) -> dict[str, Any]:
-    """`records`: whether requests are read from the runs' records, where there are any."""
+def latencies_of(record: Record) -> Latencies | None:
+    """Of the requests sent in a server's window; None: it has none."""
+    seen = Observed(record)
+    if seen.is_batch or not (by_name := latencies_ms(seen)):
+        return None
+    return np.stack([by_name[name] for name in NAMES])
+
+
+def curves_page(curves: Sequence[Curve], latencies: Mapping[str, Latencies]) -> dict[str, Any]:
+    """`latencies`: by run id; runs that are not in it are told by their percentiles."""
     return {
         "knee_share": KNEE_SHARE,
         "curves": [
@@ -35,14 +45,14 @@ def curves_page(curves: Sequence[Curve], records: bool = True) -> dict[str, Any]
                 "model": shown(curve.first.first.model or "unknown model"),
                 "gpu": shown(curve.first.gpu),
                 "evidence": str(curve.first.first.evidence or "unknown"),
-                "points": [_point(point, curve, records) for point in curve.points],
+                "points": [_point(point, curve, latencies) for point in curve.points],
             }
             for curve in curves
         ],
     }
 
 
-def _point(point: Point, curve: Curve, records: bool) -> dict[str, Any]:
+def _point(point: Point, curve: Curve, latencies: Mapping[str, Latencies]) -> dict[str, Any]:
     cell, estimate = point.cell, point.per_token
     return {
         "rate_rps": point.rate_rps,
@@ -57,13 +67,13 @@ def _point(point: Point, curve: Curve, records: bool) -> dict[str, Any]:
         "percentiles": {
             name: [_short(cell.middle(f"latency/{name}_p{p}_ms")) for p in PERCENTILES] for name in NAMES
         },
-        **(_requests(cell.runs) if records else {}),
+        **_requests(cell.runs, latencies),
     }
 
 
-def _requests(runs: Sequence[Result]) -> dict[str, Any]:
-    """`requests`: latencies of evenly chosen requests of all runs that have a record, by name; null: none. `of`: how many there were."""
-    found = [one for run in runs if (one := _latencies(run)) is not None]
+def _requests(runs: Sequence[Result], latencies: Mapping[str, Latencies]) -> dict[str, Any]:
+    """`requests`: latencies of evenly chosen requests of all runs that are known, by name; `of`: how many there were."""
+    found = [latencies[run.run_id] for run in runs if run.run_id is not None and run.run_id in latencies]
     if not found:
         return {}
     table = np.concatenate(found, axis=1)
@@ -77,16 +87,6 @@ def _requests(runs: Sequence[Result]) -> dict[str, Any]:
             name: [_latency(value) for value in table[at, chosen].tolist()] for at, name in enumerate(NAMES)
         },
     }
-
-
-def _latencies(run: Result) -> np.ndarray[Any, np.dtype[np.float64]] | None:
-    if run.record is None:
-        return None
-    try:
-        by_name = latencies_ms(Observed(Record.open(run.record)))
-    except (WattcountError, OSError):
-        return None
-    return np.stack([by_name[name] for name in NAMES]) if by_name else None
 
 
 def _latency(value: float) -> float | int | None:

@@ -6,6 +6,8 @@
   const EDGES = 78; // beside a panel: the labels of its axis and the padding [pixels]
   const NARROW = 520; // below this width, legends have one column and axes few ticks [pixels]
 
+  const ERRORS = 1; // Vega's level of logs that has errors alone
+
   const copy = (value) => JSON.parse(JSON.stringify(value));
   const isEmpty = (spec, data) => spec.data?.name !== undefined && !data[spec.data.name]?.length;
   const parts = function* (spec) {
@@ -60,7 +62,8 @@
       return null;
     }
     const whole = { ...kept, description, datasets: data, config: { ...config, aria: false, background: "transparent" } };
-    const { view } = await vegaEmbed(mount, whole, { mode: "vega-lite", actions: false, renderer: "svg", tooltip: { theme: dark ? "dark" : "light" } });
+    const { view } = await vegaEmbed(mount, whole, { mode: "vega-lite", actions: false, renderer: "svg", logLevel: ERRORS, tooltip: { theme: dark ? "dark" : "light" } });
+    mount.querySelector("svg")?.setAttribute("aria-hidden", "true"); // the whole is one picture, with its words on `mount`
     mount.setAttribute("role", "img");
     mount.setAttribute("aria-label", description);
     return view;

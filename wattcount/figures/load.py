@@ -132,7 +132,6 @@ def spec() -> Spec:
                 200,
                 "mJ per token",
                 log=True,
-                legend=True,
             ),
             _panel("good", "Energy per good request [J], log scale", 150, "J per good request", log=True),
             _panel("ttft", "Time to first token, percentile 95 [ms], log scale", 110, "ms", log=True),
@@ -155,7 +154,7 @@ _DECADES = {
 """Lines of a log scale's grid: those of 10, 100, ... stand out."""
 
 
-def _panel(name: str, title: str, height: int, unit: str, *, log: bool, legend: bool = False) -> Spec:
+def _panel(name: str, title: str, height: int, unit: str, *, log: bool) -> Spec:
     x = {
         "field": "rate_rps",
         "type": "quantitative",
@@ -184,15 +183,13 @@ def _panel(name: str, title: str, height: int, unit: str, *, log: bool, legend: 
         "field": "what",
         "type": "nominal",
         "sort": None,
-        "legend": {"title": None, "symbolType": "stroke", "columns": 1, "labelLimit": 620}
-        if legend
-        else None,
+        "legend": {"title": None, "symbolType": "stroke", "columns": 1, "labelLimit": 620},
     }
     shape = {
         "field": "kind",
         "type": "nominal",
         "scale": {"domain": [MEASURED, KNEE, OVERLOADED], "range": ["circle", "diamond", "cross"]},
-        "legend": {"title": None, "columns": 3} if legend else None,
+        "legend": {"title": None, "columns": 3},
     }
     tooltip = [
         {"field": "what", "type": "nominal", "title": "of"},

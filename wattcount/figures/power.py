@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from wattcount.figures.figure import POINTER, Figure, Row, Spec
-from wattcount.figures.trace import RunTrace, Series, rounded, run_trace
+from wattcount.figures.trace import PhaseSpan, RunTrace, Series, rounded, run_trace
 from wattcount.metrics.window import Observed
 from wattcount.records import Record
-from wattcount.report.labels import headline
+from wattcount.records.schema import Phase
+from wattcount.report.labels import PHASE_NAMES, headline
 
 NAME = "power_trace"
 """Of the spec."""
@@ -23,7 +24,7 @@ LEAST_LABEL_SHARE = 0.09
 
 _TIME: dict[str, Any] = {"field": "t_s", "type": "quantitative", "scale": {"nice": False, "zero": False}}
 _SECONDS = {**_TIME, "axis": {"title": "seconds since the window began", "format": "~r", "tickCount": 8}}
-_NO_LABELS = {**_TIME, "axis": {"title": None, "labels": False, "tickCount": 8}}
+_UNTITLED = {**_TIME, "axis": {"title": None, "format": "~r", "tickCount": 8}}
 
 
 def power_trace(record: Record, seen: Observed | None = None) -> Figure:
@@ -42,11 +43,16 @@ def rows(trace: RunTrace) -> dict[str, list[Row]]:
             "start_s": round(span.start_s, 3),
             "end_s": round(span.end_s, 3),
             "seconds": round(span.end_s - span.start_s, 3),
-            "label": span.phase if span.end_s - span.start_s >= LEAST_LABEL_SHARE * whole_s else "",
+            "label": span.phase if _has_room(span, whole_s) else "",
         }
         for span in trace.phases
     ]
     return found
+
+
+def _has_room(span: PhaseSpan, whole_s: float) -> bool:
+    """Whether a phase is named above its panels. The window always is: it is what the figures speak of."""
+    return span.phase == PHASE_NAMES[Phase.WINDOW] or span.end_s - span.start_s >= LEAST_LABEL_SHARE * whole_s
 
 
 def _of(trace: RunTrace, panel: tuple[Series, ...]) -> list[Row]:
@@ -145,7 +151,7 @@ def _strip() -> Spec:
 
 
 def _lines(name: str, unit: str, *, zero: bool) -> list[Spec]:
-    x = _SECONDS if name in ("clock",) else _NO_LABELS
+    x = _SECONDS if name in ("clock",) else _UNTITLED
     return [
         {
             "name": f"{name}_lines",
@@ -161,7 +167,7 @@ def _areas(name: str) -> Spec:
         "name": f"{name}_lines",
         "mark": {"type": "area", "interpolate": "step-after", "clip": True, "opacity": 0.75},
         "encoding": {
-            "x": _NO_LABELS,
+            "x": _UNTITLED,
             "y": {**_value(True), "stack": "zero"},
             "color": {**_what(), "legend": {"title": None, "symbolType": "square"}},
         },

@@ -20,7 +20,7 @@ from wattcount.metrics.sheet import MetricSpec
 from wattcount.records.schema import Evidence
 from wattcount.report.units import count, quantity, significant
 from wattcount.result.result import OWN
-from wattcount.site import advice, answers, api, facts, submissions
+from wattcount.site import advice, answers, api, facts, pictures, submissions
 from wattcount.site.columns import FIGURES
 from wattcount.site.pages import PAGES, Page
 from wattcount.site.shown import in_script, plain, shown
@@ -77,6 +77,8 @@ def build(source: Source, out: Path, say: Say = lambda _: None) -> None:
         _write(out / DATA / "advice.js", _script("advice", [one.for_page() for one in advised]))
         for file, content in _static_files().items():
             _write(out / STATIC / file, content)
+        pictures.remove_old(out)
+        pictures.write(source, settings, _script, lambda path, content: _write(out / path, content), say)
         for file, text in api.files(source, contents, out / API).items():
             _write(out / API / file, text)
         for page in PAGES:

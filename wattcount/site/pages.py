@@ -36,9 +36,14 @@ META, SETTINGS, ROWS, ADVICE = "data/meta.js", "data/settings.js", "data/rows.js
 TABLE = ("static/data.js", "static/table.js")
 """Scripts that a page with a table made in the browser needs, after its data."""
 
+PICTURES = ("data/pictures.js", "static/vega.js", "static/draw.js", "static/plot.js")
+"""Scripts that a page with pictures needs."""
+
 PAGES: list[Page] = [
     Page("index", "Overview", "index.html", about="What this is, what it found, and how sure that is"),
     Page("leaderboard", "Leaderboard", "leaderboard.html", (META, SETTINGS, *TABLE, "static/leaderboard.js"), "Every setting with its interval: filter, sort, compare"),
+    Page("load-curves", "Load curves", "load_curves.html", (META, "data/curves.js", *TABLE, *PICTURES, "static/own.js", "static/load_curves.js"), "Energy, good requests and latency by offered load", evaluates=True),
+    Page("compare", "Compare", "compare.html", (META, SETTINGS, *TABLE, *PICTURES, "static/own.js", "static/compare.js"), "Two to six settings side by side, and runs of your own", evaluates=True),
     Page("advice", "Advice", "advice.html", (ADVICE, "static/advice.js"), "What should serve a model at a load"),
     Page("findings", "Findings", "findings.html", about="The standing questions, each with its answer, how sure it is, and the rows that it rests on"),
     Page("levers", "Levers", "levers.html", about="What each setting saves, and what it does to users"),
@@ -48,5 +53,6 @@ PAGES: list[Page] = [
     Page("model", "Models", "model.html", (META, SETTINGS, *TABLE, "static/subject.js"), "One model: all its settings", in_menu=False),
     Page("gpu", "GPUs", "gpu.html", (META, SETTINGS, *TABLE, "static/subject.js"), "One GPU: all its settings", in_menu=False),
     Page("setting", "Setting", "setting.html", (META, SETTINGS, ROWS, *TABLE, "static/setting.js"), "One setting: its runs, and what its figures rest on", in_menu=False),
+    Page("run", "Run", "run.html", (META, ROWS, "data/definitions.js", *TABLE, *PICTURES, "static/run.js"), "One run: its power over time, its findings, all its figures", in_menu=False, evaluates=True),
 ]  # fmt: skip
 """All pages. The order is that of the navigation."""

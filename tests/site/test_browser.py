@@ -1,0 +1,377 @@
+"""The pages in a real browser: opened from disk, with a keyboard, at the widths of a phone and of a desk, by what strangers wrote."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from synthetic_record import SyntheticRun, steady_requests
+
+from tests.site.sample import result, source
+from wattcount.metrics import write
+from wattcount.records import Record
+from wattcount.result import Result
+from wattcount.site.builder import build
+from wattcount.site.pages import PAGES
+
+pytestmark = [pytest.mark.slow, pytest.mark.browser]
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+WIDTHS = (360, 1440)
+"""A phone and a desk [pixels]."""
+HOSTILE = "<script>window.hit = 1</script><img src=x onerror='window.hit=1'>\"'\u202e\x1b[31m" + "y" * 10_000
+DASH = "\u2013"
+"""Between the ends of a range."""
+PER_TOKEN = "energy_gpu_j_per_output_token"
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("records") / "point" / "r0-x"
+    run = SyntheticRun(
+        requests=steady_requests(lag_ms=2000.0), power_w=lambda s: 300.0 if 40 < s < 100 else 100.0
+    )
+    write(run.write(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, record: Path) -> Path:
+    """Servers at three rates, a run that has a record, and a result of a stranger."""
+    measured = Result.of(Record.open(record))
+    out = tmp_path_factory.mktemp("site")
+    stranger = result(HOSTILE, per_token_j=0.1, by=HOSTILE, levers=(HOSTILE,), gpus=(HOSTILE,))
+    build(source(measured, stranger), out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if CHROMIUM is None:
+        pytest.skip("no Chromium is here: apt-get install chromium")
+    api = pytest.importorskip(
+        "playwright.sync_api", reason="no playwright is here: pip install 'wattcount[browser-tests]'"
+    )
+    with api.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+class Opened:
+    """A page of the site in the browser; `errors`: what its scripts threw or the console said; `asked`: all addresses that it asked for."""
+
+    def __init__(self, browser: Any, site: Path, width: int = 1440, dark: bool = False) -> None:
+        self.site = site
+        self.context = browser.new_context(
+            viewport={"width": width, "height": 900},
+            color_scheme="dark" if dark else "light",
+            accept_downloads=True,
+        )
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(120_000)
+        self.errors: list[str] = []
+        self.asked: list[str] = []
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on(
+            "console", lambda message: self.errors.append(message.text) if message.type == "error" else None
+        )
+        self.page.on("request", lambda request: self.asked.append(request.url))
+
+    def go(self, page: str, state: str = "") -> Any:
+        """Opens a page and waits until its pictures are drawn, where it has any."""
+        self.page.goto(f"file://{self.site}/{page}.html{state}")
+        if page == "run" and "id=" in state:
+            self.page.wait_for_selector("body[data-drawn]")
+        if page == "load-curves":
+            self.page.wait_for_selector("#board[data-drawn]")
+        return self.page
+
+
+@pytest.fixture
+def opened(browser: Any, site: Path) -> Iterator[Opened]:
+    made = Opened(browser, site)
+    yield made
+    made.context.close()
+
+
+def data_of(site: Path, name: str) -> Any:
+    text = (site / "data" / f"{name}.js").read_text()
+    return json.loads(text.partition(f").{name} = ")[2].rstrip().rstrip(";"))
+
+
+def ids_of(site: Path, name: str) -> list[str]:
+    table = data_of(site, name)
+    at = table["columns"].index("id")
+    return [row[at] for row in table["rows"]]
+
+
+def states(site: Path, record: Path) -> dict[str, str]:
+    """What each page is opened with, so that there is something on it."""
+    ids = ids_of(site, "settings")
+    run = Record.open(record).info.run_id
+    return {
+        "run": f"#id={run}",
+        "compare": f"#id={ids[0]}&id={ids[1]}",
+        "setting": f"#id={ids[0]}",
+        "model": "#id=llama3_8b",
+        "gpu": "#id=NVIDIA%20H200",
+    }
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("page", [page.name for page in PAGES])
+def test_every_page_opens_from_disk_without_a_network_and_fits(
+    browser: Any, site: Path, record: Path, page: str, width: int
+) -> None:
+    opened = Opened(browser, site, width, dark=width == WIDTHS[0])
+    shown = opened.go(page, states(site, record).get(page, ""))
+    shown.wait_for_load_state("load")
+    assert opened.errors == []
+    assert [url for url in opened.asked if not url.startswith(("file://", "data:", "blob:"))] == []
+    assert shown.evaluate("document.documentElement.scrollWidth") <= width
+    opened.context.close()
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("page", [page.name for page in PAGES])
+def test_axe_finds_nothing(browser: Any, site: Path, record: Path, page: str, width: int) -> None:
+    axe = pytest.importorskip(
+        "axe_playwright_python", reason="no axe is here: pip install 'wattcount[browser-tests]'"
+    )
+    script = (Path(axe.__file__).parent / "axe.min.js").read_text()
+    opened = Opened(browser, site, width, dark=width == WIDTHS[0])
+    shown = opened.go(page, states(site, record).get(page, ""))
+    shown.evaluate(script)
+    found = shown.evaluate("axe.run(document, { resultTypes: ['violations'] })")
+    told = [(one["id"], [node["html"][:200] for node in one["nodes"]][:3]) for one in found["violations"]]
+    assert told == []
+    opened.context.close()
+
+
+# -- a run
+
+
+def test_a_run_says_what_it_did_at_a_second(opened: Opened, record: Path) -> None:
+    page = opened.go("run", f"#id={Record.open(record).info.run_id}")
+    page.fill("#second", "12")
+    told = page.inner_text("#told")
+    assert told.startswith("At second 12.00, window: Power: 300 W;")
+    assert "at=12" in page.url
+    page.reload()
+    page.wait_for_selector("body[data-drawn]")
+    assert page.inner_text("#told") == told
+
+
+def test_a_run_is_zoomed_with_the_keyboard_and_the_address_has_it(opened: Opened, record: Path) -> None:
+    page = opened.go("run", f"#id={Record.open(record).info.run_id}")
+    page.wait_for_selector("#power svg")
+    before = page.inner_html("#power svg")
+    page.focus("#times button[aria-label='Show the phase window']")
+    page.keyboard.press("Enter")
+    assert "from=-3" in page.url
+    assert "to=63" in page.url
+    assert page.inner_html("#power svg") != before
+    page.focus("#times button[aria-label='Show the whole run']")
+    page.keyboard.press("Enter")
+    assert "from=" not in page.url
+
+
+def test_a_run_has_its_findings_with_what_to_do_and_every_figure(opened: Opened, record: Path) -> None:
+    page = opened.go("run", f"#id={Record.open(record).info.run_id}")
+    findings = page.inner_text("#findings")
+    assert "generator_lagging" in findings
+    assert "To do:" in findings
+    assert page.locator("#figures tbody tr").count() == 100  # the first part of the table
+    page.fill("#figures input", "idle_loaded_after_w")
+    (row,) = page.locator("#figures tbody tr").all_inner_texts()
+    assert "100.0 W" in row
+    assert "after the drain" in row
+
+
+def test_a_run_that_is_not_there_says_so(opened: Opened) -> None:
+    page = opened.go("run", "#id=..%2F..%2Fdata%2Fmeta")
+    assert "There is no run with this id here" in page.inner_text("#lead")
+    assert not [url for url in opened.asked if "/runs/" in url]
+
+
+# -- load curves
+
+
+def test_the_bounds_of_an_slo_move_the_good_requests(opened: Opened) -> None:
+    page = opened.go("load-curves")
+    assert f"98{DASH}100 %" in page.inner_text(".points tbody")
+    drawn = page.get_attribute("#board", "data-drawn")
+    page.fill("input[aria-label='SLO of TTFT in ms']", "50")
+    page.keyboard.press("Tab")
+    page.wait_for_selector(f"#board:not([data-drawn='{drawn}'])")
+    assert "ttft=50" in page.url
+    assert f"94{DASH}95 %" in page.inner_text(".points tbody")
+
+
+def test_the_share_of_good_requests_is_that_of_the_study(opened: Opened) -> None:
+    from wattcount.config.schema import SloConfig
+    from wattcount.study.service import attained
+
+    page = opened.go("load-curves")
+    run = result()
+    for ttft_ms, tpot_ms in ((500.0, 50.0), (50.0, 50.0), (70.0, 7.5), (10.0, 1.0)):
+        point = {
+            "percentiles": {
+                name: [run.value(f"latency/{name}_p{p}_ms") for p in (50, 95, 99)]
+                for name in ("ttft", "tpot", "e2e")
+            }
+        }
+        found = page.evaluate(
+            "([point, bounds]) => W.goodShare(point, bounds)", [point, {"ttft": ttft_ms, "tpot": tpot_ms}]
+        )
+        told = attained(run, SloConfig(ttft_ms=ttft_ms, tpot_ms=tpot_ms))
+        assert told is not None
+        assert (found["low"], found["high"]) == (pytest.approx(told.low), pytest.approx(told.high))
+
+
+def test_requests_are_counted_where_they_are_known(opened: Opened) -> None:
+    page = opened.go("load-curves")
+    point = {
+        "of": 4,
+        "requests": {"ttft": [10, 20, 30, -1], "tpot": [1, 1, None, None], "e2e": [50, 60, 30, -1]},
+        "percentiles": {},
+    }
+    assert page.evaluate("(point) => W.goodShare(point, { ttft: 25, tpot: 5 }).low", point) == 0.5
+    assert page.evaluate("(point) => W.goodShare(point, { ttft: 35, tpot: 5 }).low", point) == 0.75
+
+
+# -- one's own runs
+
+
+def test_an_own_run_is_drawn_over_the_public_ones_and_sent_nowhere(
+    opened: Opened, site: Path, record: Path
+) -> None:
+    ids = ids_of(site, "settings")
+    page = opened.go("compare", f"#id={ids[0]}")
+    page.set_input_files("#own-files", [record / "metrics.json", record / "run.json"])
+    page.wait_for_selector("#board svg")
+    assert "own: llama3_8b on NVIDIA H200, server 4 requests/s" in page.inner_text("#choose")
+    assert "Nothing was sent anywhere" in page.inner_text("#own")
+    assert not [url for url in opened.asked if not url.startswith(("file://", "data:", "blob:"))]
+    page = opened.go("load-curves")  # it lasts as long as the tab
+    assert "own: llama3_8b" in page.inner_text(".points tbody")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        (
+            "a.csv",
+            f'setting,{PER_TOKEN.replace("energy_", "energy/")},rate_rps\r\n"mine, fast",0.25,4\r\n',
+            "own: mine, fast",
+        ),
+        ("a.json", json.dumps([{"setting": "mine", "energy/gpu_j_per_output_token": 0.25}]), "own: mine"),
+        ("a.json", "{", "is no JSON that can be read"),
+        ("a.json", "[1, 2]", "is a result with an energy. Taken are"),
+        ("a.parquet", "PAR1", "is not taken"),
+        ("a.wattcount", "x", "wattcount results"),
+    ],
+)
+def test_what_is_taken_and_what_is_said_of_the_rest(
+    opened: Opened, tmp_path: Path, name: str, content: str, says: str
+) -> None:
+    (tmp_path / name).write_text(content)
+    page = opened.go("compare")
+    page.set_input_files("#own-files", tmp_path / name)
+    page.wait_for_function("document.querySelector('#own [role=status]').textContent !== ''")
+    assert says in page.inner_text("#own")
+    assert opened.errors == []
+
+
+def test_an_own_run_with_a_hostile_name_does_nothing(opened: Opened, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(
+        json.dumps([{"setting": HOSTILE, "energy/gpu_j_per_output_token": 0.25}])
+    )
+    page = opened.go("compare")
+    page.set_input_files("#own-files", tmp_path / "a.json")
+    page.wait_for_function("document.querySelector('#own li') !== null")
+    assert page.evaluate("window.hit") is None
+    assert len(page.inner_text("#own li")) < 300
+    assert opened.errors == []
+
+
+# -- the rest
+
+
+def test_the_leaderboard_is_filtered_and_the_address_has_it(opened: Opened) -> None:
+    page = opened.go("leaderboard", "#model=qwen3_8b")
+    models = page.locator("#board tbody tr").all_inner_texts()
+    assert models
+    assert all("qwen3_8b" in row for row in models)
+    page.keyboard.press("Tab")
+    page.click("text=Clear")
+    assert "model=" not in page.url
+    assert page.locator("#board tbody tr").count() > len(models)
+
+
+def test_rows_that_cannot_be_told_apart_share_their_place(browser: Any, tmp_path: Path) -> None:
+    twin = [result("llama3_8b", "NVIDIA L4", 4.0, start, 0.9 / 2 * (1 + 0.01 * start)) for start in (0, 1)]
+    build(source(*twin), tmp_path)
+    opened = Opened(browser, tmp_path)
+    page = opened.go("leaderboard", "#model=llama3_8b&load=server+4+requests%2Fs%2C+512%2F128+tokens")
+    places = [
+        row.split("\t")[1 if row.startswith("\t") else 0].strip()
+        for row in page.locator("#board tbody tr").all_inner_texts()
+    ]
+    assert f"1{DASH}2 of 3" in " ".join(places)
+    opened.context.close()
+
+
+def test_settings_are_ticked_and_compared_with_the_keyboard(opened: Opened) -> None:
+    page = opened.go("leaderboard")
+    for box in page.locator("#board tbody input[type=checkbox]").all()[:2]:
+        box.focus()
+        page.keyboard.press("Space")
+    page.focus("text=Compare 2")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#board svg")
+    assert page.url.count("id=") == 2
+    assert page.locator(".picked li").count() == 2
+
+
+def test_a_hostile_name_does_nothing_on_any_page(opened: Opened, site: Path) -> None:
+    ids = ids_of(site, "settings")
+    for name in ("index", "leaderboard", "findings", "levers", "submissions", "model", "gpu"):
+        opened.go(name, "")
+    page = opened.go("setting", f"#id={ids[-1]}")
+    assert page.evaluate("window.hit") is None
+    page = opened.go("compare", f"#id={ids[-1]}&id={ids[0]}")
+    page.wait_for_selector("#board svg")
+    assert page.evaluate("window.hit") is None
+    assert opened.errors == []
+
+
+def test_a_picture_and_its_table_can_be_downloaded(opened: Opened, site: Path) -> None:
+    ids = ids_of(site, "settings")
+    page = opened.go("compare", f"#id={ids[0]}&id={ids[1]}")
+    page.wait_for_selector("#board svg")
+    with page.expect_download() as png:
+        page.click("button[aria-label='Download the picture compare as PNG']")
+    assert Path(png.value.path()).read_bytes().startswith(b"\x89PNG")
+    with page.expect_download() as csv:
+        page.click("button[aria-label='Download the table compare_figures as CSV']")
+    assert Path(csv.value.path()).read_text().startswith("Figure,Unit,A,B")
+
+
+def test_the_page_that_show_writes_is_drawn_without_a_network(
+    browser: Any, record: Path, tmp_path: Path
+) -> None:
+    from wattcount.cli.main import main
+
+    assert main(["show", str(record), "--plot", "-o", str(tmp_path / "plot.html")]) == 0
+    opened = Opened(browser, tmp_path)
+    page = opened.go("plot")
+    page.wait_for_function("document.querySelectorAll('.picture svg').length === 3")
+    assert opened.errors == []
+    assert opened.asked == [page.url]
+    opened.context.close()
