@@ -131,7 +131,7 @@ def count_parameters(hf_config: Mapping[str, Any]) -> ParameterCount | None:
         return _count_mamba(c)
     if kind == "nemotron_h":
         return _count_nemotron_h(c)
-    if any(kind.startswith(name) for name in _NOT_A_PLAIN_TRANSFORMER) or c.get("kv_lora_rank"):
+    if any(kind.startswith(name) for name in _NOT_A_PLAIN_TRANSFORMER):
         return None
     d = first_int(c, "hidden_size", "n_embd")
     layers = first_int(c, "num_hidden_layers", "n_layer")
@@ -139,13 +139,18 @@ def count_parameters(hf_config: Mapping[str, Any]) -> ParameterCount | None:
     vocab = first_int(c, "vocab_size")
     if d is None or layers is None or heads is None or vocab is None:
         return None
-    inner = first_int(c, "intermediate_size", "n_inner") or 4 * d
-    kv_heads = first_int(c, "num_key_value_heads") or heads
+    inner = first_int(c, "intermediate_size", "n_inner", "ffn_dim") or 4 * d
+    kv_heads = kv_head_count(c, heads)
     head = first_int(c, "head_dim") or d // heads
     q, kv = heads * head, kv_heads * head
 
     attention = d * q + 2 * d * kv + q * d
-    if kind in _QKV_BIAS:
+    if c.get("kv_lora_rank"):
+        latent = _latent_attention(c, d, heads)
+        if latent is None:
+            return None
+        attention = latent
+    elif kind in _QKV_BIAS:
         attention += q + 2 * kv
     elif c.get("attention_bias", kind in _ATTENTION_BIAS):
         attention += q + 2 * kv + d
@@ -193,6 +198,33 @@ def count_parameters(hf_config: Mapping[str, Any]) -> ParameterCount | None:
     else:
         other += layers * attention
     return ParameterCount(linear=linear, other=other, inactive=inactive)
+
+
+def unfused_norms(hf_config: Mapping[str, Any]) -> int:
+    """Kinds of norms of a layer beside the two that all have, for which engines have no fused kernel: around sublayers, over all heads."""
+    kind = text_config(hf_config).get("model_type")
+    return int(kind in _FOUR_NORMS) + int(kind in _QK_NORM_FULL)
+
+
+def kv_head_count(c: Mapping[str, Any], heads: int) -> int:
+    """Heads of keys and values. Falcon names them otherwise, and has one where all queries share it."""
+    stated = first_int(c, "num_key_value_heads", "num_kv_heads")
+    if c.get("model_type") == "falcon" and not c.get("new_decoder_architecture"):
+        return 1 if c.get("multi_query", True) else heads
+    return stated or heads
+
+
+def _latent_attention(c: Mapping[str, Any], d: int, heads: int) -> int | None:
+    """Weights of one layer's multi-head latent attention (DeepSeek V2 and V3), its two norms included."""
+    kv_rank, rope = first_int(c, "kv_lora_rank"), first_int(c, "qk_rope_head_dim")
+    nope, value = first_int(c, "qk_nope_head_dim"), first_int(c, "v_head_dim")
+    if kv_rank is None or rope is None or nope is None or value is None:
+        return None
+    q_rank = first_int(c, "q_lora_rank")
+    q = heads * (nope + rope)
+    queries = d * q if q_rank is None else d * q_rank + q_rank + q_rank * q
+    keys = d * (kv_rank + rope) + kv_rank + kv_rank * heads * (nope + value)
+    return queries + keys + heads * value * d
 
 
 def _attention_is_quantized(hf_config: Mapping[str, Any]) -> bool:
@@ -349,7 +381,7 @@ def _kv_layers(
     latent = first_int(c, "kv_lora_rank")
     if latent:
         return layers * (latent + (first_int(c, "qk_rope_head_dim") or 0)) * element_bytes, 0.0
-    kv_heads = first_int(c, "num_key_value_heads") or heads
+    kv_heads = kv_head_count(c, heads)
     head = first_int(c, "head_dim") or d // heads
     per_layer = 2 * max(1, math.ceil(kv_heads / tensor_parallel)) * head * element_bytes
     sliding = _sliding_layers(c, layers)

@@ -28,14 +28,18 @@ class Coefficients:
     state                       share of the bandwidth that recurrent states reach, of that of the KV cache
     corner                      exponent of the roofline's corner
     step_s, layer_s, sequence_s, token_s   added by each step, layer, sampled sequence and token [s]
+    host_step_s, host_sequence_s  host's time of a step and of each sequence in it, while the GPU may still compute the step before [s]
     host_layer_s                host's time to launch a layer without a captured graph [s]
-    host_experts, host_state    of a layer with experts, and with a recurrent state, as factors of it
+    host_experts, host_state, host_norms, host_four_bit   added for a layer with experts, with a recurrent state, for each kind of norm
+                                that is not fused, and for experts in 4 bit, as factors of it
+    eager                       of an engine that captures nothing and compiles nothing, as a factor of it
     exchange_s, link            latency of an exchange of all GPUs [s], share of the link's bandwidth
     loaded_idle                 power of an engine without requests above bare idle, as a share of the power limit
     active, by_memory, by_compute   power while computing, at full use of the bandwidth, at full use of the tensor cores, as shares of it
     limit                       share of the power limit that is reached
     throttled                   how far a step that would draw more is slowed: time x (excess)^throttled
     tail                        share of a batch's time that is not as full as the rest
+    waiting                     share of the prompts of others for which a request waits after its own, where all begin together
     """
 
     memory: Number = 0.80
@@ -49,12 +53,17 @@ class Coefficients:
     state: Number = 0.50
     corner: Number = 3.0
     step_s: Number = 3e-4
-    layer_s: Number = 1.2e-5
-    sequence_s: Number = 1.0e-5
+    layer_s: Number = 8e-6
+    sequence_s: Number = 3.0e-6
     token_s: Number = 2.0e-7
-    host_layer_s: Number = 3.0e-4
+    host_step_s: Number = 2.0e-3
+    host_sequence_s: Number = 1.5e-5
+    host_layer_s: Number = 3.5e-4
     host_experts: Number = 1.5
-    host_state: Number = 2.5
+    host_state: Number = 1.5
+    host_norms: Number = 1.5
+    host_four_bit: Number = 1.5
+    eager: Number = 1.3
     exchange_s: Number = 1.2e-5
     link: Number = 0.5
     loaded_idle: Number = 0.07
@@ -64,6 +73,7 @@ class Coefficients:
     limit: Number = 0.985
     throttled: Number = 0.4
     tail: Number = 0.05
+    waiting: Number = 0.4
 
 
 NAMES = tuple(field.name for field in dataclasses.fields(Coefficients))
@@ -113,8 +123,15 @@ def step(
     )
     gpu_s = linear_s + attention_s + exchange_s + facts.layers * k.layer_s
     graphs = np.asarray(captured) * _soft_at_most(work.tokens, captured_tokens)
-    heavier = 1 + (k.host_experts - 1) * facts.expert_layers + (k.host_state - 1) * facts.state_layers
-    host_s = (1 - graphs) * k.host_layer_s * facts.layers * heavier
+    heavier = (
+        1
+        + k.host_experts * facts.expert_layers
+        + k.host_state * facts.state_layers
+        + k.host_norms * facts.unfused_norms
+        + k.host_four_bit * facts.four_bit * facts.expert_layers
+    )
+    launched = (1 - graphs) * np.where(np.asarray(captured) > 0, 1.0, k.eager)
+    host_s = k.host_step_s + k.host_sequence_s * work.sequences + launched * k.host_layer_s * facts.layers * heavier
     bound_s = (gpu_s**4 + host_s**4) ** 0.25
     time_s = bound_s + k.step_s + k.sequence_s * work.sequences + k.token_s * work.tokens
 

@@ -24,6 +24,7 @@ from wattcount.config.model_shape import (
     model_kind,
     state_bytes,
     text_config,
+    unfused_norms,
 )
 from wattcount.config.schema import GpuConfig, ModelConfig
 
@@ -53,6 +54,7 @@ class Facts:
     state_bytes                 recurrent state of a request, on one GPU [bytes]
     layers, width               of the model; numbers of a token's hidden state
     expert_layers, state_layers share of the layers with routed experts, and with a recurrent state
+    unfused_norms               of a layer, see `model_shape`
     element_bytes               of a number of the hidden state [bytes]
     eight_bit, four_bit, slow   1 where tensor cores compute in 8 bit, weights are stored in 4 bit, kernels are slow; else 0
     """
@@ -75,6 +77,7 @@ class Facts:
     width: Number
     expert_layers: Number
     state_layers: Number
+    unfused_norms: Number
     element_bytes: Number
     eight_bit: Number
     four_bit: Number
@@ -203,6 +206,7 @@ def model_facts(model: ModelConfig, tensor_parallel: int, kv_element_bytes: floa
         width=float(width),
         expert_layers=expert_layers,
         state_layers=state_layers,
+        unfused_norms=float(unfused_norms(hf)),
         element_bytes=element,
         eight_bit=float(method in WEIGHT_AND_ACTIVATION_METHODS),
         four_bit=float(bits < 8),
