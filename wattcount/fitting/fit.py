@@ -54,7 +54,7 @@ PRIORS = {
 """Of single coefficients: small where data sheets say much, large where hosts differ."""
 GPU_EFFECTS = {"memory": 0.08, "compute": 0.12, "active": 0.2, "by_memory": 0.25, "by_compute": 0.2, "loaded_idle": 0.25}
 """Coefficients that differ between GPUs, and how far [standard deviation of the logarithm]: what a new GPU leaves open."""
-SOURCE_EFFECTS = {"host_layer_s": 0.7, "host_sequence_s": 1.0, "host_step_s": 1.0, "step_s": 0.7}
+SOURCE_EFFECTS = {"host_layer_s": 0.7, "host_sequence_s": 1.0, "host_step_s": 1.0, "step_s": 0.7, "layer_s": 1.0, "sequence_s": 1.0}
 """Coefficients that differ between sources, for their hosts and versions of engines do."""
 STEPS = 7
 """Gauss-Newton steps: what changes after them is far below what matters."""
