@@ -57,6 +57,7 @@ COMMANDS = {
     "compare": Command("set records side by side", "compare"),
     "study": Command("say which GPU and settings save energy, how much, how sure", "study"),
     "recommend": Command("say what should serve a model at a load, and how sure that is", "recommend"),
+    "predict": Command("say what settings take that nobody measured, and how sure that is", "predict"),
     "report": Command("make pages of a data set or of records, which open from disk", "report"),
     "import": Command("make results of what others measured", "import_"),
     "log": Command("log a record to MLflow", "log"),

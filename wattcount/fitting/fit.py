@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,9 +53,23 @@ PRIORS = {
     "loaded_idle": 0.3,
 }
 """Of single coefficients: small where data sheets say much, large where hosts differ."""
-GPU_EFFECTS = {"memory": 0.08, "compute": 0.12, "active": 0.2, "by_memory": 0.25, "by_compute": 0.2, "loaded_idle": 0.25}
+GPU_EFFECTS = {
+    "memory": 0.08,
+    "compute": 0.12,
+    "active": 0.2,
+    "by_memory": 0.25,
+    "by_compute": 0.2,
+    "loaded_idle": 0.25,
+}
 """Coefficients that differ between GPUs, and how far [standard deviation of the logarithm]: what a new GPU leaves open."""
-SOURCE_EFFECTS = {"host_layer_s": 0.7, "host_sequence_s": 1.0, "host_step_s": 1.0, "step_s": 0.7, "layer_s": 1.0, "sequence_s": 1.0}
+SOURCE_EFFECTS = {
+    "host_layer_s": 0.7,
+    "host_sequence_s": 1.0,
+    "host_step_s": 1.0,
+    "step_s": 0.7,
+    "layer_s": 1.0,
+    "sequence_s": 1.0,
+}
 """Coefficients that differ between sources, for their hosts and versions of engines do."""
 STEPS = 7
 """Gauss-Newton steps: what changes after them is far below what matters."""
@@ -86,7 +101,14 @@ class Spread:
 
 
 TIME = Spread(
-    source=0.25, shape=0.08, gpu=0.05, source_shape=0.06, source_gpu=0.06, smooth=0.15, reach=1.5, measure=0.05
+    source=0.25,
+    shape=0.08,
+    gpu=0.05,
+    source_shape=0.06,
+    source_gpu=0.06,
+    smooth=0.15,
+    reach=1.5,
+    measure=0.05,
 )
 POWER = Spread(
     source=0.12, shape=0.05, gpu=0.05, source_shape=0.04, source_gpu=0.06, smooth=0.10, reach=1.5, measure=0.0
@@ -318,12 +340,13 @@ def kernel(
     squares = np.sum((xa / scaled) ** 2, 1)[:, None] + np.sum((xb / scaled) ** 2, 1)[None, :]
     distance = np.maximum(squares - 2 * (xa / scaled) @ (xb / scaled).T, 0.0)
     same = {
-        name: (getattr(ta, name)[:, None] == getattr(tb, name)[None, :])
-        & (getattr(ta, name)[:, None] >= 0)
+        name: (getattr(ta, name)[:, None] == getattr(tb, name)[None, :]) & (getattr(ta, name)[:, None] >= 0)
         for name in ("source", "shape", "family")
     }
-    found = spread.smooth**2 * np.exp(-0.5 * distance)
-    found += spread.source**2 * same["source"] + spread.shape**2 * same["shape"] + spread.gpu**2 * same["family"]
+    found: Array = spread.smooth**2 * np.exp(-0.5 * distance)
+    found += (
+        spread.source**2 * same["source"] + spread.shape**2 * same["shape"] + spread.gpu**2 * same["family"]
+    )
     found += spread.source_shape**2 * (same["source"] & same["shape"])
     found += spread.source_gpu**2 * (same["source"] & same["family"])
     if spread.measure:
@@ -386,7 +409,7 @@ def fitted(rows: Sequence[Row], *, known: Groups | None = None, start: Array | N
     kinds = {"time": seen.kind < 2, "power": seen.kind == 2}
     spreads = {"time": TIME, "power": POWER}
     inflated = np.ones(len(seen.value))
-    lowers: dict[str, Array] = {}
+    lowers: dict[str, NDArray[np.floating[Any]]] = {}
     for at in range(STEPS):
         jacobian = derivatives(layout, theta, table)
         logs, found = predicted(layout, theta, table)
@@ -430,9 +453,7 @@ def fitted(rows: Sequence[Row], *, known: Groups | None = None, start: Array | N
         sides[name] = Side(
             spreads[name], picked, covariance, factor, cho_solve((factor, True), residual), residual
         )
-    return Fit(
-        tuple(rows), known, layout, theta, table, x, jacobian, seen, sides["time"], sides["power"]
-    )
+    return Fit(tuple(rows), known, layout, theta, table, x, jacobian, seen, sides["time"], sides["power"])
 
 
 def _left(

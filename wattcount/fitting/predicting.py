@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
 
 from wattcount.fitting.fit import (
@@ -29,7 +30,10 @@ from wattcount.fitting.fit import (
     taken,
 )
 from wattcount.fitting.rows import Row, family_of, shape_of
-from wattcount.prediction.setting import Abstained, Prepared, PredictionSetting, prepared
+from wattcount.prediction.setting import Abstained, PredictionSetting, Prepared, prepared
+
+Numbers = NDArray[np.int64]
+Flags = NDArray[np.bool_]
 
 OWN = "wattcount"
 """Source as which settings are predicted: what our own runs measure."""
@@ -212,7 +216,8 @@ class Predictor:
         widest = max(one.p95 / one.value for one in figures.values())
         if widest > LARGEST_FACTOR:
             return Prediction(
-                {}, f"no prediction: too far from the data: an interval would reach {widest:.1f} times the figure"
+                {},
+                f"no prediction: too far from the data: an interval would reach {widest:.1f} times the figure",
             )
         return Prediction(figures, basis)
 
@@ -242,7 +247,10 @@ def _scales(fit: Fit) -> Scales:
 
 
 def _quantiles(
-    fit: Fit, groups: np.ndarray[tuple[int], np.dtype[np.int64]], weighing: np.ndarray[tuple[int], np.dtype[np.int64]], served: np.ndarray[tuple[int], np.dtype[np.bool_]]
+    fit: Fit,
+    groups: Numbers,
+    weighing: Numbers,
+    served: Flags,
 ) -> tuple[float, float, float]:
     """How many of the interval's standard deviations rows of left-out groups are off, in COVERAGE of the weighed groups."""
     logs: dict[str, tuple[Array, Array]] = {}
@@ -254,8 +262,8 @@ def _quantiles(
 def _weighed(
     fit: Fit,
     logs: Mapping[str, tuple[Array, Array]],
-    weighing: np.ndarray[tuple[int], np.dtype[np.int64]],
-    served: np.ndarray[tuple[int], np.dtype[np.bool_]],
+    weighing: Numbers,
+    served: Flags,
 ) -> tuple[float, float, float]:
     count = len(fit.rows)
     cycle, watts = np.full((2, count), np.nan), np.full((2, count), np.nan)
@@ -275,7 +283,11 @@ def _weighed(
     )
 
 
-def _quantile(score: Array, groups: np.ndarray[tuple[int], np.dtype[np.int64]], served: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> float:
+def _quantile(
+    score: Array,
+    groups: Numbers,
+    served: Flags,
+) -> float:
     use = served & np.isfinite(score)
     if not use.any():
         return MOST_SCALE
@@ -288,7 +300,7 @@ def _quantile(score: Array, groups: np.ndarray[tuple[int], np.dtype[np.int64]], 
     return float(np.clip(score[order][at] / 1.645, LEAST_SCALE, MOST_SCALE))
 
 
-def _strangers(fit: Fit, served: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> tuple[float, float, float]:
+def _strangers(fit: Fit, served: Flags) -> tuple[float, float, float]:
     """Of rows of other sources, predicted as if they were ours, by a fit that has nothing of that source and nothing of that GPU."""
     if OWN not in fit.known.sources:
         return (MOST_SCALE, MOST_SCALE, MOST_SCALE)
@@ -314,8 +326,8 @@ def _strangers(fit: Fit, served: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> 
 def _as_ours(
     fit: Fit,
     side: Side,
-    at: np.ndarray[tuple[int], np.dtype[np.int64]],
-    rest: np.ndarray[tuple[int], np.dtype[np.int64]],
+    at: Numbers,
+    rest: Numbers,
     own: int,
 ) -> tuple[Array, Array]:
     lower = cho_factor(side.covariance[np.ix_(rest, rest)], lower=True)

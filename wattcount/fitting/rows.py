@@ -14,7 +14,7 @@ from typing import Any
 
 from wattcount.config.schema import GpuConfig, ModelConfig
 from wattcount.prediction.names import find_dtype, find_gpu, find_method, find_model
-from wattcount.prediction.setting import Abstained, Prepared, PredictionSetting, prepared
+from wattcount.prediction.setting import Abstained, PredictionSetting, Prepared, prepared
 from wattcount.records.schema import Evidence
 from wattcount.result import Result
 
@@ -36,6 +36,8 @@ UNTOLD_OUTPUT = 256
 """Tokens of an answer that a source does not tell, where energy and time of a token hardly depend on it."""
 ENGINES = ("vllm", "vllm_serve", "tensorrt-llm", "trt-llm", "sglang")
 """Engines that batch continuously."""
+KINDS = ("batch", "server", "concurrency")
+"""Kinds of loads whose figures a prediction can say."""
 FAMILIES = ("a100", "h100_nvl", "h100_pcie", "h100", "h200", "gh200", "v100", "a40", "b200", "rtx")
 """Beginnings of the options of GPUs whose variants are one GPU to a split; the first that fits counts."""
 
@@ -134,7 +136,7 @@ def _setting(result: Result) -> PredictionSetting:
     task = str(scenario.get("task", ""))
     if task in ("image-chat", "video-chat") or engine.get("pipeline_parallel_size", 1) not in (None, 1):
         raise _LeftOut
-    if "power capped" in result.levers or engine.get("speculative") or result.kind not in ("batch", "server"):
+    if "power capped" in result.levers or engine.get("speculative") or result.kind not in KINDS:
         raise _LeftOut
     gpus = max(1, len(result.gpus))
     parallel = int(engine.get("tensor_parallel_size") or 1)
@@ -152,7 +154,9 @@ def _setting(result: Result) -> PredictionSetting:
     told_out = result.value("tokens/output_per_request")
     context = scenario.get("context_tokens")
     inputs = result.input_tokens or lengths.get("input_tokens") or told_in or context
-    outputs = result.output_tokens or lengths.get("output_tokens") or told_out or scenario.get("max_output_tokens")
+    outputs = (
+        result.output_tokens or lengths.get("output_tokens") or told_out or scenario.get("max_output_tokens")
+    )
     inputs = inputs or PROMPT_TOKENS.get(task, 128)
     outputs = outputs or UNTOLD_OUTPUT
     if outputs < 4:
@@ -161,7 +165,9 @@ def _setting(result: Result) -> PredictionSetting:
     limit = engine.get("max_num_seqs")
     running = None if own else result.value("engine/running_mean")
     at_once = running or (result.num_requests if own else limit)
-    if result.kind == "batch" and not at_once:
+    if result.kind == "concurrency":
+        at_once = scenario.get("concurrency")
+    if result.kind != "server" and not at_once:
         raise _LeftOut
     return PredictionSetting(
         model=model,
@@ -214,7 +220,7 @@ def _measured(result: Result) -> tuple[float | None, float | None, float | None]
         tpot = value("latency/tpot_mean_ms")
     if tpot is None and (result.origin or "").endswith("mlenergy"):
         tpot = value("latency/itl_p50_ms")
-    if result.kind != "batch" and result.rate_rps is None:
+    if result.kind == "server" and result.rate_rps is None:
         rate = None
     return power, None if tpot is None else tpot / 1e3, rate
 

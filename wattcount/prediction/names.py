@@ -161,9 +161,7 @@ def _of_file(path: Path) -> ModelConfig:
             raise Abstained(f"{file}: has more than {MOST_CONFIG_BYTES} bytes, so it is no config.json")
         content = json.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
-        raise Abstained(
-            f"{file}: cannot be read as a config.json: {type(error).__name__}"
-        ) from None
+        raise Abstained(f"{file}: cannot be read as a config.json: {type(error).__name__}") from None
     if not isinstance(content, Mapping) or not all(isinstance(key, str) for key in content):
         raise Abstained(f"{file}: is no config.json: it must hold one JSON object")
     stated = str(content.get("torch_dtype") or content.get("dtype") or "bfloat16")

@@ -131,7 +131,11 @@ def step(
         + k.host_four_bit * facts.four_bit * facts.expert_layers
     )
     launched = (1 - graphs) * np.where(np.asarray(captured) > 0, 1.0, k.eager)
-    host_s = k.host_step_s + k.host_sequence_s * work.sequences + launched * k.host_layer_s * facts.layers * heavier
+    host_s = (
+        k.host_step_s
+        + k.host_sequence_s * work.sequences
+        + launched * k.host_layer_s * facts.layers * heavier
+    )
     bound_s = (gpu_s**4 + host_s**4) ** 0.25
     time_s = bound_s + k.step_s + k.sequence_s * work.sequences + k.token_s * work.tokens
 
