@@ -175,7 +175,10 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         "regret": lambda: pages.regret(benchmark("regret")),
     },
     **reference_tables.tables(),
-    "tutorial.md": {"shown-record": lambda: shown.record(ROOT / shown.RECORD)},
+    "tutorial.md": {
+        "shown-record": lambda: shown.record(ROOT / shown.RECORD),
+        "shown-results": lambda: shown.results(ROOT / point for point in shown.POINTS),
+    },
     "catalogue.md": {
         "models": catalogue_tables.catalogue_models,
         "summary": catalogue_tables.catalogue_summary,

@@ -202,7 +202,8 @@ def _shown(value: Any) -> str:
 
 def _escaped(text: str) -> str:
     """Text in a cell of a table: names of the schema in words."""
-    return re.sub(r"\bNone\b", "null", text).replace("|", "\\|")
+    linked = re.sub(r"\bdocs/(\w+)\.md\b", r"[\1](\1.md)", re.sub(r"\bNone\b", "null", text))
+    return linked.replace("|", "\\|")
 
 
 # -- options
