@@ -99,11 +99,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--tries", type=int, default=400)
+    parser.add_argument("--boards", type=int, nargs="+", default=BOARDS)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     rows = []
     for boards, shared, pooled, (name, sds) in itertools.product(
-        BOARDS, (True, False), (False, True), SDS.items()
+        args.boards, (True, False), (False, True), SDS.items()
     ):
         found = [tried(boards, shared, pooled, sds, seed) for seed in range(args.tries)]
         told = [(hit, half) for hit, half in found if hit is not None]
