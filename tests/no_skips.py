@@ -23,6 +23,7 @@ ALLOWED = {
     "no network namespace can be made here": "a container may forbid it; elsewhere this test runs",
     "no time namespace can be made here": "a container may forbid it; clocks that differ are in tests/gpu/remote/test_clock.py, too",
     "cannot become another user here": "a container may forbid it; as a user other than root, these tests run",
+    "no node here": "the browser tests run the same script; where there is node, this test is the quicker one",
 }
 """The beginning of a skip's reason, and why it may be one."""
 

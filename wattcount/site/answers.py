@@ -71,3 +71,15 @@ def told(answer: Answer) -> Told | None:
     """How many of an answer's rows say less, more, or cannot tell; None: it compares nothing."""
     found = [row["tell"] for row in answer.rows if row.get("tell") is not None]
     return {tell.value: found.count(tell.value) for tell in Tell} if found else None
+
+
+def numbers(answer: Answer) -> list[bool]:
+    """Of each column that `Answer.cells` shows, whether it holds numbers, which stand at the right."""
+    found = []
+    for column in answer.columns:
+        values = [row[column.key] for row in answer.rows if row.get(column.key) is not None]
+        if values:
+            found.append(
+                all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+            )
+    return found

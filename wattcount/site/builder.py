@@ -179,6 +179,7 @@ def _context(source: Source, settings: Sequence[Setting]) -> dict[str, Any]:
             "random": sum(result.weights_kind == "random" for result in results),
         },
         "told": answers.told,
+        "numbers": answers.numbers,
         "metrics": _by_group(),
         "findings": FINDINGS,
         "null_reasons": NULL_REASONS,

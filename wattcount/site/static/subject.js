@@ -55,7 +55,7 @@ document.addEventListener("DOMContentLoaded", () => {
       return;
     }
     const known = facts[id] ?? {};
-    lead.textContent = `${W.count(found.length, "setting")} from ${W.count(found.reduce((sum, row) => sum + row.runs, 0), "run")}, on ${W.count(new Set(found.map((row) => row[other[3]])).size, page === "model" ? "kind of GPU" : "model").replace("kind of GPUs", "kinds of GPU")}.`;
+    lead.textContent = `${W.count(found.length, "setting")} from ${W.count(found.reduce((sum, row) => sum + row.runs, 0), "run")}, ${page === "model" ? "on" : "of"} ${W.count(new Set(found.map((row) => row[other[3]])).size, page === "model" ? "GPU model" : "model")}.`;
     const told = page === "model"
       ? [["Parameters", known.parameters_b, "× 10⁹"], ["for one token", known.active_parameters_b, "× 10⁹"], ["Hub", known.hf_id, ""]]
       : [["Memory", known.memory_gib, "GiB"], ["Memory bandwidth", known.memory_bandwidth_gb_s, "GB/s"], ["FP16, dense", known.fp16_dense_tflops, "TFLOP/s"], ["FP8, dense", known.fp8_dense_tflops, "TFLOP/s"], ["Power limit", known.tdp_w, "W"]];
