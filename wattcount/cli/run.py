@@ -31,6 +31,7 @@ from omegaconf import DictConfig
 from wattcount.config import RunConfig, hub
 from wattcount.config.composition import CONFIG_NAME, VERSION_BASE, from_hydra, keep_text, plain_errors
 from wattcount.config.packaged import conf_path
+from wattcount.config.schema import CapacityConfig
 from wattcount.errors import (
     EXIT_INTERRUPTED,
     EXIT_NOT_STARTED,
@@ -82,11 +83,25 @@ def run_task(cfg: DictConfig) -> Outcome:
     _mask_hydra_files()
     try:
         run = from_hydra(cfg)
+        if isinstance(run.scenario, CapacityConfig):
+            return _told(_capacity(run, run.scenario))
         if run.dry_run:
             return _dry(run)
     except NotStartedError as error:
         return _told(refused(str(error)))
     return _told(task.measure(dataclasses.replace(run, resume=bool(run.resume))))
+
+
+def _capacity(run: RunConfig, scenario: CapacityConfig) -> Outcome:
+    """Searches, or with `dry_run` says what for."""
+    from wattcount.sweep import capacity
+
+    first = capacity.probe_of(run, scenario.rate_rps or 1.0)
+    if run.dry_run:
+        outcome = _dry(first)
+        print(capacity.plan_line(run))
+        return outcome
+    return capacity.find(run)
 
 
 def _mask_hydra_files() -> None:

@@ -53,8 +53,9 @@ USUAL_TOKENS = {
     ScenarioKind.batch: (512, 256),
     ScenarioKind.server: (512, 128),
     ScenarioKind.concurrency: (512, 128),
+    ScenarioKind.capacity: (512, 128),
 }
-"""Input and output tokens of the scenarios `batch`, `server` and `concurrency`, by kind. A name says others only: most runs have these."""
+"""Input and output tokens of the scenarios `batch`, `server`, `concurrency` and `capacity`, by kind. A name says others only: most runs have these."""
 USUAL_WINDOW_S = ServerConfig().window_s
 """Length of a server's window where nobody sets one [s]. A name says others only."""
 

@@ -21,6 +21,7 @@ from wattcount.config import schema
 from wattcount.config.fields import MISSING, Node, Rule
 from wattcount.config.schema import (
     BatchConfig,
+    CapacityConfig,
     ConcurrencyConfig,
     RunConfig,
     Scenario,
@@ -36,6 +37,7 @@ SCENARIOS: dict[str, type[Scenario]] = {
     ScenarioKind.batch.value: BatchConfig,
     ScenarioKind.server.value: ServerConfig,
     ScenarioKind.concurrency.value: ConcurrencyConfig,
+    ScenarioKind.capacity.value: CapacityConfig,
 }
 """The class of a scenario, by its `kind`."""
 

@@ -151,6 +151,8 @@ class ScenarioKind(Enum):
     """Requests come one after the other, whether or not the ones before are answered (open loop)."""
     concurrency = "concurrency"
     """A fixed number of users, each of whom sends the next request when the last one is answered (closed loop)."""
+    capacity = "capacity"
+    """Runs of a server at rates that follow from each other, to find the highest one that keeps an SLO. No record is of this kind."""
 
 
 class ArrivalKind(Enum):
@@ -353,6 +355,8 @@ class SloConfig(Node):
     """The longest time per further token, as a mean of the request."""
     e2e_ms: LatencyMs | None = identity(None)
     """The longest time from the request to its last token."""
+    attainment: Annotated[float, Range(above=0, at_most=1)] = 0.95
+    """Share of the requests that must keep every bound, for `scenario=capacity`. It is no part of a point: a run counts them all."""
 
 
 @dataclass(frozen=True)
@@ -413,6 +417,21 @@ class ServerConfig(ScenarioConfig):
     """How long energy, power and throughput are measured: the window."""
     max_in_flight: Count | None = identity(None)
     """Requests at once, at most: further ones wait at the sender. None: open loop, no request is held back."""
+
+
+@dataclass(frozen=True)
+class CapacityConfig(ServerConfig):
+    """A search for the highest rate that keeps `scenario.slo`; each probe is a run of a server at one rate (`sweep.capacity`).
+
+    `rate_rps` is the rate that is tried first.
+    """
+
+    kind: ScenarioKind = identity(ScenarioKind.capacity, always=True)
+    """`capacity`."""
+    tolerance: Annotated[float, Range(at_least=0.001, at_most=1)] = 0.03
+    """The search ends when the lowest rate that breaks the SLO is at most this share above the highest one that keeps it."""
+    max_probes: Annotated[int, Range(at_least=2)] = 10
+    """Runs, at most."""
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from wattcount.config.model_shape import text_config
 from wattcount.config.schema import (
     MAX_REQUESTS,
     ArrivalKind,
+    CapacityConfig,
     ConcurrencyConfig,
     Device,
     Initializer,
@@ -58,6 +59,8 @@ def problems(cfg: RunConfig) -> Iterator[str]:
     yield from _lengths(cfg)
     if isinstance(cfg.scenario, ServerConfig):
         yield from _server(cfg.scenario)
+    if isinstance(cfg.scenario, CapacityConfig):
+        yield from _capacity(cfg.scenario)
     if isinstance(cfg.scenario, ConcurrencyConfig):
         yield from _concurrency(cfg.scenario)
     yield from _engine(cfg)
@@ -233,6 +236,17 @@ def _server(scenario: ServerConfig) -> Iterator[str]:
     longest_s = max(scenario.warmup_s, scenario.warmup_limit_s) + scenario.window_s
     if rate * longest_s > MAX_REQUESTS:
         yield f"scenario.rate_rps: {rate:g} requests/s makes more than {MAX_REQUESTS} requests; lower it"
+
+
+def _capacity(scenario: CapacityConfig) -> Iterator[str]:
+    slo = scenario.slo
+    if slo.ttft_ms is None and slo.tpot_ms is None and slo.e2e_ms is None:
+        yield (
+            "scenario.slo: a capacity is the highest rate that keeps a bound: set scenario.slo.ttft_ms, scenario.slo.tpot_ms or "
+            "scenario.slo.e2e_ms"
+        )
+    if scenario.rate_rps is None:
+        yield "scenario.rate_rps: must be given: the rate that is tried first"
 
 
 def _concurrency(scenario: ConcurrencyConfig) -> Iterator[str]:

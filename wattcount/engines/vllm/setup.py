@@ -126,6 +126,7 @@ SOCKET_NAME_BYTES = 37
 USAGE_CONTEXTS = {
     ScenarioKind.server: "OPENAI_API_SERVER",
     ScenarioKind.concurrency: "OPENAI_API_SERVER",
+    ScenarioKind.capacity: "OPENAI_API_SERVER",
     ScenarioKind.batch: "LLM_CLASS",
 }
 """Names of vLLM's usage contexts (`vllm.usage.usage_lib.UsageContext`, in vLLM 0.26 to 0.32): that of `vllm serve`, that of `LLM`."""
