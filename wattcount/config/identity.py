@@ -287,7 +287,9 @@ def window_in_words(kind: str | None, window_s: float | None) -> list[str]:
 
 
 def _lengths_in_words(lengths: LengthConfig, usual: tuple[int, int]) -> list[str]:
-    if lengths.kind is LengthKind.prompts:
+    if lengths.kind is LengthKind.conversations:
+        words = f"conversations of {_file_name(lengths.path)}"
+    elif lengths.kind is LengthKind.prompts:
         words = f"prompts of {_file_name(lengths.path)}"
     elif lengths.kind is LengthKind.trace:
         words = f"lengths of {_file_name(lengths.path)}"

@@ -183,7 +183,13 @@ class LengthKind(Enum):
     trace = "trace"
     """Lengths that a trace file gives; the tokens are random."""
     prompts = "prompts"
-    """Prompts that a file gives."""
+    """Prompts that a file gives; of conversations the first turns."""
+    conversations = "conversations"
+    """All turns of the conversations that a file gives: each prompt begins with all that was said before."""
+
+
+FROM_FILES = (LengthKind.trace, LengthKind.prompts, LengthKind.conversations)
+"""Kinds of lengths that a file gives."""
 
 
 @dataclass(frozen=True)
@@ -300,20 +306,20 @@ class LengthConfig(Node):
     output_tokens: Count = identity(128)
     """Tokens of an answer: the fixed value, or the mean of the lognormal distribution."""
     input_tokens_min: Count = identity(1)
-    """The shortest prompt, for `uniform`, `lognormal`, `trace` and `prompts`."""
+    """The shortest prompt, for all kinds but `fixed`."""
     input_tokens_max: Count = identity(4096)
-    """The longest prompt, for `uniform`, `lognormal`, `trace` and `prompts`."""
+    """The longest prompt, for all kinds but `fixed`."""
     output_tokens_min: Count = identity(1)
-    """The shortest answer, for `uniform`, `lognormal`, `trace` and `prompts`."""
+    """The shortest answer, for all kinds but `fixed`."""
     output_tokens_max: Count = identity(1024)
-    """The longest answer, for `uniform`, `lognormal`, `trace` and `prompts`."""
+    """The longest answer, for all kinds but `fixed`."""
     input_cv: Coefficient = identity(1.0)
     """Coefficient of variation of prompt lengths (standard deviation / mean), for `lognormal`."""
     output_cv: Coefficient = identity(1.0)
     """Coefficient of variation of answer lengths (standard deviation / mean), for `lognormal`."""
     path: str | None = None
-    """Trace or prompt file. Prompts: one JSON object a line with `prompt` or `prompt_token_ids`, optional `output_tokens`; a
-    JSON list of such objects; a ShareGPT file; or plain text, one prompt a line (`load.prompts`)."""
+    """Trace, prompt file or file of conversations, in any of the forms of docs/loads.md: plain text, JSON Lines, JSON, ShareGPT and other data
+    sets; traces of Azure, BurstGPT and Mooncake."""
     fingerprint: Fingerprint | None = identity(None)
     """Filled in by wattcount: SHA-256 of the file."""
     force_output: bool = identity(True)
@@ -322,7 +328,7 @@ class LengthConfig(Node):
     @property
     def file(self) -> str | None:
         """`path`, if lengths or prompts are read from it."""
-        return self.path if self.kind in (LengthKind.trace, LengthKind.prompts) else None
+        return self.path if self.kind in FROM_FILES else None
 
 
 @dataclass(frozen=True)

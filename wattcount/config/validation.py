@@ -208,6 +208,8 @@ def _lengths(cfg: RunConfig) -> Iterator[str]:
             )
     if lengths.kind is LengthKind.prompts:
         yield from _file(f"{where}.path", lengths.path, "prompt file")
+    if lengths.kind is LengthKind.conversations:
+        yield from _file(f"{where}.path", lengths.path, "file of conversations")
     if lengths.kind is LengthKind.trace:
         arrivals = cfg.scenario.arrivals if isinstance(cfg.scenario, ServerConfig) else None
         shared = arrivals is not None and arrivals.kind is ArrivalKind.trace and arrivals.path is not None

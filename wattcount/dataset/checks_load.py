@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wattcount.config.schema import (
+    FROM_FILES,
     MAX_REQUESTS,
     ArrivalKind,
     BatchConfig,
     ConcurrencyConfig,
-    LengthKind,
     ScenarioConfig,
     ServerConfig,
 )
@@ -399,7 +399,7 @@ def _requests_asked(scenario: ScenarioConfig) -> float:
 
 def _from_a_file(scenario: ScenarioConfig) -> str | None:
     """Why a load cannot be made again without a file; None: it can."""
-    if scenario.lengths.kind in (LengthKind.trace, LengthKind.prompts):
+    if scenario.lengths.kind in FROM_FILES:
         return "its lengths come from a file"
     arrivals_of = getattr(scenario, "arrivals", None)
     if arrivals_of is not None and arrivals_of.kind is ArrivalKind.trace:

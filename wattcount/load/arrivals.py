@@ -3,15 +3,23 @@
 Every process is drawn at unit rate and then stretched by 1 / rate, so another rate is the same workload played faster or
 slower: request i comes at `unit_time[i] / rate` and stays request i.
 
-A trace file has the format of the Azure LLM inference traces of 2023: a header `TIMESTAMP,ContextTokens,GeneratedTokens`,
-then one row a request with a wall-clock stamp of up to nine fractional digits. Stamps are parsed as integers: floating point
-would lose the last digits.
+A trace file has one of three formats, told apart by its first line:
+
+    Azure      of the LLM inference traces of 2023 and 2024: a header `TIMESTAMP,ContextTokens,GeneratedTokens`, then one row a request with a
+               wall-clock stamp of up to nine fractional digits. Stamps are parsed as integers: floating point would lose the last digits
+    BurstGPT   a header that begins with `Timestamp,` and names `Request tokens` and `Response tokens`; stamps are seconds. Rows without an answer
+               (0 tokens) are left out
+    Mooncake   JSON Lines with `timestamp` [ms], `input_length`, `output_length` and, where known, `hash_ids`: the blocks of 512 tokens that the
+               prompt consists of. Prompts whose first blocks are the same begin alike
 """
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from math import ceil, sqrt
@@ -27,6 +35,9 @@ from wattcount.load.plan import Stream, stream
 
 HEADER = "TIMESTAMP,ContextTokens,GeneratedTokens"
 """First line of a trace file."""
+
+BLOCK_TOKENS = 512
+"""Tokens of a block of a Mooncake trace."""
 
 _STAMP = re.compile(r"(\d{4}-\d{2}-\d{2})[ T](\d{2}:\d{2}:\d{2})(?:\.(\d{1,9}))?(Z|[+-]00:?00)?")
 """A stamp: date, time, up to nine digits of its fraction, and UTC as the zone, or no zone."""
@@ -47,6 +58,8 @@ class Trace:
     offset_ns: NDArray[np.int64]
     input_tokens: NDArray[np.int32]
     output_tokens: NDArray[np.int32]
+    blocks: tuple[tuple[int, ...], ...] | None = None
+    """Of each request, what its blocks of BLOCK_TOKENS are called; None: the trace does not tell."""
 
     def __len__(self) -> int:
         return len(self.offset_ns)
@@ -69,9 +82,17 @@ def read_trace(path: str | Path) -> Trace:
     inputs: list[int] = []
     outputs: list[int] = []
     lines = read_text(path, "trace file").splitlines()
+    if lines and lines[0].lstrip().startswith("{"):
+        return _mooncake(path, lines)
+    if lines and lines[0].lower().startswith("timestamp,") and "request tokens" in lines[0].lower():
+        return _burst_gpt(path, lines)
     if not lines or lines[0].strip() != HEADER:
         found = lines[0].strip()[:60] if lines else ""
-        raise _broken(path, 1, f"expected the header {HEADER!r}, found {found!r}")
+        raise _broken(
+            path,
+            1,
+            f"expected the header {HEADER!r} (or that of BurstGPT, or JSON Lines as of Mooncake), found {found!r}",
+        )
     for number, line in enumerate(lines[1:], start=2):
         if not line.strip():
             if any(rest.strip() for rest in lines[number:]):
@@ -95,6 +116,71 @@ def read_trace(path: str | Path) -> Trace:
         raise _broken(path, 2, "the trace has a header but no requests")
     offsets = np.array([stamp - stamps[0] for stamp in stamps], dtype=np.int64)
     return Trace(path, offsets, np.array(inputs, dtype=np.int32), np.array(outputs, dtype=np.int32))
+
+
+def _mooncake(path: Path, lines: Sequence[str]) -> Trace:
+    rows: list[tuple[int, int, int]] = []
+    blocks: list[tuple[int, ...]] = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            stamp, given, made = row["timestamp"], row["input_length"], row["output_length"]
+            hashes = row.get("hash_ids", [])
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            raise _broken(
+                path, number, "expected JSON with timestamp, input_length and output_length"
+            ) from None
+        counts = (given, made, *(hashes if isinstance(hashes, list) else [None]))
+        if not isinstance(stamp, int | float) or not all(
+            type(count) is int and 0 <= count < 10**9 for count in counts
+        ):
+            raise _broken(path, number, "timestamp, lengths and hash_ids must be numbers, none negative")
+        rows.append((round(stamp * 1e6), max(1, given), max(1, made)))
+        blocks.append(tuple(hashes))
+    known = all(len(block) * BLOCK_TOKENS >= row[1] for block, row in zip(blocks, rows, strict=True))
+    return _trace(path, rows, tuple(blocks) if known else None)
+
+
+def _burst_gpt(path: Path, lines: Sequence[str]) -> Trace:
+    head = [cell.strip().lower() for cell in lines[0].split(",")]
+    places = [
+        head.index(name) if name in head else -1
+        for name in ("timestamp", "request tokens", "response tokens")
+    ]
+    rows: list[tuple[int, int, int]] = []
+    for number, line in enumerate(lines[1:], start=2):
+        cells = line.split(",")
+        if not line.strip():
+            continue
+        try:
+            stamp, given, made = (float(cells[place]) for place in places)
+            if not all(math.isfinite(value) and 0 <= value < 1e9 for value in (stamp, given, made)):
+                raise ValueError
+        except (ValueError, IndexError):
+            raise _broken(
+                path, number, "expected numbers in Timestamp, Request tokens and Response tokens"
+            ) from None
+        if given > 0 and made > 0:
+            rows.append((round(stamp * 1e9), int(given), int(made)))
+    return _trace(path, rows)
+
+
+def _trace(
+    path: Path, rows: Sequence[tuple[int, int, int]], blocks: tuple[tuple[int, ...], ...] | None = None
+) -> Trace:
+    """`rows`: stamp [ns], prompt and output tokens."""
+    if not rows:
+        raise NotStartedError(f"trace file {path} holds no requests")
+    stamps = np.array([row[0] for row in rows], dtype=np.int64)
+    if (np.diff(stamps) < 0).any():
+        late = int(np.argmax(np.diff(stamps) < 0)) + 2
+        raise NotStartedError(
+            f"trace file {path}, request {late}: is earlier than the one before; sort the trace by time"
+        )
+    inputs, outputs = (np.array([row[place] for row in rows], dtype=np.int32) for place in (1, 2))
+    return Trace(path, stamps - stamps[0], inputs, outputs, blocks)
 
 
 def _stamp_ns(text: str) -> int | None:

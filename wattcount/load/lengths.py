@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from itertools import takewhile
 from math import log, sqrt
 
 import numpy as np
@@ -12,9 +13,19 @@ from numpy.typing import NDArray
 from wattcount.config.loader import check_fields
 from wattcount.config.schema import LengthConfig, LengthKind
 from wattcount.errors import NotStartedError
-from wattcount.load.arrivals import Trace, read_trace
+from wattcount.load.arrivals import BLOCK_TOKENS, Trace, read_trace
 from wattcount.load.plan import Stream, stream
-from wattcount.load.prompts import PromptFile, Tokenize, read_prompts
+from wattcount.load.prompts import (
+    ConversationFile,
+    PromptFile,
+    Tokenize,
+    Turn,
+    read_conversations,
+    read_prompts,
+)
+
+BLOCK_VOCABULARY = (256, 8192)
+"""Token ids that blocks of a trace are drawn from: below the first are control tokens, and every model has those below the second."""
 
 
 @dataclass(frozen=True)
@@ -165,12 +176,34 @@ class TraceLengths(Lengths):
             else stream(seed, Stream.ROWS).integers(0, len(self.trace), count)
         )
         given_in, given_out = self.trace.input_tokens[rows], self.trace.output_tokens[rows]
+        inputs = self.input_bounds.clip(given_in)
         return DrawnLengths(
-            self.input_bounds.clip(given_in),
+            inputs,
             self.output_bounds.clip(given_out),
+            self._prompts(rows, inputs, seed),
             given_input_tokens=given_in,
             given_output_tokens=given_out,
         )
+
+    def _prompts(
+        self, rows: NDArray[np.int64], inputs: NDArray[np.int32], seed: int
+    ) -> tuple[tuple[int, ...], ...] | None:
+        """Prompts that begin alike where their blocks do; None: the trace does not tell its blocks."""
+        if self.trace.blocks is None:
+            return None
+        texts: dict[int, list[int]] = {}
+        prompts = []
+        for row, length in zip(rows.tolist(), inputs.tolist(), strict=True):
+            ids: list[int] = []
+            for block in self.trace.blocks[row]:
+                if block not in texts:
+                    bits = np.random.Generator(np.random.Philox(key=[seed, block]))
+                    texts[block] = bits.integers(*BLOCK_VOCABULARY, BLOCK_TOKENS).tolist()
+                ids += texts[block]
+            if len(ids) < length:  # a lower bound has made it longer
+                ids += ids * (length // max(1, len(ids)))
+            prompts.append(tuple(ids[:length]))
+        return tuple(prompts)
 
 
 class PromptLengths(Lengths):
@@ -218,6 +251,60 @@ class PromptLengths(Lengths):
         )
 
 
+class ConversationLengths(Lengths):
+    """Conversations of a file, in an order that the seed draws. All of them come before one comes again.
+
+    The turns of a conversation follow each other. A conversation ends before a turn whose prompt is longer than the upper bound.
+    """
+
+    def __init__(
+        self, file: ConversationFile, input_bounds: Bounds, output_tokens: int, output_bounds: Bounds
+    ) -> None:
+        self.output_tokens = output_tokens
+        self.output_bounds = output_bounds
+        fitting = [
+            tuple(takewhile(lambda turn: len(turn.token_ids) <= input_bounds.high, turns))
+            for turns in file.conversations
+        ]
+        self.conversations = [turns for turns in fitting if turns]
+        if not self.conversations:
+            raise NotStartedError(
+                f"file of conversations {file.path}: every first prompt is longer than scenario.lengths.input_tokens_max={input_bounds.high}"
+            )
+        turns_of = sum(map(len, file.conversations))
+        kept = sum(map(len, self.conversations))
+        notes = []
+        if file.skipped:
+            notes.append(f"{file.skipped} entries hold nothing that was said and answered and are left out")
+        if kept < turns_of:
+            notes.append(
+                f"{turns_of - kept} of {turns_of} turns are longer than scenario.lengths.input_tokens_max and are left out"
+            )
+        self.notes = tuple(f"file of conversations {file.path.name}: {note}" for note in notes)
+
+    def draw(self, count: int, seed: int) -> DrawnLengths:
+        random = stream(seed, Stream.ROWS)
+        turns: list[Turn] = []
+        follows: list[bool] = []
+        while len(turns) < count:
+            for row in random.permutation(len(self.conversations)).tolist():
+                turns += self.conversations[row]
+                follows += [number > 0 for number in range(len(self.conversations[row]))]
+                if len(turns) >= count:
+                    break
+        turns = turns[:count]
+        outputs = np.array([turn.output_tokens or self.output_tokens for turn in turns], dtype=np.int32)
+        inputs = np.array([len(turn.token_ids) for turn in turns], dtype=np.int32)
+        return DrawnLengths(
+            inputs,
+            self.output_bounds.clip(outputs),
+            tuple(turn.token_ids for turn in turns),
+            given_input_tokens=inputs,
+            given_output_tokens=outputs,
+            follows=np.array(follows[:count], dtype=np.bool_),
+        )
+
+
 def create(config: LengthConfig, *, trace: Trace | None = None, tokenize: Tokenize | None = None) -> Lengths:
     """The lengths of a scenario. Raises `NotStartedError`.
 
@@ -248,6 +335,14 @@ def create(config: LengthConfig, *, trace: Trace | None = None, tokenize: Tokeni
             raise NotStartedError("scenario.lengths.kind=prompts needs scenario.lengths.path, a prompt file")
         return PromptLengths(
             read_prompts(config.path, tokenize), input_bounds, config.output_tokens, output_bounds
+        )
+    if config.kind is LengthKind.conversations:
+        if config.path is None:
+            raise NotStartedError(
+                "scenario.lengths.kind=conversations needs scenario.lengths.path, a file of conversations"
+            )
+        return ConversationLengths(
+            read_conversations(config.path, tokenize), input_bounds, config.output_tokens, output_bounds
         )
     if config.path is None and trace is None:
         raise NotStartedError("scenario.lengths.kind=trace needs scenario.lengths.path, a trace file")

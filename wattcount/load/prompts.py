@@ -1,12 +1,16 @@
 """Prompt files, with real prompts as text or as token ids, and the tokenizer that turns their texts into token ids.
 
-Four forms are read:
+A file holds one object a line (JSON Lines), one list of objects (JSON), or one prompt a line (text). Forms of objects:
 
-    JSON Lines   one object a line: `prompt` or `prompt_token_ids`, optional `output_tokens`
-    JSON         one list of such objects
-    ShareGPT     one JSON list of objects with `conversations`: the first message is the prompt, the answer after it
-                 tells how many output tokens
-    text         one prompt a line
+    own           `prompt` or `prompt_token_ids`, optional `output_tokens`; or `turns`, a list of such, each with its `answer` or
+                  `answer_token_ids` as the later turns are to have it
+    conversation  `conversations`, `conversation` or `messages`: a list of `{from, value}` (ShareGPT) or `{role, content}` (OpenAI, LMSYS-Chat,
+                  UltraChat, WildChat)
+    instruction   `instruction` with `input` or `context`, and `output` or `response` (Alpaca, Dolly); `question` and `answer` (GSM8K)
+    turns         `turns` or `prompt` as a list of texts, without answers (MT-Bench)
+
+An answer tells how many output tokens there are to be. As prompts, the first turn of each conversation is taken; as conversations, all
+turns: each prompt is what was said before, the recorded answers included, and what is said now.
 
 The form follows from the content: JSON if the first line that is not blank begins with `{` or `[` and can be read so, else
 text. A file that looks like a form that is not read (a table, a damaged JSON file) is refused: served as text, it would be
@@ -30,13 +34,17 @@ from wattcount.files import read_text
 Tokenize = Callable[[str], list[int]]
 """Turns a prompt into token ids."""
 
-_KEYS = {"prompt", "prompt_token_ids", "output_tokens"}
-"""Keys that an object of a prompt file may have."""
+_KEYS = {"prompt", "prompt_token_ids", "output_tokens", "answer", "answer_token_ids"}
+"""Keys that an object of our own form may have; those of data sets may have any others."""
+_CONVERSATIONS = ("conversations", "conversation", "messages")
+"""Keys of data sets that hold a list of messages."""
+_ANSWERING = ("gpt", "assistant", "chatgpt", "bard", "bing", "model", "bot")
+"""Who answers, in data sets; all others ask."""
 _TEXT_SUFFIXES = {"", ".txt", ".text", ".md", ".prompts"}
 """Endings of names of files whose lines may be prompts as they are."""
 FORMS = (
-    "JSON Lines (one object a line with `prompt` or `prompt_token_ids`, optional `output_tokens`), a JSON list of such "
-    "objects, a ShareGPT file (a JSON list of objects with `conversations`), or plain text in a .txt file, one prompt a line"
+    "JSON Lines (one object a line with `prompt` or `prompt_token_ids`, optional `output_tokens`), a JSON list of such objects, objects "
+    "with `conversations` or `messages` (ShareGPT and the like), with `instruction` or `question`, or plain text in a .txt file, one prompt a line"
 )
 """The forms of prompt files, for error messages."""
 
@@ -67,7 +75,66 @@ class _Row:
     token_ids: list[int] | None
     output_tokens: int | None = None
     answer: str | None = None
-    """Text whose number of tokens is that of the output."""
+    """What was answered; its number of tokens is that of the output."""
+    answer_ids: list[int] | None = None
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One request of a conversation: the whole prompt as token ids, and how many output tokens the recorded answer has; None: unknown."""
+
+    token_ids: tuple[int, ...]
+    output_tokens: int | None
+
+
+@dataclass(frozen=True)
+class ConversationFile:
+    """Conversations in file order, each with at least one turn. `skipped`: entries without anything said."""
+
+    path: Path
+    conversations: tuple[tuple[Turn, ...], ...]
+    skipped: int = 0
+
+
+def read_conversations(path: str | Path, tokenize: Tokenize | None = None) -> ConversationFile:
+    """Reads a file of conversations. Raises `NotStartedError` as `read_prompts`."""
+    path = Path(path).expanduser()
+    found: list[tuple[Turn, ...]] = []
+    skipped = 0
+    for rows in _rows(path, read_text(path, "file of conversations")):
+        history: list[int] = []
+        turns: list[Turn] = []
+        for row in rows:
+            history += _ids(path, row, row.prompt, row.token_ids, tokenize)
+            answer = []
+            if row.answer is not None or row.answer_ids is not None:
+                answer = _ids(path, row, row.answer, row.answer_ids, tokenize)
+            turns.append(Turn(tuple(history), row.output_tokens or (max(1, len(answer)) if answer else None)))
+            history += answer
+        if turns:
+            found.append(tuple(turns))
+        else:
+            skipped += 1
+    if not found:
+        raise NotStartedError(f"file of conversations {path} holds none")
+    return ConversationFile(path, tuple(found), skipped)
+
+
+def _ids(
+    path: Path, row: _Row, text: str | None, ids: list[int] | None, tokenize: Tokenize | None
+) -> list[int]:
+    """Token ids of a text, or those that the file gives."""
+    if ids is None:
+        if tokenize is None:
+            raise NotStartedError(
+                f"prompt file {path}, {row.where}: a text prompt needs a tokenizer: set model.tokenizer, or give"
+                " prompt_token_ids"
+            )
+        assert text is not None
+        ids = tokenize(text)
+    if not ids:
+        raise _broken(path, row.where, "the prompt is empty")
+    return ids
 
 
 def read_prompts(path: str | Path, tokenize: Tokenize | None = None) -> PromptFile:
@@ -78,26 +145,15 @@ def read_prompts(path: str | Path, tokenize: Tokenize | None = None) -> PromptFi
     output_tokens: list[int | None] = []
     numbers: list[int] = []
     skipped = 0
-    for row in _rows(path, text):
-        if row is None:
+    for rows in _rows(path, text):
+        if not rows:
             skipped += 1
             continue
-        ids = row.token_ids
-        if tokenize is None and (ids is None or row.answer is not None):
-            raise NotStartedError(
-                f"prompt file {path}, {row.where}: a text prompt needs a tokenizer: set model.tokenizer, or give"
-                " prompt_token_ids"
-            )
-        if ids is None:
-            assert tokenize is not None
-            assert row.prompt is not None
-            ids = tokenize(row.prompt)
-        if not ids:
-            raise _broken(path, row.where, "the prompt is empty")
+        row = rows[0]
+        ids = _ids(path, row, row.prompt, row.token_ids, tokenize)
         output = row.output_tokens
-        if row.answer is not None:
-            assert tokenize is not None
-            output = max(1, len(tokenize(row.answer)))
+        if output is None and (row.answer is not None or row.answer_ids is not None):
+            output = len(_ids(path, row, row.answer, row.answer_ids, tokenize))
         token_ids.append(tuple(ids))
         output_tokens.append(output)
         numbers.append(row.number)
@@ -106,8 +162,8 @@ def read_prompts(path: str | Path, tokenize: Tokenize | None = None) -> PromptFi
     return PromptFile(path, tuple(token_ids), tuple(output_tokens), tuple(numbers), skipped)
 
 
-def _rows(path: Path, text: str) -> Iterator[_Row | None]:
-    """The prompts of a file of any form. None: an entry without a prompt."""
+def _rows(path: Path, text: str) -> Iterator[list[_Row]]:
+    """The entries of a file of any form, each with its turns; none: an entry in which nothing was said and answered."""
     # Not splitlines(): it breaks lines at characters that are legal inside a prompt (U+2028, \x0b, ...).
     lines = [(number, line.removesuffix("\r")) for number, line in enumerate(text.split("\n"), start=1)]
     lines = [(number, line) for number, line in lines if line.strip()]
@@ -125,7 +181,7 @@ def _rows(path: Path, text: str) -> Iterator[_Row | None]:
             return
     if begin == "{":
         for number, line in lines:
-            yield _json_row(path, f"line {number}", number, _decoded(path, number, line))
+            yield _entry(path, f"line {number}", number, _decoded(path, number, line))
         return
     if path.suffix.lower() not in _TEXT_SUFFIXES:
         raise _wrong_form(
@@ -138,27 +194,77 @@ def _rows(path: Path, text: str) -> Iterator[_Row | None]:
             f"line {number} is a JSON object, but line {lines[0][0]} is not: remove comments and headers",
         )
     for number, line in lines:
-        yield _Row(f"line {number}", number, line, None)
+        yield [_Row(f"line {number}", number, line, None)]
 
 
-def _entries(path: Path, entries: Any) -> Iterator[_Row | None]:
+def _entries(path: Path, entries: Any) -> Iterator[list[_Row]]:
     for number, entry in enumerate(entries, start=1):
-        where = f"entry {number}"
-        if isinstance(entry, dict) and "conversations" in entry:
-            yield _conversation(path, where, number, entry["conversations"])
-        else:
-            yield _json_row(path, where, number, entry)
+        yield _entry(path, f"entry {number}", number, entry)
 
 
-def _conversation(path: Path, where: str, number: int, turns: Any) -> _Row | None:
-    """The first message of a ShareGPT conversation and the answer to it. None: it does not have both."""
-    if not isinstance(turns, list) or not all(
-        isinstance(turn, dict) and isinstance(turn.get("value"), str) for turn in turns
-    ):
-        raise _broken(path, where, "conversations must be a list of objects with the text `value`")
-    if len(turns) < 2 or not turns[0]["value"] or not turns[1]["value"]:
-        return None
-    return _Row(where, number, turns[0]["value"], None, answer=turns[1]["value"])
+def _entry(path: Path, where: str, number: int, entry: Any) -> list[_Row]:
+    """The turns of one entry; none where it holds nothing that was said and answered."""
+    if not isinstance(entry, dict):
+        raise _broken(path, where, "expected a JSON object")
+    for key in _CONVERSATIONS:
+        if key in entry:
+            return _conversation(path, where, number, key, entry[key])
+    if "instruction" in entry:
+        return _instruction(path, where, number, entry)
+    if "question" in entry and "prompt" not in entry:
+        return _answered(path, where, number, entry.get("question"), _first(entry, "answer"))
+    turns = entry.get("turns", entry.get("prompt"))
+    if isinstance(turns, list) and turns and all(isinstance(turn, str) for turn in turns):
+        return [_Row(where, number, turn, None) for turn in turns]
+    if "turns" in entry:
+        if not isinstance(turns, list) or not turns:
+            raise _broken(
+                path, where, "turns must be a list of texts, or of objects with prompt or prompt_token_ids"
+            )
+        return [_json_row(path, where, number, turn) for turn in turns]
+    return [_json_row(path, where, number, entry)]
+
+
+def _conversation(path: Path, where: str, number: int, key: str, messages: Any) -> list[_Row]:
+    """The turns of a conversation as data sets have it; a turn that was not answered is none."""
+    texts: list[tuple[bool, str]] = []
+    for message in messages if isinstance(messages, list) else [None]:
+        if not isinstance(message, dict):
+            raise _broken(path, where, f"{key} must be a list of objects with `value` or `content`")
+        text = message.get("value", message.get("content"))
+        if not isinstance(text, str):
+            raise _broken(path, where, f"{key} must be a list of objects with the text `value` or `content`")
+        role = str(message.get("from", message.get("role", ""))).lower()
+        texts.append((role in _ANSWERING if role else len(texts) % 2 == 1, text))
+    rows: list[_Row] = []
+    said = ""
+    for answers, text in texts:
+        if not answers:
+            said = f"{said}\n\n{text}" if said else text  # a system's message comes before the first one
+        elif said and text:
+            rows.append(_Row(where, number, said, None, answer=text))
+            said = ""
+        elif text == "":
+            return rows
+    return rows
+
+
+def _instruction(path: Path, where: str, number: int, entry: dict[str, Any]) -> list[_Row]:
+    prompt = entry["instruction"]
+    further = _first(entry, "input", "context")
+    if isinstance(prompt, str) and isinstance(further, str) and further:
+        prompt = f"{prompt}\n\n{further}"
+    return _answered(path, where, number, prompt, _first(entry, "output", "response"))
+
+
+def _answered(path: Path, where: str, number: int, prompt: Any, answer: Any) -> list[_Row]:
+    if not isinstance(prompt, str) or not isinstance(answer, str | None):
+        raise _broken(path, where, "its prompt and its answer must be texts")
+    return [_Row(where, number, prompt, None, answer=answer or None)] if prompt else []
+
+
+def _first(entry: dict[str, Any], *keys: str) -> Any:
+    return next((entry[key] for key in keys if entry.get(key) is not None), None)
 
 
 def _is_object(line: str) -> bool:
@@ -194,14 +300,21 @@ def _json_row(path: Path, where: str, number: int, row: Any) -> _Row:
     if "prompt" in row and not isinstance(row["prompt"], str):
         raise _broken(path, where, "prompt must be text")
     ids = row.get("prompt_token_ids")
-    if "prompt_token_ids" in row and (
-        not isinstance(ids, list) or not all(type(token) is int and token >= 0 for token in ids)
-    ):
+    if "prompt_token_ids" in row and not _is_ids(ids):
         raise _broken(path, where, "prompt_token_ids must be a list of whole numbers, none negative")
     output = row.get("output_tokens")
     if output is not None and (type(output) is not int or output < 1):
         raise _broken(path, where, f"output_tokens must be a whole number of at least 1, got {output!r}")
-    return _Row(where, number, row.get("prompt"), ids, output)
+    answer, answer_ids = row.get("answer"), row.get("answer_token_ids")
+    if answer is not None and not isinstance(answer, str):
+        raise _broken(path, where, "answer must be text")
+    if answer_ids is not None and not _is_ids(answer_ids):
+        raise _broken(path, where, "answer_token_ids must be a list of whole numbers, none negative")
+    return _Row(where, number, row.get("prompt"), ids, output, answer, answer_ids)
+
+
+def _is_ids(ids: Any) -> bool:
+    return isinstance(ids, list) and all(type(token) is int and token >= 0 for token in ids)
 
 
 def _broken(path: Path, where: str, what: str) -> NotStartedError:

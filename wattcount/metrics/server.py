@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wattcount.config.schema import LengthKind
+from wattcount.config.schema import FROM_FILES
 from wattcount.engines.http.counters import (
     COUNTS,
     FAMILIES,
@@ -339,7 +339,7 @@ def others_in_idle(seen: Observed) -> Iterator[Finding]:
 @CHECKS.finds_in_window(CACHED)
 def prefix_hits(seen: Observed, window: Window) -> Iterator[Finding]:
     """Prompts are random tokens, unless they come from a file; what is in a cache then was asked by others, or before."""
-    if not is_server(seen.record) or seen.scenario.lengths.kind is LengthKind.prompts:
+    if not is_server(seen.record) or seen.scenario.lengths.kind in FROM_FILES:
         return
     found = served(seen.requests, snapshots(seen.record), window)
     hits = None

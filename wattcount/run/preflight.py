@@ -21,6 +21,7 @@ import psutil
 from wattcount.config import fit, hub
 from wattcount.config.schema import (
     Device,
+    LengthKind,
     RunConfig,
 )
 from wattcount.config.validation import validate
@@ -28,7 +29,7 @@ from wattcount.engines import registry
 from wattcount.errors import NotStartedError, RecordsUnwritableError
 from wattcount.gpu.settings import plan as plan_settings
 from wattcount.load.build import build_plan
-from wattcount.load.prompts import check_tokenizer, read_prompts, tokenizer_source
+from wattcount.load.prompts import check_tokenizer, read_conversations, read_prompts, tokenizer_source
 from wattcount.run.resolve import Machine, Resolved, installed_engine, resolve
 
 if TYPE_CHECKING:
@@ -229,8 +230,10 @@ def check_load(cfg: RunConfig) -> None:
         )
     except _TextPromptError:
         check_tokenizer(cfg.model)
-        assert cfg.scenario.lengths.path is not None
-        read_prompts(cfg.scenario.lengths.path, lambda _text: [0])
+        lengths = cfg.scenario.lengths
+        assert lengths.path is not None
+        read = read_conversations if lengths.kind is LengthKind.conversations else read_prompts
+        read(lengths.path, lambda _text: [0])
 
 
 class _TextPromptError(Exception):
