@@ -74,6 +74,7 @@ def assert_logged_whole(uri: str, run_id: str, folder: Path, status: str = "FINI
     expected = metrics(Result.of(record))
     logged = dict(run.data.metrics)
     logged.pop("power_w")
+    assert logged.pop("system/gpu_0_power_usage_watts") == pytest.approx(300.0)
     assert logged == expected
     assert run.data.params["model.name"] == "llama3_8b"
     assert run.data.tags["evidence"] == "measured"
