@@ -10,7 +10,7 @@ TEST_WORKERS ?= 2
 TEST_EXTRAS := slurm,ray,postgres,llama-cpp,dataset-tests,browser-tests
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-all run test test-all lint test-cpp test-cpp-sanitized test-python test-python-all \
+.PHONY: help setup setup-all run what-run-takes wheels test test-all lint test-cpp test-cpp-sanitized test-python test-python-all \
   test-clusters test-postgres test-browser bench dataset pages docs site-docs clean \
   slurm-up slurm-down test-slurm ray-up ray-down test-ray
 
@@ -22,8 +22,12 @@ setup: $(VENV)/.installed ## Make .venv and install wattcount with vLLM for this
 $(VENV)/.installed: $(SOURCES)
 	VENV=$(VENV) tools/install.sh
 
-run: setup ## Measure: the main job on this machine (ARGS='model=... scenario=...')
+run: what-run-takes setup ## Measure: the main job on this machine (ARGS='model=... scenario=...')
 	$(PY) -m wattcount $(ARGS)
+
+what-run-takes:
+	@if [ -f $(VENV)/.installed ]; then echo "make run: measures; without a GPU and with no ARGS that takes some four minutes, half of them vLLM's start on the CPU"; \
+	else echo "make run: 1. installs into $(VENV), once: some four minutes; 2. measures: without a GPU some four minutes, half of them vLLM's start on the CPU"; fi
 
 test: setup lint test-cpp test-python ## All that this machine can test in minutes (no GPU, no network)
 
@@ -60,31 +64,38 @@ test-python-all: setup-all ## Python tests but those of clusters; a skip that te
 test-clusters: setup-all ## Sweeps through SLURM and Ray, both of which are up (tools/test_all.sh starts them)
 	WATTCOUNT_NO_SKIPS=1 $(PY) -m pytest -m "slurm or ray" tests/sweep/test_clusters.py $(ARGS)
 
-slurm-up: setup ## A SLURM cluster on this machine with emulated GPUs (needs slurm-wlm, munge; extra `slurm`)
+# The packages of one extra, beside what is installed.
+$(VENV)/.extra-%: $(VENV)/.installed
+	@echo "Installing the extra $* (some seconds)"
+	$(PY) -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['$*'], sep='\n')" >$@.txt
+	$(PY) -m pip install -q --disable-pip-version-check -r $@.txt && mv $@.txt $@
+
+slurm-up: $(VENV)/.extra-slurm ## A SLURM cluster on this machine with emulated GPUs (needs slurm-wlm, munge)
 	PYTHON=$(PY) tools/slurm_test_cluster.sh start
 
 slurm-down: ## End it
 	tools/slurm_test_cluster.sh stop
 
-test-slurm: slurm-up ## Sweeps through SLURM
-	eval "$$(tools/slurm_test_cluster.sh env)"; $(PY) -m pytest -m slurm tests/sweep/test_clusters.py $(ARGS)
+test-slurm: slurm-up ## Sweeps through SLURM: some five minutes
+	eval "$$(tools/slurm_test_cluster.sh env)"; WATTCOUNT_NO_SKIPS=1 $(PY) -m pytest -m slurm tests/sweep/test_clusters.py $(ARGS)
 
-ray-up: setup ## A Ray cluster on this machine with emulated GPUs (needs the extra `ray`)
+ray-up: $(VENV)/.extra-ray ## A Ray cluster on this machine with emulated GPUs
 	PYTHON=$(PY) tools/ray_test_cluster.sh start
 
 ray-down: ## End it
 	PYTHON=$(PY) tools/ray_test_cluster.sh stop
 
-test-ray: ray-up ## Sweeps through Ray
-	eval "$$(PYTHON=$(PY) tools/ray_test_cluster.sh env)"; $(PY) -m pytest -m ray tests/sweep/test_clusters.py $(ARGS)
+test-ray: ray-up ## Sweeps through Ray: some four minutes
+	eval "$$(PYTHON=$(PY) tools/ray_test_cluster.sh env)"; WATTCOUNT_NO_SKIPS=1 $(PY) -m pytest -m ray tests/sweep/test_clusters.py $(ARGS)
 
-test-postgres: setup ## Tracking against a server with PostgreSQL (apt-get install postgresql; extra `postgres`)
-	$(PY) -m pip install -q 'psycopg2-binary>=2.9'
-	$(PY) -m pytest -m postgres tests/tracking $(ARGS)
+test-postgres: $(VENV)/.extra-postgres ## Tracking against a server with PostgreSQL (apt-get install postgresql)
+	WATTCOUNT_NO_SKIPS=1 $(PY) -m pytest -m postgres tests/tracking $(ARGS)
 
-test-browser: setup ## Pages in a real browser (apt-get install chromium; extra `browser-tests`)
-	$(PY) -m pip install -q 'axe-playwright-python>=0.1.4' 'playwright>=1.50'
-	$(PY) -m pytest -m browser tests/site $(ARGS)
+wheels: setup ## Wheels for Linux (manylinux) in dist/, each tried in an environment of its own
+	PYTHON=$(PY) tools/make_wheels.sh
+
+test-browser: $(VENV)/.extra-browser-tests ## Pages, and MLflow's, in a real browser (apt-get install chromium)
+	WATTCOUNT_NO_SKIPS=1 $(PY) -m pytest -m browser tests/site tests/tracking $(ARGS)
 
 dataset: setup ## Make data/dataset again of all records in data/ (ARGS=--check: only compare)
 	$(PY) tools/make_dataset.py $(ARGS)

@@ -36,6 +36,28 @@ if [ ! -x "$venv/bin/python" ]; then
 fi
 pip() { "$venv/bin/python" -m pip --disable-pip-version-check "$@"; }
 
+# Runs pip with its output in a file, and says every 15 s how long it has been at work and what it does.
+patiently() { # pip's arguments
+    local log=$venv/install.log began=$SECONDS told=$SECONDS code=0
+    pip "$@" >"$log" 2>&1 &
+    local worker=$!
+    trap 'kill $worker 2>/dev/null' EXIT
+    while kill -0 $worker 2>/dev/null; do
+        sleep 1
+        if [ $((SECONDS - told)) -ge 15 ]; then
+            told=$SECONDS
+            printf '  [%d:%02d] %s\n' $(((told - began) / 60)) $(((told - began) % 60)) "$(tail -n 1 "$log" | tr -d '\r' | cut -c 1-68)"
+        fi
+    done
+    wait $worker || code=$?
+    trap - EXIT
+    if [ $code -ne 0 ]; then
+        tail -n 40 "$log" >&2
+        echo "pip failed; all it said is in $log" >&2
+    fi
+    return $code
+}
+
 # The CPU build of torch has a local version label, which PyPI does not carry: it is on some machines'
 # own index, elsewhere on PyTorch's. Either may be out of reach: short time-outs, then the other.
 install_cpu_torch() {
@@ -71,8 +93,8 @@ none) extras=dev,bench ;;
 esac
 
 extras=$extras${EXTRAS:+,$EXTRAS}
-echo "Installing wattcount with extras $extras (some minutes the first time)"
-pip install -q --editable ".[$extras]"
+echo "Installing wattcount with extras $extras (the first time some four minutes)"
+patiently install --editable ".[$extras]"
 if [ "$kind" = cpu ]; then
     # The GPU builds of these come along and do not load beside a CPU torch; vLLM runs text models without them.
     pip uninstall -q -y torchvision torchaudio torchcodec 2>/dev/null || true

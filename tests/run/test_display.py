@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -92,7 +93,7 @@ def test_what_spoils_a_figure_is_said_first(
     cfg: RunConfig, evidence: str, weights: Weights, words: list[str]
 ) -> None:
     cfg = changed(cfg, {"evidence": evidence, "model.weights": weights})
-    _, out = plain(cfg)
+    _, out = plain(cfg, 0.0)
     for text in (out.getvalue(), drawn(cfg)):
         assert [word for word in ("EMULATED", "RANDOM WEIGHTS") if word in text] == words
         assert "llama3_8b on NVIDIA H200, server 4 requests/s" in text
@@ -135,6 +136,13 @@ def test_a_report_before_anything_started_is_no_error() -> None:
     shown.tick()
     shown.progress(WINDOW)
     shown.ended(None)
+
+
+def test_a_run_says_what_it_will_take(cfg: RunConfig) -> None:
+    _, out = plain(cfg, 0.0)
+    text = " ".join(out.getvalue().split())
+    assert re.search(r"takes \d+:\d\d\+: bare idle \d:\d\d, engine start, loaded idle", text)
+    assert max(map(len, out.getvalue().splitlines())) <= 80
 
 
 def test_the_live_display_fits_80_columns(cfg: RunConfig) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import sys
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from wattcount.run.orchestrate import Display
 from wattcount.run.waiting import Background
 from wattcount.scenario.journal import Progress
 from wattcount.terminal import PlainConsole
+from wattcount.text import WIDTH
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -149,6 +151,14 @@ class _State:
         return f"{power}, {shown.output_tokens_per_s:.0f} output tokens/s"
 
 
+def _phases_in_words(cfg: RunConfig) -> str:
+    """`bare idle 0:10, engine start, loaded idle 0:10, ...`: without a time where only the run will tell."""
+    return ", ".join(
+        f"{PHASE_NAMES[phase]} {clock(seconds)}" if seconds is not None else PHASE_NAMES[phase]
+        for phase, seconds in planned_phases(cfg).items()
+    )
+
+
 class PlainDisplay(Display):
     """A line a phase, and one now and then within long ones."""
 
@@ -164,6 +174,10 @@ class PlainDisplay(Display):
         self._print(headline(cfg))
         for banner in caveats(cfg.evidence, cfg.model.weights.value):
             self._print(banner)
+        for line in textwrap.wrap(
+            f"takes {self._state.remaining()}: {_phases_in_words(cfg)}", WIDTH, subsequent_indent="  "
+        ):
+            self._print(line)
 
     def progress(self, progress: Progress) -> None:
         state = self._state
