@@ -16,7 +16,7 @@ from synthetic_record import SyntheticRun, observation
 from wattcount.cli.main import main
 from wattcount.metrics import write
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.timeout(900)]
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or "/usr/bin/chromium"
 WAIT_MS = 300_000
 """How long a page is waited for [ms]: a machine may be slow, a page that is wrong never shows the text."""
