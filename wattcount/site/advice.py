@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from wattcount.config.schema import SloConfig
@@ -18,8 +19,8 @@ from wattcount.site.source import Source
 from wattcount.study.advice import Advice, Need, Option, advise, serve_command, verify_command
 from wattcount.study.questions import USUAL_SLO
 
-RATES_RPS = (1.0, 2.0, 4.0, 8.0, 10.0, 16.0, 32.0, 64.0)
-"""Rates that are asked for beside those that were measured [requests/s]."""
+RATES_RPS = (1.0, 4.0, 10.0, 16.0, 32.0, 64.0)
+"""Rates that are asked for where they lie within what was measured [requests/s]."""
 MOST_TIMES = 2.0
 """Highest rate that is asked for, as a multiple of the highest measured one: two replicas."""
 SLOS: tuple[tuple[str, SloConfig], ...] = (
@@ -29,8 +30,10 @@ SLOS: tuple[tuple[str, SloConfig], ...] = (
     ("loose", SloConfig(ttft_ms=2000.0, tpot_ms=100.0)),
 )
 """Bounds that are asked for: the study's, half of them for the first token, ones for voice, and ones for who can wait."""
-MOST_LOADS = 240
-"""Most loads that are asked for: some 50 ms each, so twelve seconds. Those of our own results and servers come first."""
+MOST_SERVERS, MOST_BATCHES = 140, 60
+"""Most loads of each kind that are asked for: some 50 ms each, so ten seconds. Those of the models with the most results of our own come first."""
+SURE = 0.95
+"""Probability of the first option from which on no other run is named, as `recommend` does."""
 SHOWN_OPTIONS = 4
 """Options of a load that pages show: the first, and enough to see what others cost."""
 
@@ -68,6 +71,11 @@ class Advised:
     def told(self) -> bool:
         return self.advice.refusal is None and self.first is not None
 
+    @property
+    def sure_enough(self) -> bool:
+        """Whether another run would hardly change the advice."""
+        return (self.advice.sure_of_first or 0.0) >= SURE
+
     def to_json(self) -> dict[str, Any]:
         return {
             "model": self.need.model,
@@ -97,7 +105,9 @@ class Advised:
             "sure": _percent(self.advice.sure_of_first, 0),
             "notes": [plain(note) for note in self.advice.notes],
             "left_out": [f"{plain(reason)} ({number})" for reason, number in self.advice.left_out.items()],
-            "tell": None if self.advice.tell is None else plain(self.advice.tell),
+            "tell": None
+            if (self.told and self.sure_enough) or self.advice.tell is None
+            else plain(self.advice.tell),
             "serve": None if first is None or not self.told else _plain(serve_command(first)),
             "verify": None if first is None or not self.told else plain(verify_command(first, self.need)),
             "more": max(0, len(self.advice.options) - SHOWN_OPTIONS),
@@ -141,31 +151,37 @@ def advised(source: Source) -> list[Advised]:
     ]
     by_kind = {kind: [r for r in measured if r.kind == kind] for kind in ("server", "batch")}
     found = []
-    for need, slo in list(_needs(measured))[:MOST_LOADS]:
+    needs = [*islice(_servers(measured), MOST_SERVERS), *islice(_batches(measured), MOST_BATCHES)]
+    for need, slo in needs:
         kind = "batch" if need.rate_rps is None else "server"
         found.append(Advised(need, slo, advise(by_kind[kind], need)))
     return found
 
 
-def _needs(results: Sequence[Result]) -> Iterator[tuple[Need, str | None]]:
-    """Servers first, of the models with the most results of our own."""
-    counts = Counter(r.model for r in results if r.model)
-    own = Counter(r.model for r in results if r.model and r.origin == OWN)
-    by_model: dict[str, list[Result]] = {}
+def _by_model(results: Sequence[Result]) -> list[tuple[str, list[Result]]]:
+    """The results of each model: that with the most of our own first."""
+    found: dict[str, list[Result]] = {}
     for result in results:
         if result.model:
-            by_model.setdefault(result.model, []).append(result)
-    order = sorted(counts, key=lambda model: (-own[model], -counts[model], model))
-    for model in order:
-        mine = [r for r in by_model[model] if r.kind == "server" and r.rate_rps]
+            found.setdefault(result.model, []).append(result)
+    own = {model: sum(result.origin == OWN for result in mine) for model, mine in found.items()}
+    return sorted(found.items(), key=lambda item: (-own[item[0]], -len(item[1]), item[0]))
+
+
+def _servers(results: Sequence[Result]) -> Iterator[tuple[Need, str | None]]:
+    for model, of_model in _by_model(results):
+        mine = [r for r in of_model if r.kind == "server" and r.rate_rps]
         for lengths in _lengths(mine):
             measured = {float(r.rate_rps or 0.0) for r in mine if _of(r) == lengths}
             asked = {rate for rate in RATES_RPS if min(measured) <= rate <= MOST_TIMES * max(measured)}
-            for rate in sorted(measured | asked if len(measured) > 1 else measured):
+            for rate in sorted(asked if len(measured) > 1 and asked else measured):
                 for name, slo in SLOS:
                     yield Need(model, rate, *lengths, slo), name
-    for model in order:
-        for lengths in _lengths([r for r in by_model[model] if r.kind == "batch" and r.value(PER_TOKEN)]):
+
+
+def _batches(results: Sequence[Result]) -> Iterator[tuple[Need, str | None]]:
+    for model, of_model in _by_model(results):
+        for lengths in _lengths([r for r in of_model if r.kind == "batch" and r.value(PER_TOKEN)]):
             yield Need(model, None, *lengths, SloConfig()), None
 
 

@@ -194,8 +194,8 @@ class Form:
     digits: int
 
 
-PAGE, PLAIN = Form(shown, 4), Form(str, 6)
-"""For pages, which show three or four digits; for the API, whose texts are whole."""
+PAGE, RUN_PAGE, PLAIN = Form(shown, 4), Form(shown, 3), Form(str, 6)
+"""For pages, which show four digits of settings and three of runs; for the API, whose texts are whole."""
 
 
 def setting_table(settings: Sequence[Setting], form: Form = PAGE) -> Table:
@@ -302,7 +302,7 @@ U95 = "energy_gpu_j_per_output_token_u95"
 """95 % uncertainty of the energy of a token of this run, by method and sensor."""
 
 
-def run_table(settings: Sequence[Setting], form: Form = PAGE) -> Table:
+def run_table(settings: Sequence[Setting], form: Form = RUN_PAGE) -> Table:
     rows = [
         [*_run_facts(setting, entry, form.text), *(rounded(entry.result.value(figure.key), form.digits) for figure in FIGURES), rounded(entry.result.u95(PER_TOKEN), 3)]
         for setting in settings
