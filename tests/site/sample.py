@@ -35,7 +35,7 @@ def result(
         repeat=start,
         seed=0,
         setting_key=f"{hash_of(model, gpu, rate_rps):0>12}" * 4,
-        setting={"model": {"name": model}, "engine": {"name": "vllm"}},
+        setting={"model": {"name": model}, "gpu": {"found_name": gpu}, "engine": {"name": "vllm"}},
         model=model,
         weights="random",
         gpu="h200",
