@@ -57,7 +57,7 @@ document.addEventListener("DOMContentLoaded", () => {
     const whole = every.getAttribute("aria-pressed") === "true";
     for (const row of table.tBodies[0].rows) row.hidden = !whole && all[Number(row.dataset.row)].model !== found.model;
     const first = one.options[0];
-    const parts = [];
+    const parts = [W.el("h2", { class: "unseen", text: "Advice for this load" })];
     if (one.refusal) parts.push(W.el("p", { class: "says" }, W.el("span", { class: "tag warn", text: "no advice" }), ` ${one.refusal}.`));
     else {
       parts.push(W.el("p", { class: "says read" }, W.el("strong", { text: `${first.gpu}, ${first.setting}` }), `: ${first.energy} J per good request (${first.interval}, ${first.how}); ${one.why}.`));

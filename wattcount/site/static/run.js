@@ -129,7 +129,8 @@ document.addEventListener("DOMContentLoaded", () => {
     const rows = run.figures.map(([key, value, text, u95, why]) => ({ key, value, text, u95, why, unit: told.figures[key]?.[0] ?? "J", about: told.figures[key]?.[1] ?? "energy of the window of one GPU" }));
     const mount = W.el("div");
     const draw = (words) => {
-      const wanted = rows.filter((row) => words.every((word) => `${row.key} ${row.about}`.toLowerCase().includes(word)));
+      const named = (row) => words.every((word) => row.key.includes(word));
+      const wanted = rows.filter((row) => words.every((word) => `${row.key} ${row.about}`.toLowerCase().includes(word))).sort((a, b) => named(b) - named(a));
       W.drawTable(mount, {
         name: `run_${run.id}_figures`, caption: "Every figure of the run, with its definition", rows: wanted, empty: "No figure has these words.",
         columns: [
