@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 import reference_tables
 import rules_tables
 import shown
+import simulation_tables
 from estimator_constants import estimator_constants
 
 from wattcount.report.labels import name_of
@@ -178,6 +179,11 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "tutorial.md": {
         "shown-record": lambda: shown.record(ROOT / shown.RECORD),
         "shown-results": lambda: shown.results(ROOT / point for point in shown.POINTS),
+    },
+    "simulation.md": {
+        "gates": simulation_tables.gates,
+        "rates": simulation_tables.rates,
+        "intervals": simulation_tables.intervals,
     },
     "catalogue.md": {
         "models": catalogue_tables.catalogue_models,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,6 +18,9 @@ from wattcount.records import Record
 from wattcount.records.intake import opened
 from wattcount.result import Result, results
 from wattcount.result.table import of_arrow
+
+if TYPE_CHECKING:
+    from wattcount.simulation.measured import SeenRun
 
 PARQUET = b"PAR1"
 """What a Parquet file begins with."""
@@ -101,3 +105,42 @@ def slo_of(text: str) -> SloConfig:
             )
         bounds[name] = bound
     return SloConfig(**bounds)
+
+
+def server_runs(sources: Iterable[str | Path], model: str) -> list[SeenRun]:
+    """The measured server runs of a model in `sources` whose records tell their steps; of a data set where its records are folders of this machine.
+
+    Raises NotStartedError where a source has no result at all.
+    """
+    from wattcount.simulation.measured import UnusableError, read_run
+
+    found = []
+    for source in sources:
+        rows = results_of([source])
+        wanted = {run.run_id for run in rows if run.model == model and run.kind == "server" and run.valid}
+        if not wanted:
+            continue
+        folders = _record_folders(str(source), rows)
+        for run_id in sorted(wanted & folders.keys(), key=str):
+            try:
+                found.append(read_run(Record.open(folders[run_id])))
+            except UnusableError:
+                continue
+    return found
+
+
+def _record_folders(source: str, rows: Iterable[Result]) -> dict[str | None, Path]:
+    """Where records lie on this machine, by run id."""
+    if "://" in source or not (Path(source) / VERSIONS).is_dir():
+        return {run.run_id: run.record for run in rows if run.record is not None}
+    from wattcount.dataset.references import references, resolved
+    from wattcount.dataset.store import Dataset
+
+    dataset = Dataset.open(source)
+    places = [
+        Path(resolved(dataset, one.place))
+        for one in references(dataset, dataset.latest())
+        if one.bundle is None
+    ]
+    # A record's folder is called by its run: r0-ID.
+    return {place.name.partition("-")[2]: place for place in places if place.is_dir()}
