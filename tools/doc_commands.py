@@ -8,7 +8,7 @@ A block of commands that a reader is to paste begins with ```sh. The comment bef
     <!-- tried: exit code 0 or 1 -->
     <!-- not tried: WHY -->
 
-The blocks of a page are tried in order, in one empty folder in which `data` is that of the repository, with a home of its own.
+The blocks of a page are tried in order, in one folder with nothing but `data` and `examples` of the repository, with a home of its own.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ SHORT = (
     "scenario.bare_idle_after_s=0", "scenario.rehearsal_requests=0", "cooldown_limit_s=0",
 )  # fmt: skip
 """Keys that make a server's run as short as it can be, for trying."""
+SHARED = ("data", "examples")
+"""Folders of the repository that the commands may read."""
 LIMIT_S = 300.0
 """The longest that a block may take [s]."""
 
@@ -134,7 +136,8 @@ def try_page(page: Path) -> list[str]:
     wrong = []
     with tempfile.TemporaryDirectory(prefix="wc-") as name:
         folder = Path(name)
-        (folder / "data").symlink_to(ROOT / "data")
+        for shared in SHARED:
+            (folder / shared).symlink_to(ROOT / shared)
         for block in blocks(page):
             if not block.tried:
                 continue
