@@ -349,3 +349,15 @@ def test_users_of_a_lever_that_saves_are_counted_where_pairs_show_it() -> None:
     runs += [served(0.6, b, i, ("y",), good=900 + 40 * i) for i, b in enumerate("abc")]
     row = next(r for r in Study(runs).answer("claims").rows if "users" in str(r["claim"]))
     assert row["found"] == "shown for 1 of 2 levers that save"
+
+
+def test_details_are_left_out_where_there_is_little_room() -> None:
+    runs = [
+        run(joules, model=f"model_{n}", gpu=gpu)
+        for n in range(6)
+        for gpu, joules in ((H100, 2.0), (H200, 1.0))
+    ]
+    answer = Study(runs).answer("savings")
+    wide, narrow = (answer.cells(details=details)[0] for details in (True, False))
+    assert "takes more by, %" in wide
+    assert set(wide) - set(narrow) == {"takes more by, %", "idle part", "active part"}

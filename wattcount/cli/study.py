@@ -18,6 +18,8 @@ from wattcount.study.quality import read_scores
 from wattcount.study.questions import QUESTIONS, USUAL_SLO, Study
 from wattcount.terminal import console, table
 
+DETAILS_FROM = 110
+"""Width of a terminal from which on all columns are shown [characters]; --json and --csv have all of them."""
 MOST_ROWS = 20
 """Rows of a table on a terminal: what fits on one screen."""
 
@@ -86,7 +88,7 @@ def _show(out: Console, answer: Answer, limit: int | None) -> None:
     if answer.sure:
         out.print(answer.sure, style="dim")
     if answer.rows:
-        headings, rows = answer.cells(limit)
+        headings, rows = answer.cells(limit, out.width >= DETAILS_FROM)
         made = table(headings, answer.words)
         for column in made.columns:
             column.no_wrap = False

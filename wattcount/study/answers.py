@@ -16,12 +16,16 @@ NOTHING = "The results do not tell."
 
 @dataclass(frozen=True)
 class Column:
-    """A column of an answer: the key of the row, the heading, the unit, and how many significant digits are shown."""
+    """A column of an answer: the key of the row, the heading, the unit, and how many significant digits are shown.
+
+    detail  left out where there is little room
+    """
 
     key: str
     heading: str
     unit: str = ""
     digits: int = 3
+    detail: bool = False
 
     def text(self, row: Row) -> str:
         value = row.get(self.key)
@@ -74,9 +78,11 @@ class Answer:
             "rows": [dict(row) for row in self.rows],
         }
 
-    def cells(self, limit: int | None = None) -> tuple[list[str], list[list[str]]]:
+    def cells(self, limit: int | None = None, details: bool = True) -> tuple[list[str], list[list[str]]]:
         """(headings, texts) as people are shown; without columns that no row fills. `limit`: at most so many rows."""
         shown = [
-            column for column in self.columns if any(row.get(column.key) is not None for row in self.rows)
+            column
+            for column in self.columns
+            if any(row.get(column.key) is not None for row in self.rows) and (details or not column.detail)
         ]
         return [c.title for c in shown], [[c.text(row) for c in shown] for row in self.rows[:limit]]
