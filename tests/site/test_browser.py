@@ -274,7 +274,7 @@ def test_an_own_run_is_drawn_over_the_public_ones_and_sent_nowhere(
         ("a.json", "{", "is no JSON that can be read"),
         ("a.json", "[1, 2]", "is a result with an energy. Taken are"),
         ("a.parquet", "PAR1", "is not taken"),
-        ("a.wattcount", "x", "wattcount results"),
+        ("a.wattcount", "x", "unpacked with tar --zstd -xf FILE"),
     ],
 )
 def test_what_is_taken_and_what_is_said_of_the_rest(

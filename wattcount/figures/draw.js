@@ -37,7 +37,7 @@
     for (const part of parts(spec)) {
       if (part.width !== undefined) part.width = Math.max(160, Math.round(width - EDGES));
       const colour = part.encoding?.color?.legend;
-      if (colour) Object.assign(colour, { labelLimit: width - 60 }, narrow ? { columns: 1 } : {});
+      if (colour) Object.assign(colour, { labelLimit: width - 90 }, narrow ? { columns: 1 } : {});
       const shape = part.encoding?.shape?.legend;
       if (shape && narrow) shape.columns = 1;
       const x = part.encoding?.x?.axis;

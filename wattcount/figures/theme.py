@@ -56,6 +56,7 @@ def config(dark: bool = False) -> dict[str, Any]:
             "orient": "top",
             "direction": "horizontal",
             "offset": 4,
+            "layout": {"top": {"direction": "vertical", "anchor": "start", "margin": 4}},
             "columns": 2,
             "labelLimit": 300,
             "symbolStrokeWidth": 2,

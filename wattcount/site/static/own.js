@@ -8,6 +8,12 @@
   const PER_TOKEN = "energy_gpu_j_per_output_token";
   const TAKEN = "metrics.json of a record (its run.json beside it gives it its name), or the folder of a record; what wattcount results or wattcount show print with --json, or results with --csv; tables that these pages give as CSV.";
 
+  const UNREAD = {
+    ".wattcount": "A bundle is unpacked with tar --zstd -xf FILE; then drop the folder of a record in it.",
+    ".parquet": "A table of results is written as CSV with duckdb -c \"COPY (FROM 'FILE') TO 'results.csv'\"; then drop that.",
+    ".zst": "Unpack it first.", ".tar": "Unpack it first.", ".zip": "Unpack it first.", ".log": "It has no figures.",
+  }; // endings of files that are not read, and what to do
+
   const text = (value) => (typeof value === "string" ? value.replace(/[\u0000-\u001f\u007f\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, "").slice(0, MOST_TEXT) : "");
   const number = (value) => {
     if (value === null || value === undefined || value === "" || typeof value === "boolean") return null;
@@ -78,7 +84,8 @@
   const read = async (files) => {
     const wanted = [];
     for (const { path, file } of files) {
-      if (/\.(parquet|wattcount|zst|tar|zip|log)$/i.test(path)) { if (files.length === 1) throw new Error(`${path} is not taken: a browser cannot read it without a large library. wattcount results ${path.replace(/.*\//, "")} --json > results.json makes what is taken.`); continue; }
+      const how = Object.entries(UNREAD).find(([ending]) => path.toLowerCase().endsWith(ending))?.[1];
+      if (how) { if (files.length === 1) throw new Error(`${path} is not taken, as a browser needs a large library to read it. ${how}`); continue; }
       if (file.size > MOST_BYTES) throw new Error(`${path} has ${(file.size / 1e6).toFixed(0)} MB; at most ${MOST_BYTES / 1e6} are taken`);
       wanted.push({ path, content: await file.text() });
     }
