@@ -126,7 +126,8 @@ def test_the_interval_of_a_share_is_wilson_s() -> None:
 
 
 ASKED = [
-    "engine=tiny", "power=emulated", "model=tiny", "gpu=h200", "tracking=none", "scenario=capacity", "scenario.slo.ttft_ms=60",
+    "engine=tiny", "power=emulated", "model=tiny", "gpu=h200", "tracking=none", "scenario=capacity", "scenario.slo.tpot_ms=null",
+    "scenario.slo.ttft_ms=60",
 ]  # fmt: skip
 
 
@@ -135,14 +136,14 @@ def test_a_probe_is_a_run_of_a_server() -> None:
     probe = capacity.probe_of(cfg, 12.5)
     assert probe.scenario.kind is ScenarioKind.server
     assert probe.scenario == compose(
-        [*ASKED[:-2], "scenario=server", "scenario.name=capacity", "scenario.slo.ttft_ms=60", "scenario.rate_rps=12.5",
+        [*ASKED[:-3], "scenario=server", "scenario.name=capacity", "scenario.slo.ttft_ms=60", "scenario.rate_rps=12.5",
          "scenario.arrivals.kind=constant", "scenario.window_s=7", "scenario.drain_limit_s=120"]
     ).scenario  # fmt: skip
 
 
 def test_a_search_without_a_bound_is_refused() -> None:
     with pytest.raises(NotStartedError, match=r"^scenario\.slo: .*ttft_ms"):
-        compose(ASKED[:-1])
+        compose([*ASKED[:-1], "scenario.slo.ttft_ms=null", "scenario.slo.tpot_ms=null"])
 
 
 def test_a_probe_that_is_interrupted_or_refused_ends_the_search() -> None:
