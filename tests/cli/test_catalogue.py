@@ -226,3 +226,13 @@ def test_both_ways_round_say_the_same(capsys: pytest.CaptureFixture[str]) -> Non
     by_gpu = {pair["gpu"]: pair for pair in json.loads(capsys.readouterr().out)}
     assert main(["models", "--fits", "a30", "--family", "qwen3_8b_fp8", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == [by_gpu["a30"]]
+
+
+def test_a_single_word_chooses_a_family(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "qwen3"]) == 0
+    by_word = capsys.readouterr().out
+    assert main(["models", "--family", "qwen3"]) == 0
+    assert by_word == capsys.readouterr().out
+    assert "llama3_8b" not in by_word
+    assert main(["gpus", "h100"]) == 0
+    assert "h100_nvl" in capsys.readouterr().out

@@ -174,3 +174,10 @@ def test_the_help_imports_neither_hydra_nor_mlflow() -> None:
         "sys.exit(' '.join({'hydra', 'omegaconf', 'mlflow', 'numpy', 'pyarrow'} & set(sys.modules)) or 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL, cwd=ROOT)
+
+
+def test_an_option_that_is_none_is_told_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--modle", "x"]) == 2
+    assert capsys.readouterr().err.startswith(
+        "wattcount: unrecognized arguments: --modle; keys are written KEY=VALUE"
+    )

@@ -224,7 +224,7 @@ def _add_fit_arguments(parser: argparse.ArgumentParser, other: str) -> None:
         "overrides",
         nargs="*",
         metavar="KEY=VALUE",
-        help="the load and the engine to fit, e.g. scenario=batch engine.max_model_len=8192",
+        help="the load and the engine to fit, e.g. scenario=batch engine.max_model_len=8192; a single word is as --family",
     )
 
 
@@ -246,7 +246,13 @@ def _fit_base(args: argparse.Namespace) -> RunConfig:
 
 
 def _asked_for_a_fit(args: argparse.Namespace) -> bool:
-    """Whether pairs are to be judged. Raises `NotStartedError` for options that need pairs where there are none."""
+    """Whether pairs are to be judged. Raises `NotStartedError` for options that need pairs where there are none.
+
+    A single word is what --family is: `wattcount models qwen3`.
+    """
+    words = [word for word in args.overrides if "=" not in word]
+    if len(words) == 1 and args.family is None:
+        args.family, args.overrides = words[0], [word for word in args.overrides if "=" in word]
     if args.fits:
         return True
     if args.dtype or args.quantization or args.tensor_parallel != 1 or args.fitting or args.overrides:

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 from hydra import version as hydra_version
 from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
@@ -64,6 +65,7 @@ def main(args: Sequence[str]) -> int:
     """Runs what `args` asks for and returns the exit code."""
     parser = get_args_parser()
     parser.prog = "wattcount"
+    parser.error = _refuse  # type: ignore[method-assign] # Hydra's own prints its usage
     try:
         parsed = parser.parse_intermixed_args(list(args))
     except SystemExit as stop:
@@ -76,6 +78,12 @@ def main(args: Sequence[str]) -> int:
         if not stop.reported:
             print("wattcount: terminated", file=sys.stderr)
         return stop.exit_code
+
+
+def _refuse(problem: str) -> NoReturn:
+    raise NotStartedError(
+        f"{problem}; keys are written KEY=VALUE, without dashes (wattcount --help has the options)"
+    )
 
 
 def run_task(cfg: DictConfig) -> Outcome:
