@@ -80,9 +80,9 @@ def main(args: Sequence[str]) -> int:
         return stop.exit_code
 
 
-def _refuse(problem: str) -> NoReturn:
+def _refuse(message: str) -> NoReturn:
     raise NotStartedError(
-        f"{problem}; keys are written KEY=VALUE, without dashes (wattcount --help has the options)"
+        f"{message}; keys are written KEY=VALUE, without dashes (wattcount --help has the options)"
     )
 
 
