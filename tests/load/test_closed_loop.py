@@ -14,7 +14,14 @@ import pytest
 import virtual_time
 
 from wattcount.clock import now_ns
-from wattcount.config.schema import BatchConfig, ConcurrencyConfig, EngineConfig, LengthConfig, RunConfig
+from wattcount.config.schema import (
+    BatchConfig,
+    ConcurrencyConfig,
+    EngineConfig,
+    LengthConfig,
+    LengthKind,
+    RunConfig,
+)
 from wattcount.engines.base import Engine, EngineInfo
 from wattcount.engines.registry import create
 from wattcount.load import LoadGenerator, LoadPlan, build_plan
@@ -161,6 +168,15 @@ def test_a_longer_load_begins_with_the_shorter_one() -> None:
     assert len(long.main) > len(short.main) == 50
     assert (long.main.input_tokens[:50] == short.main.input_tokens).all()
     assert long.main.token_ids(7, VOCAB) == short.main.token_ids(7, VOCAB)
+
+
+def test_there_is_more_to_send_than_short_answers_of_a_file_use_up() -> None:
+    """However long `output_tokens` says that answers are: those of the file count."""
+    file = Path(__file__).resolve().parents[2] / "examples" / "loads" / "conversations.jsonl"
+    lengths = LengthConfig(kind=LengthKind.conversations, path=str(file), output_tokens=1000)
+    scenario = ConcurrencyConfig(name="c", concurrency=2, window_s=10.0, warmup_limit_s=10.0, lengths=lengths)
+    answered_in_s = 0.01
+    assert len(build_plan(scenario, 0, 0).main) >= 2 * 20.0 / answered_in_s
 
 
 def test_the_tiny_engine_serves_as_many_as_there_are_users() -> None:

@@ -22,6 +22,10 @@ from wattcount.load.prompts import Tokenize
 
 LEAST_REQUEST_S, LEAST_TOKEN_S = 0.005, 0.0005
 """A request of a closed loop takes longer than this, and each of its output tokens [s]: 2,000 tokens/s for one user, which no GPU reaches."""
+SAMPLED = 1000
+"""Requests whose mean length is taken for that of all."""
+NATURAL_SHARE = 0.1
+"""Answers that the model ends may be so much shorter than their limit."""
 MOST_CLOSED = 300_000
 """Requests that a closed loop is given at most where `scenario.max_requests` does not say: each takes some 400 bytes of memory."""
 
@@ -130,7 +134,7 @@ def _build_server(scenario: ServerConfig, seed: int, tokenize: Tokenize | None) 
 
 def _build_closed(scenario: ConcurrencyConfig, seed: int, tokenize: Tokenize | None) -> BuiltLoad:
     source = lengths.create(scenario.lengths, tokenize=tokenize)
-    count = scenario.max_requests or _most_sent(scenario)
+    count = scenario.max_requests or _most_sent(scenario, source, seed)
     drawn = source.draw(count, seed)
     main = _planned(np.zeros(count, np.int64), drawn, scenario, seed)
     window_ns = round(scenario.window_s * 1e9)
@@ -138,11 +142,13 @@ def _build_closed(scenario: ConcurrencyConfig, seed: int, tokenize: Tokenize | N
     return BuiltLoad(main, 0, window_ns, None, seed, users=users, length_changes=changes, notes=source.notes)
 
 
-def _most_sent(scenario: ConcurrencyConfig) -> int:
+def _most_sent(scenario: ConcurrencyConfig, source: lengths.Lengths, seed: int) -> int:
     """More requests than a closed loop sends, however fast the engine is."""
     longest_s = max(scenario.warmup_s, scenario.warmup_limit_s) + scenario.window_s
-    least_s = LEAST_REQUEST_S + LEAST_TOKEN_S * scenario.lengths.output_tokens
-    each = ceil(longest_s / least_s) + 1
+    tokens = float(source.draw(SAMPLED, seed).output_tokens.mean())
+    if not scenario.lengths.force_output:
+        tokens *= NATURAL_SHARE
+    each = ceil(longest_s / (LEAST_REQUEST_S + LEAST_TOKEN_S * tokens)) + 1
     return max(scenario.concurrency, min(MOST_CLOSED, scenario.concurrency * each))
 
 
