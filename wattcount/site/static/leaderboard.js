@@ -160,7 +160,8 @@ document.addEventListener("DOMContentLoaded", () => {
   const draw = () => {
     const found = rows.filter((row) => passes(row));
     if (bounded()) for (const row of found) { const share = attained(row); row.slo_now = share; }
-    const keys = [...(state.columns ?? DEFAULT)];
+    // A load that is chosen stands in its filter: its column would only say it again.
+    const keys = state.columns ? [...state.columns] : DEFAULT.filter((key) => key !== "load" || state.chosen.get("load").size !== 1);
     if (bounded() && !keys.includes("slo")) keys.splice(keys.indexOf("runs") < 0 ? keys.length : keys.indexOf("runs"), 0, "slo");
     const slo = columns.get("slo");
     const now = bounded() ? { ...slo, value: (row) => row.slo_now.low, text: (row) => { const low = Math.floor(row.slo_now.low * 100 + 1e-9), high = Math.floor(row.slo_now.high * 100 + 1e-9); return low === high ? `${low} %` : `${low}–${high} %`; } } : slo;
