@@ -100,6 +100,7 @@ def test_gpus_that_lack_the_same_models_share_their_lines() -> None:
 
 def test_what_is_skipped_for_every_model_names_none_of_them() -> None:
     lines = shown(skipped(MODELS, "l4", "no_such_gpu"))
+    assert any(line.endswith("power=emulated dry_run=true") for line in lines)
     assert "    l4: 100 points of all 50 models" in lines
 
 

@@ -27,6 +27,7 @@ from wattcount.study.pooled import EXPLANATION, pooled, title, to_lines
 from wattcount.sweep.lane import Said
 from wattcount.sweep.ledger import read_tally
 from wattcount.sweep.local import Job, Watcher
+from wattcount.sweep.machine import NO_SUCH_GPU
 from wattcount.sweep.mlflow_log import SweepLog
 from wattcount.sweep.planner import MEASURED, NOT_WHAT
 from wattcount.sweep.point import Outcome, Plan, Point, State
@@ -143,6 +144,8 @@ def skip_lines(plan: Plan, records_dir: Path | None = None) -> Iterator[str]:
         yield from wrapped(
             "    ", f"e.g. {example.model} on {example.gpu}: {example.message or ''}", "      "
         )
+        if reason == NO_SUCH_GPU:
+            yield "    a plan for GPUs that are elsewhere, by data sheets: power=emulated dry_run=true"
     if len(skipped) > len(by_reason):
         # Whole: a command that is wrapped cannot be copied.
         yield f"  each of them, once started: {_status_command(plan, records_dir)}"
