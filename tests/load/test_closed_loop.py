@@ -175,7 +175,7 @@ def test_there_is_more_to_send_than_short_answers_of_a_file_use_up() -> None:
     file = Path(__file__).resolve().parents[2] / "examples" / "loads" / "conversations.jsonl"
     lengths = LengthConfig(kind=LengthKind.conversations, path=str(file), output_tokens=1000)
     scenario = ConcurrencyConfig(name="c", concurrency=2, window_s=10.0, warmup_limit_s=10.0, lengths=lengths)
-    answered_in_s = 0.01
+    answered_in_s = 0.045
     assert len(build_plan(scenario, 0, 0).main) >= 2 * 20.0 / answered_in_s
 
 
