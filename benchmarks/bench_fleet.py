@@ -23,6 +23,8 @@ OWNED = {"h100": 6, "h200": 6}
 SHARE = {"llama3_1_8b": 0.5, "qwen3_8b": 0.5}
 SCALE = 8.0
 """Times as many requests as the trace has: enough for several boards."""
+SLOTS = 8
+"""Parts of the day: three hours each."""
 PRICE = {"h100": 2.5, "h200": 3.5}
 """Dollars for a GPU and hour, as an example: about what clouds ask in 2026."""
 
@@ -40,7 +42,7 @@ def main() -> None:
         found = sorted(value for run in rows if run.gpu == gpu and (value := run.value("power/idle_bare_w")))
         return found[len(found) // 2] if found else None
 
-    asked = Asked(OWNED, SHARE, Traffic(read_trace(args.trace), 24, SCALE), USUAL_SLO, price=PRICE)
+    asked = Asked(OWNED, SHARE, Traffic(read_trace(args.trace), SLOTS, SCALE), USUAL_SLO, price=PRICE)
     found = compared(asked, lambda model: server_runs([DATA], model), bare_w)
     for line in found.lines:
         print(line.to_json())

@@ -11,7 +11,7 @@ from wattcount.config.composition import compose
 from wattcount.config.schema import SloConfig
 from wattcount.fleet.options import Board, board
 from wattcount.fleet.plan import Fleet, Plan, Rule, solve, why_not
-from wattcount.fleet.replay import Replayed, replay
+from wattcount.fleet.replay import Boards, Replayed, replay
 from wattcount.fleet.traffic import Traffic
 from wattcount.prediction.setting import Abstained
 from wattcount.simulation.measured import SeenRun
@@ -153,6 +153,7 @@ def compared(
     if asked.price and all(gpu in asked.price for gpu in usable):
         rules.append(Rule("least price, the same boards all day (Melange)", fixed=True, by_price=True))
     lines = []
+    known: Boards = {}
     for rule in rules:
         plan = solve(fleet, rule) if boards else None
         if plan is None:
@@ -160,7 +161,7 @@ def compared(
                 raise Abstained("; ".join([why_not(fleet), *left_out]))
             lines.append(Line(rule, None, None, None, None, "these boards cannot serve the load"))
             continue
-        played = replay(fleet, plan, asked.traffic, bases, asked.slo)
+        played = replay(fleet, plan, asked.traffic, bases, asked.slo, known)
         lines.append(Line(rule, plan, played, plan.energy_j(fleet), plan.cost(fleet)))
     return Compared(fleet, lines, left_out, time.perf_counter() - begun)
 

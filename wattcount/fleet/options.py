@@ -17,11 +17,11 @@ from wattcount.simulation.scheduler import Load, Played, play
 
 LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Loads at which a board may be, as shares of its capacity: power between two of them lies within a few per cent of the line."""
-PLAYED_S, WARMUP_S = 150.0, 30.0
+PLAYED_S, WARMUP_S = 100.0, 20.0
 """Length of a load that is played, and what of it is left out until the server has filled up [s]."""
 ENDED_S = PLAYED_S + 60.0
 """When a load that is played is broken off [s]: who has waited a minute has not been served."""
-TRIES = 7
+TRIES = 6
 """Bisections of a capacity: to 1 %, after doublings."""
 FEWEST_RPS, MOST_RPS = 1 / 64, 512.0
 """Between which a capacity is looked for [requests/s]."""

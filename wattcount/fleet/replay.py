@@ -12,6 +12,9 @@ from wattcount.fleet.traffic import Traffic
 from wattcount.simulation.figures import latencies
 from wattcount.simulation.predicted import Basis
 
+Boards = dict[tuple[int, str, str, float], tuple[float, float | None]]
+"""What was played already: by (slot, GPU model, model, rate) the mean power [W] and the share that keeps the SLO."""
+
 
 @dataclass(frozen=True)
 class Replayed:
@@ -31,6 +34,7 @@ def replay(
     traffic: Traffic,
     bases: Mapping[tuple[str, str], Basis],
     slo: SloConfig,
+    known: Boards,
     seed: int = 1,
 ) -> Replayed:
     """Each board gets a part of the slot's requests in proportion to its level: PLAYED_S of each slot are played, and stand for all of it.
@@ -61,11 +65,14 @@ def replay(
                 if rate <= 0:
                     energy_j += number * board.idle_w * fleet.slot_s
                     continue
-                basis = bases[gpu, model]
-                played = played_on(basis, traffic.drawn(slot, rate, PLAYED_S, seed), seed)
-                seconds = window_s[1] - window_s[0]
-                energy_j += number * played.energy_j(*window_s) / seconds * fleet.slot_s
-                share = latencies(played, window_s, front_s(basis)).attained(slo)
+                key = (slot, gpu, model, rate)
+                if key not in known:
+                    basis = bases[gpu, model]
+                    played = played_on(basis, traffic.drawn(slot, rate, PLAYED_S, seed), seed)
+                    mean_w = played.energy_j(*window_s) / (window_s[1] - window_s[0])
+                    known[key] = mean_w, latencies(played, window_s, front_s(basis)).attained(slo)
+                power_w, share = known[key]
+                energy_j += number * power_w * fleet.slot_s
                 weight = number * rate
                 slot_asked += weight
                 slot_good += weight * (1.0 if share is None else share)
