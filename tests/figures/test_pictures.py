@@ -31,6 +31,7 @@ from wattcount.figures import (
 from wattcount.figures.figure import VEGA_LITE, without_empty
 from wattcount.metrics import load_metrics
 from wattcount.records import Record
+from wattcount.records.schema import Evidence
 from wattcount.study.comparison import Tell
 
 PER_TOKEN = "energy/gpu_j_per_output_token"
@@ -222,3 +223,17 @@ def test_a_page_is_not_ended_by_what_is_in_it(tmp_path: Path) -> None:
     assert "<b>" not in page.partition("</title>")[2].rpartition("<script>")[2]
     assert page.count("</script>") == 3
     assert 'http-equiv="Content-Security-Policy"' in page
+
+
+def test_what_is_no_measurement_says_so_on_the_picture(tmp_path: Path) -> None:
+    record = a_record(tmp_path, evidence=Evidence.EMULATED)
+    for figure in (
+        power_trace(record),
+        latency_distribution(record),
+        energy_budget(record, load_metrics(record)),
+    ):
+        title = figure.to_spec()["title"]
+        assert "EMULATED" in " ".join(title.get("subtitle", title["text"])), figure.name
+        assert vega(figure)
+    assert "title" not in load_curve(POINTS).to_spec()
+    assert load_curve(POINTS, caveats=["EMULATED"]).to_spec()["title"] == {"text": ["EMULATED"]}

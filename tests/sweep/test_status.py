@@ -222,3 +222,11 @@ def test_the_page_in_mlflow_has_the_table_of_results(tmp_path: Path) -> None:
     (row,) = [line for line in results.splitlines() if line.startswith("| llama3_8b")]
     assert "| 2 |" in row
     assert row.endswith("| valid |")
+
+
+def test_a_sweep_over_rates_has_its_load_curve_as_a_picture() -> None:
+    from tests.site.sample import RATES, results
+    from wattcount.sweep.status import _pictures
+
+    assert _pictures(results())["load_curve.png"].startswith(b"\x89PNG")
+    assert _pictures([run for run in results() if run.rate_rps in RATES[:2]]) == {}

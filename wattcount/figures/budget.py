@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from wattcount.figures.figure import Figure, Row, Spec
+from wattcount.figures.labels import caveats_of
 from wattcount.records import Record
 from wattcount.report.labels import headline
 from wattcount.report.units import quantity
@@ -47,6 +48,7 @@ def energy_budget(record: Record, content: Mapping[str, Any]) -> Figure:
         spec(),
         rows(content),
         f"Energy of the window and its uncertainty: {headline(record.info.resolved)}",
+        caveats_of(record),
     )
 
 

@@ -13,6 +13,7 @@ from wattcount.figures.load import curve_name
 from wattcount.metrics.service import latencies_ms
 from wattcount.metrics.window import Observed
 from wattcount.records import Record
+from wattcount.report.labels import evidence_label
 from wattcount.result import Result
 from wattcount.study.curves import KNEE_SHARE, Curve, Point
 from wattcount.study.service import NAMES
@@ -44,12 +45,16 @@ def curves_page(curves: Sequence[Curve], latencies: Mapping[str, Latencies]) -> 
                 "name": curve_name(curve),
                 "model": shown(curve.first.first.model or "unknown model"),
                 "gpu": shown(curve.first.gpu),
-                "evidence": str(curve.first.first.evidence or "unknown"),
+                "evidence": _evidence(curve.first.first),
                 "points": [_point(point, curve, latencies) for point in curve.points],
             }
             for curve in curves
         ],
     }
+
+
+def _evidence(run: Result) -> str:
+    return evidence_label(run.evidence, run.origin, run.weights_kind)
 
 
 def _point(point: Point, curve: Curve, latencies: Mapping[str, Latencies]) -> dict[str, Any]:

@@ -43,7 +43,7 @@
       const x = part.encoding?.x?.axis;
       if (x && narrow) x.tickCount = 4;
       if (part.mark?.limit !== undefined) part.mark.limit = Math.round(width - EDGES);
-      if (typeof part.title === "string") part.title = { text: part.title, limit: width - 20 };
+      if (part.title) part.title = { ...(typeof part.title === "string" ? { text: part.title } : part.title), limit: width - 20 };
     }
     return spec;
   };

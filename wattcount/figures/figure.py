@@ -41,21 +41,34 @@ class Figure:
     spec         Vega-Lite without data; each of its parts names one of `data`
     data         rows by name
     description  what a reader is told who does not see it
+    caveats      sentences that belong to all of its figures, and stand on it: `report.labels.caveats`
     """
 
     name: str
     spec: Mapping[str, Any]
     data: Mapping[str, Sequence[Row]]
     description: str
+    caveats: Sequence[str] = ()
 
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to draw."""
         return not any(self.data.values())
 
+    @property
+    def labelled(self) -> Mapping[str, Any]:
+        """The spec with the caveats in its title."""
+        if not self.caveats:
+            return self.spec
+        title = self.spec.get("title")
+        whole = (
+            {"text": list(self.caveats)} if title is None else {"text": title, "subtitle": list(self.caveats)}
+        )
+        return {**self.spec, "title": whole}
+
     def to_spec(self, dark: bool = False, still: bool = False) -> Spec:
         """The whole spec, with data and colours: for any Vega-Lite of version 6. `still`: without what only a pointer shows."""
-        whole = without_empty(self.spec, self.data, still)
+        whole = without_empty(self.labelled, self.data, still)
         return {
             "$schema": SCHEMA,
             "description": self.description,

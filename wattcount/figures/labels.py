@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from wattcount.records import Record
+from wattcount.report.labels import caveats
 from wattcount.text import printable
 
 MOST_CHARACTERS = 80
@@ -21,3 +23,8 @@ def shown(text: object, most: int = MOST_CHARACTERS) -> str:
 def sentence(text: str) -> str:
     """As `shown`, for a finding or a note."""
     return shown(text, MOST_SENTENCE)
+
+
+def caveats_of(record: Record) -> list[str]:
+    """What stands on every picture of a record."""
+    return caveats(str(record.info.evidence), record.info.resolved.model.weights.value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from wattcount.figures.figure import POINTER, Figure, Row, Spec
+from wattcount.figures.labels import caveats_of
 from wattcount.metrics.service import latencies_ms
 from wattcount.metrics.window import Observed
 from wattcount.records import Record
@@ -22,7 +23,11 @@ TITLES = {"ttft": "time to first token", "tpot": "time per output token", "e2e":
 def latency_distribution(record: Record, seen: Observed | None = None) -> Figure:
     """Of the requests sent in the window. Those that never ended count as slower than all, so a curve may end below 100 %."""
     return Figure(
-        NAME, spec(), rows(record, seen), f"Share of requests by latency: {headline(record.info.resolved)}"
+        NAME,
+        spec(),
+        rows(record, seen),
+        f"Share of requests by latency: {headline(record.info.resolved)}",
+        caveats_of(record),
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from wattcount.config.schema import SloConfig
 from wattcount.figures.figure import Figure, Row, Spec
 from wattcount.figures.labels import shown
+from wattcount.records.schema import Evidence
 from wattcount.study.curves import Curve, Point
 from wattcount.study.service import bounds_of
 
@@ -52,11 +53,12 @@ def load_points(curves: Iterable[Curve]) -> list[LoadPoint]:
 
 
 def curve_name(curve: Curve) -> str:
-    """`llama3_8b on NVIDIA H200, fp8`: what the points share, without their rate."""
+    """`llama3_8b on NVIDIA H200, fp8`: what the points share, without their rate. What was not measured says so."""
     run = curve.first.first
-    return shown(
-        ", ".join([f"{run.model or 'unknown model'} on {curve.first.gpu}", *run.particulars, *run.levers])
-    )
+    words = [f"{run.model or 'unknown model'} on {curve.first.gpu}", *run.particulars, *run.levers]
+    if run.evidence is not Evidence.MEASURED:
+        words.insert(0, str(run.evidence or "unknown evidence").upper())
+    return shown(", ".join(words))
 
 
 def _point(curve: Curve, point: Point) -> LoadPoint:
@@ -77,10 +79,13 @@ def _point(curve: Curve, point: Point) -> LoadPoint:
     )
 
 
-def load_curve(points: Sequence[LoadPoint], slo: SloConfig | None = None) -> Figure:
-    """Of the points of one curve or several. `slo`: the bounds that good requests keep, drawn beside the latencies."""
+def load_curve(
+    points: Sequence[LoadPoint], slo: SloConfig | None = None, caveats: Sequence[str] = ()
+) -> Figure:
+    """Of the points of one curve or several. `slo`: the bounds that good requests keep, drawn beside the latencies; `caveats`: of all of
+    them."""
     names = ", ".join(dict.fromkeys(point.curve for point in points))
-    return Figure(NAME, spec(), rows(points, slo), f"Energy and latency by load: {names}")
+    return Figure(NAME, spec(), rows(points, slo), f"Energy and latency by load: {names}", caveats)
 
 
 def rows(points: Sequence[LoadPoint], slo: SloConfig | None = None) -> dict[str, list[Row]]:

@@ -42,7 +42,8 @@ def in_script(data: Any) -> str:
 def page(title: str, figures: Sequence[Figure]) -> str:
     """The page: pictures below each other, light or dark as the reader's system is."""
     pictures = [
-        {"spec": figure.spec, "data": figure.data, "description": figure.description} for figure in figures
+        {"spec": figure.labelled, "data": figure.data, "description": figure.description}
+        for figure in figures
     ]
     told = {"pictures": pictures, "light": theme.config(), "dark": theme.config(dark=True)}
     return _PAGE.format(

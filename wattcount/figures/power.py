@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from wattcount.figures.figure import POINTER, Figure, Row, Spec
+from wattcount.figures.labels import caveats_of
 from wattcount.figures.trace import PhaseSpan, RunTrace, Series, rounded, run_trace
 from wattcount.metrics.window import Observed
 from wattcount.records import Record
@@ -30,7 +31,9 @@ _UNTITLED = {**_TIME, "axis": {"title": None, "format": "~r", "tickCount": 8}}
 def power_trace(record: Record, seen: Observed | None = None) -> Figure:
     """Of a record, failed ones too, as far as they go. `seen`: the record, where somebody else looks at it too."""
     trace = run_trace(record, seen)
-    return Figure(NAME, spec(), rows(trace), f"Power over time: {headline(record.info.resolved)}")
+    return Figure(
+        NAME, spec(), rows(trace), f"Power over time: {headline(record.info.resolved)}", caveats_of(record)
+    )
 
 
 def rows(trace: RunTrace) -> dict[str, list[Row]]:

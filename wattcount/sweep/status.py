@@ -20,7 +20,7 @@ from rich.text import Text
 from wattcount.errors import WattcountError
 from wattcount.metrics.metrics_json import METRICS
 from wattcount.records.reader import Record
-from wattcount.report.labels import evidence_label
+from wattcount.report.labels import caveats, evidence_label
 from wattcount.report.units import clock, count, duration, quantity
 from wattcount.result import Result, ResultTable
 from wattcount.study.pooled import pooled, to_markdown
@@ -485,7 +485,8 @@ def _pictures(results: Sequence[Result]) -> dict[str, bytes]:
     found = curves(measured, Scatters(measured), USUAL_SLO)[:MOST_CATEGORIES]
     if not found:
         return {}
-    figure = load_curve(load_points(found), USUAL_SLO)
+    told = dict.fromkeys(text for one in results for text in caveats(one.evidence, one.weights_kind))
+    figure = load_curve(load_points(found), USUAL_SLO, list(told))
     return {f"{figure.name}.png": figure.to_png()}
 
 

@@ -59,11 +59,11 @@ document.addEventListener("DOMContentLoaded", () => {
 
   const points = () => [...state.chosen].flatMap((name) => {
     const curve = byName.get(name);
-    return curve.points.map((point) => ({ curve: name, ...point, share: W.goodShare(point, state.bounds) }));
+    return curve.points.map((point) => ({ curve: name, evidence: curve.evidence, ...point, share: W.goodShare(point, state.bounds) }));
   });
   const own = () => W.ownRuns().filter((one) => one.rate_rps > 0 && one.values.energy_gpu_j_per_output_token > 0).map((one) => {
     const percentiles = Object.fromEntries(NAMES.map((name) => [name, PERCENTILES.map((p) => one.values[`latency_${name}_p${p}_ms`] ?? null)]));
-    const point = { curve: one.name, rate_rps: one.rate_rps, j_per_token: one.values.energy_gpu_j_per_output_token, low: one.low, high: one.high, j_per_request: one.values.energy_gpu_j_per_request ?? null, knee: false, overloaded: false, percentiles, basis: "your own run: method and sensor alone" };
+    const point = { curve: one.name, rate_rps: one.rate_rps, j_per_token: one.values.energy_gpu_j_per_output_token, low: one.low, high: one.high, j_per_request: one.values.energy_gpu_j_per_request ?? null, knee: false, overloaded: false, percentiles, evidence: "own run", basis: "your own run: method and sensor alone" };
     return { ...point, share: W.goodShare(point, state.bounds) };
   });
 
@@ -89,9 +89,9 @@ document.addEventListener("DOMContentLoaded", () => {
     const all = [...points(), ...own()];
     if (!all.length) board.replaceChildren(W.el("p", { class: "empty", text: curves.length ? "Choose a curve." : "No setting here was measured at three rates or more." }));
     else {
-      const heads = ["curve", "requests/s", "mJ per token", "at least", "at most", "J per request", "J per good request", "keep the SLO", "TTFT p95, ms", "TPOT p95, ms", "what", "rests on"];
+      const heads = ["curve", "requests/s", "mJ per token", "at least", "at most", "J per request", "J per good request", "keep the SLO", "TTFT p95, ms", "TPOT p95, ms", "what", "evidence", "rests on"];
       const value = (one) => (one === null || one === undefined ? null : one);
-      const rows = all.map((point) => [point.curve, point.rate_rps, 1e3 * point.j_per_token, point.low === null ? null : 1e3 * point.low, point.high === null ? null : 1e3 * point.high, value(point.j_per_request), point.share?.high > 0 && point.j_per_request !== null && point.share.high - point.share.low < 0.005 ? point.j_per_request / point.share.high : null, percent(point.share), value(point.percentiles.ttft[1]), value(point.percentiles.tpot[1]), point.overloaded ? KINDS.overloaded : point.knee ? KINDS.knee : KINDS.measured, point.basis]);
+      const rows = all.map((point) => [point.curve, point.rate_rps, 1e3 * point.j_per_token, point.low === null ? null : 1e3 * point.low, point.high === null ? null : 1e3 * point.high, value(point.j_per_request), point.share?.high > 0 && point.j_per_request !== null && point.share.high - point.share.low < 0.005 ? point.j_per_request / point.share.high : null, percent(point.share), value(point.percentiles.ttft[1]), value(point.percentiles.tpot[1]), point.overloaded ? KINDS.overloaded : point.knee ? KINDS.knee : KINDS.measured, point.evidence, point.basis]);
       const picture = board.querySelector(".curves") ?? W.el("div", { class: "curves" });
       const table = board.querySelector(".points") ?? W.el("div", { class: "points" });
       const knees = board.querySelector(".knees") ?? W.el("ul", { class: "knees small" });
