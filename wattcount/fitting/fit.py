@@ -10,7 +10,7 @@ the fit had never seen them, coefficients, corrections and all (to first order).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -400,14 +400,17 @@ class Fit:
     power: Side
 
 
-def fitted(rows: Sequence[Row], *, known: Groups | None = None, start: Array | None = None) -> Fit:
-    """Deterministic: the same rows give the same fit."""
-    known = known or groups_of(rows)
+def fitted(rows: Sequence[Row], *, spreads_of: Mapping[str, Spread] | None = None) -> Fit:
+    """Deterministic: the same rows give the same fit.
+
+    spreads_of  of `time` and `power`; None: TIME and POWER
+    """
+    known = groups_of(rows)
     layout, table, seen = Layout(known), table_of_rows(rows, known), observed(rows)
-    theta = np.zeros(layout.size) if start is None else start.copy()
+    theta = np.zeros(layout.size)
     noise = np.stack([[noise_of(row, time) for row in rows] for time in (True, False)])
     kinds = {"time": seen.kind < 2, "power": seen.kind == 2}
-    spreads = {"time": TIME, "power": POWER}
+    spreads = spreads_of or {"time": TIME, "power": POWER}
     inflated = np.ones(len(seen.value))
     lowers: dict[str, NDArray[np.floating[Any]]] = {}
     for at in range(STEPS):

@@ -29,8 +29,8 @@ from wattcount.fitting.fit import (
     table_of,
     taken,
 )
-from wattcount.fitting.rows import Row, family_of, shape_of
-from wattcount.prediction.setting import Abstained, PredictionSetting, Prepared, prepared
+from wattcount.fitting.rows import Row, shape_of
+from wattcount.prediction.setting import Abstained, PredictionSetting, Prepared, family_of, prepared
 
 Numbers = NDArray[np.int64]
 Flags = NDArray[np.bool_]
@@ -45,6 +45,8 @@ UNSERVED_MARGIN = 1.25
 """A rate above this times the predicted capacity is not served; between, it may be, and the figures are those of a full engine."""
 LEAST_SCALE, MOST_SCALE = 0.6, 3.0
 """Bounds of what conformal calibration may do to a standard deviation."""
+MOST_GPUS = 0.8
+"""Share of the GPUs for which the intervals of a new one would have held."""
 FIGURES = ("power_w", "tpot_ms", "output_tokens_per_s", "j_per_output_token")
 
 
@@ -112,32 +114,38 @@ class Predictor:
         return [one for one in found if one is not None]
 
     def predict_rows(self, rows: Sequence[Row]) -> list[Prediction]:
-        """As `predict`, of rows as their own sources would measure them."""
+        """As `predict`, of rows as their own sources would measure them; of a source that was not learned from, as for a stranger."""
         return self._predicted(
             [row.prepared for row in rows],
-            [row.source for row in rows],
+            [row.source if row.source in self.fit.known.sources else None for row in rows],
             [not row.served for row in rows],
         )
 
     def _predicted(
         self,
         each: Sequence[Prepared],
-        sources: Sequence[str] | None = None,
+        sources: Sequence[str | None] | None = None,
         plain: Sequence[bool] | None = None,
     ) -> list[Prediction]:
+        """sources: whose figures are predicted; None, alone or in it: those that we would measure, or whoever else does."""
         families = [family_of(one.setting.gpu) for one in each]
         shapes = [shape_of(one) for one in each]
         table = table_of(
-            each, families, shapes, sources or [OWN] * len(each), plain or [False] * len(each), self.fit.known
+            each,
+            families,
+            shapes,
+            [source or OWN for source in sources or [None] * len(each)],
+            plain or [False] * len(each),
+            self.fit.known,
         )
         cycle, tpot, power, steady = forecast(self.fit, table)
         found = []
         for at, one in enumerate(each):
             new_model, new_gpu = shapes[at] not in self._shapes, families[at] not in self._families
-            stranger = sources is None and families[at] not in self._own
+            named = sources[at] if sources is not None else None
+            stranger = named is None and (sources is not None or families[at] not in self._own)
             scales = self._scale(new_model, new_gpu, stranger)
-            source = OWN if sources is None else sources[at]
-            noise_t, noise_p = NOISE.get(source, OTHER_NOISE)
+            noise_t, noise_p = NOISE.get(named or OWN, OTHER_NOISE)
             sd_time = float(np.hypot(tpot.sd[at], noise_t)) * scales[0]
             sd_cycle = float(np.hypot(cycle.sd[at], noise_t)) * scales[0]
             sd_power = float(np.hypot(power.sd[at], noise_p)) * scales[1]
@@ -240,10 +248,33 @@ def _scales(fit: Fit) -> Scales:
     pair = table.shape * 10**6 + table.family * 10**3 + table.source
     known = _quantiles(fit, pair, pair, served)
     model = _quantiles(fit, table.shape, table.shape, served)
-    gpu = _quantiles(fit, table.family, table.shape * 10**3 + table.family, served)
+    gpu = _of_gpus(fit, served)
     source = _strangers(fit, served)
     both = tuple(max(a, b) for a, b in zip(model, gpu, strict=True))
     return Scales(known, model, gpu, (both[0], both[1], both[2]), source)
+
+
+def _of_gpus(fit: Fit, served: Flags) -> tuple[float, float, float]:
+    """For a GPU that nobody measured: what holds for MOST_GPUS of those that were measured, each left out in turn.
+
+    GPUs differ far more from each other than rows of one GPU do, and there are few: pooling their rows would let the one with most rows decide.
+    """
+    table = fit.table
+    logs = {
+        name: left_out(fit, side, table.family) for name, side in (("time", fit.time), ("power", fit.power))
+    }
+    each = [
+        _weighed(fit, logs, np.arange(table.count), served & (table.family == family))
+        for family in range(len(fit.known.families))
+        if np.any(served & (table.family == family))
+    ]
+    pooled = _weighed(fit, logs, table.shape * 10**3 + table.family, served)
+    most = np.quantile(np.array(each), MOST_GPUS, axis=0)
+    return (
+        max(pooled[0], float(most[0])),
+        max(pooled[1], float(most[1])),
+        max(pooled[2], float(most[2])),
+    )
 
 
 def _quantiles(

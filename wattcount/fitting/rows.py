@@ -14,7 +14,7 @@ from typing import Any
 
 from wattcount.config.schema import GpuConfig, ModelConfig
 from wattcount.prediction.names import find_dtype, find_gpu, find_method, find_model
-from wattcount.prediction.setting import Abstained, PredictionSetting, Prepared, prepared
+from wattcount.prediction.setting import Abstained, PredictionSetting, Prepared, family_of, prepared
 from wattcount.records.schema import Evidence
 from wattcount.result import Result
 
@@ -38,8 +38,6 @@ ENGINES = ("vllm", "vllm_serve", "tensorrt-llm", "trt-llm", "sglang")
 """Engines that batch continuously."""
 KINDS = ("batch", "server", "concurrency")
 """Kinds of loads whose figures a prediction can say."""
-FAMILIES = ("a100", "h100_nvl", "h100_pcie", "h100", "h200", "gh200", "v100", "a40", "b200", "rtx")
-"""Beginnings of the options of GPUs whose variants are one GPU to a split; the first that fits counts."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +64,6 @@ class Row:
     @property
     def j_per_token(self) -> float | None:
         return None if self.power_w is None or not self.output_rate else self.power_w / self.output_rate
-
-
-def family_of(gpu: GpuConfig) -> str:
-    """The GPU with all its variants."""
-    return next((name for name in FAMILIES if gpu.name.startswith(name)), gpu.name)
 
 
 def shape_of(known: Prepared) -> str:

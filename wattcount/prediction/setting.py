@@ -27,6 +27,9 @@ ENDLESS_S = 1e6
 CAPTURED_TOKENS = 512
 """Largest step for which vLLM captures a graph [tokens], where it admits 256 requests and more; else twice as many as it admits."""
 
+FAMILIES = ("a100", "h100_nvl", "h100_pcie", "h100", "h200", "gh200", "v100", "a40", "b200", "rtx")
+"""Beginnings of the options of GPUs whose variants are one GPU to a split; the first that fits counts."""
+
 
 class Abstained(Exception):  # noqa: N818, it is what a prediction may do, and no failure
     """Nothing can be predicted of a setting, and why."""
@@ -214,3 +217,8 @@ def in_flight(at_once: float, setting: PredictionSetting) -> float:
     """Requests in flight of one replica at most."""
     asked = math.inf if setting.concurrency is None else max(1.0, setting.concurrency / setting.replicas)
     return min(at_once, asked)
+
+
+def family_of(gpu: GpuConfig) -> str:
+    """The GPU with all its variants."""
+    return next((name for name in FAMILIES if gpu.name.startswith(name)), gpu.name)

@@ -18,8 +18,9 @@ from typing import TypeVar
 
 import numpy as np
 
+from wattcount.prediction.learned import coefficients
 from wattcount.prediction.physics import Coefficients, Step, loaded_idle_w, step
-from wattcount.prediction.setting import Prepared, in_flight
+from wattcount.prediction.setting import PredictionSetting, Prepared, in_flight, prepared
 from wattcount.prediction.work import Facts, Gpu, Number, stacked, step_work
 
 BISECTIONS = 30
@@ -94,6 +95,7 @@ class Steady:
     in_flight    requests that run, in the mean
     served       False: more arrive than it serves, and the figures are those of a full engine
     capacity_rps requests per second that a full engine serves
+    first_s     of the steps of a request's prompt [s]
     """
 
     power_w: Number
@@ -102,6 +104,34 @@ class Steady:
     in_flight: Number
     served: Number
     capacity_rps: Number
+    first_s: Number
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Of a whole setting by the shipped coefficients: watts of all its GPUs at the load and without one, and what a request takes."""
+
+    power_w: float
+    idle_w: float
+    first_s: float
+    tpot_s: float
+    output_rate: float
+    served: bool
+
+
+def expected(setting: PredictionSetting) -> Expected:
+    """Raises `Abstained` for what cannot be served or is not known."""
+    known = prepared(setting)
+    k = coefficients(setting.gpu)
+    found = steady(*tables([known]), k, loads([known]))
+    return Expected(
+        power_w=setting.num_gpus * float(found.power_w[0]),
+        idle_w=setting.num_gpus * float(loaded_idle_w(known.gpu, k)),
+        first_s=float(found.first_s[0]),
+        tpot_s=float(found.tpot_s[0]),
+        output_rate=setting.replicas * float(found.output_rate[0]),
+        served=bool(found.served[0]),
+    )
 
 
 @dataclass(frozen=True)
@@ -138,7 +168,7 @@ def steady(facts: Facts, gpu: Gpu, k: Coefficients, load: Load) -> Steady:
     output_rate = np.where(
         arriving & served, rate * load.output_tokens, flight * load.output_tokens / cycle.time_s / emptying
     )
-    return Steady(power, cycle.tpot_s, output_rate, flight, served, capacity)
+    return Steady(power, cycle.tpot_s, output_rate, flight, served, capacity, cycle.first_s)
 
 
 def _in_flight(facts: Facts, gpu: Gpu, k: Coefficients, load: Load) -> Number:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from wattcount.prediction.learned import coefficients
 from wattcount.prediction.physics import Coefficients, Step, loaded_idle_w, step
 from wattcount.prediction.setting import Abstained, PredictionSetting, Prepared, prepared
 from wattcount.prediction.work import step_work
@@ -99,4 +100,4 @@ class PredictedSteps:
 
 def step_model(setting: PredictionSetting) -> StepModel:
     """Of one replica. Raises `Abstained` for what cannot be served or is not known."""
-    return PredictedSteps(prepared(setting), Coefficients())
+    return PredictedSteps(prepared(setting), coefficients(setting.gpu))

@@ -1,8 +1,7 @@
 """From a sweep's configurations to its plan: what is done, what cannot be, what is to run and what it will take.
 
 What is done tell the results of the folder, by planned point (`RecordIndex`). What a run will take is estimated from its like
-where there are some, else from data sheets (`predict`): a prediction is for planning alone and never leaves the plan. It knows
-the phases, and takes for the rest a GPU that is as fast as its memory and its tensor cores, at the shares of the peak below.
+where there are some, else by `wattcount.prediction` (`predict`): a prediction is for planning alone and never leaves the plan.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Protocol
 
-from wattcount.config import fit, model_shape
+from wattcount.config import fit
 from wattcount.config.identity import planned_key, planned_point
 from wattcount.config.loader import to_json
 from wattcount.config.schema import (
@@ -29,10 +28,11 @@ from wattcount.config.schema import (
     PowerConfig,
     RunConfig,
     Scenario,
-    ServerConfig,
 )
 from wattcount.engines import registry
 from wattcount.metrics.metrics_json import Status
+from wattcount.prediction.setting import Abstained, PredictionSetting
+from wattcount.prediction.steady import Expected, expected
 from wattcount.report.labels import asked_load
 from wattcount.result import Result, results
 from wattcount.sweep.machine import Here, skip_of
@@ -84,21 +84,12 @@ def _agree(found: Result, facts: Mapping[str, str | None]) -> bool:
 
 MEASURED, PREDICTED = "measured", "predicted"
 
-BANDWIDTH_SHARE = 0.6
-"""Share of a data sheet's memory bandwidth that serving reaches. Only estimates of time and energy rest on these: they need the
-right size, no more."""
-TENSOR_SHARE = 0.4
-"""Shares of a data sheet's peak that serving reaches."""
 SLOW_STEP_S = 0.01
 """Of a whole step, where nothing is known of what computes it [s]."""
-BUSY_POWER_SHARE = 0.9
-"""Of the power limit, with the tensor cores busy."""
-DECODE_POWER_SHARE = 0.4
-"""Of the power limit, with one request decoding; with BUSY_REQUESTS at once it is as busy as it gets."""
-BUSY_REQUESTS = 16.0
-"""Requests at once with which decoding draws as much power as it gets."""
-LOADED_IDLE_FACTOR = 1.5
-"""Of bare idle power, with an engine up."""
+UNKNOWN_BUSY_SHARE = 0.5
+"""Power while computing, where nothing is known of the model or the GPU, as a share of the power limit."""
+UNKNOWN_LOADED_SHARE = 0.07
+"""Power of an engine without a request above bare idle, in the same case."""
 UNKNOWN_TDP_W, UNKNOWN_IDLE_W = 300.0, 50.0
 
 
@@ -142,55 +133,42 @@ class Estimator:
 
 
 def predict(cfg: RunConfig, *, follows: bool = False) -> Estimate:
-    """From the scenario's phases and the data sheet of `cfg.gpu`; of an unknown GPU some 300 W and no speed.
+    """From the scenario's phases and the prediction of its load; without one from a slow engine and half of the power limit.
 
     follows   it goes on with the engine of the run before, so that nothing has to start
     """
     scenario, gpu = cfg.scenario, cfg.gpu
-    engine = registry.plugin(cfg.engine.name).expected(cfg)
-    tdp_w, idle_w = gpu.tdp_w or UNKNOWN_TDP_W, gpu.idle_w or UNKNOWN_IDLE_W
+    plugin = registry.plugin(cfg.engine.name)
+    engine = plugin.expected(cfg)
+    load = _load(cfg) if plugin.capabilities.computes_model else None
+    idle_w = gpu.count * (gpu.idle_w or UNKNOWN_IDLE_W)
+    tdp_w = gpu.count * (gpu.tdp_w or UNKNOWN_TDP_W)
+    outputs = scenario.lengths.output_tokens
+    if load is None:
+        at_once = fit.concurrency(cfg)
+        request_s = outputs * SLOW_STEP_S
+        busy_w, loaded_w = UNKNOWN_BUSY_SHARE * tdp_w, idle_w + UNKNOWN_LOADED_SHARE * tdp_w
+        output_rate = at_once / SLOW_STEP_S
+    else:
+        request_s = load.first_s + outputs * load.tpot_s
+        busy_w, loaded_w, output_rate = load.power_w, load.idle_w, load.output_rate
     idle_s = 2 * scenario.loaded_idle_s + (0.0 if follows else engine.start_s)
     bare_s = 0.0 if follows else scenario.bare_idle_s + scenario.bare_idle_after_s
-    prefill_s, decode_s = _request_s(cfg, 1.0)
     if isinstance(scenario, BatchConfig):
-        at_once = fit.concurrency(cfg)
-        prefill_s, decode_s = _request_s(cfg, float(at_once))
-        rounds = -(-scenario.num_requests // at_once)
-        busy_s = scenario.num_requests * prefill_s + rounds * decode_s
-        busy_w = BUSY_POWER_SHARE * tdp_w
+        busy_s = max(request_s, scenario.num_requests * outputs / output_rate)
     else:
         warmup_s = min((scenario.warmup_s + scenario.warmup_limit_s) / 2, scenario.warmup_limit_s)
-        if isinstance(scenario, ServerConfig):
-            running = (scenario.rate_rps or 1.0) * (prefill_s + decode_s)
-        else:
-            running = float(fit.concurrency(cfg))
-            prefill_s, decode_s = _request_s(cfg, running)
-        busy_s = (warmup_s if scenario.warmup_s else 0.0) + scenario.window_s + prefill_s + decode_s
-        more = (BUSY_POWER_SHARE - DECODE_POWER_SHARE) * min(1.0, running / BUSY_REQUESTS)
-        loaded_w = LOADED_IDLE_FACTOR * idle_w
-        full_w = (DECODE_POWER_SHARE + more) * tdp_w
-        busy_w = loaded_w + min(1.0, running) * max(0.0, full_w - loaded_w)
+        busy_s = (warmup_s if scenario.warmup_s else 0.0) + scenario.window_s + request_s
     wall_s = bare_s + idle_s + busy_s + engine.overhead_s
-    energy_j = bare_s * idle_w + idle_s * LOADED_IDLE_FACTOR * idle_w + busy_s * busy_w
-    return Estimate(wall_s, gpu.count * energy_j, PREDICTED)
+    return Estimate(wall_s, bare_s * idle_w + idle_s * loaded_w + busy_s * busy_w, PREDICTED)
 
 
-def _request_s(cfg: RunConfig, at_once: float) -> tuple[float, float]:
-    """Seconds of a request's prefill, and of its decoding with `at_once` requests in every step."""
-    lengths, gpu = cfg.scenario.lengths, cfg.gpu
-    plugin = registry.plugin(cfg.engine.name)
-    if not plugin.capabilities.computes_model or gpu.memory_bandwidth_gb_s is None:
-        return 0.0, lengths.output_tokens * SLOW_STEP_S
-    counted = model_shape.count_parameters(cfg.model.hf_config)
-    active = counted.active if counted is not None else (cfg.model.parameters_b or 7.0) * 1e9
-    flops = 2.0 * active
-    peak = (gpu.fp16_dense_tflops or 100.0) * 1e12 * TENSOR_SHARE * gpu.count
-    bandwidth = gpu.memory_bandwidth_gb_s * 1e9 * BANDWIDTH_SHARE * gpu.count
-    context = lengths.input_tokens + lengths.output_tokens / 2
-    kv_bytes = at_once * context * model_shape.kv_bytes_per_token(cfg.model.hf_config, 2.0)
-    step_s = max((fit.weight_bytes(cfg.model) + kv_bytes) / bandwidth, at_once * flops / peak)
-    step_s += plugin.expected(cfg).step_s
-    return lengths.input_tokens * flops / peak, lengths.output_tokens * step_s
+def _load(cfg: RunConfig) -> Expected | None:
+    """None where nothing is known of the model or the GPU, or the model does not fit."""
+    try:
+        return expected(PredictionSetting.of_run(cfg))
+    except Abstained:
+        return None
 
 
 SHARED_FROM_S = 5.0
