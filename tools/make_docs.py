@@ -19,6 +19,7 @@ import importer_tables
 import load_curve_picture
 import metrics_tables
 import pandas as pd
+import prediction_tables
 import pyarrow.parquet as pq
 import reference_tables
 import rules_tables
@@ -175,6 +176,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         "interpolation": lambda: pages.interpolation(benchmark("interpolation")),
         "regret": lambda: pages.regret(benchmark("regret")),
     },
+    "prediction.md": prediction_tables.tables(lambda: benchmark("prediction")),
     **reference_tables.tables(),
     "tutorial.md": {
         "shown-record": lambda: shown.record(ROOT / shown.RECORD),
