@@ -187,6 +187,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         "rates": simulation_tables.rates,
         "intervals": simulation_tables.intervals,
     },
+    "fleet.md": {"day": simulation_tables.day},
     "catalogue.md": {
         "models": catalogue_tables.catalogue_models,
         "summary": catalogue_tables.catalogue_summary,
