@@ -11,7 +11,7 @@ from wattcount.report.units import markdown
 Found = Callable[[], Mapping[str, Any]]
 NAMES = {"power_w": "power", "tpot_ms": "TPOT", "j_per_output_token": "J per token"}
 SPLITS = {"model": "one model out", "gpu": "one GPU out"}
-J, POWER, TPOT = NAMES
+POWER, TPOT, J = NAMES
 GATES = (
     ("leave one model out: J per token, MdAPE", "model", "served", J, "mdape", 0.0, 8.0),
     ("leave one GPU out: J per token, MdAPE", "gpu", "served", J, "mdape", 0.0, 12.0),
