@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from wattcount.config.composition import compose
@@ -155,14 +155,22 @@ def compared(
     lines = []
     known: Boards = {}
     for rule in rules:
-        plan = solve(fleet, rule) if boards else None
+        theirs = fleet
+        if rule.gpus is not None:
+            # As many boards of that GPU model as there are of all.
+            theirs = replace(
+                fleet,
+                owned=dict.fromkeys(rule.gpus, sum(usable.values())),
+                boards={p: b for p, b in boards.items() if p[0] in rule.gpus},
+            )
+        plan = solve(theirs, rule) if boards else None
         if plan is None:
             if rule is rules[0]:
-                raise Abstained("; ".join([why_not(fleet), *left_out]))
+                raise Abstained("; ".join([why_not(theirs), *left_out]))
             lines.append(Line(rule, None, None, None, None, "these boards cannot serve the load"))
             continue
-        played = replay(fleet, plan, asked.traffic, bases, asked.slo, known)
-        lines.append(Line(rule, plan, played, plan.energy_j(fleet), plan.cost(fleet)))
+        played = replay(theirs, plan, asked.traffic, bases, asked.slo, known)
+        lines.append(Line(rule, plan, played, plan.energy_j(theirs), plan.cost(theirs)))
     return Compared(fleet, lines, left_out, time.perf_counter() - begun)
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -61,6 +61,7 @@ class Rule:
     always_on   every board serves all day
     fixed       the same boards serve all day; others may be off
     by_price    the price of what serves is made least, not the energy
+    serving     by (slot, GPU model, model) how many boards serve; None: that is to be found
     """
 
     name: str
@@ -68,6 +69,7 @@ class Rule:
     always_on: bool = False
     fixed: bool = False
     by_price: bool = False
+    serving: Mapping[tuple[int, str, str], int] | None = None
 
 
 @dataclass(frozen=True)
@@ -235,6 +237,9 @@ def solve(fleet: Fleet, rule: Rule, limit_s: float = LIMIT_S) -> Plan | None:
             program.row(
                 [(("used", slot, gpu, model), float(fleet.owned[gpu])), *on(slot, gpu, model, -1.0)], 0.0
             )
+            if rule.serving is not None:
+                number = rule.serving[slot, gpu, model]
+                program.row(on(slot, gpu, model), number, number)
             capacity = fleet.boards[gpu, model].capacity_rps
             program.row([(("largest", slot, model), 1.0), (("used", slot, gpu, model), -capacity)], 0.0)
         for model, rates in fleet.demand.items():
@@ -263,6 +268,13 @@ def solve(fleet: Fleet, rule: Rule, limit_s: float = LIMIT_S) -> Plan | None:
         return int(values[program.index[name]])
 
     left = [gpu for gpu in fleet.owned if gpu not in gpus]
+    if rule.by_price:
+        # The price is that of the boards. How they divide the load is then chosen as for all others.
+        counts = {
+            (t, g, m): sum(of("on", t, g, m, level) for level in levels) for t in slots for g, m in pairs
+        }
+        chosen = solve(fleet, replace(rule, by_price=False, serving=counts), limit_s)
+        return None if chosen is None else replace(chosen, rule=rule)
     return Plan(
         rule,
         {(t, g, m): tuple(of("on", t, g, m, level) for level in levels) for t in slots for g, m in pairs},
