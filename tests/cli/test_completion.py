@@ -25,7 +25,10 @@ ROOT = Path(__file__).resolve().parents[2]
         (["mode"], ["model.", "model=", "models"]),
         (["model=tin"], ["model=tiny"]),
         (["-m", "gpu=a100,h20"], ["gpu=a100,h20", "gpu=a100,h200", "gpu=a100,h200_nvl"]),
-        (["model=tiny", "scenario.slo."], [f"scenario.slo.{name}_ms=" for name in ("e2e", "tpot", "ttft")]),
+        (
+            ["model=tiny", "scenario.slo."],
+            [f"scenario.slo.{name}=" for name in ("attainment", "e2e_ms", "tpot_ms", "ttft_ms")],
+        ),
         (["scenario.lengths.kind=p"], ["scenario.lengths.kind=prompts"]),
         (["power.backend="], [f"power.backend={name}" for name in ("auto", "emulated", "nvml")]),
         (["+experiment=qu"], ["+experiment=quick"]),

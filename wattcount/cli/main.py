@@ -59,7 +59,7 @@ COMMANDS = {
     "recommend": Command("say what should serve a model at a load, and how sure that is", "recommend"),
     "predict": Command("say what settings take that nobody measured, and how sure that is", "predict"),
     "simulate": Command("play a load without a GPU: latencies and energy at any rate", "simulate"),
-    "fleet": Command("say which boards should be on over a day of traffic, and what that saves", "fleet"),
+    "fleet": Command("say which boards should be on over a day of traffic", "fleet"),
     "report": Command("make pages of a data set or of records, which open from disk", "report"),
     "import": Command("make results of what others measured", "import_"),
     "log": Command("log a record to MLflow", "log"),
