@@ -40,6 +40,9 @@ class Capabilities:
     """Prompts may be token ids. False: text only."""
     forces_length: bool = True
     """It can be made to emit exactly so many tokens."""
+    scheduler_is_played: bool = False
+    """Its scheduler is the one that `wattcount.simulation` plays: requests join and leave between steps, running ones come first, prompts are
+    cut to what a step has left."""
     can_be_shared: bool = False
     """One start of it can serve several runs, one after the other (`Engine.clear`)."""
     spreads_over_gpus: bool = False

@@ -31,7 +31,8 @@ from scipy.optimize import least_squares, nnls
 from wattcount.config.fit import DTYPE_BYTES
 from wattcount.config.identity import key_of, setting
 from wattcount.config.schema import RunConfig, ServerConfig
-from wattcount.errors import WattcountError
+from wattcount.engines import registry
+from wattcount.errors import NotStartedError, WattcountError
 from wattcount.load.build import build_plan
 from wattcount.metrics.attribution import read_inputs
 from wattcount.metrics.gpu import CLOCK_TOLERANCE_SHARE
@@ -66,8 +67,6 @@ DRAWN = 4096
 """Launch times that are drawn at once."""
 QUANTILES = (np.arange(40) + 0.5) / 40
 """Of the launch times, that stand for all of them."""
-ENGINES = ("vllm", "vllm_serve")
-"""Engines whose scheduler is played."""
 
 
 class UnusableError(WattcountError):
@@ -162,12 +161,20 @@ def curve_key(config: RunConfig) -> str:
     return key_of(setting(config), without=("scenario.rate_rps", "scenario.slo"))
 
 
+def _is_played(engine: str) -> bool:
+    """An engine of a record that is not installed here is none of those."""
+    try:
+        return registry.plugin(engine).capabilities.scheduler_is_played
+    except NotStartedError:
+        return False
+
+
 def read_run(record: Record) -> SeenRun:
     """Raises `UnusableError` where the run does not tell enough, or is not a server's."""
     info, config = record.info, record.info.resolved
     engine, scenario = config.engine, config.scenario
-    if not isinstance(scenario, ServerConfig) or scenario.rate_rps is None or engine.name not in ENGINES:
-        raise UnusableError(f"{record.path} is no server run of {' or '.join(ENGINES)}")
+    if not isinstance(scenario, ServerConfig) or scenario.rate_rps is None or not _is_played(engine.name):
+        raise UnusableError(f"{record.path} is no server run of an engine whose scheduler is played")
     if info.evidence != Evidence.MEASURED:
         raise UnusableError(f"{record.path} was not measured")
     if engine.data_parallel_size != 1 or engine.speculative.method is not None or not len(record.steps):

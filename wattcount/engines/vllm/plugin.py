@@ -41,6 +41,7 @@ class VllmPlugin(EnginePlugin):
 
     title = "vLLM"
     capabilities = Capabilities(
+        scheduler_is_played=True,
         can_be_shared=True,
         spreads_over_gpus=True,
         speculates=frozenset(SpeculativeMethod),
