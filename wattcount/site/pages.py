@@ -50,8 +50,8 @@ PAGES: list[Page] = [
     Page("submissions", "Submissions", "submissions.html", about="Who measured, when, and what the validator said"),
     Page("method", "Method", "method.html", about="How to read an interval, and what each figure is"),
     Page("changes", "Changes", "changes.html", about="What came and went, version by version"),
-    Page("model", "Models", "model.html", (META, SETTINGS, *TABLE, "static/subject.js"), "One model: all its settings", in_menu=False),
-    Page("gpu", "GPUs", "gpu.html", (META, SETTINGS, *TABLE, "static/subject.js"), "One GPU: all its settings", in_menu=False),
+    Page("model", "Models", "subject.html", (META, SETTINGS, *TABLE, "static/subject.js"), "One model: all its settings", in_menu=False),
+    Page("gpu", "GPUs", "subject.html", (META, SETTINGS, *TABLE, "static/subject.js"), "One GPU: all its settings", in_menu=False),
     Page("setting", "Setting", "setting.html", (META, SETTINGS, ROWS, *TABLE, "static/setting.js"), "One setting: its runs, and what its figures rest on", in_menu=False),
     Page("run", "Run", "run.html", (META, ROWS, "data/definitions.js", *TABLE, *PICTURES, "static/run.js"), "One run: its power over time, its findings, all its figures", in_menu=False, evaluates=True),
 ]  # fmt: skip

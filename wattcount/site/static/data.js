@@ -19,6 +19,26 @@
   };
   /** The row with an id; undefined: there is none. */
   W.row = (name, id) => W.rows(name).find((row) => row.id === id);
+  /** The percentiles that are known of a latency. */
+  W.PERCENTILES = [50, 95, 99];
+  /** (least, most) share of requests that keep bounds, e.g. `{ ttft: 500 }` in ms, by the percentiles `of(name, p)` that are known, as
+      wattcount.study.service has it. null: none is known. */
+  W.shareWithin = (of, bounds) => {
+    const names = Object.keys(bounds);
+    let least = 0, most = 0, known = 0;
+    for (const name of names) {
+      let low = 0, high = 1, told = false;
+      for (const p of W.PERCENTILES) {
+        const value = of(name, p);
+        if (value === null) continue;
+        told = true;
+        if (value <= bounds[name]) high = Math.min(high, 1 - p / 100);
+        else low = Math.max(low, 1 - p / 100);
+      }
+      if (told) { known += 1; least = Math.max(least, low); most += high; }
+    }
+    return known ? { low: 1 - (known < names.length ? 1 : Math.min(1, most)), high: 1 - least } : null;
+  };
   /** Whether this site has a page. */
   W.hasPage = (name) => window.WATTCOUNT.meta.pages.includes(name);
 })();

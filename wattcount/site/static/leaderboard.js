@@ -47,27 +47,11 @@ document.addEventListener("DOMContentLoaded", () => {
   };
 
   // -- whether a setting keeps the bounds, by the percentiles that are known: (least, most) share of requests
-  const PERCENTILES = [50, 95, 99];
   const KEPT = 0.95;
   const attained = (row) => {
-    let least = 0, most = 0, known = 0, asked = 0;
-    for (const [name] of BOUNDS) {
-      const bound = state.bounds.get(name);
-      if (bound === null) continue;
-      asked += 1;
-      let low = 0, high = 1, told = false;
-      for (const p of PERCENTILES) {
-        const value = row[`latency_${name}_p${p}_ms`];
-        if (value === null) continue;
-        told = true;
-        if (value <= bound) high = Math.min(high, 1 - p / 100);
-        else low = Math.max(low, 1 - p / 100);
-      }
-      if (told) { known += 1; least = Math.max(least, low); most += high; }
-    }
-    if (!asked) return { low: row.slo_low, high: row.slo_high };
-    if (row.kind === "batch" || !known) return null;
-    return { low: 1 - (known < asked ? 1 : Math.min(1, most)), high: 1 - least };
+    const bounds = Object.fromEntries([...state.bounds].filter(([, bound]) => bound !== null));
+    if (!Object.keys(bounds).length) return { low: row.slo_low, high: row.slo_high };
+    return row.kind === "batch" ? null : W.shareWithin((name, p) => row[`latency_${name}_p${p}_ms`], bounds);
   };
   const bounded = () => [...state.bounds.values()].some((bound) => bound !== null);
   const passes = (row, without = null) => {

@@ -3,7 +3,6 @@ document.addEventListener("DOMContentLoaded", () => {
   "use strict";
   const MOST = 8; // lines that colours tell apart
   const NAMES = ["ttft", "tpot", "e2e"];
-  const PERCENTILES = [50, 95, 99];
   const SLIDERS = [["ttft", "TTFT", 10, 20000], ["tpot", "TPOT", 2, 500]];
   const KINDS = { measured: "measured", knee: "knee", overloaded: "could not keep up" };
   const { curves, slo: usual } = window.WATTCOUNT.curves;
@@ -27,7 +26,7 @@ document.addEventListener("DOMContentLoaded", () => {
     W.setState(out);
   };
 
-  /** (least, most) share of requests that keep the bounds: counted where the requests are known, else by percentiles, as study.service has it. */
+  /** (least, most) share of requests that keep the bounds: counted where the requests are known, else by percentiles. */
   W.goodShare = (point, bounds) => {
     if (point.requests) {
       const known = NAMES.map((name) => [point.requests[name], bounds[name]]).filter(([, bound]) => bound !== undefined);
@@ -39,22 +38,7 @@ document.addEventListener("DOMContentLoaded", () => {
       }
       return { low: good / number, high: good / number, of: point.of, counted: number };
     }
-    let least = 0, most = 0, told = 0, asked = 0;
-    for (const name of NAMES) {
-      if (bounds[name] === undefined) continue;
-      asked++;
-      let low = 0, high = 1, any = false;
-      PERCENTILES.forEach((p, at) => {
-        const value = point.percentiles[name][at];
-        if (value === null) return;
-        any = true;
-        if (value <= bounds[name]) high = Math.min(high, 1 - p / 100);
-        else low = Math.max(low, 1 - p / 100);
-      });
-      if (any) { told++; least = Math.max(least, low); most += high; }
-    }
-    if (!told) return null;
-    return { low: 1 - (told < asked ? 1 : Math.min(1, most)), high: 1 - least };
+    return W.shareWithin((name, p) => point.percentiles[name][W.PERCENTILES.indexOf(p)], bounds);
   };
 
   const points = () => [...state.chosen].flatMap((name) => {
@@ -62,7 +46,7 @@ document.addEventListener("DOMContentLoaded", () => {
     return curve.points.map((point) => ({ curve: name, evidence: curve.evidence, ...point, share: W.goodShare(point, state.bounds) }));
   });
   const own = () => W.ownRuns().filter((one) => one.rate_rps > 0 && one.values.energy_gpu_j_per_output_token > 0).map((one) => {
-    const percentiles = Object.fromEntries(NAMES.map((name) => [name, PERCENTILES.map((p) => one.values[`latency_${name}_p${p}_ms`] ?? null)]));
+    const percentiles = Object.fromEntries(NAMES.map((name) => [name, W.PERCENTILES.map((p) => one.values[`latency_${name}_p${p}_ms`] ?? null)]));
     const point = { curve: one.name, rate_rps: one.rate_rps, j_per_token: one.values.energy_gpu_j_per_output_token, low: one.low, high: one.high, j_per_request: one.values.energy_gpu_j_per_request ?? null, knee: false, overloaded: false, percentiles, evidence: "own run", basis: "your own run: method and sensor alone" };
     return { ...point, share: W.goodShare(point, state.bounds) };
   });
