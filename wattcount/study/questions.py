@@ -254,15 +254,8 @@ def savings(study: Study) -> Answer:
             {"origin": origin, "kind": kind, "gpus": len(gpus), **_saving_row(found)}
             for found in saved.savings(m, default)
         ]
-    whole = [row for row in rows if row["units"] >= saved.FEWEST_UNITS]
-    to_optimum = [row for row in whole if row["to"] == saved.OPTIMUM and row["is_best"]]
-    to_best = [row for row in whole if row["to"] != saved.OPTIMUM]
-    if to_best and to_optimum:
-        ends = [
-            f"{100 * end(r['saved_share'] for r in group):.1f}"
-            for group in (to_best, to_optimum)
-            for end in (min, max)
-        ]
+    ends = _ends([row for row in rows if row["units"] >= saved.FEWEST_UNITS])
+    if ends is not None:
         sentence = (
             f"Leaving the worst or default GPU for the best single one saves {ends[0]} to {ends[1]} %, going on to the best GPU of each model "
             f"another {ends[2]} to {ends[3]} %: most of a large saving is a bad baseline."
@@ -320,15 +313,9 @@ def at_once(study: Study) -> Answer:
                 {"origin": origin, "kind": kind, "gpu": gpu, **_saving_row(found)}
                 for found in saved.savings(m)
             ]
-    to_optimum = [row for row in rows if row["to"] == saved.OPTIMUM and row["is_best"]]
-    to_best = [row for row in rows if row["to"] != saved.OPTIMUM]
+    ends = _ends(rows)
     sentence = NOTHING
-    if to_best and to_optimum:
-        ends = [
-            f"{end(row['saved_percent'] for row in group):.1f}"
-            for group in (to_best, to_optimum)
-            for end in (min, max)
-        ]
+    if ends is not None:
         sentence = (
             f"Leaving the worst number at once for the best one for all loads saves {ends[0]} to {ends[1]} %, going on to the best of each load another "
             f"{ends[2]} to {ends[3]} %."
@@ -467,6 +454,16 @@ def _claimed_savings(study: Study, m: saved.Matrix, origin: str, kind: str) -> l
             "told": told,
         },
     ]
+
+
+def _ends(rows: Sequence[Row]) -> list[str] | None:
+    """Least and most of what leaving the worst for the best single one saves, and of what going on to each one's best does [%].
+    None: one of the two was not found."""
+    to_best = [row["saved_percent"] for row in rows if row["to"] != saved.OPTIMUM]
+    to_optimum = [row["saved_percent"] for row in rows if row["to"] == saved.OPTIMUM and row["is_best"]]
+    if not to_best or not to_optimum:
+        return None
+    return [f"{end(group):.1f}" for group in (to_best, to_optimum) for end in (min, max)]
 
 
 def _saving_row(found: Saving) -> dict[str, object]:
