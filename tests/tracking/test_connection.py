@@ -167,7 +167,7 @@ def test_the_printed_command_names_the_store_that_was_written(
     command = f"mlflow() {{ printf '%s\\0' \"$@\"; }}; {ui_command(resolve_uri())}"
     words = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True, timeout=60)
     *before, uri, end = words.stdout.split("\0")
-    assert (before, end) == (["ui", "--backend-store-uri"], "")
+    assert (before, end) == (["ui", "--workers", "1", "--backend-store-uri"], "")
     run = MlflowClient(uri).get_run(run_id)
     artifacts = Path(MlflowClient(uri).download_artifacts(run_id, "record", str(tmp_path)))
     assert len(list((home / "mlflow-artifacts").rglob("run.json"))) == 1
