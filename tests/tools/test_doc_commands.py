@@ -98,6 +98,29 @@ def test_a_command_that_fails_is_told(tmp_path: Path) -> None:
     assert "nowhere-at-all" in wrong
 
 
+@pytest.mark.parametrize(
+    ("said", "code", "fine"),
+    [
+        ("VALID", 0, True),
+        ("INVALID: do not use these numbers (generator_lagging); emulated", 1, True),
+        ("INVALID: client_limited", 1, True),
+        ("INVALID: do not use these numbers (gpu_lost)", 1, False),
+        ("INVALID: do not use these numbers (generator_lagging)", 2, False),
+        ("generator_lagging", 1, False),
+        ("", 1, False),
+    ],
+)
+def test_a_busy_machine_is_no_fault_of_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, code: int, fine: bool
+) -> None:
+    program = tmp_path / "python"
+    program.write_text(f"#!/bin/sh\necho '{said}'\nexit {code}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    block = doc_commands.Block("page.md", "tried", "wattcount gpu=a100\n")
+    assert (doc_commands.attempt(block, tmp_path).returncode == 0) is fine
+
+
 def test_commands_are_found_in_both_kinds_of_code() -> None:
     text = "    python -m wattcount -m a=1 \\\n      b=2   # why\n```sh\nwattcount list | head\n```\nwattcount is a program\n"
     assert list(doc_commands.commands(text)) == [["-m", "a=1", "b=2"], ["list"]]
