@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,20 @@ from numpy.typing import NDArray
 
 from wattcount import ownership
 from wattcount.clock import now_ns
-from wattcount.config.schema import GpuConfig
+from wattcount.config.catalogue import catalogued_model, gpu_catalogue
+from wattcount.config.fit import DTYPE_BYTES
+from wattcount.config.schema import GpuConfig, ModelConfig
 from wattcount.energy.curve import S_NS
 from wattcount.energy.events import EVENT_DTYPE, Source
 from wattcount.energy.trace import PowerTrace
 from wattcount.engines.base import EngineStep
 from wattcount.errors import NotStartedError
 from wattcount.gpu import _native
+from wattcount.prediction.learned import coefficients
+from wattcount.prediction.physics import loaded_idle_w
+from wattcount.prediction.physics import step as computed
+from wattcount.prediction.setting import CAPTURED_TOKENS
+from wattcount.prediction.work import Facts, gpu_facts, model_facts, step_work
 
 CONFIG_ENV = "WATTCOUNT_NVML_EMULATOR"
 """Environment variable with the configuration of the emulated machine; the emulated library reads it."""
@@ -41,6 +48,14 @@ LIVE_CAPACITY = 65536
 """Points in the ring of a live truth: minutes of engine steps, and no reader is so late."""
 STALL_NS = 2_000_000_000
 """Time without a step after which an engine with requests draws idle power [ns]: far above any step of the tiny engine."""
+STAND_IN = "llama3_1_8b"
+"""Model whose power an emulated GPU shows where that of the run's own would show nothing."""
+LEAST_WEIGHTS_BYTES = 5e8
+"""Weights of a model below which STAND_IN is taken [bytes]: an H200 reads them in a tenth of a millisecond, and idles for most of a step."""
+CONTEXT_TOKENS = 576.0
+"""What a sequence that decodes looks back on [tokens], which steps do not tell: the mean of a server's usual requests, 512 in and 128 out."""
+SHEET = ("tdp_w", "idle_w", "memory_bandwidth_gb_s", "fp16_dense_tflops", "memory_gib", "architecture")
+"""Figures of a GPU's data sheet that its power follows from."""
 
 
 def library_path() -> Path:
@@ -241,30 +256,52 @@ class LiveTruth:
 class ActivityPower:
     """A plausible true power for an emulated GPU, from what an engine does. A stimulus, never evidence.
 
-    Idle power from the GPU's data sheet; with an engine loaded, half as much again (an H200 showed 81 W and
-    125 W). A step draws between loaded idle and the board's limit, rising with the tokens in it and levelling
-    off: prefill tokens fill the tensor cores at some thousand tokens a step, decode tokens at some hundred.
+    It is what `wattcount.prediction` expects of the run's model on such a GPU: idle power without an engine and with one, and in a step
+    what its prompts and its decoding sequences take. Figures that the GPU lacks are those of its option, else of DEFAULT_PROFILE.
     """
 
-    PREFILL_SATURATION_TOKENS = 1024.0
-    DECODE_SATURATION_TOKENS = 128.0
-    PEAK_SHARE = 0.97
-
-    def __init__(self, gpu: GpuConfig) -> None:
-        tdp_w = gpu.tdp_w if gpu.tdp_w is not None else 700.0
-        self.idle_bare_w = gpu.idle_w if gpu.idle_w is not None else 0.11 * tdp_w
-        self.idle_loaded_w = min(1.55 * self.idle_bare_w, 0.4 * tdp_w)
-        self._peak_w = self.PEAK_SHARE * tdp_w
+    def __init__(self, gpu: GpuConfig, model: ModelConfig | None = None) -> None:
+        """`model`: None, or one too small or not known to the prediction: STAND_IN is taken."""
+        options = gpu_catalogue()
+        like = options.get(gpu.name, options[DEFAULT_PROFILE])
+        lacking = [name for name in SHEET if getattr(gpu, name) is None]
+        sheet = gpu_facts(replace(gpu, **{name: getattr(like, name) for name in lacking}))
+        assert sheet is not None
+        self._gpu, self._coefficients = sheet, coefficients(gpu)
+        self._facts = _facts_of(model) or _facts_of(catalogued_model(STAND_IN))
+        self._known: dict[tuple[int, int], float] = {}
+        self.idle_bare_w = float(sheet.idle_w)
+        self.idle_loaded_w = float(loaded_idle_w(sheet, self._coefficients))
 
     def step_power_w(self, step: EngineStep) -> float:
         """Watts while a step like this one runs."""
         if step.running == 0 and not step.prefill_tokens and not step.decode_tokens:
             return self.idle_loaded_w
-        load = (step.prefill_tokens or 0) / self.PREFILL_SATURATION_TOKENS
-        load += (step.decode_tokens or step.running) / self.DECODE_SATURATION_TOKENS
-        # A batch of one already keeps the memory system busy.
-        share = 0.35 + 0.65 * (1.0 - float(np.exp(-2.0 * load)))
-        return self.idle_loaded_w + share * (self._peak_w - self.idle_loaded_w)
+        return self._power_w(step.prefill_tokens or 0, step.decode_tokens or step.running)
+
+    def _power_w(self, prefill: int, decode: int) -> float:
+        key = prefill, decode
+        if key not in self._known:
+            assert self._facts is not None
+            work = step_work(
+                self._facts,
+                float(prefill),
+                prefill * prefill / 2,
+                float(decode),
+                decode * CONTEXT_TOKENS,
+                1.0 if prefill else 0.0,
+            )
+            made = computed(work, self._facts, self._gpu, self._coefficients, 1.0, 1.0, CAPTURED_TOKENS)
+            self._known[key] = float(made.power_w)
+        return self._known[key]
+
+
+def _facts_of(model: ModelConfig | None) -> Facts | None:
+    """None: nothing is known of it, or it has so few weights that a GPU would be as good as idle."""
+    facts = None if model is None else model_facts(model, 1, DTYPE_BYTES.get(model.dtype, 2.0))
+    if facts is None or facts.dense_bytes + facts.expert_bytes < LEAST_WEIGHTS_BYTES:
+        return None
+    return facts
 
 
 def simulate(
@@ -373,10 +410,16 @@ class EmulatedActivity:
     A step is reported when it has ended, so its power holds until the next report.
     """
 
-    def __init__(self, gpu: GpuConfig, truths: dict[str, LiveTruth], limit_w: float | None = None) -> None:
-        """`limit_w`: the power limit in force, which no step exceeds."""
+    def __init__(
+        self,
+        gpu: GpuConfig,
+        truths: dict[str, LiveTruth],
+        limit_w: float | None = None,
+        model: ModelConfig | None = None,
+    ) -> None:
+        """`limit_w`: the power limit in force, which no step exceeds. `model`: as for `ActivityPower`."""
         self._limit_w = limit_w if limit_w is not None else float("inf")
-        self._model = ActivityPower(gpu)
+        self._model = ActivityPower(gpu, model)
         self._truths = truths
         self._idle_w = self._model.idle_bare_w
         self._last_step_ns = 0
@@ -384,13 +427,15 @@ class EmulatedActivity:
         self._set(self._idle_w)
 
     @classmethod
-    def attach(cls, gpu: GpuConfig, limit_w: float | None = None) -> EmulatedActivity | None:
+    def attach(
+        cls, gpu: GpuConfig, limit_w: float | None = None, model: ModelConfig | None = None
+    ) -> EmulatedActivity | None:
         """To the run's GPUs on the machine in the environment. None: these GPUs have curves of their own."""
         config = os.environ.get(CONFIG_ENV)
         if config is None:
             return None
         truths = LiveTruth.attach(Path(config), gpu.devices)
-        return cls(gpu, truths, limit_w) if truths else None
+        return cls(gpu, truths, limit_w, model) if truths else None
 
     def engine_up(self) -> None:
         self._idle_w = self._model.idle_loaded_w

@@ -319,7 +319,9 @@ class Run:
         if shared.nvml.evidence == "emulated" and shared.nvml.remote is None and shared.activity is None:
             from wattcount.emulation.machine import EmulatedActivity
 
-            shared.activity = EmulatedActivity.attach(self._cfg.gpu, self._cfg.gpu.power_limit_w)
+            shared.activity = EmulatedActivity.attach(
+                self._cfg.gpu, self._cfg.gpu.power_limit_w, self._cfg.model
+            )
         activity = shared.activity
         if activity is None:
             engine.on_step = journal.on_step
