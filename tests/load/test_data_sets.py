@@ -52,6 +52,27 @@ def kept(folder: Path, entries: Any, *, lines: bool = False) -> Path:
         {"instruction": "a b", "context": "c", "response": "d e", "category": "x"},
         {"instruction": "a b c", "input": "", "output": "d e"},
         {"question": "a b c", "answer": "d e"},
+        {"system_prompt": "a", "question": "b c", "response": "d e", "id": "flan.1"},
+        {"system_prompt": "a", "question": "b c", "output": "d e"},
+        {"problem": "a b c", "solution": "d e", "source": "olympiads"},
+        {"id": "0", "data": ["a b c", "d e"]},
+        {"prompt": "a b c", "completion": "d e", "prompt_id": "1"},
+        {"text": "a b c", "output_tokens": 2, "timestamp": 5, "session_id": "s"},
+        {"session_id": "s", "turns": [{"text": "a b c", "output_tokens": 2, "delay": 1000}, {"text": "d"}]},
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "text", "text": "a b"}, {"type": "text", "text": "c"}]},
+                {"role": "assistant", "content": "d e", "tool_calls": None},
+                {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]},
+            ]
+        },
+        {
+            "conversations": [
+                {"from": "gpt", "value": "x"},
+                {"from": "human", "value": "a b c"},
+                {"from": "gpt", "value": "d e"},
+            ]
+        },
     ],
 )
 def test_the_prompt_and_the_length_of_the_answer(

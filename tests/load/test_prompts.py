@@ -46,7 +46,8 @@ def test_text_needs_a_tokenizer(tmp_path: Path) -> None:
     [
         ('{"prompt": "a"}\n{"prompt": ', 2, "not JSON: .* at column"),
         ('{"prompt": "a"}\n[1]', 2, "expected a JSON object"),
-        ('{"promt": "a"}', 1, "unknown key 'promt'"),
+        ('{"promt": "a"}', 1, "unknown key 'promt': did you mean 'prompt'"),
+        ('{"prompt": "a", "output_token": 3}', 1, "unknown key 'output_token': did you mean 'output_tokens'"),
         ('{"output_tokens": 3}', 1, "exactly one of prompt and prompt_token_ids"),
         ('{"prompt": "a", "prompt_token_ids": [1]}', 1, "exactly one of"),
         ('{"prompt": 3}', 1, "prompt must be text"),

@@ -2,11 +2,12 @@
 
 A file holds one object a line (JSON Lines), one list of objects (JSON), or one prompt a line (text). Forms of objects:
 
-    own           `prompt` or `prompt_token_ids`, optional `output_tokens`; or `turns`, a list of such, each with its `answer` or
-                  `answer_token_ids` as the later turns are to have it
+    own           `prompt` (or `text`, as AIPerf calls it) or `prompt_token_ids`, optional `output_tokens`; or `turns`, a list of such, each
+                  with its `answer` or `answer_token_ids` as the later turns are to have it
     conversation  `conversations`, `conversation` or `messages`: a list of `{from, value}` (ShareGPT) or `{role, content}` (OpenAI, LMSYS-Chat,
-                  UltraChat, WildChat)
-    instruction   `instruction` with `input` or `context`, and `output` or `response` (Alpaca, Dolly); `question` and `answer` (GSM8K)
+                  UltraChat 200k, WildChat); `data`: a list of texts, question and answer in turn (UltraChat)
+    instruction   `instruction` with `input` or `context`, and `output` or `response` (Alpaca, Dolly); `question` or `problem`, after a
+                  `system_prompt` where there is one, with `answer`, `output`, `response` or `solution` (GSM8K, OpenOrca, MLPerf, NuminaMath)
     turns         `turns` or `prompt` as a list of texts, without answers (MT-Bench)
 
 An answer tells how many output tokens there are to be. As prompts, the first turn of each conversation is taken; as conversations, all
@@ -19,9 +20,10 @@ another load than the one that was meant.
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -34,10 +36,25 @@ from wattcount.files import read_text
 Tokenize = Callable[[str], list[int]]
 """Turns a prompt into token ids."""
 
-_KEYS = {"prompt", "prompt_token_ids", "output_tokens", "answer", "answer_token_ids"}
-"""Keys that an object of our own form may have; those of data sets may have any others."""
-_CONVERSATIONS = ("conversations", "conversation", "messages")
+_KEYS = (
+    "prompt",
+    "text",
+    "prompt_token_ids",
+    "output_tokens",
+    "answer",
+    "completion",
+    "response",
+    "answer_token_ids",
+)
+"""Keys that are read of an object of our own form. Others are passed over, but not one that is nearly one of these."""
+_MISTYPED = 0.85
+"""Likeness (difflib) from which an unknown key is taken for a mistyped one of _KEYS: `output_token`, `promt`; not `prompt_id`."""
+_CONVERSATIONS = ("conversations", "conversation", "messages", "data")
 """Keys of data sets that hold a list of messages."""
+_ASKED = ("question", "problem")
+"""Keys of data sets that hold what is asked."""
+_ANSWERED = ("answer", "output", "response", "solution")
+"""Keys of data sets that hold the answer to that."""
 _ANSWERING = ("gpt", "assistant", "chatgpt", "bard", "bing", "model", "bot")
 """Who answers, in data sets; all others ask."""
 _TEXT_SUFFIXES = {"", ".txt", ".text", ".md", ".prompts"}
@@ -210,9 +227,15 @@ def _entry(path: Path, where: str, number: int, entry: Any) -> list[_Row]:
         if key in entry:
             return _conversation(path, where, number, key, entry[key])
     if "instruction" in entry:
-        return _instruction(path, where, number, entry)
-    if "question" in entry and "prompt" not in entry:
-        return _answered(path, where, number, entry.get("question"), _first(entry, "answer"))
+        further = _first(entry, "input", "context")
+        return _answered(
+            path, where, number, (entry["instruction"], further), _first(entry, "output", "response")
+        )
+    asked = _first(entry, *_ASKED)
+    if asked is not None and "prompt" not in entry:
+        return _answered(
+            path, where, number, (_first(entry, "system_prompt"), asked), _first(entry, *_ANSWERED)
+        )
     turns = entry.get("turns", entry.get("prompt"))
     if isinstance(turns, list) and turns and all(isinstance(turn, str) for turn in turns):
         return [_Row(where, number, turn, None) for turn in turns]
@@ -229,9 +252,12 @@ def _conversation(path: Path, where: str, number: int, key: str, messages: Any) 
     """The turns of a conversation as data sets have it; a turn that was not answered is none."""
     texts: list[tuple[bool, str]] = []
     for message in messages if isinstance(messages, list) else [None]:
+        if isinstance(message, str):
+            texts.append((len(texts) % 2 == 1, message))
+            continue
         if not isinstance(message, dict):
             raise _broken(path, where, f"{key} must be a list of objects with `value` or `content`")
-        text = message.get("value", message.get("content"))
+        text = _said(message)
         if not isinstance(text, str):
             raise _broken(path, where, f"{key} must be a list of objects with the text `value` or `content`")
         role = str(message.get("from", message.get("role", ""))).lower()
@@ -249,17 +275,20 @@ def _conversation(path: Path, where: str, number: int, key: str, messages: Any) 
     return rows
 
 
-def _instruction(path: Path, where: str, number: int, entry: dict[str, Any]) -> list[_Row]:
-    prompt = entry["instruction"]
-    further = _first(entry, "input", "context")
-    if isinstance(prompt, str) and isinstance(further, str) and further:
-        prompt = f"{prompt}\n\n{further}"
-    return _answered(path, where, number, prompt, _first(entry, "output", "response"))
+def _said(message: dict[str, Any]) -> Any:
+    """The text of a message: of OpenAI's list of parts those that are text; empty where there is none but calls of tools."""
+    content = message.get("value", message.get("content"))
+    if isinstance(content, list):
+        parts = [part.get("text") for part in content if isinstance(part, dict)]
+        return "\n\n".join(part for part in parts if isinstance(part, str))
+    return "" if content is None and ("content" in message or "tool_calls" in message) else content
 
 
-def _answered(path: Path, where: str, number: int, prompt: Any, answer: Any) -> list[_Row]:
-    if not isinstance(prompt, str) or not isinstance(answer, str | None):
+def _answered(path: Path, where: str, number: int, parts: Sequence[Any], answer: Any) -> list[_Row]:
+    """`parts` of the prompt, one below the other; None: there is no such part."""
+    if not all(isinstance(text, str | None) for text in (*parts, answer)):
         raise _broken(path, where, "its prompt and its answer must be texts")
+    prompt = "\n\n".join(part for part in parts if part)
     return [_Row(where, number, prompt, None, answer=answer or None)] if prompt else []
 
 
@@ -288,16 +317,17 @@ def _decoded(path: Path, number: int, line: str) -> Any:
 def _json_row(path: Path, where: str, number: int, row: Any) -> _Row:
     if not isinstance(row, dict):
         raise _broken(path, where, "expected a JSON object")
-    unknown = sorted(set(row) - _KEYS)
-    if unknown:
+    for key in sorted(set(row) - set(_KEYS)):
+        if meant := difflib.get_close_matches(key, _KEYS, 1, _MISTYPED):
+            raise _broken(path, where, f"unknown key {key[:60]!r}: did you mean {meant[0]!r}?")
+    prompt = _first(row, "prompt", "text")
+    if (prompt is None) == ("prompt_token_ids" not in row):
         raise _broken(
             path,
             where,
-            f"unknown key {unknown[0][:60]!r}; known: {', '.join(sorted(_KEYS))}; expected {FORMS}",
+            f"exactly one of prompt and prompt_token_ids is needed; expected {FORMS}",
         )
-    if ("prompt" in row) == ("prompt_token_ids" in row):
-        raise _broken(path, where, "exactly one of prompt and prompt_token_ids is needed")
-    if "prompt" in row and not isinstance(row["prompt"], str):
+    if prompt is not None and not isinstance(prompt, str):
         raise _broken(path, where, "prompt must be text")
     ids = row.get("prompt_token_ids")
     if "prompt_token_ids" in row and not _is_ids(ids):
@@ -305,12 +335,12 @@ def _json_row(path: Path, where: str, number: int, row: Any) -> _Row:
     output = row.get("output_tokens")
     if output is not None and (type(output) is not int or output < 1):
         raise _broken(path, where, f"output_tokens must be a whole number of at least 1, got {output!r}")
-    answer, answer_ids = row.get("answer"), row.get("answer_token_ids")
+    answer, answer_ids = _first(row, "answer", "completion", "response"), row.get("answer_token_ids")
     if answer is not None and not isinstance(answer, str):
         raise _broken(path, where, "answer must be text")
     if answer_ids is not None and not _is_ids(answer_ids):
         raise _broken(path, where, "answer_token_ids must be a list of whole numbers, none negative")
-    return _Row(where, number, row.get("prompt"), ids, output, answer, answer_ids)
+    return _Row(where, number, prompt, ids, output, answer, answer_ids)
 
 
 def _is_ids(ids: Any) -> bool:
