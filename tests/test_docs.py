@@ -11,11 +11,16 @@ from typing import cast
 
 import pytest
 
+from wattcount.dataset.bundle import BUNDLE_SCHEMA_VERSION
+from wattcount.engines.vllm.install import SUPPORTED
 from wattcount.importers import IMPORTERS
 from wattcount.metrics.metrics_json import METRICS_VERSION
+from wattcount.records.schema import OLDEST_SCHEMA_VERSION, RECORD_SCHEMA_VERSION
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+ABOUT = [ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+"""Documents beside README.md that hosts of repositories know by their names."""
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
@@ -42,7 +47,7 @@ def dead_links(page: Path) -> list[str]:
     return dead
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, *ABOUT], ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
     assert dead_links(page) == []
 
@@ -69,6 +74,16 @@ def test_the_map_has_every_module() -> None:
     # A source of imported results is one file; docs/importing.md has a line for each.
     sources = {Path(str(module.__file__)).stem for module in cast("tuple[ModuleType, ...]", IMPORTERS)}
     assert sorted(modules - named - sources) == []
+
+
+def test_the_versions_that_are_told_are_those_of_the_code() -> None:
+    """CHANGELOG.md and docs/supported.md."""
+    changes, supported = (ROOT / "CHANGELOG.md").read_text(), (ROOT / "docs" / "supported.md").read_text()
+    records = f"| {RECORD_SCHEMA_VERSION} | {OLDEST_SCHEMA_VERSION} to {RECORD_SCHEMA_VERSION} |"
+    assert records in changes
+    assert f"| figures (`metrics_version` in `metrics.json`) | {METRICS_VERSION} |" in changes
+    assert f"| {BUNDLE_SCHEMA_VERSION} | {BUNDLE_SCHEMA_VERSION} |" in changes
+    assert f"| vLLM | {SUPPORTED};" in supported
 
 
 def test_the_metrics_page_shows_the_version_that_is_written() -> None:
