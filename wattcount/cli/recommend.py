@@ -7,12 +7,11 @@ import json
 import re
 from pathlib import Path
 
-from wattcount.cli.sources import results_of, slo_of
+from wattcount.cli.sources import QUALITY, results_of, scores_of, slo_of
 from wattcount.errors import EXIT_FAILED, EXIT_OK
 from wattcount.report.units import significant
 from wattcount.study.advice import Advice, Need, advise, serve_command, verify_command
 from wattcount.study.bills import Bills, read_bills
-from wattcount.study.quality import read_scores
 from wattcount.study.questions import USUAL_SLO
 from wattcount.terminal import PlainConsole, console, table
 
@@ -31,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gpus", type=lambda text: tuple(filter(None, text.split(","))), default=(), metavar="A,B", help="only these")  # fmt: skip
     parser.add_argument("--price", type=Path, metavar="FILE", help="CSV: gpu,per_hour[,currency]")
     parser.add_argument("--carbon", type=Path, metavar="FILE", help="CSV: hour,g_per_kwh for the hours 0 to 23 or `all`, and a row `pue`")  # fmt: skip
-    parser.add_argument("--quality", type=Path, nargs="+", metavar="PATH", help="results*.json of lm-evaluation-harness, or folders of them, for options that are quantised")  # fmt: skip
+    parser.add_argument("--quality", nargs="+", metavar="PATH", help=QUALITY)
     parser.add_argument("--all", action="store_true", help=f"all options, not the first {SHOWN}")
     parser.add_argument("--json", action="store_true", help="everything as JSON, in plain units")
 
@@ -42,7 +41,8 @@ def main(args: argparse.Namespace) -> int:
         args.model, None if args.batch else args.rate, args.lengths[0], args.lengths[1], args.slo, args.gpus
     )
     bills = read_bills(args.price, args.carbon)
-    advice = advise(results_of(args.data), need, bills, read_scores(args.quality or ()))
+    results = results_of(args.data)
+    advice = advise(results, need, bills, scores_of(args.quality, results))
     if args.json:
         print(json.dumps(advice.to_json(), indent=2))
     else:

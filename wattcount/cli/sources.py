@@ -1,9 +1,10 @@
-"""Results that are named on a command line: a data set, records, a table, or what others wrote. And the bounds of a good request."""
+"""Results that are named on a command line: a data set, records, a table, or what others wrote. Scores of models, and the bounds of a good request."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,9 +19,11 @@ from wattcount.records import Record
 from wattcount.records.intake import opened
 from wattcount.result import Result, results
 from wattcount.result.table import of_arrow
+from wattcount.text import printable
 
 if TYPE_CHECKING:
     from wattcount.simulation.measured import SeenRun
+    from wattcount.study.quality import Score
 
 PARQUET = b"PAR1"
 """What a Parquet file begins with."""
@@ -87,6 +90,27 @@ def _of_parquet(path: Path) -> list[Result]:
         raise NotStartedError(
             f"{path} is no table of results ({one_line(error)}); write it with wattcount of this version"
         ) from error
+
+
+QUALITY = (
+    "scores of quantised models: results*.json of lm-evaluation-harness or lighteval, or folders of them; "
+    "MODEL:PRECISION=PATH where the file does not say whose they are (llama3_1_8b:fp8=scores.json)"
+)
+"""Help of `--quality`."""
+
+
+def scores_of(sources: Iterable[str] | None, results: Sequence[Result]) -> list[Score]:
+    """Scores that are named on a command line; on standard error, those that belong to no result. Raises NotStartedError."""
+    from wattcount.study.quality import read_scores, unused
+
+    scores = read_scores(sources or ())
+    if lost := unused(scores, results):
+        names = printable(", ".join(lost), lines=False)
+        print(
+            f"wattcount: no result here has the model and precision of the scores of {names}; give --quality MODEL:PRECISION=PATH",
+            file=sys.stderr,
+        )
+    return scores
 
 
 def slo_of(text: str) -> SloConfig:

@@ -10,11 +10,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from wattcount.cli.sources import results_of, slo_of
+from wattcount.cli.sources import QUALITY, results_of, scores_of, slo_of
 from wattcount.errors import EXIT_OK, NotStartedError
 from wattcount.files import replacing
 from wattcount.study.answers import Answer
-from wattcount.study.quality import read_scores
 from wattcount.study.questions import QUESTIONS, USUAL_SLO, Study
 from wattcount.terminal import console, table
 
@@ -52,10 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--quality",
-        type=Path,
         nargs="+",
         metavar="PATH",
-        help="results*.json of lm-evaluation-harness, or folders of them, for levers that change precision",
+        help=QUALITY,
     )
     parser.add_argument(
         "--all", action="store_true", help=f"all rows, not the first {MOST_ROWS} of each table"
@@ -66,8 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    scores = read_scores(args.quality or ())
-    study = Study(results_of(args.source), args.slo, args.default_gpu, scores)
+    results = results_of(args.source)
+    study = Study(results, args.slo, args.default_gpu, scores_of(args.quality, results))
     answers = study.answers(args.only or ())
     if args.json:
         print(json.dumps([answer.to_json() for answer in answers], indent=2))
