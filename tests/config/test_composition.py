@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import MissingConfigException
-from omegaconf import OmegaConf
 
 from wattcount.config import compose, from_json, to_json
 from wattcount.config.catalogue import gpu_catalogue, load_yaml, match_gpu, model_catalogue
@@ -487,7 +486,7 @@ def test_in_a_sweep() -> None:
 
 
 def plain(text: str, described: str = "") -> Any:
-    return OmegaConf.to_container(load_yaml(text, described, "x.yaml"))
+    return load_yaml(text, described, "x.yaml")
 
 
 @pytest.mark.parametrize("text", TYPED)

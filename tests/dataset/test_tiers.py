@@ -48,7 +48,7 @@ def test_a_second_submitter_reproduces_it() -> None:
 
 def test_the_interval_is_that_of_the_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     # By hand: nothing of their own scatters, so the pooled variance is that of 24 starts elsewhere over 28 degrees of freedom.
-    monkeypatch.setitem(START_SCATTER, "server", {PER_TOKEN: StartScatter(0.03, 24)})  # type: ignore[arg-type]
+    monkeypatch.setitem(START_SCATTER, "server", {PER_TOKEN: StartScatter(0.03, 24, 2.0639)})  # type: ignore[arg-type]
     (found,) = comparisons(runs("ann", [0.2] * 3) + runs("bob", [0.2] * 3))
     assert found.percent == pytest.approx(0.0, abs=1e-9)
     sd = 0.03 * math.sqrt(24 / 28)

@@ -17,8 +17,8 @@ from wattcount.result.host_part import (
     SERVER,
     START_SCATTER,
     WATTS,
-    StartScatter,
 )
+from wattcount.statistics import t_975
 
 EAGER = {"engine": {"enforce_eager": True}}
 
@@ -40,7 +40,9 @@ def run(**other: Any) -> Result:
 
 
 def test_the_half_width_of_one_start_is_students() -> None:
-    assert StartScatter(0.02, 3).u95_share == pytest.approx(3.18245 * 0.02, rel=1e-5)
+    for scatter in (found for figures in START_SCATTER.values() for found in figures.values()):
+        assert scatter.t_975 == pytest.approx(t_975(scatter.freedom), rel=1e-5)
+        assert scatter.u95_share == scatter.t_975 * scatter.sd
 
 
 @pytest.mark.parametrize(

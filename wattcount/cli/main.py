@@ -10,7 +10,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from wattcount import __version__
 from wattcount.config.loader import did_you_mean
 from wattcount.errors import (
     EXIT_FAILED,
@@ -172,6 +171,8 @@ def _dispatch(args: list[str]) -> int:
     if first in COMMANDS:
         return _command(first, args[1:])
     if "--version" in args or first == "-V":
+        from wattcount import __version__  # finding it takes as long as printing the help
+
         print(f"wattcount {__version__}")
         return EXIT_OK
     if "--help" in args or "-h" in args or first == "help":

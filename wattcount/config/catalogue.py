@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-from omegaconf import Container, OmegaConf
 from omegaconf._utils import get_yaml_loader
 
 from wattcount.config.loader import GROUPS, Kind, kind_of, load
@@ -84,8 +83,7 @@ def _model(file: Path) -> ModelConfig:
 
 def _values(file: Path, group: str) -> dict[str, Any]:
     """What an option's file says, read without Hydra, which takes a tenth of a second for each."""
-    values = OmegaConf.to_container(load_yaml(read_yaml(file), group, str(file)))
-    assert isinstance(values, dict)
+    values = load_yaml(read_yaml(file), group, str(file))
     values.pop("defaults", None)
     return {str(key): value for key, value in values.items()}
 
@@ -113,8 +111,8 @@ def read_yaml(file: Path) -> str:
         raise NotStartedError(f"{file}: cannot be read: {error.strerror}") from None
 
 
-def load_yaml(text: str, described: str, name: str) -> Container:
-    """As `OmegaConf.load` reads the text of a file, in which a key that holds text keeps what was typed.
+def load_yaml(text: str, described: str, name: str) -> dict[Any, Any]:
+    """The values of a file as `OmegaConf.load` reads its text, in which a key that holds text keeps what was typed.
 
     YAML 1.1 reads unquoted `1e3`, `1_0`, `010`, `1:30`, `yes` and `2026_11_24` as numbers and booleans. Where the schema
     says that a key holds text, the words of the file are taken instead. `null` and `~` stay null.
@@ -128,19 +126,18 @@ def load_yaml(text: str, described: str, name: str) -> Container:
         loader = get_yaml_loader()(text)
         node = loader.get_single_node()
         if node is None:
-            return OmegaConf.create()
+            return {}
         if node.id != "mapping":
             raise NotStartedError(f"{name}: must hold a group of keys, a line for each: KEY: VALUE")
         kinds = _present(kind_of(described))
-        values = loader.construct_document(_kept(node, kinds, None if described else ()))
+        values: dict[Any, Any] = loader.construct_document(_kept(node, kinds, None if described else ()))
+        return values
     except RecursionError:
         raise NotStartedError(f"{name}: holds itself: an alias (*) inside of what it stands for") from None
     except Exception as error:  # of PyYAML, which comes with OmegaConf and is not imported here
         if type(error).__module__.partition(".")[0] != "yaml":
             raise
         raise NotStartedError(f"{name}: {_words(error)}") from None
-    config: Container = OmegaConf.create(values)
-    return config
 
 
 def _words(error: Exception) -> str:

@@ -47,12 +47,9 @@ class Cohort:
     @classmethod
     def read(cls, file: Path) -> Cohort:
         """Raises `NotStartedError` with the file's name where it is no cohort."""
-        from omegaconf import OmegaConf
-
         from wattcount.config.catalogue import load_yaml, read_yaml
 
-        values = OmegaConf.to_container(load_yaml(read_yaml(file), FOLDER, str(file)))
-        assert isinstance(values, dict)
+        values = load_yaml(read_yaml(file), FOLDER, str(file))
         if sorted(map(str, values)) != sorted(_KEYS):
             raise NotStartedError(f"{file}: must have the keys {', '.join(_KEYS)} and no others")
         begins, ends, seed = _day(values, "from", file), _day(values, "until", file), values["seed"]

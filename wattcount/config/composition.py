@@ -273,7 +273,7 @@ def _result(source: ConfigSource, config_path: str, text: str, name: str) -> Con
         raise NotStartedError(
             f"{name}: a line that begins with # @ must be: # @package PACKAGE, as in # @package _global_"
         ) from None
-    config = load_yaml(text, _described(config_path, header["package"]), name)
+    config = OmegaConf.create(load_yaml(text, _described(config_path, header["package"]), name))
     return ConfigResult(config=config, path=source.full_path(), provider=source.provider, header=header)
 
 
