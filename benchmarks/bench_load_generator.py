@@ -19,7 +19,8 @@ import numpy as np
 from wattcount.clock import now_ns
 from wattcount.config.schema import EngineConfig, LengthConfig, RunConfig, ServerConfig
 from wattcount.engines.registry import create
-from wattcount.load import LoadGenerator, build_plan
+from wattcount.load.build import build_plan
+from wattcount.load.generator import LoadGenerator
 
 
 async def measure(rate_rps: float, seconds: float, output_tokens: int) -> str:

@@ -29,7 +29,8 @@ from wattcount.config.schema import (
 from wattcount.engines import registry
 from wattcount.engines.vllm.setup import context_length
 from wattcount.errors import NotStartedError
-from wattcount.load import arrivals, build_plan
+from wattcount.load import arrivals
+from wattcount.load.build import build_plan
 
 GIB = 2**30
 

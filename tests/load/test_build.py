@@ -21,8 +21,8 @@ from wattcount.config.schema import (
     ServerConfig,
 )
 from wattcount.errors import NotStartedError
-from wattcount.load import LoadPlan, build_plan, workload_seed
-from wattcount.load.build import beginning
+from wattcount.load.build import beginning, build_plan
+from wattcount.load.plan import LoadPlan, workload_seed
 
 VARIED = LengthConfig(kind=LengthKind.lognormal, input_tokens=200, output_tokens=50)
 

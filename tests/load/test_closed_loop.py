@@ -24,8 +24,9 @@ from wattcount.config.schema import (
 )
 from wattcount.engines.base import Engine, EngineInfo
 from wattcount.engines.registry import create
-from wattcount.load import LoadGenerator, LoadPlan, build_plan
-from wattcount.load.generator import FAILED_PAUSE_NS
+from wattcount.load.build import build_plan
+from wattcount.load.generator import FAILED_PAUSE_NS, LoadGenerator
+from wattcount.load.plan import LoadPlan
 from wattcount.load.request import GenerationRequest, TokenChunk
 
 VOCAB = 1000

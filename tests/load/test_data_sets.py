@@ -19,8 +19,8 @@ from wattcount.config.schema import (
     ServerConfig,
 )
 from wattcount.errors import NotStartedError
-from wattcount.load import build_plan
 from wattcount.load.arrivals import BLOCK_TOKENS, read_trace
+from wattcount.load.build import build_plan
 from wattcount.load.prompts import read_conversations, read_prompts
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "loads"

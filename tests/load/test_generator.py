@@ -23,9 +23,9 @@ from wattcount.config.schema import (
 from wattcount.engines.base import Engine, EngineInfo
 from wattcount.engines.registry import create
 from wattcount.errors import RunFailedError
-from wattcount.load import LoadGenerator, LoadPlan, build_plan
-from wattcount.load.build import beginning
-from wattcount.load.generator import RequestRecord
+from wattcount.load.build import beginning, build_plan
+from wattcount.load.generator import LoadGenerator, RequestRecord
+from wattcount.load.plan import LoadPlan
 from wattcount.load.request import GenerationRequest, TokenChunk
 from wattcount.records.schema import REQUESTS_SCHEMA, RequestStatus
 

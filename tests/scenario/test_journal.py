@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from wattcount.clock import now_ns
 from wattcount.energy.events import EVENT_DTYPE
-from wattcount.load import LoadGenerator, LoadPlan
+from wattcount.load.generator import LoadGenerator
+from wattcount.load.plan import LoadPlan
 from wattcount.records import RecordWriter
 from wattcount.records.schema import Phase, PhaseSpan
 from wattcount.records.spool import requests_table

@@ -6,15 +6,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-import pyarrow.compute
 
 from wattcount.config.identity import point_id
 from wattcount.dataset.rules import Breach, Severity, Submitted, rule
 from wattcount.errors import WattcountError
 from wattcount.metrics.metrics_json import METRICS_VERSION, is_of_today
 from wattcount.metrics.observations import MISSING, Ints, int_column
-
-pc: Any = pyarrow.compute  # its types differ between PyArrow's versions
 
 SAME_SHARE = 1e-9
 """Most by which a figure may differ from the one computed here [share of it]. Figures are kept to 12 digits; what NumPy adds up in
@@ -118,7 +115,7 @@ def steps(record: Submitted) -> Iterator[Breach]:
     table, requests = record.record.steps, record.seen.requests
     if not len(table) or table["prefill_tokens"].null_count or table["decode_tokens"].null_count:
         return  # an engine that does not tell
-    made = int(pc.sum(table["prefill_tokens"]).as_py()) + int(pc.sum(table["decode_tokens"]).as_py())
+    made = sum(int(int_column(table, name).sum()) for name in ("prefill_tokens", "decode_tokens"))
     prompts = requests.input_tokens - np.maximum(requests.cached_tokens, 0)
     begun = requests.first_token_ns != MISSING
     # The first token of a request comes out of the step of its prompt.

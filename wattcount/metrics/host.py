@@ -14,10 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow.compute
 
 from wattcount.metrics.observations import MISSING, Bools, Floats, Ints, Window, int_column
 from wattcount.metrics.sheet import (
@@ -30,12 +29,12 @@ from wattcount.metrics.sheet import (
     metric_specs,
 )
 from wattcount.metrics.window import Observed
+from wattcount.records.intake import compute
 from wattcount.records.schema import Evidence
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-pc: Any = pyarrow.compute
 
 PROMPT_TOKENS = (256, 1024)
 """Prompt tokens of the steps that stand for steps with a prompt [tokens]. Chosen: around a prompt of 512, which most of the records
@@ -227,11 +226,10 @@ class Sampled:
     """`host.parquet`: the host's rows, and those of each process, in the order of time."""
 
     def __init__(self, table: pa.Table) -> None:
-        of_host = pc.is_null(table["pid"])
-        self._host = table.filter(of_host)
-        processes = table.filter(pc.invert(of_host))
+        self._host = table.filter(table["pid"].is_null())
+        processes, equal = table.filter(table["pid"].is_valid()), compute().equal
         self._processes = [
-            processes.filter(pc.equal(processes["pid"], pid))
+            processes.filter(equal(processes["pid"], pid))
             for pid in sorted(set(processes["pid"].to_pylist()))
         ]
 

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute
 from numpy.typing import NDArray
 
 from wattcount.energy.events import Source
 from wattcount.metrics.sheet import NO_REQUESTS
+from wattcount.records.intake import compute
 from wattcount.records.schema import Phase, PhaseSpan, RequestStatus
 
 if TYPE_CHECKING:
     from wattcount.records import Record
 
-pc: Any = pyarrow.compute  # its types differ between PyArrow's versions
 
 MISSING = -1
 """Stands for null in integer arrays: no clock stamp and no count is negative."""
@@ -75,7 +74,7 @@ def phase_window(
 
 def int_column(table: pa.Table, name: str) -> Ints:
     """int64[rows]; null is `MISSING`."""
-    column = pc.fill_null(pc.cast(table[name], pa.int64()), MISSING)
+    column = table[name].cast(pa.int64()).fill_null(MISSING)
     return np.asarray(column.to_numpy(), dtype=np.int64)
 
 
@@ -105,20 +104,20 @@ class Requests:
 
     @classmethod
     def of(cls, table: pa.Table) -> Requests:
-        status = table["status"]
+        status, equal = table["status"], compute().equal
         sent = int_column(table, "actual_send_ns")
         stamps = table["token_ts_ns"].combine_chunks()
         counts = table["token_count"].combine_chunks()
-        owner = np.asarray(pc.list_parent_indices(stamps).to_numpy(), dtype=np.int64)
-        arrivals = np.asarray(pc.list_flatten(stamps).to_numpy(), dtype=np.int64)
-        tokens = np.asarray(pc.list_flatten(counts).to_numpy(), dtype=np.int64)
+        owner = np.asarray(stamps.value_parent_indices().to_numpy(), dtype=np.int64)
+        arrivals = np.asarray(stamps.flatten().to_numpy(), dtype=np.int64)
+        tokens = np.asarray(counts.flatten().to_numpy(), dtype=np.int64)
         if len(arrivals) != len(tokens):
             raise ValueError("requests.parquet: token_ts_ns and token_count differ in length")
         # The column may lag behind a run that was killed; the arrivals are what was seen.
         output = np.bincount(owner, weights=tokens, minlength=len(table)).astype(np.int64)
 
         def has(value: RequestStatus) -> Bools:
-            return np.asarray(pc.fill_null(pc.equal(status, value.value), False).to_numpy(), dtype=np.bool_)
+            return np.asarray(equal(status, value.value).fill_null(False).to_numpy(), dtype=np.bool_)
 
         return cls(
             planned_send_ns=int_column(table, "planned_send_ns"),
@@ -134,7 +133,7 @@ class Requests:
             failed=has(RequestStatus.FAILED),
             cancelled=has(RequestStatus.CANCELLED),
             for_window=np.asarray(
-                pc.fill_null(pc.equal(table["phase"], "window"), False).to_numpy(), dtype=np.bool_
+                equal(table["phase"], "window").fill_null(False).to_numpy(), dtype=np.bool_
             ),
             token_ts_ns=arrivals,
             token_count=tokens,

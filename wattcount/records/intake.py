@@ -17,12 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute
 import pyarrow.parquet as pq
 
 from wattcount.errors import WattcountError, one_line
-
-pc: Any = pyarrow.compute  # its types differ between PyArrow's versions
 
 JSON_LIMIT_BYTES = 16 << 20
 """Largest `run.json` or `metrics.json` [bytes]; those of eight GPUs and a long architecture have some 200 KiB."""
@@ -179,7 +176,7 @@ def _values(metadata: Any, wanted: set[str]) -> int:
 
 def _text_bytes(column: pa.ChunkedArray) -> int:
     """Bytes that a column of text has once its dictionary is written out."""
-    total = 0
+    pc, total = compute(), 0
     for chunk in column.chunks:
         if not pa.types.is_dictionary(chunk.type):
             total += int(pc.sum(pc.binary_length(chunk)).as_py() or 0)
@@ -188,6 +185,13 @@ def _text_bytes(column: pa.ChunkedArray) -> int:
         lengths = pc.binary_length(chunk.dictionary).take(counts.field("values"))
         total += int(pc.sum(pc.multiply(pc.cast(lengths, pa.int64()), counts.field("counts"))).as_py() or 0)
     return total
+
+
+def compute() -> Any:
+    """PyArrow's functions of columns; loading them takes 50 ms of CPU, for which not every command has a use."""
+    import pyarrow.compute
+
+    return pyarrow.compute
 
 
 def _no_number(word: str) -> float:

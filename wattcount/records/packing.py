@@ -14,15 +14,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from wattcount.files import replacing
 from wattcount.records import schema
 from wattcount.records.schema import FileFacts
-
-pc: Any = pyarrow.compute  # its types differ between PyArrow's versions
 
 ROW_GROUP = 1 << 20
 """Rows of a Parquet row group: a table that comes in parts takes memory for one."""
@@ -133,9 +130,9 @@ def unpacked(table: pa.Table, columns: pa.Schema) -> pa.Table:
 def split(requests: pa.Table) -> tuple[pa.Table, pa.Table]:
     """A table of `REQUESTS_SCHEMA` as `requests.parquet` and `tokens.parquet` hold it."""
     stamps, counts = (requests[name].combine_chunks() for name in schema.TOKEN_COLUMNS)
-    arrivals, owners = stamps.flatten(), pc.list_parent_indices(stamps)
+    arrivals, owners = stamps.flatten(), stamps.value_parent_indices()
     order = np.argsort(arrivals.to_numpy(), kind="stable")
-    tokens = pa.table([arrivals, pc.cast(owners, pa.int32()), counts.flatten()], schema=schema.TOKENS_SCHEMA)
+    tokens = pa.table([arrivals, owners.cast(pa.int32()), counts.flatten()], schema=schema.TOKENS_SCHEMA)
     return requests.drop_columns(list(schema.TOKEN_COLUMNS)), tokens.take(order)
 
 
@@ -167,12 +164,12 @@ def write(path: Path, columns: pa.Schema, tables: Iterable[pa.Table]) -> FileFac
 
 def _values(column: pa.Array) -> NDArray[Any]:
     """Null is 0."""
-    return np.asarray(pc.fill_null(column, 0).to_numpy())
+    return np.asarray(column.fill_null(0).to_numpy())
 
 
 def _known(column: pa.Array) -> NDArray[np.bool_]:
     """Neither null nor NaN."""
-    known = np.asarray(pc.is_valid(column).to_numpy(zero_copy_only=False))
+    known = np.asarray(column.is_valid().to_numpy(zero_copy_only=False))
     return (
         known & np.isfinite(column.to_numpy(zero_copy_only=False))
         if pa.types.is_floating(column.type)

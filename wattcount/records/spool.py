@@ -14,7 +14,6 @@ from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from wattcount.energy.events import EVENT_DTYPE
@@ -225,7 +224,7 @@ def requests_table(folder: Path) -> pa.Table:
     in_order = pieces.select(list(TOKEN_COLUMNS)).take(order)
     for name in TOKEN_COLUMNS:
         column = in_order[name].combine_chunks()
-        lengths = np.bincount(codes[order], weights=pc.list_value_length(column).to_numpy(), minlength=count)
+        lengths = np.bincount(codes[order], weights=column.value_lengths().to_numpy(), minlength=count)
         offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
         joined = pa.ListArray.from_arrays(pa.array(offsets), column.flatten())
         index = REQUESTS_SCHEMA.get_field_index(name)

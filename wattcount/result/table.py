@@ -20,7 +20,6 @@ from typing import Any, get_type_hints
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from wattcount import __version__
 from wattcount.errors import WattcountError
 from wattcount.files import replacing
 from wattcount.metrics.metrics_json import METRICS, METRICS_VERSION, Status
@@ -32,15 +31,13 @@ from wattcount.result.result import Result, finding, glance, judge
 
 TABLE_FILE = ".results.parquet"
 """Name of the file, in the folder of records."""
-TABLE_VERSION = f"2 {__version__} {RECORD_SCHEMA_VERSION} {METRICS_VERSION}"
-"""Version of what a row is made of: rows of another version are made anew. A new check of validity raises METRICS_VERSION."""
 MOST_LOOKS = 500
 """Most records that `ResultTable.glance` reads for the first time: each takes about a millisecond."""
 
 _OF_RECORDS = ("folder", "stamp", "judged")
 """Columns of TABLE_FILE beside those of `to_arrow`."""
 _VERSION_KEY = b"wattcount.result"
-"""Key of TABLE_VERSION in the file's metadata."""
+"""Key of `_version()` in the file's metadata."""
 _COLUMNS: Mapping[Any, pa.DataType] = {
     str | None: pa.string(),
     int | None: pa.int64(),
@@ -163,7 +160,7 @@ class ResultTable:
         table = table.append_column("folder", pa.array(list(kept), pa.string()))
         table = table.append_column("stamp", pa.array([row.stamp for row in kept.values()], pa.string()))
         table = table.append_column("judged", pa.array([row.result is not None for row in kept.values()]))
-        table = table.replace_schema_metadata({_VERSION_KEY: TABLE_VERSION})
+        table = table.replace_schema_metadata({_VERSION_KEY: _version()})
         with contextlib.suppress(OSError), replacing(self._records_dir / TABLE_FILE) as file:
             pq.write_table(table, file, compression="zstd")
 
@@ -173,11 +170,18 @@ class ResultTable:
         return row
 
 
+def _version() -> str:
+    """Version of what a row is made of: rows of another version are made anew. A new check of validity raises METRICS_VERSION."""
+    from wattcount import __version__  # looking it up takes 40 ms, for which not every command has a use
+
+    return f"2 {__version__} {RECORD_SCHEMA_VERSION} {METRICS_VERSION}"
+
+
 def _load(records_dir: Path) -> dict[str, _Row]:
     """What was kept. Nothing of a file that is damaged or of another version."""
     try:
         with opened(records_dir / TABLE_FILE) as file, pq.ParquetFile(file) as stored:
-            if (stored.schema_arrow.metadata or {}).get(_VERSION_KEY) != TABLE_VERSION.encode():
+            if (stored.schema_arrow.metadata or {}).get(_VERSION_KEY) != _version().encode():
                 return {}
             table = stored.read()
         folders, stamps, judged = (table[name].to_pylist() for name in _OF_RECORDS)

