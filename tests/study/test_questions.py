@@ -19,7 +19,7 @@ from wattcount.study.answers import NOTHING, Answer
 from wattcount.study.curves import curves
 from wattcount.study.questions import QUESTIONS, Study
 from wattcount.study.savings import OPTIMUM
-from wattcount.study.service import attained
+from wattcount.study.service import MOST_COUNTED, Count, attained
 
 H100, H200 = "NVIDIA H100 80GB HBM3", "NVIDIA H200"
 
@@ -360,4 +360,50 @@ def test_details_are_left_out_where_there_is_little_room() -> None:
     answer = Study(runs).answer("savings")
     wide, narrow = (answer.cells(details=details)[0] for details in (True, False))
     assert "takes more by, %" in wide
-    assert set(wide) - set(narrow) == {"takes more by, %", "idle part", "active part"}
+    assert set(wide) - set(narrow) == {"takes more by, %", "idle part", "active part", "by chance"}
+
+
+def test_who_measured_otherwise_has_an_answer_of_his_own() -> None:
+    own = [*repeats(0.5, gpu=H200), *repeats(1.0, "def", gpu=H100)]
+    others = [
+        run(joules, gpu=gpu, origin="imported:x", weights="hub", setting_key=None, boards=())
+        for gpu, joules in ((H100, 2.0), (H200, 1.0))
+    ]
+    emulated = [run(1.0, evidence=Evidence.EMULATED)]
+    study = Study([*others, *own, *emulated])
+    assert study.data == (
+        "Data: 6 runs measured by wattcount (6 boards, 6 starts); 2 results that others measured (x 2). Left out: 1 emulated."
+    )
+    parts = {part.source: part.answer("gpu-choice") for part in study.parts()}
+    assert list(parts) == ["Measured by wattcount", "Published by x"]
+    assert [len(answer.rows) for answer in parts.values()] == [1, 1]
+    assert [row["basis"] for answer in parts.values() for row in answer.rows] == ["6/6/6", "?/2/2"]
+    both = study.answer("gpu-choice").rows
+    assert [row["data"] for row in both] == ["measured", "x"]
+    assert [list(answer.rows) for answer in parts.values()] == [[row] for row in both]
+
+
+def test_a_saving_is_claimed_with_what_it_does_to_users() -> None:
+    def claim(rate_rps: float | None, late_ms: float = 100.0, model: dict[str, object] | None = None) -> str:
+        setting = {"model": model or {}, "scenario": {}, "gpu": {}, "engine": {}}
+        plain = repeats(1.0, rate_rps=rate_rps, seed=1)
+        turned = repeats(0.5, rate_rps=rate_rps, levers=("x",), seed=1, ttft_p99_ms=late_ms, setting=setting)
+        (row,) = answer("levers", [*plain, *turned]).rows
+        return str(row["claim"])
+
+    assert claim(None) == "saves"
+    assert claim(4.0) == "saves; SLO not shown to be kept"
+    assert claim(4.0, late_ms=900.0) == "saves; SLO lost"
+    assert claim(None, model={"quantization": "fp8"}) == "saves; quality not measured"
+    assert answer("levers", [*repeats(1.0), *repeats(2.0, levers=("x",))]).rows[0]["claim"] == "costs energy"
+
+
+def test_no_more_records_are_counted_than_there_is_time_for(tmp_path: Path) -> None:
+    def runs(number: int, **fields: object) -> list[Result]:
+        return [run(1.0, rate_rps=4.0, repeat=i, source=tmp_path, **fields) for i in range(number)]  # type: ignore[arg-type]
+
+    slo = SloConfig(ttft_ms=500.0)
+    unsure = {"latency/ttft_p50_ms": 100.0}
+    assert Count.affordable(runs(MOST_COUNTED), slo) is Count.ALWAYS
+    assert Count.affordable(runs(MOST_COUNTED + 1), slo) is Count.WHERE_UNSURE
+    assert Count.affordable(runs(MOST_COUNTED + 1, metrics=unsure), slo) is Count.NEVER

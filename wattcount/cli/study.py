@@ -6,7 +6,9 @@ import argparse
 import csv
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -19,8 +21,8 @@ from wattcount.terminal import console, table
 
 DETAILS_FROM = 110
 """Width of a terminal from which on all columns are shown [characters]; --json and --csv have all of them."""
-MOST_ROWS = 20
-"""Rows of a table on a terminal: what fits on one screen."""
+MOST_ROWS, MOST_OF_OTHERS = 20, 6
+"""Rows of a table on a terminal: what fits on one screen; of results that others published, which nobody repeated, enough to see what they are."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,39 +68,63 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     results = results_of(args.source)
     study = Study(results, args.slo, args.default_gpu, scores_of(args.quality, results))
-    answers = study.answers(args.only or ())
+    names = args.only or list(QUESTIONS)
     if args.json:
-        print(json.dumps([answer.to_json() for answer in answers], indent=2))
+        parts = study.parts()
+        print(json.dumps([_to_json(study, parts, name) for name in names], indent=2))
     elif args.csv is not None:
-        for answer in answers:
-            _write_csv(args.csv, answer)
-        console().print(f"{len(answers)} files in {args.csv}", soft_wrap=True)
+        for name in names:
+            _write_csv(args.csv, study.answer(name))
+        console().print(f"{len(names)} files in {args.csv}", soft_wrap=True)
     else:
-        out = console()
-        for answer in answers:
-            _show(out, answer, None if args.all else MOST_ROWS)
+        out, parts = console(), study.parts()
+        if study.data:
+            out.print(f"{study.data}\n")
+        for name in names:
+            _show(out, parts, name, None if args.all else MOST_ROWS)
     return EXIT_OK
 
 
-def _show(out: Console, answer: Answer, limit: int | None) -> None:
-    out.print(answer.question, style="bold")
-    out.print(answer.sentence)
-    if answer.sure:
-        out.print(answer.sure, style="dim")
-    if answer.rows:
-        headings, rows = answer.cells(limit, out.width >= DETAILS_FROM)
-        made = table(headings, answer.words)
-        for column in made.columns:
-            column.no_wrap = False
-            column.overflow = "fold"
-        for row in rows:
-            made.add_row(*row)
-        out.print(made)
-        if limit is not None and len(answer.rows) > limit:
-            out.print(f"and {len(answer.rows) - limit} more (--all)", style="dim")
-    for note in answer.notes:
-        out.print(note, style="dim")
+def _to_json(study: Study, parts: Sequence[Study], name: str) -> dict[str, Any]:
+    """All rows together, and the sentence of each origin by itself."""
+    apart = [(part.source, part.answer(name)) for part in parts]
+    by = [{"of": source, "answer": one.sentence, "sure": one.sure} for source, one in apart if one.rows]
+    return study.answer(name).to_json() | {"by_origin": by}
+
+
+def _show(out: Console, parts: Sequence[Study], name: str, limit: int | None) -> None:
+    answers = [(part, part.answer(name)) for part in parts]
+    out.print(answers[0][1].question, style="bold")
+    told = [(part, answer) for part, answer in answers if answer.rows]
+    if not told:
+        out.print(answers[0][1].sentence)
+    for part, answer in told:
+        own = part.source == parts[0].source
+        out.print(f"{part.source}. {answer.sentence}")
+        if answer.sure:
+            out.print(answer.sure, style="dim")
+        _table(out, answer, limit if limit is None or own else min(limit, MOST_OF_OTHERS))
+    if told:
+        for note in told[0][1].notes:
+            out.print(note, style="dim")
     out.print()
+
+
+def _table(out: Console, answer: Answer, limit: int | None) -> None:
+    wide = out.width >= DETAILS_FROM
+    headings, rows = answer.cells(limit, wide)
+    if not wide:
+        rows = [[cell.replace("NVIDIA ", "").replace(" HBM3", "") for cell in row] for row in rows]
+        headings = [heading if len(heading) < 5 else heading.replace(" ", "\n") for heading in headings]
+    made = table(headings, answer.words)
+    # Only words are wrapped, so figures stay whole.
+    for column in made.columns[: answer.words]:
+        column.no_wrap, column.overflow = False, "fold"
+    for row in rows:
+        made.add_row(*row)
+    out.print(made)
+    if limit is not None and len(answer.rows) > limit:
+        out.print(f"and {len(answer.rows) - limit} more (--all)", style="dim")
 
 
 def _write_csv(folder: Path, answer: Answer) -> None:

@@ -75,11 +75,11 @@ def told(answer: Answer) -> Told | None:
 
 def numbers(answer: Answer) -> list[bool]:
     """Of each column that `Answer.cells` shows, whether it holds numbers, which stand at the right."""
-    found = []
-    for column in answer.columns:
-        values = [row[column.key] for row in answer.rows if row.get(column.key) is not None]
-        if values:
-            found.append(
-                all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-            )
-    return found
+    return [
+        all(
+            isinstance(value, int | float) and not isinstance(value, bool)
+            for row in answer.rows
+            if (value := row.get(column.key)) is not None
+        )
+        for column in answer.shown()
+    ]

@@ -19,6 +19,7 @@ class Column:
     """A column of an answer: the key of the row, the heading, the unit, and how many significant digits are shown.
 
     detail  left out where there is little room
+    brief   shown only there, instead of several
     """
 
     key: str
@@ -26,6 +27,7 @@ class Column:
     unit: str = ""
     digits: int = 3
     detail: bool = False
+    brief: bool = False
 
     def text(self, row: Row) -> str:
         value = row.get(self.key)
@@ -57,6 +59,7 @@ class Answer:
     columns   those that people are shown, in order; the first `words` of them hold words
     sentence  one, made from the rows
     sure      how sure that is, and why
+    data      what the rows rest on: evidence, origins, boards, starts, runs
     """
 
     name: str
@@ -67,6 +70,7 @@ class Answer:
     sentence: str
     sure: str
     notes: Sequence[str] = field(default=())
+    data: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -74,15 +78,21 @@ class Answer:
             "question": self.question,
             "answer": self.sentence,
             "sure": self.sure,
+            "data": self.data,
             "notes": list(self.notes),
             "rows": [dict(row) for row in self.rows],
         }
 
-    def cells(self, limit: int | None = None, details: bool = True) -> tuple[list[str], list[list[str]]]:
-        """(headings, texts) as people are shown; without columns that no row fills. `limit`: at most so many rows."""
-        shown = [
+    def shown(self, details: bool = True) -> list[Column]:
+        """The columns that some row fills. `details`: where there is room for all."""
+        return [
             column
             for column in self.columns
-            if any(row.get(column.key) is not None for row in self.rows) and (details or not column.detail)
+            if any(row.get(column.key) is not None for row in self.rows)
+            and not (column.brief if details else column.detail)
         ]
+
+    def cells(self, limit: int | None = None, details: bool = True) -> tuple[list[str], list[list[str]]]:
+        """(headings, texts) as people are shown, of the columns `shown`. `limit`: at most so many rows."""
+        shown = self.shown(details)
         return [c.title for c in shown], [[c.text(row) for c in shown] for row in self.rows[:limit]]

@@ -362,7 +362,7 @@ def paired(one: Cell, other: Cell, key: str = PER_TOKEN) -> Comparison | None:
     logs = [math.log(ratio) for _, _, ratio in pairs]
     freedom = len(logs) - 1
     basis = Basis(
-        len(boards_of(runs)), len({_start(run) for run in runs}), len(runs), "pairs", 2, freedom or None
+        len(boards_of(runs)), len({start_of(run) for run in runs}), len(runs), "pairs", 2, freedom or None
     )
     if not freedom:
         return Comparison(math.exp(logs[0]), None, None, basis)
@@ -379,7 +379,7 @@ def _interval(found: Contrast, sensor: float) -> tuple[float, float, float]:
 
 def _basis(runs: Sequence[Result], counted: int, pooled: str, settings: int, found: Contrast | None) -> Basis:
     freedom = None if found is None else found.freedom
-    starts = len({_start(run) for run in runs})
+    starts = len({start_of(run) for run in runs})
     return Basis(len(boards_of(runs)), starts, counted, pooled, settings, freedom)
 
 
@@ -388,7 +388,8 @@ def _boards_in_rest(runs: Sequence[Run]) -> bool:
     return len({run.board for run in runs}) == len(runs) > 1
 
 
-def _start(run: Result) -> Hashable:
+def start_of(run: Result) -> Hashable:
+    """The start of the engine that a run was on."""
     return run.session or run.run_id or id(run)
 
 
@@ -399,7 +400,7 @@ def _runs(cell: Cell, key: str) -> list[Run]:
             math.log(value),
             cell.key,
             tuple(sorted(run.boards)) or ("unknown", run.origin, run.by),
-            _start(run),
+            start_of(run),
         )
         for run in cell.runs
         if (value := run.value(key)) is not None and value > 0

@@ -19,10 +19,6 @@ FEWEST_RATES = 3
 """Rates from which on a curve is one."""
 
 
-MOST_COUNTED = 150
-"""Most records in which every request is held against the SLO: 50 ms each, so some seconds."""
-
-
 @dataclass(frozen=True)
 class Point:
     """One rate of a curve. `overloaded`: in how many of the runs the server could not keep up."""
@@ -66,8 +62,7 @@ def curves(cells: Iterable[Cell], scatters: Scatters, slo: SloConfig) -> list[Cu
     for cell in cells:
         if cell.first.rate_rps is not None:
             found.setdefault(curve_key(cell), []).append(cell)
-    records = sum(run.record is not None for group in found.values() for cell in group for run in cell.runs)
-    count = Count.ALWAYS if records <= MOST_COUNTED else Count.WHERE_UNSURE
+    count = Count.affordable((run for group in found.values() for cell in group for run in cell.runs), slo)
     made = []
     for group in found.values():
         if len({cell.first.rate_rps for cell in group}) < FEWEST_RATES:

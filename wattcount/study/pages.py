@@ -9,15 +9,15 @@ import numpy as np
 
 from wattcount.report.units import markdown
 from wattcount.result.result import Result
-from wattcount.study.questions import QUESTIONS, Study
+from wattcount.study.questions import Study
 
 
 def asked(name: str, *results: Sequence[Result]) -> str:
     """The sentence, how sure it is, and the rows of one question."""
-    answer = QUESTIONS[name](Study([run for some in results for run in some]))
+    answer = Study([run for some in results for run in some]).answer(name)
     headings, rows = answer.cells()
     table = markdown(headings, [[cell.replace("|", "\\|") for cell in row] for row in rows]) if rows else ""
-    return "\n\n".join(part for part in (answer.sentence, answer.sure, table) if part)
+    return "\n\n".join(part for part in (answer.sentence, answer.sure, table, answer.data) if part)
 
 
 def coverage(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -6,7 +6,7 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 
 import numpy as np
@@ -18,9 +18,9 @@ from wattcount.config.schema import SloConfig
 from wattcount.engines import registry
 from wattcount.records.schema import Evidence
 from wattcount.report.labels import load_label
-from wattcount.report.units import count
+from wattcount.report.units import count, significant
 from wattcount.result.host_part import PER_TOKEN, WATTS
-from wattcount.result.result import Result
+from wattcount.result.result import OWN, Result
 from wattcount.statistics import t_975
 from wattcount.study import savings as saved
 from wattcount.study.answers import NOTHING, Answer, Column, Row
@@ -33,10 +33,11 @@ from wattcount.study.comparison import (
     family_of,
     load_of,
     parts_of,
+    start_of,
 )
-from wattcount.study.curves import KNEE_SHARE, MOST_COUNTED, Curve, Point, curves
+from wattcount.study.curves import KNEE_SHARE, Curve, Point, curves
 from wattcount.study.mixed import BOARD, REST, START
-from wattcount.study.quality import MARGIN, Score, Users, precision_of, quality, service
+from wattcount.study.quality import MARGIN, NOT_MEASURED, Score, Users, precision_of, quality, service
 from wattcount.study.savings import Saving
 from wattcount.study.service import KEPT_SHARE, Count, over_runs
 
@@ -76,11 +77,8 @@ class Study:
 
     @cached_property
     def counting(self) -> Count:
-        """When requests are held against the SLO one by one: always, unless that took longer than all else together."""
-        records = sum(
-            run.record is not None for cell in self.cells for run in cell.runs if run.kind == "server"
-        )
-        return Count.ALWAYS if records <= MOST_COUNTED else Count.WHERE_UNSURE
+        """When requests are held against the SLO one by one."""
+        return Count.affordable((run for cell in self.cells for run in cell.runs), self.slo)
 
     @cached_property
     def curves(self) -> list[Curve]:
@@ -92,8 +90,79 @@ class Study:
     def answer(self, name: str) -> Answer:
         """Worked out once, for one question may ask what another found."""
         if name not in self._answers:
-            self._answers[name] = QUESTIONS[name](self)
+            self._answers[name] = replace(QUESTIONS[name](self), data=self.data)
         return self._answers[name]
+
+    def parts(self) -> list[Study]:
+        """A study for each origin: our own first, then those with the most results. Their rows are those of this one, for no comparison is across origins."""
+        origins = Counter(run.origin for run in self.results)
+        return [
+            replace(self, results=[run for run in self.results if run.origin == origin])
+            for origin in sorted(origins, key=lambda origin: (origin != OWN, -origins[origin], origin))
+        ]
+
+    @cached_property
+    def source(self) -> str:
+        """`Measured by wattcount`, `Published by mlenergy`; of a part."""
+        name = data_of(self.results[0])
+        return "Measured by wattcount" if name == MEASURED else f"Published by {name}"
+
+    @cached_property
+    def data(self) -> str:
+        """What all answers rest on, and what was left out."""
+        used = [run for cell in self.cells for run in cell.runs]
+        own = [run for run in used if run.origin == OWN]
+        parts = []
+        if own:
+            boards, starts = len({b for run in own for b in run.boards}), len({start_of(run) for run in own})
+            parts.append(f"{count(len(own), 'run')} measured by wattcount ({count(boards, 'board')}, {count(starts, 'start')})")  # fmt: skip
+        others = Counter(data_of(run) for run in used if run.origin != OWN)
+        if others:
+            sources = ", ".join(f"{name} {number}" for name, number in others.most_common())
+            parts.append(f"{count(sum(others.values()), 'result')} that others measured ({sources})")
+        if not parts:
+            return ""
+        not_measured = Counter(
+            str(run.evidence)
+            for run in self.results
+            if run.evidence in (Evidence.EMULATED, Evidence.PREDICTED)
+        )
+        out = [f"{number} {evidence}" for evidence, number in not_measured.items()]
+        invalid = len(self.results) - not_measured.total() - len(used)
+        out += [f"{invalid} invalid"] * (invalid > 0)
+        return f"Data: {'; '.join(parts)}." + (f" Left out: {', '.join(out)}." if out else "")
+
+
+MEASURED = "measured"
+"""`data` of a row that is of wattcount's own measurements."""
+
+
+def data_of(run: Result) -> str:
+    """Whose measurement a row is: `measured` by wattcount, else the source that published it."""
+    return MEASURED if run.origin == OWN else run.origin.removeprefix("imported:")
+
+
+def _rests(cells: Iterable[Cell]) -> Row:
+    """Whose rows these are, and on how many boards, starts and runs they rest."""
+    runs = [run for cell in cells for run in cell.runs]
+    boards = len({board for run in runs for board in run.boards})
+    starts = len({start_of(run) for run in runs})
+    return {
+        "data": data_of(runs[0]),
+        "evidence": str(runs[0].evidence or "unknown"),
+        "boards": boards,
+        "starts": starts,
+        "runs": len(runs),
+        "basis": f"{boards or '?'}/{starts}/{len(runs)}",
+    }
+
+
+def _own_first(row: Row) -> tuple[bool, str]:
+    return (row["data"] != MEASURED, str(row["data"]))
+
+
+BASIS = Column("basis", "boards/ starts/ runs")
+WHAT = Column("what", "model, load", brief=True)
 
 
 def _load_words(cell: Cell) -> str:
@@ -104,6 +173,16 @@ def _load_words(cell: Cell) -> str:
     if run.setting_key is None and run.scenario:
         words.append(str(run.scenario))
     return " ".join(words)
+
+
+def _brief_load(cell: Cell) -> str:
+    """As `_load_words`, where there is little room: `server 20/s, 256/64`."""
+    return (
+        re.sub(r" requests/s\b", "/s", _load_words(cell))
+        .replace("batch of ", "batch ")
+        .replace(" ", ", ")
+        .replace(", ", " ", 1)
+    )
 
 
 def setting_words(cell: Cell) -> str:
@@ -135,9 +214,7 @@ def _compared(found: Comparison | None) -> dict[str, object]:
         "high_percent": None if found.high is None else 100 * (found.high - 1),
         "interval": found.interval,
         "tell": found.tell.value,
-        "boards": found.basis.boards,
-        "starts": found.basis.starts,
-        "runs": found.basis.runs,
+        "sure": found.tell is not Tell.CANNOT,
         "rests_on": found.basis.words,
     }
 
@@ -182,6 +259,7 @@ def gpu_choice(study: Study) -> Answer:
             {
                 "model": first.first.model,
                 "load": _load_words(first),
+                "what": f"{first.first.model}, {_brief_load(first)}",
                 "origin": first.first.origin,
                 "gpu": first.gpu,
                 "setting": setting_words(first),
@@ -191,10 +269,12 @@ def gpu_choice(study: Study) -> Answer:
                 "same_setting": None if not rest else setting_words(first) == setting_words(rest[0]),
                 "break_slo": ", ".join(late) or None,
                 "slo_told": None if share is None else share.keeps is not None,
+                **_rests(order[:2]),
                 **_compared(against),
                 **(_service_row(study, first, rest[0]) if rest else {}),
             }
         )
+    rows.sort(key=lambda row: (*_own_first(row), row.get("tell") != Tell.LESS.value))
     told, all_of = _told(rows)
     wins: dict[str, int] = {}
     for row in rows:
@@ -213,23 +293,28 @@ def gpu_choice(study: Study) -> Answer:
         "gpu-choice",
         "Which GPU takes the least energy, by model, load and SLO?",
         (
-            Column("model", "model"),
-            Column("load", "load"),
+            WHAT,
+            Column("model", "model", detail=True),
+            Column("load", "load", detail=True),
             Column("gpu", "least on"),
             Column("j_per_output_token", "J/token"),
             Column("runner_up", "next"),
             Column("change_percent", "less by", "%"),
-            Column("tell", "tell"),
-            Column("same_setting", "alike"),
-            Column("users", "SLO"),
+            Column("interval", "95 %", detail=True),
+            Column("tell", "tell", detail=True),
+            Column("sure", "sure", brief=True),
+            Column("same_setting", "alike", detail=True),
+            Column("users", "SLO", detail=True),
+            BASIS,
         ),
-        3,
+        2,
         rows,
         sentence,
         f"{all_of - told} of {all_of} cannot be told: the interval meets 0, or nothing was repeated."
         if rows
         else "",
         (
+            "Alike: whether both GPUs stand with the same settings. Next: the GPU with the least energy but one.",
             f"A setting counts that keeps {slo_words(study.slo)} for {100 * KEPT_SHARE:.0f} % of the requests, or whose figures do not say it breaks it. Each GPU stands with its best measured setting; "
             "where these are not alike, the other may only not have been measured there.",
             f"SLO: `kept` where the share of requests that keep it falls by less than {100 * MARGIN:.0f} points against the next, in pairs with the same arrivals, with 95 %.",
@@ -251,9 +336,10 @@ def savings(study: Study) -> Answer:
         m = saved.matrix(units, gpus, study.scatters)
         default = study.default_gpu if study.default_gpu in gpus else None
         rows += [
-            {"origin": origin, "kind": kind, "gpus": len(gpus), **_saving_row(found)}
+            {"origin": origin, "kind": kind, "gpus": len(gpus), **_rests(m.used), **_saving_row(found)}
             for found in saved.savings(m, default)
         ]
+    rows.sort(key=_own_first)
     ends = _ends([row for row in rows if row["units"] >= saved.FEWEST_UNITS])
     if ends is not None:
         sentence = (
@@ -271,18 +357,18 @@ def savings(study: Study) -> Answer:
         "What does the choice of GPU save, against which baseline?",
         (
             Column("kind", "load"),
-            Column("origin", "origin"),
-            Column("units", "loads"),
             Column("of", "instead of"),
             Column("to", "take"),
+            Column("units", "loads"),
             Column("saved_percent", "saves", "%"),
             Column("interval", "95 %"),
             Column("excess_percent", "takes more by, %", detail=True),
             Column("idle_percent", "idle part", "%", detail=True),
             Column("active_percent", "active part", "%", detail=True),
-            Column("by_chance_percent", "by chance", "%"),
+            Column("by_chance_percent", "by chance", "%", detail=True),
+            BASIS,
         ),
-        2,
+        3,
         rows,
         sentence,
         "Intervals are over models and loads like these (drawn anew), not of one deployment; the sensors' 5 % between GPU models is not in them.",
@@ -310,9 +396,10 @@ def at_once(study: Study) -> Answer:
         m = saved.matrix(units, sorted(usual, key=len), study.scatters, _limit)
         if len(m.units) >= saved.FEWEST_UNITS:
             rows += [
-                {"origin": origin, "kind": kind, "gpu": gpu, **_saving_row(found)}
+                {"origin": origin, "kind": kind, "gpu": gpu, **_rests(m.used), **_saving_row(found)}
                 for found in saved.savings(m)
             ]
+    rows.sort(key=_own_first)
     ends = _ends(rows)
     sentence = NOTHING
     if ends is not None:
@@ -325,16 +412,16 @@ def at_once(study: Study) -> Answer:
         "What does the number of requests at once save, against which baseline?",
         (
             Column("gpu", "GPU"),
-            Column("kind", "load"),
-            Column("origin", "origin"),
-            Column("units", "loads"),
+            Column("kind", "load", detail=True),
             Column("of", "instead of"),
             Column("to", "take"),
+            Column("units", "loads"),
             Column("saved_percent", "saves", "%"),
             Column("interval", "95 %"),
             Column("excess_percent", "takes more by, %", detail=True),
+            BASIS,
         ),
-        3,
+        4,
         rows,
         sentence,
         "Intervals are over models and loads like these (drawn anew). Latency rises with the number at once, and is not in it.",
@@ -375,6 +462,7 @@ def claims(study: Study) -> Answer:
             {
                 "claim": "energy of a token grows with parameters",
                 "origin": origin,
+                "data": mine[0]["data"],
                 "published": f"to the power of {CLAIMED_EXPONENT}",
                 "found": f"{ends[0]:.2f} to {ends[1]:.2f}; {agree} of {len(mine)} intervals have {CLAIMED_EXPONENT} in them",
                 "loads": len(mine),
@@ -391,11 +479,13 @@ def claims(study: Study) -> Answer:
             {
                 "claim": "users of servers lose nothing",
                 "origin": str(kept[0]["origin"]),
+                "data": kept[0]["data"],
                 "published": "negligible",
                 "found": f"shown for {good} of {count(len(kept), 'lever')} that save",
                 "loads": len(kept),
             }
         )
+    rows.sort(key=_own_first)
     parts = [row["bad_baseline_percent"] for row in rows if row.get("bad_baseline_percent") is not None]
     sentence = NOTHING
     if parts:
@@ -410,8 +500,7 @@ def claims(study: Study) -> Answer:
             Column("claim", "claim"),
             Column("published", "published"),
             Column("found", "found"),
-            Column("origin", "data"),
-            Column("gpus", "GPUs"),
+            Column("gpus", "GPUs", detail=True),
             Column("loads", "loads"),
             Column("bad_baseline_percent", "of it a bad baseline, %"),
         ),
@@ -434,7 +523,13 @@ def _claimed_savings(study: Study, m: saved.Matrix, origin: str, kind: str) -> l
         if int(row.argmin()) != best
     ]
     told = sum(found is not None and found.tell is Tell.LESS for found in other)
-    shared = {"origin": origin, "gpus": ", ".join(m.gpus), "loads": len(m.units), "kind": kind}
+    shared = {
+        "origin": origin,
+        "gpus": ", ".join(m.gpus),
+        "loads": len(m.units),
+        "kind": kind,
+        **_rests(m.used),
+    }
     return [
         {
             **shared,
@@ -516,10 +611,12 @@ def _unit_groups(
 def load_curves(study: Study) -> Answer:
     rows: list[Row] = []
     knees = []
-    for curve in study.curves:
+    places = Counter((curve.first.first.model, curve.first.gpu) for curve in study.curves)
+    for curve in sorted(study.curves, key=lambda curve: data_of(curve.first.first) != MEASURED):
         if curve.knee is not None:
             knees.append(curve.knee.rate_rps)
-        rows += [_point_row(curve, point) for point in curve.points]
+        apart = places[curve.first.first.model, curve.first.gpu] > 1
+        rows += [_point_row(curve, point, apart) for point in curve.points]
     if study.curves:
         falls = [
             100 * (1 - min(p.per_token.value for p in c.points) / c.points[0].per_token.value)
@@ -533,17 +630,21 @@ def load_curves(study: Study) -> Answer:
         "load-curves",
         "How does energy fall with load, and where does it stop?",
         (
-            Column("model", "model"),
-            Column("gpu", "GPU"),
+            Column("curve", "model, GPU", brief=True),
+            Column("model", "model", detail=True),
+            Column("gpu", "GPU", detail=True),
+            Column("setting_apart", "setting", detail=True),
             Column("rate_rps", "req/s"),
             Column("j_per_output_token", "J/token"),
+            Column("interval", "95 %", detail=True),
             Column("against_first_percent", "to lowest", "%"),
             Column("j_per_request", "J/request"),
             Column("j_per_good_request", "J/good"),
             Column("kept_least", "keep SLO, at least", "share"),
             Column("knee", "knee"),
+            BASIS,
         ),
-        2,
+        1,
         rows,
         sentence,
         "Only measured loads are shown; nothing is drawn between or beyond them.",
@@ -558,9 +659,17 @@ def _from_to(values: Sequence[float]) -> str:
     return f"{low:g}" if low == high else f"{low:g} to {high:g}"
 
 
-def _point_row(curve: Curve, point: Point) -> Row:
+def _point_row(curve: Curve, point: Point, apart: bool) -> Row:
+    """`apart`: the setting is named, because another curve is of the same model and GPU."""
     first, last = curve.points[0], curve.points[-1]
+    name = f"{curve.first.first.model}, {curve.first.gpu}"
+    if apart:
+        name += f", {setting_words(curve.first)}"
     return {
+        "curve": name if point is first else "",
+        "setting_apart": setting_words(curve.first) if apart else None,
+        **_rests([point.cell]),
+        "interval": _ends_words(point.per_token.low, point.per_token.high),
         "model": curve.first.first.model,
         "gpu": curve.first.gpu,
         "setting": setting_words(curve.first),
@@ -579,6 +688,10 @@ def _point_row(curve: Curve, point: Point) -> Row:
         "measured_to_rps": last.rate_rps,
         "rests_on": point.per_token.basis.words,
     }
+
+
+def _ends_words(low: float | None, high: float | None) -> str | None:
+    return None if low is None or high is None else f"{significant(low, 3)} to {significant(high, 3)}"
 
 
 # -- d: levers
@@ -600,15 +713,24 @@ def levers(study: Study) -> Answer:
                     extra = more - base
                     if base < more and len(extra) == 1 and len(without) == len(turned) == 1:
                         rows.append(_lever_row(study, next(iter(extra)), turned[0], without[0]))
-    rows.sort(key=lambda row: (str(row["lever"]), str(row["model"])))
+    rows.sort(
+        key=lambda row: (
+            *_own_first(row),
+            row.get("tell") == Tell.CANNOT.value,
+            str(row["lever"]),
+            str(row["model"]),
+        )
+    )
     told, all_of = _told(rows)
     saves = [row for row in rows if row.get("tell") == Tell.LESS.value]
     most = min(saves, key=lambda row: float(row["change_percent"]), default=None)
     sentence = NOTHING
     if rows:
+        safe = sum(row["claim"] in (SAVES, SAVES_KEPT) for row in saves)
         sentence = f"Of {count(all_of, 'lever')} at a load, {len(saves)} surely save energy and {told - len(saves)} surely cost some"
         sentence += (
-            f"; most saves {most['lever']} ({most['change_percent']:+.1f} %, {most['model']}, {most['load']})."
+            f"; most saves {most['lever']} ({most['change_percent']:+.1f} %, {most['model']}, {most['load']}). "
+            f"Of those that save, {safe} {'takes' if safe == 1 else 'take'} nothing from users; of the others this was not shown."
             if most
             else "."
         )
@@ -617,14 +739,16 @@ def levers(study: Study) -> Answer:
         "What does each lever save?",
         (
             Column("lever", "lever"),
-            Column("model", "model"),
-            Column("load", "load"),
+            WHAT,
+            Column("model", "model", detail=True),
+            Column("load", "load", detail=True),
             Column("gpu", "GPU"),
+            Column("claim", "claim"),
             Column("change_percent", "energy", "%"),
             Column("interval", "95 %"),
-            Column("tell", "tell"),
-            Column("users", "SLO"),
-            Column("quality", "quality"),
+            Column("users", "SLO", detail=True),
+            Column("quality", "quality", detail=True),
+            BASIS,
         ),
         4,
         rows,
@@ -636,16 +760,44 @@ def levers(study: Study) -> Answer:
     )
 
 
+SAVES, SAVES_KEPT = "saves", "saves, users keep what they had"
+"""What is claimed of a saving that takes nothing from users: batches have none; where they have, that was shown."""
+
+
+def _claim(study: Study, tell: Tell, turned: Cell, without: Cell) -> str:
+    """What may be said of a lever: a saving only with what it does to users, and to quality where precision changes."""
+    if tell is not Tell.LESS:
+        return "cannot tell" if tell is Tell.CANNOT else "costs energy"
+    missing = []
+    if precision_of(turned.first) != precision_of(without.first):
+        found = quality(turned.first, without.first, study.scores)
+        words = {Users.KEPT: "", Users.WORSE: "quality lost", Users.UNTOLD: "quality not shown to be kept"}
+        missing.append(NOT_MEASURED if found.change is None else words[found.users])
+    if turned.first.kind == "server":
+        users = service(turned, without, study.slo, study.counting).users
+        missing.append(
+            {Users.KEPT: "", Users.WORSE: "SLO lost", Users.UNTOLD: "SLO not shown to be kept"}[users]
+        )
+    if not missing:
+        return SAVES
+    said = [words for words in missing if words]
+    return f"saves; {', '.join(said)}" if said else SAVES_KEPT
+
+
 def _lever_row(study: Study, lever: str, turned: Cell, without: Cell) -> Row:
+    compared = study.scatters.compare(turned, without)
     return {
         "lever": lever,
         "model": turned.first.model,
         "load": _load_words(turned),
+        "what": f"{turned.first.model}, {_brief_load(turned)}",
         "gpu": turned.gpu,
         "beside": ", ".join(without.levers) or None,
         "origin": turned.first.origin,
-        **_compared(study.scatters.compare(turned, without)),
+        **_rests((turned, without)),
+        **_compared(compared),
         **_users(study, turned, without),
+        "claim": None if compared is None else _claim(study, compared.tell, turned, without),
         "with_gpus": len(turned.first.gpus),
         "without_gpus": len(without.first.gpus),
     }
@@ -655,7 +807,13 @@ def _users(study: Study, turned: Cell, without: Cell) -> Row:
     """What a lever does to users: the SLO of a server, and quality where precision changes."""
     found = quality(turned.first, without.first, study.scores)
     same_precision = precision_of(turned.first) == precision_of(without.first)
-    return {"quality": None if same_precision else found.words, **_service_row(study, turned, without)}
+    return {
+        "quality": None if same_precision else found.words,
+        "quality_change_share": None if same_precision else found.change,
+        "quality_half_width_share": None if same_precision else found.half_width,
+        "quality_tasks": None if same_precision else found.tasks,
+        **_service_row(study, turned, without),
+    }
 
 
 def _service_row(study: Study, turned: Cell, without: Cell) -> Row:
@@ -714,6 +872,7 @@ def scaling(study: Study) -> Answer:
                 first.setdefault(key[:-1], heads[key])
         for key, models in grouped.items():
             rows += _exponent_row(what, first[key], _within(models), len(models), lost=len(models))
+    rows.sort(key=_own_first)
     size = [row for row in rows if row["what"] == "active parameters" and row["low"] is not None]
     if size:
         low, high = min(float(r["exponent"]) for r in size), max(float(r["exponent"]) for r in size)
@@ -726,12 +885,12 @@ def scaling(study: Study) -> Answer:
         (
             Column("what", "with"),
             Column("gpu", "GPU"),
-            Column("load", "load"),
+            Column("load", "load", detail=True),
+            Column("brief_load", "load", brief=True),
             Column("models", "models"),
             Column("points", "points"),
             Column("exponent", "exponent"),
-            Column("low", "low"),
-            Column("high", "high"),
+            Column("interval", "95 %"),
             Column("r_squared", "r2", digits=2),
         ),
         3,
@@ -818,12 +977,16 @@ def _exponent_row(
             "what": what,
             "gpu": cell.gpu_model if what.endswith("parameters") else cell.gpu,
             "load": _load_words(cell) if what.endswith("parameters") else str(cell.first.kind),
+            "brief_load": _brief_load(cell) if what.endswith("parameters") else str(cell.first.kind),
             "origin": cell.first.origin,
+            "data": data_of(cell.first),
+            "evidence": str(cell.first.evidence or "unknown"),
             "models": models,
             "points": len(points),
             "exponent": slope,
             "low": slope - half,
             "high": slope + half,
+            "interval": f"{slope - half:.2f} to {slope + half:.2f}",
             "r_squared": 1 - float(left @ left) / float(y @ y) if float(y @ y) > 0 else None,
         }
     ]
@@ -845,6 +1008,7 @@ def reproduce(study: Study) -> Answer:
                     "what": name,
                     "kind": f"{kind[-2]}{', eager' if kind[-1] else ''}",
                     "origin": kind[1],
+                    "data": str(kind[1]).removeprefix("imported:") if kind[1] != OWN else MEASURED,
                     "board_percent": _percent(parts[BOARD]),
                     "start_percent": _percent(parts[START]),
                     "rest_percent": _percent(parts[REST]),
@@ -877,6 +1041,7 @@ def reproduce(study: Study) -> Answer:
             Column("change_percent", "differ by", "%"),
             Column("interval", "95 %"),
             Column("tell", "tell"),
+            BASIS,
         ),
         2,
         rows,
@@ -910,6 +1075,7 @@ def _between(study: Study, what: str, of: Callable[[Cell], str | None]) -> list[
                 {
                     "what": f"{what} {new} against {old}",
                     "kind": f"{cell.first.model}, {_load_words(cell)}",
+                    **_rests((cell, base)),
                     **_compared(study.scatters.compare(cell, base)),
                 }
             )

@@ -55,7 +55,7 @@ class Saving:
     is_best: bool
 
 
-OPTIMUM = "optimum of each unit"
+OPTIMUM = "the best of each load"
 """Name of the baseline that takes the best option for each unit by itself."""
 
 
@@ -74,6 +74,11 @@ class Matrix:
     active: Floats
     sd: Floats
     best: Mapping[tuple[Hashable, str], Cell]
+
+    @property
+    def used(self) -> list[Cell]:
+        """The cells that its figures are of."""
+        return [self.best[unit, gpu] for unit in self.units for gpu in self.gpus]
 
 
 def gpu_of(cell: Cell) -> str | None:

@@ -16,6 +16,8 @@ from wattcount.result.result import Result
 
 KEPT_SHARE = 0.95
 """Share of requests that must keep an SLO for a setting to count as keeping it: what operators promise of a p95."""
+MOST_COUNTED = 150
+"""Most records in which requests are held against an SLO one by one: 50 ms each, so some seconds."""
 MOST_KEPT = 4096
 """Counts that are kept, a few bytes each: several questions ask for the same record."""
 NAMES = ("ttft", "tpot", "e2e")
@@ -28,6 +30,15 @@ class Count(Enum):
     NEVER = 0
     WHERE_UNSURE = 1
     ALWAYS = 2
+
+    @classmethod
+    def affordable(cls, runs: Iterable[Result], slo: SloConfig) -> Count:
+        """What takes no more than MOST_COUNTED records."""
+        with_record = [run for run in runs if run.record is not None and run.kind == "server"]
+        if len(with_record) <= MOST_COUNTED:
+            return cls.ALWAYS
+        unsure = sum((one := attained(run, slo)) is None or one.keeps is None for run in with_record)
+        return cls.WHERE_UNSURE if unsure <= MOST_COUNTED else cls.NEVER
 
 
 @dataclass(frozen=True)
