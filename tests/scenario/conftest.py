@@ -38,6 +38,8 @@ class Bench:
         """The engine dies half a second after this phase is first told of, however late that is."""
         self.checkpoints = 0
         self.engine_stops_cleanly = True
+        self.rehearsed = False
+        """As if another run had been on this start of the engine."""
         self.cfg = cfg
         self.ctx: RunContext
 
@@ -62,7 +64,12 @@ class Bench:
             return self.engine_stops_cleanly
 
         self.ctx = RunContext(
-            cfg=self.cfg, load=load, engine=engine, journal=journal, stop_engine=stop_engine
+            cfg=self.cfg,
+            load=load,
+            engine=engine,
+            journal=journal,
+            stop_engine=stop_engine,
+            rehearsed=self.rehearsed,
         )
         ticking = asyncio.create_task(journal.run())
         try:

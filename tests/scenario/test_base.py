@@ -120,6 +120,31 @@ def test_one_round_is_enough_where_nothing_is_compiled(bench: Any, tiny_run: Any
     assert run.ctx.rehearsal["compiled_later"] == []
 
 
+@pytest.mark.usefixtures("unhurried")
+@pytest.mark.parametrize(("before", "again"), [([], False), (["fused_moe_kernel"], True)])
+def test_a_later_run_rehearses_only_where_something_was_compiled_before(
+    bench: Any, tiny_run: Any, monkeypatch: pytest.MonkeyPatch, before: list[str], again: bool
+) -> None:
+    monkeypatch.setattr(TinyEngine, "compiles_on_first_use", True)
+    monkeypatch.setattr(TinyEngine, "kernels_compiled", lambda engine: before + engine._kernels)
+    run = bench(tiny_run(batch=True, num_requests=9))
+    run.rehearsed = True
+    run.run()
+    found = run.ctx.rehearsal
+    assert bool(found["rounds"]) == again
+    assert found["settled"]
+    assert found["compiled_later"] == []
+    assert bool(rehearsed(run.record())) == again
+
+
+@pytest.mark.usefixtures("unhurried")
+def test_a_rehearsal_that_was_asked_for_is_played_on_every_start(bench: Any, tiny_run: Any) -> None:
+    run = bench(tiny_run(batch=True, rehearsal_requests=5))
+    run.rehearsed = True
+    run.run()
+    assert run.ctx.rehearsal["rounds"]
+
+
 def test_a_step_that_stands_still_asks_for_another_round(
     bench: Any, tiny_run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -110,6 +110,8 @@ class Shared:
     """None: the engine was not up yet."""
     engine_ended: bool | None = None
     """Whether it ended cleanly; None: it was not told to end yet."""
+    rehearsed: bool = False
+    """A whole run with a rehearsal was on this start."""
     placed: dict[str, Any] | None = None
     """CPUs and priority of its processes, for `RunInfo.host`."""
     activity: EmulatedActivity | None = None
@@ -278,10 +280,12 @@ class Run:
             ),
             engine_info=shared.engine_info,
             last=self._job.last,
+            rehearsed=shared.rehearsed,
         )
         try:
             await _first_of(scenario.run(ctx), journal.run())
             info.complete = True
+            shared.rehearsed = shared.rehearsed or bool(ctx.rehearsal)
         finally:
             info.warmup = ctx.warmup
             info.rehearsal = ctx.rehearsal

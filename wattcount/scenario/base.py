@@ -52,6 +52,8 @@ class RunContext:
     """Set once the engine is up; from the beginning where it is up already, for another run."""
     last: bool = True
     """No other run follows on this start of the engine."""
+    rehearsed: bool = False
+    """A run before it, whole and with a rehearsal, was on this start of the engine."""
     warmup: dict[str, Any] = field(default_factory=dict)
     """How an adaptive warm-up ended, for `run.json`."""
     rehearsal: dict[str, Any] = field(default_factory=dict)
@@ -79,7 +81,7 @@ class Scenario(ABC):
     the last ends with bare idle.
 
     The rehearsal plays the beginning of the load (`load.build.beginning`) until that shows nothing new, so that what the engine compiles
-    on first use is compiled before the window.
+    on first use is compiled before the window. A later run has none where the engine has compiled nothing in all loads before.
     """
 
     def __init__(self, config: ScenarioConfig) -> None:
@@ -102,7 +104,7 @@ class Scenario(ABC):
                 await rehearsing.run()
             rehearsed = len(ctx.engine.kernels_compiled() or ())
             await self.drive(ctx)
-            if (compiled := ctx.engine.kernels_compiled()) is not None and rehearsing is not None:
+            if (compiled := ctx.engine.kernels_compiled()) is not None and ctx.rehearsal:
                 ctx.rehearsal["compiled_later"] = compiled[rehearsed:]
             await self._idle(ctx, Phase.IDLE_AFTER, idle_s)
         if phases.current is not None:
@@ -130,6 +132,10 @@ class Scenario(ABC):
         info, requests = ctx.engine_info, self._config.rehearsal_requests
         assert info is not None
         if requests == 0 or (requests is None and not ctx.engine.compiles_on_first_use):
+            return None
+        if requests is None and ctx.rehearsed and ctx.engine.kernels_compiled() == []:
+            # An engine that compiles what a step needs has compiled something in a whole load.
+            ctx.rehearsal |= {"rounds": [], "settled": True, "seconds": 0.0, "limit_s": 0.0}
             return None
         if requests is None:
             # They fill the engine, and run out as the whole load does.
