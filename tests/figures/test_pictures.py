@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from wattcount.figures import (
     Figure,
     LeverEffect,
     LoadPoint,
+    Tradeoff,
     Value,
     budget,
     compare,
@@ -27,8 +31,11 @@ from wattcount.figures import (
     levers,
     load_curve,
     power_trace,
+    tradeoff,
 )
 from wattcount.figures.figure import VEGA_LITE, without_empty
+from wattcount.figures.labels import MOST_CHARACTERS
+from wattcount.figures.page import drawing
 from wattcount.metrics import load_metrics
 from wattcount.records import Record
 from wattcount.records.schema import Evidence
@@ -40,6 +47,17 @@ POINTS = [
               good_low=good, good_high=good, ttft_ms=40.0, tpot_ms=8.0, knee=rate == 16)
     for rate, j, good in ((1.0, 2.0, 1.0), (4.0, 0.9, 1.0), (16.0, 0.3, 0.5))
 ]  # fmt: skip
+
+
+TRADEOFFS = [
+    Tradeoff(name=name, what="g", against=against, j_per_token=j, evidence=evidence)
+    for name, against, j, evidence in (
+        ("a", 10.0, 0.3, Evidence.MEASURED),
+        ("b", 15.0, 0.4, Evidence.MEASURED),
+        ("c", 20.0, 0.2, Evidence.MEASURED),
+        ("d", 9.0, 0.1, Evidence.PREDICTED),
+    )
+]
 
 
 def a_record(tmp_path: Path, **given: Any) -> Record:
@@ -66,6 +84,7 @@ def figures_of(tmp_path: Path) -> list[Figure]:
         load_curve(POINTS, SloConfig(ttft_ms=500.0)),
         compare([setting, Compared("two", {PER_TOKEN: Value(0.4)})]),
         levers(effects),
+        tradeoff(TRADEOFFS, "TPOT p95 [ms]"),
     ]
 
 
@@ -105,6 +124,26 @@ def test_panels_without_data_are_left_out(tmp_path: Path) -> None:
     figure = power_trace(a_record(tmp_path))  # its record has neither steps nor temperatures nor clocks
     assert [panel["name"] for panel in figure.to_spec()["vconcat"]] == ["phases", "power", "flight"]
     assert figure.to_spec()["params"][0]["views"] == ["power_lines", "flight_lines"]
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="no node here to run a script of the pages")
+@pytest.mark.parametrize("still", [False, True])
+def test_pages_leave_out_what_pictures_leave_out(tmp_path: Path, still: bool) -> None:
+    """`draw.js` and `without_empty` agree on each kind, with all of its data, without any, and without each of them."""
+    cases = []
+    for figure in figures_of(tmp_path):
+        some = [{}, figure.data, *({**figure.data, name: []} for name in figure.data)]
+        cases += [[figure.spec, {name: [*map(dict, rows)] for name, rows in data.items()}] for data in some]
+    script = f"""
+        globalThis.window = {{}};
+        {drawing()}
+        const cases = {json.dumps(cases)};
+        console.log(JSON.stringify(cases.map(([spec, data]) => window.WattcountFigures.withoutEmpty(spec, data, {json.dumps(still)}))));
+    """
+    (tmp_path / "draw.mjs").write_text(script)
+    made = subprocess.run(["node", tmp_path / "draw.mjs"], capture_output=True, text=True, check=True)
+    wanted = [without_empty(spec, data, still) for spec, data in cases]
+    assert json.loads(made.stdout) == json.loads(json.dumps(wanted))
 
 
 def test_one_line_has_no_legend_and_two_have_one() -> None:
@@ -174,6 +213,13 @@ def test_causes_of_the_sensor_add_up_over_gpus_and_others_in_quadrature() -> Non
     assert causes == {"gain": 6.0, "edges": pytest.approx(18**0.5)}
 
 
+def test_the_line_joins_measured_settings_that_no_other_beats_in_both() -> None:
+    """`b` takes more time and more energy than `a`, and what is predicted joins nothing."""
+    svg = tradeoff(TRADEOFFS, "TPOT p95 [ms]").to_svg()
+    (line,) = re.findall(r'aria-roledescription="line mark"[^>]*? d="([^"]*)"', svg)
+    assert line.count("L") == 1, "from `a` to `c`"
+
+
 def test_two_to_six_settings_can_be_compared() -> None:
     one = Compared("one", {})
     for number in (1, 7):
@@ -211,7 +257,7 @@ def test_names_of_others_are_text_in_one_short_line() -> None:
     }
     assert "\x1b" not in name
     assert "\u202e" not in name
-    assert len(name) <= 80
+    assert len(name) <= MOST_CHARACTERS
 
 
 def test_a_page_is_not_ended_by_what_is_in_it(tmp_path: Path) -> None:

@@ -5,8 +5,14 @@ This folder is no package (no `__init__.py`): as one it would be called as Pytho
 
 from __future__ import annotations
 
+import base64
+import gzip
+import json
+import re
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
+from typing import Any
 
 from wattcount.records.schema import Evidence
 from wattcount.result import Result
@@ -91,3 +97,15 @@ def results() -> tuple[Result, ...]:
 
 def source(*more: Result, name: str = "sample") -> Source:
     return Source.of_results(name, [*results(), *more])
+
+
+def data_of(path: Path) -> Any:
+    """What a script of the pages holds, packed or not."""
+    text = path.read_text()
+    assert text.isascii()
+    packed = re.fullmatch(r'\(\(window\.WATTCOUNT \?\?= {}\)\.packed \?\?= {}\)\.\w+ = "([\w+/=]+)";\n', text)
+    if packed is not None:
+        return json.loads(gzip.decompress(base64.b64decode(packed[1])))
+    plain = re.fullmatch(r"\(window\.WATTCOUNT \?\?= {}\)\.\w+ = (.*);\n", text, re.S)
+    assert plain is not None
+    return json.loads(plain[1])

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import io
 import json
+import random
+import re
 import shutil
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import zstandard
 from synthetic_record import SyntheticRun, steady_requests
 
-from tests.site.sample import result, source
+from tests.site.sample import data_of, result, source
 from wattcount.metrics import write
 from wattcount.records import Record
 from wattcount.result import Result
@@ -85,6 +94,8 @@ class Opened:
     def go(self, page: str, state: str = "") -> Any:
         """Opens a page and waits until its pictures are drawn, where it has any."""
         self.page.goto(f"file://{self.site}/{page}.html{state}")
+        if self.page.query_selector("script[src='static/data.js']"):
+            self.page.wait_for_selector("body[data-ready]")
         if page == "run" and "id=" in state:
             self.page.wait_for_selector("body[data-drawn]")
         if page == "load-curves":
@@ -99,15 +110,8 @@ def opened(browser: Any, site: Path) -> Iterator[Opened]:
     made.context.close()
 
 
-def data_of(site: Path, name: str) -> Any:
-    text = (site / "data" / f"{name}.js").read_text()
-    return json.loads(text.partition(f").{name} = ")[2].rstrip().rstrip(";"))
-
-
 def ids_of(site: Path, name: str) -> list[str]:
-    table = data_of(site, name)
-    at = table["columns"].index("id")
-    return [row[at] for row in table["rows"]]
+    return list(data_of(site / "data" / f"{name}.js")["values"]["id"])
 
 
 def states(site: Path, record: Path) -> dict[str, str]:
@@ -160,7 +164,9 @@ def test_a_run_says_what_it_did_at_a_second(opened: Opened, record: Path) -> Non
     page = opened.go("run", f"#id={Record.open(record).info.run_id}")
     page.fill("#second", "12")
     told = page.inner_text("#told")
-    assert told.startswith("At second 12.00, window: Power: 300 W;")
+    assert told.startswith("At second 12.00, in the window")
+    assert "300 W" in told
+    assert page.locator("#power svg line[stroke-dasharray='3,2']").count() > 0, "the second is marked"
     assert "at=12" in page.url
     page.reload()
     page.wait_for_selector("body[data-drawn]")
@@ -273,8 +279,10 @@ def test_an_own_run_is_drawn_over_the_public_ones_and_sent_nowhere(
         ("a.json", json.dumps([{"setting": "mine", "energy/gpu_j_per_output_token": 0.25}]), "own: mine"),
         ("a.json", "{", "is no JSON that can be read"),
         ("a.json", "[1, 2]", "is a result with an energy. Taken are"),
-        ("a.parquet", "PAR1", "is not taken"),
-        ("a.wattcount", "x", "unpacked with tar --zstd -xf FILE"),
+        ("a.parquet", "PAR1", "it is no Parquet"),
+        ("a.wattcount", "x", "it is damaged: it ends too early"),
+        ("a.wattcount", "x" * 1000, "it is no Zstandard"),
+        ("a.zip", "x", "Unpack it first"),
     ],
 )
 def test_what_is_taken_and_what_is_said_of_the_rest(
@@ -286,6 +294,104 @@ def test_what_is_taken_and_what_is_said_of_the_rest(
     page.wait_for_function("document.querySelector('#own [role=status]').textContent !== ''")
     assert says in page.inner_text("#own")
     assert opened.errors == []
+
+
+def dropped(opened: Opened, page: str, *paths: Path) -> Any:
+    """The page after these files or folders were dropped on it, as a mouse does it."""
+    shown = opened.go(page)
+    session = opened.context.new_cdp_session(shown)
+    data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver", "drop"):
+        session.send("Input.dispatchDragEvent", {"type": kind, "x": 300, "y": 300, "data": data})
+    shown.wait_for_function("document.querySelector('#own [role=status]').textContent !== ''")
+    return shown
+
+
+def test_the_folder_of_a_record_is_dropped(opened: Opened, record: Path) -> None:
+    page = dropped(opened, "load-curves", record)
+    assert "1 result of your own is read" in page.inner_text("#own")
+    assert "own: llama3_8b on NVIDIA H200" in page.inner_text(".points tbody")
+    assert opened.errors == []
+
+
+def test_a_bundle_is_dropped(opened: Opened, record: Path, tmp_path: Path) -> None:
+    """A tar in Zstandard, as a submission is."""
+    sink = io.BytesIO()
+    with tarfile.open(fileobj=sink, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for path in sorted(record.iterdir()):
+            archive.add(path, f"records/0123456789ab/{record.name}/{path.name}")
+    bundle = tmp_path / "mine.wattcount"
+    bundle.write_bytes(zstandard.ZstdCompressor(level=10, write_checksum=True).compress(sink.getvalue()))
+    page = dropped(opened, "compare", bundle)
+    assert "own: llama3_8b on NVIDIA H200, server 4 requests/s" in page.inner_text("#own")
+    assert opened.errors == []
+
+
+@pytest.mark.parametrize("given", [{"compression": "zstd"}, {"compression": "snappy"}, {"compression": "zstd", "data_page_version": "2.0"}])  # fmt: skip
+def test_a_table_of_results_is_dropped(opened: Opened, tmp_path: Path, given: dict[str, Any]) -> None:
+    rows = [
+        {"setting": '{"a": 1}', "model": "mine", "gpu": "h200", "rate_rps": rate, "status": status, "gpus": ["h200"], PER_TOKEN: value}
+        for rate, value, status in ((4.0, 0.25, "valid"), (8.0, 0.125, "valid"), (16.0, None, "failed"))
+    ]  # fmt: skip
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "mine.parquet", **given)
+    page = dropped(opened, "load-curves", tmp_path / "mine.parquet")
+    page.wait_for_function(
+        "document.querySelector('.points tbody').textContent.includes('own: mine on h200')"
+    )
+    points = [row for row in page.locator(".points tbody tr").all_inner_texts() if "own: mine" in row]
+    assert [row.split("\t")[1:3] for row in points] == [["4", "250.0"], ["8", "125.0"]]
+    assert opened.errors == []
+
+
+def test_whatever_zstandard_and_parquet_write_is_read_as_it_was(opened: Opened) -> None:
+    """Stored and packed blocks, tables of signs and states given, told and repeated, many frames; columns of each type, with gaps."""
+    page = opened.go("compare")
+    rng = random.Random(3)
+    signs = bytes(rng.choices(range(32), weights=[2.0**-n for n in range(32)], k=300_000))
+    words = b"".join(rng.choice((b"watt", b"count " * 7, rng.randbytes(3))) for _ in range(40_000))
+    for content in (b"", b"a", bytes(200_000), rng.randbytes(150_000), signs, words):
+        for level in (1, 3, 19):
+            packed = zstandard.ZstdCompressor(level=level, write_checksum=level > 1).compress(content)
+            made = page.evaluate(
+                "async (text) => { const made = W.zstd(Uint8Array.from(atob(text), (sign) => sign.charCodeAt(0)));"
+                " return [made.length, [...new Uint8Array(await crypto.subtle.digest('SHA-256', made))].map((one) => one.toString(16).padStart(2, '0')).join('')]; }",
+                base64.b64encode(packed + packed).decode(),
+            )
+            assert made == [2 * len(content), hashlib.sha256(2 * content).hexdigest()]
+    table = pa.table(
+        {
+            "a": pa.array([None if n % 7 == 0 else n / 3 for n in range(5000)]),
+            "b": pa.array([f"word {n % 50}" if n % 3 else None for n in range(5000)]),
+            "c": pa.array([n * (-1) ** n for n in range(5000)], pa.int64()),
+            "d": pa.array([n % 5 == 0 if n % 4 else None for n in range(5000)]),
+            "e": pa.array([n * 0.5 for n in range(5000)], pa.float32()),
+            "f": pa.array([f"{n} \u00e9" for n in range(5000)]),
+        }
+    )
+    for given in ({"compression": "none", "use_dictionary": False}, {"compression": "gzip"}, {"compression": "zstd", "row_group_size": 700, "data_page_size": 512}):  # fmt: skip
+        sink = io.BytesIO()
+        pq.write_table(table, sink, **given)
+        rows = page.evaluate(
+            "(text) => W.parquet(Uint8Array.from(atob(text), (sign) => sign.charCodeAt(0)), 1e6)",
+            base64.b64encode(sink.getvalue()).decode(),
+        )
+        assert rows == table.to_pylist()
+
+
+def test_a_damaged_bundle_is_said_to_be_one(opened: Opened) -> None:
+    """Whatever byte is another: an error in words, or bytes; never a page that stands still."""
+    page = opened.go("compare")
+    packed = zstandard.ZstdCompressor(level=3).compress(b"".join(b"%d watt " % (n * n) for n in range(3000)))
+    told = page.evaluate(
+        """(text) => { const whole = Uint8Array.from(atob(text), (sign) => sign.charCodeAt(0));
+        return Array.from({ length: whole.length }, (_, at) => { const one = whole.slice(); one[at] ^= 0x55;
+          try { W.zstd(one); return "bytes"; } catch (error) { return error.message; } }); }""",
+        base64.b64encode(packed).decode(),
+    )
+    known = re.compile(
+        r"bytes|it is damaged: .*|it is no Zstandard|it needs a dictionary|it unpacks to more than .*"
+    )
+    assert [one for one in told if not known.fullmatch(one)] == []
 
 
 def test_an_own_run_with_a_hostile_name_does_nothing(opened: Opened, tmp_path: Path) -> None:

@@ -125,8 +125,12 @@ def test_scripts_read_what_was_written(tmp_path: Path) -> None:
         globalThis.window = {{ W: {{}}, WATTCOUNT: {{ rows: {in_script(table.coded())} }} }};
         globalThis.W = window.W;
         {(STATIC / "data.js").read_text()}
-        console.log(JSON.stringify(W.rows("rows")));
+        console.log(JSON.stringify([W.rows("rows"), W.rowsWith("rows", "setting", W.rows("rows")[3].setting)]));
     """
     (tmp_path / "read.js").write_text(script)
     read = subprocess.run(["node", tmp_path / "read.js"], capture_output=True, text=True, check=True)
-    assert json.loads(read.stdout) == json.loads(json.dumps(rows(table)))
+    wanted = json.loads(json.dumps(rows(table)))
+    assert json.loads(read.stdout) == [
+        wanted,
+        [row for row in wanted if row["setting"] == wanted[3]["setting"]],
+    ]

@@ -6,6 +6,7 @@ from wattcount.figures.effects import LeverEffect, lever_effects, levers
 from wattcount.figures.figure import Figure
 from wattcount.figures.latency import latency_distribution
 from wattcount.figures.load import LoadPoint, load_curve, load_points
+from wattcount.figures.pareto import Tradeoff, tradeoff
 from wattcount.figures.power import power_trace
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Figure",
     "LeverEffect",
     "LoadPoint",
+    "Tradeoff",
     "Value",
     "compare",
     "energy_budget",
@@ -22,4 +24,5 @@ __all__ = [
     "load_curve",
     "load_points",
     "power_trace",
+    "tradeoff",
 ]

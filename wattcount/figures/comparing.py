@@ -111,7 +111,7 @@ def _panel(number: int, figure: ComparedFigure) -> Spec:
         "field": "what",
         "type": "nominal",
         "sort": None,
-        "legend": {"title": None, "columns": 1, "labelLimit": 620},
+        "legend": {"title": None, "columns": 1, "labelLimit": 620, "symbolOpacity": 1},
     }
     return {
         "name": f"figure{number}",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wattcount.figures import budget, comparing, effects, latency, load, power, theme
+from wattcount.figures import budget, comparing, effects, latency, load, pareto, power, theme
 from wattcount.figures.figure import Spec
 
 KINDS = {
@@ -12,6 +12,7 @@ KINDS = {
     load.NAME: load.spec,
     comparing.NAME: comparing.spec,
     effects.NAME: effects.spec,
+    pareto.NAME: pareto.spec,
 }
 """By name what makes the spec."""
 

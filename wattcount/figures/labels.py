@@ -6,7 +6,7 @@ from wattcount.records import Record
 from wattcount.report.labels import caveats
 from wattcount.text import printable
 
-MOST_CHARACTERS = 80
+MOST_CHARACTERS = 120
 """Longest name in a picture [characters]."""
 MOST_SENTENCE = 600
 """Longest sentence of a record on a page [characters]: our own have at most some 400."""

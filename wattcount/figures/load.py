@@ -193,7 +193,7 @@ def _panel(name: str, title: str, height: int, unit: str, *, log: bool) -> Spec:
     shape = {
         "field": "kind",
         "type": "nominal",
-        "scale": {"domain": [MEASURED, KNEE, OVERLOADED], "range": ["circle", "diamond", "cross"]},
+        "scale": {"domain": [MEASURED, KNEE, OVERLOADED], "range": ["circle", "diamond", "triangle-down"]},
         "legend": {"title": None, "columns": 3},
     }
     tooltip = [

@@ -40,6 +40,7 @@ def rows(trace: RunTrace) -> dict[str, list[Row]]:
     """Rows by the names that the spec has: a row is a stretch, `t_s` its begin; the last one is there twice, as its end."""
     whole_s = float(trace.edges_s[-1] - trace.edges_s[0]) if len(trace.edges_s) else 0.0
     found: dict[str, list[Row]] = {name: _of(trace, panel) for name, panel in trace.panels.items()}
+    found["moment"] = []
     found["phases"] = [
         {
             "phase": span.phase,
@@ -68,7 +69,7 @@ def _of(trace: RunTrace, panel: tuple[Series, ...]) -> list[Row]:
 
 
 def spec() -> Spec:
-    """Vega-Lite with the data `phases`, `power`, `flight`, `tokens`, `temperature`, `clock`."""
+    """Vega-Lite with the data `phases`, `power`, `flight`, `tokens`, `temperature`, `clock`, and `moment`: a second that is marked."""
     panels = [
         _strip(),
         _panel("power", "Power [W]", 190, [_bands(), *_lines("power", "W", zero=True)]),
@@ -108,7 +109,16 @@ def _panel(name: str, title: str, height: int, layers: list[Spec]) -> Spec:
         "data": {"name": name},
         "width": WIDTH,
         "height": height,
-        "layer": layers,
+        "layer": [*layers, _moment()],
+    }
+
+
+def _moment() -> Spec:
+    """A line at the second that somebody asks for."""
+    return {
+        "data": {"name": "moment"},
+        "mark": {"type": "rule", "clip": True, "strokeWidth": 1.5, "strokeDash": [3, 2]},
+        "encoding": {"x": {"field": "t_s", "type": "quantitative"}},
     }
 
 

@@ -61,6 +61,8 @@ def config(dark: bool = False) -> dict[str, Any]:
             "labelLimit": 300,
             "symbolStrokeWidth": 2,
             "symbolType": "circle",
+            "symbolBaseFillColor": ground["mark"],
+            "symbolBaseStrokeColor": ground["mark"],
             "symbolSize": 60,
         },
         "title": {"color": ground["text"], "fontSize": 13, "fontWeight": 600, "anchor": "start"},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -16,7 +16,8 @@ from wattcount.result.host_part import PER_TOKEN, WATTS
 from wattcount.result.result import OWN
 from wattcount.site.shown import finite, plain, shown
 from wattcount.site.source import Source
-from wattcount.study.advice import Advice, Need, Option, advise, serve_command, verify_command
+from wattcount.study.advice import Advice, Need, Option, advise, names_of, serve_command, verify_command
+from wattcount.study.comparison import Scatters, cells
 from wattcount.study.questions import USUAL_SLO
 
 RATES_RPS = (1.0, 4.0, 10.0, 16.0, 32.0, 64.0)
@@ -91,8 +92,8 @@ class Advised:
             ),
         }
 
-    def for_page(self) -> dict[str, Any]:
-        """What the page's script shows: texts that are ready, so that a figure is written in one way."""
+    def for_page(self, ids: Mapping[Hashable, str]) -> dict[str, Any]:
+        """What the page's script shows: texts that are ready, so that a figure is written in one way. `ids`: of settings by the keys of cells."""
         first = self.first
         return {
             "model": shown(self.need.model),
@@ -112,7 +113,7 @@ class Advised:
             "verify": None if first is None or not self.told else plain(verify_command(first, self.need)),
             "more": max(0, len(self.advice.options) - SHOWN_OPTIONS),
             "options": [
-                _option(option, self.advice.options[0]) for option in self.advice.options[:SHOWN_OPTIONS]
+                _option(option, self.advice.options[0], ids) for option in self.advice.options[:SHOWN_OPTIONS]
             ],
         }
 
@@ -125,8 +126,9 @@ def _percent(share: float | None, decimals: int) -> str | None:
     return None if share is None else f"{100 * share:.{decimals}f} %"
 
 
-def _option(option: Option, first: Option) -> dict[str, Any]:
+def _option(option: Option, first: Option, ids: Mapping[Hashable, str]) -> dict[str, Any]:
     return {
+        "measured": [[ids[node.key], node.first.rate_rps] for node in option.nodes],
         "gpu": shown(f"{option.replicas} x {option.gpu}" if option.replicas > 1 else option.gpu),
         "setting": shown(option.setting),
         "each": None if option.rate_rps is None else f"{significant(option.rate_rps, 3)} requests/s",
@@ -149,12 +151,19 @@ def advised(source: Source) -> list[Advised]:
         for r in source.results
         if r.evidence is not Evidence.EMULATED and r.valid and any(r.value(key) for key in (PER_TOKEN, WATTS))
     ]
-    by_kind = {kind: [r for r in measured if r.kind == kind] for kind in ("server", "batch")}
+    of_model = _by_model(measured)
+    by_name: dict[str, list[Result]] = {}
+    for run in measured:
+        for name in names_of(run):
+            by_name.setdefault(name, []).append(run)
     found = []
-    needs = [*islice(_servers(measured), MOST_SERVERS), *islice(_batches(measured), MOST_BATCHES)]
-    for need, slo in needs:
-        kind = "batch" if need.rate_rps is None else "server"
-        found.append(Advised(need, slo, advise(by_kind[kind], need)))
+    for kind, needs in (
+        ("server", islice(_servers(of_model), MOST_SERVERS)),
+        ("batch", islice(_batches(of_model), MOST_BATCHES)),
+    ):
+        scatters = Scatters(cells(r for r in measured if r.kind == kind))
+        for need, slo in needs:
+            found.append(Advised(need, slo, advise(by_name[need.model.lower()], need, scatters=scatters)))
     return found
 
 
@@ -168,8 +177,11 @@ def _by_model(results: Sequence[Result]) -> list[tuple[str, list[Result]]]:
     return sorted(found.items(), key=lambda item: (-own[item[0]], -len(item[1]), item[0]))
 
 
-def _servers(results: Sequence[Result]) -> Iterator[tuple[Need, str | None]]:
-    for model, of_model in _by_model(results):
+ByModel = Sequence[tuple[str, list[Result]]]
+
+
+def _servers(by_model: ByModel) -> Iterator[tuple[Need, str | None]]:
+    for model, of_model in by_model:
         mine = [r for r in of_model if r.kind == "server" and r.rate_rps]
         for lengths in _lengths(mine):
             measured = {float(r.rate_rps or 0.0) for r in mine if _of(r) == lengths}
@@ -179,8 +191,8 @@ def _servers(results: Sequence[Result]) -> Iterator[tuple[Need, str | None]]:
                     yield Need(model, rate, *lengths, slo), name
 
 
-def _batches(results: Sequence[Result]) -> Iterator[tuple[Need, str | None]]:
-    for model, of_model in _by_model(results):
+def _batches(by_model: ByModel) -> Iterator[tuple[Need, str | None]]:
+    for model, of_model in by_model:
         for lengths in _lengths([r for r in of_model if r.kind == "batch" and r.value(PER_TOKEN)]):
             yield Need(model, None, *lengths, SloConfig()), None
 

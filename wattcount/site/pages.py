@@ -33,18 +33,23 @@ class Page:
 
 META, SETTINGS, ROWS, ADVICE = "data/meta.js", "data/settings.js", "data/rows.js", "data/advice.js"
 """Scripts with what is said of the figures, models and GPUs; with the table of settings; with that of single results; with the advice."""
-TABLE = ("static/data.js", "static/table.js")
+UNPACK = "static/data.js"
+"""Script that unpacks data, after these."""
+TABLE = (UNPACK, "static/table.js")
 """Scripts that a page with a table made in the browser needs, after its data."""
 
 PICTURES = ("data/pictures.js", "static/vega.js", "static/draw.js", "static/plot.js")
 """Scripts that a page with pictures needs."""
 
+OWN_RUNS = ("static/formats.js", "static/own.js")
+"""Scripts that a page needs which takes runs of one's own."""
+
 PAGES: list[Page] = [
-    Page("index", "Overview", "index.html", about="What this is, what it found, and how sure that is"),
-    Page("leaderboard", "Leaderboard", "leaderboard.html", (META, SETTINGS, *TABLE, "static/leaderboard.js"), "Every setting with its interval: filter, sort, compare"),
-    Page("load-curves", "Load curves", "load_curves.html", (META, "data/curves.js", *TABLE, *PICTURES, "static/own.js", "static/load_curves.js"), "Energy, good requests and latency by offered load", evaluates=True),
-    Page("compare", "Compare", "compare.html", (META, SETTINGS, *TABLE, *PICTURES, "static/own.js", "static/compare.js"), "Two to six settings side by side, and runs of your own", evaluates=True),
-    Page("advice", "Advice", "advice.html", (ADVICE, "static/advice.js"), "What should serve a model at a load"),
+    Page("index", "Overview", "index.html", ("data/curves.js", UNPACK, *PICTURES, "static/index.js"), "What this is, what it found, and how sure that is", evaluates=True),
+    Page("leaderboard", "Leaderboard", "leaderboard.html", (META, SETTINGS, *TABLE, *PICTURES, "static/leaderboard.js"), "Every setting with its interval: filter, sort, compare", evaluates=True),
+    Page("load-curves", "Load curves", "load_curves.html", (META, "data/curves.js", *TABLE, *PICTURES, *OWN_RUNS, "static/load_curves.js"), "Energy, good requests and latency by offered load", evaluates=True),
+    Page("compare", "Compare", "compare.html", (META, SETTINGS, *TABLE, *PICTURES, *OWN_RUNS, "static/compare.js"), "Two to six settings side by side, and runs of your own", evaluates=True),
+    Page("advice", "Advice", "advice.html", (ADVICE, UNPACK, "static/advice.js"), "What should serve a model at a load"),
     Page("findings", "Findings", "findings.html", about="The standing questions, each with its answer, how sure it is, and the rows that it rests on"),
     Page("levers", "Levers", "levers.html", about="What each setting saves, and what it does to users"),
     Page("submissions", "Submissions", "submissions.html", about="Who measured, when, and what the validator said"),

@@ -17,12 +17,14 @@ from wattcount.figures.curve_data import Latencies, curves_page, latencies_of
 from wattcount.figures.page import drawing, library
 from wattcount.figures.run_data import definitions, run_page
 from wattcount.records import Record
+from wattcount.records.schema import Evidence
 from wattcount.report.units import count
+from wattcount.result.result import OWN
 from wattcount.site.shown import shown
 from wattcount.site.source import Source
 from wattcount.site.tables import Setting
 from wattcount.study.comparison import Scatters
-from wattcount.study.curves import curves
+from wattcount.study.curves import Curve, curves
 from wattcount.study.questions import USUAL_SLO
 from wattcount.study.service import bounds_of
 
@@ -32,6 +34,9 @@ SAFE_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,127}", re.ASCII)
 """Ids that are names of files: those of data sets and of our own runs are."""
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 """Time of the files in a download: the first that the format knows, so that the same record gives the same bytes."""
+
+MOST_USUAL = 4
+"""Curves that are shown to whoever did not choose: a picture of more takes a legend longer than itself on a phone."""
 
 Say = Callable[[str], None]
 Script = Callable[[str, Any], str]
@@ -104,10 +109,21 @@ def load_curves(settings: Sequence[Setting], latencies: Mapping[str, Latencies])
     ids = {setting.cell.key: setting.id for setting in settings if setting.cell is not None}
     found = curves(cells, Scatters(cells), USUAL_SLO)
     page = curves_page(found, latencies)
+    usual = _usual(found)
     for curve, told in zip(found, page["curves"], strict=True):
         for point, at in zip(curve.points, told["points"], strict=True):
             at["id"] = ids[point.cell.key]
+        told["usual"] = curve in usual
     return page | {"slo": bounds_of(USUAL_SLO)}
+
+
+def _usual(found: Sequence[Curve]) -> list[Curve]:
+    """Curves that are shown to whoever did not choose: of different models, measured ones of ours with the most points first."""
+    order = sorted(found, key=lambda curve: (curve.first.first.origin != OWN, curve.first.first.evidence is not Evidence.MEASURED, -len(curve.points)))  # fmt: skip
+    chosen: dict[str | None, Curve] = {}
+    for curve in order:
+        chosen.setdefault(curve.first.first.model, curve)
+    return list(chosen.values())[:MOST_USUAL]
 
 
 def write(

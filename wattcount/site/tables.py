@@ -1,7 +1,6 @@
 """The two tables that the pages read: settings, each with its repeats pooled, and single results.
 
-A table is `{"columns": [...], "units": {...}, "rows": [[...]]}`; for scripts, texts of a column stand once each under `texts`, and
-the rows have their numbers.
+A table is `{"columns": [...], "units": {...}, "rows": [[...]]}`; for scripts it has its values by column, see `Table.coded`.
 """
 
 from __future__ import annotations
@@ -44,14 +43,12 @@ class Table:
         }
 
     def coded(self) -> dict[str, Any]:
-        """For scripts: texts that come again stand once, columns without a value are only named, and there are no units."""
+        """For scripts: values by column, which pack better than rows. Texts that come again stand once, columns without a value are only named."""
         texts: dict[str, list[str]] = {}
         columns: dict[str, list[Any]] = {}
-        empty = []
         for at, name in enumerate(self.columns):
             values = [row[at] for row in self.rows]
             if all(value is None for value in values):
-                empty.append(name)
                 continue
             known: dict[str, int] = {}
             if all(value is None or isinstance(value, str) for value in values) and 2 * len(
@@ -60,8 +57,7 @@ class Table:
                 values = [None if value is None else known.setdefault(value, len(known)) for value in values]
                 texts[name] = list(known)
             columns[name] = values
-        rows = list(zip(*columns.values(), strict=True))
-        return {"columns": list(columns), "empty": empty, "texts": texts, "rows": rows}
+        return {"columns": list(self.columns), "number": len(self.rows), "texts": texts, "values": columns}
 
 
 @dataclass(frozen=True)

@@ -164,9 +164,15 @@ class Advice:
 
 
 def advise(
-    results: Sequence[Result], need: Need, bills: Bills | None = None, scores: Sequence[Score] = ()
+    results: Sequence[Result],
+    need: Need,
+    bills: Bills | None = None,
+    scores: Sequence[Score] = (),
+    scatters: Scatters | None = None,
 ) -> Advice:
-    """Raises nothing: where the data cannot tell, the advice says so. An option whose quantisation surely costs quality by `scores` is left out."""
+    """`scatters`: of all measured results of the need's kind, where somebody asks for many needs; `results` may then be of its model alone.
+
+    Raises nothing: where the data cannot tell, the advice says so. An option whose quantisation surely costs quality by `scores` is left out."""
     bills = bills or Bills()
     measured = [run for run in results if run.evidence is not Evidence.EMULATED]
     mine = [run for run in measured if is_model(run, need.model)]
@@ -177,7 +183,7 @@ def advise(
     if not wanted:
         return _nothing(need, mine, fitting, kind)
     # Scatter is pooled over everything of the kind; the options are of this model only.
-    scatters = Scatters(cells(run for run in measured if run.kind == kind))
+    scatters = scatters or Scatters(cells(run for run in measured if run.kind == kind))
     found = cells(wanted)
     left_out: dict[str, int] = {}
     options = (
@@ -231,8 +237,13 @@ def advise(
 
 def is_model(run: Result, name: str) -> bool:
     """Whether a run is of a model, by the option's name or the id on the hub."""
+    return name.lower() in names_of(run)
+
+
+def names_of(run: Result) -> set[str]:
+    """What the model of a run may be called, in small letters."""
     known = {run.model, run.setting.get("model", {}).get("hf_id")}
-    return name.lower() in {str(item).lower() for item in known if item}
+    return {str(item).lower() for item in known if item}
 
 
 def _is_gpu(run: Result, gpus: Iterable[str]) -> bool:

@@ -1,5 +1,5 @@
 /* Advice: choose a model, a load and bounds; the choice stands in the address. The whole table below stays as it is. */
-document.addEventListener("DOMContentLoaded", () => {
+W.start(() => {
   "use strict";
   const all = window.WATTCOUNT?.advice ?? [];
   const ask = document.getElementById("ask");
@@ -31,6 +31,12 @@ document.addEventListener("DOMContentLoaded", () => {
   };
 
   const command = (title, text) => (text ? [W.el("h3", { text: title }), W.el("pre", { tabindex: "0", "aria-label": title }, W.el("code", { text }))] : []);
+  /** The setting, with links to what was measured: one, or the two rates around. */
+  const measured = ({ setting, how, measured: cells }) => {
+    const link = ([id], text) => W.el("a", { href: W.link("setting", id), text });
+    if (cells.length === 1) return [link(cells[0], setting), how === "measured" ? "" : W.el("small", { text: ` ${how}` })];
+    return [setting, " ", W.el("small", {}, `${how} between `, ...cells.flatMap((cell, at) => [at ? " and " : "", link(cell, `${cell[1]} requests/s`)]))];
+  };
   const axis = (options) => {
     const low = Math.log(Math.min(...options.map((o) => o.low))), high = Math.log(Math.max(...options.map((o) => o.high)));
     return (value) => 3 + 106 * (high > low ? (Math.log(value) - low) / (high - low) : 0.5);
@@ -71,7 +77,7 @@ document.addEventListener("DOMContentLoaded", () => {
       const at = axis(one.options);
       const heads = [["GPUs", ""], ["Setting", ""], ["Each", ""], ["Energy", "J per good request"], ["To the first", ""]];
       const rows = one.options.map((option) => W.el("tr", {},
-        W.el("td", { text: option.gpu }), W.el("td", { class: "words" }, option.setting, option.how === "measured" ? "" : W.el("small", { text: ` ${option.how}` })), W.el("td", { text: option.each ?? "–" }),
+        W.el("td", { class: "words", text: option.gpu }), W.el("td", { class: "words" }, ...measured(option)), W.el("td", { text: option.each ?? "–" }),
         W.el("td", { class: "n" }, W.el("span", { class: "interval" }, W.el("span", {}, `${option.energy} `, W.el("small", { text: option.interval })), picture(option, at))), W.el("td", { class: "n", text: option.to_first })));
       const csv = () => W.csv(["gpus", "setting", "rate_each", "j_per_good_request", "low_j", "high_j", "how"], one.options.map((o) => [o.gpu, o.setting, o.each, o.value, o.low, o.high, o.how]));
       parts.push(W.el("h3", { text: "Options" }),

@@ -1,5 +1,5 @@
 /* Settings side by side, `#id=SETTING&id=SETTING...`, and runs of one's own. */
-document.addEventListener("DOMContentLoaded", () => {
+W.start(() => {
   "use strict";
   const MOST = 6, LETTERS = "ABCDEF";
   const PER_TOKEN = "energy_gpu_j_per_output_token";
@@ -51,14 +51,18 @@ document.addEventListener("DOMContentLoaded", () => {
       board.replaceChildren(W.el("p", { class: "empty", text: all.length ? "One more, and they are drawn side by side." : "Choose two to six settings." }));
       return;
     }
-    const short = (name) => (name.length > 80 ? name.slice(0, 79) + "…" : name);
+    // In the picture only what tells them apart.
+    const PARTS = ["model", "gpu", "load", "setting"];
+    const differ = PARTS.filter((key) => new Set(all.filter((one) => one.row).map((one) => one.row[key])).size > 1);
+    const cut = (name) => (name.length > 120 ? name.slice(0, 119) + "…" : name);
+    const short = (one) => cut(one.row ? (differ.length ? differ : PARTS).map((key) => one.row[key]).join(", ") : one.name);
     const data = {};
     compared.forEach((figure, number) => {
       data[`figure${number}`] = all.flatMap((one, at) => {
         const found = value(one, figure.column);
         if (found === null || found === undefined) return [];
         const [low, high] = ends(one, figure.column);
-        return [{ letter: LETTERS[at], what: `${LETTERS[at]}: ${short(one.name)}`, value: found * figure.factor, low: low === null ? null : low * figure.factor, high: high === null ? null : high * figure.factor }];
+        return [{ letter: LETTERS[at], what: `${LETTERS[at]}: ${short(one)}`, value: found * figure.factor, low: low === null ? null : low * figure.factor, high: high === null ? null : high * figure.factor }];
       });
     });
     const known = figures.filter((figure) => all.some((one) => (value(one, figure.key) ?? null) !== null));

@@ -1,10 +1,9 @@
 /* The leaderboard: filters, columns and order stand in the address. */
-document.addEventListener("DOMContentLoaded", () => {
+W.start(() => {
   "use strict";
   const rows = W.rows("settings");
   const columns = W.settingColumns();
-  const NARROW = matchMedia("(max-width: 46rem)").matches;
-  const DEFAULT = NARROW ? ["model", "energy_gpu_j_per_output_token", "gpu", "load", "setting", "place", "throughput_output_tokens_per_s", "latency_ttft_p95_ms", "latency_tpot_p95_ms", "runs"] : ["place", "model", "gpu", "load", "setting", "energy_gpu_j_per_output_token", "throughput_output_tokens_per_s", "latency_ttft_p95_ms", "latency_tpot_p95_ms", "runs", "tier"];
+  const DEFAULT = ["place", "model", "gpu", "load", "setting", "energy_gpu_j_per_output_token", "throughput_output_tokens_per_s", "latency_ttft_p95_ms", "latency_tpot_p95_ms", "runs", "tier"];
   const FACETS = [["model", "Model"], ["gpu", "GPU"], ["load", "Load"], ["setting", "Setting"], ["precision", "Precision"], ["tier", "Tier"], ["evidence", "Evidence"], ["weights", "Weights"], ["origin", "Origin"], ["engine", "Engine"]];
   const BOUNDS = [["ttft", "TTFT"], ["tpot", "TPOT"], ["e2e", "E2E"]];
   const OWN = "wattcount", ALL = "*";
@@ -13,6 +12,14 @@ document.addEventListener("DOMContentLoaded", () => {
   const MOST_COMPARED = 6;
   const filters = document.getElementById("filters");
   const mount = document.getElementById("board");
+  const picture = document.getElementById("picture");
+  const pictured = document.getElementById("pictured");
+  const AGAINST = [["latency_tpot_p95_ms", "TPOT p95"], ["latency_ttft_p95_ms", "TTFT p95"], ["latency_e2e_p95_ms", "E2E p95"], ["throughput_output_tokens_per_s", "Output"], ["power_gpu_mean_w", "Mean power"]];
+  const LESS = new Set(["latency_tpot_p95_ms", "latency_ttft_p95_ms", "latency_e2e_p95_ms", "power_gpu_mean_w"]); // figures of which less is better
+  const COLOURS = [["gpu_model", "GPU"], ["model", "Model"], ["precision", "Precision"], ["kind", "Kind of load"], ["evidence", "Evidence"]];
+  const MOST_COLOURS = 8, MOST_POINTS = 600; // that an eye tells apart; that a browser draws in a third of a second
+  const REST = "others";
+  if (W.NARROW) pictured.open = false;
   const valueOf = (row, key) => row[key] ?? NONE;
 
   // -- the state, as the address has it
@@ -30,6 +37,8 @@ document.addEventListener("DOMContentLoaded", () => {
       sort: { key: columns.has(sort.replace(/^-/, "")) ? sort.replace(/^-/, "") : "energy_gpu_j_per_output_token", down: sort.startsWith("-") },
       columns: wanted.length ? wanted : null,
       picked: new Set(state.getAll("pick")),
+      against: AGAINST.some(([key]) => key === state.get("against")) ? state.get("against") : AGAINST[0][0],
+      colour: COLOURS.some(([key]) => key === state.get("colour")) ? state.get("colour") : COLOURS[0][0],
     };
   };
   let state = read();
@@ -41,6 +50,8 @@ document.addEventListener("DOMContentLoaded", () => {
     if (state.sort.key !== "energy_gpu_j_per_output_token" || state.sort.down) out.append("sort", (state.sort.down ? "-" : "") + state.sort.key);
     if (state.columns) out.append("columns", state.columns.join(","));
     for (const id of state.picked) out.append("pick", id);
+    if (state.against !== AGAINST[0][0]) out.append("against", state.against);
+    if (state.colour !== COLOURS[0][0]) out.append("colour", state.colour);
     if (OWN_FIRST && out.toString() === "") out.append("origin", ALL);
     else if (OWN_FIRST && out.toString() === `origin=${OWN}`) out.delete("origin");
     W.setState(out);
@@ -140,12 +151,41 @@ document.addEventListener("DOMContentLoaded", () => {
   const compareLink = W.el("a", { class: "button primary", href: "compare.html", hidden: true });
   const build = () => filters.replaceChildren(...FACETS.slice(0, 4).map(facet).filter(Boolean), boundFields(), ...FACETS.slice(4).map(facet).filter(Boolean), columnChooser(), clear, compareLink);
 
+  // -- the picture
+  const axes = () => {
+    const choice = (title, key, options) => W.el("label", { class: "field" }, W.el("span", { text: title }), W.el("select", { onchange: (event) => { state[key] = event.target.value; write(); drawPicture(); } }, ...options.map(([value, text]) => W.el("option", { value, text, selected: state[key] === value }))));
+    document.getElementById("axes").replaceChildren(choice("Energy per output token against", "against", AGAINST), choice("coloured by", "colour", COLOURS));
+  };
+  const drawPicture = () => {
+    if (!pictured.open) return;
+    const figure = window.WATTCOUNT.meta.figures.find((one) => one.key === state.against);
+    const there = shownRows.filter((row) => row.energy_gpu_j_per_output_token > 0 && row[state.against] > 0);
+    pictured.hidden = there.length < 2;
+    if (pictured.hidden) return;
+    const some = W.sorted(there, columns.get("energy_gpu_j_per_output_token"), false).slice(0, MOST_POINTS);
+    const numbers = new Map();
+    for (const row of some) { const value = String(valueOf(row, state.colour)); numbers.set(value, (numbers.get(value) ?? 0) + 1); }
+    const named = [...numbers].sort((a, b) => b[1] - a[1]).map(([value]) => value);
+    const first = new Set(named.length > MOST_COLOURS ? named.slice(0, MOST_COLOURS - 1) : named);
+    const points = some.map((row) => { const value = String(valueOf(row, state.colour)), x = row[state.against] * figure.factor;
+      return { name: [row.model, row.gpu, row.load, row.setting].join(", "), what: first.has(value) ? value : REST, x, order: LESS.has(figure.key) ? x : -x, value: 1e3 * row.energy_gpu_j_per_output_token, low: row.low === null ? null : 1e3 * row.low, high: row.high === null ? null : 1e3 * row.high, evidence: row.evidence, href: W.link("setting", row.id) }; })
+      .sort((a, b) => (a.what === REST) - (b.what === REST) || named.indexOf(a.what) - named.indexOf(b.what));
+    const against = `${figure.heading} [${figure.unit}]`;
+    W.plot(picture, {
+      kind: "tradeoff", data: { points }, name: "tradeoff", description: `Energy per output token against ${against} of ${W.count(points.length, "setting")}`,
+      change: (spec) => { spec.title = `Energy per output token against ${figure.heading}, log scales${points.length < there.length ? `: the ${MOST_POINTS} with the least energy` : ""}`; for (const layer of spec.layer) layer.encoding.x.axis.title = against; },
+      table: { heads: ["setting", "of", "mJ per token", "at least", "at most", against, "evidence"], rows: points.map((row) => [W.el("a", { href: row.href, text: row.name }), row.what, row.value, row.low, row.high, row.x, row.evidence]) },
+    });
+  };
+  let shownRows = [];
+  pictured.addEventListener("toggle", () => drawPicture());
+
   // -- drawing
   const draw = () => {
     const found = rows.filter((row) => passes(row));
     if (bounded()) for (const row of found) { const share = attained(row); row.slo_now = share; }
     // A load that is chosen stands in its filter: its column would only say it again.
-    const keys = state.columns ? [...state.columns] : DEFAULT.filter((key) => key !== "load" || state.chosen.get("load").size !== 1);
+    const keys = state.columns ? [...state.columns] : DEFAULT.filter((key) => (key !== "load" || state.chosen.get("load").size !== 1) && (key !== "tier" || new Set(found.map((row) => row.tier)).size > 1));
     if (bounded() && !keys.includes("slo")) keys.splice(keys.indexOf("runs") < 0 ? keys.length : keys.indexOf("runs"), 0, "slo");
     const slo = columns.get("slo");
     const now = bounded() ? { ...slo, value: (row) => row.slo_now.low, text: (row) => { const low = Math.floor(row.slo_now.low * 100 + 1e-9), high = Math.floor(row.slo_now.high * 100 + 1e-9); return low === high ? `${low} %` : `${low}–${high} %`; } } : slo;
@@ -155,9 +195,11 @@ document.addEventListener("DOMContentLoaded", () => {
       write();
       picked();
     } } : null;
+    shownRows = found;
+    drawPicture();
     W.drawTable(mount, {
       name: "leaderboard", caption: "Settings, with the 95 % interval of their energy per output token", pick,
-      columns: keys.map((key) => (key === "slo" ? now : columns.get(key))), rows: found, sort: state.sort, all: [...columns.values()],
+      columns: W.columnsOf(new Map([...columns, ["slo", now]]), keys), rows: found, sort: state.sort, all: [...columns.values()],
       onSort: (sort) => { state.sort = sort; changed(sort.key); },
       empty: "No setting has all of that. Clear a filter, or measure it: wattcount model=… gpu=… scenario=…",
     });
@@ -180,7 +222,8 @@ document.addEventListener("DOMContentLoaded", () => {
     const open = filters.querySelector("details[open]");
     if (open) { open.open = false; open.querySelector("summary").focus(); }
   });
-  addEventListener("hashchange", () => { state = read(); build(); draw(); picked(); });
+  addEventListener("hashchange", () => { state = read(); build(); axes(); draw(); picked(); });
+  axes();
   build();
   changed();
 });

@@ -1,10 +1,9 @@
 /* Load curves, `#curve=NAME&...&ttft=MS&tpot=MS`: energy per token and per good request by offered load, with latencies beside. */
-document.addEventListener("DOMContentLoaded", () => {
+W.start(() => {
   "use strict";
   const MOST = 8; // lines that colours tell apart
   const NAMES = ["ttft", "tpot", "e2e"];
   const SLIDERS = [["ttft", "TTFT", 10, 20000], ["tpot", "TPOT", 2, 500]];
-  const KINDS = { measured: "measured", knee: "knee", overloaded: "could not keep up" };
   const { curves, slo: usual } = window.WATTCOUNT.curves;
   const board = document.getElementById("board");
   const choose = document.getElementById("choose");
@@ -16,7 +15,7 @@ document.addEventListener("DOMContentLoaded", () => {
     const wanted = state.getAll("curve").filter((name) => byName.has(name)).slice(0, MOST);
     const bounds = {};
     for (const [key] of SLIDERS) bounds[key] = Number(state.get(key)) > 0 ? Number(state.get(key)) : usual[key];
-    return { chosen: new Set(wanted.length ? wanted : [...byName.keys()].slice(0, 4)), bounds };
+    return { chosen: new Set(wanted.length ? wanted : [...byName.values()].filter((curve) => curve.usual).map((curve) => curve.name)), bounds };
   };
   let state = read();
   const write = () => {
@@ -45,17 +44,22 @@ document.addEventListener("DOMContentLoaded", () => {
     const curve = byName.get(name);
     return curve.points.map((point) => ({ curve: name, evidence: curve.evidence, ...point, share: W.goodShare(point, state.bounds) }));
   });
-  const own = () => W.ownRuns().filter((one) => one.rate_rps > 0 && one.values.energy_gpu_j_per_output_token > 0).map((one) => {
+  const own = () => {
+    const there = W.ownRuns().filter((one) => one.rate_rps > 0 && one.values.energy_gpu_j_per_output_token > 0);
+    const some = new Set([...new Set(there.map((one) => one.curve))].slice(0, Math.max(1, MOST - state.chosen.size)));
+    return there.filter((one) => some.has(one.curve)).sort((a, b) => a.rate_rps - b.rate_rps).map(ownPoint);
+  };
+  const ownPoint = (one) => {
     const percentiles = Object.fromEntries(NAMES.map((name) => [name, W.PERCENTILES.map((p) => one.values[`latency_${name}_p${p}_ms`] ?? null)]));
-    const point = { curve: one.name, rate_rps: one.rate_rps, j_per_token: one.values.energy_gpu_j_per_output_token, low: one.low, high: one.high, j_per_request: one.values.energy_gpu_j_per_request ?? null, knee: false, overloaded: false, percentiles, evidence: "own run", basis: "your own run: method and sensor alone" };
+    const point = { curve: one.valid ? one.curve : `${one.curve}, invalid`, rate_rps: one.rate_rps, j_per_token: one.values.energy_gpu_j_per_output_token, low: one.low, high: one.high, j_per_request: one.values.energy_gpu_j_per_request ?? null, knee: false, overloaded: false, percentiles, evidence: "own run", basis: "your own run: method and sensor alone" };
     return { ...point, share: W.goodShare(point, state.bounds) };
-  });
+  };
 
   const rowsOf = (all) => {
     const data = { tokens: [], good: [], ttft: [], tpot: [], ttft_slo: [{ ms: state.bounds.ttft }], tpot_slo: [{ ms: state.bounds.tpot }] };
     for (const point of all) {
-      const at = { what: point.curve, rate_rps: point.rate_rps, kind: point.overloaded ? KINDS.overloaded : point.knee ? KINDS.knee : KINDS.measured };
-      data.tokens.push({ ...at, value: 1e3 * point.j_per_token, low: point.low === null ? null : 1e3 * point.low, high: point.high === null ? null : 1e3 * point.high });
+      const at = W.curveRow(point);
+      data.tokens.push(W.tokenRow(point));
       if (point.j_per_request !== null && point.share?.high > 0) {
         const low = point.j_per_request / point.share.high;
         data.good.push({ ...at, value: low, low, high: point.share.low > 0 ? point.j_per_request / point.share.low : null, share: point.share.high });
@@ -75,7 +79,7 @@ document.addEventListener("DOMContentLoaded", () => {
     else {
       const heads = ["curve", "requests/s", "mJ per token", "at least", "at most", "J per request", "J per good request", "keep the SLO", "TTFT p95, ms", "TPOT p95, ms", "what", "evidence", "rests on"];
       const value = (one) => (one === null || one === undefined ? null : one);
-      const rows = all.map((point) => [point.curve, point.rate_rps, 1e3 * point.j_per_token, point.low === null ? null : 1e3 * point.low, point.high === null ? null : 1e3 * point.high, value(point.j_per_request), point.share?.high > 0 && point.j_per_request !== null && point.share.high - point.share.low < 0.005 ? point.j_per_request / point.share.high : null, percent(point.share), value(point.percentiles.ttft[1]), value(point.percentiles.tpot[1]), point.overloaded ? KINDS.overloaded : point.knee ? KINDS.knee : KINDS.measured, point.evidence, point.basis]);
+      const rows = all.map((point) => [point.curve, point.rate_rps, 1e3 * point.j_per_token, point.low === null ? null : 1e3 * point.low, point.high === null ? null : 1e3 * point.high, value(point.j_per_request), point.share?.high > 0 && point.j_per_request !== null && point.share.high - point.share.low < 0.005 ? point.j_per_request / point.share.high : null, percent(point.share), value(point.percentiles.ttft[1]), value(point.percentiles.tpot[1]), W.pointKind(point), point.evidence, point.basis]);
       const picture = board.querySelector(".curves") ?? W.el("div", { class: "curves" });
       const table = board.querySelector(".points") ?? W.el("div", { class: "points" });
       const knees = board.querySelector(".knees") ?? W.el("ul", { class: "knees small" });
@@ -86,7 +90,7 @@ document.addEventListener("DOMContentLoaded", () => {
         return W.el("li", { text: knee ? `${name}: from ${knee.rate_rps} requests/s on, a token costs within ${100 * window.WATTCOUNT.curves.knee_share} % of the least.` : `${name}: not seen up to ${top} requests/s, the highest rate that was measured.` });
       }));
       await W.plot(picture, { kind: "load_curve", data: rowsOf(all), description: `Energy and latency by offered load: ${[...new Set(all.map((point) => point.curve))].join("; ")}`, name: "load_curves", table: { heads, rows } });
-      table.replaceChildren(W.plainTable({ name: "load_curve_points", caption: "Points of the load curves", heads, rows: rows.map((row, at) => [all[at].id ? W.el("a", { href: W.link("setting", all[at].id), text: row[0] }) : row[0], ...row.slice(1)]) }));
+      table.replaceChildren(W.plainTable({ name: "load_curve_points", caption: "Points of the load curves", heads, hidden: ["rests on", ...(new Set(all.map((point) => point.evidence)).size > 1 ? [] : ["evidence"])], rows: rows.map((row, at) => [all[at].id ? W.el("a", { href: W.link("setting", all[at].id), text: row[0] }) : row[0], ...row.slice(1)]) }));
     }
     board.dataset.drawn = String(Number(board.dataset.drawn ?? 0) + 1);
     running = false;

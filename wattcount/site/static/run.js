@@ -1,8 +1,9 @@
 /* One run, `#id=RESULT`: its data lies in runs/RESULT.js and is loaded when it is asked for. `at`, `from`, `to`: seconds of its time. */
-document.addEventListener("DOMContentLoaded", () => {
+W.start(() => {
   "use strict";
   const SAFE = /^[A-Za-z0-9][\w.-]{0,127}$/;
   const PANELS = [["power", "Power", "W"], ["flight", "Requests", ""], ["tokens", "Tokens of the steps", "tokens/s"], ["temperature", "Temperature", "°C"], ["clock", "SM clock", "MHz"]];
+  const PIXELS_A_SIGN = 8; // width of a letter in a picture, with some room
   const part = (id) => document.getElementById(id);
   const heading = document.querySelector("h1");
   const pairs = (items) => W.el("dl", { class: "pairs" }, ...items.filter(([, value]) => value !== null && value !== undefined && value !== "").flatMap(([name, value]) => [W.el("dt", { text: name }), W.el("dd", {}, value)]));
@@ -13,7 +14,7 @@ document.addEventListener("DOMContentLoaded", () => {
   const load = (id) => new Promise((done) => {
     window.WATTCOUNT.run = null;
     const script = W.el("script", { src: `runs/${encodeURIComponent(id)}.js` });
-    script.onload = () => { script.remove(); done(window.WATTCOUNT.run); };
+    script.onload = async () => { script.remove(); await W.unpack(); done(window.WATTCOUNT.run); };
     script.onerror = () => { script.remove(); done(null); };
     document.head.append(script);
   });
@@ -23,25 +24,28 @@ document.addEventListener("DOMContentLoaded", () => {
   const spread = (run) => {
     const rows = {};
     for (const [name, series] of Object.entries(run.series)) rows[name] = series.flatMap(([what, values]) => run.edges_s.map((t_s, at) => ({ t_s, what, value: values[Math.min(at, values.length - 1)] })));
-    return { ...rows, phases: run.phases };
+    // Above a narrow picture only phases that have room for their names are named.
+    const perPixel = (run.edges_s.at(-1) - run.edges_s[0]) / part("power").clientWidth;
+    const phases = run.phases.map((one) => ({ ...one, label: (one.end_s - one.start_s) / perPixel > PIXELS_A_SIGN * one.label.length ? one.label : "" }));
+    return { ...rows, phases, moment: [{ t_s: null }] };
   };
   const at = (run, second) => {
     const { edges_s: edges } = run;
-    if (!(second >= edges[0] && second <= edges.at(-1))) return null;
+    if (second === null || !(second >= edges[0] && second <= edges.at(-1))) return null;
     let low = 0, high = edges.length - 2;
     while (low < high) { const middle = (low + high + 1) >> 1; if (edges[middle] <= second) low = middle; else high = middle - 1; }
     return low;
   };
   const say = (run, second) => {
     const found = at(run, second);
-    if (found === null) return `Nothing is known of second ${second}: the run is known from ${W.significant(run.edges_s[0], 4)} to ${W.significant(run.edges_s.at(-1), 4)} s.`;
+    if (found === null) return [W.el("p", { text: `Nothing is known of second ${second}: the run is known from ${W.significant(run.edges_s[0], 4)} to ${W.significant(run.edges_s.at(-1), 4)} s.` })];
     const phase = run.phases.find((one) => second >= one.start_s && second <= one.end_s);
-    const told = PANELS.flatMap(([name, title, unit]) => (run.series[name] ?? []).map(([what, values]) => {
-      const words = name === "flight" ? what : run.series[name].length > 1 || name === "tokens" ? `${title}, ${what}` : title;
-      return values[found] === null ? null : `${words}: ${W.significant(values[found], 3)}${unit ? " " + unit : ""}`;
-    }).filter(Boolean));
+    const told = PANELS.flatMap(([name, title, unit]) => (run.series[name] ?? []).flatMap(([what, values]) => {
+      const words = name === "flight" ? `Requests ${what}` : name === "tokens" ? `Tokens, ${what}` : run.series[name].length > 1 ? `${title}, ${what}` : title;
+      return values[found] === null ? [] : [W.el("div", {}, W.el("dt", { text: words }), W.el("dd", {}, W.significant(values[found], 3), unit ? " " : "", W.el("small", { text: unit })))];
+    }));
     const length = run.edges_s[found + 1] - run.edges_s[found];
-    return `At second ${W.significant(second, 4)}${phase ? `, ${phase.phase}` : ""}: ${told.join("; ")}. Means over ${W.significant(1000 * length, 2)} ms.`;
+    return [W.el("p", {}, W.el("strong", { text: `At second ${W.significant(second, 4)}` }), phase ? `, in the ${phase.phase}` : "", W.el("span", { class: "soft", text: `: means over ${W.significant(1000 * length, 2)} ms` })), W.el("dl", { class: "facts" }, ...told)];
   };
 
   const drawTime = (run) => {
@@ -49,8 +53,7 @@ document.addEventListener("DOMContentLoaded", () => {
     if (part("picture").hidden) return;
     let view = null;
     const whole = [run.edges_s[0], run.edges_s.at(-1)];
-    const state = W.state();
-    const number = (key) => (state.has(key) && Number.isFinite(Number(state.get(key))) ? Number(state.get(key)) : null);
+    const number = (key) => { const text = W.state().get(key); return text && Number.isFinite(Number(text)) ? Number(text) : null; };
     let shown = number("from") !== null && number("to") > number("from") ? [number("from"), number("to")] : whole;
     const show = (ends) => {
       const length = Math.min(ends[1] - ends[0], whole[1] - whole[0]);
@@ -78,20 +81,23 @@ document.addEventListener("DOMContentLoaded", () => {
       onView: (made) => {
         view = made;
         view.signal("zoom_t_s", shown).run();
+        mark();
       },
     });
+    const mark = () => view?.data("moment", [{ t_s: at(run, number("at")) === null ? null : number("at") }]).run();
+    const tellOf = (second) => { part("told").replaceChildren(...(second === null ? [] : say(run, second))); mark(); };
     const field = W.el("input", { type: "number", step: "any", inputmode: "decimal", id: "second", min: String(whole[0]), max: String(whole[1]) });
     const tell = () => {
       const second = field.value === "" ? null : Number(field.value);
       const now = W.state();
       if (second === null) now.delete("at"); else now.set("at", field.value);
       W.setState(now);
-      part("told").textContent = second === null ? "" : say(run, second);
+      tellOf(second);
     };
     field.value = number("at") ?? "";
     field.addEventListener("input", tell);
     part("moment").replaceChildren(W.el("label", { class: "field" }, W.el("span", { text: "What did it do at second" }), field, W.el("span", { class: "soft", text: "of its window? Before it, seconds are negative." })));
-    part("told").textContent = number("at") === null ? "" : say(run, number("at"));
+    tellOf(number("at"));
   };
 
   // -- everything else
@@ -183,7 +189,7 @@ document.addEventListener("DOMContentLoaded", () => {
     drawnId = id;
     for (const one of ["parts", "picture", "findings", "all"]) part(one).hidden = false;
     part("findings").previousElementSibling.hidden = false;
-    const row = W.row("rows", id);
+    const row = W.rowsWith("rows", "id", id)[0];
     const run = SAFE.test(id) ? await load(id) : null;
     if (drawnId !== id) return;
     if (run) drawRun(run, row);

@@ -1,7 +1,8 @@
 /* One setting, `#id=SETTING`: what it is, what its energy rests on, its runs, and what else serves the load. */
-document.addEventListener("DOMContentLoaded", () => {
+W.start(() => {
   "use strict";
   const PER_TOKEN = "energy_gpu_j_per_output_token";
+  const MOST_COMPARED = 6;
   const settings = W.rows("settings");
   const figures = window.WATTCOUNT.meta.figures;
   const columns = W.settingColumns();
@@ -58,17 +59,17 @@ document.addEventListener("DOMContentLoaded", () => {
     });
 
     // -- runs
-    const runs = W.rows("rows").filter((one) => one.setting === id);
+    const runs = W.rowsWith("rows", "setting", id);
     const runColumn = (key, title, more = {}) => ({ key, heading: title, value: (one) => one[key], text: (one) => one[key] ?? "–", ...more });
     const figureColumns = figures.filter((figure) => runs.some((one) => one[figure.key] !== null)).map((figure) => ({ key: figure.key, heading: figure.heading, unit: figure.unit, number: true, value: (one) => one[figure.key], text: (one) => W.significant(one[figure.key] === null ? null : one[figure.key] * figure.factor) }));
     const u95 = { key: "energy_gpu_j_per_output_token_u95", heading: "± this run, 95 %", unit: energy.unit, number: true, title: "by method and sensor alone", value: (one) => one.energy_gpu_j_per_output_token_u95, text: (one) => W.significant(one.energy_gpu_j_per_output_token_u95 === null ? null : one.energy_gpu_j_per_output_token_u95 * energy.factor, 2) };
     const short = (text) => (text ?? "–").replace(/GPU-([0-9a-f]{4})[^,]*/g, "$1");
     const name = (one) => one.run_id ?? one.id;
     const all = [
-      runColumn("id", "Run", { text: name, node: (one) => (W.hasPage("run") ? W.el("a", { href: W.link("run", one.id), text: name(one) }) : name(one)) }),
+      runColumn("id", "Run", { words: true, text: name, node: (one) => (W.hasPage("run") ? W.el("a", { href: W.link("run", one.id), text: name(one) }) : name(one)) }),
       runColumn("status", "Verdict", { text: (one) => (one.status === "valid" ? "valid" : `${one.status}: ${one.reasons ?? ""}`), node: (one) => W.el("span", { class: one.status === "valid" ? "tag good" : "tag warn", text: one.status, title: one.reasons ?? "" }) }),
       runColumn("repeat", "Repeat", { number: true }), runColumn("board", "Board", { text: (one) => short(one.board) }),
-      runColumn("started_utc", "Began, UTC", { text: (one) => (one.started_utc ?? "–").slice(0, 16).replace("T", " ") }),
+      runColumn("started_utc", "Began, UTC", { number: true, text: (one) => (one.started_utc ?? "–").slice(0, 16).replace("T", " ") }),
       ...(figureColumns.length ? [figureColumns[0], u95, ...figureColumns.slice(1)] : []),
       runColumn("submission", "Submission", { node: (one) => (one.submission ? W.el("a", { href: `submissions.html#s-${one.submission}`, text: one.submission }) : "–") }),
       runColumn("record", "Record"), runColumn("licence", "Licence"), runColumn("session", "Session"), runColumn("host", "Host"), runColumn("seed", "Seed"), runColumn("measured_by", "Measured by"), runColumn("reasons", "Findings"),
@@ -78,9 +79,14 @@ document.addEventListener("DOMContentLoaded", () => {
 
     // -- what else serves this load
     const rivals = settings.filter((one) => one.model === row.model && one.ranked !== null && one.ranked === row.ranked);
+    const beside = [row, ...rivals.filter((one) => one !== row).sort((a, b) => a[PER_TOKEN] - b[PER_TOKEN])].slice(0, MOST_COMPARED);
+    const compare = document.getElementById("compare");
+    compare.hidden = beside.length < 2;
+    compare.textContent = `Compare it with the ${beside.length === 2 ? "other" : `first ${beside.length - 1} of them`}`;
+    compare.href = "compare.html#" + beside.map((one) => "id=" + encodeURIComponent(one.id)).join("&");
     W.drawTable(document.getElementById("rivals"), {
       name: `load_of_${row.id}`, caption: "All settings of this model with this load", rows: rivals.length > 1 ? rivals : [], sort: sort ?? { key: PER_TOKEN, down: false }, all: [...columns.values()],
-      columns: ["place", "gpu", "setting", PER_TOKEN, "power_gpu_mean_w", "latency_ttft_p95_ms", "latency_tpot_p95_ms", "runs"].map((key) => columns.get(key)),
+      columns: W.columnsOf(columns, ["place", "gpu", "setting", PER_TOKEN, "power_gpu_mean_w", "latency_ttft_p95_ms", "latency_tpot_p95_ms", "runs"]),
       onSort: (now) => { sort = now; draw(); }, empty: "Nothing else was measured with this model and load, so there is nothing to compare it with.",
     });
   };

@@ -1,5 +1,5 @@
 /* The pages of models and of GPUs: without an id a list of all, with `#id=NAME` one of them. */
-document.addEventListener("DOMContentLoaded", () => {
+W.start(() => {
   "use strict";
   const page = document.body.dataset.page;
   const key = page === "model" ? "model" : "gpu_model";
@@ -65,7 +65,7 @@ document.addEventListener("DOMContentLoaded", () => {
     const keys = ["place", other[0], "load", "setting", PER_TOKEN, "power_gpu_mean_w", "throughput_output_tokens_per_s", "latency_ttft_p95_ms", "latency_tpot_p95_ms", "runs"];
     // Load by load, the least energy first: that is how settings are compared.
     const ordered = sort ? found : W.sorted(W.sorted(found, columns.get(PER_TOKEN), false), columns.get("load"), false);
-    W.drawTable(mount, { name: id.replace(/[^\w.-]+/g, "_").slice(0, 60), caption: `Settings of ${id}`, columns: keys.map((name) => columns.get(name)), rows: ordered, sort, all: [...columns.values()], onSort: (now) => { sort = now; one(id); } });
+    W.drawTable(mount, { name: id.replace(/[^\w.-]+/g, "_").slice(0, 60), caption: `Settings of ${id}`, columns: W.columnsOf(columns, keys), rows: ordered, sort, all: [...columns.values()], onSort: (now) => { sort = now; one(id); } });
     const more = document.getElementById("more");
     more.href = `leaderboard.html#${page === "model" ? "model" : "gpu"}=${encodeURIComponent(page === "model" ? id : found[0].gpu)}`;
   };

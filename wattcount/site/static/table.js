@@ -5,6 +5,9 @@
   const PART = 100; // rows that are drawn at a time: more than a screen, and drawn in a tenth of a second
   const SVG_WIDTH = 112;
 
+  /** Whether the screen is that of a phone. */
+  W.NARROW = matchMedia("(max-width: 46rem)").matches;
+
   // -- columns of settings
 
   const figures = () => window.WATTCOUNT.meta.figures;
@@ -28,7 +31,7 @@
       linked("model", "Model", "model"),
       { ...linked("gpu", "GPU", "gpu", (row) => row.gpu_model), words: true },
       words("load", "Load", { words: true, rank: loadRank }),
-      linked("setting", "Setting", "setting", (row) => row.id),
+      { ...linked("setting", "Setting", "setting", (row) => row.id), words: true },
       ...figures().map((figure) => (figure.key === PER_TOKEN ? intervalColumn(figure) : figureColumn(figure))),
       { key: "slo", heading: "Keeps SLO", unit: "of requests", number: true, title: "Share of requests that keep the SLO, by the figures: at least, to at most", value: (row) => row.slo_low, text: sloText },
       words("precision", "Precision"),
@@ -45,6 +48,19 @@
       words("id", "Id"),
     ];
     return new Map(found.map((column) => [column.key, column]));
+  };
+
+  // Columns that stand below each other in one cell on a phone.
+  const STACKED = ["model", "gpu", "load", "setting"];
+  /** The columns with these keys; on a phone what a setting is stands in one cell, and its energy beside it. */
+  W.columnsOf = (columns, keys) => {
+    const stacked = W.NARROW ? STACKED.filter((key) => keys.includes(key)) : [];
+    if (stacked.length < 2) return keys.map((key) => columns.get(key));
+    const first = columns.get(stacked[0]);
+    const parts = stacked.map((key) => columns.get(key));
+    const cell = { ...first, heading: parts.map((one) => one.heading).join(", "), words: true, stacked: true, node: (row) => W.el("span", { class: "stacked" }, ...parts.map((one) => W.el("span", {}, one.node ? one.node(row) : one.text(row)))) };
+    const rest = keys.filter((key) => !stacked.includes(key) && key !== PER_TOKEN);
+    return [cell, ...(keys.includes(PER_TOKEN) ? [PER_TOKEN] : []), ...rest].map((one) => columns.get(one) ?? one);
   };
 
   const loadRank = (row) => [row.kind, row.rate_rps ?? row.num_requests ?? 0, row.load];
@@ -175,7 +191,7 @@
       const inner = onSort
         ? W.el("button", { type: "button", class: "sorter", title: column.title ?? null, onclick: () => onSort({ key: column.key, down: sorted ? !sort.down : false }) }, ...label.filter(Boolean))
         : W.el("span", { title: column.title ?? null }, ...label.filter(Boolean));
-      return W.el("th", { scope: "col", class: column.number ? "n" : null, "aria-sort": sorted ? (sort.down ? "descending" : "ascending") : null }, inner);
+      return W.el("th", { scope: "col", class: column.interval ? "n wide" : column.number ? "n" : null, "aria-sort": sorted ? (sort.down ? "descending" : "ascending") : null }, inner);
     }));
     const body = W.el("tbody");
     const draw = (row) => {
@@ -184,7 +200,7 @@
       if (pick) made.append(W.el("td", {}, W.el("input", { type: "checkbox", checked: pick.has(row), "aria-label": `compare ${row.model}, ${row.gpu}, ${row.load}, ${row.setting}`, onchange: (event) => pick.set(row, event.target.checked, event.target) })));
       for (const column of columns) {
         const content = column.interval ? W.intervalNode(row, figure, axis) : column.node ? column.node(row) : column.text(row);
-        made.append(W.el("td", { class: column.number ? "n" : column.words ? "words" : null }, content));
+        made.append(W.el("td", { class: column.number ? "n" : column.stacked ? null : column.words ? "words" : null, "data-key": column.key }, content));
       }
       return made;
     };
