@@ -4,8 +4,8 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 SOURCES := pyproject.toml CMakeLists.txt tools/install.sh $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name 'CMakeLists.txt')
 ARGS ?=
-# Processes that run tests. Two, as a run under test keeps a core busy by itself.
-TEST_WORKERS ?= 2
+# Processes that run tests. Three: half of the time of a run under test is waiting, so that two leave two cores idle.
+TEST_WORKERS ?= 3
 # What `make test-all` needs beside `make setup`: extras of pyproject.toml.
 TEST_EXTRAS := slurm,ray,postgres,llama-cpp,dataset-tests,browser-tests
 
