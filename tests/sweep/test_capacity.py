@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-import dataclasses
+import json
 import math
-import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from wattcount.cli.main import main
 from wattcount.config import compose
 from wattcount.config.schema import RunConfig, ScenarioKind
 from wattcount.errors import EXIT_INTERRUPTED, NotStartedError
 from wattcount.result import judge
+from wattcount.run.orchestrate import Display
+from wattcount.scenario.journal import Progress
+from wattcount.study.capacity import Capacity, Probe
+from wattcount.study.capacity import capacity as found
 from wattcount.sweep import capacity, task
-from wattcount.sweep.capacity import Probe, Search
-from wattcount.sweep.point import Outcome, State, refused
+from wattcount.sweep.capacity import Search
+from wattcount.sweep.ledger import read_state
+from wattcount.sweep.point import Outcome, State, decode, encode, refused
+from wattcount.sweep.status import sweep_page
 
 Service = Callable[[float], Probe]
 SENT = 2000
@@ -55,6 +61,10 @@ def searched(service: Service, first: float, **keys: Any) -> Search:
     return search
 
 
+def found_by(search: Search) -> Capacity:
+    return found(search.probes, 0.95)
+
+
 def true_capacity(service: Service, attainment: float, high: float) -> float:
     low = 0.0
     for _ in range(60):
@@ -73,7 +83,7 @@ def test_a_known_capacity_is_found_within_three_percent_in_ten_probes(
     service = single_server(service_s, bound * service_s)
     search = searched(service, first_of / service_s)
     want = true_capacity(service, 0.95, 1 / service_s)
-    found = search.capacity()
+    found = found_by(search)
     assert found.rate_rps is not None
     assert found.broken_rps is not None
     assert len(search.probes) <= 10
@@ -81,48 +91,22 @@ def test_a_known_capacity_is_found_within_three_percent_in_ten_probes(
     assert found.rate_rps <= want * 1.001 <= found.broken_rps * 1.002
 
 
-def test_the_interval_holds_what_the_number_of_requests_leaves_open() -> None:
-    """Of few requests, 95 % may be 90 %: the interval is wider than the bracket, and holds the capacity."""
-    generator = random.Random(1)
-    exact = single_server(0.02, 0.03)
-    want = true_capacity(exact, 0.95, 50.0)
-
-    def sampled(rate: float) -> Probe:
-        probe = exact(rate)
-        good = sum(generator.random() < probe.share for _ in range(150))
-        return dataclasses.replace(probe, good=good, sent=150)
-
-    held = 0
-    for _ in range(40):
-        found = searched(sampled, 4.0).capacity()
-        assert found.low_rps is None or found.high_rps is None or found.low_rps < found.high_rps
-        held += (found.low_rps or 0.0) <= want <= (found.high_rps or math.inf)
-    assert held >= 36
-
-
 def test_an_slo_that_no_rate_keeps() -> None:
     search = searched(lambda rate: Probe(rate, 0, SENT, rate), 8.0)
-    assert search.capacity().rate_rps is None
-    assert "kept at no rate" in capacity.result_lines(search, compose([]).scenario.slo)[0]
+    assert found_by(search).rate_rps is None
 
 
 def test_an_slo_that_every_rate_keeps() -> None:
     search = searched(lambda rate: Probe(rate, SENT, SENT, rate), 8.0, max_probes=4)
-    assert len(search.probes) == 4
-    assert "at least 4096 requests/s" in capacity.result_lines(search, compose([]).scenario.slo)[0]
+    assert [probe.rate_rps for probe in search.probes] == [8.0, 64.0, 512.0, 4096.0]
+    assert found_by(search).broken_rps is None
 
 
 def test_an_invalid_run_keeps_nothing() -> None:
     search = searched(lambda rate: Probe(rate, SENT, SENT, rate, valid=rate < 20), 8.0)
-    found = search.capacity()
+    found = found_by(search)
     assert found.rate_rps is not None
     assert found.rate_rps < 20 <= (found.broken_rps or 0.0)
-    assert any("invalid" in line for line in capacity.result_lines(search, compose([]).scenario.slo))
-
-
-def test_the_interval_of_a_share_is_wilson_s() -> None:
-    low, high = Probe(1.0, 95, 100).interval()
-    assert (low, high) == pytest.approx((0.8882, 0.9785), abs=2e-4)
 
 
 ASKED = [
@@ -133,7 +117,7 @@ ASKED = [
 
 def test_a_probe_is_a_run_of_a_server() -> None:
     cfg = compose([*ASKED, "scenario.arrivals.kind=constant", "scenario.window_s=7"])
-    probe = capacity.probe_of(cfg, 12.5)
+    probe = capacity.probe_config(cfg, 12.5)
     assert probe.scenario.kind is ScenarioKind.server
     assert probe.scenario == compose(
         [*ASKED[:-3], "scenario=server", "scenario.name=capacity", "scenario.slo.ttft_ms=60", "scenario.rate_rps=12.5",
@@ -146,42 +130,95 @@ def test_a_search_without_a_bound_is_refused() -> None:
         compose([*ASKED[:-1], "scenario.slo.ttft_ms=null", "scenario.slo.tpot_ms=null"])
 
 
+class Told(Display):
+    """Keeps what it is told, and shows nothing."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def started(self, cfg: RunConfig) -> None: ...
+
+    def progress(self, progress: Progress) -> None: ...
+
+    def notice(self, text: str) -> None:
+        self.said.append(text)
+
+    def tick(self) -> None: ...
+
+    def ended(self, record_path: Path | None) -> None: ...
+
+
 def test_a_probe_that_is_interrupted_or_refused_ends_the_search() -> None:
     for ended in (
         refused("no GPU"),
         Outcome(State.failed, exit_code=EXIT_INTERRUPTED, message="interrupted"),
     ):
-        said: list[str] = []
+        told = Told()
         cfg = compose([*ASKED, "sweep.share_engine=false"])
-        assert capacity.find(cfg, lambda *_, ended=ended, **__: ended, said.append) == ended
-        assert said[0] == "probe 1: 1 requests/s"
+        outcome = capacity.find(cfg, lambda *_, ended=ended, **__: ended, told)
+        assert (outcome.state, outcome.exit_code, outcome.message) == (
+            ended.state,
+            ended.exit_code,
+            ended.message,
+        )
+        assert told.said == ["the search stops after 0 probes: start it again to go on with them"]
 
 
-def test_records_of_before_are_taken_and_the_curve_is_shown(
+SHORT = [
+    *(f"scenario.{key}=0.05" for key in ("bare_idle_s", "loaded_idle_s", "bare_idle_after_s")),
+    "scenario.warmup_s=0", "scenario.window_s=1", "scenario.lengths.input_tokens=16", "scenario.lengths.output_tokens=4",
+    "scenario.rate_rps=40", "scenario.max_probes=2", "scenario.slo.ttft_ms=60000",
+]  # fmt: skip
+
+
+def test_a_search_is_one_outcome_with_all_its_records(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second search measures nothing: each probe finds its record."""
-    short = [f"scenario.{key}=0.05" for key in ("bare_idle_s", "loaded_idle_s", "bare_idle_after_s")]
-    cfg = compose([
-        *ASKED, *short, "scenario.warmup_s=0", "scenario.window_s=1", "scenario.lengths.input_tokens=16", "scenario.lengths.output_tokens=4",
-        "scenario.rate_rps=40", "scenario.max_probes=2", "scenario.slo.ttft_ms=60000", f"records_dir={tmp_path}",
-    ])  # fmt: skip
+    """And the second one measures nothing: each probe finds its record."""
+    cfg = compose([*ASKED, *SHORT, f"records_dir={tmp_path}"])
     monkeypatch.setenv("WATTCOUNT_LOCK_DIR", str(tmp_path / "locks"))
-    first: list[str] = []
-    outcome = capacity.find(cfg, say=first.append)
-    assert (outcome.state, outcome.exit_code) == (State.done, 0)
-    sessions = {judge(path.parent).session for path in tmp_path.glob("*/*/run.json")}
-    assert len(sessions) == 1
-    again: list[str] = []
+    first = Told()
+    outcome = task.measure(cfg, first)
+    assert (outcome.state, outcome.exit_code, outcome.before) == (State.done, 0, False)
+    records = [Path(record) for record in outcome.records]
+    assert len(records) == 2
+    assert set(records) <= {path.parent for path in tmp_path.glob("*/*/run.json")}
+    assert len({judge(record).session for record in records}) == 1
+    assert outcome.wall_s == pytest.approx(sum(judge(record).wall_s or 0.0 for record in records))
+    assert outcome.record in outcome.records
+    assert decode(encode(outcome)) == outcome
+    assert {"capacity_rps", "capacity_low_rps", "capacity_high_rps"} <= set(outcome.figures)
+    if any("invalid" in line for line in first.said):  # the machine was too busy for the load
+        return
+    again = task.measure(cfg, Told())
+    assert (again.records, again.record, again.before) == (outcome.records, outcome.record, True)
+    assert again.figures == outcome.figures
 
-    def measure(run: RunConfig, *arguments: Any, **options: Any) -> Outcome:
-        found = task.measure(run, *arguments, **options)
-        if found.state is State.done:
-            assert found.before
-        return found
 
-    valid = all("invalid" not in line for line in first)
-    capacity.find(cfg, measure, again.append)
-    if valid:
-        assert [line for line in again if "measured before" in line]
-        assert again[-1] == first[-1]
+def test_searches_of_a_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = [item for item in ASKED if not item.startswith("gpu=")]
+    overrides = [*asked, *SHORT, "gpu=h200,a100", f"records_dir={tmp_path}", "sweep.name=capacities"]
+    # Searches that differ in what is promised to how many are different points, though their runs are the same.
+    assert main(["-m", *overrides, "scenario.slo.attainment=0.9,0.99", "dry_run=true"]) == 0
+    assert "sweep capacities: 4 points: 4 to run" in capsys.readouterr().out
+    assert main(["-m", *overrides]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("\ncapacity: ") == 2
+    assert "wattcount results capacities" in shown
+    state = read_state(tmp_path, "capacities")
+    assert state.counts[State.done] == 2
+    records = {record for outcome in state.outcomes.values() for record in outcome.records}
+    assert len(records) == 4
+    assert set(state.records) == records
+    page = sweep_page(state, tmp_path)
+    assert page.results.startswith("| capacity |")
+    assert main(["results", "capacities", "--capacity", "--json", "--records-dir", str(tmp_path)]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [curve["gpu"] for curve in found] == ["NVIDIA A100-SXM4-80GB", "NVIDIA H200"]
+    assert {probe["record"] for curve in found for probe in curve["probes"]} == records
+
+
+def test_a_search_alone_is_a_sweep_of_one_point(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*ASKED, *SHORT, f"records_dir={tmp_path}", "sweep.name=alone", "dry_run=true"]) == 0
+    assert "sweep alone: 1 point: 1 to run" in capsys.readouterr().out
+    assert not list(tmp_path.glob("*/*/run.json"))

@@ -159,7 +159,7 @@ def _by_name(name: str, records_dir: Path) -> list[Path]:
 
 
 def sweep_records(name: str, records_dir: Path) -> list[Path]:
-    """The latest record of each point of a sweep, in the order of its plan; none where there is no such sweep.
+    """The latest record of each point of a sweep, of a search all, in the order of its plan; none where there is no such sweep.
 
     Raises `NotStartedError` where its files cannot be read, and for a sweep that has no record yet.
     """
@@ -167,7 +167,8 @@ def sweep_records(name: str, records_dir: Path) -> list[Path]:
         return []
     with bad_input():
         rows = read_tally(records_dir, name).state(time.time_ns()).rows
-    found = [Path(record) for point, outcome in rows if (record := outcome.record or point.record)]
+    told = [outcome.all_records or (point.record or "",) for point, outcome in rows]
+    found = [Path(record) for records in told for record in records if record]
     if there := [path for path in found if path.is_dir()]:
         return there
     raise NotStartedError(f"sweep {name} has no record yet: wattcount status {name} says how it stands")

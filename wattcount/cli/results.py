@@ -18,7 +18,7 @@ from wattcount.report.labels import short_id, short_name
 from wattcount.report.units import columns, quantity
 from wattcount.result import Result, ResultTable, judge, results
 from wattcount.result.host_part import PER_TOKEN
-from wattcount.study import inventory, pooled
+from wattcount.study import capacity, inventory, pooled
 from wattcount.terminal import console
 from wattcount.text import printable
 
@@ -37,6 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--matrix",
         action="store_true",
         help="what there is instead of figures: valid runs, starts of the engine and boards of each GPU, model and load",
+    )
+    parser.add_argument(
+        "--capacity",
+        action="store_true",
+        help="of each load curve with an SLO the highest rate that keeps it, with its interval, instead",
     )
     shape = parser.add_mutually_exclusive_group()
     shape.add_argument("--csv", action="store_true", help="plain numbers in the units of docs/metrics.md")
@@ -66,6 +71,8 @@ def main(args: argparse.Namespace) -> int:
     found = _results(args, latest_sweep=True)
     if args.matrix:
         return _print_matrix(found, args)
+    if args.capacity:
+        return _print_capacities(found, args)
     rows = pooled.pooled(found, args.by)
     if args.csv:
         print(pooled.to_csv(rows, args.by), end="")
@@ -97,6 +104,29 @@ def _print_matrix(found: Sequence[Result], args: argparse.Namespace) -> int:
         for line in matrix.to_text().split("\n"):
             out.print(line, soft_wrap=True, markup=False, highlight=False)
         out.print(Text(f"{inventory.total(found)} {inventory.EXPLANATION}", style="dim"))
+    return EXIT_OK
+
+
+def _print_capacities(found: Sequence[Result], args: argparse.Namespace) -> int:
+    if args.by is not None:
+        raise NotStartedError("--capacity is a table of its own: leave out --by")
+    curves = capacity.load_curves(found)
+    if not curves:
+        raise NotStartedError(
+            "no capacity here: it needs runs of a server with scenario.slo.ttft_ms, tpot_ms or e2e_ms at two rates or more; "
+            "scenario=capacity measures them"
+        )
+    if args.json:
+        print(json.dumps(capacity.to_json(curves), indent=2))
+    elif args.csv:
+        print(capacity.to_csv(curves), end="")
+    elif args.markdown:
+        print(capacity.to_markdown(curves))
+    else:
+        out = console()
+        for line in capacity.to_lines(curves):
+            out.print(line, soft_wrap=True)
+        out.print(Text(capacity.EXPLANATION, style="dim"))
     return EXIT_OK
 
 

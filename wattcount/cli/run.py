@@ -86,30 +86,18 @@ def _refuse(message: str) -> NoReturn:
     )
 
 
-def run_task(cfg: DictConfig) -> Outcome:
-    """Hydra's task for a single run: measures it, or with `dry_run` says what would be measured."""
+def run_task(cfg: DictConfig) -> Outcome | None:
+    """Hydra's task for a single run: measures it, or with `dry_run` says what would be measured. None: it is a sweep, of one search."""
     _mask_hydra_files()
     try:
         run = from_hydra(cfg)
         if isinstance(run.scenario, CapacityConfig):
-            return _told(_capacity(run, run.scenario))
+            return None
         if run.dry_run:
             return _dry(run)
     except NotStartedError as error:
         return _told(refused(str(error)))
     return _told(task.measure(dataclasses.replace(run, resume=bool(run.resume))))
-
-
-def _capacity(run: RunConfig, scenario: CapacityConfig) -> Outcome:
-    """Searches, or with `dry_run` says what for."""
-    from wattcount.sweep import capacity
-
-    first = capacity.probe_of(run, scenario.rate_rps or 1.0)
-    if run.dry_run:
-        outcome = _dry(first)
-        print(capacity.plan_line(run))
-        return outcome
-    return capacity.find(run)
 
 
 def _mask_hydra_files() -> None:
@@ -216,8 +204,8 @@ def _single(hydra: Hydra, config_name: str, overrides: list[str]) -> int:
         job = hydra.run(
             config_name=config_name, task_function=run_task, overrides=[*overrides, "hydra.mode=RUN"]
         )
-    outcome: Outcome = job.return_value
-    return outcome.exit_code
+    outcome: Outcome | None = job.return_value
+    return _sweep(hydra, config_name, overrides) if outcome is None else outcome.exit_code
 
 
 def _sweep(hydra: Hydra, config_name: str, overrides: list[str]) -> int:

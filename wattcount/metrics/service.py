@@ -247,16 +247,26 @@ def _goodput(sheet: Sheet, seen: Observed, window: Window) -> None:
 
 def good_of(requests: Requests, chosen: Bools, slo: SloConfig) -> int:
     """How many of the chosen requests were completed within every bound."""
+    return int(_good(requests, chosen, slo).sum())
+
+
+def _good(requests: Requests, chosen: Bools, slo: SloConfig) -> Bools:
     single_token = requests.output_tokens[chosen] == 1
-    return int(_within(_latencies_ns(requests, chosen), single_token, _bounds_ms(slo)).sum())
+    return _within(_latencies_ns(requests, chosen), single_token, _bounds_ms(slo))
 
 
-def good_requests(record: Record, slo: SloConfig) -> int | None:
-    """How many of the requests sent in the window keep an SLO, whatever the run was asked for. None: there is no window."""
+def kept_slo(record: Record, slo: SloConfig) -> Bools | None:
+    """Which of the requests sent in the window keep an SLO, in their order, whatever the run was asked for. None: there is no window."""
     seen = Observed(record)
     if seen.window is None:
         return None
-    return good_of(seen.requests, seen.requests.sent_in(seen.window), slo)
+    return _good(seen.requests, seen.requests.sent_in(seen.window), slo)
+
+
+def good_requests(record: Record, slo: SloConfig) -> int | None:
+    """How many they are."""
+    good = kept_slo(record, slo)
+    return None if good is None else int(good.sum())
 
 
 def latencies_ms(seen: Observed) -> dict[str, Floats]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from wattcount.config.identity import levers, particulars, window_in_words
-from wattcount.config.schema import RunConfig
+from wattcount.config.schema import RunConfig, ScenarioKind, SloConfig
 from wattcount.records.schema import Phase
 from wattcount.text import printable
 
@@ -27,6 +27,8 @@ PHASE_NAMES = {
 }
 """What people call the phases."""
 
+USUAL_SHARE = " for 95 %"
+"""Of requests that are to keep an SLO, as `slo_in_words` says it. Names of points say others only."""
 EMULATED = "EMULATED: power comes from a model of a GPU, not from a meter. Not a result."
 """What is said of every figure of an emulated run."""
 RANDOM_WEIGHTS = "RANDOM WEIGHTS: not comparable with runs of the real weights."
@@ -110,7 +112,17 @@ def asked_load(cfg: RunConfig) -> str:
     scenario, kind = cfg.scenario, cfg.scenario.kind.value
     number, rate = getattr(scenario, "num_requests", None), getattr(scenario, "rate_rps", None)
     window = window_in_words(kind, getattr(scenario, "window_s", None))
-    return ", ".join([load_label(kind, number, rate), *particulars(cfg), *window, *levers(cfg)])
+    load = load_label(kind, number, rate)
+    if scenario.kind is ScenarioKind.capacity:  # its rate is where the search begins
+        load = f"capacity at {slo_in_words(scenario.slo).removesuffix(USUAL_SHARE)}"
+    return ", ".join([load, *particulars(cfg), *window, *levers(cfg)])
+
+
+def slo_in_words(slo: SloConfig) -> str:
+    """`TTFT 500 ms and TPOT 50 ms for 95 %`."""
+    bounds = (("TTFT", slo.ttft_ms), ("TPOT", slo.tpot_ms), ("E2E", slo.e2e_ms))
+    words = " and ".join(f"{name} {bound:g} ms" for name, bound in bounds if bound is not None)
+    return f"{words} for {100 * slo.attainment:g} %"
 
 
 def headline(cfg: RunConfig) -> str:

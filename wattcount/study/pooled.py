@@ -269,7 +269,11 @@ def _json(row: Pooled) -> dict[str, Any]:
 
 def to_csv(rows: Sequence[Pooled], key: str | None = None) -> str:
     """One line a row; a list has `; ` between its parts, an empty cell is not known."""
-    found = to_json(rows, key)
+    return csv_of(to_json(rows, key))
+
+
+def csv_of(found: Sequence[dict[str, Any]]) -> str:
+    """The same of any rows with the same keys."""
     out = io.StringIO()
     if found:
         writer = csv.writer(out, lineterminator="\n")

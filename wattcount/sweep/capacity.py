@@ -1,42 +1,36 @@
-"""The highest rate that keeps an SLO, found by itself: `scenario=capacity`.
+"""The search for the highest rate that keeps an SLO: `scenario=capacity`.
 
 ::
 
-    Search.next_rate() --> a run of a server at that rate --> Search.add(Probe) --> ... --> Search.capacity()
+    Search.next_rate() --> a run of a server at that rate --> Search.add(Probe) --> ... --> `study.capacity`
                            all on one start of the engine,
                            where the engine can be shared
 
-A probe keeps the SLO where `scenario.slo.attainment` of the requests that were sent in its window keep every bound. All probes have the
-same seed, so another rate is the same workload played faster or slower. Each leaves a record as any run of a server does: one that is
-there already is not measured again, so a search that was broken off goes on where it was.
+It is one point of a sweep, also where it is the only one. A probe keeps the SLO where `scenario.slo.attainment` of the requests that
+were sent in its window keep every bound. All probes have the same seed, so another rate is the same workload played faster or slower.
+Each leaves a record as any run of a server does: one that is there already is not measured again, so a search that was broken off goes on
+where it was.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from wattcount.config.schema import CapacityConfig, RunConfig, ScenarioKind, ServerConfig, SloConfig
+from wattcount.config.schema import CapacityConfig, RunConfig, ScenarioKind, ServerConfig
 from wattcount.engines import registry
 from wattcount.errors import EXIT_OK
-from wattcount.metrics.service import good_requests
-from wattcount.records import Record
-from wattcount.report.labels import caveats, headline
-from wattcount.report.units import count, duration, quantity, significant
+from wattcount.report.units import count
 from wattcount.result import Result, judge
-from wattcount.run.display import InBackground
 from wattcount.run.orchestrate import Display
 from wattcount.run.session import Session
 from wattcount.scenario.journal import Progress
-from wattcount.sweep import task
-from wattcount.sweep.planner import predict
+from wattcount.study.capacity import LoadCurve, Probe, bracket, probe_of
 from wattcount.sweep.point import Outcome, State, failed
-from wattcount.terminal import console, table
 
 GROWTH = 8.0
 """Factor from one rate that keeps the SLO to the next one tried, as long as none broke it."""
@@ -50,59 +44,8 @@ NEAR = 0.01
 """Rates that differ by less than this share are not tried both."""
 FAREST = 2.0**14
 """The search gives up where the first rate, divided by this, does not keep the SLO either."""
-Z95 = 1.959964
-"""Quantile of the normal distribution for a two-sided interval of 95 %."""
 DIGITS = 4
 """Significant digits of a rate: a point's identity has the rate, and a search that is started again must come to the same ones."""
-
-
-@dataclass(frozen=True)
-class Probe:
-    """What a run at one rate showed.
-
-    good, sent   requests sent in its window: those that kept every bound, and all
-    served_rps   requests completed in the window, per second
-    valid        False: the run was invalid, so the load may not have been the one asked for; it keeps no SLO. That it broke one is
-                 believed: what makes a run invalid makes no request faster
-    """
-
-    rate_rps: float
-    good: int
-    sent: int
-    served_rps: float | None = None
-    valid: bool = True
-
-    @property
-    def share(self) -> float:
-        return self.good / self.sent if self.sent else 0.0
-
-    def keeps(self, attainment: float) -> bool:
-        return self.valid and self.sent > 0 and self.share >= attainment
-
-    def interval(self) -> tuple[float, float]:
-        """Of the share, 95 % (Wilson): what another sample of as many requests would leave open."""
-        if not self.sent:
-            return 0.0, 1.0
-        n, p, z2 = self.sent, self.share, Z95 * Z95
-        middle = (p + z2 / (2 * n)) / (1 + z2 / n)
-        half = Z95 * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-        return max(0.0, middle - half), min(1.0, middle + half)
-
-
-@dataclass(frozen=True)
-class Capacity:
-    """What a search found.
-
-    rate_rps     the highest rate that kept the SLO; None: none did
-    broken_rps   the lowest rate above it that did not; None: all rates kept it
-    low_rps, high_rps   95 %: the highest rate that surely kept it, the lowest one that surely did not, by the number of requests of
-                        those runs; None: no run was that sure
-    """
-
-    rate_rps: float | None
-    broken_rps: float | None
-    low_rps: float | None
-    high_rps: float | None
 
 
 class Search:
@@ -129,24 +72,8 @@ class Search:
             return None
         return _rounded(rate)
 
-    def capacity(self) -> Capacity:
-        low, high = self._bracket()
-        sure = [(probe.rate_rps, *probe.interval()) for probe in self.probes if probe.valid]
-        kept = [rate for rate, least, _ in sure if least >= self._attainment]
-        broken = [rate for rate, _, most in sure if most < self._attainment]
-        high_sure = min(broken, default=None)
-        low_sure = max((rate for rate in kept if high_sure is None or rate < high_sure), default=None)
-        return Capacity(low, high, low_sure, high_sure)
-
-    def _bracket(self) -> tuple[float | None, float | None]:
-        """The highest rate that kept the SLO below the lowest one that broke it, and that one."""
-        broken = [probe.rate_rps for probe in self.probes if not probe.keeps(self._attainment)]
-        high = min(broken, default=None)
-        kept = [probe.rate_rps for probe in self.probes if probe.keeps(self._attainment)]
-        return max((rate for rate in kept if high is None or rate < high), default=None), high
-
     def _candidate(self) -> float | None:
-        low, high = self._bracket()
+        low, high = bracket(self.probes, self._attainment)
         if high is None:
             assert low is not None
             return low * GROWTH
@@ -182,7 +109,7 @@ def _rounded(rate: float) -> float:
     return float(f"{rate:.{DIGITS}g}")
 
 
-def probe_of(cfg: RunConfig, rate_rps: float) -> RunConfig:
+def probe_config(cfg: RunConfig, rate_rps: float) -> RunConfig:
     """The run of a server at one rate."""
     searched = cfg.scenario
     assert isinstance(searched, CapacityConfig)
@@ -191,199 +118,117 @@ def probe_of(cfg: RunConfig, rate_rps: float) -> RunConfig:
     return dataclasses.replace(cfg, scenario=scenario, resume=cfg.resume is not False)
 
 
-def plan_line(cfg: RunConfig) -> str:
-    """How long a search takes, by data sheets."""
-    scenario = cfg.scenario
-    assert isinstance(scenario, CapacityConfig)
-    expected = predict(probe_of(cfg, scenario.rate_rps or 1.0), follows=True)
-    most_s = scenario.max_probes * expected.wall_s
-    return (
-        f"search: from {scenario.rate_rps:g} requests/s on, at most {count(scenario.max_probes, 'run')}, about "
-        f"{duration(most_s)} of them and one start of the engine"
-    )
+def find(cfg: RunConfig, measure: Callable[..., Outcome], display: Display, **options: Any) -> Outcome:
+    """Searches, says how it goes, and returns what was found. What interrupted a probe, or kept one from starting, ends it.
 
-
-def find(
-    cfg: RunConfig, measure: Callable[..., Outcome] = task.measure, say: Callable[[str], object] | None = None
-) -> Outcome:
-    """Searches, prints what was found, and returns how it went. Whatever a probe was interrupted by, or could not start for, ends it.
-
-    measure  runs one point; see `task.measure`
+    measure   runs one point and returns its outcome: of the configuration, a display, and the options of a run
+    display   is told of each probe, and how it stands
     """
-    say = say or _say
-    scenario = cfg.scenario
+    scenario, say = cfg.scenario, display.notice
     assert isinstance(scenario, CapacityConfig)
-    search = Search(
-        scenario.rate_rps or 1.0, scenario.slo.attainment, scenario.tolerance, scenario.max_probes
-    )
+    slo = scenario.slo
+    search = Search(scenario.rate_rps or 1.0, slo.attainment, scenario.tolerance, scenario.max_probes)
+    outcomes: list[Outcome] = []
     results: list[Result] = []
     shared = (
         registry.plugin(cfg.engine.name).capabilities.can_be_shared and cfg.sweep.share_engine is not False
     )
     with Session() if shared else nullcontext() as session:
-        options = {} if session is None else {"session": session, "last": False}
+        options |= {"session": session, "last": session is None}
         while (rate := search.next_rate()) is not None:
             number = len(search.probes) + 1
-            say(f"probe {number}: {rate:g} requests/s")
             for attempt in range(1, cfg.sweep.attempts + 1):
-                outcome = measure(probe_of(cfg, rate), InBackground(_ProbeDisplay(say)), **options)
+                outcome = measure(probe_config(cfg, rate), _OfProbe(display), **options)
                 if outcome.state is not State.invalid or attempt == cfg.sweep.attempts:
                     break
-                if not _kept(rate, outcome, scenario.slo):
+                probe = None if outcome.record is None else probe_of(judge(Path(outcome.record)), slo)
+                if probe is None or probe.share < slo.attainment:
                     break  # the load was too much, for the client too: nothing is learnt from more of it
-                say(f"  invalid: {outcome.message}; once more")
+                say(f"probe {number}: {rate:g} requests/s: invalid: {outcome.message}; once more")
             if not outcome.ran or outcome.record is None:
                 say(
                     f"the search stops after {count(len(search.probes), 'probe')}: start it again to go on with them"
                 )
-                return (
-                    outcome
-                    if outcome.message
-                    else dataclasses.replace(outcome, message="a probe left no record")
+                return _summed(
+                    dataclasses.replace(outcome, message=outcome.message or "a probe left no record"),
+                    outcomes,
                 )
             result = judge(Path(outcome.record))
-            probe = _probe(rate, result, scenario.slo)
-            if probe is None:
+            if (probe := probe_of(result, slo)) is None:
                 return failed(
                     "no_window", f"{outcome.record}: its window cannot be read", record=outcome.record
                 )
             search.add(probe)
+            outcomes.append(outcome)
             results.append(result)
-            say(f"  {_probe_line(probe, scenario.slo.attainment, before=outcome.before)}")
+            say(f"probe {number}: {_probe_line(probe, slo.attainment, before=outcome.before)}")
             if not probe.valid:
-                say(f"  the run is invalid: {'; '.join(result.messages)}")
-    _report(cfg, search, results, say)
-    return Outcome(State.done, exit_code=EXIT_OK)
+                say(f"probe {number}: the run is invalid: {'; '.join(result.messages)}")
+    order = sorted(range(len(results)), key=lambda at: search.probes[at].rate_rps)
+    curve = LoadCurve(tuple(results[at] for at in order), tuple(search.probes[at] for at in order), slo)
+    return _found(curve, outcomes)
 
 
-def _probe(rate: float, result: Result, slo: SloConfig) -> Probe | None:
-    sent = result.value("requests/sent")
-    if result.record is None or sent is None:
-        return None
-    good = good_requests(Record.open(result.record), slo)
-    served = result.value("throughput/requests_per_s")
-    return None if good is None else Probe(rate, good, round(sent), served, result.valid)
+def _found(curve: LoadCurve, outcomes: list[Outcome]) -> Outcome:
+    """The outcome of the search: its figures are those of the run at the capacity, and the capacity with its interval."""
+    capacity, at = curve.found, curve.at_capacity or curve.results[0]
+    figures = {
+        "capacity_rps": capacity.rate_rps,
+        "capacity_low_rps": capacity.low_rps,
+        "capacity_high_rps": capacity.high_rps,
+    }
+    own = next(outcome for outcome in outcomes if outcome.record == str(at.source))
+    return _summed(
+        dataclasses.replace(
+            own,
+            state=State.done,
+            exit_code=EXIT_OK,
+            reason=None,
+            message=None,
+            before=all(outcome.before for outcome in outcomes),
+            figures=figures | dict(own.figures),
+        ),
+        outcomes,
+    )
 
 
-def _kept(rate: float, outcome: Outcome, slo: SloConfig) -> bool:
-    """Whether the requests of an invalid run kept the SLO all the same."""
-    if outcome.record is None:
-        return False
-    probe = _probe(rate, judge(Path(outcome.record)), slo)
-    return probe is not None and probe.share >= slo.attainment
+def _summed(outcome: Outcome, probes: list[Outcome]) -> Outcome:
+    """With the records, the time and the energy of all probes."""
+    records = dict.fromkeys(probe.record for probe in [*probes, outcome] if probe.record is not None)
+    measured = [probe for probe in probes if not probe.before]
+    times = [probe.wall_s for probe in measured if probe.wall_s is not None]
+    energies = [probe.energy_j for probe in measured if probe.energy_j is not None]
+    return dataclasses.replace(
+        outcome,
+        records=tuple(records),
+        wall_s=sum(times) if times else None,
+        energy_j=sum(energies) if energies else None,
+    )
 
 
 def _probe_line(probe: Probe, attainment: float, *, before: bool) -> str:
     verdict = "keeps the SLO" if probe.keeps(attainment) else "breaks the SLO"
     measured = ", measured before" if before else ""
-    return f"{100 * probe.share:.4g} % of {probe.sent:,} requests are good: {verdict}{measured}"
+    share = f"{100 * probe.share:.4g} % of {probe.sent:,} requests good"
+    return f"{probe.rate_rps:g} requests/s: {share}: {verdict}{measured}"
 
 
-HEADINGS = ("req/s", "good", "TTFT p95", "TPOT p95", "tokens/s", "power", "J/token", "SLO")
-"""Of the table of the load curve."""
+class _OfProbe(Display):
+    """Shows a probe in the display of its search, which begins and ends once."""
 
+    def __init__(self, display: Display) -> None:
+        self._display = display
 
-def _report(cfg: RunConfig, search: Search, results: Sequence[Result], say: Callable[[str], object]) -> None:
-    """The load curve, and below it the capacity."""
-    scenario = cfg.scenario
-    assert isinstance(scenario, CapacityConfig)
-    say("")
-    say(_without_rate(cfg))
-    for line in caveats(None if not results else str(results[0].evidence), cfg.model.weights.value):
-        say(line)
-    shown = table(HEADINGS, words=0)
-    attainment = scenario.slo.attainment
-    for probe, result in sorted(zip(search.probes, results, strict=True), key=lambda pair: pair[0].rate_rps):
-        kept = "kept" if probe.keeps(attainment) else "broken" if probe.valid else "invalid"
-        shown.add_row(
-            f"{probe.rate_rps:g}",
-            f"{100 * probe.share:.3g} %",
-            *(quantity(result.value(f"latency/{name}_ms"), "ms", 3) for name in ("ttft_p95", "tpot_p95")),
-            significant(result.value("throughput/output_tokens_per_s"), 3),
-            quantity(result.value("power/gpu_mean_w"), "W", 3),
-            quantity(result.value("energy/gpu_j_per_output_token"), "J", 3),
-            kept,
-        )
-    if say is _say:
-        console().print(shown)
-    for line in result_lines(search, scenario.slo):
-        say(line)
-
-
-def _without_rate(cfg: RunConfig) -> str:
-    scenario = cfg.scenario
-    assert isinstance(scenario, CapacityConfig)
-    return headline(probe_of(cfg, scenario.rate_rps or 1.0)).replace(
-        f"server {scenario.rate_rps:g} requests/s", "capacity"
-    )
-
-
-def slo_in_words(slo: SloConfig) -> str:
-    """`TTFT up to 500 ms and TPOT up to 50 ms for 95 % of the requests`."""
-    bounds = (("TTFT", slo.ttft_ms), ("TPOT", slo.tpot_ms), ("E2E", slo.e2e_ms))
-    words = " and ".join(f"{name} up to {bound:g} ms" for name, bound in bounds if bound is not None)
-    return f"{words} for {100 * slo.attainment:g} % of the requests"
-
-
-def result_lines(search: Search, slo: SloConfig) -> list[str]:
-    """The capacity with its interval, in words."""
-    found, probes = search.capacity(), count(len(search.probes), "probe")
-    if found.rate_rps is None:
-        lowest = min(probe.rate_rps for probe in search.probes)
-        return [
-            f"capacity: none: {slo_in_words(slo)} was kept at no rate down to {lowest:g} requests/s ({probes})"
-        ]
-    if found.broken_rps is None:
-        return [
-            f"capacity: at least {found.rate_rps:g} requests/s: {slo_in_words(slo)} was kept at every rate ({probes})"
-        ]
-    wide = 100 * (found.broken_rps / found.rate_rps - 1)
-    lines = [
-        f"capacity: {found.rate_rps:g} requests/s keep {slo_in_words(slo)}",
-        f"  broken at {found.broken_rps:g} requests/s, {wide:.2g} % above; {probes}",
-        f"  95 % interval by the number of requests: {_or_unknown(found.low_rps)} to {_or_unknown(found.high_rps)} requests/s",
-    ]
-    if any(not probe.valid and probe.rate_rps == found.broken_rps for probe in search.probes):
-        lines.append(
-            "  the run just above was invalid: the limit may be that of the client or the host, not of the engine"
-        )
-    above = [
-        probe for probe in search.probes if probe.keeps(slo.attainment) and probe.rate_rps > found.broken_rps
-    ]
-    if above:
-        lines.append(
-            f"  {max(probe.rate_rps for probe in above):g} requests/s kept it again: such runs scatter; lengthen scenario.window_s"
-        )
-    return lines
-
-
-def _or_unknown(rate: float | None) -> str:
-    return "?" if rate is None else f"{rate:g}"
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
-
-
-class _ProbeDisplay(Display):
-    """One line for each part of a probe that takes long."""
-
-    def __init__(self, say: Callable[[str], object]) -> None:
-        self._say = say
-        self._phase: object = None
-
-    def started(self, cfg: RunConfig) -> None: ...
+    def started(self, cfg: RunConfig) -> None:
+        self._display.started(cfg)
 
     def progress(self, progress: Progress) -> None:
-        if progress.phase is self._phase or progress.phase is None:
-            return
-        self._phase = progress.phase
-        if sys.stdout.isatty():
-            self._say(f"  {progress.phase.value.replace('_', ' ')}")
+        self._display.progress(progress)
 
     def notice(self, text: str) -> None:
-        self._say(f"  {text}")
+        self._display.notice(text)
 
-    def tick(self) -> None: ...
+    def tick(self) -> None:
+        self._display.tick()
 
     def ended(self, record_path: Path | None) -> None: ...

@@ -220,15 +220,19 @@ class Cluster:
                     self._watcher.notice(f"all {len(whys)} jobs of {gpus} wait: {why}")
 
     def _with_record_here(self, outcome: Outcome) -> Outcome:
-        """Of a node that shares no folder: its record is fetched from MLflow."""
-        if outcome.record is None or Path(outcome.record).exists():
+        """Of a node that shares no folder: its records are fetched from MLflow."""
+        found = {record: record for record in outcome.all_records}
+        if all(Path(record).exists() for record in found):
             return outcome
         try:
             from wattcount.tracking.store import fetch_record
 
-            run_id = Path(outcome.record).name.partition("-")[2]
-            found = fetch_record(run_id, self._records_dir, self._first.tracking)
-            return replace(outcome, record=str(found))
+            for record in found:
+                if not Path(record).exists():
+                    run_id = Path(record).name.partition("-")[2]
+                    found[record] = str(fetch_record(run_id, self._records_dir, self._first.tracking))
+            records = tuple(found[record] for record in outcome.records)
+            return replace(outcome, record=found[outcome.record or ""], records=records)
         except (WattcountError, OSError) as error:
             return failed(RECORD_NOT_HERE, f"its record stayed on its node, at {outcome.record}: {error}")
 

@@ -289,6 +289,9 @@ def _writers(folder: Path, records_dir: str) -> Iterator[Writer]:
                 outcome = decode(line)
                 if outcome.record is not None:
                     outcome = replace(outcome, record=_below(records_dir, outcome.record))
+                if outcome.records:
+                    here = tuple(_below(records_dir, record) for record in outcome.records)
+                    outcome = replace(outcome, records=here)
                 outcomes.append(outcome)
         yield Writer(outcomes, alive)
 

@@ -22,6 +22,7 @@ from wattcount.config.identity import planned_key, planned_point
 from wattcount.config.loader import to_json
 from wattcount.config.schema import (
     BatchConfig,
+    CapacityConfig,
     EngineConfig,
     GpuConfig,
     ModelConfig,
@@ -35,6 +36,7 @@ from wattcount.prediction.setting import Abstained, PredictionSetting
 from wattcount.prediction.steady import Expected, expected
 from wattcount.report.labels import asked_load
 from wattcount.result import Result, results
+from wattcount.sweep.capacity import probe_config
 from wattcount.sweep.machine import Here, skip_of
 from wattcount.sweep.point import INVALID_BEFORE, Plan, Point, State, ordered
 
@@ -138,6 +140,12 @@ def predict(cfg: RunConfig, *, follows: bool = False) -> Estimate:
     follows   it goes on with the engine of the run before, so that nothing has to start
     """
     scenario, gpu = cfg.scenario, cfg.gpu
+    if isinstance(scenario, CapacityConfig):
+        probe = probe_config(cfg, scenario.rate_rps or 1.0)
+        first, next_ = predict(probe, follows=follows), predict(probe, follows=True)
+        more, energies = scenario.max_probes - 1, (first.energy_j, next_.energy_j)
+        energy_j = None if None in energies else (energies[0] or 0.0) + more * (energies[1] or 0.0)
+        return Estimate(first.wall_s + more * next_.wall_s, energy_j, PREDICTED)
     plugin = registry.plugin(cfg.engine.name)
     engine = plugin.expected(cfg)
     load = _load(cfg) if plugin.capabilities.computes_model else None
@@ -232,7 +240,7 @@ def make_plan(
     for overrides, cfg in points:
         first = first or cfg
         here = machine.look(cfg)
-        where = planned_point(here.cfg)
+        where = _where(here.cfg)
         key = planned_key(where, cfg.seed, cfg.repeat)
         if key in found:
             repeated += 1
@@ -266,6 +274,15 @@ def make_plan(
     return Planned(plan, configs, wheres, repeated)
 
 
+def _where(cfg: RunConfig) -> str:
+    """`planned_point`; searches that end differently are different points, though their runs may be the same."""
+    where = planned_point(cfg)
+    if not isinstance(cfg.scenario, CapacityConfig):
+        return where
+    search = (cfg.scenario.slo.attainment, cfg.scenario.tolerance, cfg.scenario.max_probes)
+    return hashlib.sha256(f"{where} {search}".encode()).hexdigest()
+
+
 def _with_estimates(
     points: Iterable[Point], wheres: Mapping[str, Here], estimator: Estimator
 ) -> Iterator[Point]:
@@ -278,7 +295,7 @@ def _with_estimates(
         here = wheres[point.key]
         follows = point.session is not None and point.session == before
         before = point.session
-        expected = estimator.estimate(planned_point(here.cfg), here.cfg, here.facts, follows=follows)
+        expected = estimator.estimate(_where(here.cfg), here.cfg, here.facts, follows=follows)
         yield dataclasses.replace(
             point, wall_s=expected.wall_s, energy_j=expected.energy_j, basis=expected.basis
         )
@@ -325,6 +342,8 @@ def session_of(cfg: RunConfig, here: Here) -> str | None:
     how power is read; how long bare idle is measured. Never two repeats or seeds.
     """
     run, share = here.cfg, cfg.sweep.share_engine
+    if isinstance(cfg.scenario, CapacityConfig):
+        return None  # its runs share one of their own
     if share is False or not registry.plugin(run.engine.name).capabilities.can_be_shared:
         return None
     if share is None and _start_s(run.engine, run.model) < SHARED_FROM_S:

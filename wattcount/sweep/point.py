@@ -53,12 +53,13 @@ class Outcome:
     exit_code    of the run; EXIT_NOT_STARTED: it was refused before its engine started
     before       the record was there already, and nothing was started
     reason       stable code of what went wrong; of the end of a sweep: why it ended
-    record       path
+    record       path; of a search for a capacity: of the run at it
+    records      paths of all runs of such a search; empty: of any other point
     gpu_uuid     where it is measured; several joined by commas
     host, pid    of the process that measures, or of the sweep's own
     wall_s       from start to end, all of it [s]
     energy_j     of the run's GPUs, from start to end [J]; see `Result.run_energy_j`
-    figures      of the record's window, by the name of the metric
+    figures      of the record's window, by the name of the metric; `capacity_rps` and its interval of such a search
     session      run id of the first run on the same start of the engine
     log_line     last line of the engine's log, of a failed run
     """
@@ -72,6 +73,7 @@ class Outcome:
     reason: str | None = None
     message: str | None = None
     record: str | None = None
+    records: tuple[str, ...] = ()
     gpu_uuid: str | None = None
     host: str | None = field(default_factory=socket.gethostname)
     pid: int | None = field(default_factory=os.getpid)
@@ -85,6 +87,11 @@ class Outcome:
     def refused(self) -> bool:
         """Whether it was refused before its engine started."""
         return self.exit_code == EXIT_NOT_STARTED
+
+    @property
+    def all_records(self) -> tuple[str, ...]:
+        """Paths of all records that it tells of."""
+        return self.records or (() if self.record is None else (self.record,))
 
     @property
     def elsewhere(self) -> bool:
@@ -109,7 +116,7 @@ def failed(reason: str, message: str, exit_code: int = EXIT_FAILED, **other: Any
 
 _FIELDS = {item.name for item in dataclasses.fields(Outcome)}
 """Fields of an outcome, in JSON by the same names."""
-_LEFT_OUT = {"attempt": 1, "exit_code": EXIT_OK, "before": False, "figures": {}}
+_LEFT_OUT = {"attempt": 1, "exit_code": EXIT_OK, "before": False, "figures": {}, "records": ()}
 """Values that a line does not name."""
 _FORMER_KINDS: dict[str, dict[str, Any]] = {
     "start": {"state": "running"},
@@ -147,6 +154,7 @@ def decode(line: bytes) -> Outcome:
             if (per_token := data.get("j_per_output_token")) is not None:
                 data["figures"] = {"energy/gpu_j_per_output_token": per_token}
         absent: dict[str, Any] = {"host": None, "pid": None}
+        data["records"] = tuple(data.get("records", ()))
         values = {name: value for name, value in data.items() if name in _FIELDS and value is not None}
         return Outcome(
             **(absent | values | {"state": State(data["state"]), "t_utc_ns": int(data["t_utc_ns"])})

@@ -23,6 +23,9 @@ from wattcount.report.units import clock, count, duration, quantity
 from wattcount.result import judge
 from wattcount.run.waiting import Background
 from wattcount.scenario.journal import Progress
+from wattcount.study.capacity import EXPLANATION as CAPACITY_EXPLANATION
+from wattcount.study.capacity import load_curves
+from wattcount.study.capacity import to_lines as capacity_lines
 from wattcount.study.pooled import EXPLANATION, pooled, title, to_lines
 from wattcount.sweep.lane import Said
 from wattcount.sweep.ledger import read_tally
@@ -189,15 +192,24 @@ def result_lines(sweep: SweepResult) -> Iterator[str]:
     """The table of results of all points that are measured, and the command that shows it again; of a big sweep that alone."""
     if sweep.dry_run:
         return
-    records = [
-        record for point in sweep.plan.points if (record := _record(point, sweep.outcomes.get(point.key)))
-    ]
+    told = [(point, sweep.outcomes.get(point.key)) for point in sweep.plan.points]
+    records = [record for point, outcome in told for record in _records(point, outcome)]
+    searches = [outcome.records for _, outcome in told if outcome is not None and outcome.records]
     where = "" if sweep.records_dir is None else f" --records-dir {shlex.quote(str(sweep.records_dir))}"
     command = f"wattcount results {sweep.plan.name}{where}"
     if len(records) > TABLE_RECORDS:
         yield f"results: {command}"
-    elif records:
-        rows = pooled(judge(Path(record)) for record in records)
+        return
+    results = {record: judge(Path(record)) for record in records}
+    found = [results[record] for search in searches for record in search if record in results]
+    if found:
+        yield ""
+        yield from capacity_lines(load_curves(found))
+        yield from wrapped("", CAPACITY_EXPLANATION, "")
+        yield f"again, or as CSV, JSON, Markdown: {command} --capacity"
+    others = [results[record] for record in records if not any(record in search for search in searches)]
+    if others:
+        rows = pooled(others)
         yield ""
         yield from wrapped("", f"results: {title(rows)}", "  ")
         yield from to_lines(rows, WIDTH)
@@ -205,13 +217,14 @@ def result_lines(sweep: SweepResult) -> Iterator[str]:
         yield f"again, or as CSV, JSON, Markdown: {command}"
 
 
-def _record(point: Point, outcome: Outcome | None) -> str | None:
-    """Of a point that was measured to its end, in this start or before; None, too, where the record is gone."""
+def _records(point: Point, outcome: Outcome | None) -> list[str]:
+    """Of a point that was measured to its end, in this start or before, as far as they are there."""
+    records: tuple[str, ...] = ()
     if outcome is None:
-        record = point.record if point.state is State.done else None
+        records = (point.record,) if point.record is not None and point.state is State.done else ()
     else:
-        record = outcome.record if outcome.state in (State.done, State.invalid) else None
-    return record if record is not None and Path(record).is_dir() else None
+        records = outcome.all_records if outcome.state in (State.done, State.invalid) else ()
+    return [record for record in records if Path(record).is_dir()]
 
 
 def end_lines(sweep: SweepResult) -> Iterator[str]:
@@ -395,7 +408,7 @@ class Lines(Watcher):
 
     def said(self, job: Job, said: Said) -> None:
         if said.text is not None:
-            print(f"{job.point.label}: {said.text}", flush=True)
+            print(_of(job, said.text, alone=self._total == 1), flush=True)
 
     def ended(self, job: Job, outcome: Outcome, *, again: bool) -> None:
         label = job.point.label
@@ -427,6 +440,11 @@ class Lines(Watcher):
             print(counts, flush=True)
 
     def close(self) -> None: ...
+
+
+def _of(job: Job, text: str, *, alone: bool) -> str:
+    """What a point says; `alone`: it is the only one, so that it need not say which."""
+    return text if alone else f"{job.point.label}: {text}"
 
 
 def _elsewhere(job: Job, outcome: Outcome) -> str:
@@ -506,7 +524,7 @@ class Block(Watcher):
             lane.progress, lane.heard_ns = said.progress, now_ns()
             self.tick()
         if said.text is not None:
-            self.notice(f"{job.point.label}: {said.text}")
+            self.notice(_of(job, said.text, alone=len(self._tally.plan.points) == 1))
 
     def ended(self, job: Job, outcome: Outcome, *, again: bool) -> None:
         if (lane := self._lanes.pop(job.point.key, None)) is not None:

@@ -198,8 +198,7 @@ class Tally:
             story.failure = outcome
         elif outcome.record is None or all(known.record != outcome.record for known in story.results):
             story.results.append(outcome)
-        if outcome.record is not None:
-            self._records[outcome.record] = None
+        self._records |= dict.fromkeys(outcome.all_records)
         if outcome.energy_j is not None:
             self._energy_j[outcome.record or f"{outcome.key} {outcome.t_utc_ns}"] = outcome.energy_j
 

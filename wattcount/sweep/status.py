@@ -17,12 +17,15 @@ from typing import Any
 
 from rich.text import Text
 
+from wattcount.config.schema import SloConfig
 from wattcount.errors import WattcountError
 from wattcount.metrics.metrics_json import METRICS
 from wattcount.records.reader import Record
 from wattcount.report.labels import caveats, evidence_label
 from wattcount.report.units import clock, count, duration, quantity
 from wattcount.result import Result, ResultTable
+from wattcount.study.capacity import LoadCurve, load_curves
+from wattcount.study.capacity import to_markdown as curves_to_markdown
 from wattcount.study.pooled import pooled, to_markdown
 from wattcount.sweep.ledger import sweep_folder
 from wattcount.sweep.point import Outcome, Point, State
@@ -86,6 +89,11 @@ def _figure(name: str, metric: str, heading: str | None = None) -> Column:
     return Column(name, value, METRICS[metric].unit, heading, metric)
 
 
+def _of_search(name: str, heading: str | None = None) -> Column:
+    """Column of what a search for a capacity found."""
+    return Column(name, lambda _, outcome: outcome.figures.get(name), "requests/s", heading)
+
+
 COLUMNS = (
     Column("model", lambda point, _: point.model),
     Column("gpu", lambda point, _: point.gpu),
@@ -97,6 +105,9 @@ COLUMNS = (
     Column("evidence", _evidence),
     _figure("j_per_output_token", "energy/gpu_j_per_output_token", "per token"),
     _figure("window_energy_j", "energy/gpu_j"),
+    _of_search("capacity_rps", "capacity"),
+    _of_search("capacity_low_rps"),
+    _of_search("capacity_high_rps"),
     Column("run_energy_j", lambda _, outcome: outcome.energy_j, "J", "run's energy"),
     Column("wall_s", lambda _, outcome: outcome.wall_s, "s", "took"),
     Column("tries", lambda _, outcome: outcome.attempt),
@@ -117,9 +128,12 @@ _PER_TOKEN, _TOOK = (next(c for c in COLUMNS if c.name == name) for name in ("j_
 
 
 def result_text(point: Point, outcome: Outcome) -> str:
-    """`81.30 mJ per output token, took 5:12`."""
+    """`81.30 mJ per output token, took 5:12`; `capacity 28 requests/s, ...` of a search, whose energy is that at the capacity."""
     per_token, took = _PER_TOKEN.text(point, outcome), _TOOK.text(point, outcome)
     parts = [f"{per_token} per output token"] * bool(per_token) + [f"took {took}"] * bool(took)
+    if "capacity_rps" in outcome.figures:
+        rate = outcome.figures["capacity_rps"]
+        parts.insert(0, "no rate keeps the SLO" if rate is None else f"capacity {rate:g} requests/s")
     return ", ".join(parts) or "measured"
 
 
@@ -452,7 +466,7 @@ def sweep_page(sweep: SweepState, records_dir: str | Path) -> SweepPage:
     else:
         state, status = "interrupted", "KILLED"
     evidence = evidence_text(sweep)
-    found = _results(sweep)
+    found, curves = _results(sweep), load_curves(_results(sweep, searches=True))
     return SweepPage(
         name=sweep.name,
         folder=str(sweep_folder(records_dir, sweep.name)),
@@ -463,39 +477,54 @@ def sweep_page(sweep: SweepState, records_dir: str | Path) -> SweepPage:
             "sweep/points": len(sweep.plan.points),
             "sweep/energy_j": None if sweep.energy_j is None else float(f"{sweep.energy_j:.6g}"),
             "sweep/time_left_s": sweep.time_left_s,
-        },
+        }
+        | (_capacity(curves[0]) if len(curves) == 1 else {}),
         columns=[column.name for column in COLUMNS],
         rows=[list(values(*row).values()) for row in sweep.rows],
         note=_note(sweep, evidence),
-        results=to_markdown(pooled(found)) if found else "",
-        pictures=_pictures(found),
+        results="\n\n".join(
+            [*([curves_to_markdown(curves)] * bool(curves)), *([to_markdown(pooled(found))] * bool(found))]
+        ),
+        pictures=_pictures(found, curves[0].slo if curves else None),
         tags={} if evidence is None else {"evidence": evidence},
     )
 
 
-def _pictures(results: Sequence[Result]) -> dict[str, bytes]:
-    """PNGs by name: the load curves, where a setting was measured at several rates."""
+def _capacity(curve: LoadCurve) -> dict[str, float | None]:
+    found = curve.found
+    return {
+        "capacity/rate_rps": found.rate_rps,
+        "capacity/low_rps": found.low_rps,
+        "capacity/high_rps": found.high_rps,
+        "capacity/broken_rps": found.broken_rps,
+    }
+
+
+def _pictures(results: Sequence[Result], slo: SloConfig | None) -> dict[str, bytes]:
+    """PNGs by name: the load curves, where a setting was measured at several rates. `slo`: of a search, else the usual one."""
     from wattcount.figures import load_curve, load_points
     from wattcount.figures.theme import MOST_CATEGORIES
     from wattcount.study.comparison import Scatters, cells
     from wattcount.study.curves import curves
     from wattcount.study.questions import USUAL_SLO
 
+    slo = slo or USUAL_SLO
     measured = cells(results)
-    found = curves(measured, Scatters(measured), USUAL_SLO)[:MOST_CATEGORIES]
+    found = curves(measured, Scatters(measured), slo)[:MOST_CATEGORIES]
     if not found:
         return {}
     told = dict.fromkeys(text for one in results for text in caveats(one.evidence, one.weights_kind))
-    figure = load_curve(load_points(found), USUAL_SLO, list(told))
+    figure = load_curve(load_points(found), slo, list(told))
     return {f"{figure.name}.png": figure.to_png()}
 
 
-def _results(sweep: SweepState) -> list[Result]:
-    """Of the points that were measured."""
+def _results(sweep: SweepState, *, searches: bool = False) -> list[Result]:
+    """Of the points that were measured; `searches`: only of searches for a capacity."""
     records = [
-        Path(outcome.record)
+        Path(record)
         for _, outcome in sweep.rows
-        if outcome.record and outcome.state in (State.done, State.invalid)
+        if outcome.state in (State.done, State.invalid) and (outcome.records or not searches)
+        for record in outcome.all_records
     ]
     kept: dict[Path, ResultTable] = {}
     found = []

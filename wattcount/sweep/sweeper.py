@@ -45,7 +45,7 @@ from wattcount.config.composition import (
 from wattcount.config.loader import GROUPS
 from wattcount.config.paths import default_records_dir
 from wattcount.config.points import build_points
-from wattcount.config.schema import CapacityConfig, RunConfig
+from wattcount.config.schema import RunConfig
 from wattcount.errors import EXIT_FAILED, EXIT_NOT_STARTED, EXIT_OK, NotStartedError
 from wattcount.masking import concealed_arguments
 from wattcount.run.preflight import check_folder, fetches_model
@@ -92,10 +92,6 @@ class PointSweeper(Sweeper):
         batch = [tuple(concealed_arguments(point)) for point in self._expand(arguments)]
         runs = self._build(batch)
         first = _common(runs)
-        if any(isinstance(run.scenario, CapacityConfig) for run in runs):
-            raise NotStartedError(
-                "scenario=capacity: a search finds its own rates, one after the other; run it without -m, once for each model or setting"
-            )
         here = cluster.launcher_of(self.config) is None
         folder = records_folder(first)
         index = RecordIndex(()) if first.resume is False else read_index(folder, keep=not first.dry_run)

@@ -13,7 +13,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Unpack
 
-from wattcount.config.schema import RunConfig
+from wattcount.config.schema import CapacityConfig, RunConfig
 from wattcount.errors import (
     EXIT_FAILED,
     EXIT_OK,
@@ -64,7 +64,17 @@ def measure(
     sweep: str | None = None,
     **options: Unpack[RunOptions],
 ) -> Outcome:
-    """Runs one point; what goes wrong is in the outcome. An interruption is an exit code too."""
+    """Runs one point, or searches for a capacity by several; what goes wrong is in the outcome. An interruption is an exit code too."""
+    if isinstance(cfg.scenario, CapacityConfig):
+        from wattcount.run import display as displays
+        from wattcount.sweep import capacity
+
+        shown = display or displays.InBackground(displays.create(cfg.display))
+        try:
+            return capacity.find(cfg, functools.partial(measure, sweep=sweep), shown, **options)
+        finally:
+            if display is None:
+                shown.ended(None)
     try:
         return _measure(cfg, display, sweep, options)
     except MeasuredElsewhereError as error:
