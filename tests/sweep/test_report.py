@@ -1,7 +1,15 @@
 from __future__ import annotations
 
+import fcntl
 import io
+import os
+import pty
 import re
+import signal
+import struct
+import subprocess
+import sys
+import termios
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,7 +22,7 @@ from synthetic_record import SyntheticRun
 from wattcount.config.composition import compose
 from wattcount.config.loader import changed
 from wattcount.config.schema import RunConfig
-from wattcount.errors import EXIT_FAILED, EXIT_NOT_STARTED
+from wattcount.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_NOT_STARTED
 from wattcount.records.schema import Phase
 from wattcount.scenario.journal import Progress
 from wattcount.sweep import report
@@ -22,7 +30,7 @@ from wattcount.sweep.lane import Said
 from wattcount.sweep.ledger import PLAN_FILE, Ledger, read_tally
 from wattcount.sweep.local import LANE_DIED, Job
 from wattcount.sweep.point import Outcome, Plan, Point, State
-from wattcount.sweep.report import Block, Lines, SweepResult, end_lines, plan_lines, result_lines
+from wattcount.sweep.report import Block, Lines, Screen, SweepResult, end_lines, plan_lines, result_lines
 from wattcount.sweep.state import Tally
 from wattcount.text import WIDTH
 
@@ -246,6 +254,121 @@ def test_a_block_where_it_is_asked_for(cfg: RunConfig) -> None:
     block = report.shown(cfg, PLAN)
     assert isinstance(block, Block)
     block.close()
+
+
+@pytest.mark.parametrize(
+    ("terminal_is", "asked", "kind"),
+    [
+        ({}, {}, Screen),
+        ({}, {"display.screen": False}, Block),
+        ({}, {"display.live": False}, Lines),
+        ({"TERM": "dumb"}, {}, Block),
+        ({"LINES": "10"}, {}, Block),
+        ({"COLUMNS": "40"}, {}, Block),
+    ],
+)
+def test_a_sweep_has_the_screen_where_there_is_one(
+    cfg: RunConfig,
+    terminal: Terminal,
+    monkeypatch: pytest.MonkeyPatch,
+    terminal_is: dict[str, str],
+    asked: dict[str, bool],
+    kind: type,
+) -> None:
+    for name, value in terminal_is.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("sys.stdout", terminal)
+    made = report.shown(changed(cfg, asked), PLAN)
+    made.close()
+    assert type(made) is kind
+
+
+def test_the_screen_is_left_as_it_was_and_all_that_happened_stands_below(terminal: Terminal) -> None:
+    screen = Screen(tally(), terminal)
+    screen.started(job(0))
+    screen.said(job(0), progress(Phase.WINDOW))
+    screen.ended(job(0), Outcome(State.done, record="/records/0", **FIGURES), again=False)
+    for number in range(40):
+        screen.notice(f"notice {number}")
+    lines = drawn(screen)
+    assert len(lines) <= 24
+    assert max(len(line) for line in lines) <= 80
+    assert lines[-2:] == ["notice 39", "Ctrl-C ends it, and the same command goes on with what is missing"]
+    assert "record: /records/0" not in terminal.getvalue()
+    screen.close()
+    screen.close()
+    shown = terminal.getvalue()
+    assert shown.count("\x1b[?1049h") == shown.count("\x1b[?1049l") == 1
+    assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")
+    after = shown.rpartition("\x1b[?1049l")[2]
+    assert "record: /records/0\n" in after
+    assert "81.30 mJ per output token" in after
+    assert after.index("notice 0\n") < after.index("notice 39\n") < after.index("4 points: 1 done, 3 waiting")
+
+
+def test_what_is_said_after_the_screen_is_seen(terminal: Terminal) -> None:
+    screen = Screen(tally(), terminal)
+    screen.close()
+    screen.notice("not logged")
+    assert terminal.getvalue().endswith("not logged\n")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("key", "code"), [(b"", 0), (b"\x03", EXIT_INTERRUPTED)], ids=["to its end", "Ctrl-C"]
+)
+def test_a_real_terminal_is_given_back(tmp_path: Path, key: bytes, code: int) -> None:
+    """Through resizing, Ctrl-Z and going on, whether the sweep goes to its end or not."""
+    short = [f"scenario.{name}=0.05" for name in ("bare_idle_s", "loaded_idle_s", "bare_idle_after_s")]
+    command = [
+        sys.executable, "-m", "wattcount", "-m", "engine=tiny", "model=tiny", "power=emulated", "gpu=h200", "tracking=none",
+        "scenario=server_short", "scenario.rate_rps=20,30", "scenario.window_s=1.5", "scenario.warmup_s=0", *short, "sweep.name=s",
+        "scenario.lengths.output_tokens=4", f"records_dir={tmp_path / 'records'}",
+    ]  # fmt: skip
+    terminal, its = pty.openpty()
+    environment = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES")}
+    run = subprocess.Popen(
+        ["setsid", "--ctty", *command],  # the terminal's keys are its signals
+        stdin=its,
+        stdout=its,
+        stderr=its,
+        env=environment | {"TERM": "xterm", "WATTCOUNT_HOME": str(tmp_path / "home")},
+    )
+    os.close(its)
+
+    def resize(lines: int, columns: int) -> None:
+        fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+
+    resize(24, 80)
+    shown = b""
+    steps = iter(
+        [lambda: resize(40, 120), lambda: os.write(terminal, b"\x1a"), lambda: os.write(terminal, key)]
+    )
+    waits_for = iter([b"\x1b[?1049h", b"window", b"window"])
+    wanted = next(waits_for)
+    at = 0
+    while True:
+        try:
+            part = os.read(terminal, 65536)
+        except OSError:  # its other end is closed
+            break
+        if not part:
+            break
+        shown += part
+        if shown.count(b"\x1b[?1049l") > shown.count(b"\x1b[?1049h") - 1 and at == 2:
+            run.send_signal(signal.SIGCONT)
+        if wanted in shown[-len(part) - 20 :] and (step := next(steps, None)) is not None:
+            step()
+            at += 1
+            wanted = next(waits_for, b"nothing")
+    os.close(terminal)
+    assert run.wait() == code
+    assert at == 3
+    assert shown.count(b"\x1b[?1049h") == shown.count(b"\x1b[?1049l") == 2
+    assert shown.rindex(b"\x1b[?25h") > shown.rindex(b"\x1b[?25l")
+    after = shown.rpartition(b"\x1b[?1049l")[2].decode()
+    assert "2 points: " in after
+    assert ("again, or as CSV" in after) == (code == 0)
 
 
 def test_a_line_has_the_figures_of_a_run_and_what_they_rest_on(

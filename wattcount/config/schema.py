@@ -603,6 +603,8 @@ class DisplayConfig(Node):
 
     live: bool | None = None
     """Whether the display is drawn again and again. None: yes on a terminal, plain lines elsewhere."""
+    screen: bool | None = None
+    """Whether a sweep has the whole screen of the terminal. None: yes where there is one with room for it; no: a block at its bottom."""
     plain_interval_s: Seconds = 10.0
     """How long it takes from one plain line to the next."""
 

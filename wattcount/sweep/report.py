@@ -1,18 +1,24 @@
 """What a person sees of a sweep, in 80 columns, also in a pipe: the plan before it starts, what happens, what has become of it.
 
-What happens is a block that is drawn anew on a terminal (`Block`), lines elsewhere (`Lines`).
+What happens has the whole screen of a terminal (`Screen`), or a block at its bottom that is drawn anew (`Block`); elsewhere it is
+lines (`Lines`).
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shlex
+import signal
 import sys
+import threading
 import time
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, TextIO
 
 from wattcount.clock import now_ns
@@ -313,11 +319,12 @@ def create_watcher(
 
 
 def shown(cfg: RunConfig, plan: Plan, *, by_others: bool = False) -> Lines | Block:
-    """A block that is drawn anew on a terminal, lines elsewhere; `cfg.display.live` decides otherwise."""
+    """The screen of a terminal, lines elsewhere; `cfg.display` decides otherwise."""
     live = sys.stdout.isatty() if cfg.display.live is None else cfg.display.live
     read = partial(read_tally, cfg.records_dir, plan.name)
     if live:
-        return Block(read(), sys.stdout, read=read if by_others else None)
+        screen = has_screen(sys.stdout) and cfg.display.screen is not False
+        return (Screen if screen else Block)(read(), sys.stdout, read=read if by_others else None)
     return Lines(len(plan.in_state(State.waiting)), read if by_others else None)
 
 
@@ -481,6 +488,18 @@ class Lane:
         return "" if watts is None else f"{watts:.0f} W"
 
 
+LEAST_SCREEN = (60, 16)
+"""Columns and lines of a terminal from which on a sweep has its screen: below, a block says as much."""
+
+
+def has_screen(stream: TextIO) -> bool:
+    """Whether a terminal has a second screen, as all but the plainest do, and room on it."""
+    if not stream.isatty() or os.environ.get("TERM", "dumb") in ("dumb", "unknown"):
+        return False
+    columns, lines = PlainConsole(file=stream).size
+    return columns >= LEAST_SCREEN[0] and lines >= LEAST_SCREEN[1]
+
+
 class Block(Watcher):
     """Every lane and the sweep as a whole, at the bottom of the terminal; records and what went wrong stay above it.
 
@@ -496,6 +515,8 @@ class Block(Watcher):
         stream: TextIO,
         now_s: Callable[[], float] = time.monotonic,
         read: Read | None = None,
+        *,
+        screen: bool = False,
     ) -> None:
         from rich.live import Live
 
@@ -508,9 +529,19 @@ class Block(Watcher):
         self._state = tally.state(time.time_ns())
         self._console: Console = PlainConsole(file=stream)
         self._live: Live | None = Live(
-            self.render(), console=self._console, auto_refresh=False, transient=True, redirect_stdout=False
+            self.render(),
+            console=self._console,
+            auto_refresh=False,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+            screen=screen,
         )
         self._live.start(refresh=True)
+
+    def _print(self, text: str, style: str = "", *, whole: bool = False) -> None:
+        """`whole`: in one line however long it is, for a path that is wrapped cannot be copied."""
+        self._console.print(text, style=style, soft_wrap=whole)
 
     def started(self, job: Job) -> None:
         taken = {lane.number for lane in self._lanes.values()}
@@ -536,16 +567,15 @@ class Block(Watcher):
         elif outcome.state is not State.done:
             how = "not started" if outcome.refused else outcome.state.value
             said = ", ".join(part for part in (how, outcome.reason, outcome.message) if part)
-            self._console.print(f"{job.point.label}: {' '.join(said.split())}", style="red")
+            self._print(f"{job.point.label}: {' '.join(said.split())}", "red")
         elif outcome.record:
             said = "measured before" if outcome.before else result_text(job.point, outcome)
             self.notice(f"{job.point.label}: {said}")
         if outcome.record:
-            # In one line: a path that is wrapped cannot be copied.
-            self._console.print(f"record: {outcome.record}", soft_wrap=True)
+            self._print(f"record: {outcome.record}", whole=True)
 
     def notice(self, text: str) -> None:
-        self._console.print(text)
+        self._print(text)
 
     def tick(self) -> None:
         self._read_again()
@@ -589,6 +619,16 @@ class Block(Watcher):
 
     def render(self) -> RenderableType:
         from rich.console import Group
+
+        head = self._head()
+        # As many as fit: a block that is higher than the terminal cannot be drawn anew.
+        return Group(*head, *self._running(max(self._console.size.height - self._height(head) - 2, 1)))
+
+    def _height(self, lines: Iterable[RenderableType]) -> int:
+        return sum(len(self._console.render_lines(line)) for line in lines)
+
+    def _head(self) -> list[RenderableType]:
+        """The sweep as a whole."""
         from rich.padding import Padding
         from rich.progress_bar import ProgressBar
         from rich.table import Table
@@ -602,9 +642,14 @@ class Block(Watcher):
         lines += [Padding(line, (0, 0, 0, 2)) for line in self._overall()]
         if self._evidence is not None:
             lines.append(Text(f"  figures are: {self._evidence}", style="yellow"))
-        # As many as fit: a block that is higher than the terminal cannot be drawn anew.
-        taken = sum(len(self._console.render_lines(line)) for line in lines)
-        room = max(self._console.size.height - taken - 2, 1)
+        return lines
+
+    def _running(self, room: int) -> list[RenderableType]:
+        """What is measured, in as many lines at most, and one that says how many more there are."""
+        from rich.table import Table
+        from rich.text import Text
+
+        state = self._state
         table = Table.grid(padding=(0, 1), expand=True)
         table.add_column(width=3)
         table.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
@@ -626,7 +671,80 @@ class Block(Watcher):
         ]
         for row in rows[:room]:
             table.add_row(*row)
-        lines.append(table)
-        if len(rows) > room:
-            lines.append(Text(f"  and {len(rows) - room} more that run", style="dim"))
-        return Group(*lines)
+        more = [Text(f"  and {len(rows) - room} more that run", style="dim")] * (len(rows) > room)
+        return [table, *more]
+
+
+KEPT_LINES = 2000
+"""Lines that a screen keeps to print them when it is left: what happened last."""
+LEAVE, ENTER = b"\x1b[?1049l\x1b[?25h", b"\x1b[?1049h\x1b[?25l"
+"""What leaves a terminal's second screen and shows its cursor, and what enters it again (xterm's control sequences)."""
+
+
+class Screen(Block):
+    """The same on the whole screen: what is measured, and what happened last as far as there is room.
+
+    When it ends, however it does, the terminal is as it was before, and below what was there stands all that happened. Ctrl-Z gives
+    the terminal back for as long as the sweep stands still.
+    """
+
+    def __init__(
+        self,
+        tally: Tally,
+        stream: TextIO,
+        now_s: Callable[[], float] = time.monotonic,
+        read: Read | None = None,
+    ) -> None:
+        self._happened: deque[tuple[str, str, bool]] = deque(maxlen=KEPT_LINES)
+        self._stream = stream
+        super().__init__(tally, stream, now_s, read, screen=True)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTSTP, self._suspended)
+
+    def _print(self, text: str, style: str = "", *, whole: bool = False) -> None:
+        if self._live is None:
+            super()._print(text, style, whole=whole)
+        else:
+            self._happened.append((text, style, whole))
+
+    def close(self) -> None:
+        if self._live is None:
+            return
+        self._read_again(now=True)
+        self._live.stop()
+        self._live = None
+        for text, style, whole in self._happened:
+            self._print(text, style, whole=whole)
+        self._happened.clear()
+        for line in self._overall():
+            self._console.print(line)
+
+    def render(self) -> RenderableType:
+        from rich.console import Group
+        from rich.rule import Rule
+        from rich.text import Text
+
+        head, height = self._head(), self._console.size.height
+        running = self._running(max((height - self._height(head)) // 2 - 2, 1))
+        room = height - self._height([*head, *running]) - 3
+        # Paths are for copying, which is done when it has ended.
+        told = [Text(text, style) for text, style, whole in self._happened if not whole]
+        shown: list[RenderableType] = []
+        for line in reversed(told):
+            if (room := room - self._height([line])) < 0:
+                break
+            shown.insert(0, line)
+        keys = Text("Ctrl-C ends it, and the same command goes on with what is missing", style="dim")
+        return Group(*head, Rule(style="dim"), *running, Rule(style="dim"), *shown, keys)
+
+    def _suspended(self, number: int, _frame: FrameType | None) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            if self._live is not None:
+                os.write(self._stream.fileno(), LEAVE)
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+        # From here on when it goes on.
+        signal.signal(number, self._suspended)
+        with contextlib.suppress(OSError, ValueError):
+            if self._live is not None:
+                os.write(self._stream.fileno(), ENTER)

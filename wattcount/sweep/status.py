@@ -500,7 +500,7 @@ def _capacity(curve: LoadCurve) -> dict[str, float | None]:
     }
 
 
-def _pictures(results: Sequence[Result], slo: SloConfig | None) -> dict[str, bytes]:
+def _pictures(results: Sequence[Result], slo: SloConfig | None = None) -> dict[str, bytes]:
     """PNGs by name: the load curves, where a setting was measured at several rates. `slo`: of a search, else the usual one."""
     from wattcount.figures import load_curve, load_points
     from wattcount.figures.theme import MOST_CATEGORIES

@@ -162,7 +162,7 @@ class PointSweeper(Sweeper):
             first.records_dir,
             plan.name,
             first.tracking,
-            lambda problem: background.post(partial(_complain, problem)),
+            lambda problem: watcher.notice(problem),
             lambda line: background.post(partial(print, line, flush=True)),
         )
         with Ledger.open(first.records_dir, plan.name) as ledger:
