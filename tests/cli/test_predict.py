@@ -23,6 +23,21 @@ def predicted(folder: Path, *lines: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def test_a_table_of_results_has_a_row_for_each_setting(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given, made = tmp_path / "in.csv", tmp_path / "out.parquet"
+    given.write_text(
+        "model,gpu,concurrency,input_tokens,output_tokens\nllama3_1_8b,h100,8,512,128\nllama9,h100,8,512,128\n"
+    )
+    assert main(["predict", "--data", str(DATA), "--csv", str(given), "-o", str(made)]) == 0
+    assert "1 of 2" in capsys.readouterr().out
+    assert main(["list", str(made)]) == 0
+    first, second = capsys.readouterr().out.splitlines()[1:]
+    assert "predicted" in first
+    assert "no_prediction" in second
+
+
 def test_settings_get_figures_with_intervals_and_abstain_where_nothing_is_known(tmp_path: Path) -> None:
     config = tmp_path / "config.json"
     config.write_text(json.dumps({"model_type": "rwkv7", "hidden_size": 64, "num_hidden_layers": 2}))

@@ -32,6 +32,23 @@ def test_a_rate_is_predicted_with_interval_and_basis(capsys: pytest.CaptureFixtu
     assert slow["value"] > fast["value"]
 
 
+def test_predicted_rows_are_results_that_no_study_counts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = str(tmp_path / "rows.parquet")
+    asked = ["simulate", "--data", RECORDS, "--rates", "2,8", "-o", rows, "model=llama3_8b", "gpu=h200", "scenario.window_s=20"]  # fmt: skip
+    assert main(asked) == 0
+    capsys.readouterr()
+    assert main(["results", rows, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [(row["evidence"], row["rate_rps"]) for row in found] == [("predicted", 2.0), ("predicted", 8.0)]
+    assert "real runs of llama3_8b" in found[0]["energy_basis"][0]
+    assert main(["study", rows, "--json"]) == 0
+    assert not any(answer["rows"] for answer in json.loads(capsys.readouterr().out))
+    assert main(["recommend", "--data", rows, "--model", "llama3_8b", "--rate", "4", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["options"] == []
+
+
 def test_a_model_that_does_not_fit_abstains(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["simulate", "--data", RECORDS, "model=qwen3_32b", "gpu=t4"]) == 0
     assert "Nothing is predicted" in capsys.readouterr().out

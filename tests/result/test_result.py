@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from synthetic_record import SyntheticRun
 
+from wattcount.config.composition import compose
 from wattcount.config.identity import key_of
 from wattcount.config.schema import Weights
 from wattcount.metrics import load_metrics
@@ -15,6 +17,9 @@ from wattcount.metrics.metrics_json import Status
 from wattcount.records import Record
 from wattcount.records.schema import Evidence, Validity
 from wattcount.result import Result
+from wattcount.result.host_part import PER_TOKEN, WATTS
+from wattcount.result.result import ABSTAINED
+from wattcount.result.table import of_arrow, write_table
 
 DATA = Path(__file__).resolve().parents[2] / "data"
 RECORDS = sorted(file.parent for file in DATA.glob("*/records/*/*/run.json"))
@@ -92,3 +97,34 @@ def test_repeats_of_one_setting_meet_whatever_the_board_and_the_day() -> None:
     assert len({result.point_id for result in results}) > len(settings)
     assert {key_of(result.setting) for result in results} == settings
     assert len({key_of(result.setting, ["gpu.found_name"]) for result in results}) == 67
+
+
+def predicted() -> Result:
+    cfg = compose(["model=llama3_8b", "gpu=h100", "scenario=server", "scenario.rate_rps=4"])
+    return Result.predicted(
+        cfg, {PER_TOKEN: 0.5, WATTS: None}, {PER_TOKEN: (0.4, 0.6), WATTS: None}, "a guess"
+    )
+
+
+def test_a_predicted_row_carries_its_interval_and_basis_and_is_no_measurement(tmp_path: Path) -> None:
+    row = predicted()
+    assert row == predicted()
+    assert (row.evidence, row.is_measured, row.record, row.valid) == (Evidence.PREDICTED, False, None, True)
+    assert (row.model, row.gpus, row.rate_rps, row.weights) == (
+        "llama3_8b",
+        ("NVIDIA H100 80GB HBM3",),
+        4.0,
+        None,
+    )
+    assert (row.value(PER_TOKEN), row.interval(PER_TOKEN), row.energy_basis) == (
+        0.5,
+        (0.4, 0.6),
+        ("a guess",),
+    )
+    assert row.interval(WATTS) is None
+    assert row.setting["evidence"] == "predicted"  # so no measurement shares its setting
+    none = Result.not_predicted("llama9", "h100", "no such model")
+    assert (none.valid, none.reasons, none.messages) == (False, (ABSTAINED,), ("no such model",))
+    write_table([row, none], tmp_path / "rows.parquet")
+    read = of_arrow(pq.read_table(tmp_path / "rows.parquet"), [None, None])
+    assert read == [row, none]

@@ -166,3 +166,14 @@ def test_csv_and_json_have_plain_numbers_and_what_a_run_was() -> None:
     assert plain[PER_TOKEN] == 0.1
     assert plain["power/gpu_mean_w"] is None
     assert to_csv([]) == ""
+
+
+def test_a_predicted_row_stands_alone_with_its_interval() -> None:
+    guess = {PER_TOKEN: 0.2, f"{PER_TOKEN}_p05": 0.19, f"{PER_TOKEN}_p95": 0.22}
+    rows = pooled([run(), run(evidence=Evidence.PREDICTED, metrics=guess, energy_basis=("a guess",))])
+    assert [row.verdict for row in rows] == ["valid", "predicted"]
+    assert "-5.0 +10 %" in to_lines(rows, 120)[-2]
+    measured, predicted = to_json(rows)
+    assert (measured[f"{PER_TOKEN}_p05"], predicted[f"{PER_TOKEN}_p05"]) == (None, 0.19)
+    assert predicted["energy_basis"] == ["a guess"]
+    assert f"{PER_TOKEN}_p05" not in to_json(rows[:1])[0]

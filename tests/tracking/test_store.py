@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -21,14 +22,17 @@ from mlflow_store import make_store
 from synthetic_record import UTC_NS, SyntheticRun, at, hash_files, observation, steady_requests
 
 from tests.tracking.conftest import Server, free_port, start_server
+from wattcount.config.composition import compose
 from wattcount.config.schema import TrackingConfig
 from wattcount.errors import WattcountError
 from wattcount.metrics import write
 from wattcount.records import Record
-from wattcount.records.schema import Validity
+from wattcount.records.schema import Evidence, Validity
 from wattcount.result import Result
+from wattcount.result.host_part import PER_TOKEN
 from wattcount.tracking import (
     TrackingError,
+    log_predicted,
     log_record,
     prepare,
     resolve_uri,
@@ -95,6 +99,23 @@ def assert_logged_whole(uri: str, run_id: str, folder: Path, status: str = "FINI
     assert workload.dataset.name == "server seed 0 r0"
     assert json.loads(workload.dataset.profile)["num_rows"] == 280
     return run
+
+
+@pytest.mark.usefixtures("home")
+def test_a_predicted_row_is_a_run_of_its_own_evidence():
+    cfg = compose(["model=llama3_8b", "gpu=h100", "scenario=server", "scenario.rate_rps=4"])
+    row = Result.predicted(cfg, {PER_TOKEN: 0.5}, {PER_TOKEN: (0.4, 0.6)}, "a guess")
+    run_id = log_predicted(row)
+    assert log_predicted(row) == run_id
+    run = MlflowClient(resolve_uri()).get_run(run_id)
+    assert run.info.status == "FINISHED"
+    assert (run.data.tags["evidence"], run.data.tags["basis"]) == ("predicted", "a guess")
+    assert run.data.tags["wattcount.logging"] == "complete"
+    assert (run.data.metrics[PER_TOKEN], run.data.metrics[f"{PER_TOKEN}_p95"]) == (0.5, 0.6)
+    assert run.data.params["scenario.rate_rps"] == "4"
+    assert "500.0 mJ (400 mJ to 600 mJ)" in run.data.tags["mlflow.note.content"]
+    with pytest.raises(ValueError, match="only predicted rows"):
+        log_predicted(dataclasses.replace(row, evidence=Evidence.MEASURED))
 
 
 # -- the default store ----------------------------------------------------------------------------

@@ -9,11 +9,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from wattcount.cli.records import WHAT, add_records_dir, find_records
+from wattcount.cli.sources import is_table, results_of
 from wattcount.config.schema import TrackingConfig
 from wattcount.config.validation import usable_tags
 from wattcount.errors import EXIT_FAILED, EXIT_OK, NotStartedError, WattcountError, one_line
 from wattcount.masking import has_secret
 from wattcount.records import Record
+from wattcount.records.schema import Evidence
+from wattcount.report.labels import short_name
+from wattcount.result import Result
 
 RUN_NAME_CHARACTERS = 250
 """Length of a run's name that is taken from a record [characters]: that of MLflow's keys."""
@@ -53,8 +57,12 @@ def main(args: argparse.Namespace) -> int:
     if args.sweep:
         _log_sweep(args, logging)
     else:
-        for path in find_records(args.path, records_dir=args.records_dir).paths:
-            logging.record(path)
+        tables = [path for path in args.path if is_table(path)]
+        for result in _predicted(tables):
+            logging.predicted(result)
+        if others := [path for path in args.path if path not in tables]:
+            for path in find_records(others, records_dir=args.records_dir).paths:
+                logging.record(path)
     for uri, sweep_run_id in logging.uris.items():
         from wattcount.tracking import ways_to_see
 
@@ -100,6 +108,19 @@ class _Logging:
         print(f"{run_id}  {path}", flush=True)
         return None
 
+    def predicted(self, result: Result) -> None:
+        """Logs a predicted row."""
+        from wattcount.tracking import log_predicted, resolve_uri
+
+        tracking = TrackingConfig(uri=self._args.uri, experiment=self._args.experiment)
+        try:
+            run_id = log_predicted(result, tracking, force=self._args.force)
+        except WattcountError as error:
+            self.fail(error)
+            return
+        self.uris.setdefault(resolve_uri(tracking))
+        print(f"{run_id}  {short_name(result)}", flush=True)
+
     def _say_what_is_not_used(
         self, path: Path, recorded: Mapping[str, object], tracking: TrackingConfig
     ) -> None:
@@ -127,6 +148,21 @@ class _Logging:
     def fail(self, error: WattcountError) -> None:
         self.failed += 1
         print(f"wattcount: {error}", file=sys.stderr)
+
+
+def _predicted(tables: Sequence[str]) -> list[Result]:
+    """The predicted rows of tables. Raises NotStartedError where there is none: what was measured has a record, which is logged whole."""
+    found = results_of(tables)
+    rows = [result for result in found if result.evidence is Evidence.PREDICTED and result.valid]
+    if tables and not rows:
+        raise NotStartedError(
+            f"{' '.join(tables)}: no predicted row; of what was measured give the records, which are logged whole"
+        )
+    if len(rows) < len(found):
+        print(
+            f"wattcount: {len(found) - len(rows)} rows are no prediction, and are left out", file=sys.stderr
+        )
+    return rows
 
 
 def _log_sweep(args: argparse.Namespace, logging: _Logging) -> None:

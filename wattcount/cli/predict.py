@@ -19,6 +19,9 @@ from wattcount.importers.table import Row, read_rows
 from wattcount.prediction.names import find_dtype, find_gpu, find_method, find_model
 from wattcount.prediction.setting import Abstained, PredictionSetting
 from wattcount.report.units import significant
+from wattcount.result import Result
+from wattcount.result.host_part import PER_TOKEN, WATTS
+from wattcount.result.table import write_table
 
 NEEDED = ("model", "gpu")
 """Columns that a file must have; the others may be left out, and so may their values."""
@@ -27,6 +30,16 @@ COLUMNS = (*NEEDED, "num_gpus", "tensor_parallel", "dtype", "quantization", "max
 """Columns that are understood; others are handed on."""
 PREDICTED = (*(f"{name}{end}" for name in FIGURES for end in ("", "_p05", "_p95")), "basis")
 """Columns that are added."""
+KEYS = dict(
+    zip(
+        FIGURES,
+        (WATTS, "latency/tpot_p50_ms", "throughput/output_tokens_per_s", PER_TOKEN),
+        strict=True,
+    )
+)
+"""Of a result, for each figure that is predicted."""
+PARQUET = ".parquet"
+"""Ending of a file that is written as a table of results."""
 MOST = 10**9
 """Largest count of anything."""
 LEAST_ROWS = 30
@@ -37,7 +50,7 @@ WORDS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no":
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", metavar="SOURCE", nargs="+", required=True, help="what to learn from: a data set, folders with records, tables")  # fmt: skip
     parser.add_argument("--csv", type=Path, metavar="FILE", help="settings, a row each; docs/prediction.md has the columns")  # fmt: skip
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="where the rows go with what was predicted (the terminal)")  # fmt: skip
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="where the rows go with what was predicted (the terminal); FILE.parquet: as results, which the other commands read")  # fmt: skip
     parser.add_argument("--model", help="option, hub id, or path of a config.json")
     parser.add_argument("--gpu", help="option or name")
     parser.add_argument("--num-gpus", type=str, default="", metavar="N")
@@ -64,8 +77,12 @@ def main(args: argparse.Namespace) -> int:
             f"{' '.join(map(str, args.data))}: {len(learned)} settings can be learned from, and {LEAST_ROWS} are needed"
         )
     predictions = Predictor.of(learned).predict(settings)
-    if args.csv is None:
+    if args.csv is None and args.output is None:
         _show(predictions[0], args.json)
+        return EXIT_OK
+    if args.output is not None and args.output.suffix == PARQUET:
+        write_table(_as_results(table, settings, predictions), args.output)
+        _say(args.output, predictions, "messages")
         return EXIT_OK
     text = _written(table, predictions)
     if args.output is None:
@@ -76,9 +93,39 @@ def main(args: argparse.Namespace) -> int:
             file.write(text.encode())
     except OSError as error:
         raise NotStartedError(f"{args.output} cannot be written: {one_line(error)}") from error
-    said = sum(not one.abstained for one in predictions)
-    print(f"{args.output}: {said} of {len(predictions)} settings predicted; the others say why in `basis`")
+    _say(args.output, predictions, "basis")
     return EXIT_OK
+
+
+def _say(path: Path, predictions: Sequence[Prediction], column: str) -> None:
+    said = sum(not one.abstained for one in predictions)
+    others = "" if said == len(predictions) else f"; the others say why in `{column}`"
+    print(f"{path}: {said} of {len(predictions)} settings predicted{others}")
+
+
+def _as_results(
+    table: Sequence[Row],
+    settings: Sequence[PredictionSetting | Abstained],
+    predictions: Sequence[Prediction],
+) -> list[Result]:
+    """In the order of the table; what abstains is a row without figures that says why."""
+    found = []
+    for row, setting, one in zip(table, settings, predictions, strict=True):
+        cfg = None if isinstance(setting, Abstained) else setting.as_run()
+        if cfg is None or one.abstained:
+            model, gpu = (row.maybe_text(name) or "-" for name in NEEDED)
+            found.append(Result.not_predicted(model, gpu, one.basis, cfg))
+        else:
+            keys = {KEYS[name]: interval for name, interval in one.figures.items()}
+            found.append(
+                Result.predicted(
+                    cfg,
+                    {key: interval.value for key, interval in keys.items()},
+                    {key: (interval.p05, interval.p95) for key, interval in keys.items()},
+                    one.basis,
+                )
+            )
+    return found
 
 
 def _read(path: Path) -> list[Row]:

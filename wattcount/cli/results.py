@@ -11,9 +11,11 @@ from pathlib import Path
 from rich.text import Text
 
 from wattcount.cli.records import WHAT, add_records_dir, find_records
+from wattcount.cli.sources import is_table, results_of
 from wattcount.config.loader import did_you_mean
 from wattcount.errors import EXIT_FAILED, EXIT_OK, NotStartedError
 from wattcount.metrics import spec
+from wattcount.records.schema import Evidence
 from wattcount.report.labels import short_id, short_name
 from wattcount.report.units import columns, quantity
 from wattcount.result import Result, ResultTable, judge, results
@@ -142,7 +144,7 @@ def list_runs(args: argparse.Namespace) -> int:
             short_id(result.run_id),
             _local(result.started_utc),
             quantity(result.value(PER_TOKEN), spec(PER_TOKEN).unit, 3),
-            "valid"
+            ("predicted" if result.evidence is Evidence.PREDICTED else "valid")
             if result.valid
             else printable(": ".join([result.status.value, *result.reasons[:1]]), lines=False),
             short_name(result) if result.model else printable(str(result.source), lines=False),
@@ -171,12 +173,15 @@ def _results(args: argparse.Namespace, *, latest_sweep: bool) -> list[Result]:
                 f"no run in {records_dir}: measure one (wattcount --help), or give --records-dir DIR"
             )
         return found
-    kept = ResultTable(records_dir)
-    made = [
-        _result(path, records_dir.resolve(), kept)
-        for path in find_records(which, records_dir=records_dir).paths
-    ]
-    kept.save()
+    tables = [path for path in which if is_table(path)]
+    made = results_of(tables)
+    if others := [path for path in which if path not in tables]:
+        kept = ResultTable(records_dir)
+        made += [
+            _result(path, records_dir.resolve(), kept)
+            for path in find_records(others, records_dir=records_dir).paths
+        ]
+        kept.save()
     return made
 
 

@@ -11,6 +11,8 @@ from wattcount.config.composition import compose
 from wattcount.errors import EXIT_OK, NotStartedError
 from wattcount.prediction.setting import Abstained
 from wattcount.report.units import significant
+from wattcount.result import Result
+from wattcount.result.table import write_table
 from wattcount.simulation.predicted import EVIDENCE, Predicted, at_rate, basis_of, serves, simulate
 from wattcount.study.questions import USUAL_SLO
 from wattcount.terminal import PlainConsole, console, table
@@ -28,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rates", type=_rates, metavar="1,4,16", help="a curve over these requests/s")
     parser.add_argument("--slo", type=slo_of, default=USUAL_SLO, metavar="ttft_ms=500,tpot_ms=50", help="bounds of a good request")  # fmt: skip
     parser.add_argument("--config-dir", metavar="DIR", type=Path, help="a folder with groups of your own")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE.parquet", help="also write the rows as results, which the other commands read")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="everything as JSON, in plain units")
     parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="as for a run: model=llama3_1_8b gpu=h100 scenario=server scenario.rate_rps=8")  # fmt: skip
 
@@ -50,6 +53,11 @@ def main(args: argparse.Namespace) -> int:
         )
         found = [simulate(each, basis, args.slo) for each in configs]
     except Abstained as abstained:
+        if args.output is not None:
+            cfg = configs[0]
+            write_table(
+                [Result.not_predicted(cfg.model.name, cfg.gpu.name, abstained.reason, cfg)], args.output
+            )
         if args.json:
             print(
                 json.dumps({"evidence": EVIDENCE.value, "abstained": abstained.reason, "rows": []}, indent=2)
@@ -57,6 +65,8 @@ def main(args: argparse.Namespace) -> int:
         else:
             console().print(f"Nothing is predicted: {abstained.reason}")
         return EXIT_OK
+    if args.output is not None:
+        write_table([each.to_result(cfg) for each, cfg in zip(found, configs, strict=True)], args.output)
     if args.json:
         print(json.dumps({"evidence": EVIDENCE.value, "basis": basis.words, "rows": [each.to_json() for each in found]}, indent=2))  # fmt: skip
     else:

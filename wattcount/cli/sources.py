@@ -60,6 +60,12 @@ def _of(source: str) -> list[Result]:
     return find_records([source]).each(lambda record: Result.of(Record.open(record)))
 
 
+def is_table(source: str | Path) -> bool:
+    """Whether it is a file with results, as `predict` and `simulate` write them, or a data set: no record and no folder of them."""
+    path = Path(source)
+    return "://" in str(source) or (path / VERSIONS).is_dir() or (path.is_file() and _begins(path) == PARQUET)
+
+
 def _begins(path: Path) -> bytes:
     try:
         with opened(path) as file:

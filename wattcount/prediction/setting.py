@@ -71,6 +71,38 @@ class PredictionSetting:
     def replicas(self) -> int:
         return max(1, self.num_gpus // self.tensor_parallel)
 
+    def as_run(self) -> RunConfig:
+        """The configuration of a run of it: the inverse of `of_run`."""
+        lengths = LengthConfig(input_tokens=self.input_tokens, output_tokens=self.output_tokens)
+        scenario: BatchConfig | ServerConfig | ConcurrencyConfig
+        if self.rate_rps is not None:
+            scenario = ServerConfig(
+                name="server", lengths=lengths, rate_rps=self.rate_rps, max_in_flight=self.concurrency
+            )
+        elif self.bursts:
+            scenario = BatchConfig(name="batch", lengths=lengths, num_requests=self.concurrency or 1)
+        else:
+            scenario = ConcurrencyConfig(
+                name="concurrency", lengths=lengths, concurrency=self.concurrency or 1
+            )
+        model = replace(
+            self.model,
+            dtype=self.dtype or self.model.dtype,
+            quantization=self.quantization or self.model.quantization,
+        )
+        engine = EngineConfig(
+            device=Device.cuda,
+            tensor_parallel_size=self.tensor_parallel,
+            data_parallel_size=self.replicas,
+            max_num_seqs=self.max_num_seqs,
+            max_num_batched_tokens=self.max_num_batched_tokens,
+            enforce_eager=self.enforce_eager,
+            kv_cache_dtype=self.kv_cache_dtype,
+        )
+        return RunConfig(
+            model=model, gpu=replace(self.gpu, count=self.num_gpus), scenario=scenario, engine=engine
+        )
+
     @classmethod
     def of_run(cls, cfg: RunConfig) -> PredictionSetting:
         """The setting of a run, as it is composed or resolved."""

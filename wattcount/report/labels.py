@@ -31,6 +31,8 @@ USUAL_SHARE = " for 95 %"
 """Of requests that are to keep an SLO, as `slo_in_words` says it. Names of points say others only."""
 EMULATED = "EMULATED: power comes from a model of a GPU, not from a meter. Not a result."
 """What is said of every figure of an emulated run."""
+PREDICTED = "PREDICTED: nobody measured this. It is what the data make likely, with 90 % intervals."
+"""What is said of every figure of a predicted row."""
 RANDOM_WEIGHTS = "RANDOM WEIGHTS: not comparable with runs of the real weights."
 """What is said of every figure of a run with random weights."""
 
@@ -101,7 +103,8 @@ def evidence_label(evidence: str | None, origin: str, weights: str | None) -> st
 
 def caveats(evidence: str | None, weights: str | None) -> list[str]:
     """Sentences that belong to every figure of a run."""
-    return [EMULATED] * (evidence == "emulated") + [RANDOM_WEIGHTS] * (weights == "random")
+    said = {"emulated": [EMULATED], "predicted": [PREDICTED]}.get(evidence or "", [])
+    return said + [RANDOM_WEIGHTS] * (weights == "random")
 
 
 # -- of a configuration
@@ -174,8 +177,15 @@ def short_name(result: Result) -> str:
     if result.num_requests is not None:
         words.append(str(result.num_requests))
     else:
-        words.append("trace" if result.rate_rps is None else f"{result.rate_rps:g} rps")
-    words += [", ".join([*_unusual(result), *result.levers]), f"r{result.repeat}"]
+        words.append(
+            f"{result.rate_rps:g} rps"
+            if result.rate_rps is not None
+            else "trace"
+            if result.kind == "server"
+            else None
+        )
+    words += [", ".join([*_unusual(result), *result.levers])]
+    words.append(None if result.repeat is None else f"r{result.repeat}")
     if result.evidence != "measured":
         words.append(result.evidence)
     return " ".join(word for word in words if word)

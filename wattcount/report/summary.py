@@ -44,6 +44,9 @@ def summary(result: Result) -> RenderableType:
             # The window's energy is this run's alone; energy per token is what people compare settings by.
             u95 = result.u95(keys[0]) if keys[0] != PER_TOKEN else result.u95_setting(keys[0])
             text += f" ± {100 * u95 / value:.2g} %" if u95 else ""
+        if len(keys) == 1 and (interval := result.interval(keys[0])) is not None:
+            low, high = (quantity(bound, spec(keys[0]).unit, 3) for bound in interval)
+            text += f" ({low} to {high})"
         table.add_row(label, text)
     parts: list[RenderableType] = [Text(describe(result), style="bold"), *_head(result)]
     if any(value is not None for value in values.values()):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from wattcount import __version__
 from wattcount.config.identity import key_of, levers, particulars, planned_point, setting
-from wattcount.config.schema import RunConfig
+from wattcount.config.schema import Device, RunConfig
 from wattcount.errors import NotStartedError, WattcountError, one_line
 from wattcount.metrics.metrics_json import DAMAGED, Status, Verdict, load_metrics, stored_metrics, verdict
 from wattcount.metrics.sheet import Finding
@@ -19,6 +22,8 @@ from wattcount.result.host_part import StartScatter, load_kind, scatter_of_start
 
 OWN = "wattcount"
 """`origin` of what wattcount itself measured."""
+ABSTAINED = "no_prediction"
+"""Reason of a row that stands for a setting of which nothing can be predicted; its message says why."""
 ENERGY = "energy/gpu_j"
 """Key of the energy of a run's GPUs in its window."""
 SHARES_ITS_INTERVAL = ("energy/gpu_j_per_", "power/gpu_mean_w")
@@ -52,7 +57,8 @@ class Result:
     status, reasons, messages, findings   the verdict, and what it rests on
     notes                  lines that a reader should know of and that spoil nothing
     energy_basis           the sources that the energy rests on
-    metrics, null_reasons  figures by key in the units of `metrics.metrics_json`, and why one is null
+    metrics, null_reasons  figures by key in the units of `metrics.metrics_json`, and why one is null; of a predicted figure also its
+                           90 % interval, by the keys KEY_p05 and KEY_p95
     wall_s, run_energy_j   of the whole run: seconds, and about what its GPUs took [J]
     session                run id of the first run on the same start of the engine; its own where that is no other's
     log_line               last line of a failed run's log
@@ -111,7 +117,12 @@ class Result:
     @property
     def record(self) -> Path | None:
         """Folder of the record; None: there is none."""
-        return self.source if self.origin == OWN else None
+        return self.source if self.origin == OWN and self.evidence is not Evidence.PREDICTED else None
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether a study may count it. Who does not tell has measured."""
+        return self.evidence not in (Evidence.EMULATED, Evidence.PREDICTED)
 
     @property
     def verdict(self) -> Verdict:
@@ -150,6 +161,11 @@ class Result:
             return None
         return abs(value) * u95 / energy
 
+    def interval(self, key: str) -> tuple[float, float] | None:
+        """90 % interval of a predicted figure, in its unit; None: it has none."""
+        low, high = self.metrics.get(f"{key}_p05"), self.metrics.get(f"{key}_p95")
+        return None if low is None or high is None else (low, high)
+
     @property
     def load_kind(self) -> str | None:
         """For `result.host_part`; None where repeats tell nothing: no run of ours on a real GPU, or another kind of load."""
@@ -184,37 +200,20 @@ class Result:
         """
         content = load_metrics(record) if content is None else content
         info, cfg = record.info, record.info.resolved
-        found, scenario, shared = verdict(info, content), cfg.scenario, _setting(cfg)
-        versions = info.versions
+        found, versions = verdict(info, content), info.versions
         return cls(
+            **_of_config(cfg),
             run_id=info.run_id,
             seed=info.seed,
             repeat=info.repeat,
             point_id=info.point_id,
-            setting_key=key_of(shared) if shared else None,
-            setting=shared,
             planned_point=planned_point(cfg),
-            model=cfg.model.name,
             weights=cfg.model.weights.value,
-            gpu=cfg.gpu.name,
-            scenario=scenario.name,
-            kind=scenario.kind.value,
-            num_requests=getattr(scenario, "num_requests", None),
-            rate_rps=getattr(scenario, "rate_rps", None),
-            input_tokens=scenario.lengths.input_tokens,
-            output_tokens=scenario.lengths.output_tokens,
             window_s=content["metrics"].get("window/duration_s"),
-            levers=tuple(levers(cfg)),
-            particulars=tuple(particulars(cfg)),
-            engine=cfg.engine.name,
             engine_version=info.engine.get("version") or versions.get(cfg.engine.name),
             gpus=tuple(str(gpu["name"]) for gpu in info.gpus if gpu.get("name")),
             boards=tuple(str(gpu["uuid"]) for gpu in info.gpus if gpu.get("uuid")),
             driver=info.nvml.get("driver_version"),
-            found_name=cfg.gpu.found_name,
-            device=cfg.engine.device.value,
-            version_minor=cfg.engine.version_minor,
-            fingerprints=fingerprints_of(cfg),
             evidence=info.evidence,
             origin=info.origin,
             instrument=info.instrument,
@@ -235,6 +234,54 @@ class Result:
             run_energy_j=_run_energy_j(info, content["metrics"]),
             session=info.session.get("id", info.run_id),
             log_line=info.log_tail[-1] if info.log_tail else None,
+        )
+
+    @classmethod
+    def predicted(
+        cls,
+        cfg: RunConfig,
+        figures: Mapping[str, float | None],
+        intervals: Mapping[str, tuple[float, float] | None],
+        basis: str,
+        *,
+        notes: Sequence[str] = (),
+    ) -> Result:
+        """The row of what a configuration was predicted to take: never a measurement, and of no setting that measurements are of.
+
+        figures, intervals  by key; 90 %
+        basis               what the prediction rests on, in words
+        """
+        cfg = _as_predicted(cfg)
+        values = dict(figures)
+        for key, interval in intervals.items():
+            if interval is not None:
+                values[f"{key}_p05"], values[f"{key}_p95"] = interval
+        known = {key: value for key, value in values.items() if value is not None}
+        content = _of_config(cfg)
+        text = json.dumps([content["setting"], known, basis], sort_keys=True, default=str)
+        return cls(
+            **content,
+            run_id=f"predicted-{hashlib.sha256(text.encode()).hexdigest()[:12]}",
+            window_s=known.get("window/duration_s"),
+            gpus=(str(cfg.gpu.found_name),) * cfg.gpu.count,
+            evidence=Evidence.PREDICTED,
+            wattcount_version=__version__,
+            notes=tuple(notes),
+            energy_basis=(basis,),
+            metrics=known,
+        )
+
+    @classmethod
+    def not_predicted(cls, model: str, gpu: str, reason: str, cfg: RunConfig | None = None) -> Result:
+        """The row of a setting that abstains. `cfg`: None where model or GPU are not known."""
+        return cls(
+            **({} if cfg is None else _of_config(_as_predicted(cfg))) | {"model": model, "setting_key": None},
+            gpus=(gpu,),
+            evidence=Evidence.PREDICTED,
+            wattcount_version=__version__,
+            status=Status.invalid,
+            reasons=(ABSTAINED,),
+            messages=(reason,),
         )
 
     @classmethod
@@ -268,6 +315,37 @@ def glance(path: Path) -> Result | None:
         return None if content is None else Result.of(record, content)
     except (WattcountError, OSError) as error:
         return Result.damaged(path, one_line(error))
+
+
+def _of_config(cfg: RunConfig) -> dict[str, Any]:
+    """What a result takes from a configuration alone."""
+    scenario, shared = cfg.scenario, _setting(cfg)
+    return {
+        "setting_key": key_of(shared) if shared else None,
+        "setting": shared,
+        "model": cfg.model.name,
+        "gpu": cfg.gpu.name,
+        "scenario": scenario.name,
+        "kind": scenario.kind.value,
+        "num_requests": getattr(scenario, "num_requests", None),
+        "rate_rps": getattr(scenario, "rate_rps", None),
+        "input_tokens": scenario.lengths.input_tokens,
+        "output_tokens": scenario.lengths.output_tokens,
+        "levers": tuple(levers(cfg)),
+        "particulars": tuple(particulars(cfg)),
+        "engine": cfg.engine.name,
+        "found_name": cfg.gpu.found_name,
+        "device": cfg.engine.device.value,
+        "version_minor": cfg.engine.version_minor,
+        "fingerprints": fingerprints_of(cfg),
+    }
+
+
+def _as_predicted(cfg: RunConfig) -> RunConfig:
+    """With the evidence in it, so that its setting is no measured one's, and with the GPU's name as NVML would give it."""
+    gpu = replace(cfg.gpu, found_name=cfg.gpu.found_name or cfg.gpu.emulated_name or cfg.gpu.name)
+    device = Device.cuda if cfg.engine.device is Device.auto else cfg.engine.device
+    return replace(cfg, evidence=Evidence.PREDICTED.value, gpu=gpu, engine=replace(cfg.engine, device=device))
 
 
 def fingerprints_of(cfg: RunConfig) -> str:

@@ -20,7 +20,7 @@ from typing import Any, get_type_hints
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from wattcount.errors import WattcountError
+from wattcount.errors import NotStartedError, WattcountError, one_line
 from wattcount.files import replacing
 from wattcount.metrics.metrics_json import METRICS, METRICS_VERSION, Status
 from wattcount.metrics.sheet import Finding
@@ -81,6 +81,15 @@ def to_arrow(rows: Sequence[Result]) -> pa.Table:
         values = pa.array([row.metrics.get(key) for row in rows])
         columns[key] = values.cast(pa.float64()) if pa.types.is_null(values.type) else values
     return pa.table(columns)
+
+
+def write_table(rows: Sequence[Result], path: Path) -> None:
+    """Writes `to_arrow` as Parquet, whole or not at all. Raises NotStartedError."""
+    try:
+        with replacing(path) as file:
+            pq.write_table(to_arrow([replace(row, source=None) for row in rows]), file, compression="zstd")
+    except OSError as error:
+        raise NotStartedError(f"{path} cannot be written: {one_line(error)}") from error
 
 
 def of_arrow(table: pa.Table, sources: Sequence[Path | None]) -> list[Result]:

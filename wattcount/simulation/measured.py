@@ -414,14 +414,15 @@ def fit(runs: Sequence[SeenRun]) -> MeasuredSteps:
         told[0].graph_tokens,
         tuple(int(max(run.terms[:, term].max() for run in told)) for term in (SEQUENCE, PROMPT_TOKEN)),
         told[0].missed,
-        _limit_w(told[0].config),
+        limit_w(told[0].config),
         tuple((rate, tuple(each.tolist())) for rate, each in zip(rates, launches, strict=True)),
         tail_s,
     )
     return _with_front(_with_clocks(model, told), told)
 
 
-def _limit_w(config: RunConfig) -> float:
+def limit_w(config: RunConfig) -> float:
+    """Power limit of all GPUs of a run [W]."""
     limit_w = config.gpu.power_limit_w or config.gpu.tdp_w
     return limit_w * max(1, config.gpu.count) if limit_w else math.inf
 

@@ -19,12 +19,15 @@ from wattcount.errors import NotStartedError
 from wattcount.prediction.setting import Abstained, PredictionSetting
 from wattcount.prediction.steps import StepModel, step_model
 from wattcount.records.schema import Evidence
+from wattcount.result import Result
+from wattcount.result.host_part import WATTS
 from wattcount.simulation.figures import figures, latencies
 from wattcount.simulation.measured import (
     MeasuredSteps,
     SeenRun,
     UnusableError,
     fit,
+    limit_w,
     planned_load,
     play_load,
 )
@@ -32,6 +35,8 @@ from wattcount.simulation.scheduler import Limits, Played, play
 
 EVIDENCE = Evidence.PREDICTED
 """Of everything that is played."""
+MOST_OVER_LIMIT = 1.05
+"""Mean power / the GPUs' power limit, beyond which no interval reaches: boards exceed it by a few per cent at most."""
 OVERLOADED_SHARE = 0.95
 """Tokens that are made in a window / tokens of the requests that come in it, below which the load is more than the GPU can serve."""
 OVERLOADED_WAITING = 2.0
@@ -83,11 +88,35 @@ class Predicted:
     overloaded: str | None
     played: Played
     window_s: tuple[float, float]
+    limit_w: float = math.inf
 
     def interval(self, key: str) -> tuple[float, float] | None:
         """90 %; None: the figure is not known, or is a count."""
         value, error = self.values.get(key), error_of(self.kind, key)
-        return None if value is None or error is None else (value * math.exp(-error), value * math.exp(error))
+        if value is None or error is None:
+            return None
+        most = MOST_OVER_LIMIT * self.limit_w if key == WATTS else math.inf
+        return value * math.exp(-error), max(value, min(value * math.exp(error), most))
+
+    def to_result(self, config: RunConfig) -> Result:
+        """The row of it. `config`: what was played."""
+        scenario = config.scenario
+        assert isinstance(scenario, ServerConfig)
+        cfg = replace(config, scenario=replace(scenario, slo=self.slo))
+        good = (
+            {}
+            if self.attained is None
+            else {"requests/good": self.attained * (self.values["requests/sent"] or 0.0)}
+        )
+        spans_s = self.window_s[1] - self.window_s[0]
+        return Result.predicted(
+            cfg,
+            {**self.values, **good, "window/duration_s": spans_s, "load/offered_rps": self.rate_rps},
+            {key: self.interval(key) for key in self.values},
+            self.basis,
+            notes=[f"the rate is {self.kind}"]
+            + [f"the load cannot be served: {self.overloaded}"] * (self.overloaded is not None),
+        )
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -232,6 +261,7 @@ def simulate(config: RunConfig, basis: Basis, slo: SloConfig) -> Predicted:
         overload(played, window_s),
         played,
         window_s,
+        limit_w(config),
     )
 
 

@@ -9,7 +9,6 @@ from itertools import islice
 from typing import Any
 
 from wattcount.config.schema import SloConfig
-from wattcount.records.schema import Evidence
 from wattcount.report.units import significant
 from wattcount.result import Result
 from wattcount.result.host_part import PER_TOKEN, WATTS
@@ -149,7 +148,7 @@ def advised(source: Source) -> list[Advised]:
     measured = [
         r
         for r in source.results
-        if r.evidence is not Evidence.EMULATED and r.valid and any(r.value(key) for key in (PER_TOKEN, WATTS))
+        if r.is_measured and r.valid and any(r.value(key) for key in (PER_TOKEN, WATTS))
     ]
     of_model = _by_model(measured)
     by_name: dict[str, list[Result]] = {}

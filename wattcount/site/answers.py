@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from wattcount.records.schema import Evidence
 from wattcount.result.result import OWN
 from wattcount.site.shown import finite
 from wattcount.site.source import Source
@@ -55,7 +54,7 @@ def groups(source: Source) -> list[Group]:
     """Our own results first, then others by their number. Answers without a row are left out, and so are origins without an answer."""
     by_origin: dict[str, list[Any]] = {}
     for result in source.results:
-        if result.valid and result.evidence is not Evidence.EMULATED:
+        if result.valid and result.is_measured:
             by_origin.setdefault(result.origin, []).append(result)
     order = sorted(by_origin, key=lambda origin: (origin != OWN, -len(by_origin[origin]), origin))
     found = []

@@ -23,7 +23,6 @@ import numpy as np
 
 from wattcount.config.schema import SloConfig
 from wattcount.engines import registry
-from wattcount.records.schema import Evidence
 from wattcount.report.units import count
 from wattcount.result.host_part import PER_TOKEN, WATTS
 from wattcount.result.result import Result
@@ -174,7 +173,7 @@ def advise(
 
     Raises nothing: where the data cannot tell, the advice says so. An option whose quantisation surely costs quality by `scores` is left out."""
     bills = bills or Bills()
-    measured = [run for run in results if run.evidence is not Evidence.EMULATED]
+    measured = [run for run in results if run.is_measured]
     mine = [run for run in measured if is_model(run, need.model)]
     kind = "batch" if need.rate_rps is None else "server"
     lengths = (need.input_tokens, need.output_tokens)

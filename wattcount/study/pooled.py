@@ -16,6 +16,7 @@ from typing import Any
 
 from wattcount.config.identity import window_in_words
 from wattcount.metrics.metrics_json import spec
+from wattcount.records.schema import Evidence
 from wattcount.report.labels import board_of, evidence_label, gpu_label, load_label
 from wattcount.report.units import columns, count, markdown, quantity, significant, spreadsheet_text
 from wattcount.result.host_part import PER_TOKEN, WATTS
@@ -89,8 +90,10 @@ class Pooled:
 
     @property
     def verdict(self) -> str:
-        """`valid`, `2 of 3 valid: interrupted`, `INVALID: power_missing`."""
+        """`valid`, `2 of 3 valid: interrupted`, `INVALID: power_missing`; `predicted`, `no prediction`."""
         valid, codes = len(self.valid), self.reasons
+        if self.runs[0].evidence is Evidence.PREDICTED:
+            return "predicted" if valid else "no prediction"
         if valid == len(self.runs):
             return "valid"
         said = f": {', '.join(codes)}" if codes else ""
@@ -121,7 +124,8 @@ def pooled(results: Iterable[Result], key: str | None = None) -> list[Pooled]:
     key  one of BY: runs that differ in it are in rows of their own, and rows are in its order
     """
     groups = by(
-        results, lambda run: (None if key is None else _plain(run, key), run.setting_key or _names(run))
+        results,
+        lambda run: (None if key is None else _plain(run, key), run.evidence, run.setting_key or _names(run)),
     )
     rows = [Pooled(tuple(runs), group[0]) for group, runs in groups.items()]
     return sorted(rows, key=lambda row: (_order(row, key), _place(row.runs[0])))
@@ -183,8 +187,12 @@ def _cells(row: Pooled) -> list[str]:
         mean = row.mean(key)
         cells.append(significant(mean) if key == TOKENS else quantity(mean, spec(key).unit, 3))
         if key == PER_TOKEN:  # what people quote
-            u95 = row.u95(key)
-            cells.append(f"{100 * u95 / mean:.2g} %" if u95 and mean else "-")
+            u95, interval = row.u95(key), row.runs[0].interval(key)
+            if interval is not None and mean:
+                below, above = (100 * abs(bound / mean - 1) for bound in interval)
+                cells.append(f"-{significant(below, 2)} +{significant(above, 2)} %")
+            else:
+                cells.append(f"{100 * u95 / mean:.2g} %" if u95 and mean else "-")
     return [*cells, row.verdict]
 
 
@@ -195,7 +203,7 @@ def title(rows: Sequence[Pooled]) -> str:
     return f"{what}{': ' if what else ''}{count(len(rows), 'setting')}, {count(runs, 'run')}"
 
 
-EXPLANATION = "Means of the valid runs of each setting. ±: 95 %, of method, sensor and how far starts of the engine scatter."
+EXPLANATION = "Means of the valid runs of each setting. ±: 95 %, of method, sensor and how far starts of the engine scatter; of predicted rows 90 %."
 """What is said below the table."""
 
 
@@ -231,10 +239,12 @@ def to_markdown(rows: Sequence[Pooled], key: str | None = None) -> str:
 
 def to_json(rows: Sequence[Pooled], key: str | None = None) -> list[dict[str, Any]]:
     """Plain numbers in the units of the registry of metrics; None: not known."""
-    return [({} if key is None else {key: row.by}) | _json(row) for row in rows]
+    predicted = any(row.runs[0].evidence is Evidence.PREDICTED for row in rows)
+    return [({} if key is None else {key: row.by}) | _json(row, predicted) for row in rows]
 
 
-def _json(row: Pooled) -> dict[str, Any]:
+def _json(row: Pooled, intervals: bool) -> dict[str, Any]:
+    """`intervals`: with the 90 % intervals of predicted figures and what they rest on."""
     run = row.runs[0]
     scenario = run.setting.get("scenario", {})
     arrivals = scenario.get("arrivals", {}).get("kind", "poisson") if run.kind == "server" else None
@@ -264,6 +274,11 @@ def _json(row: Pooled) -> dict[str, Any]:
     }
     for figure, _ in FIGURES:
         facts |= {figure: row.mean(figure), f"{figure}_u95": row.u95(figure)}
+        if intervals:
+            low, high = run.interval(figure) or (None, None)
+            facts |= {f"{figure}_p05": low, f"{figure}_p95": high}
+    if intervals:
+        facts["energy_basis"] = list(run.energy_basis)
     return facts | {"records": [str(run.source) for run in row.runs]}
 
 

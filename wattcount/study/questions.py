@@ -16,7 +16,6 @@ from wattcount.config.catalogue import model_catalogue
 from wattcount.config.identity import key_of
 from wattcount.config.schema import SloConfig
 from wattcount.engines import registry
-from wattcount.records.schema import Evidence
 from wattcount.report.labels import load_label
 from wattcount.report.units import count, significant
 from wattcount.result.host_part import PER_TOKEN, WATTS
@@ -50,7 +49,7 @@ SUBMITTER, VERSION = "submitter", "engine version"
 
 @dataclass
 class Study:
-    """A set of results, and what is worked out of it once for all questions. Emulated results are left out, invalid ones count for nothing."""
+    """A set of results, and what is worked out of it once for all questions. Emulated and predicted results are left out, invalid ones count for nothing."""
 
     results: Sequence[Result]
     slo: SloConfig = USUAL_SLO
@@ -60,7 +59,7 @@ class Study:
 
     @cached_property
     def cells(self) -> list[Cell]:
-        return cells(run for run in self.results if run.evidence is not Evidence.EMULATED)
+        return cells(run for run in self.results if run.is_measured)
 
     @cached_property
     def scatters(self) -> Scatters:

@@ -8,13 +8,14 @@ from wattcount.tracking.connection import (
     ui_command,
     ways_to_see,
 )
-from wattcount.tracking.store import log_record
+from wattcount.tracking.store import log_predicted, log_record
 from wattcount.tracking.sweep import SweepPage, log_sweep, sweep_run
 
 __all__ = [
     "SweepPage",
     "TrackingError",
     "log_command",
+    "log_predicted",
     "log_record",
     "log_sweep",
     "prepare",

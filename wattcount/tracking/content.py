@@ -19,7 +19,7 @@ from wattcount.metrics.metrics_json import spec
 from wattcount.metrics.observations import MISSING, gpu_uuids, int_column
 from wattcount.metrics.window import Observed
 from wattcount.records import Record
-from wattcount.records.schema import Phase, RunInfo
+from wattcount.records.schema import Evidence, Phase, RunInfo
 from wattcount.report.labels import MAIN_FIGURES, caveats, describe, gpu_label, short_name
 from wattcount.report.summary import summary
 from wattcount.report.units import quantity
@@ -97,8 +97,8 @@ def cut(text: str, limit: int) -> str:
     return text[: limit - len(mark)] + mark
 
 
-def tags(record: Record, result: Result) -> dict[str, str]:
-    """Tags to filter and group runs by. All runs of one kind have the same keys.
+def tags(record: Record | None, result: Result) -> dict[str, str]:
+    """Tags to filter and group runs by. All runs of one kind have the same keys. `record`: None, of what was predicted.
 
     All keys are `config.validation.is_own`, so that no tag of the user takes their place.
     """
@@ -113,8 +113,8 @@ def tags(record: Record, result: Result) -> dict[str, str]:
         "levers": ", ".join(result.levers) or "none",
         "particulars": "; ".join(result.particulars) or "none",
         "gpu": gpu_label(result.gpus),
-        "gpu_count": len(record.info.gpus),
-        "gpu_uuids": ",".join(gpu_uuids(record)),
+        "gpu_count": len(result.gpus) if record is None else len(record.info.gpus),
+        "gpu_uuids": "" if record is None else ",".join(gpu_uuids(record)),
         "driver": result.driver,
         "host": result.host,
         "point_id": result.point_id,
@@ -125,9 +125,11 @@ def tags(record: Record, result: Result) -> dict[str, str]:
         "reasons": ",".join(result.codes) or "none",
         "session": result.session,
         "wattcount.run_id": result.run_id,
-        "wattcount.record": record.path,
+        "wattcount.record": None if record is None else record.path,
+        "basis": None if record is not None else "; ".join(result.energy_basis),
     }
-    found |= {f"version.{name}": version for name, version in record.info.versions.items()}
+    versions = {"wattcount": result.wattcount_version} if record is None else record.info.versions
+    found |= {f"version.{name}": version for name, version in versions.items()}
     return {key: cut(str(value), TAG_LIMIT) for key, value in found.items() if value not in (None, "")}
 
 
@@ -176,13 +178,22 @@ def note(result: Result) -> str:
     lines += ["| figure | value |", "| --- | --- |"] if result.metrics else []
     for label, keys in MAIN_FIGURES:
         if len(keys) == 1 and (value := result.value(keys[0])) is not None:
-            lines.append(f"| {label.strip()} | {quantity(value, spec(keys[0]).unit)} |")
+            unit, interval = spec(keys[0]).unit, result.interval(keys[0])
+            within = (
+                ""
+                if interval is None
+                else f" ({' to '.join(quantity(bound, unit, 3) for bound in interval)})"
+            )
+            lines.append(f"| {label.strip()} | {quantity(value, unit)}{within} |")
     lines += ["", *(f"- {text}" for text in (*result.messages, *result.mild_messages, *result.notes))]
-    lines += [
-        "",
-        "Energy, power and throughput speak of the window; `power_w` has time 0 at its start.",
-        f"Record: `{result.record}`",
-    ]
+    if result.evidence is Evidence.PREDICTED:
+        lines += ["", f"Basis: {'; '.join(result.energy_basis)}."]
+    else:
+        lines += [
+            "",
+            "Energy, power and throughput speak of the window; `power_w` has time 0 at its start.",
+            f"Record: `{result.record}`",
+        ]
     return "\n".join(lines)
 
 

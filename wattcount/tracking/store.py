@@ -35,7 +35,7 @@ from wattcount.config.validation import TAG_LIMIT, usable_tags
 from wattcount.errors import one_line
 from wattcount.masking import masked
 from wattcount.records import Record
-from wattcount.records.schema import REQUESTS_PARQUET
+from wattcount.records.schema import REQUESTS_PARQUET, Evidence
 from wattcount.records.writer import final_folder
 from wattcount.result import Result
 from wattcount.run.claims import make_shared
@@ -102,6 +102,33 @@ def log_record(
             return _log(record, client, uri, tracking, force, parent)
 
 
+def log_predicted(
+    result: Result, tracking: TrackingConfig | None = None, *, force: bool = False, limit_s: float = LIMIT_S
+) -> str:
+    """As `log_record`, of a predicted row: a run without a record, with the tag `evidence` = `predicted` and its `basis`.
+
+    Raises `ValueError` for a row of another evidence, or without a prediction.
+    """
+    if result.evidence is not Evidence.PREDICTED or not result.valid or result.run_id is None:
+        raise ValueError("only predicted rows are logged without a record")
+    tracking = tracking if tracking is not None else TrackingConfig()
+    uri = resolve_uri(tracking)
+    with (
+        _alone(result.run_id, limit_s),
+        connected(uri, "the same command logs it later", limit_s) as client,
+    ):
+        experiment_id = experiment(client, uri, tracking.experiment)
+        if not force and (earlier := _earlier(client, experiment_id, result.run_id)) is not None:
+            return str(earlier.info.run_id)
+        now_ms = time.time_ns() // 1_000_000
+        run_id = _created(client, experiment_id, result, tracking, now_ms, now_ms, None)
+        _log_facts(client, run_id, None, result, tracking, now_ms)
+        _log_pages(client, run_id, result)
+        client.set_tag(run_id, LOGGING_TAG, COMPLETE)
+        client.set_terminated(run_id, "FINISHED", end_time=now_ms)
+        return run_id
+
+
 @contextlib.contextmanager
 def _alone(run_id: str, limit_s: float) -> Iterator[None]:
     """Keeps the other processes of this host, of all users, from logging the same record meanwhile."""
@@ -140,26 +167,11 @@ def _log(
     if earlier is not None and not force:
         return _completed(client, earlier, status, end_ms, parent)
     files = record.files()
-    run = client.create_run(
-        experiment_id,
-        start_time=content.utc_ms(info, start_ns),
-        run_name=content.cut(content.run_name(result, tracking.run_name), TAG_LIMIT),
-        tags={
-            RUN_ID_TAG: info.run_id,
-            LOGGING_TAG: f"incomplete {socket.gethostname()} {os.getpid()} {time.time():.0f}",
-            "mlflow.source.name": "wattcount",
-            "mlflow.source.type": "LOCAL",
-            "mlflow.note.content": content.note(result)[:TAG_LIMIT],
-        }
-        | ({PARENT_TAG: parent} if parent is not None else {}),
-    )
-    run_id: str = run.info.run_id
-    client.set_terminated(run_id, "FAILED", end_time=end_ms)
+    run_id = _created(client, experiment_id, result, tracking, content.utc_ms(info, start_ns), end_ms, parent)
     _log_facts(client, run_id, record, result, tracking, end_ms)
     _log_curves(client, run_id, record)
     _log_workload(client, run_id, record)
-    client.log_text(run_id, content.note(result), SUMMARY_MD)
-    client.log_text(run_id, content.page(result), SUMMARY_HTML)
+    _log_pages(client, run_id, result)
     _log_pictures(client, run_id, record)
     for file in files:  # one by one: each has its own time
         client.log_artifact(run_id, str(file), artifact_path=RECORD_ARTIFACT)
@@ -169,6 +181,39 @@ def _log(
         return other
     client.set_terminated(run_id, status, end_time=end_ms)
     return run_id
+
+
+def _created(
+    client: MlflowClient,
+    experiment_id: str,
+    result: Result,
+    tracking: TrackingConfig,
+    start_ms: int,
+    end_ms: int,
+    parent: str | None,
+) -> str:
+    """A run that is FAILED and marked as incomplete."""
+    run = client.create_run(
+        experiment_id,
+        start_time=start_ms,
+        run_name=content.cut(content.run_name(result, tracking.run_name), TAG_LIMIT),
+        tags={
+            RUN_ID_TAG: str(result.run_id),
+            LOGGING_TAG: f"incomplete {socket.gethostname()} {os.getpid()} {time.time():.0f}",
+            "mlflow.source.name": "wattcount",
+            "mlflow.source.type": "LOCAL",
+            "mlflow.note.content": content.note(result)[:TAG_LIMIT],
+        }
+        | ({PARENT_TAG: parent} if parent is not None else {}),
+    )
+    run_id: str = run.info.run_id
+    client.set_terminated(run_id, "FAILED", end_time=end_ms)
+    return run_id
+
+
+def _log_pages(client: MlflowClient, run_id: str, result: Result) -> None:
+    client.log_text(run_id, content.note(result), SUMMARY_MD)
+    client.log_text(run_id, content.page(result), SUMMARY_HTML)
 
 
 def _completed(client: MlflowClient, run: Run, status: str, end_ms: int, parent: str | None) -> str:
@@ -211,7 +256,7 @@ def _first_of_several(client: MlflowClient, experiment_id: str, run_id: str) -> 
 def _log_facts(
     client: MlflowClient,
     run_id: str,
-    record: Record,
+    record: Record | None,
     result: Result,
     tracking: TrackingConfig,
     end_ms: int,
@@ -224,7 +269,7 @@ def _log_facts(
     client.log_batch(run_id, metrics=values)
     for marks in _batches([RunTag(key, value) for key, value in tags.items()], ENTITIES_PER_BATCH):
         client.log_batch(run_id, tags=marks)
-    params = content.params(record.info.config)
+    params = content.params(result.setting if record is None else record.info.config)
     for batch in _batches([Param(key, value) for key, value in params.items()], ENTITIES_PER_BATCH):
         client.log_batch(run_id, params=batch)
 
