@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from wattcount import __version__
 from wattcount.config.identity import key_of, levers, particulars, planned_point, setting
 from wattcount.config.schema import Device, RunConfig
 from wattcount.errors import NotStartedError, WattcountError, one_line
@@ -265,7 +264,7 @@ class Result:
             window_s=known.get("window/duration_s"),
             gpus=(str(cfg.gpu.found_name),) * cfg.gpu.count,
             evidence=Evidence.PREDICTED,
-            wattcount_version=__version__,
+            wattcount_version=_version(),
             notes=tuple(notes),
             energy_basis=(basis,),
             metrics=known,
@@ -278,7 +277,7 @@ class Result:
             **({} if cfg is None else _of_config(_as_predicted(cfg))) | {"model": model, "setting_key": None},
             gpus=(gpu,),
             evidence=Evidence.PREDICTED,
-            wattcount_version=__version__,
+            wattcount_version=_version(),
             status=Status.invalid,
             reasons=(ABSTAINED,),
             messages=(reason,),
@@ -339,6 +338,12 @@ def _of_config(cfg: RunConfig) -> dict[str, Any]:
         "version_minor": cfg.engine.version_minor,
         "fingerprints": fingerprints_of(cfg),
     }
+
+
+def _version() -> str:
+    from wattcount import __version__  # looking it up takes 40 ms, for which not every command has a use
+
+    return __version__
 
 
 def _as_predicted(cfg: RunConfig) -> RunConfig:

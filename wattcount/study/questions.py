@@ -119,13 +119,10 @@ class Study:
         if others:
             sources = ", ".join(f"{name} {number}" for name, number in others.most_common())
             parts.append(f"{count(sum(others.values()), 'result')} that others measured ({sources})")
+        not_measured = Counter(str(run.evidence) for run in self.results if not run.is_measured)
+        parts = parts or ["nothing that was measured"] * bool(not_measured)
         if not parts:
             return ""
-        not_measured = Counter(
-            str(run.evidence)
-            for run in self.results
-            if run.evidence in (Evidence.EMULATED, Evidence.PREDICTED)
-        )
         out = [f"{number} {evidence}" for evidence, number in not_measured.items()]
         invalid = len(self.results) - not_measured.total() - len(used)
         out += [f"{invalid} invalid"] * (invalid > 0)
