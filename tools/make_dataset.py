@@ -1,35 +1,41 @@
 """Makes data/dataset/: all records of data/*/records and the results of data/imported/, as a data set of our own.
 
-    python tools/make_dataset.py            makes it anew, with what came since as further submissions
+    python tools/make_dataset.py            makes it again, with what came since as further submissions
     python tools/make_dataset.py --check    writes nothing, and fails where data/dataset/ is not what that gives
 
 The valid records of a folder that are not in the data set yet become one submission; those that are keep theirs. A record that the validator
 rejects is left out, and said. So the same records give
-the same files, byte for byte with the same PyArrow, and further ones only add. Records lie in data/ already: the data set refers to
-them there. A day of a version is that of its newest record, for the build must not depend on when it is run.
+the same files, byte for byte with the same PyArrow, and further ones only add. What was published stays as it is: where its records give other
+figures today, as those of another metrics version, a further version withdraws it with that reason, and the next one adds the new figures.
+Records lie in data/ already: the data set refers to them there. A day of a version is that of its newest record, for the build must not depend
+on when it is run.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import math
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
+from wattcount.dataset import rows
 from wattcount.dataset.adding import Place, Validate, add_file, validated
 from wattcount.dataset.bundle import Submitter, write_bundle
 from wattcount.dataset.card import write_card
+from wattcount.dataset.checks_recompute import SAME_SHARE
 from wattcount.dataset.references import files_of
 from wattcount.dataset.store import Dataset
-from wattcount.dataset.version import ADD
+from wattcount.dataset.version import ADD, Version
 from wattcount.errors import WattcountError
+from wattcount.metrics.metrics_json import METRICS_VERSION
 from wattcount.records import Record
 from wattcount.result import judge
 
@@ -54,60 +60,126 @@ class Group:
     records: tuple[str, ...] = ()
     imported: Path | None = None
 
-
-def groups(data: Path) -> list[Group]:
-    """The submissions that there were, in their order, and then one for each folder with records that are in none."""
-    found = _submitted(data)
-    known = {record for group in found for record in group.records}
-    imported = {group.imported for group in found}
-    for folder in sorted(data.glob("*/records")):
-        runs = sorted(folder.glob("*/r*"))
-        records = [str(run.relative_to(data)) for run in runs if judge(run).valid]
-        if fresh := tuple(record for record in records if record not in known):
-            found.append(Group(records=fresh))
-    files = sorted((data / IMPORTED).glob("*.parquet"))
-    found += [Group(imported=path) for path in files if path not in imported]
-    return found
-
-
-def _submitted(data: Path) -> list[Group]:
-    """The submissions that there were, by what their documents name; a file of imported results by its source's name."""
-    dataset = data / DATASET
-    try:
-        version = Dataset.open(dataset).latest()
-    except WattcountError:
-        return []
-    found = []
-    for change in version.changes:
-        file = dataset / "submissions" / f"{change.submission}.json"
-        if change.what != ADD or not file.is_file():
-            continue
-        listed: list[Mapping[str, Any]] = json.loads(file.read_bytes())["records"]
-        if listed:
-            found.append(Group(tuple(item["record"].removeprefix("../") for item in listed)))
-        elif (imported := data / IMPORTED / f"{change.handle}.parquet").is_file():
-            found.append(Group(imported=imported))
-    return found
+    @property
+    def name(self) -> str:
+        return self.imported.stem if self.imported is not None else Path(self.records[0]).parts[0]
 
 
 def make(
     data: Path, out: Path, validate: Validate = validated, say: Callable[[str], None] = lambda _: None
 ) -> Dataset:
     """Makes the data set of `data` at `out`. Raises WattcountError where a submission is not accepted."""
-    found = groups(data)
-    days = [_day(data, group) for group in found]
-    dataset = Dataset.init(out, NAME, min(days, default=IMPORTED_DAY))
-    day = ""
-    for group, own in zip(found, days, strict=True):
-        # Versions follow each other, whatever the days of their records.
-        day = max(day, own)
-        say(f"{group.imported or Path(group.records[0]).parents[2].name}: {len(group.records)} records")
-        if group.imported is not None:
-            add_file(dataset, group.imported, day)
-            continue
-        _submit(dataset, data, group.records, day, validate, say)
+    there = data / DATASET
+    # What was published stands: a version is repeated, and what has to be said otherwise now is a further one.
+    old = Dataset.open(there) if (there / "latest.json").is_file() else None
+    groups = _fresh(data, {} if old is None else _submitted(data, old))
+    if old is None:
+        dataset = Dataset.init(out, NAME, min((_day(data, group) for group in groups), default=IMPORTED_DAY))
+    else:
+        dataset = _repeated(old, data, out, validate, say)
+    for group in groups:
+        _add(dataset, data, group, validate, say)
     write_card(dataset)
     return dataset
+
+
+def _repeated(old: Dataset, data: Path, out: Path, validate: Validate, say: Callable[[str], None]) -> Dataset:
+    """The versions that there are, each made again of its records. Rows that these do not give any more are withdrawn and added anew."""
+    latest, submitted = old.latest(), _submitted(data, old)
+    dataset = Dataset.init(out, NAME, latest.changes[0].date)
+    stale: dict[str, Group] = {}
+    for change in latest.changes[1:]:
+        version, group = old.version(change.version), submitted.get(str(change.submission))
+        if change.what == ADD and group is not None:
+            with tempfile.TemporaryDirectory(prefix="wattcount-again-") as temporary:
+                again = Path(temporary) / DATASET
+                shutil.copytree(out, again)
+                made = Dataset.open(again)
+                _add(made, data, group, validate, say)
+                if made.latest().to_bytes() == version.to_bytes():
+                    say("  byte for byte")
+                elif _alike(
+                    _figures(made, made.latest(), change.version), _figures(old, latest, change.version)
+                ):
+                    say("  its figures are the same, not its bytes: it stands as it is")
+                else:
+                    stale[str(change.submission)] = group
+        dataset.repeat(version, partial(old.read, version))
+    for submission, group in stale.items():
+        day = dataset.latest().changes[-1].date
+        say(f"{submission}: its records give other figures now")
+        dataset.remove(submission, _reason(old, latest, submission), day, replaced=True)
+        _add(dataset, data, group, validate, say)
+    return dataset
+
+
+def _reason(old: Dataset, latest: Version, submission: str) -> str:
+    told = old.document(latest, submission).get("metrics_version")
+    if told is None or told == METRICS_VERSION:
+        return "its source gives other figures now: replaced"
+    return f"its figures are of metrics version {told}: replaced by those of version {METRICS_VERSION}"
+
+
+def _figures(dataset: Dataset, version: Version, number: int) -> dict[str, dict[str, Any]]:
+    """By run, figures and setting of what version `number` added and `version` has still."""
+    change = version.changes[number - 1]
+    names = ["run_id", rows.SUBMISSION, "status", "setting_key", rows.BY_GPU, *rows.columns()]
+    found = dataset.table(version, names).to_pylist()
+    kept = [row for row in found if row.pop(rows.SUBMISSION) == change.submission]
+    return {f"{row.pop('run_id')} {at if change.origin != NAME else ''}": row for at, row in enumerate(kept)}
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Numbers to the digit that all machines compute alike."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_alike(one[key], other[key]) for key in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_alike, one, other))
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=SAME_SHARE)
+    return bool(one == other)
+
+
+def _add(dataset: Dataset, data: Path, group: Group, validate: Validate, say: Callable[[str], None]) -> None:
+    """Adds a group. Versions follow each other, whatever the days of their records."""
+    day = max(dataset.latest().changes[-1].date, _day(data, group))
+    say(f"{group.name}: {len(group.records) or 'imported'}")
+    if group.imported is not None:
+        add_file(dataset, group.imported, day)
+    else:
+        _submit(dataset, data, group.records, day, validate, say)
+
+
+def _fresh(data: Path, submitted: Mapping[str, Group | None]) -> list[Group]:
+    """One group for each folder with records that are in no submission, and one for each file of imported results that is not."""
+    known = {record for group in submitted.values() if group is not None for record in group.records}
+    imported = {group.imported for group in submitted.values() if group is not None}
+    found = []
+    for folder in sorted(data.glob("*/records")):
+        runs = sorted(folder.glob("*/r*"))
+        records = [str(run.relative_to(data)) for run in runs if judge(run).valid]
+        if fresh := tuple(record for record in records if record not in known):
+            found.append(Group(records=fresh))
+    files = sorted((data / IMPORTED).glob("*.parquet"))
+    return found + [Group(imported=path) for path in files if path not in imported]
+
+
+def _submitted(data: Path, old: Dataset) -> dict[str, Group]:
+    """By submission what it was made of, without those that were withdrawn as a whole and rows that were withdrawn one by one."""
+    latest, found = old.latest(), {}
+    there = old.table(latest, (rows.SUBMISSION, "run_id")).to_pylist()
+    for change in latest.changes:
+        name = str(change.submission)
+        runs = {row["run_id"] for row in there if row[rows.SUBMISSION] == name}
+        if change.what != ADD or not runs:
+            continue
+        listed: list[Mapping[str, Any]] = old.document(latest, name)["records"]
+        if listed:
+            kept = (item["record"].removeprefix("../") for item in listed if item["run_id"] in runs)
+            found[name] = Group(tuple(kept))
+        elif (imported := data / IMPORTED / f"{change.handle}.parquet").is_file():
+            found[name] = Group(imported=imported)
+    return found
 
 
 def _submit(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import sqrt
 
 import numpy as np
@@ -78,6 +79,7 @@ def residual(values: Floats, by: Floats) -> Floats:
     return rest
 
 
+@lru_cache(maxsize=1024)
 def t_975(freedom: float) -> float:
     """97.5 % point of Student's t. ValueError below one degree of freedom."""
     from scipy.special import stdtrit

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ import make_dataset  # noqa: E402
 from wattcount.dataset.adding import Judged  # noqa: E402
 from wattcount.dataset.check import check  # noqa: E402
 from wattcount.dataset.store import Dataset  # noqa: E402
+from wattcount.metrics import metrics_json  # noqa: E402
 
 
 def accepting(bundle: Path, dataset: Dataset) -> Judged:  # noqa: ARG001
@@ -55,6 +57,53 @@ def test_further_records_only_add(data: Path, tmp_path: Path) -> None:
     # What was published is a part of what follows it.
     assert after.version(before.latest().number) == before.latest()
     assert after.latest().changes[-1].num_results == 1
+
+
+def test_a_published_row_is_never_changed_only_withdrawn_with_the_reason(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = make_dataset.make(data, data / "dataset", accepting)
+    published = before.latest()
+    compute = metrics_json.compute
+
+    def other(*args: object, **kwargs: object) -> dict[str, Any]:
+        content = compute(*args, **kwargs)  # type: ignore[arg-type]
+        watts = content["metrics"]["power/gpu_mean_w"]
+        return content | {
+            "metrics_version": 99,
+            "metrics": content["metrics"] | {"power/gpu_mean_w": watts and watts + 1},
+        }
+
+    monkeypatch.setattr(metrics_json, "compute", other)
+    monkeypatch.setattr(metrics_json, "METRICS_VERSION", 99)
+    monkeypatch.setattr(make_dataset, "METRICS_VERSION", 99)
+    after = make_dataset.make(data, tmp_path / "after", accepting)
+    assert after.version(published.number) == published
+    for name in published.files:
+        assert after.read(published, name) == before.read(published, name)
+    later = after.latest().changes[published.number :]
+    assert [(change.what, change.num_results) for change in later] == [
+        ("withdraw", 2),
+        ("add", 2),
+        ("withdraw", 1),
+        ("add", 1),
+    ]
+    version = metrics_version_of(before)
+    assert {change.reason for change in later if change.what == "withdraw"} == {
+        f"its figures are of metrics version {version}: replaced by those of version 99"
+    }
+    assert after.latest().num_results == published.num_results
+    assert check(after, records=False) == []
+    # Once more changes nothing.
+    shutil.rmtree(data / "dataset")
+    shutil.copytree(after.where, data / "dataset")
+    again = make_dataset.make(data, tmp_path / "again", accepting)
+    assert make_dataset.different(Path(after.where), Path(again.where)) == []
+
+
+def metrics_version_of(dataset: Dataset) -> int:
+    latest = dataset.latest()
+    return int(dataset.document(latest, str(latest.changes[1].submission))["metrics_version"])
 
 
 def test_what_another_pyarrow_wrote_is_compared_by_its_rows(

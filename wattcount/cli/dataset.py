@@ -80,6 +80,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "id", metavar="ID", help="id of a submission or result, or its first six characters or more"
     )
     remove.add_argument("--reason", required=True, help="goes into CHANGELOG.md")
+    remove.add_argument(
+        "--replaced",
+        action="store_true",
+        help="its records will come again, put right, in another submission; else they are copies for ever",
+    )
     _date(remove)
     export = command("export", "write a version as one file")
     export.add_argument("-o", "--output", type=Path, required=True, metavar="FILE")
@@ -265,7 +270,7 @@ def _side(text: str, other: str | None) -> tuple[Dataset, Version]:
 
 
 def remove(args: argparse.Namespace) -> int:
-    outcome = Dataset.open(args.dataset).remove(args.id, args.reason, _day(args))
+    outcome = Dataset.open(args.dataset).remove(args.id, args.reason, _day(args), replaced=args.replaced)
     if outcome.changed:
         _say(
             f"withdrew {outcome.num_results} results in version {outcome.version.number}; the versions before keep them"

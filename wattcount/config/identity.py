@@ -15,9 +15,9 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from enum import Enum
-from typing import Any
+from typing import Any, cast
 
 from wattcount.config.fields import ALWAYS, IDENTITY, LEFT_OUT, Node
 from wattcount.config.schema import (
@@ -164,17 +164,27 @@ def identity_fields(cfg: RunConfig) -> dict[str, Any]:
 def differing(node: Any, without: Collection[str] = ()) -> dict[str, Any]:
     """The identity fields of a dataclass that differ from their defaults; `without` names fields to leave out."""
     found: dict[str, Any] = {}
-    for item in dataclasses.fields(node):
-        if not item.metadata.get(IDENTITY) or item.name in without:
+    for name, left_out in _identifying(cast(Hashable, type(node))):
+        if name in without:
             continue
-        value = getattr(node, item.name)
+        value = getattr(node, name)
         if dataclasses.is_dataclass(value):
             nested = differing(value, without)
             if nested:
-                found[item.name] = nested
-        elif item.metadata.get(ALWAYS) or value not in (item.default, *item.metadata.get(LEFT_OUT, ())):
-            found[item.name] = plain_value(value)
+                found[name] = nested
+        elif value not in left_out:
+            found[name] = plain_value(value)
     return found
+
+
+@functools.cache
+def _identifying(cls: Any) -> list[tuple[str, tuple[Any, ...]]]:
+    """Names of a dataclass's identity fields, with the values of each that are left out."""
+    return [
+        (item.name, () if item.metadata.get(ALWAYS) else (item.default, *item.metadata.get(LEFT_OUT, ())))
+        for item in dataclasses.fields(cls)
+        if item.metadata.get(IDENTITY)
+    ]
 
 
 def plain_value(value: Any) -> Any:

@@ -104,7 +104,7 @@ def of_record(record: Record) -> dict[str, Any]:
         return {}
     found: dict[str, Any] = {}
     for source in (Source.POWER_USAGE, Source.POWER_AVERAGE):
-        power_mw, held_ns = held(record.power.events, 0, source, seen.window)
+        power_mw, held_ns = held(record.power, 0, source, seen.window)
         if len(power_mw):
             mean = float(np.average(power_mw, weights=held_ns))
             deviation = float(np.sqrt(np.average((power_mw - mean) ** 2, weights=held_ns)))

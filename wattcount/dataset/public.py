@@ -12,7 +12,6 @@ stays at home. A public record is a record: the same files, the same tables, the
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -179,7 +178,7 @@ def write_public(record: Record, folder: Path, key: bytes) -> RunInfo:
 def public_run(info: RunInfo, names: Pseudonyms) -> dict[str, Any]:
     """The public content of `run.json`, without `files`. It is of today's schema version, as `write_tables` writes."""
     data = info.to_json()
-    walk = _Walk(names, private_names(info))
+    walk = _Walk(names, _private_names(info, data))
     found = {
         name: value
         for name, what in _run_fields().items()
@@ -216,12 +215,16 @@ def _point(info: RunInfo, public: RunConfig, names: Pseudonyms) -> str:
 
 def private_names(info: RunInfo) -> frozenset[str]:
     """Names of hosts, users, boards and the like that a record tells, in lower case: no public text may have one in it."""
+    return _private_names(info, info.to_json())
+
+
+def _private_names(info: RunInfo, data: Mapping[str, Any]) -> frozenset[str]:
     remote = info.nvml.get("remote") or {}
     hosts = [info.host.get("hostname"), remote.get("hostname"), remote.get("address")]
     found = [part for host in hosts if isinstance(host, str) for part in (host, host.partition(".")[0])]
     for gpu in info.gpus:
         found += [str(gpu[name]) for name in ("serial", "uuid", "pci_bus_id") if gpu.get(name)]
-    for text in _texts(info.to_json()):
+    for text in _texts(data):
         found += _HOME.findall(text)
     lower = {name.lower() for name in found}
     return frozenset(name for name in lower - _COMMON_NAMES if len(name) >= SHORTEST_NAME)
@@ -373,11 +376,21 @@ class _Walk:
         return self.names.text(text) if self.keep_place else _OMITTED
 
 
-def looks_private(text: str, private: Collection[str] = ()) -> bool:
+def looks_private(text: str, private: frozenset[str] = frozenset()) -> bool:
     """Whether text has the look of a path, an address, a machine's name, a serial number or a secret, or has a private name in it.
 
     private   names in lower case
     """
+    # The records of a bundle have the same texts.
+    return (_looked_at if len(text) <= _USUAL_TEXT else _looked_at.__wrapped__)(text, private)
+
+
+_USUAL_TEXT = 200
+"""Length up to which what was found of a text is kept [characters]. Chosen: all of ours are shorter; long ones are somebody's bomb."""
+
+
+@functools.lru_cache(maxsize=4096)
+def _looked_at(text: str, private: frozenset[str]) -> bool:
     if any(mark in text for mark in ("/", "\\", "@", "~")) or has_secret(text):
         return True
     if any(pattern.search(text) for pattern in (_UUID, _LONG_DIGITS, _LONG_WORD)) or _ADDRESS.fullmatch(text):
@@ -431,13 +444,14 @@ def not_public(record: Record) -> Iterator[str]:
     `WattcountError`.
     """
     names = AsTheyAre()
-    given, public = _content(record, schema.RUN_JSON), public_run(record.info, names)
-    for name in (schema.RUN_JSON, schema.METRICS_JSON):
-        yield from (f"{key} of {name}, which is there twice," for key in _twice(record.path / name))
+    public = public_run(record.info, names)
+    given, twice = _content(record, schema.RUN_JSON)
+    metrics, twice_there = _content(record, schema.METRICS_JSON)
+    for name, keys in ((schema.RUN_JSON, twice), (schema.METRICS_JSON, twice_there)):
+        yield from (f"{key} of {name}, which is there twice," for key in keys)
     yield from _beyond({**given, "files": None}, {**public, "files": None}, "")
     for name, facts in given.get("files", {}).items():
         yield from (f"files.{name}.{key}" for key in facts if key not in _FILE_FACTS)
-    metrics = _content(record, schema.METRICS_JSON) if record.metrics is not None else {}
     yield from (f"{key} of {schema.METRICS_JSON}" for key in metrics if key not in METRICS_KEYS)
     for name in record.raw_files:
         yield from _beside_columns(record.path / name, name)
@@ -449,23 +463,24 @@ def not_public(record: Record) -> Iterator[str]:
 _FILE_FACTS = frozenset(item.name for item in dataclasses.fields(schema.FileFacts))
 
 
-def _content(record: Record, name: str) -> dict[str, Any]:
-    file = record.path / name
-    found: dict[str, Any] = intake.parse_json(intake.read_bytes(file), file)
-    return found
-
-
-def _twice(file: Path) -> list[str]:
-    """Keys that stand twice in one group of a JSON file: readers see one of the two."""
-    found: list[str] = []
+def _content(record: Record, name: str) -> tuple[dict[str, Any], list[str]]:
+    """What a JSON file of a record holds, nothing where there is none, and the keys that stand twice in one of its groups: readers see
+    one of the two."""
+    twice: list[str] = []
 
     def group(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found.extend(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
-        return dict(pairs)
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            twice.extend(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
+        return found
 
-    with contextlib.suppress(FileNotFoundError):
-        json.loads(intake.read_bytes(file), object_pairs_hook=group)
-    return found
+    file = record.path / name
+    try:
+        content = intake.read_bytes(file)
+    except FileNotFoundError:
+        return {}, []
+    found: dict[str, Any] = intake.parse_json(content, file, group)
+    return found, twice
 
 
 def _beyond(given: Any, public: Any, where: str) -> Iterator[str]:

@@ -222,6 +222,14 @@ def _pair(first: Floats, second: Floats, lag_ms: float) -> Pair:
     )
 
 
+def _best_pair(first: Floats, second: Floats, lags_ns: Ints) -> Pair:
+    """With the lag at which the two are most alike. `second`: float64[lags, n]."""
+    off = np.abs(first - (first.sum() / second.sum(axis=1))[:, None] * second)
+    usual = np.median(off, axis=1)
+    best = int(np.argmin(np.where(np.isnan(usual), np.inf, usual)))
+    return _pair(first, second[best], int(lags_ns[best]) / 1e6)
+
+
 @lru_cache(maxsize=CACHED)
 def counter_by_ring(trace: Trace) -> Pair | None:
     """The counter's joules between its ticks against those of the ring's samples."""
@@ -261,14 +269,9 @@ def average_by_ring(trace: Trace) -> Pair | None:
     chosen = np.linspace(0, len(t_ns) - 1, min(len(t_ns), 100)).astype(np.int64)
     for where in (chosen, np.arange(len(t_ns))):
         lags = BOX_LAGS_NS if best is None else np.array([round(best.lag_ms * 1e6)], np.int64)
-        found: Pair | None = None
-        for lag_ns in lags.tolist():
-            ends = t_ns[where] - lag_ns
-            boxes = (ring.at(ends) - ring.at(ends - BOX_NS)) / (BOX_NS / S_NS)
-            one = _pair(value[where], boxes, lag_ns / 1e6)
-            if found is None or one.usual < found.usual:
-                found = one
-        best = found
+        ends = t_ns[where] - lags[:, None]
+        until_j, from_j = ring.at(np.stack((ends, ends - BOX_NS)))
+        best = _best_pair(value[where], (until_j - from_j) / (BOX_NS / S_NS), lags)
     return best
 
 
@@ -288,12 +291,7 @@ def instant_by_ring(trace: Trace) -> Pair | None:
     t_ns, value = t_ns[inside], instant["value"][inside] / 1e3
     if len(t_ns) < 20:
         return None
-    found: Pair | None = None
-    for lag_ns in INSTANT_LAGS_NS.tolist():
-        one = _pair(value, ring.power_at(t_ns - lag_ns), lag_ns / 1e6)
-        if found is None or one.usual < found.usual:
-            found = one
-    return found
+    return _best_pair(value, ring.power_at(t_ns - INSTANT_LAGS_NS[:, None]), INSTANT_LAGS_NS)
 
 
 def usage_in_average(trace: Trace) -> float | None:
@@ -336,7 +334,6 @@ class Heat:
 def heat(trace: Trace) -> Heat | None:
     """Non-negative least squares of the temperature on the power behind first-order low-passes."""
     from scipy.optimize import nnls
-    from scipy.signal import lfilter
 
     ring, told = trace.ring, trace.of(Source.TEMPERATURE_GPU)
     if ring is None or len(told) < 20:
@@ -352,7 +349,7 @@ def heat(trace: Trace) -> Heat | None:
     columns = [np.ones(len(t_ns))]
     for tau_s in HEAT_TAUS_S:
         share = 1.0 - np.exp(-HEAT_STEP_S / tau_s)
-        warm, _ = lfilter([share], [1.0, share - 1.0], power_w, zi=[power_w[0] * (1.0 - share)])
+        warm = _low_passed(power_w, share)
         columns.append(
             np.interp((t_ns - edges[1]).astype(float), (edges[1:] - edges[1]).astype(float), warm) / 100.0
         )
@@ -374,6 +371,15 @@ def heat(trace: Trace) -> Heat | None:
         1.0 - float(np.mean(off**2)) / max(spread, 1e-9),
         len(t_ns),
     )
+
+
+def _low_passed(values: Floats, share: float) -> Floats:
+    """Each the mean of itself, weighed by `share`, and the one before. To import SciPy's takes longer than a record."""
+    found, kept = [], float(values[0]) * (1.0 - share)
+    for value in values.tolist():
+        found.append(kept + value * share)
+        kept = -(found[-1] * (share - 1.0))
+    return np.array(found)
 
 
 # -- calls
@@ -659,14 +665,14 @@ def repeated_requests(record: Record) -> int:
     arrived = record.requests["token_ts_ns"].combine_chunks()
     flat = arrived.flatten().to_numpy(zero_copy_only=False)
     offsets = arrived.offsets.to_numpy() - arrived.offsets.to_numpy()[0]
+    apart, size = np.diff(flat).tobytes(), flat.dtype.itemsize
     seen: dict[bytes, int] = {}
     repeated = 0
-    for low, high in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
-        if high - low < LEAST_REPEATED:
-            continue
-        key = np.diff(flat[low:high]).tobytes()
-        begin = int(flat[low])
-        repeated += seen.setdefault(key, begin) != begin
+    long = np.flatnonzero(np.diff(offsets) >= LEAST_REPEATED)
+    for low, high, begin in zip(
+        offsets[long].tolist(), offsets[long + 1].tolist(), flat[offsets[long]].tolist(), strict=True
+    ):
+        repeated += seen.setdefault(apart[low * size : (high - 1) * size], begin) != begin
     return repeated
 
 

@@ -334,9 +334,10 @@ class Dataset:
 
         return self._change(f"add {submission.id}", plan)
 
-    def remove(self, what: str, reason: str, date: str) -> Outcome:
+    def remove(self, what: str, reason: str, date: str, *, replaced: bool = False) -> Outcome:
         """Withdraws a submission, or one result, by its id or the begin of it. The versions before keep it.
 
+        replaced   its records come again, in another submission: the validator does not take them for copies then
         Raises as `add` does.
         """
         if not reason.strip():
@@ -371,9 +372,36 @@ class Dataset:
             else:
                 # The bundle of a submission that is withdrawn as a whole is not offered any more either.
                 made.gone += [n for n in now.of(BUNDLES) if Path(n).stem == submission]
+                if replaced:
+                    made.gone += [n for n in now.of(FINGERPRINTS) if Path(n).stem == submission]
             return made
 
         return self._change(f"withdraw {what}", plan)
+
+    def repeat(self, version: Version, read: Callable[[str], bytes]) -> Outcome:
+        """Makes a version of another copy of this data set here, byte for byte. It must be the one that follows.
+
+        read   the content of a file of that version
+        Raises as `add` does.
+        """
+
+        def plan(now: Version) -> _Plan:
+            if version.previous_sha256 != now.sha256:
+                raise NotStartedError(
+                    f"version {version.number} of {version.name} does not follow version {now.number} of {self.where}"
+                )
+            new = [name for name, facts in version.files.items() if now.files.get(name) != facts]
+            return _Plan(
+                version.changes[-1],
+                {name: read(name) for name in new},
+                {name: rows for name in new if (rows := version.files[name].num_rows) is not None},
+                [name for name in now.files if name not in version.files],
+            )
+
+        outcome = self._change(f"repeat version {version.number}", plan)
+        if outcome.version != version:
+            raise DatasetError(f"version {version.number} of {version.name} is not what its files make")
+        return outcome
 
     def settle(self, *, remove_strays: bool = False) -> Version:
         """Finishes what a writer that died left: puts the files of the latest version in their places. Returns that version.

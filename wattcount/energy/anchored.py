@@ -8,7 +8,7 @@ import numpy as np
 
 from wattcount.energy.counter import Counter
 from wattcount.energy.curve import S_NS, Floats, Ints, PowerCurve
-from wattcount.energy.plausible import WIDEN_SHARE, check_steps
+from wattcount.energy.plausible import WIDEN_SHARE, Steps, check_steps
 from wattcount.energy.uncertainty import (
     EnergyEstimate,
     HeldOut,
@@ -44,6 +44,8 @@ class Anchored:
     """The energy counter's ticks, with a shape between them (None: straight lines).
 
     Like a curve, it gives joules up to a moment; beyond the first and last tick the shape's gain around that tick holds.
+
+    steps   what `check_steps` finds in these ticks, where that is known
     """
 
     def __init__(
@@ -55,8 +57,10 @@ class Anchored:
         witnesses: Sequence[PowerCurve] = (),
         *,
         faulty: bool = False,
+        steps: Steps | None = None,
     ) -> None:
         self._shape, self._counter = shape, counter
+        self._known: dict[tuple[int, int], tuple[float, dict[str, float]]] = {}
         self.ticks_ns, self.energy_j = ticks_ns, energy_j
         seconds = np.diff(ticks_ns) / S_NS
         self._mean_w = np.diff(energy_j) / seconds
@@ -72,9 +76,11 @@ class Anchored:
         errors_j = held_out.errors_j(self.samples_weight)
         power_w = np.interp(np.arange(len(ticks_ns)), np.arange(len(seconds)) + 0.5, self._mean_w)
         self.uncertainty = ShapeUncertainty(shape, ticks_ns, power_w, errors_j, counter.tick_sd_ns / S_NS)
-        steps = check_steps(
-            ticks_ns, energy_j, witnesses, counter.tick_sd_ns / S_NS, counter.alignment_sd_ns / S_NS
-        )
+        if steps is None:
+            steps = check_steps(
+                ticks_ns, energy_j, witnesses, counter.tick_sd_ns / S_NS, counter.alignment_sd_ns / S_NS
+            )
+        self.steps = steps
         widening_j = np.zeros(len(seconds)) if steps is None else steps.widening_j
         self._widened_j2 = np.concatenate(([0.0], np.cumsum(widening_j**2)))
         faulty = faulty or self.uncertainty.noise.tick_sd_s > MISPLACED_TICK_S
@@ -126,10 +132,16 @@ class Anchored:
         """Segments between which the power is told apart."""
         return len(self.ticks_ns) - 1 if self._shape is None else self._shape.points
 
+    def _interval(self, t_ns: Ints) -> Ints:
+        """The interval between ticks that each time lies in; beyond the ends the one there."""
+        after = self.ticks_ns.searchsorted(t_ns, side="right") - 1
+        found: Ints = np.minimum(np.maximum(after, 0), len(self.ticks_ns) - 2)
+        return found
+
     def at(self, t_ns: Ints) -> Floats:
         """Joules, in the counter's own count."""
         t_ns = np.asarray(t_ns)
-        k = np.clip(np.searchsorted(self.ticks_ns, t_ns, side="right") - 1, 0, len(self.ticks_ns) - 2)
+        k = self._interval(t_ns)
         step_j = self.energy_j[k + 1] - self.energy_j[k]
         straight = (t_ns - self.ticks_ns[k]) / (self.ticks_ns[k + 1] - self.ticks_ns[k])
         if self._shape is None:
@@ -151,31 +163,38 @@ class Anchored:
 
     def estimates(self, start_ns: Ints, end_ns: Ints) -> tuple[Floats, dict[str, Floats]]:
         """Of many intervals: joules, and the standard uncertainties of the estimator by cause."""
-        value_j = self.at(end_ns) - self.at(start_ns)
+        ends_ns = np.stack((start_ns, end_ns))
+        by_ns = round(self._counter.alignment_sd_ns)
+        # At the ends, and if all ticks and samples are early or late alike.
+        up_to_j = self.at(np.stack((ends_ns, ends_ns - by_ns, ends_ns + by_ns)))
+        value_j, *moved_j = up_to_j[:, 1] - up_to_j[:, 0]
         shape, edges = self.uncertainty.variance_j2(start_ns, end_ns)
-        start_step_j2, start_steepness = self._within_step(start_ns)
-        end_step_j2, end_steepness = self._within_step(end_ns)
+        (start_step_j2, end_step_j2), (start_steepness, end_steepness) = self._within_step(ends_ns)
         return value_j, {
             "shape": np.sqrt(shape + start_step_j2 + end_step_j2),
             "edges": np.sqrt(edges),
-            "alignment": self._misaligned_j(start_ns, end_ns, value_j),
+            # By how much the energy changes at most then. Both directions count: an interval that begins and ends with the load loses
+            # energy either way.
+            "alignment": np.max([np.abs(moved - value_j) for moved in moved_j], axis=0),
             # Where power rises at the one end and falls at the other, the errors of both add up.
             "lowpass": RING_LOWPASS_S * RING_LOWPASS_SD_S * np.abs(end_steepness - start_steepness),
             "timescale": self._counter.timescale_sd * value_j,
             "resolution": np.full(len(value_j), COUNTER_STEP_J / 6**0.5),
-            "agreement": self._not_agreed_j(start_ns, end_ns),
+            "agreement": self._not_agreed_j(start_ns, end_ns, up_to_j[0]),
         }
 
-    def _not_agreed_j(self, start_ns: Ints, end_ns: Ints) -> Floats:
+    def _not_agreed_j(self, start_ns: Ints, end_ns: Ints, up_to_j: Floats) -> Floats:
         """By what the counter's steps differ from the power that was seen: of all steps that an interval meets.
 
         In a trace with faults, one of them may be wrong by so little that it passes for chance: the largest that may be counts, and
         of an interval within one step its share of the step.
         """
-        first = np.clip(np.searchsorted(self.ticks_ns, start_ns, side="right") - 1, 0, len(self.ticks_ns) - 1)
-        last = np.clip(np.searchsorted(self.ticks_ns, end_ns, side="left"), 0, len(self.ticks_ns) - 1)
+        most = len(self.ticks_ns) - 1
+        first = np.minimum(np.maximum(self.ticks_ns.searchsorted(start_ns, side="right") - 1, 0), most)
+        last = np.minimum(self.ticks_ns.searchsorted(end_ns, side="left"), most)
         variance_j2 = self._widened_j2[last] - self._widened_j2[first]
-        variance_j2 = variance_j2 + self._misplaced_j(start_ns) ** 2 + self._misplaced_j(end_ns) ** 2
+        misplaced_j2 = self._misplaced_j(np.stack((start_ns, end_ns)), up_to_j) ** 2
+        variance_j2 = variance_j2 + misplaced_j2[0] + misplaced_j2[1]
         if self._untold_j.any() and np.size(first):
             begin = np.minimum(first, len(self._untold_j) - 1)
             bounds = np.stack((begin, np.maximum(last, begin + 1)), axis=-1).ravel()
@@ -186,19 +205,21 @@ class Anchored:
         widened: Floats = np.sqrt(np.maximum(variance_j2, 0.0))
         return widened
 
-    def _misplaced_j(self, t_ns: Ints) -> Floats:
+    def _misplaced_j(self, t_ns: Ints, energy_j: Floats) -> Floats:
         """How wrong the energy up to a moment may be, if the shape there is.
 
         Between two ticks: a share of how far it lies off the straight line, where power was not seen all the time; and where the
         interval's own gain had to be taken, what that differs from the gain around it, by one wrong reading at any time in the interval.
         Beyond the ticks: by what the gain at their end differs from that of the whole trace.
+
+        energy_j   `at` the moments
         """
-        k = np.clip(np.searchsorted(self.ticks_ns, t_ns, side="right") - 1, 0, len(self._unseen) - 1)
+        k = self._interval(t_ns)
         length_ns, step_j = self.ticks_ns[k + 1] - self.ticks_ns[k], self.energy_j[k + 1] - self.energy_j[k]
-        share = np.clip((t_ns - self.ticks_ns[k]) / length_ns, 0.0, 1.0)
-        up_to_j = self.at(t_ns) - self.energy_j[k]
+        share = np.minimum(np.maximum((t_ns - self.ticks_ns[k]) / length_ns, 0.0), 1.0)
+        up_to_j = energy_j - self.energy_j[k]
         unseen_j = np.where(self._unseen[k], WIDEN_SHARE * np.abs(up_to_j - share * step_j), 0.0)
-        part = np.clip(up_to_j / np.maximum(step_j, 1e-9), 0.0, 1.0)
+        part = np.minimum(np.maximum(up_to_j / np.maximum(step_j, 1e-9), 0.0), 1.0)
         # Off by the reading's joules x (1 - part) where it lies before the moment, as `share` of all do, else by those x part.
         rescaled_j = self._rescaled[k] * np.sqrt(share * (1 - part) ** 2 + (1 - share) * part**2) * step_j
         misplaced: Floats = np.hypot(np.hypot(unseen_j, rescaled_j), self._beyond_j(t_ns))
@@ -209,21 +230,11 @@ class Anchored:
         if self._shape is None:
             return np.zeros(np.shape(t_ns))
         first, last = self.ticks_ns[0], self.ticks_ns[-1]
-        early_j, late_j = self._shape.at(np.minimum(t_ns, first)), self._shape.at(np.maximum(t_ns, last))
+        early_j, late_j = self._shape.at(np.stack((np.minimum(t_ns, first), np.maximum(t_ns, last))))
         beyond: Floats = self._unlike_ends[0] * (self._shown_j[0] - early_j) + self._unlike_ends[1] * (
             late_j - self._shown_j[-1]
         )
         return beyond
-
-    def _misaligned_j(self, start_ns: Ints, end_ns: Ints, value_j: Floats) -> Floats:
-        """By how much the energy of an interval changes at most if ticks and samples are all early or late alike.
-
-        Both directions count: an interval that begins and ends with the load loses energy either way.
-        """
-        by_ns = round(self._counter.alignment_sd_ns)
-        moved = [self.at(end_ns + way) - self.at(start_ns + way) - value_j for way in (-by_ns, by_ns)]
-        most: Floats = np.max(np.abs(moved), axis=0)
-        return most
 
     def _within_step(self, t_ns: Ints) -> tuple[Floats, Floats]:
         """(variance, joule^2, of an end of an interval beside that of the walk; how steep power is there, W/s).
@@ -233,10 +244,11 @@ class Anchored:
         counter differ in the mean, a load that keeps step with the samples may be why: all of its swings are hidden.
         """
         if self._shape is None:
-            return self._within_ticks_j2(t_ns), np.zeros(len(t_ns))
+            return self._within_ticks_j2(t_ns), np.zeros(np.shape(t_ns))
         step_ns = self._shape.step_around_ns(t_ns)
-        rise_w = self._shape.power_at(t_ns + step_ns) - self._shape.power_at(t_ns - step_ns)
-        k = np.clip(np.searchsorted(self.ticks_ns, t_ns, side="right") - 1, 0, len(self.ticks_ns) - 2)
+        after_w, before_w = self._shape.power_at(np.stack((t_ns + step_ns, t_ns - step_ns)))
+        rise_w = after_w - before_w
+        k = self._interval(t_ns)
         within = HELD_STEEPNESS**0.5 if self._shape.held else WITHIN_STEP
         spread = (within * step_ns / S_NS * rise_w) ** 2
         hidden = (HIDDEN_SHARE * self._unlike_w[k] * step_ns / S_NS) ** 2
@@ -250,11 +262,11 @@ class Anchored:
         it lie apart, if the step was at this very moment: where a window begins or ends with the load it is.
         """
         last = len(self._mean_w) - 1
-        k = np.clip(np.searchsorted(self.ticks_ns, t_ns, side="right") - 1, 0, last)
+        k = self._interval(t_ns)
         means_w = self._mean_w[[np.maximum(k - 1, 0), k, np.minimum(k + 1, last)]]
         rise_w = means_w.max(axis=0) - means_w.min(axis=0)
         length_ns = self.ticks_ns[k + 1] - self.ticks_ns[k]
-        share = np.clip((t_ns - self.ticks_ns[k]) / length_ns, 0.0, 1.0)
+        share = np.minimum(np.maximum((t_ns - self.ticks_ns[k]) / length_ns, 0.0), 1.0)
         variance: Floats = (share * (1 - share) * length_ns / S_NS * rise_w) ** 2
         return variance
 
@@ -274,8 +286,19 @@ class Anchored:
         swings: Floats = np.bincount(k, off_j**2, minlength=intervals) / number
         return swings
 
+    def prepare(self, intervals: Sequence[tuple[int, int]]) -> None:
+        """Estimates intervals that `estimate` will be asked for."""
+        if not intervals:
+            return
+        value_j, parts_j = self.estimates(*np.array(intervals, np.int64).T)
+        for at, interval in enumerate(intervals):
+            self._known[interval] = (
+                float(value_j[at]),
+                {name: float(part[at]) for name, part in parts_j.items()},
+            )
+
     def estimate(self, start_ns: int, end_ns: int, basis: str) -> EnergyEstimate:
-        value, parts = self.estimates(np.array([start_ns]), np.array([end_ns]))
-        return estimated(
-            float(value[0]), end_ns - start_ns, basis, {name: float(part[0]) for name, part in parts.items()}
-        )
+        if (start_ns, end_ns) not in self._known:
+            self.prepare([(start_ns, end_ns)])
+        value_j, parts_j = self._known[start_ns, end_ns]
+        return estimated(value_j, end_ns - start_ns, basis, parts_j)

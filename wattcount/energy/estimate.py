@@ -17,8 +17,9 @@ changes, averaged power. An interval that cannot be told gets no value and a rea
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,6 +86,9 @@ class EnergyModel:
         self._faults: dict[str, list[Ints]] = {}
         """Stretches [m, 2] ns by reason code: what was wrong, and where."""
         self._answers: dict[tuple[int, int], EnergyEstimate] = {}
+        self._bests: dict[tuple[int, int], EnergyEstimate] = {}
+        self._alone: dict[tuple[str, int, int], EnergyEstimate] = {}
+        self._compared: dict[tuple[int, int], Disagreement | None] = {}
         self._error_spans(sources)
         self.ring = self._ring(sources[Source.POWER_SAMPLES], sources[Source.REALTIME])
         self.instant = self._held(sources[Source.POWER_INSTANT])
@@ -96,6 +100,7 @@ class EnergyModel:
         self.counter = read_counter(sources[Source.ENERGY_COUNTER], shape, others, self._most_w)
         self.shape = None if shape is None else self._true_power(shape)
         self._others = [curve.shifted(-round(self.counter.shape_lag_ns)) for curve in others]
+        self.scaled: Anchored | None = None
         self.scaled = self._anchored(self.shape)
         self.straight = self._anchored(None)
 
@@ -109,13 +114,24 @@ class EnergyModel:
         asked = start_ns, end_ns
         if asked not in self._answers:
             best = self._best(start_ns, end_ns)
-            found = self._disagreement(best, start_ns, end_ns)
+            found = self.disagreement(start_ns, end_ns)
             told = (DISAGREE,) if found is not None and found.told else ()
             best = self._with_clock(best, start_ns, end_ns)
             self._answers[asked] = _with(best, (*told, *self._window_notes(start_ns, end_ns)))
         return self._answers[asked]
 
+    def prepare(self, intervals: Iterable[tuple[int, int]]) -> None:
+        """Finds out about intervals that will be asked for, all at once: that takes hardly longer than one."""
+        if self.scaled is not None and self.shape is not None:
+            self.scaled.prepare([one for one in intervals if self.shape.covers(*one)])
+
     def _best(self, start_ns: int, end_ns: int) -> EnergyEstimate:
+        asked = start_ns, end_ns
+        if asked not in self._bests:
+            self._bests[asked] = self._find_best(start_ns, end_ns)
+        return self._bests[asked]
+
+    def _find_best(self, start_ns: int, end_ns: int) -> EnergyEstimate:
         counter = self._by_counter(start_ns, end_ns)
         if counter is not None and counter.value_j is not None:
             return counter
@@ -137,9 +153,9 @@ class EnergyModel:
             found["energy_counter"] = self._counter_alone(start_ns, end_ns)
         for name, curve in (("power_samples", self.ring), ("power_instant", self.instant)):
             if curve is not None:
-                found[name] = _integral(curve, start_ns, end_ns, name)
+                found[name] = self._by_power(curve, start_ns, end_ns, name)
         if len(self._average):
-            found["power_average"] = self._box(start_ns, end_ns)
+            found["power_average"] = self._by_average(start_ns, end_ns)
         if self.usage is not None:
             found["power_usage"] = _integral(self.usage, start_ns, end_ns, "power_usage", USAGE_LAG_SD_S)
         return found
@@ -185,16 +201,19 @@ class EnergyModel:
 
     def disagreement(self, start_ns: int, end_ns: int) -> Disagreement | None:
         """The source that differs most from the best estimate over an interval; None where there is nothing to compare."""
-        return self._disagreement(self._best(start_ns, end_ns), start_ns, end_ns)
+        asked = start_ns, end_ns
+        if asked not in self._compared:
+            self._compared[asked] = self._disagreement(self._best(start_ns, end_ns), start_ns, end_ns)
+        return self._compared[asked]
 
     def _disagreement(self, best: EnergyEstimate, start_ns: int, end_ns: int) -> Disagreement | None:
         if best.value_j is None or best.u95_method_j is None or best.basis is None:
             return None
         found: dict[str, EnergyEstimate] = {}
         if self.ring is not None:
-            found["power_samples"] = _integral(self.ring, start_ns, end_ns, "power_samples")
+            found["power_samples"] = self._by_power(self.ring, start_ns, end_ns, "power_samples")
         if len(self._average):
-            found["power_average"] = self._box(start_ns, end_ns)
+            found["power_average"] = self._by_average(start_ns, end_ns)
         known = {
             name: (one.value_j, one.u95_method_j)
             for name, one in found.items()
@@ -347,7 +366,17 @@ class EnergyModel:
             return None
         if shape is not None and (np.diff(shape.at(ticks_ns)) <= 0).any():
             return None
-        return Anchored(shape, ticks_ns, energy_j, self.counter, self._witnesses(), faulty=self._faulty)
+        scaled = self.scaled
+        known = None if scaled is None or len(ticks_ns) != len(scaled.ticks_ns) else scaled.steps
+        return Anchored(
+            shape,
+            ticks_ns,
+            energy_j,
+            self.counter,
+            self._witnesses(),
+            faulty=self._faulty,
+            steps=known,
+        )
 
     @property
     def _faulty(self) -> bool:
@@ -384,29 +413,53 @@ class EnergyModel:
             return EnergyEstimate(None, None, None, ("counter_does_not_cover",))
         return self.straight.estimate(start_ns, end_ns, "energy_counter")
 
+    def _by_power(self, curve: PowerCurve, start_ns: int, end_ns: int, name: str) -> EnergyEstimate:
+        asked = name, start_ns, end_ns
+        if asked not in self._alone:
+            self._alone[asked] = _integral(curve, start_ns, end_ns, name)
+        return self._alone[asked]
+
+    def _by_average(self, start_ns: int, end_ns: int) -> EnergyEstimate:
+        asked = "power_average", start_ns, end_ns
+        if asked not in self._alone:
+            self._alone[asked] = self._box(start_ns, end_ns)
+        return self._alone[asked]
+
+    @cached_property
+    def _boxes(self) -> tuple[Ints, Ints, float, int]:
+        """Readings of averaged power [mW], when [ns], how long one holds, and the usual distance of two [ns]."""
+        t_ns = (self._average["t0_ns"] + self._average["t1_ns"]) // 2
+        steps_ns = np.diff(t_ns)
+        return (
+            np.ascontiguousarray(self._average["value"]),
+            t_ns,
+            _hold_ns(steps_ns),
+            int(np.median(steps_ns)),
+        )
+
     def _box(self, start_ns: int, end_ns: int) -> EnergyEstimate:
         """Averaged power: its value at t is the mean of [t - 1 s, t], so boxes laid end to end cover a window.
 
         Windows that are no whole number of boxes long get the rest, at their start, from the first box that lies in them: the one
         that ends with the rest holds what was drawn before.
         """
-        values = self._average
-        t_ns = (values["t0_ns"] + values["t1_ns"]) // 2
         if end_ns - start_ns < BOX_NS:
             return EnergyEstimate(None, None, None, ("shorter_than_averaging_window",))
-        if len(t_ns) < 2 or start_ns < t_ns[0] or end_ns > t_ns[-1] + BOX_NS:
+        if len(self._average) < 2:
+            return EnergyEstimate(None, None, None, ("outside_trace",))
+        value_mw, t_ns, hold_ns, update_ns = self._boxes
+        if start_ns < t_ns[0] or end_ns > t_ns[-1] + BOX_NS:
             return EnergyEstimate(None, None, None, ("outside_trace",))
         boxes = (end_ns - start_ns) // BOX_NS
         rest_ns = (end_ns - start_ns) - boxes * BOX_NS
         reads = np.append(end_ns - BOX_NS * np.arange(boxes), start_ns + BOX_NS)
-        found = np.clip(np.searchsorted(t_ns, reads, side="right") - 1, 0, None)
-        if (reads - t_ns[found] > _hold_ns(np.diff(t_ns))).any():
+        found = np.maximum(t_ns.searchsorted(reads, side="right") - 1, 0)
+        if (reads - t_ns[found] > hold_ns).any():
             return EnergyEstimate(None, None, None, ("power_not_seen",))
-        update_ns = int(np.median(np.diff(t_ns)))
 
         def told_j(late_ns: int) -> float:
-            at = np.clip(np.searchsorted(t_ns, reads + late_ns, side="right") - 1, 0, None)
-            power_w = values["value"][at] / 1e3
+            at = np.maximum(t_ns.searchsorted(reads + late_ns, side="right") - 1, 0)
+            power_w = value_mw[at] / 1e3
             return float(power_w[:-1].sum() * (BOX_NS / S_NS) + power_w[-1] * rest_ns / S_NS)
 
         energy_j = told_j(0)
@@ -414,14 +467,14 @@ class EnergyModel:
         # (power now - power a second ago) x update / second from one update to the next: so much does power swing.
         update_s = update_ns / S_NS
         inside = (t_ns >= start_ns) & (t_ns <= end_ns)
-        moves_w = np.diff(values["value"][inside] / 1e3)
+        moves_w = np.diff(value_mw[inside] / 1e3)
         swing_w = (
             float(np.sqrt(np.mean(moves_w**2) / 2)) * (BOX_NS / S_NS / update_s) if len(moves_w) else 0.0
         )
         stale_j = update_s / 12**0.5 * swing_w * float(np.sqrt(2 * (boxes + 1)))
         # The first box says of the rest what it says of all it covers. How unlike the two are, the box a rest later tells.
-        later = np.clip(np.searchsorted(t_ns, reads[-1] + rest_ns, side="right") - 1, 0, None)
-        unlike_w = float(abs(values["value"][later] - values["value"][found[-1]])) / 1e3
+        later = max(int(t_ns.searchsorted(reads[-1] + rest_ns, side="right")) - 1, 0)
+        unlike_w = float(abs(value_mw[later] - value_mw[found[-1]])) / 1e3
         rest_j = (1 - rest_ns / BOX_NS) * unlike_w * BOX_NS / S_NS
         # All boxes may be an update early or late alike: a window that begins and ends with the load loses by it.
         parts = {
@@ -476,18 +529,18 @@ def _integral(
     if curve.longest_gap_ns(start_ns, end_ns) > LONGEST_GAP_NS:
         return EnergyEstimate(None, None, None, ("power_not_seen",))
     reasons = ("ring_gaps",) if curve.has_gap(start_ns, end_ns) else ()
-    value_j = curve.between(start_ns, end_ns)
+    by_ns = round(max(lag_sd_s, curve.usual_s / 2) * S_NS)
+    ways = np.array([0, -by_ns, by_ns], np.int64)
+    low_j, high_j = curve.at(np.stack((start_ns + ways, end_ns + ways)))
+    value_j, *moved_j = (high_j - low_j).tolist()
     inside = (curve.t_ns[1:] > start_ns) & (curve.t_ns[:-1] < end_ns)
-    h = np.diff(curve.t_ns)[inside] / S_NS
+    h = curve.lengths_s[inside]
     steep = float(np.sum((h * curve.change_w[inside]) ** 2))
     seconds = (end_ns - start_ns) / S_NS
     steepness = HELD_STEEPNESS if curve.held else PRIOR_STEEPNESS
-    update_s = float(np.median(np.diff(curve.t_ns))) / S_NS
-    by_ns = round(max(lag_sd_s, update_s / 2) * S_NS)
-    moved = [curve.between(start_ns + way, end_ns + way) - value_j for way in (-by_ns, by_ns)]
     parts = {
         "shape": float(np.sqrt(steepness * steep + PRIOR_FLOOR_J2_PER_S * seconds)),
-        "alignment": max(abs(change) for change in moved),
+        "alignment": max(abs(moved - value_j) for moved in moved_j),
     }
     return _with(estimated(value_j, end_ns - start_ns, name, parts), reasons)
 

@@ -249,8 +249,10 @@ def _gain(steps_j: Floats, shown_j: Floats, seen: Bools) -> Floats:
     ratios = np.where(seen & (shown_j > 0), steps_j / np.maximum(shown_j, 1e-9), np.nan)
     padded = np.pad(ratios, LOCAL_TICKS, constant_values=np.nan)
     windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * LOCAL_TICKS + 1)
-    ones = np.ones((len(ratios), GAIN_ONES))
-    gain: Floats = np.nanmedian(np.concatenate((windows, ones), axis=1), axis=1)
+    # `np.nanmedian` takes ten times as long. What was not seen is NaN, and sorted to the end.
+    around = np.sort(np.concatenate((windows, np.ones((len(ratios), GAIN_ONES))), axis=1), axis=1)
+    number, row = (~np.isnan(around)).sum(axis=1), np.arange(len(ratios))
+    gain: Floats = (around[row, (number - 1) // 2] + around[row, number // 2]) / 2
     return np.clip(gain, *GAIN_LIMITS)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,17 +40,29 @@ class PowerTrace:
         self.events = events
         self.clock_bound_ns = clock_bound_ns
         self._models: dict[str, EnergyModel] = {}
+        self._steps: dict[tuple[str, Source, str], float | None] = {}
+        self._sorted: dict[tuple[int, int], NDArray[np.void]] | None = None
 
     def __len__(self) -> int:
         return len(self.events)
 
     def of(self, gpu_uuid: str, source: Source) -> NDArray[np.void]:
         """Events of one source of one GPU in the order of time. Raises KeyError for a GPU that is not here."""
-        chosen = self.events[
-            (self.events["gpu"] == self._index(gpu_uuid)) & (self.events["source"] == source)
-        ]
-        ordered: NDArray[np.void] = chosen[np.lexsort((chosen["source_ts_us"], chosen["t0_ns"]))]
-        return ordered
+        return self._of(self._index(gpu_uuid), source)
+
+    def _of(self, gpu: int, source: Source) -> NDArray[np.void]:
+        """All events are sorted once, because metrics and rules ask some fifty times."""
+        if self._sorted is None:
+            fields = ("source_ts_us", "t0_ns", "source", "gpu")
+            ordered = self.events[np.lexsort([np.ascontiguousarray(self.events[name]) for name in fields])]
+            ordered.setflags(write=False)
+            group = ordered["gpu"].astype(np.int64) * (1 << 16) + ordered["source"]
+            ends = np.append(np.flatnonzero(np.diff(group)) + 1, len(group)).tolist() if len(group) else []
+            self._sorted = {
+                (int(ordered["gpu"][low]), int(ordered["source"][low])): ordered[low:high]
+                for low, high in zip([0, *ends], ends, strict=False)
+            }
+        return self._sorted.get((gpu, int(source)), self.events[:0])
 
     def energy(self, start_ns: int, end_ns: int, gpu_uuid: str) -> EnergyEstimate:
         """Energy a GPU took in [start_ns, end_ns], CLOCK_MONOTONIC; see `wattcount.energy.estimate`.
@@ -57,6 +70,21 @@ class PowerTrace:
         Raises ValueError if the interval is empty or reversed, KeyError for a GPU that is not here.
         """
         return self.model(gpu_uuid).energy(start_ns, end_ns)
+
+    def usual_step(self, gpu_uuid: str, source: Source, stamp: str) -> float | None:
+        """Usual distance of two different stamps (`source_ts_us`, `t0_ns`, ...) of a source, in their unit; None: there are no two."""
+        asked = gpu_uuid, source, stamp
+        if asked not in self._steps:
+            apart = np.diff(np.sort(self.of(gpu_uuid, source)[stamp]))
+            apart = apart[apart > 0]
+            self._steps[asked] = float(np.median(apart)) if len(apart) else None
+        return self._steps[asked]
+
+    def prepare(self, intervals: Iterable[tuple[int, int]]) -> None:
+        """Finds out about intervals whose energy will be asked for, all at once: that takes hardly longer than one."""
+        asked = [one for one in dict.fromkeys(intervals) if one[0] < one[1]]
+        for uuid in self.gpu_uuids:
+            self.model(uuid).prepare(asked)
 
     def energy_by_source(self, start_ns: int, end_ns: int, gpu_uuid: str) -> dict[str, EnergyEstimate]:
         """What each source on its own says of the same interval, by the name of the source."""

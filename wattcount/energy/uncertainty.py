@@ -214,8 +214,8 @@ class ShapeUncertainty:
     def variance_j2(self, start_ns: Ints, end_ns: Ints) -> tuple[Floats, Floats]:
         """(shape, tick) variances of the energy of each interval, joule^2."""
         i, j = self._interval(start_ns), self._interval(end_ns)
-        walk = [self._walked(t) for t in (start_ns, end_ns, self.ticks_ns[i], self.ticks_ns[i + 1], self.ticks_ns[j], self.ticks_ns[j + 1])]  # fmt: skip
-        at_start, at_end, low_i, high_i, low_j, high_j = walk
+        t_ns = (start_ns, end_ns, self.ticks_ns[i], self.ticks_ns[i + 1], self.ticks_ns[j], self.ticks_ns[j + 1])  # fmt: skip
+        at_start, at_end, low_i, high_i, low_j, high_j = self._walked(np.stack(t_ns))
 
         def bridge(low: Floats, at: Floats, high: Floats) -> Floats:
             total = np.maximum(high - low, 1e-30)

@@ -211,9 +211,7 @@ def _held(record: Record, edges_ns: Ints, names: Mapping[str, str], source: Sour
     """Mean over each stretch of a source that is kept when it changes; nan where nothing held in it."""
     whole = Window(int(edges_ns[0]), int(edges_ns[-1]))
     for uuid, name in names.items():
-        value, start_ns, end_ns = stretches(
-            record.power.events, record.power.gpu_uuids.index(uuid), source, whole
-        )
+        value, start_ns, end_ns = stretches(record.power, record.power.gpu_uuids.index(uuid), source, whole)
         if not len(value):
             continue
         held_s = Spans(start_ns, end_ns, (end_ns - start_ns) / 1e9).between(edges_ns)

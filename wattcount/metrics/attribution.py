@@ -26,6 +26,7 @@ from wattcount.metrics.observations import (
     int_column,
     percentile,
     phase_window,
+    requests_of,
 )
 from wattcount.metrics.phases import (
     MIN_INTERVALS,
@@ -52,7 +53,6 @@ from wattcount.metrics.work import (
     locate_steps,
     share,
     share_equally,
-    tokens_before,
 )
 from wattcount.records import Record
 from wattcount.records.schema import Phase
@@ -183,7 +183,7 @@ def divide_among_requests(found: Attribution, requests: Requests) -> RequestEner
     )
     prefill_j, prefill_left = share(prefill, there, count, found.prefill_split_j, edges_ns)
 
-    order = np.lexsort((requests.token_ts_ns, requests.token_request))
+    order = requests.by_request
     owner, stamp = requests.token_request[order], requests.token_ts_ns[order]
     tokens = requests.token_count[order].astype(np.float64)
     follows = np.concatenate(([False], owner[1:] == owner[:-1])) if len(owner) else np.empty(0, np.bool_)
@@ -198,7 +198,7 @@ def divide_among_requests(found: Attribution, requests: Requests) -> RequestEner
         found.decode_split_j - found.context_split_j,
         edges_ns,
     )
-    context = (requests.input_tokens[owner] + tokens_before(requests)[order])[decoded] * tokens[decoded]
+    context = (requests.input_tokens[owner] + requests.tokens_before[order])[decoded] * tokens[decoded]
     context_j, context_left = share(Spans(start, end, context), whose, count, found.context_split_j, edges_ns)
 
     idle_j, idle_left = share_equally(begun[there], last[there], there, count, found.idle_split_j, edges_ns)
@@ -237,7 +237,7 @@ def attribute_record(record: Record, window: Window) -> Attribution | str:
 def request_energies(record: Record, window: Window) -> RequestEnergies | str:
     """Energy of each request of `record.requests`, same order; the code of `attribute_record` where there is none."""
     found = attribute_record(record, window)
-    return found if isinstance(found, str) else divide_among_requests(found, Requests.of(record.requests))
+    return found if isinstance(found, str) else divide_among_requests(found, requests_of(record))
 
 
 @dataclass(frozen=True)
@@ -294,28 +294,22 @@ def power_curve(power: PowerTrace, gpu_uuid: str, basis: str) -> tuple[EnergyAt,
     """
     model = power.model(gpu_uuid)
     if basis.endswith("power_samples"):
-        curve, stamps_ns = (
-            model.scaled if "counter" in basis else model.ring,
-            np.unique(power.of(gpu_uuid, Source.POWER_SAMPLES)["source_ts_us"]) * 1000,
-        )
+        curve, source, stamp, per_s = model.ring, Source.POWER_SAMPLES, "source_ts_us", 1e6
     elif basis.endswith("power_instant"):
-        curve, stamps_ns = (
-            model.scaled if "counter" in basis else model.instant,
-            np.unique(power.of(gpu_uuid, Source.POWER_INSTANT)["t0_ns"]),
-        )
+        curve, source, stamp, per_s = model.instant, Source.POWER_INSTANT, "t0_ns", 1e9
     else:
         return None
-    if curve is None or len(stamps_ns) < 2:
-        return None
-    return curve.at, float(np.median(np.diff(stamps_ns))) / 1e9
+    step = power.usual_step(gpu_uuid, source, stamp)
+    best = model.scaled if "counter" in basis else curve
+    return None if best is None or step is None else (best.at, step / per_s)
 
 
 def _work_of(record: Record, window: Window) -> Work | str:
     steps = record.steps
     if not len(steps):
-        return arrived_work(record, Requests.of(record.requests), window)
+        return arrived_work(record, requests_of(record), window)
     running, waiting = int_column(steps, "running"), int_column(steps, "waiting")
-    requests = Requests.of(record.requests)
+    requests = requests_of(record)
     work = locate_steps(
         int_column(steps, "logged_ns"),
         int_column(steps, "engine_ts_ns"),

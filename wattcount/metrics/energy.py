@@ -143,6 +143,13 @@ def gpu_energy_key(index: int) -> str:
 
 def put(sheet: Sheet, seen: Observed) -> None:
     """Of the window, of the idle phases, and of the steady window."""
+    whole = _whole_batch(seen)
+    seen.record.power.prepare(
+        [
+            *((span.start_ns, span.end_ns) for span in seen.spans.values()),
+            *([whole] if isinstance(whole, tuple) else []),
+        ]
+    )
     sheet.update(idle_powers(seen))
     window = seen.window
     if window is None:
@@ -187,15 +194,21 @@ def _put_window(sheet: Sheet, seen: Observed, window: Window) -> None:
 
 
 def _batch_energy(seen: Observed) -> Cell:
-    """Of a whole batch, first send to last token."""
+    """Of a whole batch."""
+    whole = _whole_batch(seen)
+    return (None, whole) if isinstance(whole, str) else total_joules(seen.record, *whole)
+
+
+def _whole_batch(seen: Observed) -> tuple[int, int] | str:
+    """First send and last token of a batch, or why it has none."""
     if not seen.is_batch:
-        return None, NOT_A_BATCH
+        return NOT_A_BATCH
     batch = seen.requests.for_window
     if not batch.any() or not seen.requests.completed[batch].all():
-        return None, REQUESTS_UNFINISHED if batch.any() else NO_REQUESTS
+        return REQUESTS_UNFINISHED if batch.any() else NO_REQUESTS
     first = int(seen.requests.actual_send_ns[batch].min())
     last = int(seen.requests.last_token_ns[batch].max())
-    return total_joules(seen.record, first, last)
+    return first, last
 
 
 def _put_host(sheet: Sheet, record: Record, window: Window) -> None:
@@ -293,7 +306,7 @@ def _temperature(record: Record, span: Window) -> float | None:
     """Mean over time and GPUs, degrees C; None where a GPU does not tell."""
     means = []
     for index in range(len(record.power.gpu_uuids)):
-        values, lengths = held(record.power.events, index, Source.TEMPERATURE_GPU, span)
+        values, lengths = held(record.power, index, Source.TEMPERATURE_GPU, span)
         if not len(values):
             return None
         means.append(int((values * lengths).sum()) / int(lengths.sum()))

@@ -83,9 +83,7 @@ def put(sheet: Sheet, seen: Observed) -> None:
         return
 
     def gather(source: Source) -> tuple[Ints, Ints]:
-        pairs = [
-            held(record.power.events, index, source, window) for index in range(len(record.power.gpu_uuids))
-        ]
+        pairs = [held(record.power, index, source, window) for index in range(len(record.power.gpu_uuids))]
         if not pairs:
             empty = np.empty(0, dtype=np.int64)
             return empty, empty
@@ -130,14 +128,17 @@ class LoadClocks:
 
 
 def load_clocks(record: Record, window: Window) -> LoadClocks:
-    events, found = record.power.events, []
-    for gpu in range(len(record.power.gpu_uuids)):
+    return record.once(("load_clocks", window), lambda: _load_clocks(record, window))
+
+
+def _load_clocks(record: Record, window: Window) -> LoadClocks:
+    found = []
+    for gpu, uuid in enumerate(record.power.gpu_uuids):
         clocks, lengths = clock_under_load(record, gpu, window)
         mean_mhz = float((clocks * lengths).sum()) / int(lengths.sum()) if len(clocks) else None
-        mine = events[
-            (events["gpu"] == gpu) & (events["source"] == Source.CLOCK_SM) & (events["nvml_return"] == 0)
-        ]
-        reasons, spans = held(events, gpu, Source.CLOCK_EVENT_REASONS, window)
+        mine = record.power.of(uuid, Source.CLOCK_SM)
+        mine = mine[mine["nvml_return"] == 0]
+        reasons, spans = held(record.power, gpu, Source.CLOCK_EVENT_REASONS, window)
         slowed = spans[(reasons & SLOWING) != 0]
         every = int(np.bitwise_or.reduce(reasons)) if len(reasons) else 0
         found.append(
@@ -154,10 +155,10 @@ def load_clocks(record: Record, window: Window) -> LoadClocks:
 
 def clock_under_load(record: Record, index: int, window: Window) -> tuple[Ints, Ints]:
     """(SM clock in MHz, nanoseconds) while the GPU does not say that it is idle: an idle one may clock down."""
-    events = record.power.events[record.power.events["gpu"] == index]
     series = []
     for source in (Source.CLOCK_SM, Source.CLOCK_EVENT_REASONS):
-        mine = np.sort(events[events["source"] == source], order="t1_ns")
+        mine = record.power.of(record.power.gpu_uuids[index], source)
+        mine = mine[np.argsort(mine["t1_ns"], kind="stable")]
         values = np.where(mine["nvml_return"] == 0, mine["value"], MISSING).astype(np.int64)
         series.append((mine["t1_ns"].astype(np.int64), values))
     inside = [times[(times > window.start_ns) & (times < window.end_ns)] for times, _ in series]
@@ -244,7 +245,7 @@ def foreign_process(seen: Observed) -> Iterator[Finding]:
         def most(span: Window | None, gpu: int = index) -> int | None:
             if span is None:
                 return None
-            counts, _ = held(trace.events, gpu, Source.COMPUTE_PROCESSES, span)
+            counts, _ = held(trace, gpu, Source.COMPUTE_PROCESSES, span)
             return int(counts.max()) if len(counts) else None
 
         in_bare, in_loaded, in_window = most(bare), most(loaded), most(seen.window)
@@ -287,7 +288,7 @@ def power_shared(seen: Observed) -> Iterator[Finding]:
 def throttles(seen: Observed, window: Window) -> Iterator[Finding]:
     """Which reason slowed the clocks, and for how long."""
     for index, uuid in enumerate(seen.record.power.gpu_uuids):
-        reasons, lengths = held(seen.record.power.events, index, Source.CLOCK_EVENT_REASONS, window)
+        reasons, lengths = held(seen.record.power, index, Source.CLOCK_EVENT_REASONS, window)
         total = int(lengths.sum())
         for bits, spec in THROTTLES.items():
             limit = CAPPED_SHARE if bits in (SW_POWER_CAP, SYNC_BOOST) else THROTTLED_SHARE
@@ -304,9 +305,9 @@ def throttles(seen: Observed, window: Window) -> Iterator[Finding]:
 @CHECKS.finds_in_window(LIMIT_CHANGED, SM_VARIED, MEMORY_VARIED)
 def settings_changed(seen: Observed, window: Window) -> Iterator[Finding]:
     """Power limit and clocks that did not stay what they were."""
-    events = seen.record.power.events
-    for index, uuid in enumerate(seen.record.power.gpu_uuids):
-        limits, _ = held(events, index, Source.POWER_LIMIT, window)
+    power = seen.record.power
+    for index, uuid in enumerate(power.gpu_uuids):
+        limits, _ = held(power, index, Source.POWER_LIMIT, window)
         if len(limits) and limits.max() > limits.min():
             low, high = int(limits.min()) / 1e3, int(limits.max()) / 1e3
             yield LIMIT_CHANGED.found(
@@ -314,13 +315,13 @@ def settings_changed(seen: Observed, window: Window) -> Iterator[Finding]:
                 0,
                 f"the power limit{on(seen, uuid)} changed in the window, between {low:g} and {high:g} W",
             )
-        reasons, _ = held(events, index, Source.CLOCK_EVENT_REASONS, window)
+        reasons, _ = held(power, index, Source.CLOCK_EVENT_REASONS, window)
         slowed = bool((reasons & SLOWING).any())  # then it is known why the SM clock moves
         for source, spec, name in (
             (Source.CLOCK_SM, SM_VARIED, "SM"),
             (Source.CLOCK_MEMORY, MEMORY_VARIED, "memory"),
         ):
-            clocks, lengths = held(events, index, source, window)
+            clocks, lengths = held(power, index, source, window)
             if not len(clocks) or clocks.max() <= 0 or (source == Source.CLOCK_SM and slowed):
                 continue
             low_mhz, high_mhz = _by_time(clocks, lengths, 0.05), _by_time(clocks, lengths, 0.95)
@@ -340,7 +341,7 @@ def asked_of_gpu(seen: Observed, window: Window) -> Iterator[Finding]:
     clock_mhz, limit_w = record.info.resolved.gpu.sm_clock_mhz, record.info.resolved.gpu.power_limit_w
     for index, uuid in enumerate(record.power.gpu_uuids):
         if limit_w is not None:
-            limits, lengths = held(record.power.events, index, Source.POWER_LIMIT, window)
+            limits, lengths = held(record.power, index, Source.POWER_LIMIT, window)
             away_w = np.abs(limits / 1e3 - limit_w)
             if len(away_w) and away_w.max() > LIMIT_TOLERANCE_W:
                 worst_w = int(limits[np.argmax(away_w)]) / 1e3
@@ -369,7 +370,7 @@ def asked_of_gpu(seen: Observed, window: Window) -> Iterator[Finding]:
 def temperature(seen: Observed, window: Window) -> Iterator[Finding]:
     low, high = TEMPERATURE_C
     for index, uuid in enumerate(seen.record.power.gpu_uuids):
-        degrees, _ = held(seen.record.power.events, index, Source.TEMPERATURE_GPU, window)
+        degrees, _ = held(seen.record.power, index, Source.TEMPERATURE_GPU, window)
         if not len(degrees):
             continue
         for figure, limit, out in (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +17,7 @@ from wattcount.records.intake import compute
 from wattcount.records.schema import Phase, PhaseSpan, RequestStatus
 
 if TYPE_CHECKING:
+    from wattcount.energy.trace import PowerTrace
     from wattcount.records import Record
 
 
@@ -74,7 +76,11 @@ def phase_window(
 
 def int_column(table: pa.Table, name: str) -> Ints:
     """int64[rows]; null is `MISSING`."""
-    column = table[name].cast(pa.int64()).fill_null(MISSING)
+    column = table[name]
+    if column.type != pa.int64():
+        column = column.cast(pa.int64())
+    if column.null_count:
+        column = column.fill_null(MISSING)
     return np.asarray(column.to_numpy(), dtype=np.int64)
 
 
@@ -143,6 +149,28 @@ class Requests:
     def __len__(self) -> int:
         return len(self.actual_send_ns)
 
+    @cached_property
+    def by_request(self) -> Ints:
+        """Order of the arrivals: request by request, each in the order of time."""
+        order: Ints = np.lexsort((self.token_ts_ns, self.token_request))
+        return order
+
+    @cached_property
+    def tokens_before(self) -> Floats:
+        """How many tokens its request had made before each arrival of tokens: float64, as `token_ts_ns`."""
+        order = self.by_request
+        owner = self.token_request[order]
+        made = np.cumsum(self.token_count[order]) - self.token_count[order]
+        first = (
+            np.flatnonzero(np.concatenate(([True], owner[1:] != owner[:-1])))
+            if len(owner)
+            else np.zeros(0, int)
+        )
+        made = made - np.repeat(made[first], np.diff(np.append(first, len(owner))))
+        before = np.empty(len(owner))
+        before[order] = made
+        return before
+
     def sent_in(self, window: Window) -> Bools:
         """Requests whose actual send lies in the window."""
         return starts_in(self.actual_send_ns, window)
@@ -161,11 +189,16 @@ class Requests:
 
     def gaps_ns(self, chosen: Bools) -> Floats:
         """Gaps between successive arrivals of tokens within each chosen request, in no order."""
-        order = np.lexsort((self.token_ts_ns, self.token_request))
+        order = self.by_request
         owner, stamps = self.token_request[order], self.token_ts_ns[order]
         same = (owner[1:] == owner[:-1]) & chosen[owner[1:]]
         gaps: Floats = (stamps[1:] - stamps[:-1])[same].astype(np.float64)
         return gaps
+
+
+def requests_of(record: Record) -> Requests:
+    """The requests of a record."""
+    return record.once("requests", lambda: Requests.of(record.requests))
 
 
 def gpu_uuids(record: Record) -> list[str]:
@@ -184,19 +217,19 @@ def ends_in(t_ns: Ints, window: Window) -> Bools:
     return inside
 
 
-def held(events: NDArray[np.void], gpu: int, source: Source, window: Window) -> tuple[Ints, Ints]:
+def held(power: PowerTrace, gpu: int, source: Source, window: Window) -> tuple[Ints, Ints]:
     """(value, nanoseconds it held) within the window, for a source that is kept when it changes."""
-    value, start_ns, end_ns = stretches(events, gpu, source, window)
+    value, start_ns, end_ns = stretches(power, gpu, source, window)
     return value, end_ns - start_ns
 
 
-def stretches(events: NDArray[np.void], gpu: int, source: Source, window: Window) -> tuple[Ints, Ints, Ints]:
+def stretches(power: PowerTrace, gpu: int, source: Source, window: Window) -> tuple[Ints, Ints, Ints]:
     """(value, since when, until when it held) within the window, for a source that is kept when it changes.
 
     A value holds from the end of the call that returned it to the end of the next call that is kept;
     while the source returned an error nothing holds.
     """
-    chosen = events[(events["source"] == source) & (events["gpu"] == gpu)]
+    chosen = power.of(power.gpu_uuids[gpu], source)
     chosen = chosen[np.lexsort((chosen["value"], chosen["t0_ns"], chosen["t1_ns"]))]
     starts = np.clip(chosen["t1_ns"].astype(np.int64), window.start_ns, window.end_ns)
     ends = np.append(starts[1:], window.end_ns) if len(starts) else starts

@@ -127,6 +127,7 @@ def attribute(
     terms = design.separable_terms(idle_w)
     if isinstance(terms, str):
         return terms
+    design.prepare(LAGS_NS)
     fits = {int(lag): design.fit(terms, int(lag), idle_w) for lag in LAGS_NS}
     lag_ns, plausible = _lag(fits)
     best = fits[lag_ns]
@@ -141,10 +142,10 @@ def attribute(
         return NOT_RESOLVED
     parts = _divide(best, amounts, energy_j, idle_w * np.diff(edges_ns) / 1e9)
 
-    figures, statistical_u95 = _figures(best, done, above_j)
+    figures, statistical_u95 = _figures(best, done, above_j), _statistical_u95(best, done, above_j)
 
     def moved(other: Fit, other_above_j: float = above_j) -> Floats:
-        return np.abs(_figures(other, done, other_above_j)[0] - figures)
+        return np.abs(_figures(other, done, other_above_j) - figures)
 
     u95 = np.sqrt(
         statistical_u95**2
@@ -211,25 +212,42 @@ def _sum_u95(found: Fit) -> float:
     return t_975(max(found.freedom, 5)) * math.sqrt(max(variance, 0.0))
 
 
-def _figures(found: Fit, done: Floats, above_j: float) -> tuple[Floats, Floats]:
-    """(values, their statistical u95): each coefficient, then joules of prefill and of decode.
+def _figures(found: Fit, done: Floats, above_j: float) -> Floats:
+    """Each coefficient, then joules of prefill and of decode.
 
     A phase has its share of what the model says, of `above_j`: p = sum over its terms of value x amount, over the
-    same sum of all terms; its variance by the delta method.
+    same sum of all terms.
     """
+    shares = _shares(found, done)
+    return np.array(
+        [*(found.value_j if any(shares) else 0.0 * found.value_j), *(s * above_j for s in shares)]
+    )
+
+
+def _shares(found: Fit, done: Floats) -> tuple[float, float]:
+    """Of prefill and of decode; 0 of both where the model has no energy."""
     amount = done[list(found.terms)]
     modelled = float(found.value_j @ amount)
     if modelled <= 0:
-        return np.zeros(len(amount) + 2), np.zeros(len(amount) + 2)
-    t = t_975(max(found.freedom, 5))
-    values, u95 = list(found.value_j), list(t * np.sqrt(np.diag(found.covariance_j2)))
+        return 0.0, 0.0
     is_prefill = np.array(found.terms) == PREFILL
-    for phase in (is_prefill, ~is_prefill):
-        share = float(found.value_j[phase] @ amount[phase]) / modelled
+    prefill, decode = (float(found.value_j[p] @ amount[p]) / modelled for p in (is_prefill, ~is_prefill))
+    return prefill, decode
+
+
+def _statistical_u95(found: Fit, done: Floats, above_j: float) -> Floats:
+    """Of `_figures`, by the covariance of the coefficients; of the phases by the delta method."""
+    amount = done[list(found.terms)]
+    modelled = float(found.value_j @ amount)
+    if modelled <= 0:
+        return np.zeros(len(amount) + 2)
+    t = t_975(max(found.freedom, 5))
+    u95 = list(t * np.sqrt(np.diag(found.covariance_j2)))
+    is_prefill = np.array(found.terms) == PREFILL
+    for phase, share in zip((is_prefill, ~is_prefill), _shares(found, done), strict=True):
         gradient = amount * (phase - share) / modelled
-        values.append(share * above_j)
         u95.append(t * math.sqrt(max(float(gradient @ found.covariance_j2 @ gradient), 0.0)) * above_j)
-    return np.array(values), np.array(u95)
+    return np.array(u95)
 
 
 def _divide(

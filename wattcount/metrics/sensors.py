@@ -169,12 +169,14 @@ def locking(step_ns: Ints, sample_period_ns: float) -> Locking | None:
 
 def locking_of(record: Record, window: Window, gpu_uuid: str) -> Locking | None:
     """Of a record's engine steps in a window against one GPU's samples ring; None where either is missing."""
+    return record.once(("locking", window, gpu_uuid), lambda: _locking_of(record, window, gpu_uuid))
+
+
+def _locking_of(record: Record, window: Window, gpu_uuid: str) -> Locking | None:
     logged_ns = np.sort(int_column(record.steps, "logged_ns"))
     inside = logged_ns[(logged_ns >= window.start_ns) & (logged_ns < window.end_ns)]
-    stamps_us = np.unique(record.power.of(gpu_uuid, Source.POWER_SAMPLES)["source_ts_us"])
-    if len(stamps_us) < 2:
-        return None
-    return locking(inside, 1e3 * float(np.median(np.diff(stamps_us))))
+    step_us = record.power.usual_step(gpu_uuid, Source.POWER_SAMPLES, "source_ts_us")
+    return None if step_us is None else locking(inside, 1e3 * step_us)
 
 
 def window_energy(record: Record, window: Window, gpu_uuid: str) -> EnergyEstimate:
@@ -270,14 +272,14 @@ def read_gaps(seen: Observed) -> Iterator[Finding]:
     """The longest part of each stretch in which a GPU's energy was not read."""
     trace = seen.record.power
     asked = seen.record.info.resolved.power
-    for index, uuid in enumerate(trace.gpu_uuids):
-        mine = trace.events[(trace.events["gpu"] == index) & (trace.events["nvml_return"] == 0)]
+    for uuid in trace.gpu_uuids:
         for source, period_ms in (
             (Source.ENERGY_COUNTER, asked.energy_counter_period_ms or 1000.0),
             (Source.POWER_AVERAGE, asked.heartbeat_ms),
             (Source.POWER_USAGE, asked.heartbeat_ms),
         ):
-            chosen = mine[mine["source"] == source]
+            chosen = trace.of(uuid, source)
+            chosen = chosen[chosen["nvml_return"] == 0]
             if not len(chosen):
                 continue
             # `prev_t0_ns` is a read too: the last one that still gave the old value.

@@ -38,6 +38,7 @@ from wattcount.metrics.observations import (
     held,
     int_column,
     phase_window,
+    requests_of,
     stretches,
 )
 from wattcount.metrics.sheet import NO_PHASE, NO_WINDOW, NOT_A_BATCH
@@ -119,7 +120,7 @@ class Observed:
 
     @cached_property
     def requests(self) -> Requests:
-        return Requests.of(self.record.requests)
+        return requests_of(self.record)
 
     @cached_property
     def steady(self) -> Steady:
@@ -296,7 +297,7 @@ def _with_clocks_down(record: Record, after: Window) -> Window:
     told = bare_idle_of_session(record, "sm_clock_mhz")
     for index in range(len(record.power.gpu_uuids)):
         if before is not None:
-            clock, lengths = held(record.power.events, index, Source.CLOCK_SM, before)
+            clock, lengths = held(record.power, index, Source.CLOCK_SM, before)
             if not len(clock):
                 continue
             idle = float((clock * lengths).sum() / lengths.sum())
@@ -304,7 +305,7 @@ def _with_clocks_down(record: Record, after: Window) -> Window:
             idle = told[index]
         else:
             break
-        clock, _, until_ns = stretches(record.power.events, index, Source.CLOCK_SM, after)
+        clock, _, until_ns = stretches(record.power, index, Source.CLOCK_SM, after)
         start_ns = max([start_ns, *until_ns[clock > RAISED_CLOCK * idle].tolist()])
     return Window(start_ns, after.end_ns)
 
@@ -338,7 +339,7 @@ def measured_once(record: Record) -> dict[str, Any]:
         estimate = record.power.energy(bare.start_ns, bare.end_ns, uuid)
 
         def mean(source: Source, gpu: int = index) -> float | None:
-            values, lengths = held(record.power.events, gpu, source, bare)
+            values, lengths = held(record.power, gpu, source, bare)
             return float((values * lengths).sum() / lengths.sum()) if len(values) else None
 
         powers[uuid] = {

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -224,7 +225,7 @@ class Context:
     @classmethod
     def of(cls, requests: Requests) -> Context:
         """Each request from its first token to its last, with its prompt and what it has made so far."""
-        order = np.lexsort((requests.token_ts_ns, requests.token_request))
+        order = requests.by_request
         owner, stamp = requests.token_request[order], requests.token_ts_ns[order]
         if not len(owner):
             return cls(np.zeros(1, np.int64), np.zeros(1), np.zeros(1, np.int64))
@@ -233,7 +234,7 @@ class Context:
         is_last = np.concatenate((is_first[1:], [True]))
         prompt = requests.input_tokens[owner]
         change = np.where(is_first, prompt + count, count).astype(np.float64)
-        change[is_last] -= (prompt + tokens_before(requests)[order] + count)[is_last]
+        change[is_last] -= (prompt + requests.tokens_before[order] + count)[is_last]
         by_time = np.argsort(stamp, kind="stable")
         return cls(
             stamp[by_time],
@@ -248,20 +249,6 @@ class Context:
         requests = np.where(at < 0, 0, self.requests[at])
         mean: Floats = np.divide(tokens, requests, out=np.zeros(len(t_ns)), where=requests > 0)
         return mean
-
-
-def tokens_before(requests: Requests) -> Floats:
-    """How many tokens its request had made before each arrival of tokens: float64, as `requests.token_ts_ns`."""
-    order = np.lexsort((requests.token_ts_ns, requests.token_request))
-    owner = requests.token_request[order]
-    made = np.cumsum(requests.token_count[order]) - requests.token_count[order]
-    first = (
-        np.flatnonzero(np.concatenate(([True], owner[1:] != owner[:-1]))) if len(owner) else np.zeros(0, int)
-    )
-    made = made - np.repeat(made[first], np.diff(np.append(first, len(owner))))
-    before = np.empty(len(owner))
-    before[order] = made
-    return before
 
 
 def begun_ns(requests: Requests) -> Ints:
@@ -320,18 +307,43 @@ def _at(t_ns: Ints, grid_ns: Ints, value: Floats) -> Floats:
 class Fit:
     """Non-negative least squares of energy on amounts of work.
 
-    terms            columns that were used, by their index
-    value_j          float64[terms], joules per unit, >= 0
-    covariance_j2    float64[terms, terms]; zero for a value that is held at 0
-    condition_number of the columns scaled to length one
-    residual_j       float64[n]
+    columns      what was fitted to
+    value_j      float64[terms], joules per unit, >= 0
+    residual_j   float64[n]
     """
 
-    terms: tuple[int, ...]
+    columns: Columns
     value_j: Floats
-    covariance_j2: Floats
-    condition_number: float
     residual_j: Floats
+
+    @property
+    def terms(self) -> tuple[int, ...]:
+        """Columns that were used, by their index."""
+        return self.columns.terms
+
+    @property
+    def condition_number(self) -> float:
+        """Of the columns scaled to length one."""
+        return self.columns.condition_number
+
+    @cached_property
+    def covariance_j2(self) -> Floats:
+        """float64[terms, terms]; zero for a value that is held at 0.
+
+        Newey and West's (Econometrica 55, 1987), Bartlett kernel, 4 (n / 100)^(2/9) lags, times n / (n - k): neither equal
+        variances nor independence of neighbouring intervals is assumed.
+        """
+        scaled, scale = self.columns.scaled, self.columns.scale
+        covariance = np.zeros((len(scale), len(scale)))
+        active = np.flatnonzero(self.value_j > 0)
+        if len(active):
+            used = scaled[:, active]
+            inverse = np.linalg.pinv(used.T @ used)
+            middle = long_run(used * self.residual_j[:, None])
+            freedom = max(len(scaled) - len(active), 1)
+            sandwich = inverse @ middle @ inverse * (len(scaled) / freedom)
+            covariance[np.ix_(active, active)] = sandwich / np.outer(scale[active], scale[active])
+        return covariance
 
     @property
     def freedom(self) -> int:
@@ -348,34 +360,43 @@ class Fit:
         return float(self.value_j[at]) > 2 * u95
 
 
-def fit(amounts: Floats, energy_j: Floats, terms: Sequence[int]) -> Fit:
-    """Fits `energy_j[n]` by the columns `terms` of `amounts[n, m]`.
+@dataclass(frozen=True)
+class Columns:
+    """Columns of amounts of work that energies are fitted to.
 
-    The covariance is Newey and West's (Econometrica 55, 1987), Bartlett kernel, 4 (n / 100)^(2/9) lags, times
-    n / (n - k): neither equal variances nor independence of neighbouring intervals is assumed.
+    terms    by their index
+    scale    float64[terms], their lengths; 1 of one without work
+    scaled   float64[n, terms], scaled to length one
     """
-    # Here, because it takes longer to import than most commands take that read metrics.
-    from scipy.optimize import nnls
 
-    chosen = tuple(terms)
-    columns = amounts[:, chosen]
-    length = np.linalg.norm(columns, axis=0)
-    scale = np.where(length > 0, length, 1.0)
-    scaled = columns / scale
-    singular = np.linalg.svd(scaled, compute_uv=False)
-    condition = float(singular[0] / singular[-1]) if singular[-1] > 0 else math.inf
-    found = nnls(scaled, energy_j, maxiter=NNLS_ITERATIONS)[0]
-    residual = energy_j - scaled @ found
-    covariance = np.zeros((len(chosen), len(chosen)))
-    active = np.flatnonzero(found > 0)
-    if len(active):
-        used = scaled[:, active]
-        inverse = np.linalg.pinv(used.T @ used)
-        middle = long_run(used * residual[:, None])
-        freedom = max(len(energy_j) - len(active), 1)
-        sandwich = inverse @ middle @ inverse * (len(energy_j) / freedom)
-        covariance[np.ix_(active, active)] = sandwich / np.outer(scale[active], scale[active])
-    return Fit(chosen, found / scale, covariance, condition, residual)
+    terms: tuple[int, ...]
+    scale: Floats
+    scaled: Floats
+
+    @classmethod
+    def of(cls, amounts: Floats, terms: Sequence[int]) -> Columns:
+        chosen = tuple(terms)
+        columns = amounts[:, chosen]
+        length = np.linalg.norm(columns, axis=0)
+        scale = np.where(length > 0, length, 1.0)
+        return cls(chosen, scale, columns / scale)
+
+    @cached_property
+    def condition_number(self) -> float:
+        singular = np.linalg.svd(self.scaled, compute_uv=False)
+        return float(singular[0] / singular[-1]) if singular[-1] > 0 else math.inf
+
+    def fit(self, energy_j: Floats) -> Fit:
+        # Here, because it takes longer to import than most commands take that read metrics.
+        from scipy.optimize import nnls
+
+        found = nnls(self.scaled, energy_j, maxiter=NNLS_ITERATIONS)[0]
+        return Fit(self, found / self.scale, energy_j - self.scaled @ found)
+
+
+def fit(amounts: Floats, energy_j: Floats, terms: Sequence[int]) -> Fit:
+    """Fits `energy_j[n]` by the columns `terms` of `amounts[n, m]`."""
+    return Columns.of(amounts, terms).fit(energy_j)
 
 
 def long_run(scores: Floats) -> Floats:
@@ -490,19 +511,32 @@ class Design:
     def __init__(self, energy_at: EnergyAt, edges_ns: Ints, work: Work) -> None:
         self._energy_at = energy_at
         self._edges_ns = edges_ns
+        self._work = work
         self.amounts = work.terms(edges_ns)
-        self._late_amounts = work.terms(edges_ns, late=True)
+        self._columns: dict[tuple[int, ...], Columns] = {}
+        self._drawn_j: dict[int, Floats] = {}
+
+    def prepare(self, lags_ns: Ints) -> None:
+        """Finds the energy at lags that will be asked for, all at once."""
+        drawn_j = np.diff(self._energy_at(self._edges_ns - lags_ns[:, None]), axis=1)
+        self._drawn_j |= dict(zip(lags_ns.tolist(), drawn_j, strict=True))
 
     def above_idle(self, lag_ns: int, idle_w: float) -> Floats:
         """float64[n], joules drawn `lag_ns` before the work of each interval was logged."""
-        above: Floats = (
-            np.diff(self._energy_at(self._edges_ns - lag_ns)) - idle_w * np.diff(self._edges_ns) / 1e9
-        )
+        if lag_ns not in self._drawn_j:
+            self.prepare(np.array([lag_ns], np.int64))
+        above: Floats = self._drawn_j[lag_ns] - idle_w * np.diff(self._edges_ns) / 1e9
         return above
 
     def fit(self, terms: Sequence[int], lag_ns: int, idle_w: float, *, late: bool = False) -> Fit:
-        amounts = self._late_amounts if late else self.amounts
-        return fit(amounts, self.above_idle(lag_ns, idle_w), terms)
+        chosen = tuple(terms)
+        if late:
+            columns = Columns.of(self._work.terms(self._edges_ns, late=True), chosen)
+        elif chosen in self._columns:
+            columns = self._columns[chosen]
+        else:
+            columns = self._columns[chosen] = Columns.of(self.amounts, chosen)
+        return columns.fit(self.above_idle(lag_ns, idle_w))
 
     def separable_terms(self, idle_w: float) -> tuple[int, ...] | str:
         """The terms whose coefficients can be told apart, or the code of why none can.

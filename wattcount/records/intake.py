@@ -12,7 +12,7 @@ import json
 import math
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ VALUES_PER_BYTE = 24
 disk that it takes, however long the run was."""
 TABLE_COLUMNS = 256
 """Most columns of a table [1]: the widest of ours has 20."""
+ALONE_BYTES = 1 << 20
+"""Size up to which one thread reads a table [bytes]: to hand parts of a small one to others takes longer than to read it."""
 TEXT_BYTES = 256 << 20
 """Most bytes of text in one column of a table: 1,000 for each of a quarter of a million failed requests."""
 INT64 = range(-(2**63), 2**63)
@@ -81,13 +83,16 @@ def read_bytes(path: Path, limit: int = JSON_LIMIT_BYTES) -> bytes:
     return content
 
 
-def parse_json(content: bytes, path: Path) -> Any:
+def parse_json(
+    content: bytes, path: Path, group: Callable[[list[tuple[str, Any]]], Any] | None = None
+) -> Any:
     """What a JSON text holds. No NaN, no infinity, no integer beyond 64 bits, no nesting beyond `JSON_DEPTH`.
 
-    path   named in the error
+    path    named in the error
+    group   makes an object of its keys and values; None: a dict
     """
     try:
-        data = json.loads(content, parse_constant=_no_number)
+        data = json.loads(content, parse_constant=_no_number, object_pairs_hook=group)
     except (ValueError, RecursionError, MemoryError) as error:
         what = "it is nested too deeply" if isinstance(error, RecursionError) else one_line(error)
         raise DamagedError(f"{path} is damaged: {what}") from error
@@ -141,13 +146,14 @@ def _table(file: io.BufferedReader, columns: pa.Schema, may_lack: frozenset[str]
         TABLE_VALUES, VALUES_PER_BYTE * _disk_bytes(file)
     ):
         raise ValueError(f"it has {found:,} values, too many for its size")
-    table = stored.read(columns=wanted)
+    table = stored.read(columns=wanted, use_threads=_disk_bytes(file) > ALONE_BYTES)
     for name in text:
         if name in wanted and _text_bytes(table[name]) > TEXT_BYTES:
             raise ValueError(f"the text in its column {name} has more than {TEXT_BYTES >> 20} MiB")
     for item in missing:
         table = table.append_column(item, pa.nulls(len(table), item.type))
-    return table.select(columns.names).cast(columns)
+    table = table.select(columns.names)
+    return table if table.schema.equals(columns) else table.cast(columns)
 
 
 def _disk_bytes(file: io.BufferedReader) -> int:

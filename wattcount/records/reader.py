@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import pyarrow as pa
 
@@ -17,6 +17,8 @@ from wattcount.errors import NotStartedError, WattcountError, one_line
 from wattcount.records import intake, packing, schema
 from wattcount.records.intake import DamagedError
 from wattcount.records.schema import OLDEST_SCHEMA_VERSION, RECORD_SCHEMA_VERSION, RunInfo
+
+Made = TypeVar("Made")
 
 RAW_FILES = tuple(schema.TABLES)
 """Names of the files of raw observations: each has its hash in `run.json`."""
@@ -36,6 +38,7 @@ class Record:
     def __init__(self, path: Path, info: RunInfo) -> None:
         self.path = path
         self.info = info
+        self._made: dict[Hashable, Any] = {}
 
     @classmethod
     def open(cls, path: str | Path) -> Record:
@@ -77,6 +80,12 @@ class Record:
         record = cls(folder, info)
         record._check_sizes()
         return record
+
+    def once(self, what: Hashable, make: Callable[[], Made]) -> Made:
+        """What `make` finds in this record, found once; `what` names it."""
+        if what not in self._made:
+            self._made[what] = make()
+        return cast(Made, self._made[what])
 
     @cached_property
     def digests(self) -> dict[str, str]:
