@@ -79,6 +79,11 @@ class Study:
         """When requests are held against the SLO one by one."""
         return Count.affordable((run for cell in self.cells for run in cell.runs), self.slo)
 
+    def may_serve(self, cell: Cell) -> bool:
+        """Whether its figures do not say that it breaks the SLO."""
+        share = over_runs(cell.runs, self.slo)
+        return share is None or share.keeps is not False
+
     @cached_property
     def curves(self) -> list[Curve]:
         return curves(self.cells, self.scatters, self.slo)
@@ -237,15 +242,14 @@ def _by_gpu(cells: Iterable[Cell], usable: Callable[[Cell], bool]) -> dict[str, 
 
 def gpu_choice(study: Study) -> Answer:
     rows: list[Row] = []
+    broken = 0
     for found in study.loads.values():
-
-        def kept(cell: Cell) -> bool:
-            share = over_runs(cell.runs, study.slo)
-            return share is None or share.keeps is not False
-
-        best = _by_gpu(found, kept)
+        best = _by_gpu(found, study.may_serve)
         late = sorted({cell.gpu_model for cell in found} - set(best))
-        if len(best) + len(late) < 2 or not best:
+        if len(best) + len(late) < 2:
+            continue
+        if not best:
+            broken += 1
             continue
         order = sorted(best.values(), key=lambda cell: cell.mean(PER_TOKEN) or np.inf)
         first, rest = order[0], order[1:]
@@ -281,7 +285,7 @@ def gpu_choice(study: Study) -> Answer:
     sentence = (
         f"Of {count(all_of, 'load')} that several GPUs served, the data name the GPU with the least energy for {told}"
         + (f" ({listed})" if listed else "")
-        + "."
+        + (f"; on {count(broken, 'load')} more none keeps the SLO." if broken else ".")
         if rows
         else NOTHING
     )
@@ -369,7 +373,7 @@ def savings(study: Study) -> Answer:
         sentence,
         "Intervals are over models and loads like these (drawn anew), not of one deployment; the sensors' 5 % between GPU models is not in them.",
         (
-            "Each load counts with the energy of one output token on the best setting of each GPU; the optimum takes the least of figures that scatter, "
+            f"Each load counts with the energy of one output token on the best setting of each GPU that does not break {slo_words(study.slo)}; the optimum takes the least of figures that scatter, "
             "and `by chance` is what this alone seems to save. `takes more by`: the first against the second, of / to - 1.",
         ),
     )
@@ -586,11 +590,13 @@ def _saving_row(found: Saving) -> dict[str, object]:
 def _unit_groups(
     study: Study,
 ) -> dict[tuple[str, str, tuple[str, ...]], dict[Hashable, list[Cell]]]:
-    """Units by origin, kind of load and a set of GPUs that all of them have. Each set that some unit has is one of its own."""
+    """Units by origin, kind of load and a set of GPUs that all of them have: with settings that do not break the SLO, for an overloaded server takes the least.
+    Each set that some unit has is one of its own."""
     by_kind: dict[tuple[str, str], dict[Hashable, list[Cell]]] = {}
     for load, found in study.loads.items():
         first = found[0].first
-        by_kind.setdefault((first.origin, first.kind or "unknown"), {})[load] = found
+        if serving := [cell for cell in found if study.may_serve(cell)]:
+            by_kind.setdefault((first.origin, first.kind or "unknown"), {})[load] = serving
     groups: dict[tuple[str, str, tuple[str, ...]], dict[Hashable, list[Cell]]] = {}
     for (origin, kind), units in by_kind.items():
         had = {load: frozenset(cell.gpu_model for cell in found) for load, found in units.items()}
