@@ -9,8 +9,16 @@ from pathlib import Path
 
 from wattcount.cli.sources import QUALITY, results_of, scores_of, slo_of
 from wattcount.errors import EXIT_FAILED, EXIT_OK
-from wattcount.report.units import significant
-from wattcount.study.advice import Advice, Need, advise, serve_command, verify_command
+from wattcount.report.units import count, significant
+from wattcount.study.advice import (
+    HOW_INTERPOLATED,
+    Advice,
+    Need,
+    Option,
+    advise,
+    serve_command,
+    verify_command,
+)
 from wattcount.study.bills import Bills, read_bills
 from wattcount.study.questions import USUAL_SLO
 from wattcount.terminal import PlainConsole, console, table
@@ -76,9 +84,13 @@ def _show(out: PlainConsole, advice: Advice, bills: Bills, limit: int | None) ->
         first = advice.options[0]
         out.print(
             f"{first.gpu} x {first.replicas}, {first.setting}: {significant(first.energy_j, 3)} J per good request "
-            f"({significant(first.low_j, 3)} to {significant(first.high_j, 3)}, {first.how}); {advice.why}. "
+            f"({significant(first.low_j, 3)} to {significant(first.high_j, 3)} with 95 %, {first.how_words}); {advice.why}. "
             f"Expected regret {100 * (advice.regret or 0.0):.1f} %; the best of these with probability {100 * (advice.sure_of_first or 0.0):.0f} %."
         )
+        if others := len(advice.as_good):
+            out.print(
+                f"{count(others, 'other option')} (marked ~) may be as good for all that the data tell: choose among them by price, or by what you have."
+            )
     if advice.options:
         _table(out, advice, limit)
         out.print(bills.words, style="dim")
@@ -87,7 +99,7 @@ def _show(out: PlainConsole, advice: Advice, bills: Bills, limit: int | None) ->
                 f"Hour {hours[0]} has the least carbon, {100 * hours[2]:.0f} % of hour {hours[1]}.",
                 style="dim",
             )
-    for reason, number in advice.left_out.items():
+    for reason, number in advice.left_out.items() if advice.options else ():
         out.print(f"Left out: {reason} ({number}).", style="dim")
     for note in advice.notes:
         out.print(note, style="dim")
@@ -95,31 +107,69 @@ def _show(out: PlainConsole, advice: Advice, bills: Bills, limit: int | None) ->
         if (serve := serve_command(advice.options[0])) is not None:
             out.print("\nServe each replica with")
             out.print(f"  {serve}", soft_wrap=True)
+        verify = verify_command(advice.options[0], need)
         out.print("\nVerify it with")
-        out.print(f"  {verify_command(advice.options[0], need)}", soft_wrap=True)
-    if advice.tell is not None and (advice.refusal is not None or (advice.sure_of_first or 0.0) < 0.95):
+        out.print(f"  {verify}", soft_wrap=True)
+    unsure = advice.refusal is not None or (advice.sure_of_first or 0.0) < 0.95
+    if advice.tell is not None and unsure and (advice.refusal is not None or advice.tell != verify):
         out.print("\nThis run would tell more")
         out.print(f"  {advice.tell}", soft_wrap=True)
 
 
 def _table(out: PlainConsole, advice: Advice, limit: int | None) -> None:
-    priced = any(option.cost_per_1000 is not None for option in advice.options)
-    headings = ["GPUs", "settings", "J/good", "95 %", "to first", "gCO2/1000"] + ["cost/1000"] * priced
-    made = table(headings, 2)
-    for column in made.columns[:2]:
-        column.no_wrap, column.overflow = False, "fold"
+    """Of each GPU with its settings the best number of replicas; without a limit all numbers."""
     first = advice.options[0]
-    for option in advice.options[:limit]:
-        cells = [
-            f"{option.replicas} x {option.gpu}" if option.replicas > 1 else option.gpu,
-            option.setting + ("" if option.rate_rps is None else f", {option.rate_rps:.3g} req/s each")
-            + ("" if option.how == "measured" else f" ({option.how})"),
+    best = {option.place: option for option in reversed(advice.options)}
+    shown = (
+        list(advice.options) if limit is None else [o for o in advice.options if best[o.place] is o][:limit]
+    )
+    served = first.rate_rps is not None
+    priced = any(option.cost_per_1000 is not None for option in advice.options)
+    names = {
+        setting: letter(at) for at, setting in enumerate(dict.fromkeys(option.setting for option in shown))
+    }
+    headings = [
+        "GPUs",
+        "set-\nting",
+        *["req/s\neach"] * served,
+        "J/good\nrequest",
+        "95 %",
+        "to\nfirst",
+        "boards/\nstarts/\nruns",
+        "gCO2/\n1000",
+    ]
+    made = table([*headings, *["cost/\n1000"] * priced], 2 + served)
+    for option in shown:
+        made.add_row(
+            f"{option.replicas} x {option.gpu}".replace("NVIDIA ", "").replace(" HBM3", ""),
+            names[option.setting],
+            *[_each(option)] * served,
             significant(option.energy_j, 3),
             f"{significant(option.low_j, 2)} to {significant(option.high_j, 2)}",
-            f"{100 * (option.energy_j / first.energy_j - 1):+.0f} %",
+            f"{'~' if option in advice.as_good else ''}{100 * (option.energy_j / first.energy_j - 1):+.0f} %",
+            option.basis,
             significant(option.carbon_g_per_1000, 2),
-        ]  # fmt: skip
-        made.add_row(*cells, *([significant(option.cost_per_1000, 3)] * priced))
+            *([significant(option.cost_per_1000, 3)] * priced),
+        )  # fmt: skip
     out.print(made)
-    if limit is not None and len(advice.options) > limit:
-        out.print(f"and {len(advice.options) - limit} more (--all)", style="dim")
+    for setting, name in names.items():
+        out.print(f"{name}: {setting}", style="dim")
+    if any(option.how == HOW_INTERPOLATED for option in shown):
+        out.print("In brackets: the measured rates between which it was interpolated.", style="dim")
+    if len(shown) < len(advice.options):
+        out.print(
+            f"and {len(advice.options) - len(shown)} more, most of them with more replicas (--all)",
+            style="dim",
+        )
+
+
+def letter(number: int) -> str:
+    """A, B, ..., Z, A2, B2, ..."""
+    turn, at = divmod(number, 26)
+    return chr(ord("A") + at) + (str(turn + 1) if turn else "")
+
+
+def _each(option: Option) -> str:
+    """`16`, `12 (8 to 16)`."""
+    between = " to ".join(f"{cell.first.rate_rps:g}" for cell in option.nodes)
+    return f"{option.rate_rps:.3g}" + (f" ({between})" if option.how == HOW_INTERPOLATED else "")

@@ -27,7 +27,7 @@ from wattcount.report.units import count
 from wattcount.result.host_part import PER_TOKEN, WATTS
 from wattcount.result.result import Result
 from wattcount.study.bills import Bills
-from wattcount.study.comparison import Cell, Scatters, cells, sensor_sd
+from wattcount.study.comparison import Cell, Scatters, cells, sensor_sd, start_of
 from wattcount.study.curves import curve_key
 from wattcount.study.quality import MARGIN, Quality, Score, Users, against_unquantised, service
 from wattcount.study.service import KEPT_SHARE, Attained, Count, over_runs
@@ -98,6 +98,26 @@ class Option:
     quality: Quality | None = None
 
     @property
+    def place(self) -> tuple[str, str]:
+        """The GPU and its settings, however many times."""
+        return self.gpu, self.setting
+
+    @property
+    def basis(self) -> str:
+        """On how many boards, starts and runs it rests: `4/9/9`."""
+        runs = [run for cell in self.nodes for run in cell.runs]
+        boards, starts = {board for run in runs for board in run.boards}, {start_of(run) for run in runs}
+        return f"{len(boards) or '?'}/{len(starts)}/{len(runs)}"
+
+    @property
+    def how_words(self) -> str:
+        """`measured`, `interpolated between 8 and 16 requests/s`."""
+        if self.how != HOW_INTERPOLATED:
+            return self.how
+        ends = [f"{cell.first.rate_rps:g}" for cell in self.nodes]
+        return f"interpolated between {ends[0]} and {ends[-1]} requests/s"
+
+    @property
     def num_gpus(self) -> int:
         return self.gpus * self.replicas
 
@@ -119,6 +139,7 @@ class Option:
             "quality": None if self.quality is None else self.quality.words,
             "quality_change_share": None if self.quality is None else self.quality.change,
             "boards": len({board for cell in self.nodes for run in cell.runs for board in run.boards}),
+            "starts": len({start_of(run) for cell in self.nodes for run in cell.runs}),
             "runs": sum(len(cell.runs) for cell in self.nodes),
             "measured_at_rps": [cell.first.rate_rps for cell in self.nodes],
         }
@@ -132,6 +153,7 @@ class Advice:
     regret     expected, relative; None without options
     sure_of_first  probability that the first is the best of these
     tell       the command that measures what would tell more
+    as_good    options of another GPU or other settings than the first's that may be as good, for all that the data tell: the choice among these is a matter of price
     left_out   options that were not considered, by reason
     """
 
@@ -144,6 +166,7 @@ class Advice:
     tell: str | None
     left_out: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    as_good: tuple[Option, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         first = self.options[0] if self.options and self.refusal is None else None
@@ -158,7 +181,10 @@ class Advice:
             "verify": None if first is None else verify_command(first, self.need),
             "left_out": dict(self.left_out),
             "notes": list(self.notes),
-            "options": [option.to_json() for option in self.options],
+            "options": [
+                option.to_json() | {"may_be_as_good_as_the_first": option in self.as_good}
+                for option in self.options
+            ],
         }
 
 
@@ -231,6 +257,7 @@ def advise(
         verify_command(close or options[0], need),
         left_out,
         (*_notes(options), *_users(options, need.slo)),
+        tuple(best for best in _best_of_places(options)[1:] if not _surely_more(options[0], best)),
     )
 
 
@@ -293,8 +320,14 @@ def _served(
             if option is not None:
                 options.append(option)
         if not reached:
-            _count(left_out, "measured at other rates only")
+            _count(left_out, f"measured at {_from_to(rates)} only")
     return options
+
+
+def _from_to(rates: Sequence[float]) -> str:
+    return (
+        f"{rates[0]:g} requests/s" if rates[0] == rates[-1] else f"{rates[0]:g} to {rates[-1]:g} requests/s"
+    )
 
 
 def _around(rates: Sequence[float], rate: float) -> tuple[int, int] | None:
@@ -433,17 +466,30 @@ def _regret(options: Sequence[Option]) -> tuple[float, float]:
     return float(np.mean(np.expm1(logs[0] - least))), float(np.mean(logs[0] <= least))
 
 
+def _best_of_places(options: Sequence[Option]) -> list[Option]:
+    """Of each GPU with its settings the number of replicas that takes the least energy."""
+    found: dict[tuple[str, str], Option] = {}
+    for option in options:
+        found.setdefault(option.place, option)
+    return list(found.values())
+
+
+def _surely_more(first: Option, other: Option) -> bool:
+    """Whether `other` takes more energy than the first, beyond chance with 95 %."""
+    sensor = 0.0 if first.gpu_model == other.gpu_model else math.hypot(first.sensor, other.sensor)
+    half = 1.96 * math.sqrt(first.sd**2 + other.sd**2 + sensor**2)
+    return math.log(other.energy_j / first.energy_j) > half
+
+
 def _why(options: Sequence[Option]) -> tuple[str, Option | None]:
-    """(why the first stands before the next, the option that another run should be of where that is not sure)."""
-    if len(options) == 1:
+    """(why the first stands before the next of another GPU or other settings, the option that another run should be of where that is not sure)."""
+    first, *others = _best_of_places(options)
+    if not others:
         return "it is the only option that was measured", None
-    first, second = options[0], options[1]
+    second = others[0]
     less = 100 * (1 - first.energy_j / second.energy_j)
-    sensor = 0.0 if first.gpu_model == second.gpu_model else math.hypot(first.sensor, second.sensor)
-    half = 1.96 * math.sqrt(first.sd**2 + second.sd**2 + sensor**2)
-    sure = math.log(second.energy_j / first.energy_j) > half
     what = f"{second.gpu} x {second.replicas}, {second.setting}"
-    if sure:
+    if _surely_more(first, second):
         return f"{less:.1f} % less energy than {what}, which is more than chance", None
     weaker = first if first.sd >= second.sd else second
     return f"{less:.1f} % less energy than {what}, which may be chance", weaker
@@ -457,7 +503,7 @@ def _notes(options: Sequence[Option]) -> tuple[str, ...]:
             "Random weights: energy and latency are those of the shape; outputs are of the length that was asked for."
         )
     if any(option.how == HOW_INTERPOLATED for option in options[:1]):
-        found.append("The first option lies between two measured rates.")
+        found.append(f"The first option was not measured at its rate: it is {options[0].how_words}.")
     for option in options[:1]:
         if option.quality is not None:
             words = option.quality.words
