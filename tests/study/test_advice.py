@@ -116,7 +116,7 @@ def test_nothing_is_taken_from_beyond_the_measured_rates() -> None:
     assert max(option.replicas for option in options) == 40
     refused = advise(curve(), need(0.5))
     assert refused.options == ()
-    assert "measured at other rates only" in (refused.refusal or "")
+    assert "measured at 1 to 16 requests/s only" in (refused.refusal or "")
     assert "scenario.rate_rps=0.5" in (refused.tell or "")
 
 
@@ -258,3 +258,19 @@ def test_an_option_that_surely_loses_quality_is_left_out() -> None:
     untold = advise(runs, need())
     assert "fp8" in untold.options[0].setting
     assert any("quality not measured" in note.lower() for note in untold.notes)
+
+
+def test_the_next_is_another_gpu_or_setting_and_what_may_be_as_good_is_named() -> None:
+    """One more replica of the same is no alternative."""
+    alike = [*curve(), *curve(H100, 1.02)]
+    advice = advise(alike, need(8.0))
+    assert [option.gpu for option in advice.options][:2] == [H200, H100]
+    assert f"{H100} x 1" in advice.why
+    assert [option.place for option in advice.as_good] == [(H100, "vllm, eager")]
+    apart = advise([*curve(), *curve(H100, 2.0)], need(8.0))
+    assert f"{H100} x 1" in apart.why
+    assert apart.as_good == ()
+    shown = apart.to_json()["options"]
+    assert (shown[0]["boards"], shown[0]["starts"], shown[0]["runs"]) == (2, 4, 4)
+    assert apart.options[0].how_words == "interpolated between 4 and 16 requests/s"
+    assert apart.options[0].basis == "2/4/4"

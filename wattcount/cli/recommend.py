@@ -143,9 +143,9 @@ def _table(out: PlainConsole, advice: Advice, limit: int | None) -> None:
         made.add_row(
             f"{option.replicas} x {option.gpu}".replace("NVIDIA ", "").replace(" HBM3", ""),
             names[option.setting],
-            *[_each(option)] * served,
+            *([_each(option)] if served else []),
             significant(option.energy_j, 3),
-            f"{significant(option.low_j, 2)} to {significant(option.high_j, 2)}",
+            f"{significant(option.low_j, 2)}-{significant(option.high_j, 2)}",
             f"{'~' if option in advice.as_good else ''}{100 * (option.energy_j / first.energy_j - 1):+.0f} %",
             option.basis,
             significant(option.carbon_g_per_1000, 2),
@@ -170,6 +170,6 @@ def letter(number: int) -> str:
 
 
 def _each(option: Option) -> str:
-    """`16`, `12 (8 to 16)`."""
-    between = " to ".join(f"{cell.first.rate_rps:g}" for cell in option.nodes)
+    """`16`, `12 (8-16)`."""
+    between = "-".join(f"{cell.first.rate_rps:g}" for cell in option.nodes)
     return f"{option.rate_rps:.3g}" + (f" ({between})" if option.how == HOW_INTERPOLATED else "")
