@@ -193,6 +193,7 @@ def test_a_server_elsewhere_is_looked_at_through_the_listener_there(
         (["--server", "http://localhost:8000", "--sensors"], "one at a time"),
         (["--api-key-env", "X"], "belong to --server"),
         (["--remote", "localhost:1"], "belong to --server"),
+        (["--ca-file", "x.pem"], "belong to --server"),
         (["--server", "http://localhost:8000", "--remote", "localhost:1"], "no secret for the sampler"),
     ],
 )

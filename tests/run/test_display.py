@@ -145,6 +145,13 @@ def test_a_run_says_what_it_will_take(cfg: RunConfig) -> None:
     assert max(map(len, out.getvalue().splitlines())) <= 80
 
 
+def test_somebody_elses_server_has_no_bare_idle(cfg: RunConfig) -> None:
+    longer = changed(cfg, {"scenario.bare_idle_after_s": 5.0})
+    assert {Phase.BARE_IDLE, Phase.BARE_IDLE_AFTER} <= display.planned_phases(longer).keys()
+    theirs = changed(longer, {"engine.name": "openai", "engine.base_url": "http://localhost:8000"})
+    assert not {Phase.BARE_IDLE, Phase.BARE_IDLE_AFTER} & display.planned_phases(theirs).keys()
+
+
 def test_the_live_display_fits_80_columns(cfg: RunConfig) -> None:
     text = drawn(cfg, at(Phase.BARE_IDLE, 10.0, 10.0), at(Phase.ENGINE_START, 30.0), WINDOW)
     assert max(len(line.rstrip()) for line in text.splitlines()) <= 80

@@ -54,6 +54,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--api-key-env", metavar="NAME", help="with --server: the environment variable that holds its API key"
     )
+    parser.add_argument(
+        "--ca-file",
+        metavar="FILE",
+        help="with --server: certificates (PEM) that an https server is checked against",
+    )
     sensors.add_arguments(parser)
 
 
@@ -68,10 +73,10 @@ def main(args: argparse.Namespace) -> int:
     if args.server is not None:
         from wattcount.cli import server
 
-        report = server.examine(args.server, args.api_key_env, args.remote)
+        report = server.examine(args.server, args.api_key_env, args.remote, args.ca_file)
         told = server.conclusion(report)
-    elif args.api_key_env is not None or args.remote is not None:
-        raise NotStartedError("--api-key-env and --remote belong to --server")
+    elif any(asked is not None for asked in (args.api_key_env, args.remote, args.ca_file)):
+        raise NotStartedError("--api-key-env, --remote and --ca-file belong to --server")
     else:
         report = examine()
         told = conclusion(report)

@@ -12,7 +12,7 @@ from wattcount.config.fit import gib
 from wattcount.config.schema import GpuConfig, PowerBackend, PowerConfig
 from wattcount.engines.http.counters import ServerCounters, restarted, scrape
 from wattcount.engines.http.discovery import COUNTERS_HINT, NAMES, ServerFacts, discover
-from wattcount.engines.http.fetch import Site
+from wattcount.engines.http.fetch import CERTIFICATE_REFUSED, Site, tls
 from wattcount.errors import NotStartedError
 from wattcount.gpu.nvml import GpuFacts, NvmlSession, attach_session, open_session
 from wattcount.report.units import count, significant
@@ -29,29 +29,33 @@ SHOWN_COMMAND = 240
 """Characters of the command line that are shown."""
 
 
-def examine(url: str, api_key_env: str | None = None, remote: str | None = None) -> Report:
+def examine(
+    url: str, api_key_env: str | None = None, remote: str | None = None, ca_file: str | None = None
+) -> Report:
     """Asks the server at `url`. Raises `NotStartedError` for what is no URL, and a variable that is not set.
 
-    remote  `power.remote`: the listener on the server's machine, where that is another one
+    remote   `power.remote`: the listener on the server's machine, where that is another one
+    ca_file  `engine.ca_file`: what the certificate of an `https` server is checked against
     """
     headers = {}
     if api_key_env is not None:
         if not os.environ.get(api_key_env):
             raise NotStartedError(f"--api-key-env: the environment has no {api_key_env}")
         headers["Authorization"] = f"Bearer {os.environ[api_key_env]}"
+    checked = tls(ca_file, "--ca-file")
     report = Report()
     session = _session(remote)
     try:
         listener = None if session is None else session.remote
-        facts = discover(url, headers=headers, session=session, remote=listener)
+        facts = discover(url, headers=headers, tls=checked, session=session, remote=listener)
         report.facts["server"] = facts.to_json()
         _server(report, facts, api_key_env)
         if facts.answers:
             _process(report, facts)
             _gpus(report, facts, session)
-            _users(report, Site(url, headers), facts)
+            _users(report, Site(url, headers, checked), facts)
             _null(report, facts)
-            _command(report, facts, session, api_key_env, remote)
+            _command(report, facts, session, api_key_env, remote, ca_file)
     finally:
         if session is not None:
             session.close()
@@ -78,7 +82,9 @@ def _session(remote: str | None) -> NvmlSession | None:
 def _server(report: Report, facts: ServerFacts, api_key_env: str | None) -> None:
     if not facts.answers:
         why = facts.unknown.get("models", "it does not answer")
-        report.add(MISSING, "server", f"{facts.base_url}: {why}", "start it, or mend the URL")
+        # A certificate that is refused says itself what to do.
+        fix = None if CERTIFICATE_REFUSED in why else "start it, or mend the URL"
+        report.add(MISSING, "server", f"{facts.base_url}: {why}", fix)
         return
     name = NAMES.get(facts.engine or "", "a server that is not known")
     version = f" {facts.version}" if facts.version else ""
@@ -236,6 +242,7 @@ def _command(
     session: NvmlSession | None,
     api_key_env: str | None,
     remote: str | None,
+    ca_file: str | None,
 ) -> None:
     """The command that measures it."""
     words = [
@@ -251,6 +258,8 @@ def _command(
         words.append(f"engine.served_model={facts.models[0]}")
     if api_key_env is not None:
         words.append(f"engine.api_key_env={api_key_env}")
+    if ca_file is not None:
+        words.append(f"engine.ca_file={ca_file}")
     if remote is not None:
         words.append(f"power.remote={remote}")
     if not facts.gpu_uuids and session is not None:

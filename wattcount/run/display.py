@@ -18,6 +18,7 @@ from wattcount.config.schema import (
     RunConfig,
     ServerConfig,
 )
+from wattcount.engines import registry
 from wattcount.records.schema import Phase
 from wattcount.report.labels import PHASE_NAMES, caveats, headline
 from wattcount.report.units import clock
@@ -43,8 +44,10 @@ def planned_phases(cfg: RunConfig) -> dict[Phase, float | None]:
     """The phases of a run in order, with their length in seconds; None where only the run will tell."""
     scenario = cfg.scenario
     server = scenario if isinstance(scenario, ServerConfig | ConcurrencyConfig) else None
+    # Somebody else's server is there before and after the run.
+    bare = registry.plugin(cfg.engine.name).capabilities.owns_process
     plan: dict[Phase, float | None] = {
-        Phase.BARE_IDLE: scenario.bare_idle_s,
+        Phase.BARE_IDLE: scenario.bare_idle_s if bare else 0.0,
         Phase.ENGINE_START: None,
         Phase.LOADED_IDLE: scenario.loaded_idle_s,
         Phase.REHEARSAL: 0.0 if scenario.rehearsal_requests == 0 else None,
@@ -52,7 +55,7 @@ def planned_phases(cfg: RunConfig) -> dict[Phase, float | None]:
         Phase.WINDOW: server.window_s if server is not None else None,
         Phase.DRAIN: None if server is not None else 0.0,
         Phase.IDLE_AFTER: scenario.loaded_idle_s,
-        Phase.BARE_IDLE_AFTER: scenario.bare_idle_after_s,
+        Phase.BARE_IDLE_AFTER: scenario.bare_idle_after_s if bare else 0.0,
     }
     return {phase: seconds for phase, seconds in plan.items() if seconds != 0}
 

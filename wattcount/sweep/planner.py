@@ -161,7 +161,8 @@ def predict(cfg: RunConfig, *, follows: bool = False) -> Estimate:
         request_s = load.first_s + outputs * load.tpot_s
         busy_w, loaded_w, output_rate = load.power_w, load.idle_w, load.output_rate
     idle_s = 2 * scenario.loaded_idle_s + (0.0 if follows else engine.start_s)
-    bare_s = 0.0 if follows else scenario.bare_idle_s + scenario.bare_idle_after_s
+    bare = plugin.capabilities.owns_process and not follows
+    bare_s = scenario.bare_idle_s + scenario.bare_idle_after_s if bare else 0.0
     if isinstance(scenario, BatchConfig):
         busy_s = max(request_s, scenario.num_requests * outputs / output_rate)
     else:

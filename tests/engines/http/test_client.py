@@ -23,7 +23,8 @@ from waiting import commands, wait_until
 from wattcount.clock import now_ns
 from wattcount.config.schema import SamplingConfig
 from wattcount.engines.http.client import Endpoint, HttpClients
-from wattcount.errors import RunFailedError
+from wattcount.engines.http.fetch import Site, tls
+from wattcount.errors import NotStartedError, RunFailedError
 from wattcount.load.generator import Generator
 from wattcount.load.plan import LoadPlan
 from wattcount.load.request import GenerationRequest
@@ -446,12 +447,38 @@ def test_tls_is_checked_against_a_file_of_certificates(certificate: tuple[Path, 
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(cert, key)
     with EchoServer(Behaviour(pieces=50), tls=context) as server:
-        with pytest.raises(RunFailedError, match="certificate verify failed"):
+        with pytest.raises(RunFailedError, match=r"its certificate is refused \(self-signed certificate\)"):
             with_clients(Endpoint(server.url, "m"), _nothing)
         generator, _ = sent(Endpoint(server.url, "m", ca_file=cert), plan([0, 0, 50, 400], 20), 2)
         assert (generator.completed, generator.output_tokens) == (4, 80)
         generator, _ = sent(Endpoint(server.url, "m", verify_tls=False), plan([0], 20))
         assert generator.completed == 1
+
+
+def test_a_certificate_that_is_refused_says_why_and_what_to_do(
+    certificate: tuple[Path, Path], tmp_path: Path
+) -> None:
+    import ssl
+
+    key, cert = certificate
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(cert, key)
+    with EchoServer(tls=context) as server:
+
+        def problem(url: str, ca_file: Path | None = None) -> str | None:
+            return Site(url, tls=tls(ca_file)).get("/v1/models").problem
+
+        assert problem(server.url, cert) is None
+        unknown = problem(server.url)
+        assert unknown is not None
+        assert unknown.startswith("its certificate is refused (self-signed certificate): name a file (PEM)")
+        other = problem(server.url.replace("localhost", "127.0.0.1"), cert)
+        assert other is not None
+        assert other.endswith("use the host name that it was made for in the URL")
+    with pytest.raises(NotStartedError, match=r"engine\.ca_file: .* holds no certificates"):
+        tls(key)
+    with pytest.raises(NotStartedError, match=r"--ca-file: cannot read .*: No such file"):
+        tls(tmp_path / "none.pem", "--ca-file")
 
 
 @pytest.fixture

@@ -5,12 +5,14 @@ from __future__ import annotations
 import http.client
 import json
 import math
+import re
 import ssl
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
@@ -76,7 +78,7 @@ class Site:
             return Answer(error.code, None, f"it answered {error.code}")
         except (OSError, ValueError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", None) or error
-            return Answer(None, None, one_line(getattr(reason, "strerror", None) or reason))
+            return Answer(None, None, error_text(reason))
 
     def text(self, path: str) -> str | None:
         """The answer's text; None where the server has no such page, or gives no answer that can be taken."""
@@ -113,6 +115,37 @@ class _SameSite(urllib.request.HTTPRedirectHandler):
         if (before.scheme, before.netloc) != (after.scheme, after.netloc):
             return None
         return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+CERTIFICATE_REFUSED = "its certificate is refused"
+"""How `error_text` begins where a server is there, and is not who it should be."""
+_USE_ITS_NAME = "use the host name that it was made for in the URL"
+_OF_CERTIFICATES = {10: "have it renewed", 62: _USE_ITS_NAME, 64: _USE_ITS_NAME}
+"""What to do, by OpenSSL's number of what is wrong (X509_V_ERR_CERT_HAS_EXPIRED, ..._HOSTNAME_MISMATCH, ..._IP_ADDRESS_MISMATCH)."""
+_PLACE_IN_PYTHON = re.compile(r"_ssl\.c:\d+: | \(_ssl\.c:\d+\)")
+
+
+def error_text(error: object) -> str:
+    """Why a connection came to nothing, on one line, without the system's number."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        advice = _OF_CERTIFICATES.get(
+            error.verify_code,
+            "name a file (PEM) with what it is to be checked against: engine.ca_file, --ca-file of doctor",
+        )
+        return f"{CERTIFICATE_REFUSED} ({error.verify_message.rstrip('.')}): {advice}"
+    if isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":
+        return "it speaks no TLS: is it http:// in place of https://?"
+    return one_line(_PLACE_IN_PYTHON.sub("", getattr(error, "strerror", None) or str(error)))
+
+
+def tls(ca_file: str | Path | None, asked: str = "engine.ca_file") -> ssl.SSLContext:
+    """What certificates are checked against; None: the system's. Raises `NotStartedError`, which begins with `asked`."""
+    try:
+        return ssl.create_default_context(cafile=None if ca_file is None else Path(ca_file).expanduser())
+    except ssl.SSLError:
+        raise NotStartedError(f"{asked}: {ca_file} holds no certificates (PEM)") from None
+    except OSError as error:
+        raise NotStartedError(f"{asked}: cannot read {ca_file}: {error.strerror}") from None
 
 
 def _read(answer: Any, until_s: float) -> str | None:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from wattcount.config.schema import SamplingConfig
+from wattcount.engines.http.fetch import error_text, tls
 from wattcount.engines.http.sse import BadAnswerError, Reply
-from wattcount.errors import NotStartedError, RunFailedError, one_line
+from wattcount.errors import NotStartedError, RunFailedError
 from wattcount.load.prompts import loaded_tokenizer
 from wattcount.load.request import GenerationRequest
 from wattcount.masking import masked
@@ -56,12 +57,7 @@ class Server:
         self.host = where.hostname or ""
         self.tls: ssl.SSLContext | None = None
         if where.scheme == "https":
-            try:
-                self.tls = ssl.create_default_context(cafile=endpoint.ca_file)
-            except OSError as error:
-                raise NotStartedError(
-                    f"{endpoint.ca_file} holds no certificates: {error_text(error)}"
-                ) from None
+            self.tls = tls(endpoint.ca_file)
             if not endpoint.verify_tls:
                 self.tls.check_hostname = False
                 self.tls.verify_mode = ssl.CERT_NONE
@@ -193,8 +189,3 @@ def probe(endpoint: Endpoint, request: GenerationRequest, limit_s: float = 60.0)
         finish_reason=reply.finish_reason,
         seconds=(time.monotonic_ns() - begun_ns) / 1e9,
     )
-
-
-def error_text(error: OSError) -> str:
-    """What the system says of an error, without its number."""
-    return error.strerror or one_line(error)

@@ -27,7 +27,8 @@ import numpy as np
 
 from wattcount.engines.http.client import Endpoint
 from wattcount.engines.http.connections import Connection, Connections
-from wattcount.engines.http.request import RECEIVE_BYTES, Requests, error_text
+from wattcount.engines.http.fetch import error_text
+from wattcount.engines.http.request import RECEIVE_BYTES, Requests
 from wattcount.engines.http.share import Share
 from wattcount.engines.http.sse import BadAnswerError, Counted, CountTokens, Reply
 from wattcount.engines.http.wire import Ended, Frames, Health, Load, Order, Ready, Told, pack

@@ -12,7 +12,7 @@ from wattcount.engines.base import EngineInfo
 from wattcount.engines.http.client import HttpClients
 from wattcount.engines.http.discovery import ServerFacts
 from wattcount.engines.http.engine import HttpEngine
-from wattcount.engines.http.fetch import Site
+from wattcount.engines.http.fetch import Site, tls
 from wattcount.engines.openai import server
 from wattcount.errors import NotStartedError, RunFailedError
 from wattcount.gpu.nvml import attach_session
@@ -50,7 +50,7 @@ class OpenAiEngine(HttpEngine):
             endpoint = dataclasses.replace(endpoint, body={"cache_salt": secrets.token_hex(16)})
         self._clients = HttpClients(endpoint, cfg.engine.client_processes)
         await self._clients.start()
-        site = Site(endpoint.base_url, server.all_headers(cfg), server.tls(cfg))
+        site = Site(endpoint.base_url, server.all_headers(cfg), tls(cfg.engine.ca_file))
         await self._count(site)
         size = server.vocab_size(cfg)
         self._details |= {

@@ -14,7 +14,6 @@ import itertools
 import json
 import os
 import re
-import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +24,7 @@ from wattcount.config.model_shape import text_config
 from wattcount.config.schema import APIS, ModelConfig, RunConfig, Weights
 from wattcount.engines.http.client import Endpoint, HttpClients
 from wattcount.engines.http.discovery import NAMES, ServerFacts, discover
-from wattcount.engines.http.fetch import root_url
+from wattcount.engines.http.fetch import CERTIFICATE_REFUSED, root_url, tls
 from wattcount.engines.http.request import Probed
 from wattcount.errors import NotStartedError, one_line
 from wattcount.load.prompts import tokenizer_source
@@ -93,25 +92,13 @@ def all_headers(cfg: RunConfig) -> dict[str, str]:
     return found
 
 
-def tls(cfg: RunConfig) -> ssl.SSLContext | None:
-    """None: the system's certificates. Raises `NotStartedError` for a file that holds none."""
-    if cfg.engine.ca_file is None:
-        return None
-    try:
-        return ssl.create_default_context(cafile=str(Path(cfg.engine.ca_file).expanduser()))
-    except (OSError, ssl.SSLError) as error:
-        raise NotStartedError(
-            f"engine.ca_file: cannot read {cfg.engine.ca_file}: {one_line(error)}"
-        ) from None
-
-
 def facts_of(cfg: RunConfig, session: NvmlSession | None) -> ServerFacts:
     """What serves at `engine.base_url`."""
     emulated = session is None or session.evidence == "emulated"
     return discover(
         str(cfg.engine.base_url),
         headers=all_headers(cfg),
-        tls=tls(cfg),
+        tls=tls(cfg.engine.ca_file),
         devices=() if emulated else cfg.gpu.devices,
         session=None if emulated else session,
         remote=None if session is None else session.remote,
@@ -126,10 +113,10 @@ def discovered(cfg: RunConfig, session: NvmlSession) -> RunConfig:
     facts = facts_of(cfg, session)
     url = cfg.engine.base_url
     if not facts.answers:
-        why = next(iter(facts.unknown.values()), "")
-        raise NotStartedError(
-            f"engine.base_url: no server at {url} ({why.removeprefix('it does not answer: ')}); start it, or mend the URL"
-        )
+        why = next(iter(facts.unknown.values()), "").removeprefix("it does not answer: ")
+        if why.startswith(CERTIFICATE_REFUSED):
+            raise NotStartedError(f"engine.ca_file: the server at {url} is not believed: {why}")
+        raise NotStartedError(f"engine.base_url: no server at {url} ({why}); start it, or mend the URL")
     if not facts.models:
         raise NotStartedError(f"engine.base_url: {_no_models(cfg, facts)}")
     name = served_name(cfg, facts.models)

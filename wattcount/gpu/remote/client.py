@@ -356,7 +356,7 @@ def _connected(address: str, secret: bytes) -> wire.Channel:
         ) from None
     except (OSError, wire.WireError) as error:
         raise NotStartedError(
-            f"power.remote: no wattcount sampler answers at {address}: {one_line(error)}; start one on that machine with "
+            f"power.remote: no wattcount sampler answers at {address}: {one_line(getattr(error, 'strerror', None) or error)}; start one on that machine with "
             f"wattcount sampler --listen (docs/remote.md)"
         ) from None
 
