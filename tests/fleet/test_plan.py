@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from wattcount.errors import NotStartedError
-from wattcount.fleet.options import LEVELS, Board
+from wattcount.fleet.options import Board
 from wattcount.fleet.plan import Fleet, Plan, Rule, solve, why_not
 from wattcount.fleet.traffic import Traffic, shares
 from wattcount.load.arrivals import read_trace
@@ -30,31 +30,34 @@ def fleet(demand: list[float], owned: dict[str, int], spare: bool = False) -> Fl
     )
 
 
-def cheapest(problem: Fleet) -> float:
-    """The least energy over all plans of one slot [J]: no change costs anything, so what is not on is off."""
+def cheapest(problem: Fleet, parts: int = 40) -> float:
+    """The least energy over all plans of one slot [J], each board at one of `parts` loads: no change costs anything, so what is not on is off."""
     (rate,) = problem.demand["m"]
     gpus = list(problem.owned)
-    choices = [
-        [numbers for numbers in itertools.product(range(problem.owned[gpu] + 1), repeat=len(LEVELS)) if sum(numbers) <= problem.owned[gpu]]
-        for gpu in gpus
-    ]  # fmt: skip
     best = np.inf
-    for plan in itertools.product(*choices):
-        boards = [problem.boards[gpu, "m"] for gpu in gpus]
-        served = sum(
-            np.dot(numbers, LEVELS) * board.capacity_rps for numbers, board in zip(plan, boards, strict=True)
-        )
-        capacity = sum(sum(numbers) * board.capacity_rps for numbers, board in zip(plan, boards, strict=True))
-        used = [board.capacity_rps for numbers, board in zip(plan, boards, strict=True) if sum(numbers)]
-        spare = max(used, default=0.0) if problem.spare else 0.0
-        if served + 1e-9 >= rate and capacity - spare + 1e-9 >= rate:
-            watts = sum(np.dot(numbers, board.power_w) for numbers, board in zip(plan, boards, strict=True))
-            best = min(best, watts * problem.slot_s)
+    for counts in itertools.product(*(range(problem.owned[gpu] + 1) for gpu in gpus)):
+        boards = [problem.boards[gpu, "m"] for gpu, n in zip(gpus, counts, strict=True) for _ in range(n)]
+        capacity = sum(board.capacity_rps for board in boards)
+        spare = max((board.capacity_rps for board in boards), default=0.0) if problem.spare else 0.0
+        if capacity - spare + 1e-9 < rate:
+            continue
+        # The least power that serves so much, one board after the other.
+        steps = round(rate * parts)
+        least = np.zeros(1)
+        for board in boards:
+            most = round(board.capacity_rps * parts)
+            power = np.array([board.power_at(step / most) for step in range(most + 1)])
+            longer = np.full(len(least) + most, np.inf)
+            for step, watts in enumerate(power):
+                longer[step : step + len(least)] = np.minimum(longer[step : step + len(least)], least + watts)
+            least = longer
+        if len(least) > steps:
+            best = min(best, float(least[steps:].min()) * problem.slot_s)
     return float(best)
 
 
 @pytest.mark.parametrize("spare", [False, True])
-@pytest.mark.parametrize("rate", [0.0, 0.9, 3.0, 7.0, 11.0, 14.0])
+@pytest.mark.parametrize("rate", [0.0, 0.9, 3.0, 7.0, 11.0, 14.3, 16.7])
 def test_one_slot_is_the_best_of_all_plans(rate: float, spare: bool) -> None:
     problem = fleet([rate], {"big": 2, "small": 2}, spare)
     plan = solve(problem, Rule("best"))
@@ -64,9 +67,10 @@ def test_one_slot_is_the_best_of_all_plans(rate: float, spare: bool) -> None:
 
 def served(problem: Fleet, plan: Plan, slot: int) -> float:
     return sum(
-        float(np.dot(numbers, LEVELS)) * problem.boards[gpu, model].capacity_rps
-        for (t, gpu, model), numbers in plan.on.items()
+        share * number * problem.boards[gpu, model].capacity_rps
+        for (t, gpu, model), loads in plan.on.items()
         if t == slot
+        for share, number in loads
     )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from wattcount.config.fit import weight_bytes
 from wattcount.config.schema import RunConfig, SloConfig
 from wattcount.engines import registry
@@ -55,6 +57,10 @@ class Board:
     load_s: float
     wake_s: float
     basis: str
+
+    def power_at(self, share: float) -> float:
+        """Watts at a share of the capacity: linear between LEVELS."""
+        return float(np.interp(share, LEVELS, self.power_w))
 
     @property
     def load_j(self) -> float:

@@ -3,11 +3,13 @@
 ::
 
     minimise    energy of all boards over the day, with that of loading, waking and booting them
-    each slot   boards of a GPU model: on at a level of a model + asleep with a model + unloaded + off = owned
-                rates of the levels of a model's boards                      >= its requests a second
+    each slot   boards of a GPU model: on with a model + asleep with a model + unloaded + off = owned
+                rates of a model's boards                                    >= its requests a second
                 capacities of its boards, without the largest of them (N+1)  >= the same
 
-Each variable is a number of boards. The day repeats: before the first slot comes the last.
+The power of a board is linear between the loads in LEVELS. Of boards that are alike all but one may stand at one of these loads without loss, for
+moving load between two that do not would lower the energy, or leave it, until one does. So the variables are numbers of boards at each
+level, and for one more board between which levels it stands and where. The day repeats: before the first slot comes the last.
 """
 
 from __future__ import annotations
@@ -74,10 +76,11 @@ class Rule:
 
 @dataclass(frozen=True)
 class Plan:
-    """on: by (slot, GPU model, model) how many boards at each of LEVELS; asleep by (slot, GPU model, model), unloaded and off by (slot, GPU model)."""
+    """on: by (slot, GPU model, model) the loads of boards, as shares of their capacity, and how many stand there; asleep by (slot, GPU model, model), unloaded
+    and off by (slot, GPU model)."""
 
     rule: Rule
-    on: Mapping[tuple[int, str, str], tuple[int, ...]]
+    on: Mapping[tuple[int, str, str], tuple[tuple[float, int], ...]]
     asleep: Mapping[tuple[int, str, str], int]
     unloaded: Mapping[tuple[int, str], int]
     off: Mapping[tuple[int, str], int]
@@ -85,7 +88,12 @@ class Plan:
     seconds: float
 
     def boards_on(self, slot: int, gpu: str, model: str | None = None) -> int:
-        return sum(sum(n) for (t, g, m), n in self.on.items() if (t, g) == (slot, gpu) and model in (None, m))
+        return sum(
+            number
+            for (t, g, m), loads in self.on.items()
+            if (t, g) == (slot, gpu) and model in (None, m)
+            for _, number in loads
+        )
 
     def changes(self, fleet: Fleet) -> float:
         """Energy of loading, waking and booting over the day [J]."""
@@ -106,8 +114,9 @@ class Plan:
     def energy_j(self, fleet: Fleet) -> float:
         """By the boards' curves [J]."""
         total = self.resting_w(fleet) * fleet.slot_s + self.changes(fleet)
-        for (_, gpu, model), numbers in self.on.items():
-            total += fleet.slot_s * float(np.dot(numbers, fleet.boards[gpu, model].power_w))
+        for (_, gpu, model), loads in self.on.items():
+            board = fleet.boards[gpu, model]
+            total += fleet.slot_s * sum(number * board.power_at(share) for share, number in loads)
         return total
 
     def resting_w(self, fleet: Fleet) -> float:
@@ -171,7 +180,10 @@ class _Program:
             integrality=self.whole,
             options={"mip_rel_gap": GAP, "time_limit": limit_s},
         )
-        return None if found.x is None else (np.rint(found.x), float(found.mip_gap or 0.0))
+        if found.x is None:
+            return None
+        whole = np.array(self.whole, dtype=bool)
+        return np.where(whole, np.rint(found.x), found.x), float(found.mip_gap or 0.0)
 
 
 def solve(fleet: Fleet, rule: Rule, limit_s: float = LIMIT_S) -> Plan | None:
@@ -188,6 +200,13 @@ def solve(fleet: Fleet, rule: Rule, limit_s: float = LIMIT_S) -> Plan | None:
             for level, power_w in enumerate(board.power_w):
                 cost = fleet.price.get(gpu, board.idle_w) if rule.by_price else power_w * fleet.slot_s
                 program.variable(("on", slot, gpu, model, level), cost, owned)
+                if level == 0:
+                    continue
+                # One board may stand between this level and the one below.
+                more = 0.0 if rule.by_price else (power_w - board.power_w[level - 1]) * fleet.slot_s
+                below = cost if rule.by_price else cost - more
+                program.variable(("part", slot, gpu, model, level), below, 1)
+                program.variable(("more", slot, gpu, model, level), more, 1, whole=False)
             resting = 0 if rule.fixed or rule.always_on else owned
             program.variable(("asleep", slot, gpu, model), board.asleep_w * fleet.slot_s, resting)
             program.variable(("load", slot, gpu, model), 0.0 if rule.by_price else board.load_j, whole=False)
@@ -207,7 +226,8 @@ def solve(fleet: Fleet, rule: Rule, limit_s: float = LIMIT_S) -> Plan | None:
     levels = range(len(LEVELS))
 
     def on(slot: int, gpu: str, model: str, factor: float = 1.0) -> list[tuple[tuple[Any, ...], float]]:
-        return [(("on", slot, gpu, model, level), factor) for level in levels]
+        whole = [(("on", slot, gpu, model, level), factor) for level in levels]
+        return whole + [(("part", slot, gpu, model, level), factor) for level in levels[1:]]
 
     for slot in slots:
         before = slot - 1 if slot else fleet.slots - 1
@@ -237,6 +257,10 @@ def solve(fleet: Fleet, rule: Rule, limit_s: float = LIMIT_S) -> Plan | None:
             program.row(
                 [(("used", slot, gpu, model), float(fleet.owned[gpu])), *on(slot, gpu, model, -1.0)], 0.0
             )
+            parts = [("part", slot, gpu, model, level) for level in levels[1:]]
+            program.row([(part, 1.0) for part in parts], high=1.0)
+            for part in parts:
+                program.row([(part, 1.0), (("more", *part[1:]), -1.0)], 0.0)
             if rule.serving is not None:
                 number = rule.serving[slot, gpu, model]
                 program.row(on(slot, gpu, model), number, number)
@@ -251,6 +275,12 @@ def solve(fleet: Fleet, rule: Rule, limit_s: float = LIMIT_S) -> Plan | None:
                 for gpu, _ in mine
                 for level, share in enumerate(LEVELS)
             ]
+            for gpu, _ in mine:
+                capacity = fleet.boards[gpu, model].capacity_rps
+                for level in levels[1:]:
+                    low, high = LEVELS[level - 1], LEVELS[level]
+                    served.append((("part", slot, gpu, model, level), low * capacity))
+                    served.append((("more", slot, gpu, model, level), (high - low) * capacity))
             program.row(served, rates[slot])
             if fleet.spare:
                 held_terms = [
@@ -267,17 +297,23 @@ def solve(fleet: Fleet, rule: Rule, limit_s: float = LIMIT_S) -> Plan | None:
     def of(*name: Any) -> int:
         return int(values[program.index[name]])
 
+    def loads(*pair: Any) -> tuple[tuple[float, int], ...]:
+        whole = [(share, of("on", *pair, level)) for level, share in enumerate(LEVELS)]
+        for level in levels[1:]:
+            if of("part", *pair, level):
+                inside = float(np.clip(values[program.index["more", *pair, level]], 0.0, 1.0))
+                whole.append((LEVELS[level - 1] + inside * (LEVELS[level] - LEVELS[level - 1]), 1))
+        return tuple(sorted((share, number) for share, number in whole if number))
+
     left = [gpu for gpu in fleet.owned if gpu not in gpus]
     if rule.by_price:
         # The price is that of the boards. How they divide the load is then chosen as for all others.
-        counts = {
-            (t, g, m): sum(of("on", t, g, m, level) for level in levels) for t in slots for g, m in pairs
-        }
+        counts = {(t, g, m): sum(number for _, number in loads(t, g, m)) for t in slots for g, m in pairs}
         chosen = solve(fleet, replace(rule, by_price=False, serving=counts), limit_s)
         return None if chosen is None else replace(chosen, rule=rule)
     return Plan(
         rule,
-        {(t, g, m): tuple(of("on", t, g, m, level) for level in levels) for t in slots for g, m in pairs},
+        {(t, g, m): loads(t, g, m) for t in slots for g, m in pairs},
         {(t, g, m): n for t in slots for g, m in pairs if (n := of("asleep", t, g, m))},
         {(t, g): n for t in slots for g in gpus if (n := of("unloaded", t, g))},
         {(t, g): n for t in slots for g in gpus if (n := of("off", t, g))}

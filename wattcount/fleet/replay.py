@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from wattcount.config.schema import SloConfig
-from wattcount.fleet.options import LEVELS, PLAYED_S, WARMUP_S, front_s, played_on
+from wattcount.fleet.options import PLAYED_S, WARMUP_S, front_s, played_on
 from wattcount.fleet.plan import Fleet, Plan
 from wattcount.fleet.traffic import Traffic
 from wattcount.simulation.figures import latencies
@@ -37,7 +37,7 @@ def replay(
     known: Boards,
     seed: int = 1,
 ) -> Replayed:
-    """Each board gets a part of the slot's requests in proportion to its level: PLAYED_S of each slot are played, and stand for all of it.
+    """Each board gets a part of the slot's requests in proportion to its load in the plan: PLAYED_S of each slot are played, and stand for all of it.
 
     Gaps and lengths are those of the slot's part of the trace, not those that the capacities were found with.
     """
@@ -49,19 +49,17 @@ def replay(
         slot_good = slot_asked = 0.0
         for model, rates in fleet.demand.items():
             mine = {
-                (gpu, level): number
-                for (t, gpu, m), numbers in plan.on.items()
+                (gpu, load): number
+                for (t, gpu, m), loads in plan.on.items()
                 if (t, m) == (slot, model)
-                for level, number in enumerate(numbers)
-                if number
+                for load, number in loads
             }
             planned = sum(
-                number * LEVELS[level] * fleet.boards[gpu, model].capacity_rps
-                for (gpu, level), number in mine.items()
+                number * load * fleet.boards[gpu, model].capacity_rps for (gpu, load), number in mine.items()
             )
-            for (gpu, level), number in mine.items():
+            for (gpu, load), number in mine.items():
                 board = fleet.boards[gpu, model]
-                rate = LEVELS[level] * board.capacity_rps * (rates[slot] / planned if planned else 0.0)
+                rate = load * board.capacity_rps * (rates[slot] / planned if planned else 0.0)
                 if rate <= 0:
                     energy_j += number * board.idle_w * fleet.slot_s
                     continue
