@@ -6,6 +6,7 @@ import argparse
 import json
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from wattcount.cli.sources import QUALITY, results_of, scores_of, slo_of
 from wattcount.errors import EXIT_FAILED, EXIT_OK
@@ -23,6 +24,9 @@ from wattcount.study.bills import Bills, read_bills
 from wattcount.study.questions import USUAL_SLO
 from wattcount.terminal import PlainConsole, console, table
 
+if TYPE_CHECKING:
+    from wattcount.fitting.unmeasured import Filled
+
 SHOWN = 8
 """Options that are shown without --all: the first, and enough to see what others cost."""
 
@@ -39,6 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--price", type=Path, metavar="FILE", help="CSV: gpu,per_hour[,currency]")
     parser.add_argument("--carbon", type=Path, metavar="FILE", help="CSV: hour,g_per_kwh for the hours 0 to 23 or `all`, and a row `pue`")  # fmt: skip
     parser.add_argument("--quality", nargs="+", metavar="PATH", help=QUALITY)
+    guess = parser.add_mutually_exclusive_group()
+    guess.add_argument("--predicted", action="store_true", help="also GPUs that were not measured so, by prediction, in a table of their own (some 10 s); without this only where nothing was measured")  # fmt: skip
+    guess.add_argument("--measured-only", action="store_true", help="no prediction, even where nothing was measured")  # fmt: skip
     parser.add_argument("--all", action="store_true", help=f"all options, not the first {SHOWN}")
     parser.add_argument("--json", action="store_true", help="everything as JSON, in plain units")
 
@@ -51,10 +58,19 @@ def main(args: argparse.Namespace) -> int:
     bills = read_bills(args.price, args.carbon)
     results = results_of(args.data)
     advice = advise(results, need, bills, scores_of(args.quality, results))
+    filled = None
+    if args.predicted or not (advice.options or args.measured_only):
+        # The fit needs scipy: nobody else waits for it.
+        from wattcount.fitting.unmeasured import fill
+
+        filled = fill(results, need, advice, bills)
     if args.json:
-        print(json.dumps(advice.to_json(), indent=2))
+        told = {} if filled is None else filled.to_json()
+        print(json.dumps(advice.to_json() | told, indent=2))
     else:
         _show(console(), advice, bills, None if args.all else SHOWN)
+        if filled is not None:
+            _show_filled(console(), advice, filled)
     return EXIT_OK if advice.refusal is None else EXIT_FAILED
 
 
@@ -114,6 +130,36 @@ def _show(out: PlainConsole, advice: Advice, bills: Bills, limit: int | None) ->
     if advice.tell is not None and unsure and (advice.refusal is not None or advice.tell != verify):
         out.print("\nThis run would tell more")
         out.print(f"  {advice.tell}", soft_wrap=True)
+
+
+def _show_filled(out: PlainConsole, advice: Advice, filled: Filled) -> None:
+    out.print("\nPredicted, on GPUs where this was not measured; 90 % intervals", style="bold")
+    if filled.options:
+        priced = any(option.cost_per_1000 is not None for option in filled.options)
+        served = any(option.share is not None for option in filled.options)
+        headings = ["GPUs", "J/good", "90 %", "W"]
+        headings += ["keep SLO"] * served + ["gCO2/1000"] + ["cost/1000"] * priced
+        made = table(headings, 1)
+        for option in filled.options:
+            share = "-" if option.share is None else f"{100 * option.share:.0f} %"
+            made.add_row(
+                f"{option.gpus} x {option.gpu}" if option.gpus > 1 else option.gpu,
+                significant(option.energy_j, 3),
+                f"{significant(option.p05_j, 2)} to {significant(option.p95_j, 2)}",
+                significant(option.mean_w, 3),
+                *([share] * served),
+                significant(option.carbon_g_per_1000, 2),
+                *([significant(option.cost_per_1000, 3)] * priced),
+            )
+        out.print(made)
+        for basis in dict.fromkeys(option.basis for option in filled.options):
+            names = ", ".join(option.gpu for option in filled.options if option.basis == basis)
+            out.print(f"{names}: {basis}.", style="dim")
+        out.print("Energy by prediction from other settings; SLO as played in the simulator. Never ranked among what was measured.", style="dim")  # fmt: skip
+        if advice.options and (best := advice.options[0]).low_j > filled.options[0].p95_j:
+            out.print(f"{filled.options[0].gpu} would take less than {best.gpu} even at the end of its interval: measure it.")  # fmt: skip
+    for name, reason in filled.abstained.items():
+        out.print(f"No prediction for {name}: {reason}.", style="dim")
 
 
 def _table(out: PlainConsole, advice: Advice, limit: int | None) -> None:
