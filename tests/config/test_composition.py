@@ -26,6 +26,7 @@ from wattcount.config.loader import GROUPS
 from wattcount.config.packaged import conf_path, packaged_options
 from wattcount.config.schema import BatchConfig, PowerBackend, ServerConfig, Weights
 from wattcount.emulation import machine as emulation
+from wattcount.engines import registry
 from wattcount.errors import NotStartedError
 from wattcount.sweep.sweeper import expand
 
@@ -378,7 +379,7 @@ def test_schemas_are_no_options() -> None:
             "scenario.arrivals.kind=posson",
             "scenario.arrivals.kind: 'posson' is not one of poisson, gamma, constant, trace; did you mean 'poisson'?",
         ),
-        ("engine=trt", "engine=trt: no such option; there are: openai, tiny, vllm, vllm_serve"),
+        ("engine=trt", f"engine=trt: no such option; there are: {', '.join(sorted(registry.PACKAGED))}"),
         (
             "power.backend=nvlm",
             "power.backend: 'nvlm' is not one of auto, nvml, emulated; did you mean 'nvml'?",

@@ -73,7 +73,7 @@ def test_an_unknown_engine_is_refused_with_those_that_are_known(install: Install
     with pytest.raises(NotStartedError) as caught:
         compose(["engine.name=ecko"])
     assert str(caught.value).startswith(
-        "engine.name: 'ecko' is not one of echo, openai, tiny, vllm, vllm_serve; "
+        f"engine.name: 'ecko' is not one of {', '.join(sorted({'echo', *registry.PACKAGED}))}; "
     )
 
 

@@ -23,7 +23,7 @@ from wattcount.errors import (
     one_line,
 )
 from wattcount.records.schema import Evidence
-from wattcount.report.units import significant
+from wattcount.report.units import significant, spreadsheet_text
 from wattcount.terminal import PlainConsole, console, table
 from wattcount.text import printable
 
@@ -233,7 +233,7 @@ def query(args: argparse.Namespace) -> int:
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(answer.schema.names)
         for row in answer.to_pylist():
-            writer.writerow(["" if value is None else _harmless(value) for value in row.values()])
+            writer.writerow(["" if value is None else spreadsheet_text(value) for value in row.values()])
     else:
         _table(answer.schema.names, (row.values() for row in answer.to_pylist()))
     return EXIT_OK
@@ -410,14 +410,6 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return significant(value)
     return printable(str(value), lines=False)
-
-
-def _harmless(value: Any) -> Any:
-    """Text as spreadsheets take it for no formula, and terminals for no command."""
-    if not isinstance(value, str):
-        return value
-    text = printable(value, lines=False)
-    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
 def _say(text: str) -> None:

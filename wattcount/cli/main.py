@@ -83,6 +83,8 @@ COMMANDS = {
     "completion": Command("print what makes bash, zsh or fish complete words", "completion"),
 }
 """The subcommands, in the order of the help."""
+HELP_WIDTH = 78
+"""Width of the list of groups in the help [characters]: a terminal of 80 does not wrap it."""
 
 # The text of `wattcount --help`; `commands` and `groups` are filled in.
 USAGE = """\
@@ -216,10 +218,10 @@ def help_text() -> str:
     return USAGE.format(commands=commands, groups=groups)
 
 
-def _wrapped(group: str, names: list[str], width: int = 78) -> str:
+def _wrapped(group: str, names: list[str]) -> str:
     lines, line = [], f"  {group:<10}"
     for name in names:
-        if len(line) + 1 + len(name) > width:
+        if len(line) + 1 + len(name) > HELP_WIDTH:
             lines.append(line)
             line = " " * 12
         line += f" {name}"

@@ -37,12 +37,12 @@ def add_path(parser: argparse.ArgumentParser) -> None:
     add_records_dir(parser)
 
 
-def add_records_dir(parser: argparse.ArgumentParser) -> None:
+def add_records_dir(parser: argparse.ArgumentParser, what: str = "where names and ids are looked up") -> None:
     parser.add_argument(
         "--records-dir",
         metavar="DIR",
         default=default_records_dir(),
-        help="where names and ids are looked up (%(default)s)",
+        help=f"{what} (%(default)s)",
     )
 
 

@@ -14,8 +14,8 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from wattcount.cli.records import add_records_dir
 from wattcount.config.loader import did_you_mean
-from wattcount.config.paths import default_records_dir
 from wattcount.errors import EXIT_OK, NotStartedError, WattcountError
 from wattcount.report.units import duration
 from wattcount.sweep.ledger import read_state, sweeps
@@ -27,12 +27,7 @@ from wattcount.terminal import console
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", nargs="?", help="of a sweep; else the one started last")
-    parser.add_argument(
-        "--records-dir",
-        metavar="DIR",
-        default=default_records_dir(),
-        help="where its records are (%(default)s)",
-    )
+    add_records_dir(parser, "where its records are")
     parser.add_argument("--all", action="store_true", help="every sweep in DIR, one line each")
     parser.add_argument(
         "--all-points",

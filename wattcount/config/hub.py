@@ -105,8 +105,11 @@ def cached_folder(hf_id: str, revision: str | None = None) -> Path | None:
 def cached_config(model: ModelConfig) -> dict[str, Any]:
     """The values of `config.json` as the local cache has it; empty where it has none."""
     folder = cached_folder(model.hf_id, model.revision) if model.hf_id is not None else None
-    if folder is None:
-        return {}
+    return config_json(folder) if folder is not None else {}
+
+
+def config_json(folder: Path) -> dict[str, Any]:
+    """The values of a folder's `config.json`; empty where it has none that can be read."""
     try:
         values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -248,12 +248,12 @@ def passed(verdict: Mapping[str, Any]) -> bool:
 # -- the comment
 
 
-def as_text(text: object, limit: int = MAX_TEXT) -> str:
+def as_text(text: object) -> str:
     """What others wrote as a piece of code in Markdown: no markup, no link, no mention, no HTML, no end of a table's cell."""
     # A bar would end the cell, whatever stands before it; within a piece of code nothing else is markup but its end.
     plain = printable(str(text), lines=False).replace("`", "'").replace("|", "\u00a6")
-    if len(plain) > limit:
-        plain = plain[:limit] + "..."
+    if len(plain) > MAX_TEXT:
+        plain = plain[:MAX_TEXT] + "..."
     return f"`{plain}`" if plain.strip() else "-"
 
 

@@ -271,13 +271,9 @@ class EnergyModel:
         if len(spans_ns):
             self._faults.setdefault(code, []).append(spans_ns)
 
-    def _valid(self, events: Events, t_ns: Ints | None = None) -> Events:
-        """Without errors, and without readings that no board gives.
-
-        t_ns   when each was true; the middle of its call where None
-        """
-        if t_ns is None:
-            t_ns = (events["t0_ns"] + events["t1_ns"]) // 2
+    def _valid(self, events: Events) -> Events:
+        """Without errors, and without readings that no board gives."""
+        t_ns = (events["t0_ns"] + events["t1_ns"]) // 2
         worked = events["nvml_return"] == 0
         events, t_ns = events[worked], t_ns[worked]
         bad = np.zeros(len(events), bool)

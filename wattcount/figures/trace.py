@@ -18,6 +18,7 @@ import numpy as np
 
 from wattcount.energy.events import Source
 from wattcount.figures.labels import shown
+from wattcount.metrics.attribution import located_steps
 from wattcount.metrics.observations import (
     MISSING,
     Floats,
@@ -25,11 +26,10 @@ from wattcount.metrics.observations import (
     Requests,
     Window,
     gpu_uuids,
-    int_column,
     stretches,
 )
 from wattcount.metrics.window import Observed, last_energy_ns
-from wattcount.metrics.work import Spans, begun_ns, locate_steps
+from wattcount.metrics.work import Spans
 from wattcount.records import Record
 from wattcount.report.labels import PHASE_NAMES, board_label
 
@@ -188,16 +188,7 @@ def _flight(requests: Requests, edges_ns: Ints) -> Iterator[Series]:
 
 
 def _tokens(record: Record, requests: Requests, edges_ns: Ints) -> Iterator[Series]:
-    steps = record.steps
-    work = locate_steps(
-        int_column(steps, "logged_ns"),
-        int_column(steps, "engine_ts_ns"),
-        int_column(steps, "duration_ns"),
-        int_column(steps, "prefill_tokens"),
-        int_column(steps, "decode_tokens"),
-        int_column(steps, "running") + int_column(steps, "waiting"),
-        begun_ns(requests),
-    )
+    work = located_steps(record, requests)
     if work is None:
         return
     seconds = np.diff(edges_ns) / 1e9

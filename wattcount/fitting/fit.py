@@ -299,9 +299,6 @@ def derivatives(layout: Layout, theta: Array, table: Table) -> Array:
     return found
 
 
-FEATURES = 14
-
-
 def features(found: Steady, table: Table) -> Array:
     """Of each row, scaled so that a distance of 1 is a different kind of setting."""
     facts, gpu, load = table.facts, table.gpu, table.load

@@ -37,18 +37,16 @@ PRODUCT_SIZE = 4096
 """Rows of the square matrices that are multiplied: one product takes a millisecond or two, so that bursts end in time."""
 
 
-def run_waves(
-    session: NvmlSession, gpu_uuid: str, waves: Sequence[tuple[float, float, float]] = WAVES
-) -> list[Load]:
-    """Plays the waves on a GPU and says when each burst began. Raises `NotStartedError` where that cannot be done."""
+def run_waves(session: NvmlSession, gpu_uuid: str) -> list[Load]:
+    """Plays WAVES on a GPU and says when each burst began. Raises `NotStartedError` where that cannot be done."""
     if session.machine is not None:
-        return _emulated(session, gpu_uuid, waves)
+        return _emulated(session, gpu_uuid, WAVES)
     if session.evidence == "emulated":
         raise NotStartedError(
             "the true power of this emulated GPU is another process's: no load can be put on it"
         )
     command = [sys.executable, "-m", "wattcount.gpu.stimulus", gpu_uuid]
-    command += [":".join(f"{value:g}" for value in wave) for wave in waves]
+    command += [":".join(f"{value:g}" for value in wave) for wave in WAVES]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired as error:

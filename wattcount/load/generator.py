@@ -4,6 +4,7 @@ number of users sends its next request when its last one has ended."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
@@ -237,8 +238,7 @@ class LoadGenerator(Generator):
             await self._run_closed(start_ns, self.users)
             return
         self._plan_sends(start_ns)
-        self._runner = asyncio.current_task()
-        try:
+        with self._running():
             for record in self.records:
                 if record.phase == "window" and not self._released.is_set():
                     await self._released.wait()
@@ -256,30 +256,31 @@ class LoadGenerator(Generator):
                 self._send(record, request)
             # The last task has not run yet; when this returns, everything has been sent.
             await asyncio.sleep(0)
-        except asyncio.CancelledError:
-            if self._failure is None or self._runner is None or self._runner.uncancel() > 0:
-                raise
-        finally:
-            self._runner = None
-        if self._failure is not None:
-            raise self._failure
 
     async def _run_closed(self, start_ns: int, users: int) -> None:
         """Each user begins at `start_ns`, and goes on from `_ended`; returns when nothing is to be sent any more."""
+        try:
+            with self._running():
+                await _sleep_until(start_ns)
+                for number in range(users):
+                    self._next_turn(iter(()))
+                    if number % BURST == BURST - 1:
+                        await asyncio.sleep(0)
+                await self._over.wait()
+        finally:
+            self._over.set()
+
+    @contextlib.contextmanager
+    def _running(self) -> Iterator[None]:
+        """While requests are sent: a failure of one of them cancels this task, and is raised in its place."""
         self._runner = asyncio.current_task()
         try:
-            await _sleep_until(start_ns)
-            for number in range(users):
-                self._next_turn(iter(()))
-                if number % BURST == BURST - 1:
-                    await asyncio.sleep(0)
-            await self._over.wait()
+            yield
         except asyncio.CancelledError:
             if self._failure is None or self._runner is None or self._runner.uncancel() > 0:
                 raise
         finally:
             self._runner = None
-            self._over.set()
         if self._failure is not None:
             raise self._failure
 

@@ -26,6 +26,8 @@ took 70 ms at most."""
 STALL_FACTOR = 1.0
 """Delay from which on a step is a stall, too [time that the step should have taken]."""
 
+ROUNDS = 50
+"""Rounds of the fit of least absolute deviations [1]: each weighs the steps anew."""
 BURST_GAP_NS = 10_000_000
 """Most time between two sends of one burst [ns]: the front end of an engine takes 0.3 ms for each request."""
 
@@ -124,7 +126,7 @@ def _busy_ns(start_ns: Ints, end_ns: Ints, t_ns: Ints) -> Ints:
     return np.where(at < 0, 0, busy)
 
 
-def _expected(content: Floats, took_s: Floats, fitted: NDArray[np.bool_], rounds: int = 50) -> Floats:
+def _expected(content: Floats, took_s: Floats, fitted: NDArray[np.bool_]) -> Floats:
     """How long every step should have taken [s], from those that are `fitted`; at least a tenth of their median.
 
     The fit is by least absolute deviations, as least squares with weights that are computed anew in each round.
@@ -135,7 +137,7 @@ def _expected(content: Floats, took_s: Floats, fitted: NDArray[np.bool_], rounds
     floor_s = max(1e-2 * typical_s, 1e-6)
     weights = np.ones(len(took_s))
     solution = np.zeros(scaled.shape[1])
-    for _ in range(rounds):
+    for _ in range(ROUNDS):
         root = np.sqrt(weights)
         solution = np.linalg.lstsq(scaled * root[:, None], took_s * root, rcond=None)[0]
         weights = 1.0 / np.maximum(np.abs(took_s - scaled @ solution), floor_s)

@@ -305,12 +305,18 @@ def power_curve(power: PowerTrace, gpu_uuid: str, basis: str) -> tuple[EnergyAt,
 
 
 def _work_of(record: Record, window: Window) -> Work | str:
-    steps = record.steps
-    if not len(steps):
-        return arrived_work(record, requests_of(record), window)
-    running, waiting = int_column(steps, "running"), int_column(steps, "waiting")
     requests = requests_of(record)
-    work = locate_steps(
+    if not len(record.steps):
+        return arrived_work(record, requests, window)
+    work = located_steps(record, requests, Context.of(requests))
+    return NO_STEPS if work is None else work
+
+
+def located_steps(record: Record, requests: Requests, contexts: Context | None = None) -> Work | None:
+    """The steps of a record, see `work.locate_steps`. A step of which it is not known how many requests there were had one."""
+    steps = record.steps
+    running, waiting = int_column(steps, "running"), int_column(steps, "waiting")
+    return locate_steps(
         int_column(steps, "logged_ns"),
         int_column(steps, "engine_ts_ns"),
         int_column(steps, "duration_ns"),
@@ -318,9 +324,8 @@ def _work_of(record: Record, window: Window) -> Work | str:
         int_column(steps, "decode_tokens"),
         np.where((running == MISSING) | (waiting == MISSING), 1, running + waiting),
         begun_ns(requests),
-        Context.of(requests),
+        contexts,
     )
-    return NO_STEPS if work is None else work
 
 
 def _idle_power_w(record: Record) -> tuple[float, float] | None:

@@ -52,14 +52,9 @@ HARDLY_PRESENT = "phase_hardly_present"
 TERMS_OF_DECODE = ((DECODE_TOKEN, DECODE_STEP, CONTEXT), (DECODE_TOKEN, DECODE_STEP), (DECODE_TOKEN, CONTEXT))
 """What stands for decode: the first of these that can be told apart; else tokens or steps, whichever fits better."""
 OUTSIDE_FIT = "outside_fit"
-"""Why a fit is not applied to another run: that run's steps lie outside REACH."""
+"""Why a fit is not applied to another run: it has not seen that run's batch, context or share of prefill (REACH)."""
 OTHER_CLOCKS = "other_clocks"
-"""Why a fit is not applied to another run: the two ran at different SM clocks."""
-TRANSFER_REASONS = {
-    OUTSIDE_FIT: "a batch, context or share of prefill that the fit has not seen",
-    OTHER_CLOCKS: "SM clocks other than those of the fit, or not recorded",
-}
-"""What these two mean, in words."""
+"""Why a fit is not applied to another run: the two ran at different SM clocks, or those were not recorded."""
 REACH = (0.025, 0.975)
 """Quantiles of the fit's intervals, by steps, between which its reach lies: 95 % of what it has seen."""
 RATIOS = ((DECODE_TOKEN, DECODE_STEP), (CONTEXT, DECODE_TOKEN), (PREFILL, DECODE_STEP))
@@ -449,7 +444,7 @@ class Reach:
         return cls(ratios, clock_mhz, tuple(bool(column.any()) for column in amounts.T))
 
     def refuses(self, done: Floats, clock_mhz: float | None) -> str | None:
-        """A code of `TRANSFER_REASONS` where work of these amounts, float64[4], at this mean clock lies outside."""
+        """OUTSIDE_FIT or OTHER_CLOCKS where work of these amounts, float64[4], at this mean clock lies outside."""
         if any(amount > 0 and not kind for amount, kind in zip(done, self.kinds, strict=True)):
             return OUTSIDE_FIT
         for (above, below), (low, high) in self.ratios.items():
@@ -473,7 +468,7 @@ class Prediction:
 
 
 def predict(fit: Fit, reach: Reach, done: Floats, clock_mhz: float | None) -> Prediction | str:
-    """Energy above idle of work of these amounts, float64[4] by term; a code of `TRANSFER_REASONS` outside the reach."""
+    """Energy above idle of work of these amounts, float64[4] by term; OUTSIDE_FIT or OTHER_CLOCKS outside the reach."""
     refused = reach.refuses(done, clock_mhz)
     return refused if refused is not None else extrapolate(fit, done)
 

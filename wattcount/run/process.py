@@ -128,10 +128,10 @@ class SessionProcess:
             pause_s = min(2 * pause_s, 0.1)
         return []
 
-    def exit_status(self, limit_s: float = REAP_LIMIT_S) -> int | None:
-        """Exit code, or minus the number of the signal that ended it; None where it has not ended within `limit_s`."""
+    def exit_status(self) -> int | None:
+        """Exit code, or minus the number of the signal that ended it; None where it has not ended within REAP_LIMIT_S."""
         try:
-            return self._popen.wait(limit_s)
+            return self._popen.wait(REAP_LIMIT_S)
         except subprocess.TimeoutExpired:
             return None
 

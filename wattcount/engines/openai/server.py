@@ -11,13 +11,13 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import itertools
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wattcount.config import hub
 from wattcount.config.catalogue import model_catalogue
 from wattcount.config.fit import longest_request_tokens
 from wattcount.config.model_shape import text_config
@@ -193,7 +193,7 @@ def served_model(asked: ModelConfig, name: str, facts: ServerFacts) -> ModelConf
         name=name,
         hf_id=hub_id,
         path=str(folder) if has_weights else None,
-        hf_config=_config_json(folder) if folder is not None else {},
+        hf_config=hub.config_json(folder) if folder is not None else {},
         weights=weights if weights is not Weights.path or has_weights else Weights.served,
         tokenizer=asked.tokenizer or _tokenizer(folder),
     )
@@ -208,14 +208,6 @@ def _weights(root: str, options: Mapping[str, Any]) -> Weights:
     if Path(root).is_absolute():
         return Weights.path
     return Weights.hub if _HUB_ID.fullmatch(root) else Weights.served
-
-
-def _config_json(folder: Path) -> dict[str, Any]:
-    try:
-        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return values if isinstance(values, dict) else {}
 
 
 def _tokenizer(folder: Path | None) -> str | None:

@@ -340,9 +340,9 @@ def own_children() -> list[psutil.Process]:
     return [child for child in psutil.Process().children(recursive=True) if child.pid != tracker_pid]
 
 
-def kill_all(processes: Sequence[psutil.Process], grace_s: float = 0.0) -> None:
+def kill_all(processes: Sequence[psutil.Process]) -> None:
     """Ends the processes that are still there and waits until they are gone."""
-    _, alive = psutil.wait_procs(processes, timeout=grace_s)
+    _, alive = psutil.wait_procs(processes, timeout=0.0)
     for process in alive:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
