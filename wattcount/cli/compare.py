@@ -94,7 +94,7 @@ def refuse_mixed(results: Sequence[Result]) -> None:
 
 
 def _valid(results: Sequence[Result]) -> list[Result]:
-    """Without invalid runs, interrupted ones among them, each of which is told of in one line on standard error."""
+    """The results without invalid and interrupted runs. Each of those gets a line on standard error."""
     for result in results:
         if not result.valid:
             why = printable(", ".join(dict.fromkeys(result.reasons)) or result.status.value, lines=False)

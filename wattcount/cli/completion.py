@@ -179,7 +179,7 @@ def _own_options(before: Sequence[str], group: str) -> Iterator[str]:
 
 
 def _of_command(name: str, before: Sequence[str], word: str) -> Iterator[str]:
-    """Of a subcommand: its options, what they may be, its own subcommands, and names of records and sweeps."""
+    """Words of a subcommand: its options, what they may be, its own subcommands, and names of records and sweeps."""
     parser = parser_of(name)
     rest = list(before)
     while (inner := _subparsers(parser)) is not None:

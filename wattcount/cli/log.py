@@ -77,7 +77,7 @@ class _Logging:
         self._args = args
         self._end_s = float("inf") if args.limit_s is None else time.monotonic() + args.limit_s
         self.uris: dict[str, str | None] = {}
-        """Where something was logged, each with the id of the sweep's own run there."""
+        """Stores in which something was logged, each with the id of the sweep's own run there."""
         self.failed = 0
         self._named: set[tuple[str | None, str | None]] = set()
         """Stores and experiments that records name and that are not used, which has been said."""

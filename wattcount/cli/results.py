@@ -160,7 +160,7 @@ def list_runs(args: argparse.Namespace) -> int:
 
 
 def _results(args: argparse.Namespace, *, latest_sweep: bool) -> list[Result]:
-    """Of what was asked for. Raises `NotStartedError` where there is nothing."""
+    """The results that were asked for. Raises `NotStartedError` where there are none."""
     records_dir = Path(args.records_dir).expanduser()
     which: Sequence[str] = args.path
     if not which and latest_sweep:
@@ -186,7 +186,7 @@ def _results(args: argparse.Namespace, *, latest_sweep: bool) -> list[Result]:
 
 
 def _result(path: Path, records_dir: Path, kept: ResultTable) -> Result:
-    """From the table of results, where the record lies in its folder."""
+    """The result of a record: from the table of results, where the record lies in its folder."""
     if path.resolve().parent.parent == records_dir:
         return kept.of(f"{path.parent.name}/{path.name}") or judge(path)
     return judge(path)

@@ -75,7 +75,7 @@ def _begins(path: Path) -> bytes:
 
 
 def _of_parquet(path: Path) -> list[Result]:
-    """Of a table as a data set's files are, or as `result.table.to_arrow` makes it."""
+    """Results of a table in the form of a data set's files, or as `result.table.to_arrow` makes it."""
     from wattcount.dataset import rows
 
     try:

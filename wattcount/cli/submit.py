@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 WIDTH = 80
 """Width of what is printed [characters]: that of a terminal that nobody has widened."""
 LISTED = 10
-"""So many records that are left out are named; the rest are counted."""
+"""Most records that are left out and named [1]; the rest are counted."""
 NAME_CHARACTERS = 60
 """Longest name that is shown in full [characters]: the UUID of a board has 40."""
 

@@ -22,7 +22,7 @@ from wattcount.config.schema import MAX_SEED, RunConfig
 from wattcount.errors import NotStartedError
 
 FOLDER = "cohorts"
-"""Where the files are, below `conf/`. Not a config group: `cohort` is a key that holds a name."""
+"""Folder of the files, below `conf/`. It is no config group: `cohort` is a key that holds a name."""
 _KEYS = ("name", "from", "until", "seed")
 
 

@@ -294,7 +294,7 @@ def register_sources() -> None:
 CONFIG_NAME = "config"
 """The file of `conf/` that composition starts with."""
 VERSION_BASE = "1.3"
-"""Whose behaviour Hydra keeps: that of the oldest version that is allowed, without its warnings."""
+"""Version of Hydra whose behaviour is kept: the oldest that is allowed, without its warnings."""
 SWEEPER_TARGET = "hydra_plugins.wattcount.PointSweeper"
 """The name that `sweep.sweeper` goes by in Hydra's config."""
 _SCALAR_NODES: dict[Any, Any] = {str: StringNode, int: IntegerNode, float: FloatNode, bool: BooleanNode}
@@ -392,7 +392,7 @@ def container(cfg: DictConfig, *, resolve: bool = True) -> dict[str, Any]:
 
 
 def _seeded(values: dict[str, Any]) -> dict[str, Any]:
-    """With the seed, where none was given: the cohort's; without a cohort, or with one that is not known, that of the schema."""
+    """The values with a seed, where none was given: the cohort's; that of the schema where there is no cohort, or one that is not known."""
     if values.get("seed") is None:
         values.pop("seed", None)
         if isinstance(name := values.get("cohort"), str) and name in (known := cohorts()):

@@ -72,21 +72,21 @@ class FitReport:
     needed_bytes: int
     weights_bytes: int
     kv_cache_bytes: int
-    """Of the longest request alone, with its recurrent state."""
+    """KV cache of the longest request alone, with its recurrent state."""
     kv_cache_all_bytes: int
-    """Of `concurrency` requests of mean length at once, with their recurrent state."""
+    """KV cache of `concurrency` requests of mean length at once, with their recurrent state."""
     state_bytes: int
     """Recurrent state of one request, in `kv_cache_bytes`; 0 without state-space layers."""
     activation_bytes: int
     overhead_bytes: int
     draft_bytes: int
-    """Of `needed_bytes`: weights and KV cache of a draft model."""
+    """Weights and KV cache of a draft model; `needed_bytes` has them."""
     parameters: int | None
     """None: not known, and nothing was concluded."""
     kv_bytes_per_token: int
     model_len: int
     concurrency: int
-    """Of one replica."""
+    """Requests that run at once on one replica."""
     tensor_parallel: int
     pipeline_parallel: int
     data_parallel: int

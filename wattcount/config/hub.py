@@ -24,16 +24,16 @@ ANSWER_LIMIT_S = 4.0
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 """Ends of names of files with weights."""
 R = TypeVar("R")
-"""Of what is done with a limit."""
+"""Result of what is done within a limit of time."""
 
 
 class Place(Enum):
     """Where the files of a hub model are."""
 
     here = "here"
-    """In the local cache, all of them."""
+    """All files are in the local cache."""
     hub = "hub"
-    """On the hub, which answers and gives them."""
+    """The hub answers and gives them."""
     nowhere = "nowhere"
     """Neither: nothing can be started."""
     unknown = "unknown"

@@ -67,7 +67,7 @@ class Kind:
     item: Kind | None = None
 
     def child(self, name: str) -> Kind | None:
-        """Of one entry of a group, by its key; of a list, by its index or no name. None: the schema has none there."""
+        """The kind of one entry: of a group by its key, of a list by its index or no name. None: the schema has none there."""
         if self.of is list:
             return self.item if not name or name.isdigit() else None
         if self.of is dict:
@@ -231,7 +231,7 @@ def changed(node: N, values: Mapping[str, Any]) -> N:
 
 
 def asked_otherwise(asked: Any, resolved: Any, where: str = "") -> dict[str, Any]:
-    """By dotted key, the plain value in `asked` of every field in which `resolved`, of the same class, differs."""
+    """Plain values in `asked`, by dotted key, of every field in which `resolved`, of the same class, differs."""
     found: dict[str, Any] = {}
     for name in kinds(type(resolved)):
         path = f"{where}.{name}" if where else name

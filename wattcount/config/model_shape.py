@@ -108,11 +108,11 @@ class ParameterCount:
     """Parameters of a decoder."""
 
     linear: int
-    """In the matrices of the layers, which quantisation shrinks."""
+    """Parameters in the matrices of the layers, which quantisation shrinks."""
     other: int
     """Embeddings, output head, norms, convolutions, which it mostly does not; attention where config.json says so."""
     inactive: int
-    """Of `linear`: experts that one token does not use."""
+    """Parameters of `linear` in experts that one token does not use."""
 
     @property
     def total(self) -> int:

@@ -89,9 +89,9 @@ class _Base:
     data: dict[str, Any]
     run: RunConfig
     options: dict[str, dict[str, Any] | NotStartedError | None]
-    """By override, the node it makes; None: it writes elsewhere."""
+    """The node that each override makes; None: it writes elsewhere."""
     parts: dict[tuple[str, ...], Any]
-    """By the overrides that a key depends on, its value as a dataclass or a scalar."""
+    """Values of keys, as dataclasses or scalars, by the overrides that each key depends on."""
 
 
 class _Quick:

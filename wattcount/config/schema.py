@@ -259,7 +259,7 @@ class GpuConfig(Node):
     memory_gib: Positive | None = None
     """Nominal; NVML shows up to a tenth less (ECC, reserved)."""
     memory_bandwidth_gb_s: Positive | None = None
-    """Of the GPU's memory, from the data sheet; 1 GB is 10^9 bytes."""
+    """Bandwidth of the GPU's memory, from the data sheet; 1 GB is 10^9 bytes."""
     fp16_dense_tflops: Positive | None = None
     """Tensor-core peak without sparsity, accumulating in 32 bit."""
     fp8_dense_tflops: Positive | None = None
@@ -530,7 +530,7 @@ class EngineConfig(Node):
     served: Annotated[dict[str, Any], Public(ARGUMENT_TEXTS)] = identity(FrozenDict())
     """Filled in by wattcount: what kind of server it is, its version, and the options and settings that it tells."""
     served_model: str | None = None
-    """Of several models that a server has, the one to measure, by its name there."""
+    """Name of the model to measure, where a server has several."""
     api: Annotated[str, OneOf(APIS)] = identity(APIS[0])
     """What requests to a server are sent to: `/v1/completions`, or `/v1/chat/completions` with the model's chat template."""
     api_key_env: Annotated[str, VariableName()] | None = None
@@ -631,7 +631,7 @@ class SweepConfig(Node):
     order: SweepOrder = SweepOrder.blocks
     """In which order the points are measured."""
     order_seed: CountOrZero = 0
-    """Of the random order of `blocks`."""
+    """Seed of the random order of `blocks`."""
     share_engine: bool | None = None
     """Whether points that differ only in scenario and load are measured on one start of the engine (docs/sweeps.md). None: on an
     engine that takes long to start. Repeats never share one."""

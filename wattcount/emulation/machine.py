@@ -230,7 +230,7 @@ class LiveTruth:
         return live
 
     def append(self, t_ns: int, power_mw: int) -> None:
-        """From `t_ns` (CLOCK_MONOTONIC) on, the GPU draws `power_mw`. A moment before what was read is moved."""
+        """Makes the GPU draw `power_mw` from `t_ns` (CLOCK_MONOTONIC) on. A moment before what was read is moved."""
         self._writer.append(t_ns, power_mw)
 
     def append_now(self, power_w: float) -> None:

@@ -162,7 +162,7 @@ class Anchored:
         )
 
     def estimates(self, start_ns: Ints, end_ns: Ints) -> tuple[Floats, dict[str, Floats]]:
-        """Of many intervals: joules, and the standard uncertainties of the estimator by cause."""
+        """Joules of many intervals, and the standard uncertainties of the estimator by cause."""
         ends_ns = np.stack((start_ns, end_ns))
         by_ns = round(self._counter.alignment_sd_ns)
         # At the ends, and if all ticks and samples are early or late alike.
@@ -184,7 +184,7 @@ class Anchored:
         }
 
     def _not_agreed_j(self, start_ns: Ints, end_ns: Ints, up_to_j: Floats) -> Floats:
-        """By what the counter's steps differ from the power that was seen: of all steps that an interval meets.
+        """Difference between the counter's steps and the power that was seen, over all steps that an interval meets.
 
         In a trace with faults, one of them may be wrong by so little that it passes for chance: the largest that may be counts, and
         of an interval within one step its share of the step.
@@ -271,7 +271,7 @@ class Anchored:
         return variance
 
     def _swings_j2(self) -> Floats:
-        """Of each interval between ticks, the mean square of what the samples show off the straight line, joule^2."""
+        """Mean square of what the samples show off the straight line [joule^2], for each interval between ticks."""
         intervals = len(self.ticks_ns) - 1
         if self._shape is None:
             return np.zeros(intervals)

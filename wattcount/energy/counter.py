@@ -490,7 +490,7 @@ class _GridFit:
     def _misfit(
         self, low: int, high: int, periods_ns: Floats, phases_ns: Floats, trails_ns: Floats
     ) -> Floats:
-        """Of each grid, float64[grids], the mean |joule| over reads [low, high).
+        """Mean |joule| of each grid over reads [low, high), float64[grids].
 
         phases_ns   of a tick after the middle read
         """

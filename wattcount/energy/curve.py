@@ -163,7 +163,7 @@ class PowerCurve:
         return overlaps(self.gaps_ns, start_ns, end_ns)
 
     def longest_gap_ns(self, start_ns: int, end_ns: int) -> int:
-        """Of the parts of gaps that lie in the interval."""
+        """Length of the longest part of a gap that lies in the interval [ns]."""
         inside = np.minimum(self.gaps_ns[:, 1], end_ns) - np.maximum(self.gaps_ns[:, 0], start_ns)
         return int(inside.max(initial=0))
 

@@ -161,7 +161,7 @@ class EnergyModel:
         return found
 
     def _with_clock(self, estimate: EnergyEstimate, start_ns: int, end_ns: int) -> EnergyEstimate:
-        """With what the difference of two machines' clocks adds, where the trace is another machine's.
+        """The estimate with what the difference of two clocks adds, where the trace is another machine's.
 
         All of it may be early or late alike, by any time within the bound: a window then gains at one end what the power is there
         and loses at the other. Where power changes within a sampling step, either of its values may be the one.
@@ -272,7 +272,7 @@ class EnergyModel:
             self._faults.setdefault(code, []).append(spans_ns)
 
     def _valid(self, events: Events) -> Events:
-        """Without errors, and without readings that no board gives."""
+        """The events without errors, and without readings that no board gives."""
         t_ns = (events["t0_ns"] + events["t1_ns"]) // 2
         worked = events["nvml_return"] == 0
         events, t_ns = events[worked], t_ns[worked]

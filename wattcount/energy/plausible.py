@@ -70,7 +70,7 @@ def most_mean_w(limit_w: float | None) -> float:
 
 
 def faults_of_power(value_mw: Ints, most_w: float) -> dict[str, Bools]:
-    """By reason code: which readings of power no board gives."""
+    """Readings of power that no board gives, by the code of the reason."""
     return {ZERO: value_mw < LEAST_POWER_W * 1e3, ABSURD: value_mw > most_w * 1e3}
 
 
@@ -192,7 +192,7 @@ class Steps:
 def check_steps(
     ticks_ns: Ints, energy_j: Floats, witnesses: Sequence[PowerCurve], tick_sd_s: float, lag_sd_s: float
 ) -> Steps | None:
-    """Of each step, by the first witness that saw it; None where there is no witness or no step.
+    """What is found of each step, by the first witness that saw it; None where there is no witness or no step.
 
     ticks_ns, energy_j  the counter's, at least 2
     witnesses           power curves in true time as far as it is known, the finest first
@@ -296,7 +296,7 @@ Value = tuple[float, float]
 
 
 def disagreement(best: str, known: Mapping[str, Value], seconds: float) -> Disagreement | None:
-    """Of the best estimate and a source that aliasing cannot move by more than `BROKEN_SHARE`, the one that differs most.
+    """How the best estimate disagrees with a source: the one that differs most, of those that aliasing moves by at most `BROKEN_SHARE`.
 
     best     name of the estimate in `known` that the others are held against
     known    by name of the source

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 POWERCAP = Path("/sys/class/powercap")
 """Folder of the zones that Linux shows RAPL counters in."""
 POWERCAP_ENV = "WATTCOUNT_POWERCAP"
-"""Where the zones are instead: a container sees them only where they were mounted for it."""
+"""Variable that names another folder with the zones: a container sees them only where they were mounted for it."""
 CPUINFO = Path("/proc/cpuinfo")
 """File that names the CPU's vendor."""
 
@@ -58,7 +58,7 @@ PSYS = "psys"
 """Kind of a domain: the whole platform; kept, and in no metric."""
 
 STOP_LIMIT_S = 5.0
-"""From the end of sampling to that of its thread [s]."""
+"""Longest wait for the end of the thread [s]."""
 PERIOD_S = 1.0
 """Period of reads [s]: a counter wraps after minutes at the earliest."""
 MAX_DOMAIN_W = 1000.0
@@ -388,7 +388,7 @@ class HostPowerTrace:
 
     @classmethod
     def from_arrow(cls, host: Mapping[str, Any] | None, table: pa.Table) -> HostPowerTrace:
-        """From the table of `host_power.parquet` (`records.schema.HOST_POWER_SCHEMA`)."""
+        """Makes the trace of the table of `host_power.parquet` (`records.schema.HOST_POWER_SCHEMA`)."""
         table = table.filter(table["value_uj"].is_valid())
         times = [table[name].to_numpy().astype(np.int64) for name in ("t0_ns", "t1_ns", "value_uj")]
         return cls(host, table["domain"].to_pylist(), *times)

@@ -102,7 +102,7 @@ class PowerTrace:
         return joules
 
     def bounds_ns(self, gpu_uuid: str) -> tuple[int, int] | None:
-        """From when until when `cumulative_j` rests on what was seen; None: nothing was. Raises KeyError for a GPU that is not here."""
+        """Begin and end of what `cumulative_j` has seen [ns]; None: it has seen nothing. Raises KeyError for a GPU that is not here."""
         return self.model(gpu_uuid).bounds_ns
 
     def curve(self, gpu_uuid: str, max_points: int) -> tuple[Ints, Floats]:
@@ -148,7 +148,7 @@ class PowerTrace:
         *,
         clock_bound_ns: float = 0,
     ) -> PowerTrace:
-        """From the table of `power.parquet`. GPUs without an event are known only if named in `gpu_uuids`.
+        """Makes the trace of the table of `power.parquet`. GPUs without an event are known only if named in `gpu_uuids`.
 
         Raises ValueError for a source this version does not know.
         """

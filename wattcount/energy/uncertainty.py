@@ -135,7 +135,7 @@ class HeldOut:
         return np.clip(weight, 0.0, 1.0)
 
     def errors_j(self, weight: Floats) -> Floats:
-        """Of predictions with these shares (of the intervals); each held-out tick takes the mean of its two."""
+        """Errors of predictions with these shares (one an interval); each held-out tick takes the mean of its two intervals' shares."""
         errors: Floats = self.off_line_j - (weight[:-1] + weight[1:]) / 2 * self.shown_off_line_j
         return errors
 
@@ -160,7 +160,7 @@ def doubt_j2(shape: PowerCurve) -> Floats:
 
 
 def _around(values: Floats, intervals: int) -> Floats:
-    """Of each interval, the sum over the held-out ticks within `LOCAL_TICKS` of it."""
+    """The sum over the held-out ticks within `LOCAL_TICKS` of each interval."""
     total = np.concatenate(([0.0], np.cumsum(values)))
     index = np.arange(intervals)
     low = np.clip(index - LOCAL_TICKS, 0, len(values))
@@ -276,7 +276,7 @@ def _tied(walked: Floats) -> Floats:
 
 
 def few_widen(freedom: Floats) -> Floats:
-    """By what a variance from so few squared errors is multiplied, so that `COVERAGE_95` stands for Student's t.
+    """Factor of a variance that comes from so few squared errors, so that `COVERAGE_95` stands for Student's t.
 
     JCGM 100:2008, G.3.3: a standard uncertainty with few degrees of freedom takes a larger coverage factor.
     """
@@ -373,7 +373,7 @@ def total(estimates: Sequence[EnergyEstimate]) -> EnergySum | None:
 
 
 def estimated(value_j: float, length_ns: int, basis: str, sd_j: Mapping[str, float]) -> EnergyEstimate:
-    """With the standard uncertainties of the method by cause; those of the sensor are added here."""
+    """The estimate with the method's standard uncertainties by cause; those of the sensor are added here."""
     sensor = {
         "gain": SENSOR_PRIOR.gain_u95 * abs(value_j),
         "offset": SENSOR_PRIOR.offset_u95_w * length_ns / S_NS,

@@ -40,7 +40,7 @@ class EngineStep:
     draft_tokens: int | None = None
     """Proposals of speculative decoding that this step checked; None: none were made."""
     accepted_tokens: int | None = None
-    """Of these, how many became output."""
+    """How many of the drafted tokens became output."""
 
 
 @dataclass(frozen=True, slots=True)

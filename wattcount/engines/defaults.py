@@ -61,7 +61,7 @@ def asked(engine: EngineConfig) -> EngineConfig:
 
 
 def differences(engine: EngineConfig, chosen: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """By setting that was left to the engine: what was `expected` and what it has `chosen`, where these differ.
+    """Settings that were left to the engine and that it has `chosen` in another way than was `expected`, by name.
 
     engine  as `filled` made it
     chosen  as the engine tells; a setting that is not in it, or None, is not compared

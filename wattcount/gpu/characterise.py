@@ -268,7 +268,7 @@ def _resolution(values: Ints) -> float:
 
 
 def _trimmed_mean(off: Floats) -> float:
-    """Of absolute deviations: the worst are left out, where the samples alias and say nothing of the box."""
+    """Mean of absolute deviations without the worst, where the samples alias and say nothing of the box."""
     kept = np.sort(off)[: max(1, round(TRIMMED_TO * len(off)))]
     return float(np.mean(kept))
 

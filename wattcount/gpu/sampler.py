@@ -22,7 +22,7 @@ from wattcount.gpu.remote.client import RemoteThreads
 EVENT_BYTES = EVENT_DTYPE.itemsize
 """Size of one observation [bytes], for the size of the buffer."""
 STOP_LIMIT_S = 5.0
-"""From `stop` to the end of the threads [s]: of the call under way and the last read, which take up to a second on a
+"""Longest wait of `stop` for the end of the threads [s]: for the call under way and the last read, which take up to a second on a
 busy host. A driver that hangs may never return."""
 
 
@@ -159,7 +159,7 @@ class PowerSampler:
         return self._native.health()
 
     def sensors(self) -> dict[str, Any]:
-        """By GPU UUID and source: unit, whether it works, how often and at what cost it was read, and how far
+        """What each source of each GPU, by UUID, was like: unit, whether it works, how often and at what cost it was read, and how far
         apart its new values came (median; no finer than it was read, the ring by its own stamps)."""
         report: dict[str, Any] = {}
         for health in self.health():

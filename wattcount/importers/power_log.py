@@ -43,7 +43,7 @@ class LogEnergy:
     readings: int
     """That lie in the stretch."""
     gap_s: float
-    """Of the stretch, lies between readings that are too far apart; bridged by straight lines."""
+    """Part of the stretch between readings that are too far apart [s]; bridged by straight lines."""
     u95_gaps_j: float
     """Half of what the log's least and greatest power would make of the gaps: a bound, not a fit."""
     u95_sampling_j: float

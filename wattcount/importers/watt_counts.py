@@ -38,7 +38,7 @@ COLUMNS = (
     "request_generation_tokens",
     "request_prompt_tokens",
 )
-"""Of the file, after an index without a name. `gpu_energy` is in J or mJ, power in W, times in s; the last four hold lists, written as text."""
+"""Columns of the file, after an index without a name. `gpu_energy` is in J or mJ, power in W, times in s; the last four hold lists, written as text."""
 AGREE = 2.0
 """Most that the energy and mean power x duration differ by [ratio]: more is another unit. The energy of a short run misses some readings."""
 MJ_PER_J = 1e3

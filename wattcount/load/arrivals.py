@@ -59,7 +59,7 @@ class Trace:
     input_tokens: NDArray[np.int32]
     output_tokens: NDArray[np.int32]
     blocks: tuple[tuple[int, ...], ...] | None = None
-    """Of each request, what its blocks of BLOCK_TOKENS are called; None: the trace does not tell."""
+    """Names of each request's blocks of BLOCK_TOKENS; None: the trace does not tell."""
 
     def __len__(self) -> int:
         return len(self.offset_ns)

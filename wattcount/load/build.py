@@ -1,4 +1,4 @@
-"""From a scenario and a seed to the load that is sent, and to the rehearsal that is played before it."""
+"""Makes the load that is sent of a scenario and a seed, and the rehearsal that is played before it."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ ENGINE_DIED = "engine_died"
 FAILED_PAUSE_NS = 200_000_000
 """Time after which a user of a closed loop goes on whose request has failed [ns]: a server that refuses all must not be flooded."""
 BURST = 16
-"""After so many sends in a row of a closed loop's begin, answers are read before the next ones."""
+"""Most sends in a row at a closed loop's begin [1]: then answers are read before the next ones."""
 _COARSE_NS = 1_500_000
 """Last part of a wait, in which the loop only yields [ns]: its timers wake up to 1 ms late, as epoll counts milliseconds."""
 
@@ -66,7 +66,7 @@ class GeneratorOptions(TypedDict, total=False):
     """What a generator is made with, besides its plan."""
 
     vocab_size: Required[int]
-    """Of the model: prompts are drawn from it."""
+    """Size of the model's vocabulary: prompts are drawn from it."""
     window_start_offset_ns: Required[int | None]
     """Requests planned before it are of phase `before_window`, the others of `window`; None: all are of `before_window`."""
     max_in_flight: int | None
@@ -99,10 +99,10 @@ class Generator(ABC):
         max_in_flight, start = options.get("max_in_flight"), options["window_start_offset_ns"]
         id_prefix, before_window = options.get("id_prefix", ""), options.get("before_window", "warmup")
         self.users = options.get("users")
-        """Of a closed loop; None: it is an open one."""
+        """Number of users of a closed loop; None: the loop is open."""
         self._before_window = before_window
         self._window_ns: int | None = None
-        """Of a closed loop: from when on requests are of the window; None: not known yet."""
+        """Begin of the window in a closed loop: later requests belong to it; None: not known yet."""
         if max_in_flight is not None and max_in_flight < 1:
             raise ValueError(f"max_in_flight must be at least 1, got {max_in_flight}")
         if self.users is not None:
@@ -156,7 +156,7 @@ class Generator(ABC):
         self._window_ns = at_ns
 
     def _phase_at(self, sent_ns: int) -> str:
-        """Of a request of a closed loop that was sent then."""
+        """The phase of a closed loop's request that was sent then."""
         in_window = self._window_ns is not None and sent_ns >= self._window_ns
         return "window" if in_window else self._before_window
 
@@ -223,11 +223,11 @@ class LoadGenerator(Generator):
         self._prompts = {index: prompt(plan, index, self._vocab_size) for index in range(ahead)}
         self._conversations = iter(plan.conversations()) if self.users is not None else iter(())
         self._turns: dict[asyncio.Task[None], tuple[RequestRecord, Iterator[int]]] = {}
-        """Of a closed loop: each request in flight, and what is left of its conversation."""
+        """Requests of a closed loop that are in flight, each with what is left of its conversation."""
         self._over = asyncio.Event()
-        """Of a closed loop: nothing more is to be sent."""
+        """Set when a closed loop has nothing more to send."""
         self._active = self.users or 0
-        """Of a closed loop: users who have something to send."""
+        """Number of users of a closed loop who have something to send."""
 
     @property
     def in_flight(self) -> int:

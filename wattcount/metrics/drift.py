@@ -198,7 +198,7 @@ def residence_ns(requests: Requests, window: Window, *, since_first_token: bool)
 
 
 def _ended(requests: Requests) -> Bools:
-    """Of the requests that were sent, those that completed or failed."""
+    """Which requests were sent, and completed or failed."""
     sent = requests.actual_send_ns != MISSING
     ended: Bools = (requests.completed | requests.failed)[sent]
     return ended

@@ -142,7 +142,7 @@ def gpu_energy_key(index: int) -> str:
 
 
 def put(sheet: Sheet, seen: Observed) -> None:
-    """Of the window, of the idle phases, and of the steady window."""
+    """Energy and power of the window, of the idle phases, and of the steady window."""
     whole = _whole_batch(seen)
     seen.record.power.prepare(
         [
@@ -314,7 +314,7 @@ def _temperature(record: Record, span: Window) -> float | None:
 
 
 def energy_estimates(record: Record, window: Window | None) -> dict[str, dict[str, Any]]:
-    """By GPU UUID: the estimate that `energy/gpu_j` is the sum of, and what it rests on."""
+    """The estimates whose sum is `energy/gpu_j`, by GPU UUID, and what each rests on."""
     found = {}
     for uuid in gpu_uuids(record) if window is not None else ():
         assert window is not None

@@ -121,7 +121,7 @@ class LoadClocks:
 
     @property
     def slowdown(self) -> float | None:
-        """By which share the mean lies below the highest; None where it is not known."""
+        """Share by which the mean lies below the highest; None: not known."""
         if self.mean_mhz is None or not self.highest_mhz:
             return None
         return 1 - self.mean_mhz / self.highest_mhz

@@ -242,7 +242,7 @@ class Sampled:
         return t_ns[inside], taken[inside] / 1e6, of_cpu[inside] / 1e6
 
     def counted(self, name: str, window: Window) -> float | None:
-        """By how much one of the host's counters rose in the window; None where it was not read around it."""
+        """Rise of one of the host's counters in the window; None where it was not read around it."""
         return _rise(self._host, name, window, whole=True)
 
     def of_processes(self, name: str, window: Window) -> list[float]:

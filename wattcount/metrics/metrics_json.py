@@ -61,7 +61,7 @@ class Part(Protocol):
 
 
 PARTS: tuple[Part, ...] = (energy, attribution, service, client, server, drift, gpu, host, sensors)
-"""In the order in which they are computed: some read from the sheet what those before have put on it."""
+"""The modules that compute metrics, in their order: some read from the sheet what those before have put on it."""
 
 
 def _by_group(keys: Iterable[str]) -> list[str]:
@@ -288,7 +288,7 @@ NO_REASON = "no reason was recorded"
 
 
 class Status(Enum):
-    """Of a record, from the best to the worst."""
+    """What a record is worth, from the best to the worst."""
 
     valid = "valid"
     invalid = "invalid"

@@ -147,7 +147,7 @@ class Locking:
 
 
 def locking(step_ns: Ints, sample_period_ns: float) -> Locking | None:
-    """Of steps logged at these times, int64[n] increasing; None where there are too few.
+    """How steps logged at these times, int64[n] increasing, keep time with the samples; None where there are too few.
 
     The phase of each step in the period that matters, the samples' or a fraction of it, is a unit vector; coherence is
     the length of their mean, less what as many steps at random phases would have (Mardia and Jupp, Directional
@@ -168,7 +168,7 @@ def locking(step_ns: Ints, sample_period_ns: float) -> Locking | None:
 
 
 def locking_of(record: Record, window: Window, gpu_uuid: str) -> Locking | None:
-    """Of a record's engine steps in a window against one GPU's samples ring; None where either is missing."""
+    """How a record's engine steps in a window keep time with one GPU's samples ring; None where either is missing."""
     return record.once(("locking", window, gpu_uuid), lambda: _locking_of(record, window, gpu_uuid))
 
 

@@ -395,7 +395,7 @@ def _counted(load: OthersLoad) -> str:
 
 
 def _ours(load: OthersLoad) -> str:
-    """Of each what is known to be ours, as a range where it is one."""
+    """What is known to be ours of each count, as a range where it is one."""
     told = []
     for name in COUNTS:
         own: Count | None = getattr(load.ours, name)

@@ -182,7 +182,7 @@ INVALIDATES = {"yes": True, "no": False, "open": None}
 
 
 def finding_specs(table: str) -> tuple[FindingSpec, ...]:
-    """From a table: a row `code | unit | whether it invalidates, yes, no or open | figure | limit | why | what to do` each, as
+    """Makes the specs of a table: a row `code | unit | whether it invalidates, yes, no or open | figure | limit | why | what to do` each, as
     `metric_specs`."""
     return tuple(
         FindingSpec(code, unit, figure, limit, INVALIDATES[invalidates], why, to_do)

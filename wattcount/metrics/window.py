@@ -82,7 +82,7 @@ IDLE_PHASES = {
     "loaded_after": Phase.IDLE_AFTER,
     "bare_after": Phase.BARE_IDLE_AFTER,
 }
-"""By the name in `power/idle_NAME_w`."""
+"""Idle phases, by the name in `power/idle_NAME_w`."""
 IDLE_NAMES = {
     "bare": "bare idle",
     "loaded": "loaded idle",
@@ -166,7 +166,7 @@ def on(seen: Observed, uuid: str) -> str:
 
 
 def last_energy_ns(record: Record) -> int | None:
-    """Up to when every GPU's energy is known: where a window that broke off is cut; None: nowhere."""
+    """Time up to which every GPU's energy is known [ns]: a window that broke off is cut there; None: it is known nowhere."""
     ends = []
     for uuid in gpu_uuids(record):
         if uuid not in record.power.gpu_uuids:
@@ -270,7 +270,7 @@ def _between(start_ns: int, end_ns: int) -> Steady:
 
 
 def idle_spans(record: Record, last_ns: int | None) -> dict[str, tuple[Window | None, str | None]]:
-    """By the name in `IDLE_PHASES`: the stretch that idle power is the mean of, or why there is none.
+    """Stretches that idle powers are the means of, by the names in `IDLE_PHASES`, or why there is none.
 
     The driver keeps the clocks up for a while after the last context has gone (an H200 for 2 s, at 124 instead of 77 W);
     bare idle after the engine begins when they are down.

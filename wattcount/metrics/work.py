@@ -38,7 +38,7 @@ SAMPLES_PER_INTERVAL = 20
 SPANS_PER_INTERVAL = 5
 """How much longer an interval is than the stretch within which a step is known to have run (percentile 95)."""
 MAX_CONDITION_NUMBER = 30.0
-"""Of the design matrix with columns of length one: Belsley, Kuh and Welsch, Regression Diagnostics (1980), 3.2."""
+"""Largest condition number of the design matrix, its columns scaled to length one. Belsley, Kuh and Welsch, Regression Diagnostics (1980), 3.2."""
 MIN_EFFECTIVE_INTERVALS = 5
 """A phase's work x must lie in so many intervals, (sum x)^2 / sum x^2, for its coefficient to have an error at all."""
 
@@ -238,7 +238,7 @@ class Context:
         )
 
     def mean_at(self, t_ns: Ints) -> Floats:
-        """Of a request, just before each time: float64[len(t_ns)]; 0 while none decodes."""
+        """Mean context of a request just before each time: float64[len(t_ns)]; 0 while none decodes."""
         at = np.searchsorted(self.t_ns, t_ns, side="left") - 1
         tokens = np.where(at < 0, 0.0, self.tokens[at])
         requests = np.where(at < 0, 0, self.requests[at])
@@ -257,7 +257,7 @@ def begun_ns(requests: Requests) -> Ints:
 
 
 def share(spans: Spans, owner: Ints, owners: int, energy_j: Floats, edges_ns: Ints) -> tuple[Floats, float]:
-    """Each interval's energy by the amount of work in it: (float64[owners], joules of intervals without work)."""
+    """Energy of each interval, shared by the amount of work in it: (float64[owners], joules of intervals without work)."""
     amounts = spans.between(edges_ns)
     worked = amounts > 0
     price = np.divide(energy_j, amounts, out=np.zeros_like(amounts), where=worked)  # joules per unit of work
@@ -271,7 +271,7 @@ def share(spans: Spans, owner: Ints, owners: int, energy_j: Floats, edges_ns: In
 def share_equally(
     start_ns: Ints, end_ns: Ints, owner: Ints, owners: int, energy_j: Floats, edges_ns: Ints
 ) -> tuple[Floats, float]:
-    """Each moment's energy in equal shares: (float64[owners], joules of moments without anyone)."""
+    """Energy of each moment in equal shares: (float64[owners], joules of moments without anyone)."""
     times = np.unique(
         np.concatenate((edges_ns, np.clip(start_ns, *edges_ns[[0, -1]]), np.clip(end_ns, *edges_ns[[0, -1]])))
     )
@@ -427,7 +427,7 @@ class Reach:
 
     @classmethod
     def of(cls, amounts: Floats, clocks_mhz: tuple[float | None, ...]) -> Reach:
-        """Of a fit to intervals with these amounts of work, float64[n, 4], at these mean clocks, one a run."""
+        """The reach of a fit to intervals with these amounts of work, float64[n, 4], at these mean clocks, one a run."""
         ratios = {}
         for above, below in RATIOS:
             weight = amounts[:, below]
@@ -474,7 +474,7 @@ def predict(fit: Fit, reach: Reach, done: Floats, clock_mhz: float | None) -> Pr
 
 
 def extrapolate(fit: Fit, done: Floats) -> Prediction:
-    """The same whatever the fit has seen: to show how wrong that is."""
+    """The same without asking what the fit has seen: it shows how wrong that is."""
     amount = done[list(fit.terms)]
     u95_j = t_975(max(fit.freedom, 5)) * float(amount @ fit.covariance_j2 @ amount) ** 0.5
     return Prediction(float(fit.value_j @ amount), u95_j)

@@ -264,7 +264,7 @@ def upgraded(info: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _scenario(scenario: Any) -> Any:
-    """Without the kind of rehearsal that could be chosen for a short while; a warm-up that had no limit was of fixed length."""
+    """The scenario without the kind of rehearsal, which could be chosen for a short while. A warm-up without a limit was of fixed length."""
     if not isinstance(scenario, Mapping):
         return scenario
     found = {key: value for key, value in scenario.items() if key != "rehearsal"}
@@ -274,7 +274,7 @@ def _scenario(scenario: Any) -> Any:
 
 
 def _engine(engine: Any, details: Mapping[str, Any]) -> Any:
-    """With what was left to the engine. Before there was `unset`, no prefix caching was what nobody had asked for."""
+    """The engine's settings with what was left to it. Before there was `unset`, prefix caching was off where nobody had asked for it."""
     if not isinstance(engine, Mapping):
         return engine
     try:

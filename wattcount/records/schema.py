@@ -24,7 +24,7 @@ from wattcount.errors import WattcountError
 from wattcount.masking import masked
 
 RECORD_SCHEMA_VERSION = 3
-"""Of what is written. 2 has `session`; 3 holds its tables as `records.packing` says, and the arrivals of tokens in a file of
+"""Version of the records that are written. 2 has `session`; 3 holds its tables as `records.packing` says, and the arrivals of tokens in a file of
 their own."""
 OLDEST_SCHEMA_VERSION = 1
 """The oldest that can be read (`records.reader.upgraded`)."""
@@ -370,7 +370,7 @@ class RunInfo:
     instrument: Annotated[str, Public(Form.code)]
     """What the energy was read from: `nvml`."""
     seed: Annotated[int, Public(Form.number)]
-    """Of the load."""
+    """Seed of the load."""
     repeat: Annotated[int, Public(Form.number)]
     """Number of this repeat."""
     config: dict[str, Any]
@@ -393,7 +393,7 @@ class RunInfo:
     engine: Annotated[dict[str, Any], Public(_PUBLIC_ENGINE)]
     """`EngineInfo` as a dict; empty where the engine never came up."""
     sensors: Annotated[dict[str, Any], Public(_SENSOR_TEXTS)]
-    """By GPU UUID: how each source was characterised and read (period, call cost, error counts, ...)."""
+    """How each source of each GPU, by its UUID, was characterised and read (period, call cost, error counts, ...)."""
     sampler: Annotated[dict[str, Any], Public(_SENSOR_TEXTS)]
     """Sampler health: cpu seconds, missed deadlines, dropped events, per GPU."""
     phases: Annotated[list[PhaseSpan], Public({"phase": Form.code, "start_ns": _NUMBER, "end_ns": _NUMBER})]
@@ -405,7 +405,7 @@ class RunInfo:
     complete: Annotated[bool, Public(Form.number)] = False
     """Every phase was run to its end."""
     characterisation: Annotated[dict[str, Any], Public(_SENSOR_TEXTS)] = field(default_factory=dict)
-    """By GPU UUID: what its power sensors are like (`gpu.characterise`), found before this run or an earlier one."""
+    """What each GPU's power sensors are like, by UUID (`gpu.characterise`): found before this run or an earlier one."""
     timing: Annotated[dict[str, float], Public(_TREE)] = field(default_factory=dict)
     """Where the run's process spent its time, seconds: see `run.worker`."""
     warmup: Annotated[dict[str, Any], Public(_TREE)] = field(default_factory=dict)
@@ -425,7 +425,7 @@ class RunInfo:
     """How many requests have another length than their trace or prompt file gives (`load.lengths.LengthChanges`). Empty
     where there are none, or no file."""
     gpu_settings: Annotated[dict[str, Any], Public(_TREE)] = field(default_factory=dict)
-    """By GPU UUID, what the run has set: `power_limit_mw` (`before`, `asked`, `read_back`, `enforced`, `restored`) and
+    """What the run has set, by GPU UUID: `power_limit_mw` (`before`, `asked`, `read_back`, `enforced`, `restored`) and
     `sm_clock_mhz` (`before` null: NVML does not tell, `asked`, `restored`). `restored` null: not at the end of this run;
     a later run on the same engine has done it or, where the process died, its parent or whoever came next. Empty where nothing was asked for."""
     cooldown: Annotated[dict[str, Any], Public(Tree({"ended": Form.code}))] = field(default_factory=dict)
@@ -567,7 +567,7 @@ _GPU = Group(
 )
 """What figures use of a GPU; `run.json` holds more of it."""
 _REMOTE = Group({"clock": Group({"bound_ns": int})})
-"""Of a session with a sampler elsewhere: how well both clocks are known to agree."""
+"""What a session with a sampler elsewhere tells: how well both clocks are known to agree."""
 _WARMUP = Group(
     optional={
         "settled": bool,

@@ -205,7 +205,7 @@ def steps_table(folder: Path) -> pa.Table:
 
 
 def optional_table(folder: Path, name: str) -> pa.Table:
-    """Of HOST_POWER or HOST."""
+    """The table of HOST_POWER or HOST, as far as it was written."""
     schema = _OPTIONAL[name]
     return pa.Table.from_batches(read_stream(_path(folder, name)), _plain(schema)).cast(schema)
 
@@ -233,7 +233,7 @@ def requests_table(folder: Path) -> pa.Table:
 
 
 def _plain(schema: pa.Schema) -> pa.Schema:
-    """With text for dictionaries: one that changes from batch to batch would need a file format, which a torn file is not."""
+    """The schema with text in place of dictionaries: a dictionary that changes from batch to batch would need a file format, which a torn file is not."""
     return pa.schema(
         [item.with_type(pa.string()) if pa.types.is_dictionary(item.type) else item for item in schema]
     )

@@ -61,9 +61,9 @@ LOG_LINE_LENGTH = 300
 _SPOOL = "spool"
 """Folder of the streams, in the folder of a record that is still being made."""
 _DRAFT = "run.json"
-"""In the same folder: `run.json` as far as it is known. With it a killed run's record can be put together."""
+"""Name of the draft in the same folder: `run.json` as far as it is known. With it a killed run's record can be put together."""
 _LOG_FROM = "log_from"
-"""In the spool: where the run's part of a linked log begins [bytes]."""
+"""Name of the file in the spool that says where the run's part of a linked log begins [bytes]."""
 
 
 def new_run_id(at: datetime | None = None) -> str:
@@ -73,7 +73,7 @@ def new_run_id(at: datetime | None = None) -> str:
 
 
 def temporary_folder(records_dir: Path, point_id: str, run_id: str) -> Path:
-    """Beside the final place, so that a rename puts it there in one step."""
+    """The folder beside the final place: a rename puts it there in one step."""
     return records_dir / point_id[:12] / f"{TEMPORARY_PREFIX}{run_id}"
 
 

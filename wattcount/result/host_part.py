@@ -39,7 +39,7 @@ START_SCATTER: Mapping[str, Mapping[str, StartScatter]] = {
     SERVER: {PER_TOKEN: StartScatter(0.0292, 27, 2.05183), WATTS: StartScatter(0.0275, 24, 2.0639)},
     EAGER_SERVER: {PER_TOKEN: StartScatter(0.0575, 13, 2.16037), WATTS: StartScatter(0.0412, 13, 2.16037)},
 }
-"""By kind of load, and by figure. Measured: by the repeats in data/, each a start of its own, most on another board and host of a GPU model
+"""How far starts scatter, by kind of load and by figure. Measured: by the repeats in data/, each a start of its own, most on another board and host of a GPU model
 (`python tools/start_scatter.py` writes these lines). Eager runs are short ones, of 8 to 30 s."""
 
 
@@ -56,6 +56,6 @@ def load_kind(kind: str | None, eager: bool) -> str | None:
 
 
 def scatter_of_starts(load: str | None, key: str) -> StartScatter | None:
-    """Of a figure; joules per request scatter as those per token do. None: not known."""
+    """How far a figure scatters between starts; joules per request scatter as those per token do. None: not known."""
     figure = PER_TOKEN if key.startswith("energy/gpu_j_per_") else key
     return START_SCATTER.get(load or "", {}).get(figure)

@@ -167,7 +167,7 @@ class Result:
 
     @property
     def load_kind(self) -> str | None:
-        """For `result.host_part`; None where repeats tell nothing: no run of ours on a real GPU, or another kind of load."""
+        """The kind of load, for `result.host_part`; None where repeats tell nothing: no run of ours on a real GPU, or another kind of load."""
         if self.origin != OWN or self.evidence is not Evidence.MEASURED:
             return None
         return load_kind(self.kind, bool(self.setting.get("engine", {}).get("enforce_eager")))

@@ -256,7 +256,7 @@ class OwnWindow:
         self._descriptor: int | None = None
 
     def follow(self, phase: Phase | None) -> None:
-        """To be called with every report; a lock that was not to be had is tried for again."""
+        """Takes or releases the lock as the phase asks. It is called with every report, so a lock that was taken is tried for again."""
         if phase not in _LOUD:
             self.release()
         elif self._descriptor is None:
@@ -304,7 +304,7 @@ def _open() -> int:
 
 
 TEMPORARY_PREFIX = "wattcount-"
-"""Of the folders that runs make for temporary files."""
+"""Begin of the names of folders that runs make for temporary files."""
 
 
 def clear_up(records_dir: Path, notice: Callable[[str], object]) -> None:

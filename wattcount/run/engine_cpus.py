@@ -1,4 +1,4 @@
-"""On which CPUs, and with which priority, the engine's processes run: what an operator does with `taskset` and `nice`."""
+"""CPUs and priority of the engine's processes: what an operator does with `taskset` and `nice`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from wattcount.config.schema import EngineConfig
 from wattcount.errors import RunFailedError
 
 ROUNDS = 10
-"""Times that the threads of a process are listed anew at most, while threads that were not placed start others."""
+"""Most times that the threads of a process are listed anew [1], while threads that were not placed start others."""
 
 
 def cpus_of(usable: Iterable[int], count: int, gpus: Sequence[int], all_gpus: int) -> list[int]:

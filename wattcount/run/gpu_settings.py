@@ -47,7 +47,7 @@ class Journal:
 
     setting: Setting
     pid: int
-    """Of the run's parent."""
+    """Process id of the run's parent."""
     boot_id: str
     """Locked clocks are gone after a restart of the host, and a lock found then is someone else's."""
 

@@ -32,7 +32,7 @@ from wattcount.clock import now_ns
 PERIOD_S = 1.0
 """Period of the samples [s]. A sample costs some 2 ms of CPU time, half of it the spin."""
 STOP_LIMIT_S = 5.0
-"""From the end of recording to that of its thread [s]."""
+"""Longest wait for the end of the thread [s]."""
 SPIN_BYTES = 24 * 1024
 """Text that one spin compresses [bytes]: about 0.4 ms of work on today's CPUs, which stays in the nearest caches."""
 CGROUP = Path("sys/fs/cgroup")
@@ -142,7 +142,7 @@ class ProcessTree:
 
 @dataclass(frozen=True)
 class _Stat:
-    """Of `/proc/PID/stat`; times in clock ticks."""
+    """What `/proc/PID/stat` tells; times in clock ticks."""
 
     name: str
     parent: int

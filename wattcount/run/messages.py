@@ -30,7 +30,7 @@ LAST_WORD_LIMIT_S = 30.0
 """How long a run's process tries to tell its last message [s]. It fits into a pipe whose parent does not read; a
 parent that missed it looks for the record itself."""
 MOST_PATH_BYTES, MOST_LOCKS = 4096, 16
-"""Of one message on the socket of jobs: PATH_MAX, and far more locks than a point has."""
+"""Longest path [bytes] and most locks in one message on the socket of jobs: PATH_MAX, and far more locks than a point has."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class Pipe:
         self._descriptor = descriptor
         self._room_bytes = fcntl.fcntl(descriptor, fcntl.F_GETPIPE_SZ) // 2
         self._rest = b""
-        """Of a message of which only the beginning went into the pipe."""
+        """Rest of a message of which only the beginning went into the pipe."""
 
     def send(self, message: Message) -> bool:
         """Whether the message is in the pipe. Returns at once, but for the last message (`LAST_WORD_LIMIT_S`)."""

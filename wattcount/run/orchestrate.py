@@ -60,7 +60,7 @@ PATIENCE = 2
 """Signals that a run takes: the first asks it to close its record, the second kills it. A third one ends this process, for
 instance where a disk does not answer."""
 EXIT_LIMIT_S = 10.0
-"""From the last message to the end of the process."""
+"""Longest wait from the last message to the end of the process [s]."""
 
 
 class Display(Protocol):

@@ -101,7 +101,7 @@ class SessionProcess:
                 yield b""
 
     def has_ended(self) -> bool:
-        """Without reaping it: its number, which is the session's, must not be given to another process."""
+        """Whether it has ended. It is not reaped: its number, which is the session's, must not be given to another process."""
         if self._popen.returncode is not None:
             return True
         found = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)

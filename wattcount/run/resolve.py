@@ -77,7 +77,7 @@ def model_fingerprint(folder: Path) -> str:
 
 
 def _samples(stream: BinaryIO, size: int) -> Iterator[tuple[int, int]]:
-    """Where to read, and how many bytes."""
+    """Places to read: offset and number of bytes."""
     if size <= PLACES * PLACE_BYTES:
         yield 0, size
         return
@@ -180,11 +180,11 @@ class Resolved:
     problems: tuple[str, ...] = ()
 
     def with_devices(self, uuids: Sequence[str]) -> Resolved:
-        """On these GPUs of the same model."""
+        """The same on these GPUs, which are of one model."""
         return dataclasses.replace(self, config=changed(self.config, {"gpu.devices": list(uuids)}))
 
     def asked_otherwise(self) -> dict[str, Any]:
-        """By dotted key what was asked, where it became something else: `run.json` keeps it as `asked`."""
+        """What was asked and became something else, by dotted key: `run.json` keeps it as `asked`."""
         return asked_otherwise(self.asked, self.config)
 
 
@@ -260,7 +260,7 @@ def _overlaid(base: C, asked: C, untouched: C) -> C:
 
 
 def _with_model(cfg: RunConfig, machine: Machine) -> RunConfig:
-    """With the model that `auto` is on these GPUs, and the shape that lies at `model.path`."""
+    """The configuration with the model that `auto` is on these GPUs, and the shape that lies at `model.path`."""
     model = cfg.model
     if model.name == "auto" and registry.plugin(cfg.engine.name).capabilities.owns_process:
         model = _auto_model(cfg, machine.gpus)  # of somebody else's server, it says what it serves

@@ -73,7 +73,7 @@ def probe(session: NvmlSession, gpu_uuids: Sequence[str], seconds: float) -> dic
 def characterised(
     session: NvmlSession, gpu_uuids: Sequence[str], config: PowerConfig
 ) -> dict[str, dict[str, Any]]:
-    """By UUID what is known of each GPU; what is not is found out first, in `FIRST_PROBE_S`.
+    """What is known of each GPU, by UUID. What is not known is found out first, in `FIRST_PROBE_S`.
 
     On an emulated GPU nothing is probed unless `power.probe` asks for it. A probe that fails spoils no run: the
     GPU is sampled as if nothing were known.

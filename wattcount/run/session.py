@@ -77,7 +77,7 @@ class Session:
         self._scratch: Path | None = None
         self._jobs: socket.socket | None = None
         self._claims: list[str] = []
-        """Of the temporary folders, for the process to hold."""
+        """Claims of the temporary folders, for the process to hold."""
         self._locks: list[int] = []
         self._settings: dict[str, Any] = {}
         self._id: str | None = None
@@ -86,9 +86,9 @@ class Session:
         self.log: Path | None = None
         """What the process writes to."""
         self.lines = Lines()
-        """Of what the process says."""
+        """Lines of what the process says."""
         self.cooldown: dict[str, Any] = {}
-        """For the first run's `run.json`."""
+        """What the cool-down was, for the first run's `run.json`."""
         self.devices: list[str] = []
         """UUIDs of its GPUs, once they are locked."""
         self.measured_once: dict[str, Any] = {}
@@ -138,7 +138,7 @@ class Session:
         self.devices = list(cfg.gpu.devices)
 
     def settings(self) -> dict[str, Any]:
-        """For `RunInfo.gpu_settings`."""
+        """What `RunInfo.gpu_settings` says."""
         return copy.deepcopy(self._settings)
 
     def number(self, run_id: str) -> dict[str, Any]:
@@ -257,7 +257,7 @@ _POWER = ("power_average", "power_usage", "power_instant", "power_samples")
 POWER_W, TEMPERATURE_C, MEMORY_USED_BYTES = "power_w", "temperature_c", "memory_used_bytes"
 """Keys of readings."""
 Readings = dict[str, dict[str, float]]
-"""By GPU UUID: POWER_W, TEMPERATURE_C and MEMORY_USED_BYTES, those that NVML tells."""
+"""POWER_W, TEMPERATURE_C and MEMORY_USED_BYTES of each GPU, by UUID: those that NVML tells."""
 
 
 @dataclass

@@ -105,7 +105,7 @@ class Signals(list[int]):
 
     @property
     def exit_code(self) -> int | None:
-        """Of what the first of them ended; None: there was none."""
+        """Exit code of what the first of them ended; None: there was none."""
         if not self:
             return None
         return EXIT_INTERRUPTED if self[0] == signal.SIGINT else EXIT_TERMINATED

@@ -344,7 +344,7 @@ class Run:
         self._pipe.send(progress)
 
     def _checkpoint(self) -> Callable[[], None]:
-        """At each bound of a phase."""
+        """What is called at each bound of a phase."""
         assert self._journal is not None
         if self._sampler is not None and (clock := self._sampler.clock) is not None:
             self._info.nvml["remote"]["clock"] = clock

@@ -27,11 +27,11 @@ from wattcount.scenario.journal import Journal, PhaseRunner
 START_GRACE_S = 60.0
 """An engine ends its own start after `engine.start_timeout_s`; this long after that it is not waited for."""
 REHEARSAL_ROUNDS = 8
-"""Of a rehearsal, at most."""
+"""Most rounds of a rehearsal [1]."""
 REHEARSAL_LIMIT_S = 180.0
 """A rehearsal takes as long as the load that it plays, and a minute or two where many kernels have to be compiled."""
 PLAYED_S = 20.0
-"""So much of a server's window is played [s]."""
+"""Length of a server's window that is played [s]."""
 ROUND_LIMIT_S = 30.0
 """A round of a longer load is cut off then [s]: the steps of a long batch are alike."""
 

@@ -15,7 +15,7 @@ WINDOW_LEAD_NS = 100_000_000
 
 
 class ConcurrencyScenario(Scenario):
-    """So many users send one request after the other through warm-up and window; what is in flight at the window's end is drained.
+    """A number of users, each of whom sends one request after the other through warm-up and window. What is in flight at the window's end is drained.
 
     ::
 

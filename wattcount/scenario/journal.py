@@ -123,9 +123,9 @@ class Progress:
 
     phase: Phase | None
     elapsed_s: float
-    """Of the phase."""
+    """Time since the phase began."""
     planned_s: float | None
-    """Of the phase."""
+    """Planned length of the phase."""
     limit_s: float | None
     """The longest the phase may be."""
     requests_done: int
@@ -143,13 +143,13 @@ class _Followed:
         self.generator = generator
         self.counted = counted
         self._next = 0
-        """Up to here it was looked for requests that were sent."""
+        """Index of the first request that was not looked at yet."""
         self._sent = 0
-        """So many were found."""
+        """Number of requests that were found sent."""
         self._skipped: list[RequestRecord] = []
-        """Of those looked at, not sent yet, or never: `stop_at` passes some over, and client processes tell of each other's late."""
+        """Requests that were looked at and not sent yet, or never: `stop_at` passes some over, and client processes report late."""
         self._open: list[tuple[RequestRecord, int]] = []
-        """Sent and not ended, with the number of chunks that were spooled."""
+        """Requests that were sent and have not ended, with the number of their chunks that were spooled."""
 
     def planned(self) -> tuple[list[RequestRecord], list[int]]:
         """Rows of the requests that were not sent yet, so that a killed run still knows what it was to send."""
@@ -228,7 +228,7 @@ class Journal:
         self.clock_pairs: list[ClockPair] = [ClockPair.read()]
 
     def on_step(self, step: EngineStep) -> None:
-        """For `Engine.on_step`."""
+        """Keeps a step; `Engine.on_step` calls it."""
         self._steps.append(step)
 
     def follow(self, generator: Generator, *, planned: bool = True, counted: bool = True) -> None:
@@ -262,7 +262,7 @@ class Journal:
             self._host_power.mark()
 
     def bound(self) -> None:
-        """At the bound of a phase."""
+        """Ticks at once: a phase begins or ends."""
         self._wake.set()
 
     async def run(self) -> None:

@@ -90,7 +90,7 @@ class Settling:
         return (self._now_ns - self._start_ns) / 1e9 >= needed_s and not self.unsettled()
 
     def verdict(self, requests: Sequence[RequestRecord]) -> dict[str, Any]:
-        """For `run.json`: `settled`, `unsettled` (percent by what drifts), `needed_s`."""
+        """What `run.json` says of the warm-up: `settled`, `unsettled` (percent by what drifts), `needed_s`."""
         return {
             "settled": self.settled(requests),
             "unsettled": {name: round(percent, 2) for name, percent in self.unsettled().items()},

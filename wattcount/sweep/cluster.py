@@ -36,7 +36,7 @@ LOOK_S = 1.0
 """Between two looks at the jobs [s]."""
 
 END_LIMIT_S = 90.0
-"""From an interruption to the end of the jobs [s]: a run that closes its record may take that long."""
+"""Longest wait for the end of the jobs after an interruption [s]: a run that closes its record may take that long."""
 
 WAIT_NOTICE_S = 60.0
 """How long all jobs of one kind of GPU wait before a person is told [s]: longer than a cluster with room takes."""

@@ -66,7 +66,7 @@ class SlurmNodes:
 
     @classmethod
     def parse(cls, sinfo: str) -> SlurmNodes:
-        """Of `sinfo -h -o '%f|%G'`: `a100,nvlink|gpu:a100:4(S:0-1),gpu:a30:2` a line."""
+        """Reads the output of `sinfo -h -o '%f|%G'`: `a100,nvlink|gpu:a100:4(S:0-1),gpu:a30:2` a line."""
         # Without what stands in parentheses: sockets, and `(null)` for none.
         lines = [line.partition("|") for line in re.sub(r"\([^)]*\)", "", sinfo).split()]
         gpus = [found[1] for *_, names in lines for found in re.finditer(r"(?:^|,)gpu(:[^,]*)", names)]

@@ -81,7 +81,7 @@ class Lane:
         self._session_name: str | None = None
 
     def serve(self) -> None:
-        """Until the parent hangs up, or a signal has come."""
+        """Measures what it is sent, until the parent hangs up or a signal has come."""
         with self._session, suppress(EOFError, OSError):
             while not self._signals:
                 with self._signals.raised():
@@ -134,7 +134,7 @@ class Lane:
 
 
 class _Ended(BaseException):
-    """By a signal while no run's process could be told; not an `Exception`, which runs may keep to themselves."""
+    """A signal ended the lane while no run's process could be told. It is no `Exception`, which runs may keep to themselves."""
 
     def __init__(self, exit_code: int) -> None:
         super().__init__(exit_code)
@@ -152,7 +152,7 @@ class LaneSignals(Signals):
         self._raising = False
 
     def install(self) -> None:
-        """From now on; for the whole of the process."""
+        """Takes the signals of the whole process from now on."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._came)
 

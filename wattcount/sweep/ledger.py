@@ -41,7 +41,7 @@ SWEEPS_FOLDER = ".sweeps"
 FORMER_SWEEPS_FOLDER = ".studies"
 """Folder with the sweeps of earlier versions; sweeps that they began go on there."""
 PLAN_FILE, EVENTS_FOLDER = "plan.parquet", "events"
-"""In the folder of a sweep: its plan, and what its processes have written."""
+"""Names in the folder of a sweep: its plan, and what its processes have written."""
 PLAN_VERSION = 1
 """Version of the plan's file."""
 BEAT_S = 20.0

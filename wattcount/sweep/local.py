@@ -107,7 +107,7 @@ class Halt:
         )
 
     def note(self, key: str, outcome: Outcome) -> None:
-        """To be called with the outcome of every try."""
+        """Takes the outcome of a try; is called for every one."""
         if self.why is not None:
             return
         if self.is_of_host(outcome):
@@ -325,7 +325,7 @@ class Lanes:
         return None
 
     def _sessions(self) -> set[str | None]:
-        """Of the points that are being measured."""
+        """Sessions of the points that are being measured."""
         return {busy.job.point.session for busy in self._lanes.values() if busy is not None} - {None}
 
     def _fill(self, *, share: bool) -> None:

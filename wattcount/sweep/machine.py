@@ -49,7 +49,7 @@ class Here:
     facts: FrozenDict
     gpus: tuple[GpuFacts, ...] = ()
     memory_bytes: int | None = None
-    """Of one of its GPUs."""
+    """Memory of one of its GPUs."""
     problem: str | None = None
 
 
@@ -60,12 +60,12 @@ class _Gpus:
     evidence: str | None = None
     matching: tuple[GpuFacts, ...] = ()
     there: tuple[GpuFacts, ...] = ()
-    """For a run to choose from; none where a machine would be emulated for it."""
+    """GPUs that a run may choose from; none where a machine would be emulated for it."""
     problem: str | None = None
 
 
 class ThisMachine:
-    """For runs that are to be measured here. Looks at each kind of GPU, each engine and each file once."""
+    """What is known of the machine for runs that are measured here. Looks at each kind of GPU, each engine and each file once."""
 
     def __init__(self) -> None:
         self._gpus = functools.cache(_look_for_gpus)
@@ -86,7 +86,7 @@ class ThisMachine:
 
 
 class AnotherMachine:
-    """For runs that a launcher sends elsewhere: nothing is known but what the configuration says."""
+    """What is known of the machine for runs that a launcher sends elsewhere: only what the configuration says."""
 
     def __init__(self) -> None:
         self._resolved = functools.cache(self._look)

@@ -109,7 +109,7 @@ class SweepLog:
         self._told = False
 
     def refresh(self) -> None:
-        """To be called as often as one likes; waits for nothing."""
+        """Logs what is new. May be called as often as one likes; waits for nothing."""
         now_s = time.monotonic()
         if self._process is not None:
             if self._process.poll() is None and now_s - self._began_s < REFRESH_LIMIT_S:

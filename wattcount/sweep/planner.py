@@ -1,4 +1,4 @@
-"""From a sweep's configurations to its plan: what is done, what cannot be, what is to run and what it will take.
+"""Makes the plan of a sweep's configurations: what is done, what cannot be, what is to run and what it will take.
 
 What is done tell the results of the folder, by planned point (`RecordIndex`). What a run will take is estimated from its like
 where there are some, else by `wattcount.prediction` (`predict`): a prediction is for planning alone and never leaves the plan.
@@ -87,7 +87,7 @@ def _agree(found: Result, facts: Mapping[str, str | None]) -> bool:
 MEASURED, PREDICTED = "measured", "predicted"
 
 SLOW_STEP_S = 0.01
-"""Of a whole step, where nothing is known of what computes it [s]."""
+"""Time of a whole step [s], where nothing is known of what computes it."""
 UNKNOWN_BUSY_SHARE = 0.5
 """Power while computing, where nothing is known of the model or the GPU, as a share of the power limit."""
 UNKNOWN_LOADED_SHARE = 0.07
@@ -97,7 +97,7 @@ UNKNOWN_TDP_W, UNKNOWN_IDLE_W = 300.0, 50.0
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of one run: seconds from start to end, joule of its GPUs, and what both rest on."""
+    """Estimate for one run: seconds from start to end, joules of its GPUs, and what both rest on."""
 
     wall_s: float
     energy_j: float | None
@@ -135,7 +135,7 @@ class Estimator:
 
 
 def predict(cfg: RunConfig, *, follows: bool = False) -> Estimate:
-    """From the scenario's phases and the prediction of its load; without one from a slow engine and half of the power limit.
+    """Estimates a run from the scenario's phases and the prediction of its load; without a prediction from a slow engine and half of the power limit.
 
     follows   it goes on with the engine of the run before, so that nothing has to start
     """

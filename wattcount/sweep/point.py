@@ -28,7 +28,7 @@ class State(Enum):
     """State of a point."""
 
     waiting = "waiting"
-    """To be measured, by the start that is alive or by the next one."""
+    """The point is to be measured, by the start that is alive or by the next one."""
     running = "running"
     done = "done"
     failed = "failed"

@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from rich.live import Live
 
 DECLARED_LINES = 3
-"""For the names of a sweep's models, of its GPUs, of its scenarios."""
+"""Most lines for the names of a sweep's models, as many for its GPUs and its scenarios."""
 SKIPPED_LINES = 12
 """Shared by all groups of skipped points; each has one at least."""
 TABLE_RECORDS = 200
@@ -346,7 +346,7 @@ class Ledgered:
         self._told: list[Outcome] = []
 
     def tell(self, outcome: Outcome) -> None:
-        """Of a point of which this process has heard otherwise."""
+        """Takes the outcome of a point that this process has heard of in another way."""
         self._told.append(outcome)
 
     def again(self, *, now: bool = False) -> Tally | None:
@@ -455,7 +455,7 @@ def _of(job: Job, text: str, *, alone: bool) -> str:
 
 
 def _elsewhere(job: Job, outcome: Outcome) -> str:
-    """Of a point that another run measures just now."""
+    """The line on a point that another run measures just now."""
     return f"{job.point.label}: {outcome.message}; looked at again at the end"
 
 

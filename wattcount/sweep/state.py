@@ -17,7 +17,7 @@ PROCESS_DIED = "process_died"
 Row = tuple[Point, Outcome]
 """A point, and where it stands."""
 _unheard = partial(Outcome, t_utc_ns=0, attempt=0, host=None, pid=None)
-"""Where a point stands that no process has told of."""
+"""Makes the outcome of a point that no process has reported."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ class Tally:
         self._starts: dict[tuple[str | None, int | None, int], Start] = {}
         self._records: dict[str, None] = {}
         self._energy_j: dict[str, float] = {}
-        """By record, or by what else tells one run from another."""
+        """Energy of runs [J], by record or by what else tells one run from another."""
 
     def add(self, outcome: Outcome, *, alive: bool = True) -> None:
         """`alive`: of the process that wrote it."""

@@ -519,7 +519,7 @@ def _pictures(results: Sequence[Result], slo: SloConfig | None = None) -> dict[s
 
 
 def _results(sweep: SweepState, *, searches: bool = False) -> list[Result]:
-    """Of the points that were measured; `searches`: only of searches for a capacity."""
+    """Results of the points that were measured; `searches`: only of searches for a capacity."""
     records = [
         Path(record)
         for _, outcome in sweep.rows

@@ -40,7 +40,7 @@ QUEUE_S = 5
 """Shortest time between two calls of `squeue` [s]. SLURM's manual asks for few calls."""
 
 RESULT_LIMIT_S = 15.0
-"""From the end of a job to when it counts as dead [s]. A network file system may show its result late, and a job that
+"""Time after the end of a job when it counts as dead [s]. A network file system may show its result late, and a job that
 SLURM starts again is not in the queue at once. As long as submitit waits."""
 
 SLURM_ARRAY_LIMIT = 1000
@@ -174,7 +174,7 @@ class QueueWatcher(SlurmInfoWatcher):  # type: ignore[misc]  # submitit is not t
     """Knows how this user's jobs stand, from `squeue`; see the module."""
 
     def update(self) -> None:
-        """Where SLURM does not answer, nothing changes."""
+        """Asks SLURM how the jobs stand; nothing changes where it does not answer."""
         self._last_status_check = time.time()
         # The user by number: in a container a user may have no name.
         user = f"--user={os.getuid()}"

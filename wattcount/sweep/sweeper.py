@@ -255,7 +255,7 @@ def _weights_lines(jobs: Sequence[Job]) -> list[str]:
 
 
 def _record_lines(plan: Plan) -> None:
-    """Where the records are that make points done before anything is started."""
+    """Prints where the records are that make points done before anything is started."""
     done = plan.in_state(State.done)
     if done:
         print("already measured (resume=false measures again):")
@@ -319,7 +319,7 @@ def _to_measure(cfg: RunConfig) -> RunConfig:
 
 
 Axes = dict[str, list[str]]
-"""By key, in order, the overrides that set it, one a value."""
+"""Keys in order, each with the overrides that set it, one a value."""
 
 
 def expand(

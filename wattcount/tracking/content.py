@@ -74,7 +74,7 @@ def params(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _place(leaf: tuple[str, Any]) -> int:
-    """Before or after which others a param stands."""
+    """Place of a param among the others."""
     key = leaf[0]
     return len(_FIRST) + (key in _WHOLE) if key not in _FIRST else _FIRST.index(key)
 

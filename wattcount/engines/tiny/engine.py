@@ -59,7 +59,7 @@ class TinyArgs:
     natural_mean_tokens: float = 64.0
     """Mean of the geometric length of a completion that is not forced."""
     seed: int = 0
-    """Of the natural lengths."""
+    """Seed of the natural lengths."""
     compile_ms: float = 0.0
     """What the first step of each kind takes longer: by the power of two above its tokens and by which of 16, 8, 4 and 2
     divides them; and again by the number of blocks of 32 tokens."""
@@ -74,9 +74,9 @@ class TinyArgs:
     hang_at_start: bool = False
     """Start never returns by itself; `engine.start_timeout_s` ends it."""
     die_after_s: float | None = None
-    """From the end of start on: everything in flight and to come fails with `engine_died`."""
+    """Time after the start when everything in flight and to come fails with `engine_died` [s]."""
     exit_after_s: float | None = None
-    """From the end of start on: the whole process ends at once, as if killed."""
+    """Time after the start when the whole process ends at once, as if killed [s]."""
     exit_code: int = 86
     fail_request_every: int | None = None
     """Every n-th request fails with `request_failed` after half of its tokens."""
@@ -130,7 +130,7 @@ class _Sequence:
     first_token_ns: int | None = None
     preemptions: int = 0
     cached_tokens: int = 0
-    """Of its prompt, kept from an earlier one."""
+    """Tokens of its prompt that were kept from an earlier one."""
 
     @property
     def known_tokens(self) -> int:

@@ -42,7 +42,7 @@ BATCHED_DATA_PARALLEL_BACKENDS = frozenset({"deepep_low_latency", "nixl_ep"})
 
 @dataclass(frozen=True)
 class BatchLimits:
-    """Of one engine: requests that run at once, and tokens of a step for a server and for a batch."""
+    """Limits of one engine: requests that run at once, and tokens of a step, for a server and for a batch."""
 
     requests: Mapping[ScenarioKind, int]
     tokens: Mapping[ScenarioKind, int]
@@ -58,9 +58,9 @@ def _limits(*, server: tuple[int, int], batch: tuple[int, int]) -> BatchLimits:
 HUGE_GPU = _limits(server=(1024, 16384), batch=(1024, 16384))
 """Limits by the GPU: from HUGE_GPU_BYTES on, in the second family."""
 LARGE_GPU = _limits(server=(1024, 8192), batch=(1024, 16384))
-"""From LARGE_GPU_BYTES on."""
+"""Limits on GPUs with LARGE_GPU_BYTES or more."""
 OTHER_GPU = _limits(server=(256, 2048), batch=(256, 8192))
-"""Of all other GPUs."""
+"""Limits on all other GPUs."""
 CPU = _limits(server=(128, 2048), batch=(256, 4096))
 """Limits on a CPU; vLLM multiplies them by tensor parallel and by pipeline parallel."""
 
@@ -130,7 +130,7 @@ def _batch_limits(cfg: RunConfig, memory_bytes: int | None) -> BatchLimits:
 
 
 def _version(engine: EngineConfig) -> tuple[int, int]:
-    """Of vLLM; where it is not known yet, as of the later family of defaults."""
+    """The version of vLLM; where it is not known yet, one of the later family of defaults."""
     match = re.fullmatch(r"(\d+)\.(\d+)", engine.version_minor or "")
     return (int(match[1]), int(match[2])) if match else SECOND_FAMILY
 

@@ -240,7 +240,7 @@ class VllmEngine(Engine):
         return RunFailedError("request_failed", describe(error))
 
     def kernels_compiled(self) -> list[str] | None:
-        """By vLLM's JIT monitor, which its workers begin when they are warm; on a CPU there is none."""
+        """Kernels that vLLM's JIT monitor has named. Its workers begin it when they are warm; on a CPU there is none."""
         return None if self._setup.device == "cpu" else self._kernels.read()
 
     def _step_logger(self) -> Callable[[Any, int], Any]:

@@ -68,7 +68,7 @@ def cuda_device_present() -> bool:
 
 
 def torch_version() -> str | None:
-    """Of the installed torch, which vLLM computes with; None: there is none."""
+    """The version of torch, which vLLM computes with; None: it is not installed."""
     return _version_of("torch")
 
 

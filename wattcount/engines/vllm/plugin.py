@@ -70,7 +70,7 @@ class VllmPlugin(EnginePlugin):
         return VllmEngine(cfg, gpu_uuids, log_dir)
 
     def device(self, asked: Device, *, emulated: bool) -> Device:
-        """Beside a real GPU it is that GPU: a run that could only use the CPU is refused."""
+        """The device that it computes on. Beside a real GPU it is that GPU: a run that could only use the CPU is refused."""
         found = install.find_vllm()
         if asked is not Device.auto or found is None:
             return asked

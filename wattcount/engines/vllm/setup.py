@@ -251,7 +251,7 @@ class VllmSetup:
         return config
 
     def _draft_location(self, scratch: Path) -> str:
-        """Of the draft model, whose weights vLLM loads as it loads the model's: a shape alone where those are random."""
+        """Where the draft model lies. vLLM loads its weights as it loads the model's: a shape alone where those are random."""
         assert self.draft is not None
         if self.model.weights is not Weights.random:
             return str(self.draft.hf_id)

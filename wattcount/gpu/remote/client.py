@@ -164,7 +164,7 @@ class RemoteNvml:
 
     @property
     def usable_uuids(self) -> list[str]:
-        """Of the GPUs that the listener itself may use."""
+        """UUIDs of the GPUs that the listener itself may use."""
         return list(self._facts["usable"])
 
     @property

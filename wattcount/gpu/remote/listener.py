@@ -83,7 +83,7 @@ class Listener:
         self._stopping.set()
 
     def serve(self) -> None:
-        """Until `stop`; all clients are told, and their threads have ended, when it returns."""
+        """Serves until `stop`. When it returns, all clients were told and their threads have ended."""
         try:
             while not self._stopping.is_set():
                 try:
@@ -174,7 +174,7 @@ class _Client:
         }
 
     def serve(self, stopping: threading.Event) -> None:
-        """Until the client leaves or the listener is to end. Raises `WireError`."""
+        """Serves the client until it leaves or the listener is to end. Raises `WireError`."""
         due_s = 0.0
         while not stopping.is_set():
             wait_s = min(STOP_POLL_S, due_s - time.monotonic()) if self._sampling else STOP_POLL_S

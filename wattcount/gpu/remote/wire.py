@@ -308,7 +308,7 @@ def _parsed(text: bytes) -> dict[str, Any]:
 
 
 def _exactly(connection: socket.socket, count: int, deadline_s: float) -> bytes:
-    """So many bytes, all of them before `deadline_s` [time.monotonic()]; the socket's own limit is for sending."""
+    """Reads `count` bytes, all of them before `deadline_s` [time.monotonic()]; the socket's own limit is for sending."""
     readable = select.poll()
     readable.register(connection, select.POLLIN)
     received = bytearray()
