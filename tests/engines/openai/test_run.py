@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -32,8 +32,10 @@ def echo() -> Iterator[EchoServer]:
         yield found
 
 
-def run(echo: EchoServer, folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "wattcount", *RUN, f"engine.base_url={echo.url}", *overrides]
+def run(
+    echo: EchoServer, folder: Path, *overrides: str, asked: Sequence[str] = RUN
+) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "wattcount", *asked, f"engine.base_url={echo.url}", *overrides]
     return subprocess.run(
         [*command, f"records_dir={folder / 'records'}"],
         env={**os.environ, "WATTCOUNT_HOME": str(folder / "home"), "SERVER_KEY": KEY},
@@ -88,6 +90,25 @@ def test_a_run(echo: EchoServer, tmp_path: Path) -> None:
     for file in [*folder.iterdir(), *(tmp_path / "home").rglob("*")]:
         assert not file.is_file() or KEY.encode() not in file.read_bytes(), file
     assert KEY not in done.stdout + done.stderr
+
+
+def test_a_closed_loop(echo: EchoServer, tmp_path: Path) -> None:
+    """Each of four users sends the next request when the last one is answered."""
+    users = 4
+    asked = [key for key in RUN if not key.startswith("scenario.rate_rps")]
+    done = run(echo, tmp_path, "scenario=concurrency", f"scenario.concurrency={users}", asked=asked)
+    folder = record_of(tmp_path)
+    judged = judge(folder)
+    # How fast this machine is, is no part of it.
+    assert set(judged.reasons) <= {"client_limited", "users_idle"}, (done.stdout, done.stderr)
+    assert (judged.kind, judged.value("load/offered_rps")) == ("concurrency", None)
+    requests = Record.open(folder).requests.to_pylist()
+    ends = [request["last_token_ns"] for request in requests if request["last_token_ns"] is not None]
+    sends = sorted(request["actual_send_ns"] for request in requests)
+    for number, sent_ns in enumerate(sends[users:], users):
+        # So many were answered before that no more than `users` were in flight.
+        assert number - sum(end_ns <= sent_ns for end_ns in ends) < users
+    assert len(sends) > 5 * users
 
 
 def test_what_cannot_be_measured_is_not_started(echo: EchoServer, tmp_path: Path) -> None:
