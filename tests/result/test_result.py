@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from synthetic_record import SyntheticRun
+from synthetic_record import SyntheticRun, request
 
 from wattcount.config.composition import compose
 from wattcount.config.identity import key_of
@@ -16,7 +16,8 @@ from wattcount.metrics import load_metrics
 from wattcount.metrics.metrics_json import Status
 from wattcount.records import Record
 from wattcount.records.schema import Evidence, Validity
-from wattcount.result import Result
+from wattcount.report.summary import _findings
+from wattcount.result import Result, judge
 from wattcount.result.host_part import PER_TOKEN, WATTS
 from wattcount.result.result import ABSTAINED
 from wattcount.result.table import of_arrow, write_table
@@ -128,3 +129,14 @@ def test_a_predicted_row_carries_its_interval_and_basis_and_is_no_measurement(tm
     write_table([row, none], tmp_path / "rows.parquet")
     read = of_arrow(pq.read_table(tmp_path / "rows.parquet"), [None, None])
     assert read == [row, none]
+
+
+def test_a_generator_that_lagged_says_of_a_valid_run_what_it_means_there(tmp_path: Path) -> None:
+    rows = [request(number, 40.0 + number * 0.25, lag_ms=20.0) for number in range(240)]
+    found = judge(SyntheticRun(requests=rows).write(tmp_path / "valid"))
+    assert found.valid
+    [remark] = found.remarks
+    assert remark.code == "generator_lagging"
+    assert found.mild_messages == (remark.message,)
+    assert "p99 20 ms where 12.5 ms are allowed" in remark.message
+    assert "the load was not the one asked for" not in " ".join(text for text, _ in _findings(found))

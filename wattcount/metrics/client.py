@@ -57,6 +57,13 @@ LAGGING, CLIENT_LIMITED, USERS_IDLE, UNSURE = finding_specs(
 )
 
 
+LATE = (
+    "requests were sent later than planned, p99 {0.figure:.3g} ms where {0.limit:.3g} ms are allowed: the figures are those of the load "
+    "as it was sent"
+)
+"""What a generator that lagged says of a valid run. Its own message, which records have, is that of an invalid one."""
+
+
 def _client(seen: Observed) -> dict[str, Any] | None:
     """What the client processes told of themselves (`engines.http.client`); None: the run had none."""
     client = seen.record.info.engine_details.get("client")

@@ -115,7 +115,7 @@ def _findings(result: Result) -> list[tuple[str, str]]:
     """What went wrong, then remarks, each with what to do about it; then notes."""
     to_do = {
         finding.message: FINDINGS[finding.code].to_do
-        for finding in result.findings
+        for finding in (*result.findings, *result.remarks)
         if finding.code in FINDINGS
     }
     lines: list[tuple[str, str]] = []

@@ -13,6 +13,7 @@ from typing import Any
 from wattcount.config.identity import key_of, levers, particulars, planned_point, setting
 from wattcount.config.schema import Device, RunConfig
 from wattcount.errors import NotStartedError, WattcountError, one_line
+from wattcount.metrics.client import LAGGING, LATE
 from wattcount.metrics.metrics_json import DAMAGED, Status, Verdict, load_metrics, stored_metrics, verdict
 from wattcount.metrics.sheet import Finding
 from wattcount.records import Record
@@ -132,9 +133,17 @@ class Result:
         return self.status is Status.valid
 
     @property
+    def remarks(self) -> tuple[Finding, ...]:
+        """The findings that leave the run valid."""
+        mild = (finding for finding in self.findings if not finding.invalidates)
+        return tuple(
+            replace(one, message=LATE.format(one)) if one.code == LAGGING.code else one for one in mild
+        )
+
+    @property
     def mild_messages(self) -> tuple[str, ...]:
-        """A line for people for each finding that leaves the run valid."""
-        return tuple(finding.message for finding in self.findings if not finding.invalidates)
+        """A line for people for each of them."""
+        return tuple(finding.message for finding in self.remarks)
 
     @property
     def codes(self) -> tuple[str, ...]:
