@@ -181,7 +181,7 @@ def test_it_is_shown_for_people_and_programs(tmp_path: Path, measured: list[Resu
     lines = capacity.to_lines(curves)
     assert lines[0].startswith("llama3_8b on NVIDIA H200")
     assert "capacity: 4 requests/s keep TTFT 500 ms for 95 %" in lines
-    assert "  broken at 8 requests/s, 1e+02 % above; 3 probes" in lines
+    assert "  broken at 8 requests/s, 100 % above; 3 probes" in lines
     assert [line.split()[0] for line in lines[-4:-1]] == ["capacity", "4", ">"]
     assert lines[-2].endswith("llama3_8b on NVIDIA A100")
     text = capacity.to_markdown(curves)

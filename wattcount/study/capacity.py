@@ -260,7 +260,7 @@ def lines_of(probes: Sequence[Probe], slo: SloConfig) -> list[str]:
     wide = 100 * (found.broken_rps / found.rate_rps - 1)
     lines = [
         f"capacity: {found.rate_rps:g} requests/s keep {slo_in_words(slo)}",
-        f"  broken at {found.broken_rps:g} requests/s, {wide:.2g} % above; {runs}",
+        f"  broken at {found.broken_rps:g} requests/s, {significant(wide, 2)} % above; {runs}",
         f"  95 % interval by how requests scatter: {_or_unknown(found.low_rps)} to {_or_unknown(found.high_rps)} requests/s",
     ]
     if any(not probe.valid and probe.rate_rps == found.broken_rps for probe in probes):
