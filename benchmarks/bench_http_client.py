@@ -3,8 +3,8 @@
     python benchmarks/bench_http_client.py alone [--rates 50,200] [--seconds 10] [--client-cpus 0,1 --server-cpus 2-5 --servers 4]
     python benchmarks/bench_http_client.py agree --url http://localhost:8000 --model NAME --tokenizer FOLDER [--rounds 6] [--rate 4]
 
-alone   The client against an echo server that computes nothing: how late requests come at constant gaps, p99 (ours also as
-        dispatch delay), and CPU of the client for each streamed event. CPU is that of all of the tool's processes, of a long run
+alone   The client against an echo server that computes nothing and sends an event every --step-ms: how late requests come at
+        constant gaps, p99 (ours also as dispatch delay), TTFT (truth: half a step) and TPOT (a step) as the tool tells them, and CPU of the client for each streamed event. CPU is that of all of the tool's processes, of a long run
         less that of a short one, so that starting up does not count; what it was held up by other work does not count either.
 agree   The same load on one real server, tools in turn: TTFT, TPOT, tokens/s of each round, and CPU for 1,000 streamed
         tokens/s: median, least and most of the rounds.
@@ -19,6 +19,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import math
 import os
 import resource
 import signal
@@ -285,7 +286,8 @@ def alone(options: argparse.Namespace, programs: dict[str, str], tokenizer: Path
         f"{os.cpu_count()} CPUs; client on {options.client_cpus or 'all'}, server on {options.server_cpus or 'all'}; load {os.getloadavg()}"
     )
     print(
-        f"{'tool':<10} {'asked/s':>8} {'came/s':>8} {'events/s':>9} {'late p99 ms':>12} {'dispatch p99 ms':>16} {'us CPU/event':>13}"
+        f"{'tool':<10} {'asked/s':>8} {'came/s':>8} {'events/s':>9} {'late p99 ms':>12} {'dispatch p99 ms':>16} {'TTFT p50 ms':>12} "
+        f"{'TPOT p50 ms':>12} {'us CPU/event':>13}"
     )
     with (
         tempfile.TemporaryDirectory() as name,
@@ -314,7 +316,8 @@ def alone(options: argparse.Namespace, programs: dict[str, str], tokenizer: Path
                 delay = "-" if seen.dispatch_p99_ms is None else f"{seen.dispatch_p99_ms:.2f}"
                 print(
                     f"{tool:<10} {rate:>8g} {came:>8.1f} {came * options.tokens:>9.0f} "
-                    f"{lateness_p99_ms(came_ns, rate, many):>12.2f} {delay:>16} "
+                    f"{lateness_p99_ms(came_ns, rate, many):>12.2f} {delay:>16} {seen.ttft_ms or math.nan:>12.2f} "
+                    f"{seen.tpot_ms or math.nan:>12.2f} "
                     f"{cpu_s / ((many - short) * options.tokens) * 1e6:>13.2f}",
                     flush=True,
                 )
@@ -413,7 +416,9 @@ def main() -> None:
         Path(options.files[1]).write_text(json.dumps(vars(seen)))
         return
     programs = {"wattcount": ""} | {
-        tool: program for tool in ("vllm", "aiperf", "guidellm") if (program := getattr(options, tool))
+        tool: str(Path(program).absolute())
+        for tool in ("vllm", "aiperf", "guidellm")
+        if (program := getattr(options, tool))
     }
     with tempfile.TemporaryDirectory() as name:
         (alone if options.what == "alone" else agree)(options, programs, byte_tokenizer(Path(name)))
