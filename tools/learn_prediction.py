@@ -12,8 +12,17 @@ from pathlib import Path
 import numpy as np
 
 from wattcount.dataset.store import Dataset
-from wattcount.fitting.fit import GPU_EFFECTS, POWER, SOURCE_EFFECTS, START, TIME, fitted
-from wattcount.fitting.predicting import OWN
+from wattcount.fitting.fit import (
+    GPU_EFFECTS,
+    HOST_EFFECTS,
+    OWN,
+    POWER,
+    SOURCE_EFFECTS,
+    START,
+    TIME,
+    fitted,
+    host_of,
+)
 from wattcount.fitting.rows import rows
 from wattcount.prediction.learned import FILE
 from wattcount.prediction.physics import NAMES
@@ -31,17 +40,20 @@ def learned() -> str:
     alone = {"smooth": 0.03, "source": 1e-3, "source_shape": 1e-3, "source_gpu": 1e-3}
     fit = fitted(
         own_rows,
-        spreads_of={"time": replace(TIME, **alone), "power": replace(POWER, **alone)},
+        spreads=(replace(TIME, **alone), replace(POWER, **alone)),
     )
     layout = fit.layout
     logs = {name: float(np.log(getattr(START, name)) + fit.theta[at]) for at, name in enumerate(NAMES)}
     own = fit.known.sources.index(OWN)
     for name in SOURCE_EFFECTS:
         logs[name] += float(fit.theta[layout.source_at[name] + own])
-    gpus = {
-        family: {name: float(f"{np.exp(fit.theta[layout.gpu_at[name] + at]):.6g}") for name in GPU_EFFECTS}
-        for at, family in enumerate(fit.known.families)
-    }
+    gpus = {}
+    for at, family in enumerate(fit.known.families):
+        host = fit.known.hosts.index(host_of(OWN, family))
+        places = {name: layout.gpu_at[name] + at for name in GPU_EFFECTS}
+        # Each kind of GPU had one kind of host.
+        places |= {name: layout.host_at[name] + host for name in HOST_EFFECTS}
+        gpus[family] = {name: float(f"{np.exp(fit.theta[place]):.6g}") for name, place in places.items()}
     values = {name: float(f"{np.exp(log):.6g}") for name, log in logs.items()}
     return json.dumps({"coefficients": values, "gpus": gpus}, indent=1) + "\n"
 

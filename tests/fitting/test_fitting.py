@@ -44,14 +44,27 @@ def test_no_split_has_a_shape_or_a_gpu_on_both_sides(own: list[Row]) -> None:
 def test_a_group_left_out_by_algebra_is_as_one_that_was_never_there(own: list[Row]) -> None:
     """To first order: coefficients move a little in a fit of the rest."""
     fit = fitted(own)
-    error, sd = left_out(fit, fit.power, fit.table.shape)
+    left = left_out(fit, fit.table.shape)
     shape = next(row.shape for row in own if row.model == "qwen3_8b")
     rest = Predictor.of([row for row in own if row.shape != shape])
-    for at in np.flatnonzero([own[place].shape == shape for place in fit.seen.row[fit.power.picked]]):
-        row = own[fit.seen.row[fit.power.picked][at]]
-        guess = rest.predict_rows([row])[0].figures["power_w"].value
-        assert row.power_w is not None
-        assert np.log(row.power_w / guess) == pytest.approx(error[at], abs=sd[at])
+    for at, row in enumerate(own):
+        if row.shape != shape or row.power_w is None:
+            continue
+        found = rest.predict_rows([row])[0].figures
+        assert np.log(row.power_w / found["power_w"].value) == pytest.approx(
+            left.error[2, at], abs=left.sd[2, at]
+        )
+        joules = found["j_per_output_token"].value
+        assert np.log(row.j_per_token / joules) == pytest.approx(left.joules[at], abs=left.joules_sd[at])
+
+
+def test_time_and_power_of_a_row_err_against_each_other(own: list[Row]) -> None:
+    """So that the interval of their product is narrower than if they erred apart."""
+    fit = fitted(own)
+    left = left_out(fit, fit.table.shape)
+    closed = np.array([row.prepared.setting.rate_rps is None for row in own])
+    apart = np.hypot(left.sd[0], left.sd[2])
+    assert np.all(left.joules_sd[closed] < apart[closed])
 
 
 def test_intervals_widen_with_the_distance_from_the_data(own: list[Row]) -> None:

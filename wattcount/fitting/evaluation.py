@@ -54,6 +54,7 @@ class Tried:
 
     split: str
     group: str
+    shape: str
     source: str
     served: bool
     arriving: bool
@@ -112,6 +113,7 @@ def judged(predictor: Predictor, rows: Sequence[Row], split: str, group: str) ->
             Tried(
                 split,
                 group,
+                row.shape,
                 row.source,
                 row.served,
                 setting.rate_rps is not None,

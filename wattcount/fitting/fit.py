@@ -10,9 +10,9 @@ the fit had never seen them, coefficients, corrections and all (to first order).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,8 @@ from wattcount.prediction.work import Facts, Gpu
 
 Array = NDArray[np.float64]
 
+OWN = "wattcount"
+"""Source of our own runs, and as which settings are predicted. Its engine prepares a step while the one before runs; those of others did not yet."""
 START = Coefficients()
 """Where fits begin, and the middle of the priors."""
 PRIOR_SD = 0.35
@@ -33,24 +35,29 @@ PRIOR_SD = 0.35
 PRIORS = {
     "memory": 0.08,
     "compute": 0.2,
-    "corner": 0.3,
-    "kv": 0.2,
+    "corner": 0.2,
+    "kv": 0.15,
     "experts": 0.15,
+    "expert_compute": 0.4,
     "four_bit": 0.15,
     "eight_bit": 0.15,
     "attention": 0.3,
     "host_step_s": 0.6,
     "host_sequence_s": 0.6,
+    "old_sequence_s": 0.4,
     "host_layer_s": 0.5,
     "sequence_s": 0.5,
     "token_s": 0.5,
     "step_s": 0.5,
-    "layer_s": 0.5,
+    "layer_s": 0.3,
+    "expert_layer_s": 0.5,
+    "bandwidth_power": 0.4,
     "limit": 0.01,
     "tail": 0.7,
     "waiting": 0.5,
     "throttled": 0.5,
-    "loaded_idle": 0.3,
+    "loaded_idle": 0.15,
+    "gddr": 0.25,
 }
 """Of single coefficients: small where data sheets say much, large where hosts differ."""
 GPU_EFFECTS = {
@@ -59,21 +66,25 @@ GPU_EFFECTS = {
     "active": 0.2,
     "by_memory": 0.25,
     "by_compute": 0.2,
-    "loaded_idle": 0.25,
+    "loaded_idle": 0.15,
 }
 """Coefficients that differ between GPUs, and how far [standard deviation of the logarithm]: what a new GPU leaves open."""
 SOURCE_EFFECTS = {
     "host_layer_s": 0.7,
     "host_sequence_s": 1.0,
+    "old_sequence_s": 0.4,
     "host_step_s": 1.0,
     "step_s": 0.7,
-    "layer_s": 1.0,
+    "layer_s": 0.4,
     "sequence_s": 1.0,
+    "waiting": 0.7,
 }
 """Coefficients that differ between sources, for their hosts and versions of engines do."""
-STEPS = 7
+HOST_EFFECTS = {"host_layer_s": 0.35, "host_sequence_s": 0.4, "host_step_s": 0.4}
+"""Coefficients that differ between the hosts of one source: those of one kind of GPU have one kind of host."""
+STEPS = 5
 """Gauss-Newton steps: what changes after them is far below what matters."""
-RENEWED = (0, 2, 5)
+RENEWED = (0, 2)
 """Steps before which the covariance, and what counts as an outlier, are reckoned anew."""
 DIFFERENCE = 1e-4
 """Of logarithms of coefficients, for derivatives."""
@@ -113,6 +124,8 @@ TIME = Spread(
 POWER = Spread(
     source=0.12, shape=0.05, gpu=0.05, source_shape=0.04, source_gpu=0.06, smooth=0.10, reach=1.5, measure=0.0
 )
+CORRELATION = -0.4
+"""Between what the physics leaves of time and of power: who takes longer than thought, and does the same work, draws less meanwhile."""
 NOISE = {
     "wattcount": (0.05, 0.03),
     "mlenergy v3 vllm": (0.10, 0.08),
@@ -125,14 +138,12 @@ NOISE = {
 """Of time and of power of a row of a source [standard deviation of the logarithm]: our own repeats agree to 1 to 6 %. Sources of another kind of
 engine, and of engines of years ago, tell of power and of GPUs, and hardly of how long a step takes today."""
 OTHER_NOISE = (0.12, 0.10)
-NEWER = ("wattcount", "mlenergy v3 vllm")
-"""Sources of closed loads whose TPOT tells more than their rate."""
 EAGER_NOISE = (0.20, 0.08)
 """Of our own rows whose kernels the host launches one by one: hosts differ, and one switches within a run."""
 
 
 def noise_of(row: Row, time: bool) -> float:
-    own = row.source == "wattcount" and row.prepared.setting.enforce_eager
+    own = row.source == OWN and row.prepared.setting.enforce_eager
     return (EAGER_NOISE if own else NOISE.get(row.source, OTHER_NOISE))[0 if time else 1]
 
 
@@ -157,6 +168,7 @@ class Table:
     family: NDArray[np.int64]
     shape: NDArray[np.int64]
     source: NDArray[np.int64]
+    host: NDArray[np.int64]
 
     @property
     def count(self) -> int:
@@ -170,6 +182,12 @@ class Groups:
     families: tuple[str, ...]
     shapes: tuple[str, ...]
     sources: tuple[str, ...]
+    hosts: tuple[str, ...]
+
+
+def host_of(source: str | None, family: str) -> str:
+    """Rows of one source on one kind of GPU."""
+    return f"{source} {family}"
 
 
 def groups_of(rows: Sequence[Row]) -> Groups:
@@ -177,6 +195,7 @@ def groups_of(rows: Sequence[Row]) -> Groups:
         tuple(sorted({row.family for row in rows})),
         tuple(sorted({row.shape for row in rows})),
         tuple(sorted({row.source for row in rows})),
+        tuple(sorted({host_of(row.source, row.family) for row in rows})),
     )
 
 
@@ -187,6 +206,7 @@ def table_of(
     sources: Sequence[str | None],
     plain: Sequence[bool],
     known: Groups,
+    gaps: Sequence[bool] | None = None,
 ) -> Table:
     facts, gpu = tables(each)
 
@@ -197,12 +217,13 @@ def table_of(
     return Table(
         facts,
         gpu,
-        loads(each, plain=plain),
+        loads(each, plain=plain, gaps=gaps, serial=[source != OWN for source in sources]),
         np.array([one.setting.num_gpus for one in each], dtype=float),
         np.array([one.setting.replicas for one in each], dtype=float),
         numbers(families, known.families),
         numbers(shapes, known.shapes),
         numbers(sources, known.sources),
+        numbers([host_of(*one) for one in zip(sources, families, strict=True)], known.hosts),
     )
 
 
@@ -212,19 +233,20 @@ def table_of_rows(rows: Sequence[Row], known: Groups) -> Table:
         [row.family for row in rows],
         [row.shape for row in rows],
         [row.source for row in rows],
-        [not row.served for row in rows],
+        [row.launched for row in rows],
         known,
+        [row.gaps for row in rows],
     )
 
 
 def observed(rows: Sequence[Row]) -> Observed:
-    """Rows with a rate tell no time of a cycle: their tokens are those that arrive. Of closed loads of older engines TPOT and rate say the same."""
+    """Rows with a rate tell no time of a cycle: their tokens are those that arrive."""
     found: list[tuple[int, int, float]] = []
     for at, row in enumerate(rows):
         setting = row.prepared.setting
         if setting.rate_rps is None and row.output_rate:
             found.append((at, 0, -np.log(row.output_rate)))
-        if row.tpot_s and (row.source in NEWER or setting.rate_rps is not None):
+        if row.tpot_s:
             found.append((at, 1, np.log(row.tpot_s)))
         if row.power_w:
             found.append((at, 2, np.log(row.power_w)))
@@ -236,7 +258,7 @@ def observed(rows: Sequence[Row]) -> Observed:
 
 
 class Layout:
-    """Where each parameter lies in the vector: coefficients, then those of each GPU, then those of each source."""
+    """Where each parameter lies in the vector: coefficients, then those of each GPU, of each source, of each host."""
 
     def __init__(self, known: Groups) -> None:
         self.known = known
@@ -244,27 +266,33 @@ class Layout:
         self.gpu_at = {name: len(NAMES) + at * len(known.families) for at, name in enumerate(GPU_EFFECTS)}
         after = len(NAMES) + len(GPU_EFFECTS) * len(known.families)
         self.source_at = {name: after + at * len(known.sources) for at, name in enumerate(SOURCE_EFFECTS)}
-        self.size = after + len(SOURCE_EFFECTS) * len(known.sources)
+        after += len(SOURCE_EFFECTS) * len(known.sources)
+        self.host_at = {name: after + at * len(known.hosts) for at, name in enumerate(HOST_EFFECTS)}
+        self.size = after + len(HOST_EFFECTS) * len(known.hosts)
         sd = [PRIORS.get(name, PRIOR_SD) for name in NAMES]
         for value in GPU_EFFECTS.values():
             sd += [value] * len(known.families)
         for value in SOURCE_EFFECTS.values():
             sd += [value] * len(known.sources)
+        for value in HOST_EFFECTS.values():
+            sd += [value] * len(known.hosts)
         self.prior_sd = np.array(sd)
+
+    def effects(self, table: Table) -> Iterator[tuple[Mapping[str, int], tuple[str, ...], NDArray[np.int64]]]:
+        """Of each kind of group: where its effects begin by coefficient, its names, and the group of each row."""
+        yield self.gpu_at, self.known.families, table.family
+        yield self.source_at, self.known.sources, table.source
+        yield self.host_at, self.known.hosts, table.host
 
     def coefficients(self, theta: Array, table: Table) -> Coefficients:
         """By row of a table, as arrays where they differ."""
         values: dict[str, Array | float] = {}
         for at, name in enumerate(NAMES):
             log = np.full(table.count, np.log(getattr(START, name)) + theta[at])
-            if name in self.gpu_at:
-                begin = self.gpu_at[name]
-                effects = np.append(theta[begin : begin + len(self.known.families)], 0.0)
-                log = log + effects[table.family]
-            if name in self.source_at:
-                begin = self.source_at[name]
-                effects = np.append(theta[begin : begin + len(self.known.sources)], 0.0)
-                log = log + effects[table.source]
+            for starts, groups, member in self.effects(table):
+                if name in starts:
+                    begin = starts[name]
+                    log = log + np.append(theta[begin : begin + len(groups)], 0.0)[member]
             values[name] = np.exp(log)
         return Coefficients(**values)
 
@@ -291,8 +319,8 @@ def derivatives(layout: Layout, theta: Array, table: Table) -> Array:
         moved[at] += DIFFERENCE
         found[:, :, at] = (predicted(layout, moved, table)[0] - base) / DIFFERENCE
     every = np.arange(table.count)
-    # What a coefficient does, its own of the row's GPU and of the row's source do.
-    for starts, member in ((layout.gpu_at, table.family), (layout.source_at, table.source)):
+    # What a coefficient does, its own of the row's GPU, source and host do.
+    for starts, _, member in layout.effects(table):
         for name, begin in starts.items():
             has = member >= 0
             found[:, every[has], begin + member[has]] = found[:, has, NAMES.index(name)]
@@ -326,64 +354,72 @@ def features(found: Steady, table: Table) -> Array:
     return np.stack([np.asarray(one, dtype=float) for one in each], axis=1)
 
 
-def kernel(
-    spread: Spread,
-    a: tuple[Array, Table, NDArray[np.int64]],
-    b: tuple[Array, Table, NDArray[np.int64]],
-) -> Array:
-    """Covariance of what the physics leaves, of observations a and b: features, table, and the kind of figure, a row each."""
-    (xa, ta, ka), (xb, tb, kb) = a, b
-    scaled = spread.reach
-    squares = np.sum((xa / scaled) ** 2, 1)[:, None] + np.sum((xb / scaled) ** 2, 1)[None, :]
-    distance = np.maximum(squares - 2 * (xa / scaled) @ (xb / scaled).T, 0.0)
+@dataclass(frozen=True)
+class Kernel:
+    """Covariance of what the physics leaves, of settings a and b.
+
+    between  of time and power of a (0, 1) with those of b, 2 x 2 x a x b; measure: what is added between figures of one kind
+    """
+
+    between: Array
+    measure: Array
+
+    def of(
+        self,
+        a: NDArray[np.int64],
+        kinds_a: NDArray[np.int64],
+        b: NDArray[np.int64],
+        kinds_b: NDArray[np.int64],
+    ) -> Array:
+        """Of observations: rows and kinds of figures."""
+        found: Array = self.between[(kinds_a // 2)[:, None], (kinds_b // 2)[None, :], a[:, None], b[None, :]]
+        same = (kinds_a[:, None] == kinds_b[None, :]) & (kinds_a < 2)[:, None]
+        return found + np.where(same, self.measure[a[:, None], b[None, :]], 0.0)
+
+
+def kernel(spreads: tuple[Spread, Spread], a: tuple[Array, Table], b: tuple[Array, Table]) -> Kernel:
+    """Of features and tables.
+
+    spreads  of time and of power
+    """
+    (xa, ta), (xb, tb) = a, b
+    reach = spreads[0].reach
+    squares = np.sum((xa / reach) ** 2, 1)[:, None] + np.sum((xb / reach) ** 2, 1)[None, :]
+    distance = np.maximum(squares - 2 * (xa / reach) @ (xb / reach).T, 0.0)
     same = {
         name: (getattr(ta, name)[:, None] == getattr(tb, name)[None, :]) & (getattr(ta, name)[:, None] >= 0)
         for name in ("source", "shape", "family")
     }
-    found: Array = spread.smooth**2 * np.exp(-0.5 * distance)
-    found += (
-        spread.source**2 * same["source"] + spread.shape**2 * same["shape"] + spread.gpu**2 * same["family"]
-    )
-    found += spread.source_shape**2 * (same["source"] & same["shape"])
-    found += spread.source_gpu**2 * (same["source"] & same["family"])
-    if spread.measure:
-        found += spread.measure**2 * (same["source"] & (ka[:, None] == kb[None, :]))
-    return found
+    shared = {
+        "smooth": np.exp(-0.5 * distance),
+        "source": same["source"],
+        "shape": same["shape"],
+        "gpu": same["family"],
+        "source_shape": same["source"] & same["shape"],
+        "source_gpu": same["source"] & same["family"],
+    }
+    between = np.zeros((2, 2, len(xa), len(xb)))
+    for one in (0, 1):
+        for other in (0, 1):
+            for name, by in shared.items():
+                between[one, other] += getattr(spreads[one], name) * getattr(spreads[other], name) * by
+    between[0, 1] *= CORRELATION
+    between[1, 0] *= CORRELATION
+    return Kernel(between, spreads[0].measure ** 2 * same["source"])
 
 
-def taken(table: Table, at: NDArray[np.int64]) -> Table:
-    """Some rows of it, in any order, also several times."""
-
-    def part(value: object) -> object:
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            return dataclasses.replace(
-                value,
-                **{field.name: getattr(value, field.name)[at] for field in dataclasses.fields(value)},
-            )
-        assert isinstance(value, np.ndarray)
-        return value[at]
-
-    return Table(**{field.name: part(getattr(table, field.name)) for field in dataclasses.fields(table)})  # type: ignore[arg-type]
-
-
-@dataclass(frozen=True)
-class Side:
-    """What was learned of time, or of power: its observations and the matrices that predictions need."""
-
-    spread: Spread
-    picked: NDArray[np.int64]
-    """Places of its observations in `Observed`."""
-    covariance: Array
-    """Of its observations, coefficients and all."""
-    factor: Array
-    weights: Array
-    """The inverse covariance times the residuals from the priors' mean."""
-    residual: Array
+def total_variance(spread: Spread) -> float:
+    """Of what the physics leaves of one figure."""
+    return sum(value**2 for name, value in dataclasses.asdict(spread).items() if name != "reach")
 
 
 @dataclass(frozen=True)
 class Fit:
-    """All of it. `rows` in the order in which `table` has them."""
+    """All of it. `rows` in the order in which `table` has them.
+
+    covariance  of the observations, coefficients and all; factor: its Cholesky factor
+    residual    from the priors' mean; weights: the inverse covariance times it
+    """
 
     rows: tuple[Row, ...]
     known: Groups
@@ -393,140 +429,171 @@ class Fit:
     features: Array
     jacobian: Array
     seen: Observed
-    time: Side
-    power: Side
+    spreads: tuple[Spread, Spread]
+    covariance: Array
+    factor: Array
+    weights: Array
+    residual: Array
+
+    @functools.cached_property
+    def inverse(self) -> Array:
+        """Of the covariance."""
+        return np.asarray(cho_solve((self.factor, True), np.eye(len(self.weights))))
 
 
-def fitted(rows: Sequence[Row], *, spreads_of: Mapping[str, Spread] | None = None) -> Fit:
+def fitted(rows: Sequence[Row], *, spreads: tuple[Spread, Spread] = (TIME, POWER)) -> Fit:
     """Deterministic: the same rows give the same fit.
 
-    spreads_of  of `time` and `power`; None: TIME and POWER
+    spreads  of time and of power
     """
     known = groups_of(rows)
     layout, table, seen = Layout(known), table_of_rows(rows, known), observed(rows)
     theta = np.zeros(layout.size)
-    noise = np.stack([[noise_of(row, time) for row in rows] for time in (True, False)])
-    kinds = {"time": seen.kind < 2, "power": seen.kind == 2}
-    spreads = spreads_of or {"time": TIME, "power": POWER}
+    noise = np.array([noise_of(rows[row], kind < 2) for row, kind in zip(seen.row, seen.kind, strict=True)])
     inflated = np.ones(len(seen.value))
-    lowers: dict[str, NDArray[np.floating[Any]]] = {}
     for at in range(STEPS):
-        jacobian = derivatives(layout, theta, table)
         logs, found = predicted(layout, theta, table)
+        part = derivatives(layout, theta, table)[seen.kind, seen.row]
+        residual = seen.value - logs[seen.kind, seen.row]
         if at in RENEWED:
-            x = features(found, table)
-        normal = np.diag(1.0 / layout.prior_sd**2)
-        gradient = -theta / layout.prior_sd**2
-        for name, mask in kinds.items():
-            picked = np.flatnonzero(mask)
-            if at in RENEWED:
-                at_noise = noise[0 if name == "time" else 1]
-                lowers[name] = np.linalg.cholesky(
-                    _left(spreads[name], x, table, seen, picked, at_noise, inflated)
-                )
-            lower = lowers[name]
-            residual = seen.value[picked] - logs[seen.kind[picked], seen.row[picked]]
-            part = jacobian[seen.kind[picked], seen.row[picked]]
-            white = solve_triangular(lower, np.column_stack([part, residual]), lower=True)
-            normal += white[:, :-1].T @ white[:, :-1]
-            gradient += white[:, :-1].T @ white[:, -1]
-            if at + 1 in RENEWED:
-                # Each observation by all the others: what they cannot explain counts less.
-                inverse = cho_solve((lower, True), np.eye(len(picked)))
-                alone = (inverse @ residual) / np.sqrt(np.diag(inverse))
-                far = np.abs(alone) / OUTLIER
-                inflated[picked] = np.maximum(1.0, far)
+            left = _left(spreads, features(found, table), table, seen, noise * inflated)
+            lower = np.linalg.cholesky(left)
+        white = solve_triangular(lower, np.column_stack([part, residual]), lower=True)
+        normal = np.diag(1.0 / layout.prior_sd**2) + white[:, :-1].T @ white[:, :-1]
+        gradient = white[:, :-1].T @ white[:, -1] - theta / layout.prior_sd**2
+        if at + 1 in RENEWED:
+            # Each observation by all the others: what they cannot explain counts less.
+            inverse = cho_solve((lower, True), np.eye(len(residual)))
+            alone = (inverse @ residual) / np.sqrt(np.diag(inverse))
+            inflated = np.maximum(1.0, np.abs(alone) / OUTLIER)
         change = np.linalg.solve(normal, gradient)
-        largest = np.max(np.abs(change))
-        theta = theta + change * min(1.0, 0.5 / largest)
+        theta = theta + change * min(1.0, 0.5 / np.max(np.abs(change)))
     logs, found = predicted(layout, theta, table)
     jacobian = derivatives(layout, theta, table)
     x = features(found, table)
-    sides = {}
-    for name, mask in kinds.items():
-        picked = np.flatnonzero(mask)
-        part = jacobian[seen.kind[picked], seen.row[picked]]
-        covariance = _left(spreads[name], x, table, seen, picked, noise[0 if name == "time" else 1], inflated)
-        covariance += (part * layout.prior_sd**2) @ part.T
-        residual = seen.value[picked] - logs[seen.kind[picked], seen.row[picked]] + part @ theta
-        factor = cho_factor(covariance, lower=True)[0]
-        sides[name] = Side(
-            spreads[name], picked, covariance, factor, cho_solve((factor, True), residual), residual
-        )
-    return Fit(tuple(rows), known, layout, theta, table, x, jacobian, seen, sides["time"], sides["power"])
+    part = jacobian[seen.kind, seen.row]
+    covariance = _left(spreads, x, table, seen, noise * inflated) + (part * layout.prior_sd**2) @ part.T
+    residual = seen.value - logs[seen.kind, seen.row] + part @ theta
+    factor = cho_factor(covariance, lower=True)[0]
+    return Fit(
+        tuple(rows),
+        known,
+        layout,
+        theta,
+        table,
+        x,
+        jacobian,
+        seen,
+        spreads,
+        covariance,
+        factor,
+        cho_solve((factor, True), residual),
+        residual,
+    )
 
 
-def _left(
-    spread: Spread,
-    x: Array,
-    table: Table,
-    seen: Observed,
-    picked: NDArray[np.int64],
-    noise: Array,
-    inflated: Array,
-) -> Array:
+def _left(spreads: tuple[Spread, Spread], x: Array, table: Table, seen: Observed, noise: Array) -> Array:
     """Covariance of observations around the physics, noise included."""
-    at, kind = seen.row[picked], seen.kind[picked]
-    one = (x[at], taken(table, at), kind)
-    found = kernel(spread, one, one)
-    found[np.diag_indices_from(found)] += (noise[at] * inflated[picked]) ** 2
+    found = kernel(spreads, (x, table), (x, table)).of(seen.row, seen.kind, seen.row, seen.kind)
+    found[np.diag_indices_from(found)] += noise**2
     return found
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """Of one quantity by row: logarithm and its standard deviation, noise left out."""
+    """Of settings: logarithms by kind of figure (3 x rows), their standard deviations, and that of cycle and power together; noise is left out."""
 
     mean: Array
     sd: Array
+    joules_sd: Array
+    steady: Steady
 
 
-def forecast(fit: Fit, table: Table) -> tuple[Forecast, Forecast, Forecast, Steady]:
+def forecast(fit: Fit, table: Table) -> Forecast:
     """Of settings: seconds of a closed load per token of all, TPOT, watts of all GPUs."""
     logs, found = predicted(fit.layout, fit.theta, table)
     x, jacobian = features(found, table), derivatives(fit.layout, fit.theta, table)
-    each = []
+    at, kinds = fit.seen.row, fit.seen.kind
+    other, prior = fit.jacobian[kinds, at], fit.layout.prior_sd**2
+    every = np.arange(table.count)
+    shared = kernel(fit.spreads, (x, table), (fit.features, fit.table))
+    mean, explained = np.empty((3, table.count)), []
     for kind in range(3):
-        side = fit.power if kind == 2 else fit.time
-        at = fit.seen.row[side.picked]
-        here = (x, table, np.full(table.count, kind))
-        there = (fit.features[at], taken(fit.table, at), fit.seen.kind[side.picked])
-        part, other = jacobian[kind], fit.jacobian[fit.seen.kind[side.picked], at]
-        prior = fit.layout.prior_sd**2
-        cross = kernel(side.spread, here, there) + (part * prior) @ other.T
-        mean = logs[kind] - part @ fit.theta + cross @ side.weights
-        explained = solve_triangular(side.factor, cross.T, lower=True)
-        spread = side.spread
-        total = (
-            spread.smooth**2
-            + spread.source**2
-            + spread.shape**2
-            + spread.gpu**2
-            + spread.source_shape**2
-            + spread.source_gpu**2
-            + spread.measure**2
-            + np.sum(part**2 * prior, axis=1)
-        )
-        each.append(Forecast(mean, np.sqrt(np.maximum(total - np.sum(explained**2, axis=0), 1e-8))))
-    return each[0], each[1], each[2], found
+        cross = shared.of(every, np.full(table.count, kind), at, kinds) + (jacobian[kind] * prior) @ other.T
+        mean[kind] = logs[kind] - jacobian[kind] @ fit.theta + cross @ fit.weights
+        explained.append(solve_triangular(fit.factor, cross.T, lower=True))
+
+    def variance(a: int, b: int, before: float) -> Array:
+        of_physics = np.sum(jacobian[a] * jacobian[b] * prior, axis=1)
+        return np.asarray(before + of_physics - np.sum(explained[a] * explained[b], axis=0))
+
+    each = [variance(kind, kind, total_variance(fit.spreads[kind // 2])) for kind in range(3)]
+    joules = each[0] + each[2] + 2 * variance(0, 2, shared_variance(fit.spreads))
+    return Forecast(mean, _sd(np.stack(each)), _sd(joules), found)
 
 
-def left_out(fit: Fit, side: Side, groups: NDArray[np.int64]) -> tuple[Array, Array]:
-    """Error and standard deviation of each observation of a side, as if its group had not been there.
+def shared_variance(spreads: tuple[Spread, Spread]) -> float:
+    """Covariance of what the physics leaves of time and of power of one row."""
+    time, power = (dataclasses.asdict(one) for one in spreads)
+    return CORRELATION * sum(time[name] * power[name] for name in time if name not in ("reach", "measure"))
+
+
+def _sd(variance: Array) -> Array:
+    return np.asarray(np.sqrt(np.maximum(variance, 1e-8)))
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Errors of rows, as if their group had not been there: measured less predicted logarithm. nan: not measured.
+
+    error, sd       by kind of figure, 3 x rows; sd with the noise of a measurement
+    joules, joules_sd   of J per token: of power alone where the rate is given
+    """
+
+    error: Array
+    sd: Array
+    joules: Array
+    joules_sd: Array
+
+
+def left_out(fit: Fit, groups: NDArray[np.int64]) -> LeftOut:
+    """Of all rows.
 
     groups  number of the group by row
     """
-    inverse = _inverse(side)
-    explained = side.weights
-    error, sd = np.zeros(len(side.picked)), np.zeros(len(side.picked))
-    member = groups[fit.seen.row[side.picked]]
+    rows, kinds = fit.seen.row, fit.seen.kind
+    count = fit.table.count
+    error, sd, shared = np.full((3, count), np.nan), np.full((3, count), np.nan), np.zeros(count)
+    member = groups[rows]
     for group in np.unique(member):
         at = np.flatnonzero(member == group)
-        block = np.linalg.inv(inverse[np.ix_(at, at)])
-        error[at] = block @ explained[at]
-        sd[at] = np.sqrt(np.diag(block))
-    return error, sd
+        block = np.linalg.inv(fit.inverse[np.ix_(at, at)])
+        of_group(at, block @ fit.weights[at], block, rows, kinds, error, sd, shared)
+    return _left_out(fit, error, sd, shared)
 
 
-def _inverse(side: Side) -> Array:
-    return np.asarray(cho_solve((side.factor, True), np.eye(len(side.weights))))
+def of_group(
+    at: NDArray[np.int64],
+    errors: Array,
+    block: Array,
+    rows: NDArray[np.int64],
+    kinds: NDArray[np.int64],
+    error: Array,
+    sd: Array,
+    shared: Array,
+) -> None:
+    """Puts the errors of some observations, and their covariance, where they belong."""
+    error[kinds[at], rows[at]] = errors
+    sd[kinds[at], rows[at]] = np.sqrt(np.diag(block))
+    cycles = {row: place for place, row in enumerate(rows[at]) if kinds[at][place] == 0}
+    for place in np.flatnonzero(kinds[at] == 2):
+        row = rows[at][place]
+        if row in cycles:
+            shared[row] = block[place, cycles[row]]
+
+
+def _left_out(fit: Fit, error: Array, sd: Array, shared: Array) -> LeftOut:
+    arriving = np.isfinite(np.asarray(fit.table.load.rate_rps, dtype=float))
+    joules = np.where(arriving, error[2], error[0] + error[2])
+    variance = np.where(arriving, sd[2] ** 2, sd[0] ** 2 + sd[2] ** 2 + 2 * shared)
+    return LeftOut(error, sd, joules, np.sqrt(np.maximum(variance, 1e-8)))

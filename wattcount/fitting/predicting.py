@@ -1,8 +1,8 @@
 """Settings to predictions: figures with intervals that hold, or a reason why there is none.
 
-Intervals are conformal. Each row of the fit is predicted as if its model, its GPU, or both the source and the GPU had not been there; how
-many standard deviations it is off, in nine of ten groups at most, widens or narrows the intervals of settings that are as far from the
-data. The standard deviation itself grows with that distance.
+Intervals are conformal. Each row of the fit is predicted as if its model, or its GPU, had not been there; how many standard deviations it
+is off, in nine of ten groups at most, widens or narrows the intervals of settings that are as far from the data. The standard deviation
+itself grows with that distance. On GPUs that only others measured, it is that of a source that nobody knows.
 """
 
 from __future__ import annotations
@@ -13,30 +13,30 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve, solve_triangular
+from threadpoolctl import threadpool_limits
 
 from wattcount.fitting.fit import (
     NOISE,
     OTHER_NOISE,
-    Array,
+    OWN,
     Fit,
-    Side,
+    Forecast,
+    LeftOut,
     Table,
     fitted,
     forecast,
-    kernel,
     left_out,
     table_of,
-    taken,
 )
 from wattcount.fitting.rows import Row, shape_of
 from wattcount.prediction.setting import Abstained, PredictionSetting, Prepared, family_of, prepared
 
+Array = NDArray[np.float64]
 Numbers = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
-OWN = "wattcount"
-"""Source as which settings are predicted: what our own runs measure."""
+NORMAL_95 = 1.645
+"""Standard deviations to either side that hold nine tenths of a normal distribution."""
 COVERAGE = 0.90
 """Share of settings that lie within an interval."""
 LARGEST_FACTOR = 3.0
@@ -48,6 +48,11 @@ LEAST_SCALE, MOST_SCALE = 0.6, 3.0
 MOST_GPUS = 0.8
 """Share of the GPUs for which the intervals of a new one would have held."""
 FIGURES = ("power_w", "tpot_ms", "output_tokens_per_s", "j_per_output_token")
+
+
+def one_core() -> threadpool_limits:
+    """A context in which linear algebra runs on one core: so that it waits for no other, and sums in the same order on every machine."""
+    return threadpool_limits(limits=1, user_api="blas")
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,6 @@ class Scales:
     new_model: tuple[float, float, float]
     new_gpu: tuple[float, float, float]
     new_both: tuple[float, float, float]
-    new_source: tuple[float, float, float]
 
 
 class Predictor:
@@ -94,7 +98,8 @@ class Predictor:
 
     @classmethod
     def of(cls, rows: Sequence[Row]) -> Predictor:
-        return cls(fitted(rows))
+        with one_core():
+            return cls(fitted(rows))
 
     def predict(self, settings: Sequence[PredictionSetting | Abstained]) -> list[Prediction]:
         """In their order; what cannot be predicted abstains."""
@@ -114,102 +119,93 @@ class Predictor:
         return [one for one in found if one is not None]
 
     def predict_rows(self, rows: Sequence[Row]) -> list[Prediction]:
-        """As `predict`, of rows as their own sources would measure them; of a source that was not learned from, as for a stranger."""
+        """As `predict`, of rows as their own sources would measure them."""
         return self._predicted(
             [row.prepared for row in rows],
-            [row.source if row.source in self.fit.known.sources else None for row in rows],
-            [not row.served for row in rows],
+            [row.source for row in rows],
+            [row.launched for row in rows],
+            [row.gaps for row in rows],
         )
 
     def _predicted(
         self,
         each: Sequence[Prepared],
-        sources: Sequence[str | None] | None = None,
+        sources: Sequence[str] | None = None,
         plain: Sequence[bool] | None = None,
+        gaps: Sequence[bool] | None = None,
     ) -> list[Prediction]:
-        """sources: whose figures are predicted; None, alone or in it: those that we would measure, or whoever else does."""
+        """sources: whose figures are predicted; None: those that we would measure, or whoever else does."""
+        with one_core():
+            return self._forecast(each, sources, plain, gaps)
+
+    def _forecast(
+        self,
+        each: Sequence[Prepared],
+        sources: Sequence[str] | None,
+        plain: Sequence[bool] | None,
+        gaps: Sequence[bool] | None,
+    ) -> list[Prediction]:
         families = [family_of(one.setting.gpu) for one in each]
         shapes = [shape_of(one) for one in each]
-        table = table_of(
-            each,
-            families,
-            shapes,
-            [source or OWN for source in sources or [None] * len(each)],
-            plain or [False] * len(each),
-            self.fit.known,
-        )
-        cycle, tpot, power, steady = forecast(self.fit, table)
-        found = []
+        named = sources or [OWN] * len(each)
+        table = table_of(each, families, shapes, named, plain or [False] * len(each), self.fit.known, gaps)
+        found = forecast(self.fit, table)
+        strange = np.array([sources is None and family not in self._own for family in families])
+        sd, joules_sd = found.sd, found.joules_sd
+        if strange.any():
+            other = self._of_strangers(table)
+            sd = np.where(strange, np.maximum(sd, other.sd), sd)
+            joules_sd = np.where(strange, np.maximum(joules_sd, other.joules_sd), joules_sd)
+        predictions = []
         for at, one in enumerate(each):
             new_model, new_gpu = shapes[at] not in self._shapes, families[at] not in self._families
-            named = sources[at] if sources is not None else None
-            stranger = named is None and (sources is not None or families[at] not in self._own)
-            scales = self._scale(new_model, new_gpu, stranger)
-            noise_t, noise_p = NOISE.get(named or OWN, OTHER_NOISE)
-            sd_time = float(np.hypot(tpot.sd[at], noise_t)) * scales[0]
-            sd_cycle = float(np.hypot(cycle.sd[at], noise_t)) * scales[0]
-            sd_power = float(np.hypot(power.sd[at], noise_p)) * scales[1]
-            limit = one.setting.num_gpus * one.gpu.tdp_w
-            found.append(
+            scales = self._scale(new_model, new_gpu)
+            noise_t, noise_p = NOISE.get(named[at], OTHER_NOISE)
+            predictions.append(
                 self._one(
                     one,
-                    float(power.mean[at]),
-                    sd_power,
-                    float(tpot.mean[at]),
-                    sd_time,
-                    float(cycle.mean[at]),
-                    sd_cycle,
-                    scales[2] / max(scales[0], scales[1]),
-                    bool(steady.served[at]),
-                    float(steady.capacity_rps[at]) * one.setting.replicas,
-                    limit,
-                    _basis(new_model, new_gpu, stranger),
+                    found.mean[:, at],
+                    np.hypot(sd[:, at], [noise_t, noise_t, noise_p]) * [scales[0], scales[0], scales[1]],
+                    float(np.hypot(joules_sd[at], np.hypot(noise_t, noise_p))) * scales[2],
+                    bool(found.steady.served[at]),
+                    float(found.steady.capacity_rps[at]) * one.setting.replicas,
+                    _basis(new_model, new_gpu, bool(strange[at])),
                 )
             )
-        return found
+        return predictions
 
-    def _scale(self, new_model: bool, new_gpu: bool, stranger: bool) -> tuple[float, float, float]:
+    def _of_strangers(self, table: Table) -> Forecast:
+        """As a source that nobody knows would measure the settings."""
+        nobody = np.full(table.count, -1)
+        return forecast(self.fit, dataclasses.replace(table, source=nobody, host=nobody))
+
+    def _scale(self, new_model: bool, new_gpu: bool) -> tuple[float, float, float]:
         scales = self.scales
-        one = (
-            scales.new_both
-            if new_model and new_gpu
-            else scales.new_gpu
-            if new_gpu
-            else scales.new_model
-            if new_model
-            else scales.known
-        )
-        if stranger:
-            a, b = one, scales.new_source
-            one = (max(a[0], b[0]), max(a[1], b[1]), max(a[2], b[2]))
-        return one
+        if new_gpu:
+            return scales.new_both if new_model else scales.new_gpu
+        return scales.new_model if new_model else scales.known
 
     def _one(
         self,
         known: Prepared,
-        power: float,
-        sd_power: float,
-        tpot: float,
-        sd_time: float,
-        cycle: float,
-        sd_cycle: float,
-        joint: float,
+        mean: Array,
+        sd: Array,
+        joules_sd: float,
         served: bool,
         capacity: float,
-        limit_w: float,
         basis: str,
     ) -> Prediction:
+        """mean, sd: logarithms of seconds per token of all, of TPOT, and of watts."""
         setting = known.setting
-        rate = setting.rate_rps
+        rate, limit_w = setting.rate_rps, setting.num_gpus * known.gpu.tdp_w
         if rate is not None and rate > UNSERVED_MARGIN * capacity:
             return Prediction(
                 {},
                 f"no prediction: {rate:g} requests/s are more than this serves, some {capacity:.3g}: more GPUs, or a lower rate",
             )
-        z = 1.645
-        watts = _interval(np.log(min(np.exp(power), limit_w)), z * sd_power)
+        watts = _interval(min(float(mean[2]), float(np.log(limit_w))), float(sd[2]))
         watts = dataclasses.replace(watts, p95=max(min(watts.p95, 1.05 * limit_w), watts.value))
-        step = _interval(tpot + np.log(1e3), z * sd_time)
+        step = _interval(float(mean[1] + np.log(1e3)), float(sd[1]))
         if rate is not None and served:
             tokens = rate * setting.output_tokens
             tokens_per_s = Interval(tokens, tokens, tokens)
@@ -217,9 +213,8 @@ class Predictor:
         else:
             if rate is not None:
                 basis += "; the rate is about what a full engine serves"
-            tokens_per_s = _interval(-cycle, z * sd_cycle)
-            sd_j = float(np.hypot(sd_cycle, sd_power)) * min(1.0, joint)
-            joules = _interval(np.log(watts.value) + cycle, z * sd_j)
+            tokens_per_s = _interval(-float(mean[0]), float(sd[0]))
+            joules = _interval(float(np.log(watts.value) + mean[0]), joules_sd)
         figures = dict(zip(FIGURES, (watts, step, tokens_per_s, joules), strict=True))
         widest = max(one.p95 / one.value for one in figures.values())
         if widest > LARGEST_FACTOR:
@@ -238,7 +233,8 @@ def _basis(new_model: bool, new_gpu: bool, stranger: bool) -> str:
     return f"predicted: {model}, {gpu}"
 
 
-def _interval(log: float, half: float) -> Interval:
+def _interval(log: float, sd: float) -> Interval:
+    half = NORMAL_95 * sd
     return Interval(float(np.exp(log)), float(np.exp(log - half)), float(np.exp(log + half)))
 
 
@@ -246,12 +242,11 @@ def _scales(fit: Fit) -> Scales:
     served = np.array([row.served for row in fit.rows])
     table = fit.table
     pair = table.shape * 10**6 + table.family * 10**3 + table.source
-    known = _quantiles(fit, pair, pair, served)
-    model = _quantiles(fit, table.shape, table.shape, served)
+    known = _quantiles(left_out(fit, pair), pair, served)
+    model = _quantiles(left_out(fit, table.shape), table.shape, served)
     gpu = _of_gpus(fit, served)
-    source = _strangers(fit, served)
     both = tuple(max(a, b) for a, b in zip(model, gpu, strict=True))
-    return Scales(known, model, gpu, (both[0], both[1], both[2]), source)
+    return Scales(known, model, gpu, (both[0], both[1], both[2]))
 
 
 def _of_gpus(fit: Fit, served: Flags) -> tuple[float, float, float]:
@@ -259,16 +254,14 @@ def _of_gpus(fit: Fit, served: Flags) -> tuple[float, float, float]:
 
     GPUs differ far more from each other than rows of one GPU do, and there are few: pooling their rows would let the one with most rows decide.
     """
-    table = fit.table
-    logs = {
-        name: left_out(fit, side, table.family) for name, side in (("time", fit.time), ("power", fit.power))
-    }
+    family = fit.table.family
+    left = left_out(fit, family)
     each = [
-        _weighed(fit, logs, np.arange(table.count), served & (table.family == family))
-        for family in range(len(fit.known.families))
-        if np.any(served & (table.family == family))
+        _quantiles(left, np.arange(fit.table.count), served & (family == one))
+        for one in range(len(fit.known.families))
+        if np.any(served & (family == one))
     ]
-    pooled = _weighed(fit, logs, table.shape * 10**3 + table.family, served)
+    pooled = _quantiles(left, fit.table.shape * 10**3 + family, served)
     most = np.quantile(np.array(each), MOST_GPUS, axis=0)
     return (
         max(pooled[0], float(most[0])),
@@ -277,40 +270,13 @@ def _of_gpus(fit: Fit, served: Flags) -> tuple[float, float, float]:
     )
 
 
-def _quantiles(
-    fit: Fit,
-    groups: Numbers,
-    weighing: Numbers,
-    served: Flags,
-) -> tuple[float, float, float]:
-    """How many of the interval's standard deviations rows of left-out groups are off, in COVERAGE of the weighed groups."""
-    logs: dict[str, tuple[Array, Array]] = {}
-    for name, side in (("time", fit.time), ("power", fit.power)):
-        logs[name] = left_out(fit, side, groups)
-    return _weighed(fit, logs, weighing, served)
-
-
-def _weighed(
-    fit: Fit,
-    logs: Mapping[str, tuple[Array, Array]],
-    weighing: Numbers,
-    served: Flags,
-) -> tuple[float, float, float]:
-    count = len(fit.rows)
-    cycle, watts = np.full((2, count), np.nan), np.full((2, count), np.nan)
-    (time_error, time_sd), (power_error, power_sd) = logs["time"], logs["power"]
-    time_row, time_kind = fit.seen.row[fit.time.picked], fit.seen.kind[fit.time.picked]
-    power_row = fit.seen.row[fit.power.picked]
-    first = time_kind == 0
-    cycle[:, time_row[first]] = time_error[first], time_sd[first]
-    watts[:, power_row] = power_error, power_sd
-    both = np.isfinite(cycle[0]) & np.isfinite(watts[0])
-    joules = np.abs(cycle[0] + watts[0])[both] / np.hypot(cycle[1], watts[1])[both]
-    rows = np.flatnonzero(both)
+def _quantiles(left: LeftOut, groups: Numbers, served: Flags) -> tuple[float, float, float]:
+    """How many of the interval's standard deviations rows are off that were left out, in COVERAGE of the weighed groups: time, power, J per token."""
+    scores = np.abs(left.error) / left.sd
     return (
-        _quantile(np.abs(time_error) / time_sd, weighing[time_row], served[time_row]),
-        _quantile(np.abs(power_error) / power_sd, weighing[power_row], served[power_row]),
-        _quantile(joules, weighing[rows], served[rows]),
+        _quantile(scores[:2].ravel(), np.tile(groups, 2), np.tile(served, 2)),
+        _quantile(scores[2], groups, served),
+        _quantile(np.abs(left.joules) / left.joules_sd, groups, served),
     )
 
 
@@ -328,48 +294,4 @@ def _quantile(
     weight = np.cumsum((1.0 / counts[member])[order]) / len(counts)
     level = min(1.0, COVERAGE * (1 + 1 / len(counts)))
     at = min(int(np.searchsorted(weight, level)), len(order) - 1)
-    return float(np.clip(score[order][at] / 1.645, LEAST_SCALE, MOST_SCALE))
-
-
-def _strangers(fit: Fit, served: Flags) -> tuple[float, float, float]:
-    """Of rows of other sources, predicted as if they were ours, by a fit that has nothing of that source and nothing of that GPU."""
-    if OWN not in fit.known.sources:
-        return (MOST_SCALE, MOST_SCALE, MOST_SCALE)
-    own = fit.known.sources.index(OWN)
-    logs = {}
-    table = fit.table
-    for name, side in (("time", fit.time), ("power", fit.power)):
-        error, sd = np.full(len(side.picked), np.nan), np.full(len(side.picked), np.nan)
-        row = fit.seen.row[side.picked]
-        source, family = table.source[row], table.family[row]
-        for pair in np.unique(source * 1000 + family):
-            at = np.flatnonzero((source * 1000 + family == pair) & served[row])
-            if source[at].size == 0 or source[at][0] == own:
-                continue
-            rest = np.flatnonzero((source != source[at][0]) & (family != family[at][0]))
-            if len(rest) < 30:
-                continue
-            error[at], sd[at] = _as_ours(fit, side, at, rest, own)
-        logs[name] = (error, sd)
-    return _weighed(fit, logs, table.source * 1000 + table.family, served)
-
-
-def _as_ours(
-    fit: Fit,
-    side: Side,
-    at: Numbers,
-    rest: Numbers,
-    own: int,
-) -> tuple[Array, Array]:
-    lower = cho_factor(side.covariance[np.ix_(rest, rest)], lower=True)
-    row, kind = fit.seen.row[side.picked], fit.seen.kind[side.picked]
-    moved: Table = dataclasses.replace(taken(fit.table, row[at]), source=np.full(len(at), own))
-    here = (fit.features[row[at]], moved, kind[at])
-    there = (fit.features[row[rest]], taken(fit.table, row[rest]), kind[rest])
-    prior = fit.layout.prior_sd**2
-    part, other = fit.jacobian[kind[at], row[at]], fit.jacobian[kind[rest], row[rest]]
-    cross = kernel(side.spread, here, there) + (part * prior) @ other.T
-    error = side.residual[at] - cross @ cho_solve(lower, side.residual[rest])
-    explained = solve_triangular(lower[0], cross.T, lower=True)
-    total = np.diag(side.covariance)[at]
-    return error, np.sqrt(np.maximum(total - np.sum(explained**2, axis=0), 1e-6))
+    return float(np.clip(score[order][at] / NORMAL_95, LEAST_SCALE, MOST_SCALE))

@@ -34,8 +34,12 @@ PROMPT_TOKENS = {
 Prompts are a small part of what such a request takes."""
 UNTOLD_OUTPUT = 256
 """Tokens of an answer that a source does not tell, where energy and time of a token hardly depend on it."""
+REQUESTS = {"chat": 3000, "code": 820}
+"""Requests of ML.ENERGY 2's tasks, all sent at once, as the mean lengths of outputs show: HumanEval five times, and some thousands of chats."""
 ENGINES = ("vllm", "vllm_serve", "tensorrt-llm", "trt-llm", "sglang")
 """Engines that batch continuously."""
+LAUNCHED = ("mlenergy v2 vllm", "splitwise")
+"""Sources of engines of 2023 and 2024 whose steps take as long as if the host launched each kernel: a fit is far likelier so."""
 KINDS = ("batch", "server", "concurrency")
 """Kinds of loads whose figures a prediction can say."""
 
@@ -47,6 +51,7 @@ class Row:
     family     GPUs of one kind; shape: models of one shape
     source     origin with its kind of engine: rows of one source share what that source does otherwise
     served     by an engine that batches continuously
+    gaps       its time per token is the median gap between tokens, not the mean of a request
     power_w, tpot_s, output_rate   of all GPUs
     """
 
@@ -59,7 +64,13 @@ class Row:
     power_w: float | None
     tpot_s: float | None
     output_rate: float | None
+    gaps: bool = False
     repeats: int = 1
+
+    @property
+    def launched(self) -> bool:
+        """Whether the host launches each kernel, whatever the setting says."""
+        return not self.served or self.source in LAUNCHED
 
     @property
     def j_per_token(self) -> float | None:
@@ -89,9 +100,11 @@ def row_of(result: Result) -> Row | None:
         return None
     try:
         known = prepared(_setting(result))
+        if running := _running(result):
+            known = replace(known, at_once=max(1, round(running / known.setting.replicas)))
     except (Abstained, _LeftOut):
         return None
-    power, tpot, rate = _measured(result)
+    power, tpot, gaps, rate = _measured(result)
     if power is None and tpot is None:
         return None
     engine = str(result.engine or _part(result, "engine").get("name") or "")
@@ -112,11 +125,17 @@ def row_of(result: Result) -> Row | None:
         power_w=power,
         tpot_s=tpot,
         output_rate=rate,
+        gaps=gaps,
     )
 
 
 class _LeftOut(Exception):  # noqa: N818, no failure
     """A result that tells nothing of what is predicted."""
+
+
+def _running(result: Result) -> float | None:
+    """Requests that ran in the mean, where a source of others tells: what its engine admitted is not known otherwise."""
+    return None if result.origin == "wattcount" else result.value("engine/running_mean")
 
 
 def _part(result: Result, name: str) -> Mapping[str, Any]:
@@ -156,8 +175,8 @@ def _setting(result: Result) -> PredictionSetting:
         raise _LeftOut
     own = result.origin == "wattcount"
     limit = engine.get("max_num_seqs")
-    running = None if own else result.value("engine/running_mean")
-    at_once = running or (result.num_requests if own else limit)
+    waiting = REQUESTS.get(task) if scenario.get("edition") == "v2" else None
+    at_once = waiting or _running(result) or (result.num_requests if own else limit)
     if result.kind == "concurrency":
         at_once = scenario.get("concurrency")
     if result.kind != "server" and not at_once:
@@ -175,7 +194,7 @@ def _setting(result: Result) -> PredictionSetting:
         rate_rps=result.rate_rps if result.kind == "server" else None,
         input_tokens=max(1, round(float(inputs))),
         output_tokens=max(1, round(float(outputs))),
-        bursts=own and result.kind == "batch",
+        bursts=(own and result.kind == "batch") or waiting is not None,
     )
 
 
@@ -201,8 +220,8 @@ def _gpu(result: Result) -> GpuConfig:
     return find_gpu(result.gpu or next(iter(names)))
 
 
-def _measured(result: Result) -> tuple[float | None, float | None, float | None]:
-    """Power of all GPUs, seconds per output token of a request, output tokens per second."""
+def _measured(result: Result) -> tuple[float | None, float | None, bool, float | None]:
+    """Power of all GPUs, seconds per output token of a request, whether these are the median gap, output tokens per second."""
     value = result.value
     power = value("power/gpu_mean_w")
     if power is None:
@@ -211,11 +230,12 @@ def _measured(result: Result) -> tuple[float | None, float | None, float | None]
     tpot = value("latency/tpot_p50_ms")
     if tpot is None:
         tpot = value("latency/tpot_mean_ms")
-    if tpot is None and (result.origin or "").endswith("mlenergy"):
+    gaps = tpot is None and (result.origin or "").endswith("mlenergy")
+    if gaps:
         tpot = value("latency/itl_p50_ms")
     if result.kind == "server" and result.rate_rps is None:
         rate = None
-    return power, None if tpot is None else tpot / 1e3, rate
+    return power, None if tpot is None else tpot / 1e3, gaps, rate
 
 
 LENGTHS_POOLED = ("mlenergy v1", "joulebench", "tokenpowerbench")

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, replace
 
 from wattcount.config import fit
-from wattcount.config.model_shape import context_tokens, kv_bytes_per_token, kv_cache_bytes, state_bytes
+from wattcount.config.model_shape import context_tokens, kv_cache_bytes, state_bytes
 from wattcount.config.schema import (
     BatchConfig,
     ConcurrencyConfig,
@@ -234,15 +234,20 @@ def _sizes(
     chosen = registry.plugin(cfg.engine.name).defaults(cfg, memory)
     admitted = chosen.max_num_seqs or fit.UNKNOWN_CONCURRENCY
     free = found.usable_bytes - (found.needed_bytes - found.kv_cache_bytes)
-    each = kv_cache_bytes(model.hf_config, longest, kv_element, tensor_parallel) + state_bytes(
-        model.hf_config, kv_element, tensor_parallel
-    )
-    holds = int(free // each) if each else admitted
-    if holds < 1:
+
+    def holds(tokens: int) -> int:
+        """Requests of so many tokens that the memory holds at once."""
+        each = kv_cache_bytes(model.hf_config, tokens, kv_element, tensor_parallel) + state_bytes(
+            model.hf_config, kv_element, tensor_parallel
+        )
+        return int(free // each) if each else admitted
+
+    whole = holds(longest)
+    if whole < 1:
         return f"no request of {longest} tokens fits the memory that {model.name} leaves on {gpu.name}"
-    kv_token = kv_bytes_per_token(model.hf_config, kv_element, tensor_parallel)
-    kv_tokens = int(min(holds * longest, 1e12)) if each else int(free // max(1, kv_token))
-    return facts, min(admitted, holds), chosen.max_num_batched_tokens or admitted, kv_tokens
+    # Blocks are given as a request grows: those that run have half of their output in the mean.
+    running = min(admitted, holds(input_tokens + output_tokens // 2))
+    return facts, running, chosen.max_num_batched_tokens or admitted, int(min(whole * longest, 1e12))
 
 
 def in_flight(at_once: float, setting: PredictionSetting) -> float:

@@ -25,8 +25,8 @@ from wattcount.prediction.work import Facts, Gpu, Number, stacked, step_work
 
 BISECTIONS = 30
 """Halvings of the interval in which the requests in flight lie: to a billionth of it."""
-ONE_WAVE = 1.25
-"""Requests of a batch for each that runs at once, up to which they begin and end together."""
+FEWER_IN_THE_MIDDLE = 0.3
+"""Mean less median of a count of rare events, where there are a few: a third for Poisson's."""
 LEAST_IN_FLIGHT = 1e-4
 """Requests in flight below which the power is that of idling."""
 
@@ -39,6 +39,8 @@ class Load:
     rate_rps    requests per second that arrive; nan: there is always a next one
     step_tokens tokens that a step may have
     batch       requests of a batch that begins and ends together; nan: no batch
+    gaps        1 where the time per token is the median gap between two tokens, 0 where it is the mean of a request
+    serial      1 where the engine prepares a step only when the one before has ended
     """
 
     tensor_parallel: Number
@@ -50,12 +52,22 @@ class Load:
     input_tokens: Number
     output_tokens: Number
     batch: Number
+    gaps: Number
+    serial: Number
 
 
-def loads(each: Sequence[Prepared], *, plain: Sequence[bool] | None = None) -> Load:
+def loads(
+    each: Sequence[Prepared],
+    *,
+    plain: Sequence[bool] | None = None,
+    gaps: Sequence[bool] | None = None,
+    serial: Sequence[bool] | None = None,
+) -> Load:
     """Of settings.
 
     plain  whose engine launches each kernel, whatever the setting says
+    gaps   whose time per token is the median gap
+    serial whose engine prepares a step only when the one before has ended
     """
     nan = float("nan")
 
@@ -77,6 +89,8 @@ def loads(each: Sequence[Prepared], *, plain: Sequence[bool] | None = None) -> L
         batch=column(
             lambda one: (one.setting.concurrency or 1) / one.setting.replicas if one.setting.bursts else None
         ),
+        gaps=np.array(gaps if gaps is not None else [False] * len(each), dtype=float),
+        serial=np.array(serial if serial is not None else [False] * len(each), dtype=float),
     )
 
 
@@ -213,11 +227,16 @@ def _cycle(facts: Facts, gpu: Gpu, k: Coefficients, load: Load, flight: Number) 
     first = mixed.time_s * np.maximum(load.input_tokens / chunk, 1.0)
     # A request waits for the prompts of others, not for its own. Where all begin together, some of those came before it had begun.
     own = np.minimum(1.0 / np.maximum(flight, 1.0), 1.0)
-    together_once = np.asarray(load.batch, dtype=float) <= ONE_WAVE * flight
-    seen = (1.0 - own) * np.where(together_once, k.waiting, 1.0)
+    batch = np.asarray(load.batch, dtype=float)
+    at_once = np.where(np.isfinite(batch), np.minimum(flight / np.maximum(batch, 1.0), 1.0), 0.0)
+    seen = (1.0 - own) * (1.0 - (1.0 - k.waiting) * (1.0 - (1.0 - at_once) ** 2))
     others_steps = mixed_steps * seen
     decoding = others_steps * mixed.time_s + plain_steps * plain.time_s
-    tpot = decoding / np.maximum(others_steps + plain_steps, 1.0)
+    mean = decoding / np.maximum(others_steps + plain_steps, 1.0)
+    # Prompts come at random: the middle one of all steps has somewhat fewer of them than the mean.
+    middle = np.maximum(flight / outputs - FEWER_IN_THE_MIDDLE, 0.0) * load.input_tokens / chunk
+    gap = plain.time_s + np.minimum(middle, 1.0) * (mixed.time_s - plain.time_s)
+    tpot = np.where(np.asarray(load.gaps) > 0, gap, mean)
     return _Cycle(time_s, first, tpot, energy / time_s)
 
 
@@ -232,4 +251,4 @@ def _step(
         flight * context,
         chunk / np.maximum(load.input_tokens, 1.0),
     )
-    return step(work, facts, gpu, k, load.tensor_parallel, load.captured, load.captured_tokens)
+    return step(work, facts, gpu, k, load.tensor_parallel, load.captured, load.captured_tokens, load.serial)

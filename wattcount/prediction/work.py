@@ -90,6 +90,8 @@ class Gpu:
 
     bandwidth, peak, peak_8bit   bytes and operations a second, in 16 and in 8 bit
     tdp_w, idle_w                power limit and power without an engine [W]
+    scale_w                      power limit that the chip has by itself, which its power while computing follows [W]
+    gddr                         1 where the memory is GDDR, which takes more power a byte than HBM does; else 0
     link                         bytes a second to the other GPUs, in one direction
     memory_bytes                 of memory
     """
@@ -98,7 +100,9 @@ class Gpu:
     peak: Number
     peak_8bit: Number
     tdp_w: Number
+    scale_w: Number
     idle_w: Number
+    gddr: Number
     link: Number
     memory_bytes: Number
 
@@ -107,7 +111,8 @@ class Gpu:
 class StepWork:
     """Of one step on one GPU.
 
-    ops_16, ops_8     operations of matrices in 16 and in 8 bit
+    ops_16, ops_8     operations of dense matrices in 16 and in 8 bit
+    expert_ops        operations of experts' matrices
     attention_ops     operations of attention over prompts
     weight_bytes, expert_bytes, kv_bytes   moved: dense weights with the output layer, experts that are touched, KV cache and state
     tokens, sequences                      in the step, and whose next token is sampled
@@ -116,6 +121,7 @@ class StepWork:
 
     ops_16: Number
     ops_8: Number
+    expert_ops: Number
     attention_ops: Number
     weight_bytes: Number
     expert_bytes: Number
@@ -127,6 +133,10 @@ class StepWork:
 
 UNKNOWN_IDLE_SHARE = 0.09
 """Idle power of a GPU whose data do not tell it, as a share of its power limit: the median of those of the catalogue is 0.1."""
+CHIP_W = {"gh200": 700.0, "gb200": 1000.0, "gb300": 1100.0}
+"""Power limit of a chip whose board's limit is that of a processor beside it too [W]: the limits of H100, B200 and B300, which have the same chips."""
+WITH_HBM = ("7.0", "8.0", "9.0", "10.0", "10.3")
+"""Compute capabilities of chips whose boards have HBM."""
 NVLINK_BYTES = {"Volta": 150e9, "Ampere": 300e9, "Hopper": 450e9, "Blackwell": 900e9}
 """Bandwidth of NVLink in one direction by architecture, for boards of 400 W and more and the V100 [bytes/s]; NVIDIA's data sheets."""
 PCIE_BYTES = {"Volta": 16e9, "Turing": 16e9, "Ampere": 32e9, "Ada": 32e9, "Hopper": 64e9, "Blackwell": 64e9}
@@ -146,7 +156,9 @@ def gpu_facts(gpu: GpuConfig) -> Gpu | None:
         peak=peak * 1e12,
         peak_8bit=(gpu.fp8_dense_tflops or peak) * 1e12,
         tdp_w=float(gpu.power_limit_w or tdp),
-        idle_w=gpu.idle_w or UNKNOWN_IDLE_SHARE * tdp,
+        scale_w=float(min(tdp, CHIP_W.get(gpu.name, tdp))),
+        idle_w=gpu.idle_w or UNKNOWN_IDLE_SHARE * min(tdp, CHIP_W.get(gpu.name, tdp)),
+        gddr=float(str(gpu.compute_capability) not in WITH_HBM),
         link=links.get(architecture, 32e9),
         memory_bytes=gpu.memory_gib * fit.GIB,
     )
@@ -264,7 +276,7 @@ def step_work(
     """
     tokens = prefill_tokens + decode_sequences
     sampled = decode_sequences + prompts
-    matrices = 2.0 * (facts.dense_weights + facts.chosen_weights) * tokens
+    matrices = 2.0 * facts.dense_weights * tokens
     head = 2.0 * facts.head_weights * sampled
     mean_prefill = prefill_context / np.maximum(prefill_tokens, 1e-9)
     attention = facts.attention_ops * prefill_context + facts.sliding_ops * prefill_tokens * np.minimum(
@@ -278,6 +290,7 @@ def step_work(
     return StepWork(
         ops_16=matrices * (1 - facts.eight_bit) + head,
         ops_8=matrices * facts.eight_bit,
+        expert_ops=2.0 * facts.chosen_weights * tokens,
         attention_ops=attention,
         weight_bytes=facts.dense_bytes + facts.head_bytes,
         expert_bytes=facts.expert_bytes * touched_share(facts, tokens),
