@@ -95,8 +95,16 @@ def ablations(learned: list[Row]) -> list[dict[str, Any]]:
         physics = 100 * float(np.median(np.abs(guess[use] / truth[use] - 1)))
         found.append({"with": name, "model": physics, "gpu": physics})
     for name, changed, origins, begin in steps:
-        off = {} if origins else {"SOURCE_EFFECTS": _none(fitting.SOURCE_EFFECTS), "HOST_EFFECTS": _none(fitting.HOST_EFFECTS)}  # fmt: skip
-        with mock.patch.multiple(fitting, START=begin, **off), one_core():
+        sources, hosts = (
+            (each if origins else dict.fromkeys(each, 1e-3))
+            for each in (fitting.SOURCE_EFFECTS, fitting.HOST_EFFECTS)
+        )
+        with (
+            mock.patch.object(fitting, "START", begin),
+            mock.patch.object(fitting, "SOURCE_EFFECTS", sources),
+            mock.patch.object(fitting, "HOST_EFFECTS", hosts),
+            one_core(),
+        ):
             made = fitting.fitted(
                 learned,
                 spreads=(
@@ -111,10 +119,6 @@ def ablations(learned: list[Row]) -> list[dict[str, Any]]:
                 row[split] = 100 * float(np.median(np.abs(np.expm1(-error[both]))))
         found.append(row)
     return found
-
-
-def _none(effects: Mapping[str, float]) -> dict[str, float]:
-    return dict.fromkeys(effects, 1e-3)
 
 
 def outside(predictor: Predictor, folder: Path) -> list[dict[str, Any]]:

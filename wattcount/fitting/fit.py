@@ -372,9 +372,9 @@ class Kernel:
         kinds_b: NDArray[np.int64],
     ) -> Array:
         """Of observations: rows and kinds of figures."""
-        found: Array = self.between[(kinds_a // 2)[:, None], (kinds_b // 2)[None, :], a[:, None], b[None, :]]
+        found = self.between[(kinds_a // 2)[:, None], (kinds_b // 2)[None, :], a[:, None], b[None, :]]
         same = (kinds_a[:, None] == kinds_b[None, :]) & (kinds_a < 2)[:, None]
-        return found + np.where(same, self.measure[a[:, None], b[None, :]], 0.0)
+        return np.asarray(found + np.where(same, self.measure[a[:, None], b[None, :]], 0.0))
 
 
 def kernel(spreads: tuple[Spread, Spread], a: tuple[Array, Table], b: tuple[Array, Table]) -> Kernel:
@@ -410,7 +410,7 @@ def kernel(spreads: tuple[Spread, Spread], a: tuple[Array, Table], b: tuple[Arra
 
 def total_variance(spread: Spread) -> float:
     """Of what the physics leaves of one figure."""
-    return sum(value**2 for name, value in dataclasses.asdict(spread).items() if name != "reach")
+    return float(sum(value**2 for name, value in dataclasses.asdict(spread).items() if name != "reach"))
 
 
 @dataclass(frozen=True)
@@ -535,7 +535,8 @@ def forecast(fit: Fit, table: Table) -> Forecast:
 def shared_variance(spreads: tuple[Spread, Spread]) -> float:
     """Covariance of what the physics leaves of time and of power of one row."""
     time, power = (dataclasses.asdict(one) for one in spreads)
-    return CORRELATION * sum(time[name] * power[name] for name in time if name not in ("reach", "measure"))
+    both = sum(time[name] * power[name] for name in time if name not in ("reach", "measure"))
+    return float(CORRELATION * both)
 
 
 def _sd(variance: Array) -> Array:
@@ -561,39 +562,19 @@ def left_out(fit: Fit, groups: NDArray[np.int64]) -> LeftOut:
 
     groups  number of the group by row
     """
-    rows, kinds = fit.seen.row, fit.seen.kind
-    count = fit.table.count
+    rows, kinds, count = fit.seen.row, fit.seen.kind, fit.table.count
     error, sd, shared = np.full((3, count), np.nan), np.full((3, count), np.nan), np.zeros(count)
     member = groups[rows]
     for group in np.unique(member):
         at = np.flatnonzero(member == group)
         block = np.linalg.inv(fit.inverse[np.ix_(at, at)])
-        of_group(at, block @ fit.weights[at], block, rows, kinds, error, sd, shared)
-    return _left_out(fit, error, sd, shared)
-
-
-def of_group(
-    at: NDArray[np.int64],
-    errors: Array,
-    block: Array,
-    rows: NDArray[np.int64],
-    kinds: NDArray[np.int64],
-    error: Array,
-    sd: Array,
-    shared: Array,
-) -> None:
-    """Puts the errors of some observations, and their covariance, where they belong."""
-    error[kinds[at], rows[at]] = errors
-    sd[kinds[at], rows[at]] = np.sqrt(np.diag(block))
-    cycles = {row: place for place, row in enumerate(rows[at]) if kinds[at][place] == 0}
-    for place in np.flatnonzero(kinds[at] == 2):
-        row = rows[at][place]
-        if row in cycles:
-            shared[row] = block[place, cycles[row]]
-
-
-def _left_out(fit: Fit, error: Array, sd: Array, shared: Array) -> LeftOut:
+        error[kinds[at], rows[at]] = block @ fit.weights[at]
+        sd[kinds[at], rows[at]] = np.sqrt(np.diag(block))
+        cycles = {row: place for place, row in enumerate(rows[at]) if kinds[at[place]] == 0}
+        for place in np.flatnonzero(kinds[at] == 2):
+            if (row := rows[at[place]]) in cycles:
+                shared[row] = block[place, cycles[row]]
     arriving = np.isfinite(np.asarray(fit.table.load.rate_rps, dtype=float))
     joules = np.where(arriving, error[2], error[0] + error[2])
     variance = np.where(arriving, sd[2] ** 2, sd[0] ** 2 + sd[2] ** 2 + 2 * shared)
-    return LeftOut(error, sd, joules, np.sqrt(np.maximum(variance, 1e-8)))
+    return LeftOut(error, sd, joules, _sd(variance))
