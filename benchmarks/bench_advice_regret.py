@@ -8,7 +8,8 @@ were measured at, all runs at that rate are held out, and the advice comes from 
 
 Truth is the mean energy of the starts held out, which scatter themselves: the best of them looks better than it is. So beside the advice stands `knows_all`: who takes
 the option with the least mean over *all* starts, those held out included. What that one loses is chance, and nobody can lose less on purpose. A load that `recommend` refuses counts
-apart, with what its first option would have lost. The baselines, on the same loads: the default GPU (H100) with its best setting, the GPU with the least energy over all
+apart, with what its first option would have lost. Halves of few starts lie on opposite sides of their mean, so the advice is wrong more often than the next start would show it: `against_all` has the
+mean over all starts as the truth, those that were seen too, and says too little. What the advice costs lies between the two. The baselines, on the same loads: the default GPU (H100) with its best setting, the GPU with the least energy over all
 other loads of the kind with its best setting (best as the starts that were seen tell), the option without levers, and the worst option.
 """
 
@@ -170,7 +171,7 @@ def best_gpus(tries: Sequence[Try]) -> Mapping[str, str]:
     return found
 
 
-WHO = ("regret", "knows_all", "default_gpu", "best_single_gpu", "nothing_turned", "worst")
+WHO = ("regret", "against_all", "knows_all", "default_gpu", "best_single_gpu", "nothing_turned", "worst")
 
 
 def judged(tries: Sequence[Try]) -> tuple[list[dict[str, object]], dict[str, float]]:
@@ -205,6 +206,9 @@ def judged(tries: Sequence[Try]) -> tuple[list[dict[str, object]], dict[str, flo
 
 
 def _loss(who: str, choices: Sequence[Choice], best_gpu: str | None) -> float | None:
+    if who == "against_all":
+        taken = first(choices)
+        return None if taken is None else taken.all_j / min(choice.all_j for choice in choices) - 1
     taken = {
         "regret": lambda: first(choices),
         "knows_all": lambda: min(choices, key=lambda choice: choice.all_j),

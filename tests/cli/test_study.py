@@ -92,3 +92,45 @@ def test_recommend_refuses_with_the_run_that_would_tell(
 @pytest.mark.parametrize("wrong", [["--rate", "0"], ["--rate", "x"], ["--rate", "4", "--lengths", "5"], []])
 def test_recommend_refuses_what_is_no_load(wrong: list[str], parquet: Path) -> None:
     assert main(["recommend", "--data", str(parquet), "--model", "phi4", *wrong]) == 2
+
+
+def test_a_default_gpu_is_named_by_its_option_and_one_that_no_result_is_of_is_refused(
+    parquet: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["study", str(parquet), "--only", "savings", "--json", "--default-gpu"]
+    assert main([*asked, "h200"]) == 0
+    (answer,) = json.loads(capsys.readouterr().out)
+    assert {"NVIDIA H200"} <= {row["of"] for row in answer["rows"]}
+    assert answer["by_origin"][0]["of"] == "Measured by wattcount"
+    assert main([*asked, "l4"]) == 2
+    assert "NVIDIA H200" in capsys.readouterr().err
+
+
+def test_a_gpu_that_nothing_was_measured_on_is_said_to_be(
+    parquet: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = [
+        "recommend",
+        "--data",
+        str(parquet),
+        "--model",
+        "llama3_1_8b",
+        "--rate",
+        "16",
+        "--gpus",
+        "h100,l4",
+    ]
+    assert main(asked) == 0
+    assert "Left out: no run of it on l4." in capsys.readouterr().out
+
+
+def test_scores_of_no_result_are_named(parquet: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scores = Path(__file__).resolve().parents[1] / "study" / "lm_eval_0_4_13.json"
+    asked = ["study", str(parquet), "--only", "levers", "--quality"]
+    assert main([*asked, f"never_measured:fp8={scores}"]) == 0
+    assert "never_measured:fp8" in capsys.readouterr().err
+    assert main([*asked, f"llama3_8b:fp8={scores}", f"llama3_8b:bfloat16={scores}", "--json"]) == 0
+    shown = capsys.readouterr()
+    assert shown.err == ""
+    (answer,) = json.loads(shown.out)
+    assert "quality +0.0" in {str(row["quality"])[:12] for row in answer["rows"]}

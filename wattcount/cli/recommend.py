@@ -116,7 +116,7 @@ def _show(out: PlainConsole, advice: Advice, bills: Bills, limit: int | None) ->
                 style="dim",
             )
     for reason, number in advice.left_out.items() if advice.options else ():
-        out.print(f"Left out: {reason} ({number}).", style="dim")
+        out.print(f"Left out: {reason}{f' ({number})' if number else ''}.", style="dim")
     for note in advice.notes:
         out.print(note, style="dim")
     if advice.refusal is None and advice.options:

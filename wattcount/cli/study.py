@@ -15,6 +15,8 @@ from rich.console import Console
 from wattcount.cli.sources import QUALITY, results_of, scores_of, slo_of
 from wattcount.errors import EXIT_OK, NotStartedError
 from wattcount.files import replacing
+from wattcount.report.labels import gpu_label
+from wattcount.result import Result
 from wattcount.study.answers import Answer
 from wattcount.study.questions import QUESTIONS, USUAL_SLO, Study
 from wattcount.terminal import console, table
@@ -67,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     results = results_of(args.source)
-    study = Study(results, args.slo, args.default_gpu, scores_of(args.quality, results))
+    study = Study(results, args.slo, _gpu_of(args.default_gpu, results), scores_of(args.quality, results))
     names = args.only or list(QUESTIONS)
     if args.json:
         parts = study.parts()
@@ -83,6 +85,17 @@ def main(args: argparse.Namespace) -> int:
         for name in names:
             _show(out, parts, name, None if args.all else MOST_ROWS)
     return EXIT_OK
+
+
+def _gpu_of(name: str | None, results: Sequence[Result]) -> str | None:
+    """The GPU as results name it, by that name or by its option. Raises NotStartedError where no result is of it."""
+    if name is None:
+        return None
+    known = {gpu_label(sorted(set(run.gpus))) if run.gpus else str(run.gpu): run.gpu for run in results}
+    for label, option in known.items():
+        if name.lower() in (label.lower(), str(option).lower()):
+            return label
+    raise NotStartedError(f"no result is of the GPU {name}; give one of {', '.join(sorted(known))}")
 
 
 def _to_json(study: Study, parts: Sequence[Study], name: str) -> dict[str, Any]:

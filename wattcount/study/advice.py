@@ -210,7 +210,9 @@ def advise(
     # Scatter is pooled over everything of the kind; the options are of this model only.
     scatters = scatters or Scatters(cells(run for run in measured if run.kind == kind))
     found = cells(wanted)
-    left_out: dict[str, int] = {}
+    left_out = {
+        f"no run of it on {gpu}": 0 for gpu in need.gpus if not any(_is_gpu(run, (gpu,)) for run in wanted)
+    }
     options = (
         [option for cell in found if (option := _batch(cell, scatters, bills)) is not None]
         if need.rate_rps is None

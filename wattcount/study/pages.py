@@ -45,13 +45,13 @@ def coverage(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def regret(done: Mapping[str, Mapping[str, Any]]) -> str:
     """Mean regret of the advice and of the baselines on held-out loads, and how many tries were refused."""
-    keys = ("regret", "knows_all", "default_gpu", "best_single_gpu", "nothing_turned", "worst")
+    keys = ("regret", "against_all", "knows_all", "default_gpu", "best_single_gpu", "nothing_turned", "worst")
     made = []
     for kind, of in done.items():
         tries, refused = (sum(load[key] for load in of["loads"]) for key in ("tries", "refused"))
         means = [f"{100 * of['mean'][key]:.1f} %" if key in of["mean"] else "-" for key in keys]
         made.append([kind, f"{len(of['loads'])} ({tries})", *means, str(refused)])
-    head = ["load", "held-out loads (tries)", "recommend", "who knows the held-out starts too", "default GPU (H100), its best setting", "best single GPU, its best setting", "nothing turned", "worst option", "refused"]  # fmt: skip
+    head = ["load", "held-out loads (tries)", "recommend", "against all starts", "who knows the held-out starts too", "default GPU (H100), its best setting", "best single GPU, its best setting", "nothing turned", "worst option", "refused"]  # fmt: skip
     return markdown(head, made)
 
 
