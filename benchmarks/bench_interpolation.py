@@ -3,8 +3,9 @@
     OMP_NUM_THREADS=1 python benchmarks/bench_interpolation.py --json data/study/interpolation.json
 
 Of each curve (a model, GPU and setting at several rates), each measured rate between two others is left out and computed from these two, whatever lies
-between them. So a curve of five rates gives ten such triples. Rates at which the usual SLO is not kept are left out, as `recommend` leaves them out. Compared are straight lines on four scales. The line is chosen for each model by the other models' curves alone, and judged on its own (leave one
-model out). What `recommend` states as the uncertainty of the line is derived here: INTERPOLATION_SD and MOST_INTERPOLATION_SD of `study.advice`.
+between them. So a curve of five rates gives ten such triples. Rates at which the usual SLO is not kept are left out, as `recommend` leaves them out. Compared are straight lines on four scales, and the
+shape of the other models' curves (SHAPE: no curve of the triple's own model tells it; without a curve, the straight line of logarithms). What `recommend` states as the uncertainty is derived here: SHAPE_SD and
+LINE_SD of `study.advice`. All curves are of models of 8 billion parameters, two of them of nearly the same architecture: what a curve of another size would tell was not tried, and `recommend` does not ask it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import argparse
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 
@@ -22,7 +23,7 @@ import numpy as np
 from wattcount.result import Result, results
 from wattcount.result.host_part import WATTS
 from wattcount.study.comparison import Cell, cells
-from wattcount.study.curves import curve_key
+from wattcount.study.curves import Shape, curve_key, part_of_rise, shapes
 from wattcount.study.questions import USUAL_SLO
 from wattcount.study.service import Count, over_runs
 
@@ -38,6 +39,7 @@ class Triple:
     model: str
     rates: tuple[float, float, float]
     watts: tuple[float, float, float]
+    run: Result = field(default_factory=Result)
 
     @property
     def span(self) -> float:
@@ -81,8 +83,24 @@ def triples(runs: Sequence[Result]) -> list[Triple]:
             rates = tuple(float(cell.first.rate_rps or 0.0) for cell in three)
             watts = tuple(float(cell.mean(WATTS) or 0.0) for cell in three)
             if len(set(rates)) == 3:
-                found.append(Triple(str(three[0].first.model), rates, watts))  # type: ignore[arg-type]
+                found.append(Triple(str(three[0].first.model), rates, watts, three[0].first))  # type: ignore[arg-type]
     return found
+
+
+SHAPE = "shape of other models' curves"
+STRAIGHT = "ln(power) over ln(rate)"
+
+
+def shape_of_others(known: Sequence[Shape]) -> Callable[[Triple], float]:
+    """Power by the curves of other models; the straight line of logarithms where there is none."""
+
+    def at(triple: Triple) -> float:
+        others = [shape for shape in known if shape.model != triple.model]
+        part = part_of_rise(others, triple.run, *triple.rates)
+        (low, _, high) = triple.watts
+        return LINES[STRAIGHT](triple) if part is None else float(low ** (1 - part) * high**part)
+
+    return at
 
 
 def error(line: Callable[[Triple], float], triple: Triple) -> float:
@@ -96,38 +114,34 @@ def rms(values: Sequence[float]) -> float:
 
 
 def constants(found: Sequence[Triple], line: Callable[[Triple], float]) -> tuple[float, float]:
-    """(INTERPOLATION_SD, MOST_INTERPOLATION_SD): rms of the error for each unit of ln(above / below) up to NEAR, and of the error beyond."""
+    """(each, most) of SHAPE_SD or LINE_SD: rms of the error for each unit of ln(above / below) up to NEAR, and of the error beyond."""
     near = [error(line, t) / t.span for t in found if t.span <= NEAR * 1.001]
     far = [error(line, t) for t in found if t.span > NEAR * 1.001]
     return rms(near), rms(far)
 
 
-def judged(found: Sequence[Triple]) -> dict[str, object]:
+def judged(found: Sequence[Triple], known: Sequence[Shape]) -> dict[str, object]:
+    lines = {**LINES, SHAPE: shape_of_others(known)}
     models = sorted({t.model for t in found})
-    chosen: dict[str, str] = {}
-    held: list[float] = []
-    for model in models:
-        others = [t for t in found if t.model != model]
-        best = min(LINES, key=lambda name: rms([error(LINES[name], t) for t in others]))
-        chosen[model] = best
-        held += [error(LINES[best], t) for t in found if t.model == model]
     bins = ((0.0, 2.0), (2.0, 4.0), (4.0, 16.0), (16.0, math.inf))
     return {
         "triples": len(found),
         "models": len(models),
-        "rms": {name: rms([error(line, t) for t in found]) for name, line in LINES.items()},
+        "rms": {name: rms([error(line, t) for t in found]) for name, line in lines.items()},
+        "rms_by_model": {
+            name: {model: rms([error(line, t) for t in found if t.model == model]) for model in models}
+            for name, line in lines.items()
+        },
         "rms_by_factor": {
             name: {
                 f"{low:g} to {high:g}": [rms(errors), len(errors)]
                 for low, high in bins
                 if (errors := [error(line, t) for t in found if low < math.exp(t.span) * 0.999 <= high])
             }
-            for name, line in LINES.items()
+            for name, line in lines.items()
         },
-        "bias": {name: float(np.mean([error(line, t) for t in found])) for name, line in LINES.items()},
-        "chosen_by_the_other_models": chosen,
-        "rms_held_out": rms(held),
-        "constants": {name: constants(found, line) for name, line in LINES.items()},
+        "bias": {name: float(np.mean([error(line, t) for t in found])) for name, line in lines.items()},
+        "constants": {name: constants(found, line) for name, line in lines.items()},
     }
 
 
@@ -138,7 +152,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     runs = [run for folder in sorted(ROOT.glob("data/*/records")) for run in results(folder, keep=False)]
-    done = judged(triples(runs))
+    done = judged(triples(runs), shapes(cells(runs), USUAL_SLO))
     print(json.dumps(done, indent=1))
     if args.json:
         args.json.write_text(json.dumps(done, indent=1) + "\n")

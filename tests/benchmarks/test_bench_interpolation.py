@@ -11,10 +11,21 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from bench_interpolation import LINES, Triple, constants, error, judged, triples  # noqa: E402
+from bench_interpolation import (  # noqa: E402
+    LINES,
+    STRAIGHT,
+    Triple,
+    constants,
+    error,
+    shape_of_others,
+    triples,
+)
 
 from wattcount.result import results  # noqa: E402
-from wattcount.study.advice import INTERPOLATION_SD, MOST_INTERPOLATION_SD  # noqa: E402
+from wattcount.study.advice import LINE_SD, SHAPE_SD  # noqa: E402
+from wattcount.study.comparison import cells  # noqa: E402
+from wattcount.study.curves import shapes  # noqa: E402
+from wattcount.study.questions import USUAL_SLO  # noqa: E402
 
 
 def triple(model: str, law, rates=(1.0, 2.0, 8.0)) -> Triple:  # type: ignore[no-untyped-def]
@@ -33,15 +44,11 @@ def test_each_line_is_exact_on_its_own_scale() -> None:
         assert exact == [name]
 
 
-def test_the_line_for_a_model_is_chosen_by_the_others() -> None:
-    found = [triple("a", lambda r: 100 + 20 * r), triple("b", lambda r: 100 * r**0.3)]
-    chosen = judged(found)["chosen_by_the_other_models"]
-    assert chosen == {"a": "ln(power) over ln(rate)", "b": "power over rate"}
-
-
 def test_the_constants_are_those_of_the_data() -> None:
     runs = [run for folder in sorted(ROOT.glob("data/*/records")) for run in results(folder, keep=False)]
-    of = constants(triples(runs), LINES["power over ln(rate)"])
-    assert (round(of[0], 3), round(of[1], 3)) == pytest.approx((INTERPOLATION_SD, MOST_INTERPOLATION_SD)), (
-        "write what benchmarks/bench_interpolation.py prints into wattcount/study/advice.py"
-    )
+    found, known = triples(runs), shapes(cells(runs), USUAL_SLO)
+    for line, stated in ((shape_of_others(known), SHAPE_SD), (LINES[STRAIGHT], LINE_SD)):
+        of = constants(found, line)
+        assert (round(of[0], 3), round(of[1], 3)) == pytest.approx(stated), (
+            "write what benchmarks/bench_interpolation.py prints into wattcount/study/advice.py"
+        )

@@ -100,10 +100,10 @@ def test_a_measured_rate_is_taken_as_it_is() -> None:
     assert first.share == pytest.approx(0.98)
 
 
-def test_between_rates_power_lies_on_the_line_over_the_logarithm_and_is_less_sure() -> None:
+def test_between_rates_power_lies_on_a_line_of_logarithms_and_is_less_sure() -> None:
     (first, *_), (at, *_) = advise(curve(), need(8.0)).options, advise(curve(), need(4.0)).options
     assert first.how == "interpolated"
-    assert first.watts == pytest.approx(350 * 1.01**0.5)
+    assert first.watts == pytest.approx((300 * 400 * 1.01) ** 0.5)
     assert np.log(first.high_j / first.energy_j) > np.log(at.high_j / at.energy_j)
     assert [node.first.rate_rps for node in first.nodes] == [4.0, 16.0]
 
@@ -274,3 +274,24 @@ def test_the_next_is_another_gpu_or_setting_and_what_may_be_as_good_is_named() -
     assert (shown[0]["boards"], shown[0]["starts"], shown[0]["runs"]) == (2, 4, 4)
     assert apart.options[0].how_words == "interpolated between 4 and 16 requests/s"
     assert apart.options[0].basis == "2/4/4"
+
+
+def test_between_rates_power_rises_as_on_curves_of_models_of_like_size() -> None:
+    """Of another 8B model nearly all of the rise from 4 to 16 requests/s is below 8; a model of 70B tells nothing."""
+
+    def other(model: str, watts: tuple[float, float, float]) -> list[Result]:
+        rated = zip((4.0, 8.0, 16.0), watts, strict=True)
+        return [
+            run(rate, w, H100, model=model, setting_key=f"{model}{rate}", setting={}) for rate, w in rated
+        ]
+
+    alone = advise(curve(), need(8.0)).options[0]
+    like = advise([*curve(), *other("llama3_8b", (300.0, 390.0, 400.0))], need(8.0)).options[0]
+    unlike = advise([*curve(), *other("llama3_1_70b", (300.0, 390.0, 400.0))], need(8.0)).options[0]
+    part = np.log(390 / 300) / np.log(400 / 300)
+    assert like.watts == pytest.approx(1.01**0.5 * 300 * (400 / 300) ** part)
+    assert unlike.watts == pytest.approx(alone.watts)
+    assert like.sd < alone.sd
+    # Nothing lies between on a curve that was measured at the same rates only.
+    same = advise([*curve(), *other("llama3_8b", (300.0, 300.0, 400.0))[::2]], need(8.0)).options[0]
+    assert same.watts == pytest.approx(alone.watts)

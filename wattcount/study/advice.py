@@ -1,7 +1,7 @@
 """Which GPU, settings and number of replicas should serve a model at a load: ranked by the energy of a request that keeps the SLO.
 
-A replica with rate r draws the power that was measured at r, or that lies between those of the two measured rates around it, on a straight line over the
-logarithm of the rate:
+A replica with rate r draws the power that was measured at r, or that lies between those of the two measured rates around it: where the curves of models of like size that
+were measured between these two lie between theirs, and without such curves on a straight line of logarithms:
 
     J per good request = P(r) / (r x share that keeps the SLO at the measured rate at or above r)
 
@@ -28,17 +28,17 @@ from wattcount.result.host_part import PER_TOKEN, WATTS
 from wattcount.result.result import Result
 from wattcount.study.bills import Bills
 from wattcount.study.comparison import Cell, Scatters, cells, sensor_sd, start_of
-from wattcount.study.curves import curve_key
+from wattcount.study.curves import Shape, curve_key, part_of_rise, shapes
 from wattcount.study.quality import MARGIN, Quality, Score, Users, against_unquantised, service
 from wattcount.study.service import KEPT_SHARE, Attained, Count, over_runs
 
 MOST_REPLICAS = 64
 """Most replicas of one option: beyond a machine of eight GPUs many times over, others count more than energy."""
-INTERPOLATION_SD = 0.025
-"""Standard uncertainty of the logarithm of the power between two measured rates, for each unit of ln(rate above / rate below). Measured on the curves in data/
-up to a factor of 16 (`benchmarks/bench_interpolation.py` derives both constants)."""
-MOST_INTERPOLATION_SD = 0.053
-"""The most of it: the rms for rates that are further apart, up to a factor of 48."""
+SHAPE_SD = (0.015, 0.032)
+"""Standard uncertainty of the logarithm of the power between two measured rates, where curves of like models tell the shape: for each unit of
+ln(rate above / rate below) up to a factor of 16, and the most of it, up to a factor of 48. `benchmarks/bench_interpolation.py` derives it from the curves in data/."""
+LINE_SD = (0.023, 0.045)
+"""The same where nothing tells the shape, and a straight line of logarithms stands for it."""
 UNTOLD_SD = 0.05
 """Standard uncertainty of a figure whose scatter nothing tells, of the logarithm: the largest that kinds of load have in `result.host_part`."""
 MOST_REGRET = 0.05
@@ -301,6 +301,7 @@ def _served(
     found: Sequence[Cell], scatters: Scatters, need: Need, bills: Bills, left_out: dict[str, int]
 ) -> list[Option]:
     assert need.rate_rps is not None
+    known = shapes(scatters.results, need.slo)
     groups: dict[Hashable, list[Cell]] = {}
     for cell in found:
         if cell.first.rate_rps is not None and cell.mean(WATTS) is not None:
@@ -318,7 +319,7 @@ def _served(
                     break
                 continue
             reached = True
-            option = _at(points, around, rate, replicas, scatters, need, bills, left_out)
+            option = _at(points, around, rate, replicas, scatters, known, need, bills, left_out)
             if option is not None:
                 options.append(option)
         if not reached:
@@ -348,6 +349,7 @@ def _at(
     rate: float,
     replicas: int,
     scatters: Scatters,
+    known: Sequence[Shape],
     need: Need,
     bills: Bills,
     left_out: dict[str, int],
@@ -370,10 +372,11 @@ def _at(
     else:
         ends_rps = [float(cell.first.rate_rps or 0.0) for cell in (below, above)]
         span = math.log(ends_rps[1] / ends_rps[0])
-        part = math.log(rate / ends_rps[0]) / span
-        watts = low_w + part * (high_w - low_w)
-        sd = math.hypot((1 - part) * low_w * low_sd, part * high_w * high_sd) / watts
-        sd = math.hypot(sd, min(INTERPOLATION_SD * span, MOST_INTERPOLATION_SD))
+        part = part_of_rise(known, above.first, ends_rps[0], rate, ends_rps[1])
+        each, most = LINE_SD if part is None else SHAPE_SD
+        part = math.log(rate / ends_rps[0]) / span if part is None else part
+        watts = low_w ** (1 - part) * high_w**part
+        sd = math.hypot((1 - part) * low_sd, part * high_sd, min(each * span, most))
         how, nodes = HOW_INTERPOLATED, (below, above)
     energy = watts / (rate * share.low)
     return _option(

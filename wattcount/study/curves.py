@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from wattcount.config.identity import key_of
 from wattcount.config.schema import SloConfig
-from wattcount.result.host_part import PER_TOKEN
+from wattcount.result.host_part import PER_TOKEN, WATTS
+from wattcount.result.result import Result
 from wattcount.study.comparison import Cell, Estimate, Scatters, family_of
-from wattcount.study.selection import has
+from wattcount.study.selection import has, sizes_of
 from wattcount.study.service import Attained, Count, over_runs
 
 KNEE_SHARE = 0.1
 """Share by which the energy of a token may lie above the least of its curve, for a load to be beyond the knee: half of what a usual lever saves."""
 PER_REQUEST = "energy/gpu_j_per_request"
+SIZE_FACTOR = 2.0
+"""Ratio of active parameters up to which curves of two models are taken to have one shape: all that were compared have 8 billion."""
 FEWEST_RATES = 3
 """Rates from which on a curve is one."""
 
@@ -102,3 +108,63 @@ def _knee(points: Sequence[Point]) -> Point | None:
         if all(later.per_token.value <= least * (1 + KNEE_SHARE) for later in points[at:]):
             return None if at == len(points) - 1 else point
     return None
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How power rises with the rate on one measured curve, at rates that keep the SLO.
+
+    active     active parameters of its model; None: not known
+    lengths    tokens of prompt and answer
+    ln_rates, ln_watts  by increasing rate
+    """
+
+    model: str | None
+    active: float | None
+    lengths: tuple[int | None, int | None]
+    ln_rates: Sequence[float]
+    ln_watts: Sequence[float]
+
+
+def shapes(cells: Iterable[Cell], slo: SloConfig) -> list[Shape]:
+    """Of everything that was measured at FEWEST_RATES or more without breaking the SLO."""
+    found: dict[Hashable, list[tuple[float, float, Cell]]] = {}
+    for cell in cells:
+        rate, watts = cell.first.rate_rps, cell.mean(WATTS)
+        if rate is not None and watts is not None:
+            share = over_runs(cell.runs, slo)
+            if share is not None and share.keeps is not False:
+                found.setdefault(curve_key(cell), []).append((math.log(rate), math.log(watts), cell))
+    made = []
+    for points in found.values():
+        if len(points) >= FEWEST_RATES:
+            points.sort(key=lambda point: point[0])
+            run = points[0][2].first
+            lengths, sizes = (run.input_tokens, run.output_tokens), sizes_of(run)
+            made.append(Shape(run.model, sizes and sizes[1], lengths, [p[0] for p in points], [p[1] for p in points]))  # fmt: skip
+    return made
+
+
+def part_of_rise(shapes: Iterable[Shape], like: Result, below: float, rate: float, above: float) -> float | None:  # fmt: skip
+    """Which part of the rise of ln(power) from rate `below` to rate `above` is reached at `rate`: the mean of the curves of models of like size and
+    with the same lengths that were measured between the two. None: there is no such curve."""
+    sizes, lengths = sizes_of(like), (like.input_tokens, like.output_tokens)
+    low, at, high = math.log(below), math.log(rate), math.log(above)
+    parts = []
+    for shape in shapes:
+        if shape.lengths != lengths or not _like_size(shape.active, sizes and sizes[1]):
+            continue
+        covers = shape.ln_rates[0] <= low + CLOSE and shape.ln_rates[-1] >= high - CLOSE
+        if covers and any(low + CLOSE < x < high - CLOSE for x in shape.ln_rates):
+            ends = np.interp((low, at, high), shape.ln_rates, shape.ln_watts)
+            if ends[2] > ends[0]:
+                parts.append(float((ends[1] - ends[0]) / (ends[2] - ends[0])))
+    return float(np.mean(parts)) if parts else None
+
+
+CLOSE = 1e-6
+"""Difference of logarithms up to which two rates are one."""
+
+
+def _like_size(one: float | None, other: float | None) -> bool:
+    return one is not None and other is not None and max(one, other) <= SIZE_FACTOR * min(one, other)

@@ -70,5 +70,5 @@ def interpolation(done: Mapping[str, Any]) -> str:
         ]
         for name, found in done["rms_by_factor"].items()
     ]
-    head = ["straight line in", "rms", "mean", *(f"rates apart by a factor of {name.replace('to inf', 'and more')}" for name in bins)]  # fmt: skip
+    head = ["straight line in, or", "rms", "mean", *(f"rates apart by a factor of {name.replace('to inf', 'and more')}" for name in bins)]  # fmt: skip
     return markdown(head, made)

@@ -7,12 +7,10 @@ import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
+from functools import cached_property
 
 import numpy as np
 
-from wattcount.config import model_shape
-from wattcount.config.catalogue import model_catalogue
 from wattcount.config.identity import key_of
 from wattcount.config.schema import SloConfig
 from wattcount.engines import registry
@@ -38,6 +36,7 @@ from wattcount.study.curves import KNEE_SHARE, Curve, Point, curves
 from wattcount.study.mixed import BOARD, REST, START
 from wattcount.study.quality import MARGIN, NOT_MEASURED, Score, Users, precision_of, quality, service
 from wattcount.study.savings import Saving
+from wattcount.study.selection import sizes_of
 from wattcount.study.service import KEPT_SHARE, Count, over_runs
 
 USUAL_SLO = SloConfig(ttft_ms=500.0, tpot_ms=50.0)
@@ -849,7 +848,7 @@ def scaling(study: Study) -> Answer:
             points = [
                 (sizes[of], value)
                 for cell in _least_of_models(group)
-                if (sizes := _sizes(cell.first)) is not None and (value := cell.mean(PER_TOKEN)) is not None
+                if (sizes := sizes_of(cell.first)) is not None and (value := cell.mean(PER_TOKEN)) is not None
             ]
             rows += _exponent_row(what, group[0], points, len(points))
     for what, read in (("sequences at once", _at_once), ("tokens of a request", _context)):
@@ -912,30 +911,6 @@ def _least_of_models(group: Sequence[Cell]) -> list[Cell]:
         if held is None or (cell.mean(PER_TOKEN) or np.inf) < (held.mean(PER_TOKEN) or np.inf):
             best[cell.first.model] = cell
     return list(best.values())
-
-
-_SIZE = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)b(?![a-z])")
-
-
-def _sizes(run: Result) -> tuple[float, float] | None:
-    """(parameters, parameters used for one token): of the catalogue, else as the model's name has them, which says nothing of experts."""
-    return _sizes_of(run.model or "")
-
-
-@cache
-def _sizes_of(model: str) -> tuple[float, float] | None:
-    known = model_catalogue().get(model)
-    if known is not None and (counted := model_shape.count_parameters(known.hf_config)) is not None:
-        return float(counted.total), float(counted.active)
-    name = model.lower().replace("-", " ").replace("_", " ").replace("/", " ")
-    sizes = _SIZE.findall(name)
-    if len(sizes) == 2 and re.search(rf"a{re.escape(sizes[1])}b", name):
-        return float(sizes[0]) * 1e9, float(sizes[1]) * 1e9
-    return (
-        (float(sizes[0]) * 1e9,) * 2
-        if len(sizes) == 1 and "x" not in name.split(f"{sizes[0]}b")[0][-1:]
-        else None
-    )
 
 
 def _at_once(cell: Cell) -> float | None:

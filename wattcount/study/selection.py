@@ -1,12 +1,16 @@
-"""Choosing among results for tables: those of one kind together, means of the valid ones, their findings."""
+"""Choosing among results for tables: those of one kind together, means of the valid ones, their findings, the sizes of their models."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+from functools import cache
 from typing import Any, TypeVar
 
 import numpy as np
 
+from wattcount.config import model_shape
+from wattcount.config.catalogue import model_catalogue
 from wattcount.config.identity import key_of
 from wattcount.report.labels import name_of
 from wattcount.result.result import Result
@@ -81,4 +85,28 @@ def _codes(runs: Sequence[Result], unsaid: Collection[str]) -> str:
     return ", ".join(
         f"`{code}`" + (f" ({count} of {len(runs)})" if count < len(runs) else "")
         for code, count in counts.items()
+    )
+
+
+_SIZE = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)b(?![a-z])")
+
+
+def sizes_of(run: Result) -> tuple[float, float] | None:
+    """(parameters, parameters used for one token): of the catalogue, else as the model's name has them, which says nothing of experts."""
+    return _sizes_of(run.model or "")
+
+
+@cache
+def _sizes_of(model: str) -> tuple[float, float] | None:
+    known = model_catalogue().get(model)
+    if known is not None and (counted := model_shape.count_parameters(known.hf_config)) is not None:
+        return float(counted.total), float(counted.active)
+    name = model.lower().replace("-", " ").replace("_", " ").replace("/", " ")
+    sizes = _SIZE.findall(name)
+    if len(sizes) == 2 and re.search(rf"a{re.escape(sizes[1])}b", name):
+        return float(sizes[0]) * 1e9, float(sizes[1]) * 1e9
+    return (
+        (float(sizes[0]) * 1e9,) * 2
+        if len(sizes) == 1 and "x" not in name.split(f"{sizes[0]}b")[0][-1:]
+        else None
     )
