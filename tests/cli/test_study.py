@@ -129,7 +129,7 @@ def test_scores_of_no_result_are_named(parquet: Path, capsys: pytest.CaptureFixt
     asked = ["study", str(parquet), "--only", "levers", "--quality"]
     assert main([*asked, f"never_measured:fp8={scores}"]) == 0
     assert "never_measured:fp8" in capsys.readouterr().err
-    assert main([*asked, f"llama3_8b:fp8={scores}", f"llama3_8b:bfloat16={scores}", "--json"]) == 0
+    assert main([*asked, f"llama3_1_8b:fp8={scores}", f"llama3_1_8b:bfloat16={scores}", "--json"]) == 0
     shown = capsys.readouterr()
     assert shown.err == ""
     (answer,) = json.loads(shown.out)
