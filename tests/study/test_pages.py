@@ -31,7 +31,7 @@ def test_coverage_counts_what_has_an_interval_over_all_truths() -> None:
 def test_regret_has_the_mean_and_counts_what_was_refused() -> None:
     loads = [{"tries": 20, "refused": 3}, {"tries": 1, "refused": 0}]
     (_, _, row) = rows(pages.regret({"batch": {"loads": loads, "mean": {"regret": 0.012, "worst": 0.5}}}))
-    assert row == ["batch", "2 (21)", "1.2 %", "-", "-", "-", "-", "50.0 %", "3"]
+    assert row == ["batch", "2 (21)", "1.2 %", "-", "-", "-", "-", "-", "50.0 %", "3"]
 
 
 def test_interpolation_has_a_row_for_each_line() -> None:
