@@ -23,6 +23,7 @@ from synthetic_record import SyntheticRun, steady_requests
 from tests.site.sample import data_of, result, source
 from wattcount.metrics import write
 from wattcount.records import Record
+from wattcount.records.schema import Evidence
 from wattcount.result import Result
 from wattcount.site.builder import build
 from wattcount.site.pages import PAGES
@@ -430,6 +431,120 @@ def test_rows_that_cannot_be_told_apart_share_their_place(browser: Any, tmp_path
         for row in page.locator("#board tbody tr").all_inner_texts()
     ]
     assert f"1{DASH}2 of 3" in " ".join(places)
+    opened.context.close()
+
+
+# -- what a new user asks
+
+
+class Clicks:
+    """A page on which every click, choice and typing is counted."""
+
+    def __init__(self, page: Any) -> None:
+        self.page, self.number = page, 0
+
+    def click(self, selector: str) -> None:
+        self.page.click(selector)
+        self.number += 1
+
+    def choose(self, key: str, text: str) -> None:
+        self.page.select_option(f"select[data-key={key}]", label=text)
+        self.number += 1
+
+    def type(self, selector: str, text: str) -> None:
+        self.page.fill(selector, text)
+        self.number += 1
+
+
+def documented() -> dict[str, int]:
+    """The questions of docs/pages.md, and how many clicks each took."""
+    text = (Path(__file__).resolve().parents[2] / "docs" / "pages.md").read_text()
+    return {
+        question: int(number) for question, number in re.findall(r"^\| (.*\?) \|.*\| (\d+) \|$", text, re.M)
+    }
+
+
+def test_five_questions_are_answered_by_clicking(browser: Any, record: Path, tmp_path: Path) -> None:
+    fp8 = [
+        result(
+            "llama3_8b", "NVIDIA H200", 4.0, start, 0.3 * (1 + 0.01 * start), levers=("fp8",), setting_key="f" * 48,
+            setting={"model": {"name": "llama3_8b", "quantization": "fp8"}, "gpu": {"found_name": "NVIDIA H200"}, "engine": {"name": "vllm"}},
+        )
+        for start in (2, 3)
+    ]  # fmt: skip
+    measured = Result.of(Record.open(record))
+    build(source(measured, *fp8), tmp_path)
+    opened = Opened(browser, tmp_path)
+    took: dict[str, int] = {}
+
+    ask = Clicks(opened.go("index"))
+    ask.click("text=What should serve my model, at my rate and latency?")
+    ask.choose("model", "llama3_8b")
+    ask.choose("load", "10 requests/s")
+    ask.choose("bounds", "TTFT ≤ 300 ms")
+    assert "NVIDIA H200" in ask.page.inner_text("#one .says strong")
+    took["Cheapest GPU for a model at 10 requests/s with TTFT under 300 ms?"] = ask.number
+
+    sure = Clicks(ask.page)
+    assert re.search(
+        r"IT IS THE BEST OF THESE WITH\s+\d+ % probability", ask.page.inner_text("#one .facts"), re.I
+    )
+    assert re.search(r"\d to \d", ask.page.inner_text("#one tbody tr"))
+    took["How sure?"] = sure.number
+
+    whence = Clicks(ask.page)
+    whence.click("#one tbody a")
+    ask.page.wait_for_selector("#runs tbody a")
+    whence.click("#runs tbody a")
+    ask.page.wait_for_selector("body[data-drawn]")
+    assert ask.page.inner_text("#facts")
+    took["Where does this number come from?"] = whence.number
+
+    moment = Clicks(opened.go("index"))
+    moment.click("nav >> text=Leaderboard")
+    moment.page.wait_for_selector("body[data-ready]")
+    moment.click(f"#board a[href='setting.html#id={(measured.setting_key or '')[:12]}']")
+    moment.click(f"#runs a[href='run.html#id={measured.run_id}']")
+    moment.page.wait_for_selector("body[data-drawn]")
+    moment.type("#second", "12")
+    assert "300 W" in moment.page.inner_text("#told")
+    took["What did that run do at second 12?"] = moment.number
+
+    worth = Clicks(opened.go("index"))
+    worth.click("text=Is FP8, a larger batch or a second GPU worth it?")
+    (row,) = [row for row in worth.page.locator("tbody tr").all_inner_texts() if row.startswith("fp8")]
+    assert re.search(r"-3\d\.\d %.*saves", row.replace("\n", " "))
+    took["Is FP8 worth it?"] = worth.number
+
+    assert opened.errors == []
+    assert took == documented()
+    opened.context.close()
+
+
+def test_what_is_predicted_stands_apart(browser: Any, tmp_path: Path) -> None:
+    predicted = result(
+        "llama3_8b", "NVIDIA B200", 4.0, per_token_j=0.1, evidence=Evidence.PREDICTED, setting_key="e" * 48,
+        run_id="predicted-1", energy_basis=("9 settings of 3 models",),
+        metrics={"energy/gpu_j_per_output_token": 0.1, "energy/gpu_j_per_output_token_p05": 0.08, "energy/gpu_j_per_output_token_p95": 0.13},
+    )  # fmt: skip
+    build(source(predicted), tmp_path)
+    opened = Opened(browser, tmp_path)
+    for state in ("", "#model=llama3_8b"):
+        page = opened.go("leaderboard", state)
+        assert "predicted" not in page.inner_text("#board")
+    page.click("summary:has-text('Evidence')")
+    page.check("label:has-text('predicted') input")
+    (row,) = page.locator("#board tbody tr").all_inner_texts()
+    assert f"80.0{DASH}130" in row
+    assert "evidence=predicted" in page.url
+    page = opened.go("model", "#id=llama3_8b")
+    assert "B200" not in page.inner_text("#board")
+    assert f"80.0{DASH}130" in page.inner_text("#predicted")
+    page = opened.go("setting", "#id=" + 12 * "e")
+    assert "PREDICTED: nobody measured this" in page.inner_text("#answer")
+    assert "90 % interval" in page.inner_text("#answer")
+    assert "9 settings of 3 models" in page.inner_text("#answer")
+    assert opened.errors == []
     opened.context.close()
 
 

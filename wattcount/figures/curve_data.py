@@ -15,6 +15,7 @@ from wattcount.metrics.window import Observed
 from wattcount.records import Record
 from wattcount.report.labels import evidence_label
 from wattcount.result import Result
+from wattcount.result.host_part import PER_TOKEN
 from wattcount.study.curves import KNEE_SHARE, Curve, Point
 from wattcount.study.service import NAMES
 
@@ -59,11 +60,12 @@ def _evidence(run: Result) -> str:
 
 def _point(point: Point, curve: Curve, latencies: Mapping[str, Latencies]) -> dict[str, Any]:
     cell, estimate = point.cell, point.per_token
+    low, high = cell.first.interval(PER_TOKEN) or (estimate.low, estimate.high)  # of a prediction its own
     return {
         "rate_rps": point.rate_rps,
         "j_per_token": _short(estimate.value),
-        "low": _short(estimate.low),
-        "high": _short(estimate.high),
+        "low": _short(low),
+        "high": _short(high),
         "basis": estimate.basis.words,
         "j_per_request": _short(point.per_request),
         "knee": point is curve.knee,

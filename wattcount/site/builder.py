@@ -20,6 +20,7 @@ from wattcount.files import replacing
 from wattcount.metrics.metrics_json import FINDINGS, IMPORTED, METRICS, NULL_REASONS
 from wattcount.metrics.sheet import MetricSpec
 from wattcount.records.schema import Evidence
+from wattcount.report.labels import EMULATED, PREDICTED
 from wattcount.report.units import count, quantity, significant
 from wattcount.result.result import OWN
 from wattcount.site import advice, answers, api, facts, pictures, submissions
@@ -128,6 +129,7 @@ def meta(source: Source, settings: Sequence[Setting]) -> dict[str, Any]:
         ],
         "models": facts.models(settings),
         "gpus": facts.gpus(settings),
+        "caveats": {Evidence.EMULATED.value: EMULATED, Evidence.PREDICTED.value: PREDICTED},
     }
 
 

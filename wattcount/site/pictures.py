@@ -17,7 +17,6 @@ from wattcount.figures.curve_data import Latencies, curves_page, latencies_of
 from wattcount.figures.page import drawing, library
 from wattcount.figures.run_data import definitions, run_page
 from wattcount.records import Record
-from wattcount.records.schema import Evidence
 from wattcount.report.units import count
 from wattcount.result.result import OWN
 from wattcount.site.shown import shown
@@ -119,7 +118,8 @@ def load_curves(settings: Sequence[Setting], latencies: Mapping[str, Latencies])
 
 def _usual(found: Sequence[Curve]) -> list[Curve]:
     """Curves that are shown to whoever did not choose: of different models, measured ones of ours with the most points first."""
-    order = sorted(found, key=lambda curve: (curve.first.first.origin != OWN, curve.first.first.evidence is not Evidence.MEASURED, -len(curve.points)))  # fmt: skip
+    measured = [curve for curve in found if curve.first.first.is_measured]
+    order = sorted(measured or found, key=lambda curve: (curve.first.first.origin != OWN, -len(curve.points)))
     chosen: dict[str | None, Curve] = {}
     for curve in order:
         chosen.setdefault(curve.first.first.model, curve)

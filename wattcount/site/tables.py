@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from wattcount.dataset.tiers import Tier, tiers
+from wattcount.records.schema import Evidence
 from wattcount.report.labels import load_label
 from wattcount.result import Result
 from wattcount.result.host_part import PER_TOKEN
@@ -178,7 +179,7 @@ SETTING_FACTS = (
 )  # fmt: skip
 """Columns of a setting beside its figures: what it is, and what its figures rest on."""
 SETTING_MORE = ("low", "high", "basis", "slo_low", "slo_high", "ranked", "rank", "ties")
-"""The 95 % interval of the energy of a token and what it rests on; the least and most share of requests that keep the usual SLO; the
+"""The interval of the energy of a token (95 %; 90 % of what is predicted) and what it rests on; the least and most share of requests that keep the usual SLO; the
 load in which it is ranked, its rank, and the ranks that cannot be told from it."""
 
 
@@ -246,18 +247,29 @@ def _figures(setting: Setting, digits: int) -> list[float | None]:
 
 
 def _more(setting: Setting, digits: int) -> list[Any]:
-    estimate, place = setting.estimate, setting.place
+    place = setting.place
+    low, high, basis = _interval(setting)
     share = None if setting.cell is None else over_runs(setting.cell.runs, USUAL_SLO)
     return [
-        None if estimate is None else rounded(estimate.low, digits),
-        None if estimate is None else rounded(estimate.high, digits),
-        None if estimate is None else estimate.basis.words,
+        rounded(low, digits),
+        rounded(high, digits),
+        basis,
         None if share is None else rounded(share.low, 4),
         None if share is None else rounded(share.high, 4),
         None if place is None else place.group,
         None if place is None else place.rank,
         None if place is None or place.ties is None else list(place.ties),
     ]
+
+
+def _interval(setting: Setting) -> tuple[float | None, float | None, str | None]:
+    """(its ends, what it rests on): of a measured setting 95 % of its mean, of a predicted one the prediction's own 90 %."""
+    run, estimate = setting.first, setting.estimate
+    if run.evidence is Evidence.PREDICTED:
+        return *(run.interval(PER_TOKEN) or (None, None)), shown("; ".join(run.energy_basis)) or None
+    if estimate is None:
+        return None, None, None
+    return estimate.low, estimate.high, estimate.basis.words
 
 
 def load_words(run: Result) -> str:

@@ -8,6 +8,7 @@ W.start(() => {
   const BOUNDS = [["ttft", "TTFT"], ["tpot", "TPOT"], ["e2e", "E2E"]];
   const OWN = "wattcount", ALL = "*";
   const OWN_FIRST = rows.some((row) => row.origin === OWN) && rows.some((row) => row.origin !== OWN);
+  const APART = rows.some(W.isPredicted) && !rows.every(W.isPredicted); // then what is predicted is shown to whoever asks for it
   const NONE = "not told";
   const MOST_COMPARED = 6;
   const filters = document.getElementById("filters");
@@ -66,6 +67,7 @@ W.start(() => {
   };
   const bounded = () => [...state.bounds.values()].some((bound) => bound !== null);
   const passes = (row, without = null) => {
+    if (without !== "evidence" && APART && W.isPredicted(row) && !state.chosen.get("evidence").has(row.evidence)) return false;
     for (const [key, values] of state.chosen) if (key !== without && values.size && !values.has(String(valueOf(row, key)))) return false;
     if (!bounded()) return true;
     const share = attained(row);

@@ -190,7 +190,7 @@ W.start(() => {
     for (const one of ["parts", "picture", "findings", "all"]) part(one).hidden = false;
     part("findings").previousElementSibling.hidden = false;
     const row = W.rowsWith("rows", "id", id)[0];
-    const run = SAFE.test(id) ? await load(id) : null;
+    const run = SAFE.test(id) && (!row || row.record) ? await load(id) : null; // a result without a record has no script
     if (drawnId !== id) return;
     if (run) drawRun(run, row);
     else if (row) withoutRecord(row);

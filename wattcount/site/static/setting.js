@@ -32,12 +32,14 @@ W.start(() => {
     const shown = (value) => W.significant(value * energy.factor);
     const first = document.getElementById("answer");
     first.replaceChildren();
+    const caveat = window.WATTCOUNT.meta.caveats[row.evidence];
+    if (caveat) first.append(W.el("p", { class: "banner", text: caveat }));
     if (row[PER_TOKEN] === null) first.append(W.el("p", { class: "empty", text: row.status === "valid" ? "No energy per output token: what measured it does not tell." : `No valid run: ${row.status}. Its figures stand for nothing.` }));
     else {
       const half = row.low === null ? null : (Math.log(row.high) - Math.log(row.low)) / 2;
       first.append(W.el("dl", { class: "facts" },
         W.el("div", {}, W.el("dt", { text: energy.heading }), W.el("dd", {}, shown(row[PER_TOKEN]), " ", W.el("small", { text: energy.unit }))),
-        W.el("div", {}, W.el("dt", { text: "95 % interval" }), W.el("dd", {}, row.low === null ? "none" : `${shown(row.low)}–${shown(row.high)}`, " ", W.el("small", { text: row.low === null ? "" : `${energy.unit}, about ± ${W.significant(100 * half, 2)} %` }))),
+        W.el("div", {}, W.el("dt", { text: `${W.intervalLevel(row)} % interval` }), W.el("dd", {}, row.low === null ? "none" : `${shown(row.low)}–${shown(row.high)}`, " ", W.el("small", { text: row.low === null ? "" : `${energy.unit}, about ± ${W.significant(100 * half, 2)} %` }))),
         W.el("div", {}, W.el("dt", { text: "Rests on" }), W.el("dd", {}, W.el("small", { text: row.basis ?? "–" })))));
     }
     document.getElementById("facts").replaceChildren(pairs([

@@ -5,7 +5,9 @@ W.start(() => {
   const key = page === "model" ? "model" : "gpu_model";
   const other = page === "model" ? ["gpu", "GPU", "gpu", "gpu_model"] : ["model", "Model", "model", "model"];
   const PER_TOKEN = "energy_gpu_j_per_output_token";
-  const rows = W.rows("settings");
+  const everything = W.rows("settings");
+  const rows = everything.filter((row) => !W.isPredicted(row));
+  const apart = document.getElementById("predicted");
   const facts = window.WATTCOUNT.meta[page === "model" ? "models" : "gpus"];
   const heading = document.querySelector("h1");
   const lead = document.getElementById("lead");
@@ -45,7 +47,8 @@ W.start(() => {
   };
 
   const one = (id) => {
-    const found = rows.filter((row) => row[key] === id);
+    const measured = rows.filter((row) => row[key] === id), predicted = everything.filter((row) => W.isPredicted(row) && row[key] === id);
+    const found = measured.length ? measured : predicted;
     heading.textContent = id;
     document.title = `${id} – wattcount`;
     about.hidden = !found.length;
@@ -66,6 +69,8 @@ W.start(() => {
     // Load by load, the least energy first: that is how settings are compared.
     const ordered = sort ? found : W.sorted(W.sorted(found, columns.get(PER_TOKEN), false), columns.get("load"), false);
     W.drawTable(mount, { name: id.replace(/[^\w.-]+/g, "_").slice(0, 60), caption: `Settings of ${id}`, columns: W.columnsOf(columns, keys), rows: ordered, sort, all: [...columns.values()], onSort: (now) => { sort = now; one(id); } });
+    apart.hidden = !measured.length || !predicted.length;
+    if (!apart.hidden) W.drawTable(apart.querySelector("div"), { name: "predicted", caption: `Predicted settings of ${id}`, columns: W.columnsOf(columns, keys.filter((name) => name !== "place" && name !== "runs")), rows: W.sorted(predicted, columns.get("load"), false), all: [...columns.values()] });
     const more = document.getElementById("more");
     more.href = `leaderboard.html#${page === "model" ? "model" : "gpu"}=${encodeURIComponent(page === "model" ? id : found[0].gpu)}`;
   };
@@ -73,6 +78,7 @@ W.start(() => {
   const draw = () => {
     const id = W.state().get("id");
     document.getElementById("more").hidden = id === null;
+    apart.hidden = true;
     if (id === null) all();
     else one(id);
   };

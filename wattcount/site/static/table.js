@@ -5,6 +5,10 @@
   const PART = 100; // rows that are drawn at a time: more than a screen, and drawn in a tenth of a second
   const SVG_WIDTH = 112;
 
+  /** Whether nobody measured a row: these stand apart. */
+  W.isPredicted = (row) => row.evidence === "predicted";
+  const level = (row) => (W.isPredicted(row) ? 90 : 95); // of its interval [%]
+  W.intervalLevel = level;
   /** Whether the screen is that of a phone. */
   W.NARROW = matchMedia("(max-width: 46rem)").matches;
 
@@ -141,9 +145,9 @@
     const range = told ? `${shown(row.low)}–${shown(row.high)}` : "no interval";
     const picture = W.svg("svg", { viewBox: `0 0 ${SVG_WIDTH} 16`, "aria-hidden": "true", preserveAspectRatio: "none" }, W.svg("line", { class: "base", x1: 0, x2: SVG_WIDTH, y1: 8, y2: 8 }));
     if (told) picture.append(W.svg("line", { class: "band", x1: axis(row.low), x2: Math.max(axis(row.high), axis(row.low) + 0.5), y1: 8, y2: 8 }));
-    picture.append(W.svg("circle", { class: told ? "mid" : "untold", cx: axis(value), cy: 8, r: 3 }));
-    return W.el("span", { class: "interval", title: told ? `95 %: ${range} ${figure.unit}` : "no interval: nothing was repeated, and nothing tells how such runs scatter" },
-      W.el("span", {}, shown(value), " ", W.el("small", { text: range })), picture);
+    picture.append(W.isPredicted(row) ? W.svg("rect", { class: "untold", x: axis(value) - 3, y: 5, width: 6, height: 6, transform: `rotate(45 ${axis(value)} 8)` }) : W.svg("circle", { class: told ? "mid" : "untold", cx: axis(value), cy: 8, r: 3 }));
+    return W.el("span", { class: W.isPredicted(row) ? "interval predicted" : "interval", title: told ? `${level(row)} %: ${range} ${figure.unit}` : "no interval: nothing was repeated, and nothing tells how such runs scatter" },
+      W.el("span", {}, W.isPredicted(row) ? W.el("span", { class: "tag warn", text: "predicted" }) : "", " ", shown(value), " ", W.el("small", { text: range })), picture);
   };
 
   // -- the table itself
