@@ -23,6 +23,7 @@ from tests.dataset.edited_record import (
 )
 from wattcount.dataset import checks_form
 from wattcount.dataset.checks import FAMILIES, RULES
+from wattcount.dataset.rules import Severity, Submitted
 from wattcount.records import schema
 
 
@@ -83,6 +84,30 @@ def test_a_run_of_the_future_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
     record = copied(BATCH, tmp_path)
     monkeypatch.setattr(checks_form, "now", lambda: datetime(2026, 11, 1, tzinfo=UTC))
     assert "days from now" in broken(record)["form/date"][0]
+
+
+def test_what_was_not_released_yet_was_not_measured_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = copied(BATCH, tmp_path)
+    began = json.loads((record / schema.RUN_JSON).read_text())["started_utc"][:10]
+    there = checks_form.RELEASED["vllm"]
+    monkeypatch.setitem(checks_form.RELEASED, "vllm", {**there, "0.27.0": "2027-01-15"})
+    assert "form/versions" not in broken(record)
+
+    def newer(version: str) -> Callable[[Any], None]:
+        return lambda info: (info["versions"].update(vllm=version), info["engine"].update(version=version))
+
+    edit_run(record, newer("0.27.0+cu130"))
+    assert broken(record)["form/versions"] == [
+        f"vllm 0.27.0+cu130 was released on 2027-01-15, and the run began on {began}"
+    ]
+    edit_run(record, newer("0.28.1"))
+    (told,) = checks_form.versions(Submitted(record))
+    assert told.severity is Severity.warn
+    assert "is not known here, where 0.27.0 is the newest" in told.message
+    edit_run(record, lambda info: info["versions"].update(vllm="0.26.0"))
+    assert "its packages 0.26.0" in broken(record)["form/versions"][0]
 
 
 def test_clocks_that_run_apart_are_flagged(tmp_path: Path) -> None:

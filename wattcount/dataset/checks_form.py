@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from itertools import islice, pairwise
@@ -28,6 +29,13 @@ INSTRUMENTS = ("nvml",)
 MEASURED_SINCE = "2026-11-23"
 """First day (UTC) on which a record can have been measured: that of the oldest schema version. The version that a record has now says
 no more: `wattcount upgrade` writes old ones anew."""
+RELEASED = {
+    "wattcount": {"0.1.0": MEASURED_SINCE},
+    "vllm": {"0.26.0": MEASURED_SINCE},
+    "torch": {"2.11.0": MEASURED_SINCE},
+}
+"""By program and version the first day (UTC) on which it is known to have been there. Measured: all of ours ran with these from the first
+day on. A release from then on gets its line here with its day; what was there before says nothing, for no record is older."""
 AHEAD_S = 86_400.0
 """Most by which a run may have begun after its validation [s]: clocks of machines are set wrong by time zones, not by more."""
 CLOCKS_APART_S = 300.0
@@ -106,6 +114,38 @@ def date(record: Submitted) -> Iterator[Breach]:
         yield Breach(
             f"its first pair of clocks is {apart_s:,.0f} s from started_utc", apart_s, CLOCKS_APART_S
         )
+
+
+@rule(
+    "form/versions",
+    severity=Severity.reject,
+    clause="What a run was made with was released by then, and the parts of a record agree on it.",
+)
+def versions(record: Submitted) -> Iterator[Breach]:
+    info = record.record.info
+    engine, told = info.resolved.engine.name, info.engine.get("version")
+    if told and told != info.versions.get(engine, told):
+        yield Breach(f"its engine says that it is {engine} {told}, its packages {info.versions[engine]}")
+    day = info.started_utc[:10]
+    for program, releases in RELEASED.items():
+        if (version := info.versions.get(program)) is None:
+            continue
+        number = _release(version)
+        known = {_release(text): since for text, since in releases.items()}
+        if (since := known.get(number)) is not None and day < since:
+            yield Breach(f"{program} {version} was released on {since}, and the run began on {day}")
+        elif number > max(known):
+            newest = max(releases, key=_release)
+            yield Breach(
+                f"whether there was a {program} {version} on {day} is not known here, where {newest} is the newest",
+                severity=Severity.warn,
+            )
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """The numbers of a version, for comparing: 0.26.0 of `0.26.0+cu129`; without any of them it is the oldest."""
+    found = re.match(r"\d{1,6}(?:\.\d{1,6}){0,3}", version)
+    return tuple(int(part) for part in found[0].split(".")) if found else ()
 
 
 @rule(

@@ -85,8 +85,10 @@ def _connection(files: Sequence[Path], temporary: Path, memory_mb: int) -> duckd
         listed = "[" + ", ".join(_quoted(str(file.absolute())) for file in files) + "]"
         # Only these files, only to be read: COPY and the like are refused before they are run.
         connection.execute(f"SET allowed_paths = {listed}")
+        columns, alike = _columns(files)
+        # By name only where it must be: then DuckDB keeps what all files say of themselves at once.
         connection.execute(
-            f"CREATE VIEW {TABLE} AS SELECT {_columns(files)} FROM read_parquet({listed}, union_by_name = true)"
+            f"CREATE VIEW {TABLE} AS SELECT {columns} FROM read_parquet({listed}, union_by_name = {not alike})"
         )
     else:
         empty = rows.schema().empty_table()
@@ -98,12 +100,14 @@ def _connection(files: Sequence[Path], temporary: Path, memory_mb: int) -> duckd
     return connection
 
 
-def _columns(files: Sequence[Path]) -> str:
-    """Columns that the files have, in the order of `rows.schema`: the newest file may have some that older ones lack."""
+def _columns(files: Sequence[Path]) -> tuple[str, bool]:
+    """Columns that the files have, in the order of `rows.schema`, and whether all have the same: the newest may have some that older
+    ones lack."""
     import pyarrow.parquet as pq
 
-    there = {name for file in files for name in pq.read_schema(file).names}
-    return ", ".join(f'"{name}"' for name in rows.schema().names if name in there)
+    found = {tuple(pq.read_schema(file).names) for file in files}
+    there = set().union(*found)
+    return ", ".join(f'"{name}"' for name in rows.schema().names if name in there), len(found) == 1
 
 
 def _quoted(text: str) -> str:
