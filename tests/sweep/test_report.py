@@ -315,10 +315,10 @@ def test_what_is_said_after_the_screen_is_seen(terminal: Terminal) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("key", "code"), [(b"", 0), (b"\x03", EXIT_INTERRUPTED)], ids=["to its end", "Ctrl-C"]
+    ("key", "codes"), [(b"", {0, 1}), (b"\x03", {EXIT_INTERRUPTED})], ids=["to its end", "Ctrl-C"]
 )
-def test_a_real_terminal_is_given_back(tmp_path: Path, key: bytes, code: int) -> None:
-    """Through resizing, Ctrl-Z and going on, whether the sweep goes to its end or not."""
+def test_a_real_terminal_is_given_back(tmp_path: Path, key: bytes, codes: set[int]) -> None:
+    """Through resizing, Ctrl-Z and going on, whether the sweep goes to its end or not; a busy machine may make its runs invalid (1)."""
     short = [f"scenario.{name}=0.05" for name in ("bare_idle_s", "loaded_idle_s", "bare_idle_after_s")]
     command = [
         sys.executable, "-m", "wattcount", "-m", "engine=tiny", "model=tiny", "power=emulated", "gpu=h200", "tracking=none",
@@ -362,13 +362,14 @@ def test_a_real_terminal_is_given_back(tmp_path: Path, key: bytes, code: int) ->
             at += 1
             wanted = next(waits_for, b"nothing")
     os.close(terminal)
-    assert run.wait() == code
+    code = run.wait()
+    assert code in codes
     assert at == 3
     assert shown.count(b"\x1b[?1049h") == shown.count(b"\x1b[?1049l") == 2
     assert shown.rindex(b"\x1b[?25h") > shown.rindex(b"\x1b[?25l")
     after = shown.rpartition(b"\x1b[?1049l")[2].decode()
     assert "2 points: " in after
-    assert ("again, or as CSV" in after) == (code == 0)
+    assert ("again, or as CSV" in after) == (code != EXIT_INTERRUPTED)
 
 
 def test_a_line_has_the_figures_of_a_run_and_what_they_rest_on(
