@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ALLOWED = re.compile(r"\.studies|wattcount\.study(_id)?\b|\"study\"")
-"""Names on disk and in MLflow that earlier versions gave, which are read; the package that analyses results, and its command."""
+ALLOWED = re.compile(r"\.studies|wattcount\.study(_id)?\b|\"study\"|`study\.\w+`")
+"""Names on disk and in MLflow that earlier versions gave, which are read; the package that analyses results, its modules and its command."""
 ABOUT_ONE = ("wattcount/cli/study.py",)
 """What is about the analysis of a data set."""
 PLACES = (
