@@ -2,7 +2,7 @@
 
 ::
 
-    Search.next_rate() --> a run of a server at that rate --> Search.add(Probe) --> ... --> `study.capacity`
+    Search.next_rate() --> a run of a server at that rate --> Search.add(Probe) --> ... --> the capacity
                            all on one start of the engine,
                            where the engine can be shared
 
