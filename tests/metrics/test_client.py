@@ -67,6 +67,7 @@ def test_a_client_that_sends_late_is_measured_itself(tmp_path: Path, lag_ms: flo
     if limited:
         assert findings["client_limited"]["invalidates"]
         assert findings["client_limited"]["figure"] == pytest.approx(13.0 / 12.5)
+        assert "end what else runs here" in findings["client_limited"]["message"]
 
 
 def test_a_client_that_stands_still_or_has_no_cpu_left(tmp_path: Path) -> None:
@@ -78,7 +79,9 @@ def test_a_client_that_stands_still_or_has_no_cpu_left(tmp_path: Path) -> None:
     stalls[0] = [[start + 10**9, 10**9]]
     assert found(tmp_path / "c", stalls=stalls)["client_limited"]["figure"] == pytest.approx(100 / 60)
     busy = [[[start - 10**9, 0], [start, 10**9], [end, 58 * 10**9]], [[start, 0], [end, 10**9]]]
-    assert found(tmp_path / "d", cpu=busy)["client_limited"]["figure"] == pytest.approx(57 / 60 / 0.9)
+    limited = found(tmp_path / "d", cpu=busy)["client_limited"]
+    assert limited["figure"] == pytest.approx(57 / 60 / 0.9)
+    assert "set engine.client_processes higher" in limited["message"]
 
 
 def test_a_batch_is_sent_at_once_whatever_its_lag(tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ STALLED_SHARE = 0.01
 """Share of the window that a client process may spend in rounds of its loop of 10 ms and more: sends and stamps are late by them."""
 CPU_SHARE = 0.9
 """Share of a core that a client process may use over the window: above it, what arrives waits for it now and then."""
+BUSY_SHARE = 0.5
+"""Share of a core [1] from which on a late client process is taken to lack CPU of its own, and not to wait for others. Chosen: half."""
 USERS_IDLE_SHARE = 0.02
 """Share of a closed loop's users that may have nothing in flight, mean over the window. Chosen: what a rate may be off (`load_not_achieved`)."""
 UNSURE_SHARE = 0.01
@@ -102,11 +104,15 @@ def _client_limited(
     stalled, cpu = _stalled_share(client, window), _cpu_share(client, window)
     worst = max(p99_ms / limit_ms if limit_ms else 0.0, stalled / STALLED_SHARE, cpu / CPU_SHARE)
     if worst > 1.0:
+        # Of an idle process another one would wait for a core just so.
+        advice = (
+            "set engine.client_processes higher, or " if cpu > BUSY_SHARE else "end what else runs here, or "
+        )
         yield CLIENT_LIMITED.found(
             worst,
             1.0,
             f"the client could not keep up: it sent {p99_ms:.3g} ms late (p99), stood still for {100 * stalled:.2g} % of the window and "
-            f"used {100 * cpu:.0f} % of a core: set engine.client_processes higher, or send from a host with free cores",
+            f"used {100 * cpu:.0f} % of a core: {advice}send from a host with free cores",
         )
 
 
