@@ -24,6 +24,7 @@ from tests.dataset.edited_record import (
 from wattcount.dataset import checks_form
 from wattcount.dataset.checks import FAMILIES, RULES
 from wattcount.dataset.rules import Severity, Submitted
+from wattcount.engines.vllm.plugin import VllmPlugin
 from wattcount.records import schema
 
 
@@ -91,8 +92,8 @@ def test_what_was_not_released_yet_was_not_measured_with(
 ) -> None:
     record = copied(BATCH, tmp_path)
     began = json.loads((record / schema.RUN_JSON).read_text())["started_utc"][:10]
-    there = checks_form.RELEASED["vllm"]
-    monkeypatch.setitem(checks_form.RELEASED, "vllm", {**there, "0.27.0": "2027-01-15"})
+    there = VllmPlugin.released["vllm"]
+    monkeypatch.setattr(VllmPlugin, "released", {"vllm": {**there, "0.27.0": "2027-01-15"}})
     assert "form/versions" not in broken(record)
 
     def newer(version: str) -> Callable[[Any], None]:

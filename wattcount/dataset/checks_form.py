@@ -29,13 +29,9 @@ INSTRUMENTS = ("nvml",)
 MEASURED_SINCE = "2026-11-23"
 """First day (UTC) on which a record can have been measured: that of the oldest schema version. The version that a record has now says
 no more: `wattcount upgrade` writes old ones anew."""
-RELEASED = {
-    "wattcount": {"0.1.0": MEASURED_SINCE},
-    "vllm": {"0.26.0": MEASURED_SINCE},
-    "torch": {"2.11.0": MEASURED_SINCE},
-}
-"""By program and version the first day (UTC) on which it is known to have been there. Measured: all of ours ran with these from the first
-day on. A release from then on gets its line here with its day; what was there before says nothing, for no record is older."""
+RELEASED = {"wattcount": {"0.1.0": MEASURED_SINCE}}
+"""By program and version the first day (UTC) on which it is known to have been there; an engine's stand in its plug-in. What was there
+before says nothing, for no record is older."""
 AHEAD_S = 86_400.0
 """Most by which a run may have begun after its validation [s]: clocks of machines are set wrong by time zones, not by more."""
 CLOCKS_APART_S = 300.0
@@ -127,7 +123,8 @@ def versions(record: Submitted) -> Iterator[Breach]:
     if told and told != info.versions.get(engine, told):
         yield Breach(f"its engine says that it is {engine} {told}, its packages {info.versions[engine]}")
     day = info.started_utc[:10]
-    for program, releases in RELEASED.items():
+    known_here = registry.plugin(engine).released if engine in registry.names() else {}
+    for program, releases in {**RELEASED, **known_here}.items():
         if (version := info.versions.get(program)) is None:
             continue
         number = _release(version)

