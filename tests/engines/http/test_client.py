@@ -475,6 +475,9 @@ def test_a_certificate_that_is_refused_says_why_and_what_to_do(
         other = problem(server.url.replace("localhost", "127.0.0.1"), cert)
         assert other is not None
         assert other.endswith("use the host name that it was made for in the URL")
+        plain = problem(server.url.replace("https", "http"))
+        assert plain is not None
+        assert plain.endswith("is the URL's http or https right?")
     with pytest.raises(NotStartedError, match=r"engine\.ca_file: .* holds no certificates"):
         tls(key)
     with pytest.raises(NotStartedError, match=r"--ca-file: cannot read .*: No such file"):

@@ -135,6 +135,8 @@ def error_text(error: object) -> str:
         return f"{CERTIFICATE_REFUSED} ({error.verify_message.rstrip('.')}): {advice}"
     if isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":
         return "it speaks no TLS: is it http:// in place of https://?"
+    if isinstance(error, http.client.RemoteDisconnected):
+        return "it closed the connection without an answer: is the URL's http or https right?"
     return one_line(_PLACE_IN_PYTHON.sub("", getattr(error, "strerror", None) or str(error)))
 
 
