@@ -128,20 +128,25 @@ class Shape:
 
 def shapes(cells: Iterable[Cell], slo: SloConfig) -> list[Shape]:
     """Of everything that was measured at FEWEST_RATES or more without breaking the SLO."""
-    found: dict[Hashable, list[tuple[float, float, Cell]]] = {}
+    groups: dict[Hashable, list[Cell]] = {}
     for cell in cells:
-        rate, watts = cell.first.rate_rps, cell.mean(WATTS)
-        if rate is not None and watts is not None:
-            share = over_runs(cell.runs, slo)
-            if share is not None and share.keeps is not False:
-                found.setdefault(curve_key(cell), []).append((math.log(rate), math.log(watts), cell))
+        if cell.first.rate_rps is not None:
+            groups.setdefault(curve_key(cell), []).append(cell)
     made = []
-    for points in found.values():
+    for group in groups.values():
+        if len(group) < FEWEST_RATES:
+            continue
+        points = sorted(
+            (math.log(cell.first.rate_rps or 0.0), math.log(watts))
+            for cell in group
+            if (watts := cell.mean(WATTS)) is not None
+            and (share := over_runs(cell.runs, slo)) is not None
+            and share.keeps is not False
+        )
         if len(points) >= FEWEST_RATES:
-            points.sort(key=lambda point: point[0])
-            run = points[0][2].first
+            run = group[0].first
             lengths, sizes = (run.input_tokens, run.output_tokens), sizes_of(run)
-            made.append(Shape(run.model, sizes and sizes[1], lengths, [p[0] for p in points], [p[1] for p in points]))  # fmt: skip
+            made.append(Shape(run.model, sizes and sizes[1], lengths, [x for x, _ in points], [y for _, y in points]))  # fmt: skip
     return made
 
 
