@@ -123,7 +123,7 @@ def load_yaml(text: str, described: str, name: str) -> dict[Any, Any]:
     Raises `NotStartedError` for what is no YAML or no group of keys.
     """
     try:
-        loader = get_yaml_loader()(text)
+        loader = _loader()(text)
         node = loader.get_single_node()
         if node is None:
             return {}
@@ -138,6 +138,10 @@ def load_yaml(text: str, described: str, name: str) -> dict[Any, Any]:
         if type(error).__module__.partition(".")[0] != "yaml":
             raise
         raise NotStartedError(f"{name}: {_words(error)}") from None
+
+
+_loader = functools.cache(get_yaml_loader)
+"""The class that reads YAML as OmegaConf does: each call of theirs makes a new one."""
 
 
 def _words(error: Exception) -> str:
