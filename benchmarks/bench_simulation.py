@@ -21,7 +21,7 @@ from wattcount.prediction.setting import Abstained, PredictionSetting
 from wattcount.prediction.steps import step_model
 from wattcount.records import Record
 from wattcount.result import results
-from wattcount.simulation.check import GATES, SLOS, groups, left_out
+from wattcount.simulation.check import GATES, SLOS, groups, left_out, repeated
 from wattcount.simulation.figures import figures, latencies
 from wattcount.simulation.measured import SeenRun, UnusableError, read_run
 from wattcount.simulation.scheduler import play
@@ -78,10 +78,13 @@ def main() -> None:
     begun = time.perf_counter()
     runs = seen()
     rows: list[dict[str, Any]] = []
+    repeats: list[dict[str, Any]] = []
     for group in groups(runs):
         for found in left_out(group):
             rows.append(found.to_json())
-            print(rows[-1])
+            print(rows[-1], flush=True)
+        first = {"model": group[0].config.model.name, "gpu": group[0].gpu}
+        repeats += [{**first, "errors": errors} for errors in repeated(group)]
     physics = [
         {"model": run.config.model.name, "gpu": run.gpu, "rate_rps": run.rate_rps, "errors": errors}
         for run in runs
@@ -99,7 +102,7 @@ def main() -> None:
         )
     }
     print(intervals)
-    done = {"gates": GATES, "left_out": rows, "physics": physics, "intervals": intervals}
+    done = {"gates": GATES, "left_out": rows, "repeats": repeats, "physics": physics, "intervals": intervals}
     args.json.write_text(json.dumps(done, indent=1) + "\n")
     print(f"{len(runs)} runs, {time.perf_counter() - begun:.0f} s")
 

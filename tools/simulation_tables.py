@@ -27,13 +27,14 @@ def _read(name: str) -> Any:
 
 
 def gates() -> str:
-    """Each gate: its limit, the median error of what counts, how many rates pass, the worst; and the same of the others."""
+    """Each gate: its limit, the median error of what counts, how many rates pass, the worst; and the same of the others, and of repeats."""
     done = _read("simulation")
     rows = done["left_out"]
     kinds: Sequence[tuple[str, list[Mapping[str, Any]]]] = (
         ("within", [row for row in rows if row["within"] and not row["development"]]),
         ("within, development", [row for row in rows if row["within"] and row["development"]]),
         ("beyond", [row for row in rows if not row["within"]]),
+        ("another run", done["repeats"]),
     )
     made = []
     for gate, limit in done["gates"].items():

@@ -25,6 +25,8 @@ ENDED_S = PLAYED_S + 60.0
 """When a load that is played is broken off [s]: who has waited a minute has not been served."""
 TRIES = 6
 """Bisections of a capacity: to 1 %, after doublings."""
+CUT, MOST_CUTS = 0.94, 12
+"""By what a capacity is cut that does not hold in each part of the day, and how often at most: to half."""
 FEWEST_RPS, MOST_RPS = 1 / 64, 512.0
 """Between which a capacity is looked for [requests/s]."""
 ASLEEP_SHARE = 0.5
@@ -41,7 +43,7 @@ BOOT_S = 300.0
 class Board:
     """A board of a GPU model with a model on it.
 
-    capacity_rps   the most that keeps the SLO, headroom taken off
+    capacity_rps   the most that keeps the SLO with the arrivals and lengths of each slot, headroom taken off
     power_w        by LEVELS
     idle_w, asleep_w, bare_w   engine up, engine asleep, no engine
     load_s, wake_s   from no engine, and from an engine asleep, until it serves
@@ -103,12 +105,11 @@ def board(
     """
     window_s = (WARMUP_S, PLAYED_S)
 
-    def run(rate: float) -> Played:
-        # So rare requests need longer to tell anything.
-        return played_on(basis, traffic.drawn(None, rate, PLAYED_S, 0), 0)
+    def run(rate: float, slot: int | None = None) -> Played:
+        return played_on(basis, traffic.drawn(slot, rate, PLAYED_S, 0), 0)
 
-    def keeps(rate: float) -> bool:
-        played = run(rate)
+    def keeps(rate: float, slot: int | None = None) -> bool:
+        played = run(rate, slot)
         share = latencies(played, window_s, front_s(basis)).attained(slo)
         return overload(played, window_s) is None and (share is None or share >= target)
 
@@ -125,6 +126,14 @@ def board(
     for _ in range(TRIES):
         middle = math.sqrt(low * high)
         low, high = (middle, high) if keeps(middle) else (low, middle)
+    # Arrivals and lengths of a part of the day may be harder to serve than those of a whole one that comes at random.
+    slots = list(range(traffic.slots))
+    for _ in range(MOST_CUTS):
+        broken = next((slot for slot in slots if not keeps(low, slot)), None)
+        if broken is None:
+            break
+        low *= CUT
+        slots.sort(key=lambda slot: slot != broken)
     capacity = low * (1.0 - headroom)
     idle_w = basis.model.idle_w
     power = [idle_w]

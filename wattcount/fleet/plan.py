@@ -334,6 +334,6 @@ def why_not(fleet: Fleet) -> str:
         if capacity - spare < max(rates):
             return (
                 f"{model} is asked for {max(rates):.3g} requests/s at most, and all boards together serve {max(0.0, capacity - spare):.3g}"
-                + (" with one board spare" if fleet.spare else "")
+                + (" when one fails (N+1; --no-spare does without)" if fleet.spare else "")
             )
     return "the boards do not suffice for all models at once, or no plan was found in time"

@@ -105,24 +105,50 @@ def left_out(group: Sequence[SeenRun]) -> list[LeftOut]:
     return found
 
 
+def repeated(group: Sequence[SeenRun]) -> list[dict[str, float | None]]:
+    """By gate, how far each run of a group lies from the mean of the other runs at its rate: what starts of an engine and arrivals make of one setting."""
+    found = []
+    for run in group:
+        others = [other for other in group if other.rate_rps == run.rate_rps and other is not run]
+        if others:
+            mine, theirs = _seen(run), [_seen(other) for other in others]
+            found.append(
+                {gate: _apart(gate, _mean([one[gate] for one in theirs]), mine[gate]) for gate in GATES}
+            )
+    return found
+
+
+def _seen(run: SeenRun) -> dict[str, float | None]:
+    """What the gates are about, as it was measured."""
+    return {
+        "energy": run.energy_j / (run.window_s[1] - run.window_s[0]),
+        "tpot_p50": run.seen.percentile_ms("tpot", 50),
+        "ttft_p95": run.seen.percentile_ms("ttft", 95),
+        **{name: run.seen.attained(slo) for name, slo in SLOS.items()},
+    }
+
+
+def _apart(gate: str, told: float | None, measured: float | None) -> float | None:
+    if told is None or measured is None:
+        return None
+    if gate in SLOS:
+        return told - measured
+    return told / measured - 1.0 if measured else None
+
+
 def errors(run: SeenRun, model: MeasuredSteps) -> dict[str, float | None]:
     """Of a run played by `model`, by gate."""
     played = play_run(run, model)
     made = figures(played, run.window_s, model.front_s)
     seen = latencies(played, run.window_s, model.front_s)
-
-    def ratio(simulated: float | None, measured: float | None) -> float | None:
-        return None if simulated is None or not measured else simulated / measured - 1.0
-
-    found = {
-        "energy": ratio(made["energy/gpu_j"], run.energy_j),
-        "tpot_p50": ratio(made["latency/tpot_p50_ms"], run.seen.percentile_ms("tpot", 50)),
-        "ttft_p95": ratio(made["latency/ttft_p95_ms"], run.seen.percentile_ms("ttft", 95)),
+    told = {
+        "energy": made["power/gpu_mean_w"],
+        "tpot_p50": made["latency/tpot_p50_ms"],
+        "ttft_p95": made["latency/ttft_p95_ms"],
+        **{name: seen.attained(slo) for name, slo in SLOS.items()},
     }
-    for name, slo in SLOS.items():
-        simulated, measured = seen.attained(slo), run.seen.attained(slo)
-        found[name] = None if simulated is None or measured is None else simulated - measured
-    return found
+    measured = _seen(run)
+    return {gate: _apart(gate, told[gate], measured[gate]) for gate in GATES}
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
