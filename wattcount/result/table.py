@@ -89,7 +89,7 @@ def write_table(rows: Sequence[Result], path: Path) -> None:
         with replacing(path) as file:
             pq.write_table(to_arrow([replace(row, source=None) for row in rows]), file, compression="zstd")
     except OSError as error:
-        raise NotStartedError(f"{path} cannot be written: {one_line(error)}") from error
+        raise NotStartedError(f"{path} cannot be written: {error.strerror or one_line(error)}") from error
 
 
 def of_arrow(table: pa.Table, sources: Sequence[Path | None]) -> list[Result]:
