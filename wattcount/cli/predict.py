@@ -13,7 +13,7 @@ from pathlib import Path
 from wattcount.cli.sources import results_of
 from wattcount.errors import EXIT_OK, NotStartedError, one_line
 from wattcount.files import replacing
-from wattcount.fitting.predicting import FIGURES, Prediction, Predictor
+from wattcount.fitting.predicting import FIGURES, LEAST_ROWS, Prediction, Predictor
 from wattcount.fitting.rows import rows
 from wattcount.importers.table import Row, read_rows
 from wattcount.prediction.names import find_dtype, find_gpu, find_method, find_model
@@ -42,8 +42,6 @@ PARQUET = ".parquet"
 """Ending of a file that is written as a table of results."""
 MOST = 10**9
 """Largest count of anything."""
-LEAST_ROWS = 30
-"""Rows that a fit needs: below, there are more coefficients that differ than rows that tell them apart."""
 WORDS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False, "": False}
 
 

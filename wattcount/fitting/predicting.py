@@ -45,6 +45,8 @@ UNSERVED_MARGIN = 1.25
 """A rate above this times the predicted capacity is not served; between, it may be, and the figures are those of a full engine."""
 LEAST_SCALE, MOST_SCALE = 0.6, 3.0
 """Bounds of what conformal calibration may do to a standard deviation."""
+LEAST_ROWS = 30
+"""Rows that a fit needs: below, there are more coefficients that differ than rows that tell them apart."""
 MOST_GPUS = 0.8
 """Share of the GPUs for which the intervals of a new one would have held."""
 FIGURES = ("power_w", "tpot_ms", "output_tokens_per_s", "j_per_output_token")

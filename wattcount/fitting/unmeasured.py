@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from wattcount.config.catalogue import gpu_catalogue
-from wattcount.fitting.predicting import Interval, Prediction, Predictor
+from wattcount.fitting.predicting import LEAST_ROWS, Interval, Prediction, Predictor
 from wattcount.fitting.rows import rows
 from wattcount.prediction.names import find_gpu, find_model
 from wattcount.prediction.setting import Abstained, PredictionSetting, prepared
@@ -93,6 +93,9 @@ def fill(results: Sequence[Result], need: Need, advice: Advice, bills: Bills) ->
     if not asked:
         return Filled((), abstained)
     learned = rows(run for run in results if run.is_measured)
+    if len(learned) < LEAST_ROWS:
+        too_few = f"{len(learned)} measured settings can be learned from, and {LEAST_ROWS} are needed"
+        return Filled((), abstained | {name: too_few for name, _ in asked})
     predictions = Predictor.of(learned).predict([setting for _, setting in asked])
     options = []
     for name in dict.fromkeys(name for name, _ in asked):
