@@ -222,4 +222,4 @@ def test_what_looks_private(text: str) -> None:
 )
 def test_what_does_not(text: str) -> None:
     assert not looks_private(text)
-    assert looks_private(f"{text} at Node7", {"node7"})
+    assert looks_private(f"{text} at Node7", frozenset({"node7"}))

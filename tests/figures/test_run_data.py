@@ -7,6 +7,7 @@ import pytest
 from synthetic_record import SyntheticRun, steady_requests
 
 from wattcount.config.schema import SloConfig
+from wattcount.figures.labels import MOST_CHARACTERS
 from wattcount.figures.run_data import definitions, run_page
 from wattcount.metrics import load_metrics
 from wattcount.metrics.metrics_json import FINDINGS, METRICS
@@ -67,5 +68,5 @@ def test_it_is_json_and_small(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["<img src=x onerror=alert(1)>", "\u202ex\x1b[31m", "y" * 10_000])
 def test_names_of_others_are_short_text(tmp_path: Path, name: str) -> None:
     page = run_page(a_record(tmp_path, model=name))
-    assert len(page["name"]) <= 80
+    assert len(page["name"]) <= MOST_CHARACTERS
     assert page["name"].isprintable()

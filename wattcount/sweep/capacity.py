@@ -31,6 +31,7 @@ from wattcount.run.session import Session
 from wattcount.scenario.journal import Progress
 from wattcount.study.capacity import LoadCurve, Probe, bracket, probe_of
 from wattcount.sweep.point import Outcome, State, failed
+from wattcount.sweep.status import figures_of
 
 GROWTH = 8.0
 """Factor from one rate that keeps the SLO to the next one tried, as long as none broke it."""
@@ -186,7 +187,7 @@ def _found(curve: LoadCurve, outcomes: list[Outcome]) -> Outcome:
             reason=None,
             message=None,
             before=all(outcome.before for outcome in outcomes),
-            figures=figures | dict(own.figures),
+            figures=figures | figures_of(at),
         ),
         outcomes,
     )

@@ -124,6 +124,11 @@ FIGURES = tuple(column.metric for column in COLUMNS if column.metric is not None
 """Metrics that are taken from a record when its point is measured."""
 
 
+def figures_of(result: Result) -> dict[str, float]:
+    """The `FIGURES` that a result has."""
+    return {name: value for name in FIGURES if (value := result.value(name)) is not None}
+
+
 _PER_TOKEN, _TOOK = (next(c for c in COLUMNS if c.name == name) for name in ("j_per_output_token", "wall_s"))
 
 

@@ -28,7 +28,7 @@ from wattcount.run.orchestrate import Display, RunOptions
 from wattcount.sweep.ledger import Ledger
 from wattcount.sweep.mlflow_log import LaneLog
 from wattcount.sweep.point import MEASURED_ELSEWHERE, Outcome, State, failed, refused
-from wattcount.sweep.status import FIGURES
+from wattcount.sweep.status import figures_of
 
 
 def measure_planned(
@@ -141,7 +141,7 @@ def _with_figures(outcome: Outcome, path: Path) -> Outcome:
         message=found.verdict.message if invalid else outcome.message,
         wall_s=found.wall_s,
         energy_j=found.run_energy_j,
-        figures={name: value for name in FIGURES if (value := found.value(name)) is not None},
+        figures=figures_of(found),
         gpu_uuid=",".join(found.boards) or None,
         session=found.session,
         log_line=found.log_line,
