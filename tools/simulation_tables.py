@@ -34,7 +34,7 @@ def gates() -> str:
         ("within", [row for row in rows if row["within"] and not row["development"]]),
         ("within, development", [row for row in rows if row["within"] and row["development"]]),
         ("beyond", [row for row in rows if not row["within"]]),
-        *([("another run", repeats)] if (repeats := done.get("repeats")) else []),
+        ("another run", done["repeats"]),
     )
     made = []
     for gate, limit in done["gates"].items():

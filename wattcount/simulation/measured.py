@@ -38,7 +38,8 @@ from wattcount.metrics.attribution import read_inputs
 from wattcount.metrics.gpu import CLOCK_TOLERANCE_SHARE
 from wattcount.metrics.observations import MISSING, Bools, Floats, Ints, Requests, Window, phase_window
 from wattcount.metrics.work import NNLS_ITERATIONS, EnergyAt, Spans, Work
-from wattcount.prediction.steps import StepBatch
+from wattcount.prediction.setting import Abstained, PredictionSetting
+from wattcount.prediction.steps import StepBatch, step_model
 from wattcount.prediction.work import gpu_facts, model_facts
 from wattcount.records import Record
 from wattcount.records.schema import Evidence, Phase
@@ -65,6 +66,13 @@ MOST_STRETCHES = 250
 """Stretches of a run that are fitted: 5,000 steps tell enough, and a minute of a fast model has ten times as many."""
 DRAWN = 4096
 """Launch times that are drawn at once."""
+PRIOR_STEPS = (
+    *(StepBatch(0, 0, sequences, 576 * sequences) for sequences in (1, 4, 16, 64, 256)),
+    StepBatch(512, 512 * 513 // 2, 0, 0, prompts=1),
+)
+"""Steps of which the physics says what they take, beside those that were seen: of a usual load, all with a CUDA graph."""
+PRIOR_WEIGHT = 0.25
+"""Weight of one of them / that of a stretch or an interval that was seen: these scatter by some 5 %, and the physics is off by some 20 %."""
 QUANTILES = (np.arange(40) + 0.5) / 40
 """Of the launch times, that stand for all of them."""
 
@@ -392,7 +400,8 @@ def fit(runs: Sequence[SeenRun]) -> MeasuredSteps:
     told = [run for run in runs if len(run.steps_s) >= FEWEST_STRETCHES * STRETCH]
     if not told:
         raise UnusableError(f"fewer than {FEWEST_STRETCHES * STRETCH} steps to fit a step model to")
-    time_s, tail_s = _times(told)
+    terms, took_s, above_j = _prior(told[0].config, told[0].missed)
+    time_s, tail_s = _times(told, _weighed(terms, took_s))
     rates = sorted({run.rate_rps for run in told if len(run.launches_s)})
     launches = [
         # Each run on its host counts alike.
@@ -408,7 +417,12 @@ def fit(runs: Sequence[SeenRun]) -> MeasuredSteps:
     ]
     model = MeasuredSteps(
         time_s,
-        _prices([(run.done / run.above_j.mean(), run.above_j / run.above_j.mean()) for run in told]),
+        _prices(
+            [
+                *((run.done / run.above_j.mean(), run.above_j / run.above_j.mean()) for run in told),
+                _weighed(terms, above_j),
+            ]
+        ),
         float(np.mean([run.idle_w for run in told])),
         max(run.kv_tokens or 0 for run in told),
         told[0].graph_tokens,
@@ -421,13 +435,33 @@ def fit(runs: Sequence[SeenRun]) -> MeasuredSteps:
     return _with_front(_with_clocks(model, told), told)
 
 
+def _prior(config: RunConfig, missed: float) -> tuple[Floats, Floats, Floats]:
+    """(terms, seconds, joules above idle) of PRIOR_STEPS by the physics; of none where they abstain."""
+    try:
+        model = step_model(PredictionSetting.of_run(config))
+    except Abstained:
+        return np.zeros((0, TERMS)), np.zeros(0), np.zeros(0)
+    counts = np.array(
+        [(batch.prefill_tokens, batch.decode_sequences, batch.decode_context_tokens) for batch in PRIOR_STEPS]
+    )
+    terms = terms_of(counts[:, 0], counts[:, 1], counts[:, 2].astype(np.float64), missed)
+    took = np.array([model.step_time_s(batch) for batch in PRIOR_STEPS])
+    watts = np.array([model.step_power_w(batch) for batch in PRIOR_STEPS])
+    return terms, took, took * (watts - model.idle_w)
+
+
 def limit_w(config: RunConfig) -> float:
     """Power limit of all GPUs of a run [W]."""
     limit_w = config.gpu.power_limit_w or config.gpu.tdp_w
     return limit_w * max(1, config.gpu.count) if limit_w else math.inf
 
 
-def _times(runs: Sequence[SeenRun]) -> tuple[tuple[float, ...], float]:
+def _weighed(terms: Floats, values: Floats) -> tuple[Floats, Floats]:
+    """Rows of what the physics say, relative to it and by PRIOR_WEIGHT."""
+    return PRIOR_WEIGHT * terms / values[:, None], np.full(len(values), PRIOR_WEIGHT)
+
+
+def _times(runs: Sequence[SeenRun], prior: tuple[Floats, Floats]) -> tuple[tuple[float, ...], float]:
     """(seconds of each term, `tail_s`): least squares over stretches of steps, with the launches that were seen as they are."""
     kept = [slice(0, min(len(run.steps_s) // STRETCH, MOST_STRETCHES) * STRETCH) for run in runs]
     terms = [_at_clock(run.terms[part], run.clock) for run, part in zip(runs, kept, strict=True)]
@@ -437,7 +471,7 @@ def _times(runs: Sequence[SeenRun]) -> tuple[tuple[float, ...], float]:
         for inside, seconds in zip(terms, took, strict=True)
     ]
     least = np.array(runs[0].least_s)
-    first = np.array(_prices(parts, least))
+    first = np.array(_prices([*parts, prior], least))
     if not any(len(run.launches_s) for run in runs):
         return tuple(first.tolist()), 0.0
     quantiles = [np.quantile(run.launches_s, COARSE) if len(run.launches_s) else None for run in runs]
@@ -453,7 +487,7 @@ def _times(runs: Sequence[SeenRun]) -> tuple[tuple[float, ...], float]:
 
     def residuals(unknown: Floats) -> Floats:
         each, tail_s = unknown[:-1] * scale[:-1], unknown[-1] * scale[-1]
-        missed = []
+        missed = [prior[0] @ each - prior[1]]
         for run, part, inside, launched, bound, seconds in zip(
             runs, kept, terms, quantiles, beyond, took, strict=True
         ):
