@@ -512,6 +512,7 @@ def test_five_questions_are_answered_by_clicking(browser: Any, record: Path, tmp
 
     worth = Clicks(opened.go("index"))
     worth.click("text=Is FP8, a larger batch or a second GPU worth it?")
+    worth.page.wait_for_selector("table[data-csv^=levers] tbody tr")
     (row,) = [row for row in worth.page.locator("tbody tr").all_inner_texts() if row.startswith("fp8")]
     assert re.search(r"-3\d\.\d %.*saves", row.replace("\n", " "))
     took["Is FP8 worth it?"] = worth.number
