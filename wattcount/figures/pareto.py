@@ -10,9 +10,9 @@ from wattcount.figures.labels import shown
 from wattcount.records.schema import Evidence
 
 NAME = "tradeoff"
-"""Of the spec."""
+"""Name of the picture, and of its files."""
 SHAPES = {Evidence.MEASURED: "circle", Evidence.PREDICTED: "diamond", Evidence.EMULATED: "triangle-up"}
-"""Of a point: what was measured is told from what was not."""
+"""Shape of a point by its evidence, so that what was measured is told from what was not."""
 
 
 @dataclass(frozen=True, kw_only=True)

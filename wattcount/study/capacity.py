@@ -5,7 +5,8 @@ several rates with an SLO tell a capacity (`wattcount results --capacity`).
 
 **The interval.** A rate surely keeps the SLO where even the lower end of the interval of its share of good requests does, and surely
 breaks it where even the upper end does. Requests that meet one queue are good or late together, so they tell less than as many
-independent ones: the window is parted into BATCHES stretches, and how their shares scatter says how much less (batch means). Simulated
+independent ones: the window is parted into BATCHES stretches, and how their shares scatter says how much less (batch means: Law and
+Carson, Operations Research 27 (1979) 1011). The interval of a share is Wilson's (J. Am. Stat. Assoc. 22 (1927) 209). Simulated
 queues with known capacity are in `tests/study/test_capacity.py`: as if requests were independent, intervals of 95 % hold it in 42 to
 93 % of the searches; by batch means in 97 to 100 %.
 """
