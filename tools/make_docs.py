@@ -154,6 +154,9 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         "findings": of_own(inventory.findings),
         "costs": of_own(inventory.costs),
     },
+    "sweeps.md": {
+        "seconds": lambda: inventory.seconds({name: runs(name) for name in ("campaign", "servers")})
+    },
     "parity.md": {
         "parity": lambda: servers.parity(runs("servers"), "vllm", "vllm_serve", scatters()),
         "served-curve": lambda: servers.served_curve(of_engine("vllm_serve"), scatters()),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
+
+from synthetic_record import SyntheticRun
 
 from wattcount.metrics.metrics_json import Finding, Status
 from wattcount.result import Result
-from wattcount.study.inventory import Matrix, costs, findings, spoiled, total
+from wattcount.study.inventory import Matrix, costs, findings, seconds, spoiled, total
 
 
 def run(run_id: str, **other: Any) -> Result:
@@ -107,3 +110,15 @@ def test_the_total_counts_what_is_valid() -> None:
     assert total([run("a"), run("b", session="a"), stalled("c", boards=("GPU-cccc",))]) == (
         "3 runs, 2 of them valid, of 1 model on 1 board, from 1 start of the engine."
     )
+
+
+def test_seconds_of_phases_are_those_of_valid_servers_by_their_place_on_a_start(tmp_path: Path) -> None:
+    record = SyntheticRun().write(tmp_path / "record")
+    window = {"kind": "server", "source": record}
+    runs = [
+        run("a", **window), run("b", **window, session="s"), run("c", **window, session="s"),
+        run("d", **window | {"kind": "batch"}), stalled("e", **window),
+    ]  # fmt: skip
+    (alone, first) = seconds({"data": runs}).splitlines()[2:]
+    assert alone == "| data, alone | 1 | 10 | 30 | 0 | 10 | 60 | 10 | 120 |"
+    assert first == "| data, first of several | 2 | 10 | 30 | 0 | 10 | 60 | 10 | 120 |"

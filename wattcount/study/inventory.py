@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from wattcount.config.schema import ScenarioKind
+from wattcount.records import Record
+from wattcount.records.schema import Phase
 from wattcount.report.labels import describe, gpu_label, short_id
 from wattcount.report.units import columns, count, markdown
 from wattcount.result.result import Result
@@ -180,6 +183,46 @@ def costs(runs: Sequence[Result]) -> str:
         ["run on", "starts", "valid runs", "GPU-seconds a valid run", "of single starts: median (5 to 95 %)"],
         rows,
     )
+
+
+PLACES = ("alone", "first of several", "a later one")
+"""Where a run stands on its start of the engine."""
+PLAYED = (Phase.REHEARSAL, Phase.WARMUP, Phase.WINDOW, Phase.DRAIN)
+"""Phases in which requests are sent or answered."""
+IDLE = (Phase.BARE_IDLE, Phase.LOADED_IDLE, Phase.IDLE_AFTER, Phase.BARE_IDLE_AFTER)
+"""Phases in which none are."""
+
+
+def seconds(folders: Mapping[str, Sequence[Result]]) -> str:
+    """Seconds of each phase, means over the valid runs of servers, by folder and place on their start of the engine."""
+    rows = []
+    for folder, runs in folders.items():
+        shared = Counter(run.session for run in runs)
+        places: dict[str, list[dict[Phase, float]]] = {place: [] for place in PLACES}
+        for run in runs:
+            if run.source is None or not run.valid or run.kind != ScenarioKind.server.value:
+                continue
+            info = Record.open(run.source).info
+            later = (info.session or {}).get("number", 1) > 1
+            place = PLACES[2] if later else PLACES[int(run.session is not None and shared[run.session] > 1)]
+            places[place].append(
+                {
+                    span.phase: (span.end_ns - span.start_ns) / 1e9
+                    for span in info.phases
+                    if span.end_ns is not None
+                }
+            )
+        for place, spans in places.items():
+            if spans:
+
+                def mean(*phases: Phase, spans: Sequence[Mapping[Phase, float]] = spans) -> float:
+                    return float(np.mean([sum(one.get(phase, 0.0) for phase in phases) for one in spans]))
+
+                parts = [(Phase.ENGINE_START,), IDLE, *((phase,) for phase in PLAYED), tuple(Phase)]
+                figures = [f"{mean(*phases):.0f}" for phases in parts]
+                rows.append([f"{folder}, {place}", str(len(spans)), *figures])
+    headings = ["start", "bare and loaded idle", *(phase.replace("warmup", "warm-up") for phase in PLAYED), "in all"]  # fmt: skip
+    return markdown(["run", "runs", *headings], rows)
 
 
 def total(runs: Sequence[Result]) -> str:
